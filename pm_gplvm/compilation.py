@@ -1,0 +1,52 @@
+"""How graphs are compiled: one policy, in one place.
+
+What a user waits for is the compiler. The Python linker without fusion is ready in about a
+second, and since the heavy steps are a few Ops on LAPACK it runs at LAPACK's speed; so it is the
+default for everything. With fusion left on it would loop over elements in Python. The compiled
+backends take a minute and more at first; they pay off for tens of rows and very long runs.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pytensor.compile.mode import Mode, get_mode
+
+__all__ = ["Backend", "compile_mode", "resolve_mode"]
+
+Backend = Literal["python", "numba", "jax"]
+
+
+def compile_mode(backend: Backend = "python") -> Mode:
+    """Return the PyTensor mode of a backend.
+
+    It may be handed to PyMC's own functions too, which otherwise compile with numba:
+    ``pm.sample_prior_predictive(model=model, compile_kwargs={"mode": gplvm.compile_mode()})``.
+
+    Parameters
+    ----------
+    backend : {"python", "numba", "jax"}, default "python"
+
+    Returns
+    -------
+    pytensor.compile.mode.Mode
+
+    Raises
+    ------
+    ValueError
+        If the backend is unknown.
+
+    Examples
+    --------
+    >>> type(compile_mode()).__name__
+    'Mode'
+    """
+    if backend == "python":
+        return Mode(linker="py", optimizer="fast_run").excluding("fusion")
+    if backend in ("numba", "jax"):
+        return get_mode(backend.upper())
+    raise ValueError(f"backend must be 'python', 'numba' or 'jax', got {backend!r}.")
+
+
+def resolve_mode(backend: Backend, compile_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Keyword arguments for ``pytensor.function``: the user's own, the backend's mode otherwise."""
+    return {"mode": compile_mode(backend), **(compile_kwargs or {})}

@@ -1,0 +1,320 @@
+"""Covariances of the latent positions: K = amplitude² k(X / lengthscale) + bias² + sigma² I.
+
+A kernel is an entry in ``KERNELS``. The stationary ones are given by their profile, the
+correlation κ and its slope κ' as functions of the squared distance r², written once and used by
+NumPy and PyTensor alike; with it the gradient of any scalar L is a contraction of N × N arrays,
+
+    ∂L/∂zₙ = 2 Σⱼ (Wₙⱼ + Wⱼₙ)(zₙ - zⱼ),    W = ∂L/∂K ∘ amplitude² κ'(r²),
+
+and no N × N × Q array is ever formed.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytensor.tensor as pt
+from numpy.typing import NDArray
+from pytensor.gradient import DisconnectedType
+from pytensor.graph.basic import Apply, Variable
+
+from pm_gplvm.ops import TwinOp
+
+__all__ = ["KERNELS", "Covariance", "Kernel", "covariance", "parse_kernel"]
+
+Array = NDArray[np.float64]
+Profile = Callable[[Any, Any], tuple[Any, Any]]
+
+_BLOCK = 128  # rows at a time: a block of 128 × 1000 float64 stays in the second-level cache
+
+
+def _rbf(r2: Any, xp: Any) -> tuple[Any, Any]:
+    correlation = xp.exp(-0.5 * r2)
+    return correlation, -0.5 * correlation
+
+
+def _matern32(r2: Any, xp: Any) -> tuple[Any, Any]:
+    u = xp.sqrt(3.0 * r2)
+    e = xp.exp(-u)
+    return (1.0 + u) * e, -1.5 * e
+
+
+def _matern52(r2: Any, xp: Any) -> tuple[Any, Any]:
+    u = xp.sqrt(5.0 * r2)
+    e = xp.exp(-u)
+    return (1.0 + u + u * u / 3.0) * e, -5.0 / 6.0 * (1.0 + u) * e
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One covariance function.
+
+    Parameters
+    ----------
+    name : str
+        What the user writes.
+    profile : callable or None
+        ``(r2, xp) -> (κ, κ')`` for a stationary kernel, None for the inner product x·x'.
+    """
+
+    name: str
+    profile: Profile | None
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the kernel's hyperparameters (noise and bias are added to any kernel)."""
+        return ("lengthscale", "amplitude") if self.profile else ()
+
+
+KERNELS = {
+    kernel.name: kernel
+    for kernel in (
+        Kernel("rbf", _rbf),
+        Kernel("matern32", _matern32),
+        Kernel("matern52", _matern52),
+        Kernel("linear", None),
+    )
+}
+
+
+def parse_kernel(text: str) -> tuple[Kernel, bool]:
+    """Read a kernel's name, with ``"+ bias"`` behind it if a bias is wanted.
+
+    Parameters
+    ----------
+    text : str
+        For example ``"rbf"`` or ``"rbf + bias"``.
+
+    Returns
+    -------
+    kernel : Kernel
+    bias : bool
+
+    Raises
+    ------
+    ValueError
+        If the text names no kernel, two kernels, or one that is unknown.
+
+    Examples
+    --------
+    >>> kernel, bias = parse_kernel("rbf + bias")
+    >>> kernel.name, bias
+    ('rbf', True)
+    """
+    if not isinstance(text, str):
+        raise TypeError(
+            f"kernel must be a name such as 'rbf' or 'rbf + bias', got {type(text).__name__}. For a "
+            "covariance of your own put gplvm.GPColumns into a pm.Model."
+        )
+    words = [word.strip().lower() for word in text.split("+")]
+    names = [word for word in words if word != "bias"]
+    if len(names) != 1 or names[0] not in KERNELS or len(words) > len(names) + 1:
+        raise ValueError(
+            f"kernel must be one of {', '.join(KERNELS)}, with ' + bias' behind it if wanted, "
+            f"got {text!r}."
+        )
+    return KERNELS[names[0]], "bias" in words
+
+
+def _safe_sqrt(r2: Variable) -> Variable:
+    """Square root whose derivative at 0 is 0: it is always multiplied by zₙ - zₙ there."""
+    positive = pt.gt(r2, 0.0)
+    return pt.switch(positive, pt.sqrt(pt.switch(positive, r2, 1.0)), 0.0)
+
+
+_SYMBOLIC = SimpleNamespace(exp=pt.exp, sqrt=_safe_sqrt)
+
+
+def _zero_diagonal(A: Variable) -> Variable:
+    return A * (1.0 - pt.eye(A.shape[0]))
+
+
+class Covariance(TwinOp):
+    """K and its slope from the scaled positions.
+
+    Inputs: ``Z`` (N, Q), the positions in units of the lengthscale; ``amplitude``, ``bias`` and
+    ``sigma``, three scalars, all standard deviations. Outputs: ``K`` (N, N), symmetric, and
+    ``slope`` (N, N) = amplitude² κ'(r²), which the gradient needs (empty for a linear kernel).
+    """
+
+    __props__ = ("kernel",)
+
+    def __init__(self, kernel: str) -> None:
+        self.kernel = kernel
+        self.profile = KERNELS[kernel].profile
+
+    def make_node(self, Z: Any, amplitude: Any, bias: Any, sigma: Any) -> Apply:
+        Z = pt.as_tensor_variable(Z, dtype="float64", ndim=2)
+        scalars = [
+            pt.as_tensor_variable(v, dtype="float64", ndim=0) for v in (amplitude, bias, sigma)
+        ]
+        N = Z.type.shape[0]
+        M = N if self.profile else 0
+        return Apply(
+            self,
+            [Z, *scalars],
+            [pt.tensor(shape=(N, N), dtype="float64"), pt.tensor(shape=(M, M), dtype="float64")],
+        )
+
+    def infer_shape(self, fgraph: Any, node: Apply, shapes: Any) -> list[Any]:
+        N = shapes[0][0]
+        M = N if self.profile else pt.as_tensor_variable(0)
+        return [(N, N), (M, M)]
+
+    def perform(self, node: Apply, inputs: Sequence[Any], storage: Any) -> None:
+        Z, amplitude, bias, sigma = inputs
+        K, slope = _evaluate(self.profile, Z, float(amplitude), float(bias), float(sigma))
+        storage[0][0], storage[1][0] = K, slope
+
+    def symbolic(self, *inputs: Variable) -> list[Variable]:
+        Z, amplitude, bias, sigma = inputs
+        noise = sigma**2 * pt.eye(Z.shape[0])
+        if self.profile is None:
+            return [amplitude**2 * Z @ Z.T + bias**2 + noise, pt.zeros((0, 0))]
+        Zc = Z - Z.mean(axis=0)
+        norms = (Zc**2).sum(axis=1)
+        r2 = _zero_diagonal(pt.maximum(norms[:, None] + norms[None, :] - 2.0 * Zc @ Zc.T, 0.0))
+        correlation, slope = self.profile(r2, _SYMBOLIC)
+        return [amplitude**2 * correlation + bias**2 + noise, amplitude**2 * slope]
+
+    def pullback(
+        self, inputs: Sequence[Variable], outputs: Sequence[Variable], cotangents: Sequence[Variable]
+    ) -> list[Variable]:
+        Z, amplitude, bias, sigma = inputs
+        K, slope = outputs
+        G, G_slope = cotangents
+        if not isinstance(G_slope.type, DisconnectedType):
+            return super().pullback(inputs, outputs, cotangents)
+        return list(_CovariancePullback(self.kernel)(Z, amplitude, bias, sigma, G, K, slope))
+
+
+class _CovariancePullback(TwinOp):
+    """∂L/∂(Z, amplitude, bias, sigma) from G = ∂L/∂K.
+
+    ``K`` and ``slope`` are what :class:`Covariance` has computed at the same inputs; they are
+    passed so that no exponential is taken twice, and carry no derivative of their own.
+    """
+
+    __props__ = ("kernel",)
+
+    def __init__(self, kernel: str) -> None:
+        self.kernel = kernel
+        self.profile = KERNELS[kernel].profile
+
+    def make_node(self, *inputs: Variable) -> Apply:
+        Z, amplitude, bias, sigma = inputs[:4]
+        return Apply(self, list(inputs), [v.type() for v in (Z, amplitude, bias, sigma)])
+
+    def infer_shape(self, fgraph: Any, node: Apply, shapes: Any) -> list[Any]:
+        return list(shapes[:4])
+
+    def connection_pattern(self, node: Apply) -> list[list[bool]]:
+        return [[True] * 4] * 5 + [[False] * 4] * 2
+
+    def perform(self, node: Apply, inputs: Sequence[Any], storage: Any) -> None:
+        Z, amplitude, bias, sigma, G, K, slope = inputs
+        total, trace = float(G.sum()), float(np.trace(G))
+        # amplitude² κ = K - bias² - sigma² I, so K's own derivative needs no κ.
+        signal = float(np.vdot(G.T, K)) - bias**2 * total - sigma**2 * trace
+        if self.profile is None:
+            dZ = float(amplitude) ** 2 * (G @ Z + G.T @ Z)
+        else:
+            W = G * slope
+            weights = W.sum(axis=0) + W.sum(axis=1)
+            dZ = 2.0 * (weights[:, None] * Z - W @ Z - W.T @ Z)
+        results = (dZ, 2.0 * signal / amplitude, 2.0 * bias * total, 2.0 * sigma * trace)
+        for slot, value in zip(storage, results, strict=True):
+            slot[0] = np.asarray(value, dtype=np.float64)
+
+    def symbolic(self, *inputs: Variable) -> list[Variable]:
+        Z, amplitude, bias, sigma, G = inputs[:5]
+        K, slope = Covariance(self.kernel).symbolic(Z, amplitude, bias, sigma)
+        total, trace = G.sum(), pt.trace(G)
+        signal = (G * K).sum() - bias**2 * total - sigma**2 * trace
+        if self.profile is None:
+            dZ = amplitude**2 * (G @ Z + G.T @ Z)
+        else:
+            W = G * slope
+            weights = W.sum(axis=0) + W.sum(axis=1)
+            dZ = 2.0 * (weights[:, None] * Z - W @ Z - W.T @ Z)
+        return [dZ, 2.0 * signal / amplitude, 2.0 * bias * total, 2.0 * sigma * trace]
+
+    def pullback(
+        self, inputs: Sequence[Variable], outputs: Sequence[Variable], cotangents: Sequence[Variable]
+    ) -> list[Variable]:
+        return [
+            *super().pullback(inputs[:5], outputs, cotangents),
+            DisconnectedType()(),
+            DisconnectedType()(),
+        ]
+
+
+def _evaluate(
+    profile: Profile | None, Z: Array, amplitude: float, bias: float, sigma: float
+) -> tuple[Array, Array]:
+    """K and slope in NumPy, lower blocks computed and mirrored."""
+    N = len(Z)
+    K = np.empty((N, N))
+    if profile is None:
+        np.dot(Z, (amplitude**2 * Z).T, out=K)
+        K += bias**2
+        K.flat[:: N + 1] += sigma**2
+        return K, np.empty((0, 0))
+    slope = np.empty((N, N))
+    Z = Z - Z.mean(axis=0)  # distances by norms lose digits when the origin is far away
+    norms = np.einsum("nq,nq->n", Z, Z)
+    for i in range(0, N, _BLOCK):
+        j = min(i + _BLOCK, N)
+        r2 = Z[i:j] @ (-2.0 * Z[:j].T)
+        r2 += norms[i:j, None]
+        r2 += norms[:j]
+        np.maximum(r2, 0.0, out=r2)
+        r2[:, i:].flat[:: j - i + 1] = 0.0
+        correlation, derivative = profile(r2, np)
+        correlation *= amplitude**2
+        correlation += bias**2
+        derivative *= amplitude**2
+        for out, block in ((K, correlation), (slope, derivative)):
+            out[i:j, :j] = block
+            out[:i, i:j] = block[:, :i].T
+    K.flat[:: N + 1] += sigma**2
+    return K, slope
+
+
+def covariance(
+    kernel: str,
+    X: Any,
+    *,
+    lengthscale: Any = 1.0,
+    amplitude: Any = 1.0,
+    sigma: Any = 0.0,
+    bias: Any = 0.0,
+) -> Variable:
+    """Write down K for latent positions X.
+
+    Parameters
+    ----------
+    kernel : {"rbf", "matern32", "matern52", "linear"}
+        Covariance function: exp(-r²/2), (1 + √3 r) exp(-√3 r), (1 + √5 r + 5r²/3) exp(-√5 r) with
+        r = ‖x - x'‖ / lengthscale (Rasmussen & Williams 2006, eq. 4.9 and 4.17), or x·x'.
+    X : tensor_like, dims (obs, latent), shape (N, Q)
+        Latent positions.
+    lengthscale : tensor_like, shape () or (Q,)
+        In units of X; one number a latent dimension makes it ARD.
+    amplitude, sigma, bias : tensor_like, shape ()
+        Standard deviations of the signal, the white noise and a constant common to all rows.
+
+    Returns
+    -------
+    TensorVariable, shape (N, N)
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> covariance("rbf", np.zeros((2, 1)), sigma=1.0).eval().tolist()
+    [[2.0, 1.0], [1.0, 2.0]]
+    """
+    Z = pt.as_tensor_variable(X, dtype="float64") / lengthscale
+    return Covariance(parse_kernel(kernel)[0].name)(Z, amplitude, bias, sigma)[0]

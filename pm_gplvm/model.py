@@ -1,0 +1,202 @@
+"""From a table to a plain ``pm.Model``."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pymc as pm
+from pytensor.graph.basic import Variable
+
+from pm_gplvm.kernels import Covariance, covariance, parse_kernel
+from pm_gplvm.likelihood import GPColumns, GPColumnsRV
+from pm_gplvm.preprocess import Scale, as_table, centre_and_scale
+from pm_gplvm.priors import DEFAULT_PRIORS, add_prior
+from pm_gplvm.schema import FEATURE, LATENT, OBS
+
+__all__ = ["Description", "build_model", "describe"]
+
+
+def build_model(
+    Y: Any,
+    latent_dim: int = 2,
+    *,
+    kernel: str = "rbf",
+    ard: bool = False,
+    priors: Mapping[str, Any] | None = None,
+    scale: Scale = "global",
+) -> pm.Model:
+    """Build the Gaussian process latent variable model of a table.
+
+    X ~ N(0, I), θ ~ their priors, and every column of Y an independent draw from
+    N(mean, scale² K(X, θ)) (Lawrence 2005, JMLR 6, eq. 7 and section 3). The mean and the scale
+    of the columns are data, so that everything that comes out of the model is in the units of Y,
+    while θ is in units of the scale.
+
+    Parameters
+    ----------
+    Y : array_like, DataFrame or DataArray, dims (obs, feature), shape (N, D)
+        The table, rows are observations. Its labels become the model's coordinates.
+    latent_dim : int, default 2
+        Q, the number of latent dimensions, at most min(N, D).
+    kernel : {"rbf", "matern32", "matern52", "linear"}, ``" + bias"`` behind it if wanted
+        Covariance of the rows; white noise ``sigma`` is always added. "linear" is
+        K = X Xᵀ + sigma² I, dual probabilistic PCA, and has no lengthscale or amplitude.
+    ard : bool, default False
+        One lengthscale for each latent dimension instead of one for all.
+    priors : mapping, optional
+        Replaces the prior of ``X``, ``lengthscale``, ``amplitude``, ``sigma`` or ``bias``: a
+        number (held fixed), ``"flat"``, a distribution such as ``pm.HalfNormal.dist(1)``, or a
+        function of (name, dims) that makes the variable. Defaults: N(0, 1), InverseGamma(3, 2),
+        LogNormal(0, 1), LogNormal(-2, 1), HalfNormal(1).
+    scale : {"global", "feature", "none"}, default "global"
+        What the centred columns are divided by: one number for all, each its own standard
+        deviation, or nothing.
+
+    Returns
+    -------
+    pm.Model
+        With ``X`` (obs, latent), ``lengthscale`` () or (latent,), ``amplitude``, ``sigma``,
+        ``bias`` and the observed ``Y`` (feature, obs): transposed, as PyMC puts batch
+        dimensions first.
+
+    Raises
+    ------
+    TypeError
+        If Y holds text, or a prior is of an unknown kind.
+    ValueError
+        If Y has the wrong shape, missing or infinite values; if ``latent_dim``, ``kernel``,
+        ``scale`` or the name of a prior is out of range.
+
+    Notes
+    -----
+    With flat priors, ``kernel="rbf + bias"`` and ``scale="none"`` the model's log-density is
+    Lawrence's objective. It has no maximum in (X, lengthscale) then: both shrink together for
+    ever at a rising prior of X. The default prior of the lengthscale is bounded away from 0.
+
+    Examples
+    --------
+    >>> import pm_gplvm as gplvm
+    >>> model = gplvm.build_model(gplvm.load_digits(n=20), latent_dim=2)
+    >>> [rv.name for rv in model.free_RVs]
+    ['X', 'lengthscale', 'amplitude', 'sigma']
+    """
+    table = as_table(Y)
+    _check_latent_dim(latent_dim, table.shape)
+    entry, bias = parse_kernel(kernel)
+    if ard and not entry.parameters:
+        raise ValueError(
+            f"ard=True needs a kernel with a lengthscale, got kernel={kernel!r}. The linear kernel "
+            "already scales each latent dimension by itself."
+        )
+    names = ("X", *entry.parameters, "sigma", *(("bias",) if bias else ()))
+    chosen = _chosen_priors(names, priors)
+    mean, spread = centre_and_scale(table, scale)
+
+    coords = {
+        OBS: table[OBS].to_numpy(),
+        FEATURE: table[FEATURE].to_numpy(),
+        LATENT: np.arange(latent_dim),
+    }
+    with pm.Model(coords=coords) as model:
+        shapes = {"X": ((OBS, LATENT), (len(table), latent_dim))}
+        if ard:
+            shapes["lengthscale"] = ((LATENT,), (latent_dim,))
+        parameters = {}
+        for name in names:
+            dims, shape = shapes.get(name, ((), ()))
+            parameters[name] = add_prior(
+                name, chosen[name], dims=dims, shape=shape, positive=name != "X"
+            )
+        GPColumns(
+            "Y",
+            covariance(entry.name, parameters.pop("X"), **parameters),
+            mu=pm.Data("Y_mean", mean, dims=FEATURE),
+            scale=pm.Data("Y_scale", spread, dims=FEATURE),
+            observed=pm.Data("Y_data", table.to_numpy().T.copy(), dims=(FEATURE, OBS)),
+            dims=(FEATURE, OBS),
+        )
+        # Coordinates along the rows that are no index (labels) ride along: a coordinate of the
+        # model without a variable, which fits attach to obs again.
+        for name, coord in table.coords.items():
+            if name not in (OBS, FEATURE) and coord.dims == (OBS,):
+                model.add_coord(str(name), coord.to_numpy())
+    return model
+
+
+def _check_latent_dim(latent_dim: int, shape: tuple[int, ...]) -> None:
+    if isinstance(latent_dim, bool) or not isinstance(latent_dim, int | np.integer):
+        raise TypeError(f"latent_dim must be a whole number, got {latent_dim!r}.")
+    if not 1 <= latent_dim <= min(shape):
+        raise ValueError(
+            f"latent_dim must lie between 1 and min(N, D) = {min(shape)}, got {latent_dim}."
+        )
+
+
+def _chosen_priors(names: tuple[str, ...], priors: Mapping[str, Any] | None) -> dict[str, Any]:
+    unknown = [name for name in priors or {} if name not in names]
+    if unknown:
+        raise ValueError(
+            f"priors must name parameters of this model ({', '.join(names)}), got {', '.join(unknown)}."
+        )
+    chosen = {name: DEFAULT_PRIORS[name]() for name in names if name not in (priors or {})}
+    return chosen | dict(priors or {})
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a model's graph says about it.
+
+    Parameters
+    ----------
+    kernel : str
+        Name of the kernel, or "custom" for a covariance of the user's own.
+    observed : TensorVariable
+        The table in the model.
+    """
+
+    kernel: str
+    observed: Variable
+
+
+def describe(model: pm.Model) -> Description:
+    """Read the kernel and the name of the table off a model's graph.
+
+    Parameters
+    ----------
+    model : pm.Model
+
+    Returns
+    -------
+    Description
+
+    Raises
+    ------
+    TypeError
+        If ``model`` is no pm.Model.
+    ValueError
+        If it has no variable ``X``, or not exactly one observed :class:`GPColumns`.
+
+    Examples
+    --------
+    >>> import pm_gplvm as gplvm
+    >>> describe(gplvm.build_model(gplvm.load_digits(n=20), kernel="matern52")).kernel
+    'matern52'
+    """
+    if not isinstance(model, pm.Model):
+        raise TypeError(f"model must be a pm.Model, got {type(model).__name__}. See build_model.")
+    tables = [rv for rv in model.observed_RVs if isinstance(rv.owner.op, GPColumnsRV)]
+    if len(tables) != 1:
+        raise ValueError(
+            f"model must have one observed GPColumns, got {len(tables)}. Build it with build_model "
+            "or put gplvm.GPColumns into your own."
+        )
+    if "X" not in model.named_vars:
+        raise ValueError(
+            "model must have latent positions called 'X', got the variables "
+            f"{', '.join(model.named_vars)}."
+        )
+    _, _, cov = tables[0].owner.op.dist_params(tables[0].owner)
+    ours = cov.owner is not None and isinstance(cov.owner.op, Covariance)
+    kernel = cov.owner.op.kernel if ours else "custom"
+    return Description(kernel=kernel, observed=tables[0])

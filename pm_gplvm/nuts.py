@@ -1,0 +1,230 @@
+"""NUTS over the hyperparameters, the latent positions held."""
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pymc as pm
+import xarray as xr
+from numpy.typing import NDArray
+
+from pm_gplvm.compilation import Backend
+from pm_gplvm.model import describe
+from pm_gplvm.objective import LogDensity, compile_log_density
+from pm_gplvm.results import as_fit, compile_constrain
+from pm_gplvm.schema import draws_of, require_fit
+from pm_gplvm.starts import start_values
+from pm_gplvm.threads import blas_threads as limit_threads
+
+__all__ = ["sample_theta"]
+
+Array = NDArray[np.float64]
+
+_STATS = {
+    "logp": "lp",
+    "diverging": "diverging",
+    "energy": "energy",
+    "depth": "tree_depth",
+    "maxdepth_reached": "reached_max_treedepth",
+    "n_steps": "n_steps",
+    "step_size": "step_size",
+}
+
+
+def sample_theta(
+    model: pm.Model,
+    X: Any,
+    *,
+    draws: int = 1000,
+    tune: int = 1000,
+    chains: int = 4,
+    cores: int | None = None,
+    random_seed: int | None = None,
+    progressbar: bool = True,
+    blas_threads: int | None = 1,
+    backend: Backend = "python",
+    compile_kwargs: Mapping[str, Any] | None = None,
+) -> xr.DataTree:
+    """Sample the hyperparameters by NUTS (nutpie), the latent positions held at ``X``.
+
+    The target is p(θ | X, Y). It says how well θ is known for *this* embedding, and nothing
+    about the embedding's own uncertainty.
+
+    Parameters
+    ----------
+    model : pm.Model
+        From :func:`build_model`, or your own with latent positions ``X``.
+    X : DataTree or array_like, shape (N, Q)
+        A fit of one draw, such as :func:`fit_map` returns (its θ is then where the chains
+        begin, each moved at random), or positions.
+    draws, tune, chains : int
+        Kept draws and warm-up draws a chain.
+    cores : int, optional
+        Chains that run at once; default: as many as the machine has, at most ``chains``.
+    random_seed : int, optional
+    progressbar : bool, default True
+    blas_threads : int or None, default 1
+        Threads of the linear algebra in each chain.
+    backend : {"python", "numba", "jax"}
+    compile_kwargs : mapping, optional
+        Handed to ``pytensor.function``.
+
+    Returns
+    -------
+    DataTree
+        ``posterior``: θ, dims (chain, draw). ``sample_stats``: PyMC's names. ``constant_data``:
+        ``X`` among the model's data.
+
+    Warns
+    -----
+    RuntimeWarning
+        If there are divergences, or R-hat or the effective sample size say that the chains
+        have not converged.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is out of range, X has a wrong shape, or nothing is left to sample.
+
+    Examples
+    --------
+    >>> import pm_gplvm as gplvm
+    >>> model = gplvm.build_model(gplvm.load_digits(n=20))
+    >>> best = gplvm.fit_map(model, progressbar=False)
+    >>> theta = gplvm.sample_theta(model, best, draws=500, progressbar=False, random_seed=1)
+    >>> theta.posterior["sigma"].sizes["chain"]
+    4
+    """
+    describe(model)
+    for name, value in (("draws", draws), ("tune", tune), ("chains", chains)):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+            raise ValueError(f"{name} must be a positive whole number, got {value!r}.")
+    held, theta = _positions(model, X)
+    conditioned = pm.do(model, {"X": held})
+    if not conditioned.free_RVs:
+        raise ValueError("model must have a free hyperparameter, got every one fixed by a number.")
+    rng = np.random.default_rng(random_seed)
+    start = start_values(conditioned, theta, rng)
+    density = compile_log_density(
+        conditioned, jacobian=True, backend=backend, compile_kwargs=compile_kwargs
+    )
+    with limit_threads(blas_threads):
+        trace = _run(
+            density,
+            density.pack(start),
+            draws=int(draws),
+            tune=int(tune),
+            chains=int(chains),
+            cores=cores,
+            seed=int(rng.integers(2**31)),
+            progress_bar=progressbar,
+        )
+    fit = as_fit(
+        conditioned,
+        _constrained(conditioned, density, trace["posterior"]["vector"].to_numpy()),
+        method="nuts_theta",
+        sample_stats={
+            ours: trace["sample_stats"][theirs].to_numpy()
+            for theirs, ours in _STATS.items()
+            if theirs in trace["sample_stats"]
+        },
+        settings={"draws": int(draws), "tune": int(tune), "random_seed": random_seed},
+    )
+    _warn(fit)
+    return fit
+
+
+def _positions(model: pm.Model, X: Any) -> tuple[Array, dict[str, Array]]:
+    """The positions to hold, and the values of θ that came with them."""
+    free = {rv.name: rv for rv in model.free_RVs}
+    if "X" not in free:
+        raise ValueError("model must have a free variable 'X' to be held, got none.")
+    shape = tuple(model.initial_point()[model.rvs_to_values[free["X"]].name].shape)
+    theta: dict[str, Array] = {}
+    if isinstance(X, xr.DataTree):
+        positions = draws_of(require_fit(X, "X", caller="sample_theta"), "X")
+        if positions.sizes["chain"] * positions.sizes["draw"] != 1:
+            raise ValueError(
+                f"X must be a fit of one draw, got {positions.sizes['chain']} chains of "
+                f"{positions.sizes['draw']} draws. Choose one: fit['posterior']['X'][0, -1]."
+            )
+        values = positions.to_numpy()[0, 0]
+        point = X["posterior"].to_dataset().isel(chain=0, draw=0)
+        theta = {n: point[n].to_numpy() for n in free if n in point and n != "X"}
+    else:
+        try:
+            values = np.asarray(X, dtype=np.float64)
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"X must be a fit or an array of shape {shape}, got {type(X).__name__}."
+            ) from None
+    if values.shape != shape:
+        raise ValueError(f"X must have shape (N, Q) = {shape}, got {values.shape}.")
+    if not np.isfinite(values).all():
+        raise ValueError("X must be finite, got missing or infinite positions.")
+    return values, theta
+
+
+def _run(density: LogDensity, start: Array, **settings: Any) -> xr.DataTree:
+    """Run nutpie on a Python function; each chain gets a copy, as none may be shared by threads."""
+    import nutpie
+    from nutpie.compiled_pyfunc import from_pyfunc
+
+    def make_logp() -> Callable[..., tuple[float, Array]]:
+        return density.copy()
+
+    def make_expand(*_: Any) -> Callable[..., dict[str, Array]]:
+        return lambda vector, **__: {"vector": np.array(vector, dtype=np.float64)}
+
+    def initial(seed: int) -> Array:
+        return start + np.random.default_rng(seed).uniform(-0.5, 0.5, start.shape)
+
+    compiled = from_pyfunc(
+        density.size,
+        make_logp,
+        make_expand,
+        [np.dtype(np.float64)],
+        [(density.size,)],
+        ["vector"],
+        make_initial_point_fn=initial,
+    )
+    return nutpie.sample(compiled, save_warmup=False, **settings)
+
+
+def _constrained(model: pm.Model, density: LogDensity, vectors: Array) -> dict[str, Array]:
+    """From (chain, draw, parameter) to named, untransformed variables."""
+    constrain = compile_constrain(model)
+    chains, draws = vectors.shape[:2]
+    points = [constrain(*density.unpack(v).values()) for v in vectors.reshape(chains * draws, -1)]
+    return {
+        name: np.stack([point[name] for point in points]).reshape(
+            chains, draws, *np.shape(points[0][name])
+        )
+        for name in points[0]
+    }
+
+
+def _warn(fit: xr.DataTree) -> None:
+    """Say what speaks against the draws."""
+    import arviz_stats
+
+    posterior = fit["posterior"].to_dataset()
+    divergences = int(fit["sample_stats"]["diverging"].sum())
+    rhat = max(float(v.max()) for v in arviz_stats.rhat(posterior).data_vars.values())
+    ess = min(float(v.min()) for v in arviz_stats.ess(posterior).data_vars.values())
+    wanted = 100 * posterior.sizes["chain"]
+    found = []
+    if divergences:
+        found.append(f"{divergences} divergences")
+    if not rhat <= 1.01:
+        found.append(f"largest R-hat {rhat:.3f} (wanted 1.01 or less)")
+    if not ess >= wanted:
+        found.append(f"smallest bulk ESS {ess:.0f} (wanted {wanted} or more)")
+    if found:
+        warnings.warn(
+            f"sample_theta has not converged: {', '.join(found)}. Raise tune and draws, or give θ "
+            "priors that bound it.",
+            RuntimeWarning,
+            stacklevel=3,
+        )

@@ -1,0 +1,202 @@
+"""The log-density of a model and its gradient, as functions of numbers."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pymc as pm
+import pytensor
+import pytensor.tensor as pt
+from numpy.typing import NDArray
+from pymc.model.transform.conditioning import remove_value_transforms
+from pytensor.graph.basic import Variable
+
+from pm_gplvm.compilation import Backend, resolve_mode
+from pm_gplvm.likelihood import data_term
+from pm_gplvm.model import describe
+
+__all__ = ["LogDensity", "compile_log_density", "compile_objective", "log_density"]
+
+Array = NDArray[np.float64]
+
+
+def log_density(model: pm.Model, *, prior: bool = True, jacobian: bool = False) -> Variable:
+    """Write down a model's log-density, the data reduced once to their factor.
+
+    Parameters
+    ----------
+    model : pm.Model
+    prior : bool, default True
+        Whether priors and potentials are added to the log-likelihood.
+    jacobian : bool, default False
+        Whether it is the density of the transformed variables (for sampling) or of the
+        variables themselves (for a mode).
+
+    Returns
+    -------
+    TensorVariable, shape ()
+        In terms of the model's value variables. Equal to ``model.logp()``; only, D columns cost
+        no more than min(N, D).
+    """
+    reduced: list[Variable] = []
+    others = [*model.free_RVs, *model.potentials] if prior else []
+    for rv in model.observed_RVs:
+        term = data_term(rv, model.rvs_to_values[rv])
+        if term is None:
+            others.append(rv)
+        else:
+            reduced.append(term)
+    total = pt.add(pt.constant(0.0), *model.replace_rvs_by_values(reduced)) if reduced else 0.0
+    return total + model.logp(vars=others, jacobian=jacobian) if others else total
+
+
+@dataclass(frozen=True)
+class LogDensity:
+    """A compiled log-density of one flat vector.
+
+    Parameters
+    ----------
+    names, shapes : sequence
+        Of the free variables, in the order of the vector.
+    function : callable
+        The values of the variables to the log-density and its gradients.
+    """
+
+    names: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    function: Callable[..., Any]
+
+    @property
+    def size(self) -> int:
+        """Length of the vector."""
+        return sum(int(np.prod(shape)) for shape in self.shapes)
+
+    def unpack(self, vector: Array) -> dict[str, Array]:
+        """Split a vector into the variables it holds."""
+        ends = np.cumsum([int(np.prod(shape)) for shape in self.shapes])
+        parts = np.split(np.asarray(vector, dtype=np.float64), ends[:-1])
+        return {
+            name: part.reshape(shape)
+            for name, part, shape in zip(self.names, parts, self.shapes, strict=True)
+        }
+
+    def pack(self, values: Mapping[str, Any]) -> Array:
+        """Join variables into one vector."""
+        return np.concatenate([np.ravel(values[name]) for name in self.names]).astype(np.float64)
+
+    def __call__(self, vector: Array) -> tuple[float, Array]:
+        """Log-density and gradient at a vector."""
+        value, *gradient = self.function(*self.unpack(vector).values())
+        return float(value), np.concatenate([np.ravel(part) for part in gradient])
+
+    def copy(self) -> "LogDensity":
+        """Return a copy with memory of its own, for another thread."""
+        return LogDensity(self.names, self.shapes, self.function.copy(share_memory=False))  # type: ignore[attr-defined]
+
+
+def compile_log_density(
+    model: pm.Model,
+    *,
+    prior: bool = True,
+    jacobian: bool = False,
+    backend: Backend = "python",
+    compile_kwargs: Mapping[str, Any] | None = None,
+) -> LogDensity:
+    """Compile the log-density of a model's value variables, with its gradient.
+
+    Parameters
+    ----------
+    model : pm.Model
+    prior, jacobian : bool
+        See :func:`log_density`.
+    backend, compile_kwargs
+        See :func:`pm_gplvm.compile_mode`.
+
+    Returns
+    -------
+    LogDensity
+        Of the model's value variables, which may be transformed (``lengthscale_log__``).
+    """
+    total = log_density(model, prior=prior, jacobian=jacobian)
+    values = [model.rvs_to_values[rv] for rv in model.free_RVs]
+    gradients = pt.grad(total, values, disconnected_inputs="ignore")
+    function = pytensor.function(
+        values, [total, *gradients], on_unused_input="ignore", **resolve_mode(backend, compile_kwargs)
+    )
+    function.trust_input = True
+    start = model.initial_point()
+    names = tuple(value.name for value in values)
+    return LogDensity(names, tuple(np.shape(start[name]) for name in names), function)
+
+
+def compile_objective(
+    model: pm.Model,
+    *,
+    prior: bool = True,
+    backend: Backend = "python",
+    compile_kwargs: Mapping[str, Any] | None = None,
+) -> Callable[[Mapping[str, Any]], tuple[float, dict[str, Array]]]:
+    """Compile the function that ``fit_map`` maximises, in the untransformed variables.
+
+    Parameters
+    ----------
+    model : pm.Model
+        From :func:`build_model`, or your own with a :class:`GPColumns`.
+    prior : bool, default True
+        Whether the priors are added; False gives the log-likelihood alone.
+    backend : {"python", "numba", "jax"}
+    compile_kwargs : mapping, optional
+        Handed to ``pytensor.function``.
+
+    Returns
+    -------
+    callable
+        ``value, gradient = objective(point)``: ``point`` and ``gradient`` map the name of every
+        free variable to an array of its shape; ``value`` is the log-density
+        L(X, θ) + ln p(X) + ln p(θ), to be maximised.
+
+    Raises
+    ------
+    ValueError
+        If a point lacks a variable, names an unknown one or has a wrong shape.
+
+    Examples
+    --------
+    >>> import numpy as np, pm_gplvm as gplvm
+    >>> model = gplvm.build_model(gplvm.load_digits(n=20))
+    >>> objective = gplvm.compile_objective(model, prior=False)
+    >>> theta = {"lengthscale": 1.0, "amplitude": 1.0, "sigma": 0.3}
+    >>> value, gradient = objective({"X": np.zeros((20, 2)), **theta})
+    >>> gradient["X"].shape
+    (20, 2)
+    """
+    describe(model)
+    plain = remove_value_transforms(model)
+    density = compile_log_density(
+        plain, prior=prior, backend=backend, compile_kwargs=compile_kwargs
+    )
+    names = [rv.name for rv in plain.free_RVs]
+    shapes = dict(zip(names, density.shapes, strict=True))
+
+    def objective(point: Mapping[str, Any]) -> tuple[float, dict[str, Array]]:
+        values = _checked_point(point, names, shapes)
+        value, *gradient = density.function(*values)
+        parts = {name: np.asarray(part) for name, part in zip(names, gradient, strict=True)}
+        return float(value), parts
+
+    return objective
+
+
+def _checked_point(
+    point: Mapping[str, Any], names: Sequence[str], shapes: Mapping[str, tuple[int, ...]]
+) -> list[Array]:
+    if set(point) != set(names):
+        raise ValueError(
+            f"point must give a value to {', '.join(names)}, got {', '.join(map(str, point)) or 'nothing'}."
+        )
+    values = [np.asarray(point[name], dtype=np.float64) for name in names]
+    for name, value in zip(names, values, strict=True):
+        if value.shape != shapes[name]:
+            raise ValueError(f"point[{name!r}] must have shape {shapes[name]}, got {value.shape}.")
+    return values

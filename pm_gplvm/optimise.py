@@ -1,0 +1,364 @@
+"""The mode of X and θ together, by L-BFGS on the symbolic gradient."""
+
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pymc as pm
+import xarray as xr
+from numpy.typing import NDArray
+from pymc.distributions.transforms import LogTransform
+from scipy.optimize import minimize
+
+from pm_gplvm.compilation import Backend
+from pm_gplvm.model import describe
+from pm_gplvm.objective import LogDensity, compile_log_density
+from pm_gplvm.progress import Counter
+from pm_gplvm.results import as_fit, compile_constrain
+from pm_gplvm.starts import perturbed, start_values
+from pm_gplvm.threads import blas_threads as limit_threads
+
+__all__ = ["fit_map"]
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ScaleFree:
+    """The change of variables X = lengthscale · Z, in which the optimiser works.
+
+    The likelihood depends on X / lengthscale alone (or, in a model of another form, the map is
+    still one to one), so that in (Z, log lengthscale) the ridge along which X and the
+    lengthscale shrink together is one coordinate axis. The maximum is the same: no Jacobian
+    is added, unless ``jacobian``, which turns the density of X into that of Z.
+    """
+
+    density: LogDensity
+    X: str
+    lengthscale: str
+    jacobian: bool
+
+    def inward(self, values: Mapping[str, Array]) -> dict[str, Array]:
+        """X to Z."""
+        return {**values, self.X: values[self.X] / np.exp(values[self.lengthscale])}
+
+    def outward(self, values: Mapping[str, Array]) -> dict[str, Array]:
+        """Z to X."""
+        return {**values, self.X: values[self.X] * np.exp(values[self.lengthscale])}
+
+    def __call__(self, vector: Array) -> tuple[float, Array]:
+        outward = self.outward(self.density.unpack(vector))
+        value, flat = self.density(self.density.pack(outward))
+        gradient = self.density.unpack(flat)
+        X, log_lengthscale = outward[self.X], outward[self.lengthscale]
+        along = (gradient[self.X] * X).sum(axis=0)  # ∂L/∂log lengthscale through X = lengthscale Z
+        if self.jacobian:
+            rows = len(X)
+            value += rows * float(np.broadcast_to(log_lengthscale, X.shape[1]).sum())
+            along = along + rows
+        if log_lengthscale.ndim == 0:
+            along = along.sum()
+        gradient[self.lengthscale] = gradient[self.lengthscale] + along
+        gradient[self.X] = gradient[self.X] * np.exp(log_lengthscale)
+        return value, self.density.pack(gradient)
+
+
+@dataclass(frozen=True)
+class Plain:
+    """No change of variables: for models without a free ``X`` and ``lengthscale``."""
+
+    density: LogDensity
+
+    def inward(self, values: Mapping[str, Array]) -> dict[str, Array]:
+        """Return the values as they are."""
+        return dict(values)
+
+    outward = inward
+
+    def __call__(self, vector: Array) -> tuple[float, Array]:
+        return self.density(vector)
+
+
+def _coordinates(model: pm.Model, density: LogDensity, mode_of: str) -> ScaleFree | Plain:
+    free = {rv.name: rv for rv in model.free_RVs}
+    transforms = {name: model.rvs_to_transforms[rv] for name, rv in free.items()}
+    if (
+        {"X", "lengthscale"} <= set(free)
+        and transforms["X"] is None
+        and isinstance(transforms["lengthscale"], LogTransform)
+    ):
+        return ScaleFree(
+            density,
+            model.rvs_to_values[free["X"]].name,
+            model.rvs_to_values[free["lengthscale"]].name,
+            jacobian=mode_of == "Z",
+        )
+    if mode_of == "Z":
+        raise ValueError("mode_of='Z' needs a model with a free X and a free lengthscale.")
+    return Plain(density)
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """Where one start ended."""
+
+    values: dict[str, Array]
+    objective: float
+    start: float
+    evaluations: int
+    gradient: float
+    converged: bool
+    message: str
+    seconds: float
+
+
+def fit_map(
+    model: pm.Model,
+    *,
+    start: Any = "pca",
+    n_restarts: int = 0,
+    mode_of: Literal["X", "Z"] = "X",
+    maxiter: int = 5000,
+    tol: float = 1e-10,
+    random_seed: int | None = None,
+    progressbar: bool = True,
+    blas_threads: int | None = 1,
+    backend: Backend = "python",
+    compile_kwargs: Mapping[str, Any] | None = None,
+) -> xr.DataTree:
+    """Find the mode of the posterior of X and θ.
+
+    The objective is L(X, θ) + ln p(X) + ln p(θ), densities of the variables themselves (no
+    Jacobian of a transform): Lawrence's (2005) where the priors of θ are flat. L-BFGS maximises
+    it in Z = X / lengthscale and the logarithms of θ, which changes its path, not its maximum.
+
+    Parameters
+    ----------
+    model : pm.Model
+        From :func:`build_model`, or your own with latent positions ``X`` and a
+        :class:`GPColumns`.
+    start : {"pca", "isomap", "random"}, array_like (N, Q), mapping or DataTree
+        Where to begin: a way to place X, each latent dimension then scaled to the prior's
+        standard deviation 1; positions; values by name; or another fit.
+    n_restarts : int, default 0
+        Further starts, moved at random from the first by half its spread. The objective has
+        many maxima: each start's is listed in the group ``optima``.
+    mode_of : {"X", "Z"}, default "X"
+        Of which variable it is the mode. A mode depends on the variable that the density is
+        taken in: that in X has sd(X) far below 1, as X and the lengthscale shrink together
+        until the lengthscale's prior stops them; that in Z = X / lengthscale has the scale
+        of the posterior's draws.
+    maxiter : int, default 5000
+        Iterations a start.
+    tol : float, default 1e-10
+        A start has converged when an iteration raises the objective by less than ``tol`` times
+        its size, or the largest component of the gradient is below 1e-5.
+    random_seed : int, optional
+        Of the random start and of the restarts.
+    progressbar : bool, default True
+    blas_threads : int or None, default 1
+        Threads of the linear algebra while it runs; None leaves the machine's setting.
+    backend : {"python", "numba", "jax"}
+    compile_kwargs : mapping, optional
+        Handed to ``pytensor.function``.
+
+    Returns
+    -------
+    DataTree
+        A posterior of one chain and one draw. ``sample_stats``: ``lp``, the objective, and
+        ``log_likelihood``. ``optima``: one row a start, the best first.
+
+    Warns
+    -----
+    RuntimeWarning
+        If the best start did not converge, or X did not move.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is out of range, or the objective is not finite at the start.
+
+    References
+    ----------
+    Lawrence, N. D. (2005). Probabilistic non-linear principal component analysis with Gaussian
+    process latent variable models. JMLR 6, 1783-1816.
+
+    Examples
+    --------
+    >>> import pm_gplvm as gplvm
+    >>> model = gplvm.build_model(gplvm.load_digits(n=20))
+    >>> best = gplvm.fit_map(model, progressbar=False)
+    >>> dict(best.posterior.sizes)
+    {'chain': 1, 'draw': 1, 'obs': 20, 'latent': 2}
+    """
+    describe(model)
+    _check(n_restarts, maxiter, tol, mode_of)
+    rng = np.random.default_rng(random_seed)
+    first = start_values(model, start, rng)
+    starts = [first, *(perturbed(model, first, start, rng) for _ in range(n_restarts))]
+    density = compile_log_density(model, backend=backend, compile_kwargs=compile_kwargs)
+    coordinates = _coordinates(model, density, mode_of)
+
+    optima: list[Optimum] = []
+    with (
+        limit_threads(blas_threads),
+        Counter("fit_map", n_starts=len(starts), show=progressbar) as counter,
+    ):
+        for values in starts:
+            optimum = _climb(coordinates, values, maxiter, tol, counter)
+            optima.append(optimum)
+            if optimum.message == INTERRUPTED:
+                break
+    ranked = sorted(range(len(optima)), key=lambda i: -optima[i].objective)
+    best = optima[ranked[0]]
+    _warn(best, maxiter)
+    return _as_tree(model, density, [(i, optima[i]) for i in ranked], start, mode_of, random_seed)
+
+
+def _check(n_restarts: int, maxiter: int, tol: float, mode_of: str) -> None:
+    for name, value, least in (("n_restarts", n_restarts, 0), ("maxiter", maxiter, 1)):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+            raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}.")
+    if not 0.0 < tol < 1.0:
+        raise ValueError(f"tol must lie between 0 and 1, got {tol!r}.")
+    if mode_of not in ("X", "Z"):
+        raise ValueError(f"mode_of must be 'X' or 'Z', got {mode_of!r}.")
+
+
+INTERRUPTED = "interrupted"
+_DID_NOT_MOVE = "X did not move from its start"
+_COLLAPSED = "all latent positions fell onto one point"
+
+
+def _climb(
+    coordinates: ScaleFree | Plain,
+    values: Mapping[str, Array],
+    maxiter: int,
+    tol: float,
+    counter: Counter,
+) -> Optimum:
+    """Run L-BFGS from one start."""
+    density = coordinates.density
+    begin = density.pack(coordinates.inward(values))
+    started, evaluations = time.perf_counter(), 0
+    best_value, best_vector, best_gradient = -np.inf, begin, np.full(begin.shape, np.nan)
+
+    def negative(vector: Array) -> tuple[float, Array]:
+        nonlocal evaluations, best_value, best_vector, best_gradient
+        value, gradient = coordinates(vector)
+        evaluations += 1
+        if value > best_value and np.isfinite(gradient).all():
+            best_value, best_vector, best_gradient = value, vector.copy(), gradient
+        counter.step(best_value)
+        # L-BFGS-B cannot interpolate with infinities: a very low, flat place turns it back.
+        if not np.isfinite(value) or not np.isfinite(gradient).all():
+            return 1e300, np.zeros_like(vector)
+        return -value, -gradient
+
+    initial, _ = negative(begin)
+    if initial == 1e300:
+        raise ValueError(
+            "The objective is not finite at the start: K is not positive definite, or a value lies "
+            "outside its prior. Start with a larger sigma or other positions."
+        )
+    try:
+        result = minimize(
+            negative,
+            begin,
+            jac=True,
+            method="L-BFGS-B",
+            options={"maxiter": maxiter, "maxfun": 20 * maxiter, "maxcor": 20, "ftol": tol, "gtol": 1e-5},
+        )
+        converged, message = bool(result.success), str(result.message)
+    except KeyboardInterrupt:
+        converged, message = False, INTERRUPTED
+    end = coordinates.outward(density.unpack(best_vector))
+    problem = _stuck(values, end)
+    counter.finish(best_value)
+    return Optimum(
+        values=end,
+        objective=best_value,
+        start=-initial,
+        evaluations=evaluations,
+        gradient=float(np.abs(best_gradient).max()),
+        converged=converged and problem is None,
+        message=problem or message,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _stuck(start: Mapping[str, Array], end: Mapping[str, Array]) -> str | None:
+    """All-zero X is a stationary point, where an optimiser would report success."""
+    X = end.get("X")
+    if X is None or X.ndim != 2:
+        return None
+    if np.abs(X - start["X"]).max() <= 1e-10 * np.abs(start["X"]).max():
+        return _DID_NOT_MOVE
+    if X.std(axis=0).max() <= 1e-8:
+        return _COLLAPSED
+    return None
+
+
+def _warn(best: Optimum, maxiter: int) -> None:
+    if best.converged:
+        return
+    if best.message == _DID_NOT_MOVE:
+        remedy = "Start from 'pca' or 'random', or scale the data."
+    elif best.message == _COLLAPSED:
+        remedy = "The data may hold noise alone for this kernel; lower sigma's prior or start from 'isomap'."
+    elif best.message == INTERRUPTED:
+        remedy = "Go on from here with fit_map(model, start=fit)."
+    else:
+        remedy = f"Go on with fit_map(model, start=fit), raise maxiter = {maxiter}, or standardise Y."
+    warnings.warn(
+        f"fit_map did not converge: {best.message} (objective {best.objective:.6g} after "
+        f"{best.evaluations} evaluations, largest gradient {best.gradient:.3g}). {remedy}",
+        RuntimeWarning,
+        stacklevel=3,
+    )
+
+
+def _as_tree(
+    model: pm.Model,
+    density: LogDensity,
+    ranked: list[tuple[int, Optimum]],
+    start: Any,
+    mode_of: str,
+    random_seed: int | None,
+) -> xr.DataTree:
+    best = ranked[0][1]
+    values = [best.values[name] for name in density.names]
+    draws = {name: np.asarray(v)[None, None] for name, v in compile_constrain(model)(*values).items()}
+    likelihood = compile_log_density(model, prior=False)(density.pack(best.values))[0]
+    columns = {
+        "objective": [o.objective for _, o in ranked],
+        "objective_at_start": [o.start for _, o in ranked],
+        "evaluations": [o.evaluations for _, o in ranked],
+        "largest_gradient": [o.gradient for _, o in ranked],
+        "converged": [o.converged for _, o in ranked],
+        "message": [o.message for _, o in ranked],
+        "seconds": [o.seconds for _, o in ranked],
+    }
+    optima = xr.Dataset(
+        {name: ("start", np.asarray(column)) for name, column in columns.items()},
+        coords={"start": [i for i, _ in ranked]},
+    )
+    return as_fit(
+        model,
+        draws,
+        method="map",
+        sample_stats={
+            "lp": np.array([[best.objective]]),
+            "log_likelihood": np.array([[likelihood]]),
+        },
+        settings={
+            "mode_of": mode_of,
+            "start": start if isinstance(start, str) else type(start).__name__,
+            "converged": int(best.converged),
+            "random_seed": random_seed,
+        },
+        groups={"optima": optima},
+    )

@@ -1,0 +1,197 @@
+"""From what a user has to a checked, labelled table, its centre and its scale."""
+
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import NDArray
+
+from pm_gplvm.schema import FEATURE, OBS
+
+__all__ = ["SCALES", "as_table", "centre_and_scale"]
+
+Scale = Literal["global", "feature", "none"]
+SCALES = ("global", "feature", "none")
+
+_REMEDY_LABEL = "Move labels out of the table (a DataArray coordinate on obs keeps them) or drop them."
+
+
+def as_table(Y: Any) -> xr.DataArray:
+    """Check a table and bring it into float64 with named rows and columns.
+
+    Parameters
+    ----------
+    Y : array_like, DataFrame or DataArray, shape (N, D)
+        Rows are observations. A DataFrame's index and columns, a DataArray's coordinates are
+        kept; further coordinates along the rows (``label``) stay attached to them.
+
+    Returns
+    -------
+    DataArray, dims (obs, feature), float64
+        In the user's units.
+
+    Raises
+    ------
+    TypeError
+        If a column holds text or complex numbers.
+    ValueError
+        If the shape is not N × D with N ≥ 3 and D ≥ 1, a value is missing or infinite, or all
+        rows are equal.
+
+    Examples
+    --------
+    >>> as_table([[1, 2], [3, 4], [5, 7]]).sizes["obs"]
+    3
+    """
+    table = _labelled(Y)
+    N, D = table.shape
+    if N < 3 or D < 1:
+        raise ValueError(
+            f"Y must have at least 3 rows (obs) and 1 column (feature), got shape {(N, D)}."
+        )
+    values = table.to_numpy()
+    bad = ~np.isfinite(values)
+    if bad.any():
+        row, column = (int(i) for i in np.argwhere(bad)[0])
+        missing = int(np.isnan(values).sum())
+        raise ValueError(
+            f"Y has {missing} missing (NaN) and {int(bad.sum()) - missing} infinite values, first at "
+            f"obs {_name(table, OBS, row)}, feature {_name(table, FEATURE, column)}. "
+            "Drop or impute them before build_model."
+        )
+    if (values == values[0]).all():
+        raise ValueError(f"Y has {N} equal rows: there is nothing to embed.")
+    return table
+
+
+def _name(table: xr.DataArray, dim: str, position: int) -> str:
+    label = table[dim].to_numpy()[position]
+    return f"{position}" if str(label) == f"{position}" else f"{position} ({label})"
+
+
+def _labelled(Y: Any) -> xr.DataArray:
+    if isinstance(Y, xr.DataArray):
+        return _from_dataarray(Y)
+    if isinstance(Y, pd.DataFrame):
+        return _from_frame(Y)
+    return _from_array(Y)
+
+
+def _from_array(Y: Any) -> xr.DataArray:
+    if np.ma.isMaskedArray(Y):
+        Y = Y.astype(float).filled(np.nan)
+    if hasattr(Y, "toarray"):
+        raise TypeError("Y is a sparse matrix; pass Y.toarray() if it fits in memory.")
+    values = _floats(np.asarray(Y))
+    if values.ndim != 2:
+        hint = " For a single feature pass Y[:, None]." if values.ndim == 1 else ""
+        raise ValueError(f"Y must have two dimensions (obs, feature), got shape {values.shape}.{hint}")
+    N, D = values.shape
+    return xr.DataArray(values, dims=(OBS, FEATURE), coords={OBS: np.arange(N), FEATURE: np.arange(D)})
+
+
+def _from_frame(Y: pd.DataFrame) -> xr.DataArray:
+    text = [str(name) for name, dtype in Y.dtypes.items() if not _numeric(dtype)]
+    if text:
+        raise TypeError(
+            f"Y must hold numbers, got text or other objects in {len(text)} of {Y.shape[1]} columns: "
+            f"{', '.join(text[:5])}{', …' if len(text) > 5 else ''}. {_REMEDY_LABEL}"
+        )
+    values = Y.to_numpy(dtype=np.float64, na_value=np.nan)
+    coords = {OBS: _plain_index(Y.index), FEATURE: _plain_index(Y.columns)}
+    return xr.DataArray(values, dims=(OBS, FEATURE), coords=coords)
+
+
+def _numeric(dtype: Any) -> bool:
+    return pd.api.types.is_numeric_dtype(dtype) and not pd.api.types.is_complex_dtype(dtype)
+
+
+def _plain_index(index: pd.Index) -> NDArray[Any]:
+    """Labels that a file can hold: numbers and dates as they are, all else as text."""
+    if isinstance(index, pd.MultiIndex):
+        return np.array([" ".join(map(str, entry)) for entry in index])
+    if pd.api.types.is_numeric_dtype(index) or pd.api.types.is_datetime64_dtype(index):
+        return index.to_numpy()
+    return np.array([str(entry) for entry in index])
+
+
+def _from_dataarray(Y: xr.DataArray) -> xr.DataArray:
+    if Y.ndim != 2:
+        raise ValueError(f"Y must have two dimensions (obs, feature), got dims {tuple(Y.dims)}.")
+    rows, columns = Y.dims
+    if {rows, columns} == {OBS, FEATURE}:
+        Y = Y.transpose(OBS, FEATURE)
+    elif OBS in Y.dims or FEATURE in Y.dims:
+        known = OBS if OBS in Y.dims else FEATURE
+        other = next(dim for dim in Y.dims if dim != known)
+        Y = Y.rename({other: FEATURE if known == OBS else OBS}).transpose(OBS, FEATURE)
+    else:
+        Y = Y.rename({rows: OBS, columns: FEATURE})
+    values = _floats(Y.to_numpy())
+    coords: dict[str, Any] = {
+        dim: _plain_index(Y.indexes[dim]) if dim in Y.indexes else np.arange(size)
+        for dim, size in zip((OBS, FEATURE), values.shape, strict=True)
+    }
+    for name, coord in Y.coords.items():
+        if coord.dims == (OBS,) and name != OBS and name not in Y.indexes:
+            coords[str(name)] = (OBS, coord.to_numpy())
+    return xr.DataArray(values, dims=(OBS, FEATURE), coords=coords)
+
+
+def _floats(values: NDArray[Any]) -> NDArray[np.float64]:
+    if np.iscomplexobj(values):
+        raise TypeError("Y must hold real numbers, got complex ones. Stack real and imaginary parts.")
+    try:
+        return np.ascontiguousarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"Y must hold numbers, got text or other objects ({error}). {_REMEDY_LABEL}") from error
+
+
+def centre_and_scale(
+    table: xr.DataArray, scale: Scale = "global"
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and scale of each column.
+
+    Parameters
+    ----------
+    table : DataArray, dims (obs, feature)
+    scale : {"global", "feature", "none"}
+        One number for all columns, such that the centred table has mean square 1; each column's
+        own standard deviation; or 1. A column that is constant is allowed unless each column is
+        scaled by itself: it is centred to 0 and counts as noise-free data.
+
+    Returns
+    -------
+    mean, scale : ndarray, shape (D,)
+        In the units of the table.
+
+    Raises
+    ------
+    ValueError
+        If ``scale`` is unknown, or "feature" and a column is constant.
+
+    Examples
+    --------
+    >>> mean, scale = centre_and_scale(as_table([[1, 0], [3, 0], [5, 0]]))
+    >>> mean.tolist(), scale.round(3).tolist()
+    ([3.0, 0.0], [1.155, 1.155])
+    """
+    if scale not in SCALES:
+        raise ValueError(f"scale must be one of {', '.join(SCALES)}, got {scale!r}.")
+    values = table.to_numpy()
+    mean = values.mean(axis=0)
+    spread = (values - mean).std(axis=0)
+    # A constant column leaves rounding noise of the size of its mean times machine precision.
+    constant = np.ptp(values, axis=0) == 0.0
+    if scale == "none":
+        return mean, np.ones_like(mean)
+    if scale == "global":
+        return mean, np.full_like(mean, np.sqrt(np.mean(spread**2)))
+    if constant.any():
+        names = [str(name) for name in table[FEATURE].to_numpy()[constant]]
+        raise ValueError(
+            f"scale='feature' cannot divide by the spread of {len(names)} constant features: "
+            f"{', '.join(names[:5])}{', …' if len(names) > 5 else ''}. Drop them or use scale='global'."
+        )
+    return mean, spread

@@ -1,0 +1,69 @@
+"""What a user sees while an optimisation runs."""
+
+from types import TracebackType
+from typing import Self
+
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+__all__ = ["Counter"]
+
+
+class Counter:
+    """Count starts and evaluations, with the best objective so far and the rate.
+
+    Parameters
+    ----------
+    title : str
+    n_starts : int
+    show : bool
+        False keeps silent.
+    """
+
+    def __init__(self, title: str, *, n_starts: int, show: bool) -> None:
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=20),
+            TextColumn("start {task.completed:.0f}/{task.total:.0f}"),
+            TextColumn("{task.fields[evaluations]} evaluations"),
+            TextColumn("objective {task.fields[objective]:.2f}"),
+            TextColumn("{task.fields[rate]:.0f}/s"),
+            TimeElapsedColumn(),
+            disable=not show,
+        )
+        self._task = self._progress.add_task(
+            title, total=n_starts, evaluations=0, objective=float("nan"), rate=0.0
+        )
+        self._evaluations = 0
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def step(self, objective: float) -> None:
+        """Note one evaluation."""
+        self._evaluations += 1
+        if self._evaluations % 20 == 0:
+            self._show(objective)
+
+    def finish(self, objective: float) -> None:
+        """Note the end of one start."""
+        self._show(objective)
+        self._progress.advance(self._task)
+
+    def _show(self, objective: float) -> None:
+        elapsed = self._progress.tasks[0].elapsed or 0.0
+        self._progress.update(
+            self._task,
+            evaluations=self._evaluations,
+            objective=objective,
+            rate=self._evaluations / elapsed if elapsed else 0.0,
+        )

@@ -1,0 +1,133 @@
+"""From arrays of draws to a fit: a DataTree with PyMC's groups and the model's labels."""
+
+import json
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import pymc as pm
+import pytensor
+import xarray as xr
+from numpy.typing import NDArray
+
+from pm_gplvm.compilation import compile_mode
+from pm_gplvm.model import describe
+from pm_gplvm.schema import LATENT, OBS
+
+__all__ = ["as_fit", "compile_constrain", "value_inputs"]
+
+Array = NDArray[np.float64]
+
+
+def value_inputs(model: pm.Model) -> list[Any]:
+    """The value variables of the free variables, in order."""
+    return [model.rvs_to_values[rv] for rv in model.free_RVs]
+
+
+def compile_constrain(model: pm.Model) -> Any:
+    """Compile the way from value variables to named ones, deterministics included.
+
+    Returns
+    -------
+    callable
+        Values of the value variables, in order, to a dict by name.
+    """
+    named = [*model.free_RVs, *model.deterministics]
+    outputs = model.replace_rvs_by_values(named)
+    function = pytensor.function(
+        value_inputs(model), outputs, on_unused_input="ignore", mode=compile_mode()
+    )
+    names = [variable.name for variable in named]
+    return lambda *values: dict(zip(names, function(*values), strict=True))
+
+
+def as_fit(
+    model: pm.Model,
+    draws: Mapping[str, Array],
+    *,
+    method: str,
+    sample_stats: Mapping[str, Array],
+    settings: Mapping[str, Any],
+    groups: Mapping[str, xr.Dataset] | None = None,
+) -> xr.DataTree:
+    """Put draws into a DataTree.
+
+    Parameters
+    ----------
+    model : pm.Model
+    draws, sample_stats : mapping
+        Name to array, dims (chain, draw, ...).
+    method : str
+        How the draws were made: "map", "nuts_theta".
+    settings : mapping
+        Noted in the root's attrs; numbers and text as they are, all else as JSON.
+    groups : mapping, optional
+        Further groups.
+
+    Returns
+    -------
+    DataTree
+        Groups ``posterior``, ``sample_stats``, ``observed_data``, ``constant_data`` and the
+        further ones.
+    """
+    observed = {model.rvs_to_values[rv]: rv.name for rv in model.observed_RVs}
+    fixed = {
+        var.name: var.get_value()
+        for var in model.data_vars
+        if var not in observed and hasattr(var, "get_value")
+    }
+    seen = {
+        name: pytensor.function([], value, mode="FAST_COMPILE")() for value, name in observed.items()
+    }
+    tree = {
+        "posterior": _dataset(model, draws, ("chain", "draw")),
+        "sample_stats": _dataset(model, sample_stats, ("chain", "draw")),
+        "observed_data": _dataset(model, seen, ()),
+        "constant_data": _dataset(model, fixed, ()),
+        **(groups or {}),
+    }
+    fit = xr.DataTree.from_dict(tree)
+    fit.attrs = {
+        "pm_gplvm_version": version("pm_gplvm"),
+        "pymc_version": pm.__version__,
+        "method": method,
+        "kernel": describe(model).kernel,
+        **{name: _attr(value) for name, value in settings.items()},
+    }
+    return fit
+
+
+def _attr(value: Any) -> Any:
+    return value if isinstance(value, str | int | float) and not isinstance(value, bool) else json.dumps(value)
+
+
+def _dataset(model: pm.Model, values: Mapping[str, Any], leading: tuple[str, ...]) -> xr.Dataset:
+    variables = {}
+    for name, value in values.items():
+        value = np.asarray(value)
+        dims = model.named_vars_to_dims.get(name)
+        if dims is None or len(dims) != value.ndim - len(leading):
+            dims = tuple(f"{name}_dim_{i}" for i in range(value.ndim - len(leading)))
+        variables[name] = ((*leading, *dims), value)
+    dataset = xr.Dataset(variables)
+    coords: dict[str, Any] = {dim: np.arange(dataset.sizes[dim]) for dim in leading}
+    for dim, size in dataset.sizes.items():
+        labels = model.coords.get(str(dim))
+        if labels is not None and len(labels) == size:
+            coords[str(dim)] = np.asarray(labels)
+        elif dim in (OBS, LATENT):
+            coords[str(dim)] = np.arange(size)
+    if OBS in dataset.sizes:
+        coords |= _labels(model, dataset.sizes[OBS])
+    return dataset.assign_coords(coords)
+
+
+def _labels(model: pm.Model, size: int) -> dict[str, Any]:
+    """Coordinates of the model that no variable uses and that have one entry a row."""
+    used = {dim for dims in model.named_vars_to_dims.values() for dim in dims}
+    return {
+        name: (OBS, np.asarray(labels))
+        for name, labels in model.coords.items()
+        if name not in used and labels is not None and len(labels) == size
+    }

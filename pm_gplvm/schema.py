@@ -1,0 +1,75 @@
+"""Names of dimensions and variables, in one place, and what a fit must hold."""
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+__all__ = ["LATENT", "OBS", "FEATURE", "THETA", "attrs_of", "draws_of", "require_fit"]
+
+OBS, FEATURE, LATENT = "obs", "feature", "latent"
+
+THETA = ("lengthscale", "amplitude", "sigma", "bias")
+"""The hyperparameters that a model built here may have, in the order of its tables."""
+
+
+def require_fit(fit: Any, *variables: str, caller: str) -> xr.DataTree:
+    """Return ``fit`` if it is a DataTree with a posterior and the named variables.
+
+    Parameters
+    ----------
+    fit : Any
+    *variables : str
+        Each must stand in ``posterior`` or, where it was held fixed, in ``constant_data``.
+    caller : str
+        Named in the message.
+
+    Raises
+    ------
+    TypeError
+        If ``fit`` is not a DataTree.
+    ValueError
+        If a group or a variable is missing.
+    """
+    if not isinstance(fit, xr.DataTree):
+        raise TypeError(
+            f"{caller} needs a fit (a DataTree, as fit_map and sample_theta return it), "
+            f"got {type(fit).__name__}."
+        )
+    if "posterior" not in fit.children:
+        groups = ", ".join(fit.children) or "none"
+        raise ValueError(
+            f"{caller} needs a fit with the group 'posterior', got the groups: {groups}."
+        )
+    for name in variables:
+        if name not in fit["posterior"] and name not in fit.get("constant_data", {}):
+            raise ValueError(
+                f"{caller} needs the variable {name!r}, in posterior or constant_data; the fit has "
+                f"{', '.join(map(str, fit['posterior'].data_vars))}. Was it made by a model of "
+                "build_model?"
+            )
+    return fit
+
+
+def draws_of(fit: xr.DataTree, name: str) -> xr.DataArray:
+    """All draws of a variable, one value a draw also where it was held fixed.
+
+    Returns
+    -------
+    DataArray, dims (chain, draw, ...)
+    """
+    posterior = fit["posterior"].to_dataset()
+    if name in posterior:
+        return posterior[name].transpose("chain", "draw", ...)
+    fixed = fit["constant_data"].to_dataset()[name]
+    return fixed.expand_dims({"chain": posterior["chain"], "draw": posterior["draw"]})
+
+
+def attrs_of(fit: xr.DataTree) -> dict[str, Any]:
+    """Read the settings of a fit: kernel, bias, ard, latent_dim and what else the root notes."""
+    return dict(fit.attrs)
+
+
+def is_finite(values: Any) -> bool:
+    """Whether every number is finite."""
+    return bool(np.isfinite(np.asarray(values, dtype=np.float64)).all())

@@ -1,0 +1,189 @@
+"""Where an optimisation begins: latent positions by PCA, Isomap, chance, or from elsewhere."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pymc as pm
+import pytensor
+import xarray as xr
+from numpy.typing import NDArray
+
+from pm_gplvm.likelihood import standardised
+from pm_gplvm.model import describe
+from pm_gplvm.schema import require_fit
+
+__all__ = ["EMBEDDINGS", "perturbed", "start_values"]
+
+Array = NDArray[np.float64]
+
+
+def _pca(F: Array, latent_dim: int, rng: np.random.Generator) -> Array:
+    from sklearn.decomposition import PCA
+
+    return np.asarray(PCA(latent_dim, svd_solver="full").fit_transform(F))
+
+
+def _isomap(F: Array, latent_dim: int, rng: np.random.Generator) -> Array:
+    from scipy.sparse.csgraph import connected_components
+    from sklearn.manifold import Isomap
+    from sklearn.neighbors import kneighbors_graph
+
+    # As many neighbours as connect all rows; Isomap would otherwise join the parts by itself.
+    N = len(F)
+    for n_neighbors in range(min(10, N - 1), N):
+        graph = kneighbors_graph(F, n_neighbors)
+        if connected_components(graph, directed=False, return_labels=False) == 1:
+            break
+    X = Isomap(n_neighbors=n_neighbors, n_components=latent_dim, eigen_solver="dense").fit_transform(F)
+    return np.asarray(X, dtype=np.float64)
+
+
+def _random(F: Array, latent_dim: int, rng: np.random.Generator) -> Array:
+    return rng.standard_normal((len(F), latent_dim))
+
+
+EMBEDDINGS = {"pca": _pca, "isomap": _isomap, "random": _random}
+
+# For X of unit spread and data of unit scale: near Lawrence's (2005, section 7.1) 1, 1, e^-½, e^-½,
+# with less noise, as a start that explains all by noise may stay there.
+_THETA = {"lengthscale": 1.0, "amplitude": 1.0, "sigma": 0.3, "bias": 0.6}
+
+
+def _unit_columns(X: Array, rng: np.random.Generator) -> Array:
+    """Centre each latent dimension and give it the prior's standard deviation, 1."""
+    X = X - X.mean(axis=0)
+    spread = X.std(axis=0)
+    # A dimension in which the data do not vary (Q above their rank) starts at random.
+    empty = spread <= 1e-10 * max(spread.max(), 1e-300)
+    X[:, empty] = rng.standard_normal((len(X), int(empty.sum())))
+    return X / np.where(empty, 1.0, spread)
+
+
+def start_values(model: pm.Model, start: Any, rng: np.random.Generator) -> dict[str, Array]:
+    """Values of the free variables to start from.
+
+    Parameters
+    ----------
+    model : pm.Model
+    start : {"pca", "isomap", "random"}, array_like (N, Q), mapping or DataTree
+        A way to place X; X itself; values by name; or another fit, of which the last draw is
+        taken. What is not given starts at the model's own initial values.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    dict
+        From the names of the model's *value* variables to arrays.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the start is of an unknown kind, of a wrong shape, not finite, or has all latent
+        positions equal: there the gradient in X is zero, and no optimiser would leave it.
+    """
+    values = model.initial_point(random_seed=int(rng.integers(2**31)))
+    free = {rv.name: rv for rv in model.free_RVs}
+    usual = {
+        name: np.full_like(values[model.rvs_to_values[free[name]].name], value)
+        for name, value in _THETA.items()
+        if name in free
+    }
+    given = usual | _given(model, start, rng)
+    for name, value in given.items():
+        if name not in free:
+            continue
+        rv = free[name]
+        target = model.rvs_to_values[rv]
+        wanted = np.shape(values[target.name])
+        if value.shape != wanted:
+            raise ValueError(f"start must give {name} the shape {wanted}, got {value.shape}.")
+        if not np.isfinite(value).all():
+            raise ValueError(f"start must be finite, got missing or infinite values in {name}.")
+        values[target.name] = _transformed(model, rv, value)
+    if "X" in free and (X := values[model.rvs_to_values[free["X"]].name]).ndim == 2:
+        if np.ptp(X, axis=0).max() == 0.0:
+            raise ValueError(
+                "start has all latent positions equal, got one point for all rows. The gradient in X "
+                "is zero there: start from 'pca', 'isomap', 'random' or different positions."
+            )
+    return {name: np.asarray(value, dtype=np.float64) for name, value in values.items()}
+
+
+def _given(model: pm.Model, start: Any, rng: np.random.Generator) -> dict[str, Array]:
+    if isinstance(start, str):
+        if start not in EMBEDDINGS:
+            raise ValueError(
+                f"start must be one of {', '.join(EMBEDDINGS)}, an array, a mapping or a fit, got {start!r}."
+            )
+        return {"X": _embedding(model, start, rng)} if "X" in _free_names(model) else {}
+    if isinstance(start, xr.DataTree):
+        posterior = require_fit(start, caller="start")["posterior"].to_dataset()
+        last = posterior.isel(chain=0, draw=-1)
+        return {str(k): np.asarray(v.to_numpy(), dtype=np.float64) for k, v in last.data_vars.items()}
+    if isinstance(start, Mapping):
+        unknown = [name for name in start if name not in model.named_vars]
+        if unknown:
+            raise ValueError(
+                f"start must name variables of the model ({', '.join(_free_names(model))}), "
+                f"got {', '.join(map(str, unknown))}."
+            )
+        return {name: np.asarray(value, dtype=np.float64) for name, value in start.items()}
+    try:
+        return {"X": np.asarray(start, dtype=np.float64)}
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"start must be one of {', '.join(EMBEDDINGS)}, an array, a mapping or a fit, "
+            f"got {type(start).__name__}."
+        ) from None
+
+
+def _free_names(model: pm.Model) -> list[str]:
+    return [rv.name for rv in model.free_RVs]
+
+
+def _embedding(model: pm.Model, start: str, rng: np.random.Generator) -> Array:
+    rv = describe(model).observed
+    data = standardised(rv, model.rvs_to_values[rv])
+    latent_dim = model.initial_point()["X"].shape[1]
+    if data is None:
+        raise ValueError(
+            f"start={start!r} needs the mean and scale of the table to be data; start this model from "
+            "an array of latent positions."
+        )
+    return _unit_columns(EMBEDDINGS[start](data[0], latent_dim, rng), rng)
+
+
+def _transformed(model: pm.Model, rv: Any, value: Array) -> Array:
+    transform = model.rvs_to_transforms[rv]
+    if transform is None:
+        return value
+    forward = transform.forward(pytensor.tensor.constant(value), *rv.owner.inputs)
+    result = np.asarray(pytensor.function([], forward, mode="FAST_COMPILE")())
+    if not np.isfinite(result).all():
+        raise ValueError(f"start must lie inside the range of {rv.name}, got {value}.")
+    return result
+
+
+def perturbed(
+    model: pm.Model, values: Mapping[str, Array], start: Any, rng: np.random.Generator
+) -> dict[str, Array]:
+    """A further start: X drawn anew if it was random, else moved by half its spread; θ too.
+
+    Parameters
+    ----------
+    model : pm.Model
+    values : mapping
+        From :func:`start_values`.
+    start : Any
+        What those values were made from.
+    rng : numpy.random.Generator
+    """
+    if isinstance(start, str) and start == "random":
+        values = start_values(model, start, rng)
+    moved = {}
+    for name, value in values.items():
+        spread = 0.5 * value.std(axis=0) if name == "X" and value.ndim == 2 else 0.3
+        keep = name == "X" and isinstance(start, str) and start == "random"
+        moved[name] = value if keep else value + spread * rng.standard_normal(value.shape)
+    return moved
