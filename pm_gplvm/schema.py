@@ -2,10 +2,9 @@
 
 from typing import Any
 
-import numpy as np
 import xarray as xr
 
-__all__ = ["LATENT", "OBS", "FEATURE", "THETA", "attrs_of", "draws_of", "require_fit"]
+__all__ = ["FEATURE", "LATENT", "OBS", "THETA", "draws_of", "require_fit"]
 
 OBS, FEATURE, LATENT = "obs", "feature", "latent"
 
@@ -63,13 +62,3 @@ def draws_of(fit: xr.DataTree, name: str) -> xr.DataArray:
         return posterior[name].transpose("chain", "draw", ...)
     fixed = fit["constant_data"].to_dataset()[name]
     return fixed.expand_dims({"chain": posterior["chain"], "draw": posterior["draw"]})
-
-
-def attrs_of(fit: xr.DataTree) -> dict[str, Any]:
-    """Read the settings of a fit: kernel, bias, ard, latent_dim and what else the root notes."""
-    return dict(fit.attrs)
-
-
-def is_finite(values: Any) -> bool:
-    """Whether every number is finite."""
-    return bool(np.isfinite(np.asarray(values, dtype=np.float64)).all())
