@@ -19,10 +19,19 @@ import pytensor.tensor as pt
 from numpy.typing import NDArray
 from pytensor.gradient import DisconnectedType
 from pytensor.graph.basic import Apply, Variable
+from scipy.spatial.distance import cdist
 
-from pm_gplvm.ops import TwinOp
+from pm_gplvm.ops import TwinOp, reused
 
-__all__ = ["KERNELS", "Covariance", "Kernel", "covariance", "parse_kernel"]
+__all__ = [
+    "KERNELS",
+    "Covariance",
+    "Kernel",
+    "covariance",
+    "cross_covariance",
+    "parse_kernel",
+    "prior_variance",
+]
 
 Array = NDArray[np.float64]
 Profile = Callable[[Any, Any], tuple[Any, Any]]
@@ -57,10 +66,13 @@ class Kernel:
         What the user writes.
     profile : callable or None
         ``(r2, xp) -> (κ, κ')`` for a stationary kernel, None for the inner product x·x'.
+    rate : float, optional
+        c where κ' = c κ: the slope then need not be stored beside K.
     """
 
     name: str
     profile: Profile | None
+    rate: float | None = None
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -71,7 +83,7 @@ class Kernel:
 KERNELS = {
     kernel.name: kernel
     for kernel in (
-        Kernel("rbf", _rbf),
+        Kernel("rbf", _rbf, rate=-0.5),
         Kernel("matern32", _matern32),
         Kernel("matern52", _matern52),
         Kernel("linear", None),
@@ -136,7 +148,8 @@ class Covariance(TwinOp):
 
     Inputs: ``Z`` (N, Q), the positions in units of the lengthscale; ``amplitude``, ``bias`` and
     ``sigma``, three scalars, all standard deviations. Outputs: ``K`` (N, N), symmetric, and
-    ``slope`` (N, N) = amplitude² κ'(r²), which the gradient needs (empty for a linear kernel).
+    ``slope`` (N, N) = amplitude² κ'(r²), which the gradient needs (empty where K itself tells it:
+    for the linear kernel and the RBF).
     """
 
     __props__ = ("kernel",)
@@ -144,6 +157,11 @@ class Covariance(TwinOp):
     def __init__(self, kernel: str) -> None:
         self.kernel = kernel
         self.profile = KERNELS[kernel].profile
+        self.rate = KERNELS[kernel].rate
+
+    @property
+    def _has_slope(self) -> bool:
+        return self.profile is not None and self.rate is None
 
     def make_node(self, Z: Any, amplitude: Any, bias: Any, sigma: Any) -> Apply:
         Z = pt.as_tensor_variable(Z, dtype="float64", ndim=2)
@@ -151,7 +169,7 @@ class Covariance(TwinOp):
             pt.as_tensor_variable(v, dtype="float64", ndim=0) for v in (amplitude, bias, sigma)
         ]
         N = Z.type.shape[0]
-        M = N if self.profile else 0
+        M = N if self._has_slope else 0
         return Apply(
             self,
             [Z, *scalars],
@@ -160,13 +178,22 @@ class Covariance(TwinOp):
 
     def infer_shape(self, fgraph: Any, node: Apply, shapes: Any) -> list[Any]:
         N = shapes[0][0]
-        M = N if self.profile else pt.as_tensor_variable(0)
+        M = N if self._has_slope else pt.as_tensor_variable(0)
         return [(N, N), (M, M)]
 
     def perform(self, node: Apply, inputs: Sequence[Any], storage: Any) -> None:
         Z, amplitude, bias, sigma = inputs
-        K, slope = _evaluate(self.profile, Z, float(amplitude), float(bias), float(sigma))
-        storage[0][0], storage[1][0] = K, slope
+        N = len(Z)
+        K = storage[0][0] = reused(storage[0][0], (N, N))
+        M = N if self._has_slope else 0
+        slope = storage[1][0] = reused(storage[1][0], (M, M))
+        if self.profile is None:
+            np.dot(Z, (amplitude**2 * Z).T, out=K)
+        else:
+            _fill(self.profile, Z, float(amplitude), K, slope)
+        if bias != 0.0:
+            K += bias**2
+        K.flat[:: N + 1] += sigma**2
 
     def symbolic(self, *inputs: Variable) -> list[Variable]:
         Z, amplitude, bias, sigma = inputs
@@ -180,7 +207,10 @@ class Covariance(TwinOp):
         return [amplitude**2 * correlation + bias**2 + noise, amplitude**2 * slope]
 
     def pullback(
-        self, inputs: Sequence[Variable], outputs: Sequence[Variable], cotangents: Sequence[Variable]
+        self,
+        inputs: Sequence[Variable],
+        outputs: Sequence[Variable],
+        cotangents: Sequence[Variable],
     ) -> list[Variable]:
         Z, amplitude, bias, sigma = inputs
         K, slope = outputs
@@ -202,6 +232,7 @@ class _CovariancePullback(TwinOp):
     def __init__(self, kernel: str) -> None:
         self.kernel = kernel
         self.profile = KERNELS[kernel].profile
+        self.rate = KERNELS[kernel].rate
 
     def make_node(self, *inputs: Variable) -> Apply:
         Z, amplitude, bias, sigma = inputs[:4]
@@ -217,16 +248,28 @@ class _CovariancePullback(TwinOp):
         Z, amplitude, bias, sigma, G, K, slope = inputs
         total, trace = float(G.sum()), float(np.trace(G))
         # amplitude² κ = K - bias² - sigma² I, so K's own derivative needs no κ.
-        signal = float(np.vdot(G.T, K)) - bias**2 * total - sigma**2 * trace
+        signal = float(np.vdot(G, K)) - bias**2 * total - sigma**2 * trace
         if self.profile is None:
             dZ = float(amplitude) ** 2 * (G @ Z + G.T @ Z)
         else:
-            W = G * slope
-            weights = W.sum(axis=0) + W.sum(axis=1)
-            dZ = 2.0 * (weights[:, None] * Z - W @ Z - W.T @ Z)
+            W = self._weights(G, K, slope, float(bias))
+            Z1 = np.column_stack([Z, np.ones(len(Z))])
+            WZ1 = W @ Z1
+            WZ1 += W.T @ Z1
+            dZ = 2.0 * (WZ1[:, -1:] * Z - WZ1[:, :-1])
         results = (dZ, 2.0 * signal / amplitude, 2.0 * bias * total, 2.0 * sigma * trace)
         for slot, value in zip(storage, results, strict=True):
             slot[0] = np.asarray(value, dtype=np.float64)
+
+    def _weights(self, G: Array, K: Array, slope: Array, bias: float) -> Array:
+        """∂L/∂K ∘ amplitude² κ'; its diagonal does not matter, as zₙ - zₙ = 0."""
+        if self.rate is None:
+            return G * slope
+        W = G * K
+        if bias != 0.0:
+            W -= bias**2 * G
+        W *= self.rate
+        return W
 
     def symbolic(self, *inputs: Variable) -> list[Variable]:
         Z, amplitude, bias, sigma, G = inputs[:5]
@@ -242,7 +285,10 @@ class _CovariancePullback(TwinOp):
         return [dZ, 2.0 * signal / amplitude, 2.0 * bias * total, 2.0 * sigma * trace]
 
     def pullback(
-        self, inputs: Sequence[Variable], outputs: Sequence[Variable], cotangents: Sequence[Variable]
+        self,
+        inputs: Sequence[Variable],
+        outputs: Sequence[Variable],
+        cotangents: Sequence[Variable],
     ) -> list[Variable]:
         return [
             *super().pullback(inputs[:5], outputs, cotangents),
@@ -251,36 +297,63 @@ class _CovariancePullback(TwinOp):
         ]
 
 
-def _evaluate(
-    profile: Profile | None, Z: Array, amplitude: float, bias: float, sigma: float
-) -> tuple[Array, Array]:
-    """K and slope in NumPy, lower blocks computed and mirrored."""
+def _fill(profile: Profile, Z: Array, amplitude: float, K: Array, slope: Array) -> None:
+    """Write amplitude² κ and, if there is room, amplitude² κ': lower blocks, then mirrored."""
     N = len(Z)
-    K = np.empty((N, N))
-    if profile is None:
-        np.dot(Z, (amplitude**2 * Z).T, out=K)
-        K += bias**2
-        K.flat[:: N + 1] += sigma**2
-        return K, np.empty((0, 0))
-    slope = np.empty((N, N))
     Z = Z - Z.mean(axis=0)  # distances by norms lose digits when the origin is far away
-    norms = np.einsum("nq,nq->n", Z, Z)
+    norms = np.einsum("nq,nq->n", Z, Z)[:, None]
+    ones = np.ones_like(norms)
+    # One product gives ‖z‖² + ‖z'‖² - 2 z·z' at once.
+    left, right = np.hstack([-2.0 * Z, norms, ones]), np.hstack([Z, ones, norms]).T
     for i in range(0, N, _BLOCK):
         j = min(i + _BLOCK, N)
-        r2 = Z[i:j] @ (-2.0 * Z[:j].T)
-        r2 += norms[i:j, None]
-        r2 += norms[:j]
+        r2 = left[i:j] @ right[:, :j]
         np.maximum(r2, 0.0, out=r2)
         r2[:, i:].flat[:: j - i + 1] = 0.0
-        correlation, derivative = profile(r2, np)
-        correlation *= amplitude**2
-        correlation += bias**2
-        derivative *= amplitude**2
-        for out, block in ((K, correlation), (slope, derivative)):
-            out[i:j, :j] = block
+        values = profile(r2, np)
+        for out, value in zip((K, slope) if slope.size else (K,), values, strict=False):
+            block = np.multiply(value, amplitude**2, out=out[i:j, :j])
             out[:i, i:j] = block[:, :i].T
-    K.flat[:: N + 1] += sigma**2
-    return K, slope
+
+
+def cross_covariance(
+    kernel: str,
+    X_new: Array,
+    X: Array,
+    *,
+    lengthscale: Any = 1.0,
+    amplitude: float = 1.0,
+    bias: float = 0.0,
+) -> Array:
+    """Evaluate k(X_new, X), without noise, in NumPy.
+
+    Parameters
+    ----------
+    kernel : str
+    X_new, X : ndarray, shape (S, Q) and (N, Q)
+    lengthscale, amplitude, bias
+        As in :func:`covariance`, numbers.
+
+    Returns
+    -------
+    ndarray, shape (S, N)
+    """
+    profile = KERNELS[kernel].profile
+    if profile is None:
+        return np.asarray(amplitude**2 * X_new @ X.T + bias**2)
+    r2 = cdist(X_new / lengthscale, X / lengthscale, "sqeuclidean")
+    return np.asarray(amplitude**2 * profile(r2, np)[0] + bias**2)
+
+
+def prior_variance(kernel: str, X: Array, *, amplitude: float = 1.0, bias: float = 0.0) -> Array:
+    """Evaluate the diagonal of k(X, X), without noise, in NumPy.
+
+    Returns
+    -------
+    ndarray, shape (N,)
+    """
+    signal = np.ones(len(X)) if KERNELS[kernel].profile else (X**2).sum(axis=1)
+    return amplitude**2 * signal + bias**2
 
 
 def covariance(

@@ -26,9 +26,17 @@ from pytensor.tensor.random.op import RNGConsumerOp
 from pytensor.tensor.random.utils import normalize_size_param
 from scipy.linalg import blas, lapack, qr
 
-from pm_gplvm.ops import TwinOp
+from pm_gplvm.ops import TwinOp, reused
 
-__all__ = ["GPColumns", "GaussianTerms", "columns_logp", "data_term", "gram_factor", "standardised", "total_logp"]
+__all__ = [
+    "GPColumns",
+    "GaussianTerms",
+    "columns_logp",
+    "data_term",
+    "gram_factor",
+    "standardised",
+    "total_logp",
+]
 
 Array = NDArray[np.float64]
 
@@ -53,9 +61,9 @@ def gram_factor(F: Array) -> Array:
     """
     N, D = F.shape
     if D <= N:
-        return np.ascontiguousarray(F)
+        return np.asfortranarray(F)  # LAPACK takes it without a copy
     (R,) = qr(F.T, mode="r", check_finite=False)
-    return np.ascontiguousarray(R[:N].T)
+    return np.asfortranarray(R[:N].T)
 
 
 class GaussianTerms(TwinOp):
@@ -82,7 +90,9 @@ class GaussianTerms(TwinOp):
     def perform(self, node: Apply, inputs: Sequence[Any], storage: Any) -> None:
         K, F = inputs
         # K is symmetric: its transpose in Fortran order is a plain copy of a C-ordered K.
-        chol, info = lapack.dpotrf(K.T.copy(order="F"), lower=1, overwrite_a=1, clean=0)
+        chol = reused(storage[2][0], K.shape, "F")
+        np.copyto(chol, K.T)
+        chol, info = lapack.dpotrf(chol, lower=1, overwrite_a=1, clean=0)
         if info == 0:
             weights, _ = lapack.dpotrs(chol, F, lower=1)
             quad = np.einsum("nm,nm->m", F, weights)
@@ -104,10 +114,13 @@ class GaussianTerms(TwinOp):
         return [quad, pt.switch(failed, np.inf, logdet), chol, weights]
 
     def pullback(
-        self, inputs: Sequence[Variable], outputs: Sequence[Variable], cotangents: Sequence[Variable]
+        self,
+        inputs: Sequence[Variable],
+        outputs: Sequence[Variable],
+        cotangents: Sequence[Variable],
     ) -> list[Variable]:
         K, F = inputs
-        quad, logdet, chol, weights = outputs
+        chol, weights = outputs[2:]
         if not all(isinstance(bar.type, DisconnectedType) for bar in cotangents[2:]):
             raise NotImplementedError(
                 "GaussianTerms has no derivative of its Cholesky factor: use its first two outputs."
@@ -140,15 +153,24 @@ class _LawrenceGradient(TwinOp):
 
     def perform(self, node: Apply, inputs: Sequence[Any], storage: Any) -> None:
         _, _, quad_bar, logdet_bar, chol, weights = inputs
-        inverse, _ = lapack.dpotri(chol, lower=1)
+        previous = storage[0][0]
+        inverse = reused(None if previous is None else previous.T, chol.shape, "F")
+        np.copyto(inverse, chol)
+        inverse, _ = lapack.dpotri(inverse, lower=1, overwrite_c=1)
         first = quad_bar[0] if len(quad_bar) else 0.0
         if np.all(quad_bar == first):
             G = blas.dsyrk(-first, weights, beta=logdet_bar, c=inverse, lower=1, overwrite_c=1)
         else:
             G = blas.dsyr2k(
-                -0.5, weights, weights * quad_bar, beta=logdet_bar, c=inverse, lower=1, overwrite_c=1
+                -0.5,
+                weights,
+                weights * quad_bar,
+                beta=logdet_bar,
+                c=inverse,
+                lower=1,
+                overwrite_c=1,
             )
-        storage[0][0] = _mirrored(G)
+        storage[0][0] = _mirrored(G).T  # symmetric, and in C order as K is
 
     def symbolic(self, *inputs: Variable) -> list[Variable]:
         K, F, quad_bar, logdet_bar = inputs[:4]
@@ -157,7 +179,10 @@ class _LawrenceGradient(TwinOp):
         return [logdet_bar * inverse - (weights * quad_bar) @ weights.T]
 
     def pullback(
-        self, inputs: Sequence[Variable], outputs: Sequence[Variable], cotangents: Sequence[Variable]
+        self,
+        inputs: Sequence[Variable],
+        outputs: Sequence[Variable],
+        cotangents: Sequence[Variable],
     ) -> list[Variable]:
         return [
             *super().pullback(inputs[:4], outputs, cotangents),
@@ -224,7 +249,7 @@ def total_logp(factor: Any, K: Any, *, n_columns: int, log_scale: float = 0.0) -
     return -0.5 * (quad.sum() + n_columns * (logdet + N * np.log(2.0 * np.pi))) - N * log_scale
 
 
-class GPColumnsRV(SymbolicRandomVariable):  # type: ignore[misc]
+class GPColumnsRV(SymbolicRandomVariable):
     """Random draws of :class:`GPColumns`."""
 
     name = "gp_columns"
@@ -249,7 +274,7 @@ class GPColumnsRV(SymbolicRandomVariable):  # type: ignore[misc]
         )
 
 
-class GPColumns(Continuous):  # type: ignore[misc]
+class GPColumns(Continuous):
     r"""One Gaussian N(mu, scale² K) for each column of a table, the columns independent.
 
     As PyMC puts batch dimensions first, the variable is the *transposed* table: pass
@@ -294,10 +319,10 @@ class GPColumns(Continuous):  # type: ignore[misc]
             )
         return super().dist([mu, scale, cov], **kwargs)
 
-    def support_point(rv: Variable, size: Any, mu: Any, scale: Any, cov: Any) -> Variable:  # noqa: N805
+    def support_point(rv: Variable, size: Any, mu: Any, scale: Any, cov: Any) -> Variable:
         return pt.zeros_like(rv) + mu[..., None]
 
-    def logp(value: Variable, mu: Any, scale: Any, cov: Any) -> Variable:  # noqa: N805
+    def logp(value: Variable, mu: Any, scale: Any, cov: Any) -> Variable:
         if value.ndim > 2:
             raise NotImplementedError(
                 f"GPColumns has a log-density for one table (feature, obs), got {value.ndim} dimensions."

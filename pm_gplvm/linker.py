@@ -19,6 +19,8 @@ from pytensor.scalar.basic import Add, Mul, Switch
 from pytensor.tensor.elemwise import Elemwise
 from pytensor.tensor.utils import import_func_from_string
 
+from pm_gplvm.ops import TwinOp
+
 __all__ = ["NumpyLinker"]
 
 
@@ -47,7 +49,18 @@ def _ufunc(node: Apply) -> Callable[..., Any] | None:
     return None
 
 
-def _thunk(node: Apply) -> Callable[..., Any]:
+def _keeps_to_itself(fgraph: FunctionGraph, node: Apply) -> bool:
+    """Whether nobody but the graph's own passing computations ever holds the node's outputs.
+
+    True if all that reads them are Ops that return new arrays, never views of their inputs.
+    """
+    readers = [reader for out in node.outputs for reader, _ in fgraph.clients[out]]
+    return isinstance(node.op, TwinOp) and all(
+        isinstance(reader.op, TwinOp | Elemwise) for reader in readers
+    )
+
+
+def _thunk(fgraph: FunctionGraph, node: Apply) -> Callable[..., Any]:
     """Any other node, by the Op's own Python implementation."""
     storage: dict[Any, list[Any]] = {v: [None] for v in (*node.inputs, *node.outputs)}
     computed = {v: [True] for v in node.inputs} | {v: [False] for v in node.outputs}
@@ -55,22 +68,22 @@ def _thunk(node: Apply) -> Callable[..., Any]:
     slots = [storage[v] for v in node.inputs]
     arrays = [hasattr(v.type, "broadcastable") for v in node.inputs]
     results = [storage[v] for v in node.outputs]
+    keep = _keeps_to_itself(fgraph, node)
 
     def call(*inputs: Any) -> Any:
         for slot, value, is_array in zip(slots, inputs, arrays, strict=True):
             slot[0] = np.asarray(value) if is_array and type(value) is not np.ndarray else value
-        for slot in results:
-            slot[0] = None  # no Op may reuse, and so overwrite, what it returned before
         run()
         values = tuple(slot[0] for slot in results)
-        for slot in (*slots, *results):
-            slot[0] = None  # hold nothing between calls
+        if not keep:
+            for slot in results:
+                slot[0] = None  # or the Op might overwrite what was returned
         return values[0] if len(values) == 1 else values
 
     return call
 
 
-class NumpyLinker(JITLinker):  # type: ignore[misc]
+class NumpyLinker(JITLinker):
     """Write a graph out as one Python function."""
 
     required_rewrites = ("minimum_compile", "py_only")
@@ -85,9 +98,9 @@ class NumpyLinker(JITLinker):  # type: ignore[misc]
         storage_map: Any,
         **kwargs: Any,
     ) -> Callable[..., Any]:
-        return fgraph_to_python(  # type: ignore[no-any-return]
+        return fgraph_to_python(
             fgraph,
-            lambda op, node, **_: _ufunc(node) or _thunk(node),
+            lambda op, node, **_: _ufunc(node) or _thunk(fgraph, node),
             order=order,
             storage_map=storage_map,
         )

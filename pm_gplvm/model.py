@@ -99,7 +99,9 @@ def build_model(
         LATENT: np.arange(latent_dim),
     }
     with pm.Model(coords=coords) as model:
-        shapes = {"X": ((OBS, LATENT), (len(table), latent_dim))}
+        shapes: dict[str, tuple[tuple[str, ...], tuple[int, ...]]] = {
+            "X": ((OBS, LATENT), (len(table), latent_dim))
+        }
         if ard:
             shapes["lengthscale"] = ((LATENT,), (latent_dim,))
         parameters = {}

@@ -137,7 +137,7 @@ def sample_theta(
 
 
 def _positions(model: pm.Model, X: Any) -> tuple[Array, dict[str, Array]]:
-    """The positions to hold, and the values of θ that came with them."""
+    """Read off the positions to hold, and the values of θ that came with them."""
     free = {rv.name: rv for rv in model.free_RVs}
     if "X" not in free:
         raise ValueError("model must have a free variable 'X' to be held, got none.")

@@ -1,7 +1,10 @@
 """The log-density of a model and its gradient, as functions of numbers."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -67,19 +70,22 @@ class LogDensity:
     shapes: tuple[tuple[int, ...], ...]
     function: Callable[..., Any]
 
+    @cached_property
+    def _ends(self) -> list[int]:
+        return list(accumulate((math.prod(shape) for shape in self.shapes), initial=0))
+
     @property
     def size(self) -> int:
         """Length of the vector."""
-        return sum(int(np.prod(shape)) for shape in self.shapes)
+        return self._ends[-1]
+
+    def _parts(self, vector: Array) -> list[Array]:
+        spans = zip(self._ends, self._ends[1:], self.shapes, strict=False)
+        return [vector[start:end].reshape(shape) for start, end, shape in spans]
 
     def unpack(self, vector: Array) -> dict[str, Array]:
         """Split a vector into the variables it holds."""
-        ends = np.cumsum([int(np.prod(shape)) for shape in self.shapes])
-        parts = np.split(np.asarray(vector, dtype=np.float64), ends[:-1])
-        return {
-            name: part.reshape(shape)
-            for name, part, shape in zip(self.names, parts, self.shapes, strict=True)
-        }
+        return dict(zip(self.names, self._parts(np.asarray(vector, np.float64)), strict=True))
 
     def pack(self, values: Mapping[str, Any]) -> Array:
         """Join variables into one vector."""
@@ -87,8 +93,8 @@ class LogDensity:
 
     def __call__(self, vector: Array) -> tuple[float, Array]:
         """Log-density and gradient at a vector."""
-        value, *gradient = self.function(*self.unpack(vector).values())
-        return float(value), np.concatenate([np.ravel(part) for part in gradient])
+        value, *gradient = self.function(*self._parts(vector))
+        return float(value), np.concatenate([part.ravel() for part in gradient])
 
     def copy(self) -> "LogDensity":
         """Return a copy with memory of its own, for another thread."""
@@ -122,7 +128,10 @@ def compile_log_density(
     values = [model.rvs_to_values[rv] for rv in model.free_RVs]
     gradients = pt.grad(total, values, disconnected_inputs="ignore")
     function = pytensor.function(
-        values, [total, *gradients], on_unused_input="ignore", **resolve_mode(backend, compile_kwargs)
+        values,
+        [total, *gradients],
+        on_unused_input="ignore",
+        **resolve_mode(backend, compile_kwargs),
     )
     function.trust_input = True
     start = model.initial_point()

@@ -54,7 +54,8 @@ class ScaleFree:
         value, flat = self.density(self.density.pack(outward))
         gradient = self.density.unpack(flat)
         X, log_lengthscale = outward[self.X], outward[self.lengthscale]
-        along = (gradient[self.X] * X).sum(axis=0)  # ∂L/∂log lengthscale through X = lengthscale Z
+        # ∂L/∂log lengthscale through X = lengthscale Z
+        along: Any = (gradient[self.X] * X).sum(axis=0)
         if self.jacobian:
             rows = len(X)
             value += rows * float(np.broadcast_to(log_lengthscale, X.shape[1]).sum())
@@ -270,7 +271,13 @@ def _climb(
             begin,
             jac=True,
             method="L-BFGS-B",
-            options={"maxiter": maxiter, "maxfun": 20 * maxiter, "maxcor": 20, "ftol": tol, "gtol": 1e-5},
+            options={
+                "maxiter": maxiter,
+                "maxfun": 20 * maxiter,
+                "maxcor": 20,
+                "ftol": tol,
+                "gtol": 1e-5,
+            },
         )
         converged, message = bool(result.success), str(result.message)
     except KeyboardInterrupt:
@@ -312,7 +319,9 @@ def _warn(best: Optimum, maxiter: int) -> None:
     elif best.message == INTERRUPTED:
         remedy = "Go on from here with fit_map(model, start=fit)."
     else:
-        remedy = f"Go on with fit_map(model, start=fit), raise maxiter = {maxiter}, or standardise Y."
+        remedy = (
+            f"Go on with fit_map(model, start=fit), raise maxiter = {maxiter}, or standardise Y."
+        )
     warnings.warn(
         f"fit_map did not converge: {best.message} (objective {best.objective:.6g} after "
         f"{best.evaluations} evaluations, largest gradient {best.gradient:.3g}). {remedy}",
@@ -331,7 +340,9 @@ def _as_tree(
 ) -> xr.DataTree:
     best = ranked[0][1]
     values = [best.values[name] for name in density.names]
-    draws = {name: np.asarray(v)[None, None] for name, v in compile_constrain(model)(*values).items()}
+    draws = {
+        name: np.asarray(v)[None, None] for name, v in compile_constrain(model)(*values).items()
+    }
     likelihood = compile_log_density(model, prior=False)(density.pack(best.values))[0]
     columns = {
         "objective": [o.objective for _, o in ranked],

@@ -14,7 +14,9 @@ __all__ = ["SCALES", "as_table", "centre_and_scale"]
 Scale = Literal["global", "feature", "none"]
 SCALES = ("global", "feature", "none")
 
-_REMEDY_LABEL = "Move labels out of the table (a DataArray coordinate on obs keeps them) or drop them."
+_REMEDY_LABEL = (
+    "Move labels out of the table (a DataArray coordinate on obs keeps them) or drop them."
+)
 
 
 def as_table(Y: Any) -> xr.DataArray:
@@ -80,15 +82,19 @@ def _labelled(Y: Any) -> xr.DataArray:
 
 def _from_array(Y: Any) -> xr.DataArray:
     if np.ma.isMaskedArray(Y):
-        Y = Y.astype(float).filled(np.nan)
+        Y = np.ma.filled(Y.astype(float), np.nan)
     if hasattr(Y, "toarray"):
         raise TypeError("Y is a sparse matrix; pass Y.toarray() if it fits in memory.")
     values = _floats(np.asarray(Y))
     if values.ndim != 2:
         hint = " For a single feature pass Y[:, None]." if values.ndim == 1 else ""
-        raise ValueError(f"Y must have two dimensions (obs, feature), got shape {values.shape}.{hint}")
+        raise ValueError(
+            f"Y must have two dimensions (obs, feature), got shape {values.shape}.{hint}"
+        )
     N, D = values.shape
-    return xr.DataArray(values, dims=(OBS, FEATURE), coords={OBS: np.arange(N), FEATURE: np.arange(D)})
+    return xr.DataArray(
+        values, dims=(OBS, FEATURE), coords={OBS: np.arange(N), FEATURE: np.arange(D)}
+    )
 
 
 def _from_frame(Y: pd.DataFrame) -> xr.DataArray:
@@ -141,11 +147,15 @@ def _from_dataarray(Y: xr.DataArray) -> xr.DataArray:
 
 def _floats(values: NDArray[Any]) -> NDArray[np.float64]:
     if np.iscomplexobj(values):
-        raise TypeError("Y must hold real numbers, got complex ones. Stack real and imaginary parts.")
+        raise TypeError(
+            "Y must hold real numbers, got complex ones. Stack real and imaginary parts."
+        )
     try:
         return np.ascontiguousarray(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise TypeError(f"Y must hold numbers, got text or other objects ({error}). {_REMEDY_LABEL}") from error
+        raise TypeError(
+            f"Y must hold numbers, got text or other objects ({error}). {_REMEDY_LABEL}"
+        ) from error
 
 
 def centre_and_scale(

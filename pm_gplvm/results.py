@@ -21,7 +21,7 @@ Array = NDArray[np.float64]
 
 
 def value_inputs(model: pm.Model) -> list[Any]:
-    """The value variables of the free variables, in order."""
+    """Return the value variables of the free variables, in order."""
     return [model.rvs_to_values[rv] for rv in model.free_RVs]
 
 
@@ -78,7 +78,8 @@ def as_fit(
         if var not in observed and hasattr(var, "get_value")
     }
     seen = {
-        name: pytensor.function([], value, mode="FAST_COMPILE")() for value, name in observed.items()
+        name: pytensor.function([], value, mode="FAST_COMPILE")()
+        for value, name in observed.items()
     }
     tree = {
         "posterior": _dataset(model, draws, ("chain", "draw")),
@@ -99,7 +100,11 @@ def as_fit(
 
 
 def _attr(value: Any) -> Any:
-    return value if isinstance(value, str | int | float) and not isinstance(value, bool) else json.dumps(value)
+    return (
+        value
+        if isinstance(value, str | int | float) and not isinstance(value, bool)
+        else json.dumps(value)
+    )
 
 
 def _dataset(model: pm.Model, values: Mapping[str, Any], leading: tuple[str, ...]) -> xr.Dataset:

@@ -12,6 +12,9 @@ THETA = ("lengthscale", "amplitude", "sigma", "bias")
 """The hyperparameters that a model built here may have, in the order of its tables."""
 
 
+_HOLDERS = {"posterior", "constant_data"}
+
+
 def require_fit(fit: Any, *variables: str, caller: str) -> xr.DataTree:
     """Return ``fit`` if it is a DataTree with a posterior and the named variables.
 
@@ -40,8 +43,9 @@ def require_fit(fit: Any, *variables: str, caller: str) -> xr.DataTree:
         raise ValueError(
             f"{caller} needs a fit with the group 'posterior', got the groups: {groups}."
         )
+    known = {str(name) for group in _HOLDERS & set(fit.children) for name in fit[group].data_vars}
     for name in variables:
-        if name not in fit["posterior"] and name not in fit.get("constant_data", {}):
+        if name not in known:
             raise ValueError(
                 f"{caller} needs the variable {name!r}, in posterior or constant_data; the fit has "
                 f"{', '.join(map(str, fit['posterior'].data_vars))}. Was it made by a model of "

@@ -35,7 +35,9 @@ def _isomap(F: Array, latent_dim: int, rng: np.random.Generator) -> Array:
         graph = kneighbors_graph(F, n_neighbors)
         if connected_components(graph, directed=False, return_labels=False) == 1:
             break
-    X = Isomap(n_neighbors=n_neighbors, n_components=latent_dim, eigen_solver="dense").fit_transform(F)
+    X = Isomap(
+        n_neighbors=n_neighbors, n_components=latent_dim, eigen_solver="dense"
+    ).fit_transform(F)
     return np.asarray(X, dtype=np.float64)
 
 
@@ -101,12 +103,12 @@ def start_values(model: pm.Model, start: Any, rng: np.random.Generator) -> dict[
         if not np.isfinite(value).all():
             raise ValueError(f"start must be finite, got missing or infinite values in {name}.")
         values[target.name] = _transformed(model, rv, value)
-    if "X" in free and (X := values[model.rvs_to_values[free["X"]].name]).ndim == 2:
-        if np.ptp(X, axis=0).max() == 0.0:
-            raise ValueError(
-                "start has all latent positions equal, got one point for all rows. The gradient in X "
-                "is zero there: start from 'pca', 'isomap', 'random' or different positions."
-            )
+    X = values[model.rvs_to_values[free["X"]].name] if "X" in free else None
+    if X is not None and X.ndim == 2 and np.ptp(X, axis=0).max() == 0.0:
+        raise ValueError(
+            "start has all latent positions equal, got one point for all rows. The gradient in X "
+            "is zero there: start from 'pca', 'isomap', 'random' or different positions."
+        )
     return {name: np.asarray(value, dtype=np.float64) for name, value in values.items()}
 
 
@@ -120,7 +122,9 @@ def _given(model: pm.Model, start: Any, rng: np.random.Generator) -> dict[str, A
     if isinstance(start, xr.DataTree):
         posterior = require_fit(start, caller="start")["posterior"].to_dataset()
         last = posterior.isel(chain=0, draw=-1)
-        return {str(k): np.asarray(v.to_numpy(), dtype=np.float64) for k, v in last.data_vars.items()}
+        return {
+            str(k): np.asarray(v.to_numpy(), dtype=np.float64) for k, v in last.data_vars.items()
+        }
     if isinstance(start, Mapping):
         unknown = [name for name in start if name not in model.named_vars]
         if unknown:
@@ -168,7 +172,7 @@ def _transformed(model: pm.Model, rv: Any, value: Array) -> Array:
 def perturbed(
     model: pm.Model, values: Mapping[str, Array], start: Any, rng: np.random.Generator
 ) -> dict[str, Array]:
-    """A further start: X drawn anew if it was random, else moved by half its spread; θ too.
+    """Make a further start: X drawn anew if it was random, else moved by half its spread; θ too.
 
     Parameters
     ----------

@@ -1,0 +1,147 @@
+"""The main job: embed a table, with the uncertainty of θ, into files, a table and a picture."""
+
+import argparse
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import xarray as xr
+
+import pm_gplvm as gplvm
+from pm_gplvm.schema import draws_of
+from pm_gplvm.store import check_writable
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m pm_gplvm",
+        description="Embed a table with a Gaussian process latent variable model: MAP of X and θ, NUTS "
+        "over θ, a table of scores, two files and a picture.",
+    )
+    add = parser.add_argument
+    add("table", nargs="?", help="a .csv or .nc file; default: 300 of scikit-learn's digits")
+    add("--label", help="column (or coordinate) that names each row's class")
+    add("--latent-dim", type=int, default=2, metavar="Q", help="latent dimensions (default 2)")
+    add("--kernel", default="rbf", help="rbf, matern32, matern52 or linear, '+ bias' if wanted")
+    add("--restarts", type=int, default=0, metavar="R", help="further starts (default 0)")
+    add("--draws", type=int, default=500, help="NUTS draws a chain (default 500)")
+    add("--tune", type=int, default=300, help="NUTS warm-up draws a chain (default 300)")
+    add("--chains", type=int, default=4, help="NUTS chains (default 4)")
+    add("--seed", type=int, default=1, help="random seed (default 1)")
+    add("--out", metavar="NAME", help="files are NAME_map.nc, NAME_theta.nc, NAME.png")
+    add("--overwrite", action="store_true", help="replace these files without asking")
+    add("--quiet", action="store_true", help="no progress")
+    return parser.parse_args(argv)
+
+
+def _outputs(name: str, *, overwrite: bool) -> dict[str, Path] | None:
+    """Check the places of all files before any work; None if the user declines to replace them."""
+    paths = {
+        "map": Path(f"{name}_map.nc"),
+        "theta": Path(f"{name}_theta.nc"),
+        "picture": Path(f"{name}.png"),
+    }
+    standing = [str(path) for path in paths.values() if path.exists()]
+    if standing and not overwrite:
+        if not sys.stdin.isatty():
+            raise FileExistsError(
+                f"{', '.join(standing)} exist. Pass --overwrite or choose another --out."
+            )
+        if input(f"{', '.join(standing)} exist. Replace them? [y/N] ").strip().lower() != "y":
+            return None
+    for path in paths.values():
+        check_writable(path, overwrite=True)
+    return paths
+
+
+def _scores(table: xr.DataArray, best: xr.DataTree, latent_dim: int) -> pd.DataFrame:
+    from sklearn.decomposition import PCA
+
+    labels = table.coords["label"].to_numpy() if "label" in table.coords else None
+    mean, scale = (best["constant_data"][name].to_numpy() for name in ("Y_mean", "Y_scale"))
+    standard = (table.to_numpy() - mean) / scale
+    embeddings = {
+        "PCA": PCA(latent_dim).fit_transform(standard),
+        "MAP": draws_of(best, "X").to_numpy()[0, 0],
+    }
+    rows = {name: gplvm.score_embedding(X, standard, labels) for name, X in embeddings.items()}
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _report(table: xr.DataArray, best: xr.DataTree, theta: xr.DataTree, scores: Any) -> str:
+    optima = best["optima"].to_dataset().to_dataframe()
+    columns = ["objective", "evaluations", "converged", "seconds"]
+    parts = [
+        f"{table.name or 'table'}: {table.shape[0]} rows × {table.shape[1]} features",
+        "Optima found by fit_map (log posterior density, best first):\n"
+        + optima[columns].to_string(float_format="{:.2f}".format),
+        "Embedding:\n" + scores.to_string(float_format="{:.3f}".format),
+        "Hyperparameters, at the MAP and by NUTS with X held there:\n"
+        + gplvm.summarise_theta(best, theta).to_string(float_format="{:.4g}".format),
+    ]
+    return "\n\n".join(parts)
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """Do the main job.
+
+    Returns
+    -------
+    int
+        0 when done, 1 when the user declined to replace a file.
+    """
+    options = _arguments(argv)
+    if options.table is None:
+        table = gplvm.load_digits(n=300)
+    else:
+        table = gplvm.load_table(options.table, label=options.label)
+    name = options.out or (Path(options.table).stem if options.table else "digits")
+    paths = _outputs(name, overwrite=options.overwrite)
+    if paths is None:
+        print("Nothing was changed.")
+        return 1
+    progress = not options.quiet
+    model = gplvm.build_model(table, options.latent_dim, kernel=options.kernel)
+    best = gplvm.fit_map(
+        model, n_restarts=options.restarts, random_seed=options.seed, progressbar=progress
+    )
+    gplvm.save(best, paths["map"], overwrite=True)
+    theta = gplvm.sample_theta(
+        model,
+        best,
+        draws=options.draws,
+        tune=options.tune,
+        chains=options.chains,
+        random_seed=options.seed,
+        progressbar=progress,
+    )
+    gplvm.save(theta, paths["theta"], overwrite=True)
+    print(_report(table, best, theta, _scores(table, best, options.latent_dim)))
+    figure, ax = plt.subplots(figsize=(7.0, 5.2), layout="constrained")
+    gplvm.plot_latent(theta, color="label" if "label" in table.coords else None, ax=ax)
+    ax.set_title(f"{table.name or name}: MAP of X, uncertainty mixed over θ", fontsize="medium")
+    figure.savefig(paths["picture"], dpi=150)
+    print("\nWritten: " + ", ".join(str(path) for path in paths.values()))
+    return 0
+
+
+def main() -> None:
+    """Run, with the user's mistakes told in a sentence."""
+    warnings.showwarning = lambda message, *_, **__: print(f"Warning: {message}", file=sys.stderr)
+    try:
+        code = run()
+    except (OSError, TypeError, ValueError) as error:
+        print(f"Error: {error}", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        code = 130
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""What the model says about Y at new latent positions, mixed over the draws of a fit."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve, solve_triangular
+
+from pm_gplvm.kernels import KERNELS, cross_covariance, prior_variance
+from pm_gplvm.schema import FEATURE, LATENT, THETA, draws_of, require_fit
+
+__all__ = ["predict", "relative_uncertainty"]
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class _Draw:
+    """One draw's positions and hyperparameters, with the factor of its K."""
+
+    kernel: str
+    X: Array
+    theta: dict[str, Any]
+    sigma: float
+    chol: Array
+
+    def cross(self, X_new: Array) -> Array:
+        return cross_covariance(self.kernel, X_new, self.X, **self.theta)
+
+    def prior_variance(self, X_new: Array) -> Array:
+        theta = {name: value for name, value in self.theta.items() if name != "lengthscale"}
+        return prior_variance(self.kernel, X_new, **theta)
+
+    def variance(self, cross: Array, prior: Array) -> Array:
+        """Variance of the noise-free function, in units of the scale² of Y."""
+        half = solve_triangular(self.chol, cross.T, lower=True, check_finite=False)
+        # Rounding can leave a variance below zero where a new position meets a noise-free row.
+        return np.maximum(prior - np.einsum("ns,ns->s", half, half), 0.0)
+
+
+def _draws(fit: xr.DataTree, limit: int) -> Iterator[_Draw]:
+    """Go through at most ``limit`` draws, evenly spaced over all chains."""
+    kernel = fit.attrs.get("kernel", "custom")
+    if kernel not in KERNELS:
+        raise ValueError(
+            f"predict knows the kernels {', '.join(KERNELS)}, got a fit with {kernel!r}. For a covariance "
+            "of your own condition with PyMC (pm.gp)."
+        )
+    present = [n for n in THETA if n in fit["posterior"] or n in fit["constant_data"]]
+    stacked = {
+        name: draws_of(fit, name).stack(each=("chain", "draw")).transpose("each", ...).to_numpy()
+        for name in ("X", *present)
+    }
+    total = len(stacked["X"])
+    for i in np.unique(np.linspace(0, total - 1, min(limit, total)).round().astype(int)):
+        X = stacked["X"][i]
+        theta = {name: stacked[name][i] for name in present if name != "sigma"}
+        sigma = float(stacked["sigma"][i])
+        K = cross_covariance(kernel, X, X, **theta)
+        K.flat[:: len(K) + 1] += sigma**2
+        chol, _ = cho_factor(K, lower=True, overwrite_a=True, check_finite=False)
+        yield _Draw(kernel, X, theta, sigma, chol)
+
+
+def _positions(fit: xr.DataTree, X_new: Any) -> Array:
+    latent_dim = draws_of(fit, "X").sizes[LATENT]
+    values = np.asarray(X_new, dtype=np.float64)
+    if values.ndim != 2 or values.shape[1] != latent_dim:
+        raise ValueError(
+            f"X_new must have shape (n, latent_dim) = (n, {latent_dim}), got {values.shape}."
+        )
+    if not np.isfinite(values).all():
+        raise ValueError("X_new must be finite, got missing or infinite positions.")
+    return values
+
+
+def predict(fit: xr.DataTree, X_new: Any, *, noise: bool = False, draws: int = 100) -> xr.Dataset:
+    """Predict Y at new latent positions.
+
+    For each draw of (X, θ) the Gaussian conditional of a new row is formed (Rasmussen & Williams
+    2006, eq. 2.25 and 2.26); the draws are mixed by the law of total variance.
+
+    Parameters
+    ----------
+    fit : DataTree
+        From :func:`fit_map`, :func:`sample_theta`, or any with ``X`` and θ.
+    X_new : array_like, dims (obs_new, latent), shape (S, Q)
+        In the frame of the fit's ``X``.
+    noise : bool, default False
+        Whether ``sd`` includes the white noise of a new measurement.
+    draws : int, default 100
+        At most so many draws are used, evenly spaced.
+
+    Returns
+    -------
+    Dataset
+        ``mean`` and ``sd``, dims (obs_new, feature), in the units of Y.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``fit`` is no fit of a model of :func:`build_model`, or ``X_new`` has a wrong shape.
+
+    Examples
+    --------
+    >>> import numpy as np, pm_gplvm as gplvm
+    >>> model = gplvm.build_model(gplvm.load_digits(n=20))
+    >>> best = gplvm.fit_map(model, progressbar=False)
+    >>> dict(gplvm.predict(best, np.zeros((1, 2))).sizes)
+    {'obs_new': 1, 'feature': 64}
+    """
+    require_fit(fit, "X", "sigma", caller="predict")
+    _check_draws(draws)
+    positions = _positions(fit, X_new)
+    constant = fit["constant_data"].to_dataset()
+    observed = fit["observed_data"]["Y"].transpose(..., FEATURE)
+    centre, scale = constant["Y_mean"].to_numpy(), constant["Y_scale"].to_numpy()
+    F = (observed.to_numpy() - centre) / scale
+
+    means, variances = [], []
+    for draw in _draws(fit, draws):
+        cross = draw.cross(positions)
+        means.append(cross @ cho_solve((draw.chol, True), F, check_finite=False))
+        variance = draw.variance(cross, draw.prior_variance(positions))
+        variances.append(variance + draw.sigma**2 if noise else variance)
+    total = np.mean(variances, axis=0)[:, None] + np.var(means, axis=0)
+    dims = ("obs_new", FEATURE)
+    return xr.Dataset(
+        {
+            "mean": (dims, centre + scale * np.mean(means, axis=0)),
+            "sd": (dims, scale * np.sqrt(total)),
+        },
+        coords={"obs_new": np.arange(len(positions)), FEATURE: observed[FEATURE].to_numpy()},
+    )
+
+
+def relative_uncertainty(fit: xr.DataTree, X_new: Any, *, draws: int = 20) -> Array:
+    """How much of the prior's standard deviation is left at new latent positions.
+
+    Parameters
+    ----------
+    fit : DataTree
+    X_new : array_like, dims (obs_new, latent), shape (S, Q)
+    draws : int, default 20
+        At most so many draws are used, evenly spaced.
+
+    Returns
+    -------
+    ndarray, shape (S,)
+        Standard deviation of the noise-free function over its prior standard deviation: near 0
+        beside many rows, 1 where the data say nothing.
+    """
+    require_fit(fit, "X", "sigma", caller="relative_uncertainty")
+    _check_draws(draws)
+    positions = _positions(fit, X_new)
+    posterior, prior = [], []
+    for draw in _draws(fit, draws):
+        before = draw.prior_variance(positions)
+        prior.append(before)
+        posterior.append(draw.variance(draw.cross(positions), before))
+    ratio = np.mean(posterior, axis=0) / np.maximum(np.mean(prior, axis=0), 1e-300)
+    return np.asarray(np.sqrt(ratio))
+
+
+def _check_draws(draws: int) -> None:
+    if isinstance(draws, bool) or not isinstance(draws, int | np.integer) or draws < 1:
+        raise ValueError(f"draws must be a positive whole number, got {draws!r}.")

@@ -1,0 +1,155 @@
+"""Fits on disk: NetCDF or Zarr, written whole or not at all, nothing by pickle."""
+
+import os
+import shutil
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from packaging.version import InvalidVersion, Version
+
+from pm_gplvm.schema import require_fit
+
+__all__ = ["load", "save"]
+
+_SUFFIXES = (".nc", ".zarr")
+
+
+def save(fit: xr.DataTree, path: str | Path, *, overwrite: bool = False) -> Path:
+    """Write a fit to a file, from which everything goes on.
+
+    Parameters
+    ----------
+    fit : DataTree
+    path : path
+        ``.nc`` (NetCDF 4, each number with a checksum) or ``.zarr`` (a folder).
+    overwrite : bool, default False
+        Whether what stands at ``path`` may be replaced.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    TypeError
+        If ``fit`` is not a fit.
+    ValueError
+        If the ending is another.
+    FileExistsError
+        If something stands at ``path`` and may not be replaced.
+    OSError
+        If the folder does not exist or cannot be written.
+
+    Examples
+    --------
+    >>> import pm_gplvm as gplvm, tempfile, pathlib
+    >>> best = gplvm.fit_map(gplvm.build_model(gplvm.load_digits(n=20)), progressbar=False)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = gplvm.save(best, pathlib.Path(folder) / "best.nc")
+    ...     gplvm.load(path).attrs["method"]
+    'map'
+    """
+    require_fit(fit, caller="save")
+    path = Path(path)
+    check_writable(path, overwrite=overwrite)
+    # Written beside its place and moved there when whole: a crash leaves the old file.
+    scratch = Path(tempfile.mkdtemp(prefix=f".{path.stem}-", dir=path.parent))
+    try:
+        whole = scratch / path.name
+        if path.suffix == ".nc":
+            fit.to_netcdf(whole, engine="h5netcdf", encoding=_checksums(fit))
+        else:
+            fit.to_zarr(whole, zarr_format=2, consolidated=True)
+        if path.is_dir():
+            shutil.rmtree(path)
+        os.replace(whole, path)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return path
+
+
+def check_writable(path: str | Path, *, overwrite: bool = False) -> None:
+    """Raise now what :func:`save` would raise after the work is done.
+
+    Raises
+    ------
+    ValueError, FileExistsError, FileNotFoundError, PermissionError
+    """
+    path = Path(path)
+    if path.suffix not in (*_SUFFIXES, ".png"):
+        raise ValueError(f"A fit is saved as {' or '.join(_SUFFIXES)}, got {path.name!r}.")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"The folder {path.parent} does not exist. Make it first.")
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} exists. Pass overwrite=True or choose another name.")
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError(f"The folder {path.parent} cannot be written to. Choose another one.")
+
+
+def _checksums(fit: xr.DataTree) -> dict[str, Any]:
+    encoding: dict[str, Any] = {}
+    for group in fit.subtree:
+        numbers = {
+            str(name): {"fletcher32": True, "chunksizes": variable.shape}
+            for name, variable in group.to_dataset(inherit=False).data_vars.items()
+            if variable.ndim and variable.size and np.issubdtype(variable.dtype, np.floating)
+        }
+        if numbers:
+            encoding[group.path] = numbers
+    return encoding
+
+
+def load(path: str | Path) -> xr.DataTree:
+    """Read a fit that :func:`save` wrote.
+
+    Parameters
+    ----------
+    path : path
+        ``.nc`` or ``.zarr``.
+
+    Returns
+    -------
+    DataTree
+        In memory; the file is closed.
+
+    Raises
+    ------
+    FileNotFoundError
+        If nothing stands at ``path``.
+    ValueError
+        If it cannot be read, is no fit, or was written by a newer version.
+    """
+    path = Path(path)
+    if path.suffix not in _SUFFIXES:
+        raise ValueError(f"A fit is a file ending in {' or '.join(_SUFFIXES)}, got {path.name!r}.")
+    if not path.exists():
+        raise FileNotFoundError(f"There is no file {path}.")
+    engine = "h5netcdf" if path.suffix == ".nc" else "zarr"
+    try:
+        with xr.open_datatree(path, engine=engine) as file:
+            fit = file.load()
+    except (OSError, KeyError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"{path.name} cannot be read as a fit; it is damaged or of another kind ({error})."
+        ) from error
+    _check_version(path, fit.attrs.get("pm_gplvm_version"))
+    return require_fit(fit, caller="load")
+
+
+def _check_version(path: Path, written: Any) -> None:
+    here = version("pm_gplvm")
+    try:
+        newer = Version(str(written)) > Version(here)
+    except InvalidVersion:
+        raise ValueError(
+            f"{path.name} does not say which version of pm_gplvm wrote it (got {written!r}): "
+            "it is no fit of this package."
+        ) from None
+    if newer:
+        raise ValueError(
+            f"{path.name} was written by pm_gplvm {written}, this is {here}. Upgrade pm_gplvm to read it."
+        )

@@ -1,0 +1,115 @@
+"""What the tests share: seeded numbers, small tables, and the few fits that all look at."""
+
+import os
+from functools import cache
+from pathlib import Path
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import pm_gplvm as gplvm
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def simulated(n=12, d=4, *, seed=0, noise=0.1):
+    """A table that a two-dimensional RBF model has drawn, with names and classes of its rows."""
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((n, 2))
+    r2 = ((X[:, None] - X[None]) ** 2).sum(axis=-1)
+    K = np.exp(-0.5 * r2) + noise**2 * np.eye(n)
+    Y = 3.0 + 2.0 * np.linalg.cholesky(K) @ rng.standard_normal((n, d))
+    return xr.DataArray(
+        Y,
+        dims=("obs", "feature"),
+        coords={
+            "obs": [f"row{i}" for i in range(n)],
+            "feature": [f"column{j}" for j in range(d)],
+            "label": ("obs", np.where(X[:, 0] > 0, "right", "left")),
+        },
+    )
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(20240607)
+
+
+@pytest.fixture(scope="session")
+def mode():
+    """PyTensor's mode for PyMC's own functions: numba would take minutes."""
+    return gplvm.compile_mode()
+
+
+@pytest.fixture(scope="session")
+def Y():
+    """12 x 4, labelled."""
+    return simulated()
+
+
+@pytest.fixture(scope="session")
+def objectives(Y):
+    """Compiled log-likelihoods of the small table, each made once."""
+
+    @cache
+    def compiled(kernel, ard=False, scale="global", prior=False):
+        model = gplvm.build_model(Y, kernel=kernel, ard=ard, scale=scale)
+        return gplvm.compile_objective(model, prior=prior)
+
+    return compiled
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """30 x 64: more columns than rows."""
+    return gplvm.load_digits(n=30)
+
+
+@pytest.fixture(scope="session")
+def model(digits):
+    return gplvm.build_model(digits, latent_dim=2)
+
+
+@pytest.fixture(scope="session")
+def best(model):
+    """MAP of the digits."""
+    return gplvm.fit_map(model, n_restarts=2, random_seed=1, progressbar=False)
+
+
+@pytest.fixture(scope="session")
+def theta(model, best):
+    """NUTS over the digits' hyperparameters: 2 chains of 500 draws."""
+    return gplvm.sample_theta(
+        model, best, draws=500, tune=500, chains=2, random_seed=1, progressbar=False
+    )
+
+
+@pytest.fixture(scope="session")
+def data_file():
+    """Find a file of the real data, or skip."""
+    folder = Path(os.environ.get("PM_GPLVM_DATA") or ROOT.parent / "shared" / "data")
+
+    def find(name):
+        path = folder / name
+        if not path.is_file():
+            pytest.skip(f"no {name} in ../shared/data (nor in the folder PM_GPLVM_DATA names)")
+        return path
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def oil_100(data_file):
+    """The 100 oil flow rows of the tutorials: Y (100, 12) and labels."""
+    with np.load(data_file("oil_flow_100.npz")) as file:
+        return file["Y"], file["labels"]
+
+
+@pytest.fixture(scope="session")
+def oil_200(data_file):
+    """The first 200 training rows of the oil flow data: Y (200, 12) and labels."""
+    with np.load(data_file("oil_flow.npz")) as file:
+        return file["Y_train"][:200], file["labels_train"][:200]

@@ -1,0 +1,183 @@
+"""Covariances against scikit-learn, their gradients against differences and the symbolic twins."""
+
+import numpy as np
+import pytensor
+import pytensor.tensor as pt
+import pytest
+from oracles import ALL_KERNELS, STATIONARY, kernel_matrix
+from pytensor.gradient import verify_grad
+
+import pm_gplvm as gplvm
+from pm_gplvm.kernels import KERNELS, Covariance, parse_kernel
+
+THETA = {"amplitude": 1.3, "sigma": 0.4, "bias": 0.7}
+
+
+@pytest.fixture(scope="module")
+def evaluate(mode):
+    """K of each kernel as a function of numbers, one lengthscale a dimension."""
+    X, lengthscale, *scalars = pt.dmatrix(), pt.dvector(), *(pt.dscalar() for _ in range(3))
+    compiled = {
+        kernel: pytensor.function(
+            [X, lengthscale, *scalars],
+            gplvm.covariance(
+                kernel, X, lengthscale=lengthscale, **dict(zip(THETA, scalars, strict=True))
+            ),
+            mode=mode,
+        )
+        for kernel in ALL_KERNELS
+    }
+    return lambda kernel, X, lengthscale: compiled[kernel](X, lengthscale, *THETA.values())
+
+
+@pytest.mark.parametrize("kernel", ALL_KERNELS)
+@pytest.mark.parametrize("lengthscale", [[0.8, 0.8], [0.5, 2.0]], ids=["shared", "ard"])
+def test_covariance_equals_scikit_learn(kernel, lengthscale, evaluate, rng):
+    X = rng.normal(size=(9, 2))
+    lengthscale = np.array(lengthscale)
+    expected = kernel_matrix(kernel, X, lengthscale=lengthscale, **THETA)
+    np.testing.assert_allclose(evaluate(kernel, X, lengthscale), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("kernel", ALL_KERNELS)
+@pytest.mark.parametrize("n", [127, 128, 129, 260])
+def test_covariance_over_several_blocks(kernel, n, evaluate, rng):
+    X = rng.normal(size=(n, 2))
+    K = evaluate(kernel, X, np.ones(2))
+    np.testing.assert_allclose(K, kernel_matrix(kernel, X, **THETA), rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(K, K.T, rtol=1e-13)
+
+
+@pytest.mark.parametrize("kernel", STATIONARY)
+def test_distant_origin_costs_no_digits(kernel, evaluate, rng):
+    X = rng.normal(size=(20, 2))
+    near = evaluate(kernel, X, np.ones(2))
+    # Adding 1e4 rounds X to 1e-12; distances from norms would keep but eight digits.
+    np.testing.assert_allclose(evaluate(kernel, X + 1e4, np.ones(2)), near, rtol=1e-9)
+
+
+@pytest.mark.parametrize("kernel", STATIONARY)
+def test_slope_is_the_profiles_derivative(kernel):
+    profile = KERNELS[kernel].profile
+    r2 = np.array([0.3, 1.0, 4.0, 9.0])
+    step = 1e-5
+    expected = (profile(r2 + step, np)[0] - profile(r2 - step, np)[0]) / (2 * step)
+    np.testing.assert_allclose(profile(r2, np)[1], expected, rtol=1e-8)
+
+
+@pytest.mark.parametrize("kernel", ALL_KERNELS)
+def test_defaults_are_unit_and_noise_free(kernel, rng, mode):
+    X = rng.normal(size=(4, 2))
+    K = gplvm.covariance(kernel, X).eval(mode=mode)
+    np.testing.assert_allclose(K, kernel_matrix(kernel, X), rtol=1e-12)
+
+
+def point(rng, n=5):
+    return [rng.normal(size=(n, 2)), *map(np.asarray, THETA.values())]
+
+
+@pytest.mark.parametrize("kernel", ALL_KERNELS)
+def test_op_and_its_twin_agree(kernel, rng, mode):
+    op = Covariance(kernel)
+    inputs = [pt.dmatrix(), *(pt.dscalar() for _ in range(3))]
+    both = pytensor.function(inputs, [*op(*inputs), *op.symbolic(*inputs)], mode=mode)
+    K, slope, twin_K, twin_slope = both(*point(rng))
+    np.testing.assert_allclose(K, twin_K, rtol=1e-12)
+    np.testing.assert_allclose(slope, twin_slope, rtol=1e-10)
+
+
+@pytest.mark.parametrize("kernel", ALL_KERNELS)
+def test_formula_of_the_pullback_equals_autodiff_of_the_twin(kernel, rng, mode):
+    op = Covariance(kernel)
+    inputs = [pt.dmatrix(), *(pt.dscalar() for _ in range(3))]
+    weights = rng.normal(size=(5, 5))  # not symmetric
+    gradients = [
+        pt.grad((weights * K).sum(), inputs) for K in (op(*inputs)[0], op.symbolic(*inputs)[0])
+    ]
+    *values, G = pytensor.function(inputs, [*gradients[0], *gradients[1], weights], mode=mode)(
+        *point(rng)
+    )
+    assert G.shape == (5, 5)
+    for ours, automatic in zip(values[:4], values[4:], strict=True):
+        np.testing.assert_allclose(ours, automatic, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("kernel", ALL_KERNELS)
+def test_verify_grad(kernel, rng, mode):
+    op = Covariance(kernel)
+    verify_grad(lambda *inputs: op(*inputs)[0], point(rng, 4), rng=rng, mode=mode, rel_tol=1e-5)
+
+
+@pytest.mark.parametrize("kernel", ALL_KERNELS)
+def test_verify_grad_of_the_pullback(kernel, rng, mode):
+    def pullback(*inputs):
+        K = Covariance(kernel)(*inputs[:4])[0]
+        parts = pt.grad((inputs[4] * K).sum(), list(inputs[:4]))
+        return pt.concatenate([part.ravel() for part in parts])
+
+    at = [*point(rng, 4), rng.normal(size=(4, 4))]
+    verify_grad(pullback, at, rng=rng, mode=mode, rel_tol=1e-5)
+
+
+@pytest.mark.parametrize("kernel", STATIONARY)
+def test_slope_may_be_differentiated_too(kernel, rng, mode):
+    op = Covariance(kernel)
+    verify_grad(lambda *inputs: op(*inputs)[1], point(rng, 4), rng=rng, mode=mode, rel_tol=1e-5)
+
+
+@pytest.mark.parametrize("kernel", STATIONARY)
+def test_equal_rows_have_finite_gradients(kernel, rng, mode):
+    X = rng.normal(size=(4, 2))
+    X[2] = X[0]
+    Z = pt.dmatrix()
+    weights = rng.normal(size=(4, 4))
+    ops = Covariance(kernel)
+    K, twin = (
+        outputs[0]
+        for outputs in (ops(Z, 1.0, 0.0, 0.1), ops.symbolic(Z, *map(pt.constant, (1.0, 0.0, 0.1))))
+    )
+    ours, automatic = pytensor.function(
+        [Z], [pt.grad((weights * matrix).sum(), Z) for matrix in (K, twin)], mode=mode
+    )(X)
+    assert np.isfinite(ours).all()
+    np.testing.assert_allclose(ours, automatic, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["amplitude", "sigma", "bias"])
+@pytest.mark.parametrize("kernel", ["rbf", "linear"])
+def test_huge_parameters_overflow_without_an_exception(kernel, name, rng, mode):
+    """A sampler may look at any point; what it meets there must be a number, infinite or not."""
+    variables = {parameter: pt.dscalar() for parameter in THETA}
+    K = gplvm.covariance(kernel, rng.normal(size=(4, 2)), **variables)
+    slopes = pt.grad(K.sum(), list(variables.values()))
+    compiled = pytensor.function(list(variables.values()), [K, *slopes], mode=mode)
+    K, *_ = compiled(*{**THETA, name: 1e200}.values())
+    assert np.isinf(np.diag(K)).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("rbf", ("rbf", False)),
+        ("rbf + bias", ("rbf", True)),
+        ("bias+matern32", ("matern32", True)),
+        (" Linear ", ("linear", False)),
+    ],
+)
+def test_parse_kernel(text, expected):
+    kernel, bias = parse_kernel(text)
+    assert (kernel.name, bias) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["rbg", "", "bias", "rbf + linear", "rbf + bias + bias", "rbf + rbf", "rbf +"]
+)
+def test_unknown_kernel_is_refused_with_the_choices(text):
+    with pytest.raises(ValueError, match=r"kernel must be one of rbf, matern32, matern52, linear"):
+        parse_kernel(text)
+
+
+@pytest.mark.parametrize("kernel", [None, 3, object()])
+def test_kernel_of_another_type_is_told_the_way_out(kernel):
+    with pytest.raises(TypeError, match=r"put gplvm.GPColumns into a pm.Model"):
+        parse_kernel(kernel)
