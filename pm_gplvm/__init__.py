@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pm_gplvm.objective import compile_objective
     from pm_gplvm.optimise import fit_map
     from pm_gplvm.plot import plot_latent
-    from pm_gplvm.predict import predict
+    from pm_gplvm.prediction import predict
     from pm_gplvm.scores import score_embedding, summarise_theta
     from pm_gplvm.store import load, save
 
@@ -41,7 +41,7 @@ _HOME = {
     "load_digits": "datasets",
     "load_table": "datasets",
     "plot_latent": "plot",
-    "predict": "predict",
+    "predict": "prediction",
     "sample_theta": "nuts",
     "save": "store",
     "score_embedding": "scores",

@@ -176,7 +176,7 @@ class Covariance(TwinOp):
             [pt.tensor(shape=(N, N), dtype="float64"), pt.tensor(shape=(M, M), dtype="float64")],
         )
 
-    def infer_shape(self, fgraph: Any, node: Apply, shapes: Any) -> list[Any]:
+    def infer_shape(self, node: Apply, shapes: Any) -> list[Any]:
         N = shapes[0][0]
         M = N if self._has_slope else pt.as_tensor_variable(0)
         return [(N, N), (M, M)]
@@ -238,7 +238,7 @@ class _CovariancePullback(TwinOp):
         Z, amplitude, bias, sigma = inputs[:4]
         return Apply(self, list(inputs), [v.type() for v in (Z, amplitude, bias, sigma)])
 
-    def infer_shape(self, fgraph: Any, node: Apply, shapes: Any) -> list[Any]:
+    def infer_shape(self, node: Apply, shapes: Any) -> list[Any]:
         return list(shapes[:4])
 
     def connection_pattern(self, node: Apply) -> list[list[bool]]:
@@ -301,10 +301,11 @@ def _fill(profile: Profile, Z: Array, amplitude: float, K: Array, slope: Array) 
     """Write amplitude² κ and, if there is room, amplitude² κ': lower blocks, then mirrored."""
     N = len(Z)
     Z = Z - Z.mean(axis=0)  # distances by norms lose digits when the origin is far away
-    norms = np.einsum("nq,nq->n", Z, Z)[:, None]
-    ones = np.ones_like(norms)
     # One product gives ‖z‖² + ‖z'‖² - 2 z·z' at once.
-    left, right = np.hstack([-2.0 * Z, norms, ones]), np.hstack([Z, ones, norms]).T
+    Q = Z.shape[1]
+    left, right = np.ones((N, Q + 2)), np.ones((Q + 2, N))
+    left[:, :Q], right[:Q] = -2.0 * Z, Z.T
+    left[:, Q] = right[Q + 1] = np.einsum("nq,nq->n", Z, Z)
     for i in range(0, N, _BLOCK):
         j = min(i + _BLOCK, N)
         r2 = left[i:j] @ right[:, :j]

@@ -26,6 +26,7 @@ from pytensor.tensor.random.op import RNGConsumerOp
 from pytensor.tensor.random.utils import normalize_size_param
 from scipy.linalg import blas, lapack, qr
 
+from pm_gplvm.memory import check_memory
 from pm_gplvm.ops import TwinOp, reused
 
 __all__ = [
@@ -83,7 +84,7 @@ class GaussianTerms(TwinOp):
         outputs = [pt.dvector(), pt.dscalar(), K.type(), F.type()]
         return Apply(self, [K, F], outputs)
 
-    def infer_shape(self, fgraph: Any, node: Apply, shapes: Any) -> list[Any]:
+    def infer_shape(self, node: Apply, shapes: Any) -> list[Any]:
         K, F = shapes
         return [(F[1],), (), K, F]
 
@@ -145,7 +146,7 @@ class _LawrenceGradient(TwinOp):
     def make_node(self, *inputs: Variable) -> Apply:
         return Apply(self, list(inputs), [inputs[0].type()])
 
-    def infer_shape(self, fgraph: Any, node: Apply, shapes: Any) -> list[Any]:
+    def infer_shape(self, node: Apply, shapes: Any) -> list[Any]:
         return [shapes[0]]
 
     def connection_pattern(self, node: Apply) -> list[list[bool]]:
@@ -264,8 +265,8 @@ class GPColumnsRV(SymbolicRandomVariable):
         if rv_size_is_none(size):
             size = implicit_size_from_params(mu, scale, cov, ndims_params=cls.ndims_params)
         next_rng, z = pt.random.normal(
-            size=pt.concatenate([size, cov.shape[-1:]]), rng=rng
-        ).owner.outputs
+            size=pt.concatenate([size, cov.shape[-1:]]), rng=rng, return_next_rng=True
+        )
         # The lower triangle decides, as it does in the log-density.
         f = z @ pt.linalg.cholesky(cov, lower=True).mT
         draws = mu[..., None] + scale[..., None] * f
@@ -373,11 +374,17 @@ def data_term(rv: Variable, value: Variable) -> Variable | None:
     TensorVariable, shape (), or None
         In terms of the model's random variables; None where there are no data to reduce once
         and for all.
+
+    Raises
+    ------
+    MemoryError
+        If N × N matrices would not fit.
     """
     data = standardised(rv, value)
     if data is None:
         return None
     F, scale = data
+    check_memory(len(F))
     factor = pytensor.shared(gram_factor(F), name=f"{rv.name}_factor")
     cov = rv.owner.op.dist_params(rv.owner)[2]
     return total_logp(factor, cov, n_columns=F.shape[1], log_scale=float(np.log(scale).sum()))

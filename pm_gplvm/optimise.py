@@ -10,10 +10,10 @@ import numpy as np
 import pymc as pm
 import xarray as xr
 from numpy.typing import NDArray
-from pymc.distributions.transforms import LogTransform
 from scipy.optimize import minimize
 
 from pm_gplvm.compilation import Backend
+from pm_gplvm.coordinates import Coordinates, optimiser_coordinates
 from pm_gplvm.model import describe
 from pm_gplvm.objective import LogDensity, compile_log_density
 from pm_gplvm.progress import Counter
@@ -24,82 +24,6 @@ from pm_gplvm.threads import blas_threads as limit_threads
 __all__ = ["fit_map"]
 
 Array = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class ScaleFree:
-    """The change of variables X = lengthscale · Z, in which the optimiser works.
-
-    The likelihood depends on X / lengthscale alone (or, in a model of another form, the map is
-    still one to one), so that in (Z, log lengthscale) the ridge along which X and the
-    lengthscale shrink together is one coordinate axis. The maximum is the same: no Jacobian
-    is added, unless ``jacobian``, which turns the density of X into that of Z.
-    """
-
-    density: LogDensity
-    X: str
-    lengthscale: str
-    jacobian: bool
-
-    def inward(self, values: Mapping[str, Array]) -> dict[str, Array]:
-        """X to Z."""
-        return {**values, self.X: values[self.X] / np.exp(values[self.lengthscale])}
-
-    def outward(self, values: Mapping[str, Array]) -> dict[str, Array]:
-        """Z to X."""
-        return {**values, self.X: values[self.X] * np.exp(values[self.lengthscale])}
-
-    def __call__(self, vector: Array) -> tuple[float, Array]:
-        outward = self.outward(self.density.unpack(vector))
-        value, flat = self.density(self.density.pack(outward))
-        gradient = self.density.unpack(flat)
-        X, log_lengthscale = outward[self.X], outward[self.lengthscale]
-        # ∂L/∂log lengthscale through X = lengthscale Z
-        along: Any = (gradient[self.X] * X).sum(axis=0)
-        if self.jacobian:
-            rows = len(X)
-            value += rows * float(np.broadcast_to(log_lengthscale, X.shape[1]).sum())
-            along = along + rows
-        if log_lengthscale.ndim == 0:
-            along = along.sum()
-        gradient[self.lengthscale] = gradient[self.lengthscale] + along
-        gradient[self.X] = gradient[self.X] * np.exp(log_lengthscale)
-        return value, self.density.pack(gradient)
-
-
-@dataclass(frozen=True)
-class Plain:
-    """No change of variables: for models without a free ``X`` and ``lengthscale``."""
-
-    density: LogDensity
-
-    def inward(self, values: Mapping[str, Array]) -> dict[str, Array]:
-        """Return the values as they are."""
-        return dict(values)
-
-    outward = inward
-
-    def __call__(self, vector: Array) -> tuple[float, Array]:
-        return self.density(vector)
-
-
-def _coordinates(model: pm.Model, density: LogDensity, mode_of: str) -> ScaleFree | Plain:
-    free = {rv.name: rv for rv in model.free_RVs}
-    transforms = {name: model.rvs_to_transforms[rv] for name, rv in free.items()}
-    if (
-        {"X", "lengthscale"} <= set(free)
-        and transforms["X"] is None
-        and isinstance(transforms["lengthscale"], LogTransform)
-    ):
-        return ScaleFree(
-            density,
-            model.rvs_to_values[free["X"]].name,
-            model.rvs_to_values[free["lengthscale"]].name,
-            jacobian=mode_of == "Z",
-        )
-    if mode_of == "Z":
-        raise ValueError("mode_of='Z' needs a model with a free X and a free lengthscale.")
-    return Plain(density)
 
 
 @dataclass(frozen=True)
@@ -134,7 +58,8 @@ def fit_map(
 
     The objective is L(X, θ) + ln p(X) + ln p(θ), densities of the variables themselves (no
     Jacobian of a transform): Lawrence's (2005) where the priors of θ are flat. L-BFGS maximises
-    it in Z = X / lengthscale and the logarithms of θ, which changes its path, not its maximum.
+    it in Z = X / lengthscale and the logarithms of θ, which changes its path, not its maximum (see
+    :class:`pm_gplvm.coordinates.Coordinates`).
 
     Parameters
     ----------
@@ -201,7 +126,7 @@ def fit_map(
     first = start_values(model, start, rng)
     starts = [first, *(perturbed(model, first, start, rng) for _ in range(n_restarts))]
     density = compile_log_density(model, backend=backend, compile_kwargs=compile_kwargs)
-    coordinates = _coordinates(model, density, mode_of)
+    coordinates = optimiser_coordinates(model, density, mode_of)
 
     optima: list[Optimum] = []
     with (
@@ -235,15 +160,14 @@ _COLLAPSED = "all latent positions fell onto one point"
 
 
 def _climb(
-    coordinates: ScaleFree | Plain,
+    coordinates: Coordinates,
     values: Mapping[str, Array],
     maxiter: int,
     tol: float,
     counter: Counter,
 ) -> Optimum:
     """Run L-BFGS from one start."""
-    density = coordinates.density
-    begin = density.pack(coordinates.inward(values))
+    begin = coordinates.inward(values)
     started, evaluations = time.perf_counter(), 0
     best_value, best_vector, best_gradient = -np.inf, begin, np.full(begin.shape, np.nan)
 
@@ -282,7 +206,7 @@ def _climb(
         converged, message = bool(result.success), str(result.message)
     except KeyboardInterrupt:
         converged, message = False, INTERRUPTED
-    end = coordinates.outward(density.unpack(best_vector))
+    end = coordinates.outward(best_vector)
     problem = _stuck(values, end)
     counter.finish(best_value)
     return Optimum(

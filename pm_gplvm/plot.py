@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import EllipseCollection
 from numpy.typing import NDArray
 
-from pm_gplvm.predict import relative_uncertainty
+from pm_gplvm.prediction import relative_uncertainty
 from pm_gplvm.schema import LATENT, OBS, draws_of, require_fit
 from pm_gplvm.scores import classes_of
 
@@ -196,7 +196,7 @@ def _legend(ax: Axes, name: str) -> None:
     ax.legend(
         title=name or None,
         loc="upper right",
-        bbox_to_anchor=(-0.14, 1.0),
+        bbox_to_anchor=(-0.17, 1.0),
         fontsize="small",
         handletextpad=0.3,
         borderpad=0.3,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pm_gplvm.compilation import compile_mode
 from pm_gplvm.model import describe
-from pm_gplvm.schema import LATENT, OBS
+from pm_gplvm.schema import LATENT, OBS, THETA
 
 __all__ = ["as_fit", "compile_constrain", "value_inputs"]
 
@@ -82,7 +82,7 @@ def as_fit(
         for value, name in observed.items()
     }
     tree = {
-        "posterior": _dataset(model, draws, ("chain", "draw")),
+        "posterior": _dataset(model, _ordered(draws), ("chain", "draw")),
         "sample_stats": _dataset(model, sample_stats, ("chain", "draw")),
         "observed_data": _dataset(model, seen, ()),
         "constant_data": _dataset(model, fixed, ()),
@@ -97,6 +97,12 @@ def as_fit(
         **{name: _attr(value) for name, value in settings.items()},
     }
     return fit
+
+
+def _ordered(draws: Mapping[str, Array]) -> dict[str, Array]:
+    """X, then θ in the order of every table, then what else the model has."""
+    first = [name for name in ("X", *THETA) if name in draws]
+    return {name: draws[name] for name in (*first, *(n for n in draws if n not in first))}
 
 
 def _attr(value: Any) -> Any:

@@ -81,9 +81,9 @@ def best(model):
 
 @pytest.fixture(scope="session")
 def theta(model, best):
-    """NUTS over the digits' hyperparameters: 2 chains of 500 draws."""
+    """NUTS over the digits' hyperparameters: 2 chains of 1000 draws."""
     return gplvm.sample_theta(
-        model, best, draws=500, tune=500, chains=2, random_seed=1, progressbar=False
+        model, best, draws=1000, tune=500, chains=2, random_seed=1, progressbar=False
     )
 
 

@@ -1,0 +1,341 @@
+"""fit_map: closed forms of PCA, its table of optima, and how it says that something went wrong."""
+
+import json
+import signal
+
+import numpy as np
+import pymc as pm
+import pytensor.tensor as pt
+import pytest
+from oracles import ppca, ppca_with_prior
+from pytensor.gradient import DisconnectedType
+from pytensor.graph.basic import Apply
+from pytensor.graph.op import Op
+
+import pm_gplvm as gplvm
+
+
+def values(fit):
+    return {str(name): v.to_numpy()[0, 0] for name, v in fit["posterior"].data_vars.items()}
+
+
+# The linear kernel is PCA
+
+
+@pytest.fixture(scope="module")
+def plane():
+    """15 x 6, two strong directions and noise."""
+    rng = np.random.default_rng(11)
+    Y = rng.normal(size=(15, 2)) * [3.0, 1.5] @ rng.normal(size=(2, 6)) + 0.4 * rng.normal(
+        size=(15, 6)
+    )
+    return Y - Y.mean(axis=0)
+
+
+def test_linear_kernel_with_flat_priors_is_probabilistic_pca(plane):
+    model = gplvm.build_model(
+        plane, 2, kernel="linear", scale="none", priors={"X": "flat", "sigma": "flat"}
+    )
+    fit = values(gplvm.fit_map(model, tol=1e-14, progressbar=False))
+    expected, noise = ppca(plane, 2)
+    assert fit["sigma"] ** 2 == pytest.approx(noise, rel=1e-4)
+    np.testing.assert_allclose(
+        fit["X"] @ fit["X"].T, expected, rtol=0.0, atol=1e-4 * np.abs(expected).max()
+    )
+
+
+@pytest.mark.parametrize(("latent_dim", "sigma"), [(2, 0.5), (3, 0.9), (3, 2.5), (2, 4.0)])
+def test_linear_kernel_with_normal_prior_has_its_closed_form(latent_dim, sigma, plane):
+    """Also where the noise is so large that directions of X vanish."""
+    model = gplvm.build_model(
+        plane, latent_dim, kernel="linear", scale="none", priors={"sigma": sigma}
+    )
+    fit = values(gplvm.fit_map(model, tol=1e-14, progressbar=False))
+    expected = ppca_with_prior(plane, latent_dim, sigma**2)
+    atol = 1e-4 * max(np.abs(expected).max(), 1.0)
+    np.testing.assert_allclose(fit["X"] @ fit["X"].T, expected, rtol=0.0, atol=atol)
+
+
+@pytest.mark.parametrize(
+    ("latent_dim", "sigma", "left"), [(2, 0.5, 2), (3, 0.9, 2), (3, 2.5, 1), (2, 4.0, 0)]
+)
+def test_directions_that_the_closed_form_leaves(latent_dim, sigma, left, plane):
+    expected = ppca_with_prior(plane, latent_dim, sigma**2)
+    assert np.linalg.matrix_rank(expected, tol=1e-8) == left
+
+
+# What comes back
+
+
+def test_groups_dims_and_settings(best):
+    assert set(best.children) == {
+        "posterior",
+        "sample_stats",
+        "observed_data",
+        "constant_data",
+        "optima",
+    }
+    posterior = best["posterior"]
+    assert posterior["X"].dims == ("chain", "draw", "obs", "latent")
+    assert posterior["X"].shape == (1, 1, 30, 2)
+    assert posterior["sigma"].dims == ("chain", "draw")
+    attrs = best.attrs
+    assert (attrs["method"], attrs["kernel"], attrs["mode_of"], attrs["start"]) == (
+        "map",
+        "rbf",
+        "X",
+        "pca",
+    )
+    assert attrs["converged"] == 1
+    assert attrs["random_seed"] == 1
+    assert all(isinstance(value, str | int | float) for value in attrs.values())
+
+
+def test_objective_of_the_result(best, model):
+    point = values(best)
+    stats = best["sample_stats"]
+    value, gradient = gplvm.compile_objective(model)(point)
+    assert float(stats["lp"][0, 0]) == pytest.approx(value, rel=1e-10)
+    likelihood, _ = gplvm.compile_objective(model, prior=False)(point)
+    assert float(stats["log_likelihood"][0, 0]) == pytest.approx(likelihood, rel=1e-10)
+    # Scale-free: how much the objective, some 1e3, would rise as θ doubled or X moved by its spread.
+    for name in ("lengthscale", "amplitude", "sigma"):
+        assert abs(gradient[name] * point[name]) < 0.1
+    assert np.abs(gradient["X"] * point["X"].std(axis=0)).max() < 0.1
+
+
+def test_better_than_the_start(best):
+    optima = best["optima"]
+    assert (optima["objective"] > optima["objective_at_start"] + 10.0).all()
+    assert optima["converged"].all()
+
+
+def test_table_of_optima_is_sorted_and_keeps_the_starts_numbers(best):
+    optima = best["optima"].to_dataset()
+    assert sorted(optima["start"].to_numpy().tolist()) == [0, 1, 2]
+    objective = optima["objective"].to_numpy()
+    assert (np.diff(objective) <= 0).all()
+    assert objective[0] == best["sample_stats"]["lp"][0, 0]
+    assert (optima["evaluations"] > 5).all()
+    assert (optima["seconds"] > 0).all()
+
+
+def test_first_start_is_the_unmoved_one(best, model):
+    optima = best["optima"].to_dataset().sortby("start")
+    from_one = gplvm.fit_map(model, maxiter=5000, progressbar=False, random_seed=1)["optima"]
+    assert float(optima["objective_at_start"][0]) == float(from_one["objective_at_start"][0])
+    assert (optima["objective_at_start"][1:] != optima["objective_at_start"][0]).all()
+
+
+def test_same_seed_same_fit(model, best):
+    again = gplvm.fit_map(model, n_restarts=2, random_seed=1, progressbar=False)
+    for name, value in values(best).items():
+        np.testing.assert_array_equal(values(again)[name], value)
+    np.testing.assert_array_equal(again["optima"]["objective"], best["optima"]["objective"])
+
+
+@pytest.fixture(scope="module")
+def small(Y):
+    return gplvm.build_model(Y)
+
+
+def test_other_seed_other_restarts(small):
+    first, second = (
+        gplvm.fit_map(small, n_restarts=1, random_seed=s, progressbar=False)["optima"]
+        .to_dataset()
+        .sortby("start")
+        for s in (1, 2)
+    )
+    assert first["objective_at_start"][0] == second["objective_at_start"][0]
+    assert first["objective_at_start"][1] != second["objective_at_start"][1]
+
+
+@pytest.mark.parametrize("start", ["pca", "isomap", "random"])
+def test_starts_by_name(start, small):
+    fit = gplvm.fit_map(small, start=start, random_seed=3, progressbar=False)
+    assert fit.attrs["start"] == start
+    assert fit.attrs["converged"] == 1
+    assert (
+        float(fit["sample_stats"]["lp"][0, 0]) > float(fit["optima"]["objective_at_start"][0]) + 1.0
+    )
+
+
+def test_start_from_positions_values_and_a_fit(small, rng):
+    first = gplvm.fit_map(small, start=rng.normal(size=(12, 2)), progressbar=False)
+    assert first.attrs["converged"] == 1
+    point = values(first)
+    for start in (point, first):
+        again = gplvm.fit_map(small, start=start, progressbar=False)
+        begin = float(again["optima"]["objective_at_start"][0])
+        assert begin == pytest.approx(float(first["sample_stats"]["lp"][0, 0]), rel=1e-10)
+        assert float(again["sample_stats"]["lp"][0, 0]) >= begin
+        assert again.attrs["start"] == type(start).__name__
+
+
+def test_deterministics_of_the_model_are_kept(rng):
+    with pm.Model() as model:
+        X = pm.Normal("X", shape=(6, 1))
+        sigma = pm.HalfNormal("sigma")
+        pm.Deterministic("variance", sigma**2)
+        gplvm.GPColumns(
+            "Y", gplvm.covariance("rbf", X, sigma=sigma), observed=rng.normal(size=(3, 6))
+        )
+    point = values(gplvm.fit_map(model, progressbar=False))
+    assert point["variance"] == pytest.approx(point["sigma"] ** 2)
+
+
+def test_shared_scale_of_every_kernel(Y):
+    for kernel in ("matern32", "matern52 + bias"):
+        fit = gplvm.fit_map(gplvm.build_model(Y, kernel=kernel, ard=True), progressbar=False)
+        assert fit["posterior"]["lengthscale"].dims == ("chain", "draw", "latent")
+        assert np.isfinite(fit["sample_stats"]["lp"]).all()
+        assert (fit["posterior"]["sigma"] > 0).all()
+
+
+# mode_of
+
+
+@pytest.mark.parametrize("ard", [False, True], ids=["shared", "ard"])
+def test_mode_of_Z_is_higher_in_the_density_of_Z(ard, Y):
+    model = gplvm.build_model(Y, ard=ard)
+    objective = gplvm.compile_objective(model)
+
+    def density_of_Z(fit):
+        point = values(fit)
+        lengthscale = np.broadcast_to(point["lengthscale"], 2)
+        return objective(point)[0] + 12 * np.log(lengthscale).sum()
+
+    in_X = gplvm.fit_map(model, n_restarts=2, random_seed=1, progressbar=False)
+    in_Z = gplvm.fit_map(model, start=in_X, mode_of="Z", progressbar=False)
+    assert density_of_Z(in_Z) > density_of_Z(in_X) + 1.0
+    assert objective(values(in_X))[0] > objective(values(in_Z))[0] + 1.0
+    assert float(in_Z["sample_stats"]["lp"][0, 0]) == pytest.approx(density_of_Z(in_Z), rel=1e-10)
+    # The point of it: X keeps the scale of its prior.
+    assert in_Z["posterior"]["X"].std() > in_X["posterior"]["X"].std()
+    assert in_Z.attrs["mode_of"] == "Z"
+
+
+def test_mode_of_Z_is_stationary_in_Z_and_log_theta(Y):
+    model = gplvm.build_model(Y)
+    point = values(gplvm.fit_map(model, mode_of="Z", tol=1e-13, progressbar=False))
+    _, gradient = gplvm.compile_objective(model)(point)
+    dZ = gradient["X"] * point["lengthscale"]
+    dlog = (
+        gradient["lengthscale"] * point["lengthscale"] + (gradient["X"] * point["X"]).sum() + 12 * 2
+    )
+    assert np.abs(dZ).max() < 0.02
+    assert abs(dlog) < 0.02
+
+
+def test_mode_of_Z_needs_a_lengthscale(Y):
+    model = gplvm.build_model(Y, kernel="linear")
+    with pytest.raises(
+        ValueError, match=r"mode_of='Z' needs a model with a free X and a free lengthscale"
+    ):
+        gplvm.fit_map(model, mode_of="Z", progressbar=False)
+
+
+# What goes wrong
+
+
+def test_too_few_iterations(small):
+    with pytest.warns(
+        RuntimeWarning, match=r"fit_map did not converge: STOP.*raise maxiter = 3"
+    ) as caught:
+        fit = gplvm.fit_map(small, maxiter=3, progressbar=False)
+    assert caught[0].filename == __file__
+    assert fit.attrs["converged"] == 0
+    assert not fit["optima"]["converged"].any()
+    assert float(fit["sample_stats"]["lp"][0, 0]) > float(fit["optima"]["objective_at_start"][0])
+    # As the warning says, one can go on from there.
+    further = gplvm.fit_map(small, start=fit, progressbar=False)
+    assert further.attrs["converged"] == 1
+    assert float(further["sample_stats"]["lp"][0, 0]) > float(fit["sample_stats"]["lp"][0, 0])
+
+
+class InterruptAt(Op):
+    """Zero; at its n-th evaluation the process gets the signal of Ctrl-C."""
+
+    __props__ = ("n",)
+
+    def __init__(self, n):
+        self.n = n
+        self.count = 0
+
+    def make_node(self, x):
+        return Apply(self, [pt.as_tensor_variable(x)], [pt.dscalar()])
+
+    def perform(self, node, inputs, storage):
+        self.count += 1
+        if self.count == self.n:
+            signal.raise_signal(signal.SIGINT)
+        storage[0][0] = np.asarray(0.0)
+
+    def connection_pattern(self, node):
+        return [[False]]
+
+    def pullback(self, inputs, outputs, cotangents):
+        return [DisconnectedType()()]
+
+
+def test_interrupt_returns_the_best_so_far(Y):
+    model = gplvm.build_model(Y)
+    with model:
+        pm.Potential("interrupt", InterruptAt(25)(model["sigma"]))
+    with pytest.warns(
+        RuntimeWarning, match=r"interrupted .*Go on from here with fit_map\(model, start=fit\)"
+    ):
+        fit = gplvm.fit_map(model, n_restarts=2, random_seed=1, progressbar=False)
+    assert fit.attrs["converged"] == 0
+    optima = fit["optima"]
+    assert optima.sizes["start"] == 1
+    assert optima["message"].to_numpy().tolist() == ["interrupted"]
+    assert int(optima["evaluations"][0]) == 24
+    assert float(optima["objective"][0]) > float(optima["objective_at_start"][0])
+    value, _ = gplvm.compile_objective(gplvm.build_model(Y))(values(fit))
+    assert float(fit["sample_stats"]["lp"][0, 0]) == pytest.approx(value, rel=1e-10)
+
+
+def test_start_where_nothing_is_finite(small):
+    with pytest.raises(
+        ValueError, match=r"not finite at the start: K is not positive definite.*larger sigma"
+    ):
+        gplvm.fit_map(small, start={"X": np.eye(12, 2), "sigma": 1e-200}, progressbar=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"n_restarts": -1}, r"n_restarts must be a whole number of at least 0, got -1"),
+        ({"n_restarts": 1.5}, r"n_restarts must be a whole number of at least 0, got 1\.5"),
+        ({"maxiter": 0}, r"maxiter must be a whole number of at least 1, got 0"),
+        ({"maxiter": True}, r"maxiter must be a whole number of at least 1, got True"),
+        ({"tol": 0.0}, r"tol must lie between 0 and 1, got 0\.0"),
+        ({"tol": 1.0}, r"tol must lie between 0 and 1, got 1\.0"),
+        ({"mode_of": "Y"}, r"mode_of must be 'X' or 'Z', got 'Y'"),
+        ({"blas_threads": 0}, r"blas_threads must be a positive whole number or None, got 0"),
+        ({"backend": "torch"}, r"backend must be 'python', 'numba' or 'jax', got 'torch'"),
+    ],
+)
+def test_arguments_out_of_range(arguments, message, small):
+    with pytest.raises(ValueError, match=message):
+        gplvm.fit_map(small, progressbar=False, **arguments)
+
+
+def test_something_else_than_a_model(Y):
+    with pytest.raises(
+        TypeError, match=r"model must be a pm\.Model, got DataArray\. See build_model"
+    ):
+        gplvm.fit_map(Y)
+
+
+def test_progressbar_shows_and_hides_itself(small, capsys):
+    gplvm.fit_map(small, progressbar=False)
+    assert capsys.readouterr().out == ""
+    gplvm.fit_map(small, progressbar=True)
+    assert "fit_map" in capsys.readouterr().out
+
+
+def test_settings_without_a_seed_are_json(small):
+    fit = gplvm.fit_map(small, progressbar=False)
+    assert json.loads(fit.attrs["random_seed"]) is None

@@ -1,0 +1,104 @@
+"""The latent plot: what stands on the axes, and what is refused."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from matplotlib.collections import EllipseCollection, LineCollection, PathCollection
+from test_prediction import made_fit
+
+import pm_gplvm as gplvm
+
+
+@pytest.fixture(autouse=True)
+def _closed():
+    yield
+    plt.close("all")
+
+
+def of_kind(ax, kind):
+    return [artist for artist in ax.collections if isinstance(artist, kind)]
+
+
+def test_every_row_is_a_point_and_every_class_a_colour_and_a_shape(best, digits):
+    ax = gplvm.plot_latent(best, color="label")
+    points = of_kind(ax, PathCollection)
+    drawn = np.vstack([part.get_offsets() for part in points])
+    X = best.posterior["X"].to_numpy()[0, 0]
+    np.testing.assert_allclose(np.sort(drawn, axis=0), np.sort(X, axis=0))
+    classes = np.unique(digits["label"])
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == classes.tolist()
+    looks = {(tuple(p.get_facecolor()[0]), p.get_paths()[0].vertices.tobytes()) for p in points}
+    assert len(looks) == len(classes)
+
+
+def test_the_background_is_the_uncertainty_and_says_so(best):
+    ax = gplvm.plot_latent(best, grid=20)
+    (picture,) = ax.images
+    shades = picture.get_array()
+    assert shades.shape == (20, 20)
+    assert 0.0 <= shades.min() < shades.max() <= 1.0 + 1e-9
+    assert "sd of the function left of the prior's" in [a.get_ylabel() for a in ax.figure.axes]
+    assert not gplvm.plot_latent(best, background=False).images
+
+
+def test_draws_of_X_get_ellipses_of_their_covariance(Y):
+    fit = made_fit(Y, "rbf", draws=500)
+    ax = gplvm.plot_latent(fit, background=False)
+    (ellipses,) = of_kind(ax, EllipseCollection)
+    # The draws are standard normal: radius 1.51 holds 68 % of them, the axes are twice that.
+    np.testing.assert_allclose(ellipses.get_widths(), 2 * 1.51, rtol=0.15)
+    np.testing.assert_allclose(ellipses.get_heights(), 2 * 1.51, rtol=0.15)
+    assert not of_kind(gplvm.plot_latent(fit, background=False, spread=False), EllipseCollection)
+
+
+def test_a_fit_with_X_held_has_no_ellipses(theta):
+    assert not of_kind(gplvm.plot_latent(theta, grid=10), EllipseCollection)
+
+
+def test_numbers_get_a_scale_and_whole_numbers_classes(best):
+    ax = gplvm.plot_latent(best, color=np.linspace(0.0, 1.0, 30), background=False)
+    assert ax.get_legend() is None
+    assert len(ax.figure.axes) == 2
+    ax = gplvm.plot_latent(best, color=np.arange(30) % 3, background=False)
+    assert len(ax.get_legend().get_texts()) == 3
+
+
+def test_one_latent_dimension_is_drawn_row_by_row(Y):
+    best = gplvm.fit_map(gplvm.build_model(Y, latent_dim=1), progressbar=False)
+    ax = gplvm.plot_latent(best, color="label")
+    assert ax.get_ylabel() == "row"
+    assert len(of_kind(ax, PathCollection)) == 2
+    assert not of_kind(ax, LineCollection)
+
+
+def test_more_than_two_dimensions_are_drawn_in_pairs(Y):
+    best = gplvm.fit_map(gplvm.build_model(Y, latent_dim=3), progressbar=False)
+    ax = gplvm.plot_latent(best, dims=(2, 0), grid=10)
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("latent 2", "latent 0")
+    with pytest.raises(ValueError, match="two different dimensions below 3"):
+        gplvm.plot_latent(best, dims=(0, 3))
+
+
+def test_given_axes_are_used(best):
+    _, ax = plt.subplots()
+    assert gplvm.plot_latent(best, ax=ax, background=False) is ax
+
+
+@pytest.mark.parametrize(
+    ("color", "message"),
+    [
+        ([1, 2, 3], r"one value a row, 30, got shape \(3,\)"),
+        ("stage", "no coordinate 'stage'"),
+        ([f"class {i}" for i in range(30)], "at most 20 classes, got 30 different texts"),
+    ],
+)
+def test_wrong_colours_are_refused(best, color, message):
+    with pytest.raises(ValueError, match=message):
+        gplvm.plot_latent(best, color=color, background=False)
+
+
+def test_a_fit_without_X_is_refused(best):
+    bare = best.copy()
+    bare["posterior"] = best["posterior"].to_dataset().drop_vars("X")
+    with pytest.raises(ValueError, match="plot_latent needs the variable 'X'"):
+        gplvm.plot_latent(bare)

@@ -1,0 +1,148 @@
+"""Prediction against the joint Gaussian, written out."""
+
+import numpy as np
+import pytest
+import xarray as xr
+from oracles import kernel_matrix
+from scipy.stats import multivariate_normal
+
+import pm_gplvm as gplvm
+from pm_gplvm.prediction import relative_uncertainty
+from pm_gplvm.results import as_fit
+
+KERNELS = ["rbf", "matern32", "matern52", "linear", "rbf + bias"]
+
+
+def made_fit(Y, kernel, draws=1, *, scale="global", seed=3):
+    """A fit of random draws, as any sampler would give it: no optimiser in between."""
+
+    model = gplvm.build_model(Y, kernel=kernel, scale=scale)
+    rng = np.random.default_rng(seed)
+    values = {"X": rng.standard_normal((1, draws, len(Y), 2))}
+    for rv in model.free_RVs[1:]:
+        values[rv.name] = rng.uniform(0.5, 1.5, (1, draws))
+    stats = {"lp": np.zeros((1, draws))}
+    return as_fit(model, values, method="made", sample_stats=stats, settings={})
+
+
+def conditional(fit, draw, X_new, y):
+    """Mean and covariance of the new rows of one column by conditioning the joint covariance."""
+    posterior = fit.posterior.to_dataset().isel(chain=0, draw=draw)
+    theta = {n: float(v) for n, v in posterior.data_vars.items() if n not in ("X", "sigma")}
+    X = np.vstack([posterior["X"].to_numpy(), X_new])
+    joint = kernel_matrix(fit.attrs["kernel"], X, **theta)
+    N = len(y)
+    K = joint[:N, :N] + float(posterior["sigma"]) ** 2 * np.eye(N)
+    gain = np.linalg.solve(K, joint[:N, N:]).T
+    return gain @ y, joint[N:, N:] - gain @ joint[:N, N:]
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_one_draw_is_the_conditional_of_the_joint_gaussian(Y, kernel, rng):
+    fit = made_fit(Y, kernel)
+    X_new = rng.standard_normal((5, 2))
+    predicted = gplvm.predict(fit, X_new)
+    centre, scale = (fit.constant_data[n].to_numpy() for n in ("Y_mean", "Y_scale"))
+    for d in range(4):
+        mean, cov = conditional(fit, 0, X_new, (Y.to_numpy()[:, d] - centre[d]) / scale[d])
+        np.testing.assert_allclose(predicted["mean"][:, d], centre[d] + scale[d] * mean, rtol=1e-9)
+        np.testing.assert_allclose(
+            predicted["sd"][:, d], scale[d] * np.sqrt(np.diag(cov)), rtol=1e-7
+        )
+
+
+def test_draws_are_mixed_by_the_law_of_total_variance(Y, rng):
+    fit = made_fit(Y, "rbf", draws=4)
+    X_new = rng.standard_normal((3, 2))
+    predicted = gplvm.predict(fit, X_new, noise=True)
+    single = [gplvm.predict(made_one(fit, i), X_new, noise=True) for i in range(4)]
+    means = np.stack([one["mean"].to_numpy() for one in single])
+    variances = np.stack([one["sd"].to_numpy() ** 2 for one in single])
+    np.testing.assert_allclose(predicted["mean"], means.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(
+        predicted["sd"] ** 2, variances.mean(axis=0) + means.var(axis=0), rtol=1e-10
+    )
+
+
+def made_one(fit, draw):
+    one = fit.copy()
+    one["posterior"] = xr.DataTree(fit.posterior.to_dataset().isel(draw=[draw]))
+    return one
+
+
+def test_noise_adds_sigma_squared_in_the_units_of_the_table(Y, rng):
+    fit = made_fit(Y, "rbf")
+    X_new = rng.standard_normal((3, 2))
+    without, with_noise = (gplvm.predict(fit, X_new, noise=n)["sd"] ** 2 for n in (False, True))
+    sigma, scale = fit.posterior["sigma"].item(), fit.constant_data["Y_scale"].to_numpy()
+    np.testing.assert_allclose(
+        with_noise - without, np.broadcast_to((sigma * scale) ** 2, (3, 4)), rtol=1e-9
+    )
+
+
+def test_far_away_the_prior_remains_and_at_the_rows_little(Y):
+    fit = made_fit(Y, "rbf")
+    far = np.full((1, 2), 100.0)
+    predicted = gplvm.predict(fit, far)
+    scale = fit.constant_data["Y_scale"].to_numpy()
+    np.testing.assert_allclose(predicted["mean"][0], fit.constant_data["Y_mean"], rtol=1e-12)
+    np.testing.assert_allclose(predicted["sd"][0], scale * fit.posterior["amplitude"].item())
+    assert relative_uncertainty(fit, far)[0] == pytest.approx(1.0)
+    at_rows = relative_uncertainty(fit, fit.posterior["X"].to_numpy()[0, 0])
+    assert (at_rows < 1.0).all()
+
+
+def test_intervals_cover_new_rows_of_the_same_function(rng):
+    # Rows of one Gaussian process; half are held out. With the true X and θ the standardised
+    # residuals are standard normal: 400 of them, of which 89 % lie within 1.598.
+    N, D, sigma = 100, 8, 0.2
+    X = rng.standard_normal((N, 2))
+    K = kernel_matrix("rbf", X, lengthscale=1.0, amplitude=1.0) + sigma**2 * np.eye(N)
+    Y = multivariate_normal(np.zeros(N), K, allow_singular=True, seed=rng).rvs(D).T
+    train, new = slice(None, 50), slice(50, None)
+
+    model = gplvm.build_model(Y[train], scale="none")
+    theta = {"lengthscale": 1.0, "amplitude": 1.0, "sigma": sigma}
+    values = {"X": X[None, None, train]} | {n: np.full((1, 1), v) for n, v in theta.items()}
+    stats = {"lp": np.zeros((1, 1))}
+    fit = as_fit(model, values, method="made", sample_stats=stats, settings={})
+    # The model centres the columns; the mean is part of the draw, so it is taken off again.
+    predicted = gplvm.predict(fit, X[new], noise=True)
+    residuals = ((Y[new] - predicted["mean"]) / predicted["sd"]).to_numpy()
+    share = (np.abs(residuals) < 1.598).mean()
+    assert 0.80 < share < 0.97
+
+
+def test_labels_and_units_come_out(theta, digits):
+    predicted = gplvm.predict(theta, np.zeros((2, 2)), draws=3)
+    assert predicted["mean"].dims == ("obs_new", "feature")
+    assert predicted["feature"].to_numpy().tolist() == digits["feature"].to_numpy().tolist()
+
+
+@pytest.mark.parametrize(
+    ("X_new", "message"),
+    [
+        (np.zeros((2, 3)), r"X_new must have shape \(n, latent_dim\) = \(n, 2\), got \(2, 3\)"),
+        (np.zeros(2), r"got \(2,\)"),
+        ([[np.nan, 0.0]], "X_new must be finite"),
+    ],
+)
+def test_wrong_positions_are_refused(best, X_new, message):
+    with pytest.raises(ValueError, match=message):
+        gplvm.predict(best, X_new)
+
+
+def test_what_is_no_fit_is_refused(best):
+    with pytest.raises(TypeError, match="predict needs a fit"):
+        gplvm.predict({"posterior": 1}, np.zeros((1, 2)))
+    with pytest.raises(ValueError, match="needs a fit with the group 'posterior'"):
+        gplvm.predict(xr.DataTree(), np.zeros((1, 2)))
+    with pytest.raises(ValueError, match="draws must be a positive whole number"):
+        gplvm.predict(best, np.zeros((1, 2)), draws=0)
+
+
+def test_a_covariance_of_the_users_own_is_refused_with_a_way_out(best):
+    own = best.copy()
+    own.attrs = {**best.attrs, "kernel": "custom"}
+    with pytest.raises(ValueError, match="condition with PyMC"):
+        gplvm.predict(own, np.zeros((1, 2)))
