@@ -56,7 +56,7 @@ def load_digits(n: int = 300, *, random_seed: int = 0) -> xr.DataArray:
 
 
 def load_table(path: str | Path, *, label: str | None = None) -> xr.DataArray:
-    """Read a table of numbers from a CSV or NetCDF file.
+    r"""Read a table of numbers from a CSV or NetCDF file.
 
     Parameters
     ----------
@@ -77,6 +77,15 @@ def load_table(path: str | Path, *, label: str | None = None) -> xr.DataArray:
         If there is no such file.
     ValueError
         If the file is of another kind, or has no column ``label``.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder) / "cells.csv"
+    ...     _ = path.write_text("stage,a,b\nearly,1,2\nearly,2,4\nlate,7,8\n")
+    ...     load_table(path, label="stage")["label"].to_numpy().tolist()
+    ['early', 'early', 'late']
     """
     path = Path(path)
     if not path.is_file():

@@ -71,8 +71,8 @@ class GaussianTerms(TwinOp):
     """fₘᵀ K⁻¹ fₘ for each column of F, and ln|K|.
 
     Inputs: ``K`` (N, N), of which the lower triangle is read, and ``F`` (N, M). Outputs: ``quad``
-    (M,), ``logdet`` (); then the Cholesky factor (N, N; upper triangle meaningless) and
-    ``K⁻¹F`` (N, M), kept for the pullback alone. A K that is not positive definite gives
+    (M,), ``logdet`` (); then ``K⁻¹`` (N, N; upper triangle meaningless) and ``K⁻¹F`` (N, M), kept
+    for the pullback alone. A K that is not positive definite gives
     infinite terms, thus a log-density of -inf.
     """
 
@@ -91,18 +91,19 @@ class GaussianTerms(TwinOp):
     def perform(self, node: Apply, inputs: Sequence[Any], storage: Any) -> None:
         K, F = inputs
         # K is symmetric: its transpose in Fortran order is a plain copy of a C-ordered K.
-        chol = reused(storage[2][0], K.shape, "F")
-        np.copyto(chol, K.T)
-        chol, info = lapack.dpotrf(chol, lower=1, overwrite_a=1, clean=0)
+        inverse = reused(storage[2][0], K.shape, "F")
+        np.copyto(inverse, K.T)
+        _, info = lapack.dpotrf(inverse, lower=1, overwrite_a=1, clean=0)
         if info == 0:
-            weights, _ = lapack.dpotrs(chol, F, lower=1)
+            logdet = 2.0 * np.log(np.diagonal(inverse)).sum()
+            lapack.dpotri(inverse, lower=1, overwrite_c=1)
+            weights = blas.dsymm(1.0, inverse, F, lower=1)
             quad = np.einsum("nm,nm->m", F, weights)
-            logdet = 2.0 * np.log(np.diagonal(chol)).sum()
         else:
+            inverse.fill(np.nan)
             weights = np.full(F.shape, np.nan)
             quad, logdet = np.full(F.shape[1], np.inf), np.inf
-            chol = np.full(K.shape, np.nan, order="F")
-        for slot, value in zip(storage, (quad, np.asarray(logdet), chol, weights), strict=True):
+        for slot, value in zip(storage, (quad, np.asarray(logdet), inverse, weights), strict=True):
             slot[0] = value
 
     def symbolic(self, *inputs: Variable) -> list[Variable]:
@@ -112,7 +113,8 @@ class GaussianTerms(TwinOp):
         logdet = 2.0 * pt.log(pt.diagonal(chol)).sum()
         failed = pt.isnan(logdet)
         quad = pt.switch(failed, np.inf, (F * weights).sum(axis=0))
-        return [quad, pt.switch(failed, np.inf, logdet), chol, weights]
+        inverse = pt.linalg.cho_solve((chol, True), pt.eye(K.shape[0]), b_ndim=2)
+        return [quad, pt.switch(failed, np.inf, logdet), inverse, weights]
 
     def pullback(
         self,
@@ -121,27 +123,28 @@ class GaussianTerms(TwinOp):
         cotangents: Sequence[Variable],
     ) -> list[Variable]:
         K, F = inputs
-        chol, weights = outputs[2:]
+        inverse, weights = outputs[2:]
         if not all(isinstance(bar.type, DisconnectedType) for bar in cotangents[2:]):
             raise NotImplementedError(
-                "GaussianTerms has no derivative of its Cholesky factor: use its first two outputs."
+                "GaussianTerms has no derivative of its inverse: use its first two outputs."
             )
         quad_bar, logdet_bar = (
             out.zeros_like() if isinstance(bar.type, DisconnectedType) else bar
             for out, bar in zip(outputs[:2], cotangents[:2], strict=True)
         )
-        dK = _LawrenceGradient()(K, F, quad_bar, logdet_bar, chol, weights)
+        dK = _LawrenceGradient()(K, F, quad_bar, logdet_bar, inverse, weights)
         return [dK, 2.0 * weights * quad_bar]
 
 
 class _LawrenceGradient(TwinOp):
     """∂L/∂K = ln|K|-bar K⁻¹ - K⁻¹F diag(quad-bar) FᵀK⁻¹, Lawrence's formula for quad-bar = -½.
 
-    ``chol`` and ``weights`` are what :class:`GaussianTerms` has computed at the same K and F;
+    ``inverse`` and ``weights`` are what :class:`GaussianTerms` has computed at the same K and F;
     they carry no derivative of their own.
     """
 
     __props__ = ()
+    symmetric_output = True
 
     def make_node(self, *inputs: Variable) -> Apply:
         return Apply(self, list(inputs), [inputs[0].type()])
@@ -153,30 +156,30 @@ class _LawrenceGradient(TwinOp):
         return [[True]] * 4 + [[False]] * 2
 
     def perform(self, node: Apply, inputs: Sequence[Any], storage: Any) -> None:
-        _, _, quad_bar, logdet_bar, chol, weights = inputs
+        _, _, quad_bar, logdet_bar, inverse, weights = inputs
         previous = storage[0][0]
-        inverse = reused(None if previous is None else previous.T, chol.shape, "F")
-        np.copyto(inverse, chol)
-        inverse, _ = lapack.dpotri(inverse, lower=1, overwrite_c=1)
+        G = reused(None if previous is None else previous.T, inverse.shape, "F")
+        np.copyto(G, inverse)
         first = quad_bar[0] if len(quad_bar) else 0.0
         if np.all(quad_bar == first):
-            G = blas.dsyrk(-first, weights, beta=logdet_bar, c=inverse, lower=1, overwrite_c=1)
+            G = blas.dsyrk(-first, weights, beta=logdet_bar, c=G, lower=1, overwrite_c=1)
         else:
             G = blas.dsyr2k(
                 -0.5,
                 weights,
                 weights * quad_bar,
                 beta=logdet_bar,
-                c=inverse,
+                c=G,
                 lower=1,
                 overwrite_c=1,
             )
         storage[0][0] = _mirrored(G).T  # symmetric, and in C order as K is
 
     def symbolic(self, *inputs: Variable) -> list[Variable]:
-        K, F, quad_bar, logdet_bar = inputs[:4]
-        inverse = pt.linalg.inv(K)
-        weights = inverse @ F
+        K, F, quad_bar, logdet_bar, *known = inputs
+        # To be differentiated, the formula must stand in terms of K and F themselves.
+        inverse = known[0] if known else pt.linalg.inv(K)
+        weights = known[1] if known else inverse @ F
         return [logdet_bar * inverse - (weights * quad_bar) @ weights.T]
 
     def pullback(

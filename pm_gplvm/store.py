@@ -122,6 +122,12 @@ def load(path: str | Path) -> xr.DataTree:
         If nothing stands at ``path``.
     ValueError
         If it cannot be read, is no fit, or was written by a newer version.
+
+    Examples
+    --------
+    >>> load("nowhere.nc")
+    Traceback (most recent call last):
+    FileNotFoundError: There is no file nowhere.nc.
     """
     path = Path(path)
     if path.suffix not in _SUFFIXES:

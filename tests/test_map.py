@@ -230,7 +230,8 @@ def test_mode_of_Z_is_stationary_in_Z_and_log_theta(Y):
 def test_mode_of_Z_needs_a_lengthscale(Y):
     model = gplvm.build_model(Y, kernel="linear")
     with pytest.raises(
-        ValueError, match=r"mode_of='Z' needs a model with a free X and a free lengthscale"
+        ValueError,
+        match=r"mode_of='Z' needs a model with a free X and a free, positive lengthscale; take mode_of='X'",
     ):
         gplvm.fit_map(model, mode_of="Z", progressbar=False)
 

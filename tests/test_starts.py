@@ -77,6 +77,7 @@ def test_random_start_follows_the_seed(small):
     a, b, c = (begin(small, "random", seed)["X"] for seed in (1, 1, 2))
     np.testing.assert_array_equal(a, b)
     assert not np.array_equal(a, c)
+    np.testing.assert_allclose(a.mean(axis=0), 0.0, atol=1e-12)
     np.testing.assert_allclose(a.std(axis=0), 1.0, rtol=1e-12)
 
 

@@ -1,0 +1,88 @@
+"""What the documents say is so: names, layout, examples, notebooks."""
+
+import doctest
+import importlib
+import inspect
+import pkgutil
+import re
+from pathlib import Path
+
+import jupytext
+import matplotlib.pyplot as plt
+import nbformat
+import pytest
+
+import pm_gplvm as gplvm
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+MODULES = sorted(m.name for m in pkgutil.iter_modules(gplvm.__path__))
+
+
+def section(title):
+    return re.search(rf"^## {title}$(.*?)(?=^## |\Z)", README, re.MULTILINE | re.DOTALL)[1]
+
+
+def test_the_readme_lists_the_public_names():
+    assert set(re.findall(r"`(\w+)`", section("Public names"))) == set(gplvm.__all__)
+
+
+def test_the_readme_lists_the_modules_from_the_top_layer_down():
+    listed = re.findall(r"^\| `(\w+)\.py`", section("Layout"), re.MULTILINE)
+    assert sorted(listed) == [name for name in MODULES if name != "__init__"]
+    config = (ROOT / "pyproject.toml").read_text()
+    layers = re.findall(r'^    "([\w |]+)",$', config.split("exhaustive = true")[1], re.MULTILINE)
+    depth = {name: i for i, layer in enumerate(layers) for name in layer.split(" | ")}
+    assert [depth[name] for name in listed] == sorted(depth.values())
+
+
+@pytest.mark.parametrize("name", gplvm.__all__)
+def test_public_docstrings_have_every_part(name):
+    thing = getattr(gplvm, name)
+    text = inspect.getdoc(thing)
+    parameters = [p for p in inspect.signature(thing).parameters if p not in ("args", "kwargs")]
+    if inspect.isclass(thing):
+        parameters = ["cov", "mu", "scale"]
+    for parameter in parameters:
+        assert re.search(rf"\b{parameter}\b", text.split("Parameters")[1]), parameter
+    assert "Examples\n--------" in text
+
+
+def test_importing_the_package_does_not_load_pymc():
+    import subprocess
+    import sys
+
+    code = "import sys, pm_gplvm; dir(pm_gplvm); sys.exit('pymc' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_unknown_names_are_unknown():
+    with pytest.raises(AttributeError, match="has no attribute 'fit_mpa'"):
+        _ = gplvm.fit_mpa
+
+
+@pytest.mark.parametrize("name", [n for n in MODULES if n not in ("__main__", "__init__")])
+def test_the_examples_in_docstrings_run(name):
+    module = importlib.import_module(f"pm_gplvm.{name}")
+    result = doctest.testmod(module)
+    plt.close("all")
+    assert result.failed == 0
+
+
+def test_the_example_of_the_package_runs():
+    assert doctest.testmod(gplvm).failed == 0
+
+
+@pytest.mark.parametrize("source", sorted((ROOT / "notebooks").glob("*.py")), ids=lambda p: p.stem)
+def test_a_notebook_is_its_source_with_outputs(source):
+    built = nbformat.read(source.with_suffix(".ipynb"), as_version=4)
+    written = jupytext.read(source)
+    assert [(c.cell_type, c.source) for c in built.cells] == [
+        (c.cell_type, c.source) for c in written.cells
+    ]
+    code = [c for c in built.cells if c.cell_type == "code"]
+    assert all(c.execution_count for c in code)
+    titles = [
+        line for c in built.cells if c.cell_type == "markdown" for line in c.source.splitlines()
+    ]
+    assert sum(line.startswith("# ") for line in titles) == 1
