@@ -110,7 +110,7 @@ plt.show()
 #
 # Any place in the plane has a predicted row of Y, with a standard deviation. Halfway between two
 # digits lies what the model thinks is between them. All pixels share one kernel and one scale, and so
-one standard deviation at a place: it is large where few digits are near.
+# one standard deviation at a place: it is large where few digits are near.
 
 # %%
 first, second = 0, int(np.argmax(np.abs(X - X[0]).sum(axis=1)))

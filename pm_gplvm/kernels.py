@@ -190,7 +190,7 @@ class Covariance(TwinOp):
         if self.profile is None:
             np.dot(Z, (amplitude**2 * Z).T, out=K)
         else:
-            _fill(self.profile, Z, float(amplitude), K, slope)
+            _fill(self.profile, Z, amplitude, K, slope)
         if bias != 0.0:
             K += bias**2
         K.flat[:: N + 1] += sigma**2
@@ -204,7 +204,8 @@ class Covariance(TwinOp):
         norms = (Zc**2).sum(axis=1)
         r2 = _zero_diagonal(pt.maximum(norms[:, None] + norms[None, :] - 2.0 * Zc @ Zc.T, 0.0))
         correlation, slope = self.profile(r2, _SYMBOLIC)
-        return [amplitude**2 * correlation + bias**2 + noise, amplitude**2 * slope]
+        K = amplitude**2 * correlation + bias**2 + noise
+        return [K, amplitude**2 * slope if self._has_slope else pt.zeros((0, 0))]
 
     def pullback(
         self,
@@ -255,16 +256,16 @@ class _CovariancePullback(TwinOp):
         if self.profile is None:
             product = G @ Z
             product += product if self.symmetric else G.T @ Z
-            dZ, overlap = float(amplitude) ** 2 * product, float(np.vdot(G, K))
+            dZ, overlap = amplitude**2 * product, float(np.vdot(G, K))
         else:
-            dZ, overlap = self._pull(Z, G, K, slope, float(bias))
+            dZ, overlap = self._pull(Z, G, K, slope, bias)
         # amplitude² κ = K - bias² - sigma² I, so K's own derivative needs no κ.
         signal = overlap - bias**2 * total - sigma**2 * trace
         results = (dZ, 2.0 * signal / amplitude, 2.0 * bias * total, 2.0 * sigma * trace)
         for slot, value in zip(storage, results, strict=True):
             slot[0] = np.asarray(value, dtype=np.float64)
 
-    def _pull(self, Z: Array, G: Array, K: Array, slope: Array, bias: float) -> tuple[Array, float]:
+    def _pull(self, Z: Array, G: Array, K: Array, slope: Array, bias: Any) -> tuple[Array, float]:
         """∂L/∂Z, and Σ G ∘ K on the way: some rows at a time, so that W stays in the cache."""
         N = len(Z)
         Z1 = np.column_stack([Z, np.ones(N)])  # the column of ones sums W's rows
@@ -299,6 +300,8 @@ class _CovariancePullback(TwinOp):
         if self.profile is None:
             dZ = amplitude**2 * (G @ Z + G.T @ Z)
         else:
+            if self.rate is not None:
+                slope = self.rate * (K - bias**2)  # the diagonal does not matter
             W = G * slope
             weights = W.sum(axis=0) + W.sum(axis=1)
             dZ = 2.0 * (weights[:, None] * Z - W @ Z - W.T @ Z)
@@ -317,7 +320,7 @@ class _CovariancePullback(TwinOp):
         ]
 
 
-def _fill(profile: Profile, Z: Array, amplitude: float, K: Array, slope: Array) -> None:
+def _fill(profile: Profile, Z: Array, amplitude: Any, K: Array, slope: Array) -> None:
     """Write amplitude² κ and, if there is room, amplitude² κ': lower blocks, then mirrored."""
     N = len(Z)
     Z = Z - Z.mean(axis=0)  # distances by norms lose digits when the origin is far away
@@ -333,7 +336,7 @@ def _fill(profile: Profile, Z: Array, amplitude: float, K: Array, slope: Array) 
         r2[:, i:].flat[:: j - i + 1] = 0.0
         values = profile(r2, np)
         for out, value in zip((K, slope) if slope.size else (K,), values, strict=False):
-            block = np.multiply(value, amplitude**2, out=out[i:j, :j])
+            block = np.multiply(value, amplitude * amplitude, out=out[i:j, :j])
             out[:i, i:j] = block[:, :i].T
 
 

@@ -71,7 +71,7 @@ class GaussianTerms(TwinOp):
     """fₘᵀ K⁻¹ fₘ for each column of F, and ln|K|.
 
     Inputs: ``K`` (N, N), of which the lower triangle is read, and ``F`` (N, M). Outputs: ``quad``
-    (M,), ``logdet`` (); then ``K⁻¹`` (N, N; upper triangle meaningless) and ``K⁻¹F`` (N, M), kept
+    (M,), ``logdet`` (); then ``K⁻¹`` (N, N; lower triangle meaningless) and ``K⁻¹F`` (N, M), kept
     for the pullback alone. A K that is not positive definite gives
     infinite terms, thus a log-density of -inf.
     """
@@ -90,14 +90,14 @@ class GaussianTerms(TwinOp):
 
     def perform(self, node: Apply, inputs: Sequence[Any], storage: Any) -> None:
         K, F = inputs
-        # K is symmetric: its transpose in Fortran order is a plain copy of a C-ordered K.
+        # Seen in Fortran order, as LAPACK does, the lower triangle of a C-ordered K is the upper one.
         inverse = reused(storage[2][0], K.shape, "F")
         np.copyto(inverse, K.T)
-        _, info = lapack.dpotrf(inverse, lower=1, overwrite_a=1, clean=0)
+        _, info = lapack.dpotrf(inverse, lower=0, overwrite_a=1, clean=0)
         if info == 0:
             logdet = 2.0 * np.log(np.diagonal(inverse)).sum()
-            lapack.dpotri(inverse, lower=1, overwrite_c=1)
-            weights = blas.dsymm(1.0, inverse, F, lower=1)
+            lapack.dpotri(inverse, lower=0, overwrite_c=1)
+            weights = blas.dsymm(1.0, inverse, F, lower=0)
             quad = np.einsum("nm,nm->m", F, weights)
         else:
             inverse.fill(np.nan)
@@ -124,7 +124,10 @@ class GaussianTerms(TwinOp):
     ) -> list[Variable]:
         K, F = inputs
         inverse, weights = outputs[2:]
-        if not all(isinstance(bar.type, DisconnectedType) for bar in cotangents[2:]):
+        connected = [not isinstance(bar.type, DisconnectedType) for bar in cotangents]
+        if connected[3] and not connected[2]:  # asked for by a second derivative in F
+            return super().pullback(inputs, outputs, cotangents)
+        if connected[2]:
             raise NotImplementedError(
                 "GaussianTerms has no derivative of its inverse: use its first two outputs."
             )
@@ -162,7 +165,7 @@ class _LawrenceGradient(TwinOp):
         np.copyto(G, inverse)
         first = quad_bar[0] if len(quad_bar) else 0.0
         if np.all(quad_bar == first):
-            G = blas.dsyrk(-first, weights, beta=logdet_bar, c=G, lower=1, overwrite_c=1)
+            G = blas.dsyrk(-first, weights, beta=logdet_bar, c=G, lower=0, overwrite_c=1)
         else:
             G = blas.dsyr2k(
                 -0.5,
@@ -170,10 +173,10 @@ class _LawrenceGradient(TwinOp):
                 weights * quad_bar,
                 beta=logdet_bar,
                 c=G,
-                lower=1,
+                lower=0,
                 overwrite_c=1,
             )
-        storage[0][0] = _mirrored(G).T  # symmetric, and in C order as K is
+        storage[0][0] = _mirrored(G.T)  # in C order, as K is
 
     def symbolic(self, *inputs: Variable) -> list[Variable]:
         K, F, quad_bar, logdet_bar, *known = inputs
@@ -256,7 +259,7 @@ def total_logp(factor: Any, K: Any, *, n_columns: int, log_scale: float = 0.0) -
 class GPColumnsRV(SymbolicRandomVariable):
     """Random draws of :class:`GPColumns`."""
 
-    name = "gp_columns"
+    name = "GPColumns"
     extended_signature = "[rng],[size],(),(),(n,n)->[rng],(n)"
     _print_name = ("GPColumns", "\\operatorname{GPColumns}")
 

@@ -122,6 +122,11 @@ def build_model(
         # model without a variable, which fits attach to obs again.
         for name, coord in table.coords.items():
             if name not in (OBS, FEATURE) and coord.dims == (OBS,):
+                if str(name) in {"chain", "draw", "__sample__", LATENT, *model.named_vars}:
+                    raise ValueError(
+                        f"Y must not have a coordinate called {str(name)!r} on its rows, a name that the "
+                        f"model uses. Rename it: Y.rename({name}=...)."
+                    )
                 model.add_coord(str(name), coord.to_numpy())
     return model
 

@@ -212,9 +212,13 @@ def _warn(fit: xr.DataTree) -> None:
 
     posterior = fit["posterior"].to_dataset()
     divergences = int(fit["sample_stats"]["diverging"].sum())
-    rhat = max(float(v.max()) for v in arviz_stats.rhat(posterior).data_vars.values())
+    chains = posterior.sizes["chain"]
+    rhats = (
+        arviz_stats.rhat(posterior).data_vars.values() if chains > 1 else ()
+    )  # one tells nothing
+    rhat = max((float(v.max()) for v in rhats), default=1.0)
     ess = min(float(v.min()) for v in arviz_stats.ess(posterior).data_vars.values())
-    wanted = 100 * posterior.sizes["chain"]
+    wanted = 100 * chains
     found = []
     if divergences:
         found.append(f"{divergences} divergences")

@@ -121,6 +121,8 @@ def fit_map(
     {'chain': 1, 'draw': 1, 'obs': 20, 'latent': 2}
     """
     describe(model)
+    if not model.free_RVs:
+        raise ValueError("model must have a free variable, got every one fixed by a number.")
     _check(n_restarts, maxiter, tol, mode_of)
     rng = np.random.default_rng(random_seed)
     first = start_values(model, start, rng)

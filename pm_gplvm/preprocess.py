@@ -85,7 +85,11 @@ def _from_array(Y: Any) -> xr.DataArray:
         Y = np.ma.filled(Y.astype(float), np.nan)
     if hasattr(Y, "toarray"):
         raise TypeError("Y is a sparse matrix; pass Y.toarray() if it fits in memory.")
-    values = _floats(np.asarray(Y))
+    try:
+        Y = np.asarray(Y)
+    except ValueError as error:
+        raise TypeError(f"Y must hold numbers in rows of equal length ({error}).") from error
+    values = _floats(Y)
     if values.ndim != 2:
         hint = " For a single feature pass Y[:, None]." if values.ndim == 1 else ""
         raise ValueError(
@@ -151,7 +155,7 @@ def _floats(values: NDArray[Any]) -> NDArray[np.float64]:
             "Y must hold real numbers, got complex ones. Stack real and imaginary parts."
         )
     try:
-        return np.ascontiguousarray(values, dtype=np.float64)
+        return np.asarray(values, dtype=np.float64, order="C")
     except (TypeError, ValueError) as error:
         raise TypeError(
             f"Y must hold numbers, got text or other objects ({error}). {_REMEDY_LABEL}"

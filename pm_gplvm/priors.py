@@ -77,12 +77,14 @@ def _registered(
             f"priors[{name!r}] must be a distribution made by .dist(), such as pm.HalfNormal.dist(1), "
             f"got the variable {prior}."
         )
-    if prior.ndim == 0 and shape:
-        prior = change_dist_size(prior, shape)
-    if prior.ndim != len(shape):
-        raise ValueError(
-            f"priors[{name!r}] must have shape () or {shape}, got {prior.ndim} dimensions."
-        )
+    given = tuple(prior.type.shape)
+    fits = len(given) == len(shape) and all(
+        a in (None, b) for a, b in zip(given, shape, strict=True)
+    )
+    if given and not fits:
+        raise ValueError(f"priors[{name!r}] must have shape () or {shape}, got {given}.")
+    # A variable of its own, so that one distribution may serve several parameters and models.
+    prior = change_dist_size(prior, shape[: len(shape) - prior.owner.op.ndim_supp])
     return pm.modelcontext(None).register_rv(prior, name, dims=dims)
 
 

@@ -1,6 +1,7 @@
 """Where an optimisation begins: latent positions by PCA, Isomap, chance, or from elsewhere."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from pm_gplvm.likelihood import standardised
 from pm_gplvm.model import describe
-from pm_gplvm.schema import require_fit
+from pm_gplvm.schema import draws_of, require_fit
 
 __all__ = ["EMBEDDINGS", "perturbed", "start_values"]
 
@@ -91,7 +92,13 @@ def start_values(model: pm.Model, start: Any, rng: np.random.Generator) -> dict[
         for name, value in _THETA.items()
         if name in free
     }
-    given = usual | _given(model, start, rng)
+    given = _given(model, start, rng)
+    for name in usual.keys() - given.keys():
+        # Outside a prior of the user's the model's own initial value stays.
+        with suppress(ValueError):
+            values[model.rvs_to_values[free[name]].name] = _transformed(
+                model, free[name], usual[name]
+            )
     for name, value in given.items():
         if name not in free:
             continue
@@ -120,11 +127,9 @@ def _given(model: pm.Model, start: Any, rng: np.random.Generator) -> dict[str, A
             )
         return {"X": _embedding(model, start, rng)} if "X" in _free_names(model) else {}
     if isinstance(start, xr.DataTree):
-        posterior = require_fit(start, caller="start")["posterior"].to_dataset()
-        last = posterior.isel(chain=0, draw=-1)
-        return {
-            str(k): np.asarray(v.to_numpy(), dtype=np.float64) for k, v in last.data_vars.items()
-        }
+        require_fit(start, "X", caller="start")
+        names = dict.fromkeys(["X", *map(str, start["posterior"].data_vars)])
+        return {name: draws_of(start, name)[0, -1].to_numpy().astype(np.float64) for name in names}
     if isinstance(start, Mapping):
         unknown = [name for name in start if name not in model.named_vars]
         if unknown:

@@ -161,19 +161,19 @@ def test_op_and_its_twin_agree(rng, mode):
     compiled = pytensor.function(list(inputs), [*op(K, F), *op.symbolic(K, F)], mode=mode)
     values = compiled(positive_definite(rng, 6), rng.normal(size=(6, 3)))
     for ours, twin in zip(values[:4], values[4:], strict=True):
-        if ours.shape == (6, 6):  # the factor's upper triangle means nothing
-            ours, twin = np.tril(ours), np.tril(twin)
+        if ours.shape == (6, 6):  # the inverse's lower triangle means nothing
+            ours, twin = np.triu(ours), np.triu(twin)
         np.testing.assert_allclose(ours, twin, rtol=1e-10)
     broken = compiled(-np.eye(6), rng.normal(size=(6, 3)))
     for i in (0, 1, 4, 5):
         np.testing.assert_array_equal(broken[i], np.inf)
 
 
-def test_cholesky_output_has_no_derivative(rng):
+def test_the_inverse_has_no_derivative(rng):
     K = pt.dmatrix()
-    factor = GaussianTerms()(K, np.ones((3, 1)))[2]
+    inverse = GaussianTerms()(K, np.ones((3, 1)))[2]
     with pytest.raises(NotImplementedError, match="use its first two outputs"):
-        pt.grad(factor.sum(), K)
+        pt.grad(inverse.sum(), K)
 
 
 # The shortened factor

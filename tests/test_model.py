@@ -209,7 +209,7 @@ def test_function_may_build_a_parameter_of_others(Y):
         ),
         (
             {"sigma": pm.HalfNormal.dist(1.0, shape=3)},
-            r"priors\['sigma'\] must have shape .*got 1 dimensions",
+            r"priors\['sigma'\] must have shape .*got \(3,\)",
         ),
         (
             {"X": pm.Normal.dist(0.0, 1.0, shape=2)},
