@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pm_gplvm.compilation import compile_mode
+    from pm_gplvm.covariances import covariance
     from pm_gplvm.datasets import load_digits, load_table
-    from pm_gplvm.kernels import covariance
     from pm_gplvm.likelihood import GPColumns
     from pm_gplvm.model import build_model
     from pm_gplvm.nuts import sample_theta
@@ -35,7 +35,7 @@ _HOME = {
     "build_model": "model",
     "compile_mode": "compilation",
     "compile_objective": "objective",
-    "covariance": "kernels",
+    "covariance": "covariances",
     "fit_map": "optimise",
     "load": "store",
     "load_digits": "datasets",

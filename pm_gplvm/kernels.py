@@ -1,42 +1,21 @@
-"""Covariances of the latent positions: K = amplitude² k(X / lengthscale) + bias² + sigma² I.
+"""The kernels: k(x, x') = amplitude² κ(‖x - x'‖² / lengthscale²) + bias², as a table.
 
-A kernel is an entry in ``KERNELS``. The stationary ones are given by their profile, the
-correlation κ and its slope κ' as functions of the squared distance r², written once and used by
-NumPy and PyTensor alike; with it the gradient of any scalar L is a contraction of N × N arrays,
-
-    ∂L/∂zₙ = 2 Σⱼ (Wₙⱼ + Wⱼₙ)(zₙ - zⱼ),    W = ∂L/∂K ∘ amplitude² κ'(r²),
-
-and no N × N × Q array is ever formed.
+A stationary kernel is its profile, the correlation κ and its slope κ' as functions of the squared
+distance r², written once and used by NumPy and PyTensor alike.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import pytensor.tensor as pt
 from numpy.typing import NDArray
-from pytensor.gradient import DisconnectedType
-from pytensor.graph.basic import Apply, Variable
 from scipy.spatial.distance import cdist
 
-from pm_gplvm.ops import TwinOp, reused
-
-__all__ = [
-    "KERNELS",
-    "Covariance",
-    "Kernel",
-    "covariance",
-    "cross_covariance",
-    "parse_kernel",
-    "prior_variance",
-]
+__all__ = ["KERNELS", "Kernel", "cross_covariance", "parse_kernel", "prior_variance"]
 
 Array = NDArray[np.float64]
 Profile = Callable[[Any, Any], tuple[Any, Any]]
-
-_BLOCK = 128  # rows at a time: a block of 128 × 1000 float64 stays in the second-level cache
 
 
 def _rbf(r2: Any, xp: Any) -> tuple[Any, Any]:
@@ -130,216 +109,6 @@ def parse_kernel(text: str) -> tuple[Kernel, bool]:
     return KERNELS[names[0]], "bias" in words
 
 
-def _safe_sqrt(r2: Variable) -> Variable:
-    """Square root whose derivative at 0 is 0: it is always multiplied by zₙ - zₙ there."""
-    positive = pt.gt(r2, 0.0)
-    return pt.switch(positive, pt.sqrt(pt.switch(positive, r2, 1.0)), 0.0)
-
-
-_SYMBOLIC = SimpleNamespace(exp=pt.exp, sqrt=_safe_sqrt)
-
-
-def _zero_diagonal(A: Variable) -> Variable:
-    return A * (1.0 - pt.eye(A.shape[0]))
-
-
-class Covariance(TwinOp):
-    """K and its slope from the scaled positions.
-
-    Inputs: ``Z`` (N, Q), the positions in units of the lengthscale; ``amplitude``, ``bias`` and
-    ``sigma``, three scalars, all standard deviations. Outputs: ``K`` (N, N), symmetric, and
-    ``slope`` (N, N) = amplitude² κ'(r²), which the gradient needs (empty where K itself tells it:
-    for the linear kernel and the RBF).
-    """
-
-    __props__ = ("kernel",)
-
-    def __init__(self, kernel: str) -> None:
-        self.kernel = kernel
-        self.profile = KERNELS[kernel].profile
-        self.rate = KERNELS[kernel].rate
-
-    @property
-    def _has_slope(self) -> bool:
-        return self.profile is not None and self.rate is None
-
-    def make_node(self, Z: Any, amplitude: Any, bias: Any, sigma: Any) -> Apply:
-        Z = pt.as_tensor_variable(Z, dtype="float64", ndim=2)
-        scalars = [
-            pt.as_tensor_variable(v, dtype="float64", ndim=0) for v in (amplitude, bias, sigma)
-        ]
-        N = Z.type.shape[0]
-        M = N if self._has_slope else 0
-        return Apply(
-            self,
-            [Z, *scalars],
-            [pt.tensor(shape=(N, N), dtype="float64"), pt.tensor(shape=(M, M), dtype="float64")],
-        )
-
-    def infer_shape(self, node: Apply, shapes: Any) -> list[Any]:
-        N = shapes[0][0]
-        M = N if self._has_slope else pt.as_tensor_variable(0)
-        return [(N, N), (M, M)]
-
-    def perform(self, node: Apply, inputs: Sequence[Any], storage: Any) -> None:
-        Z, amplitude, bias, sigma = inputs
-        N = len(Z)
-        K = storage[0][0] = reused(storage[0][0], (N, N))
-        M = N if self._has_slope else 0
-        slope = storage[1][0] = reused(storage[1][0], (M, M))
-        if self.profile is None:
-            np.dot(Z, (amplitude**2 * Z).T, out=K)
-        else:
-            _fill(self.profile, Z, amplitude, K, slope)
-        if bias != 0.0:
-            K += bias**2
-        K.flat[:: N + 1] += sigma**2
-
-    def symbolic(self, *inputs: Variable) -> list[Variable]:
-        Z, amplitude, bias, sigma = inputs
-        noise = sigma**2 * pt.eye(Z.shape[0])
-        if self.profile is None:
-            return [amplitude**2 * Z @ Z.T + bias**2 + noise, pt.zeros((0, 0))]
-        Zc = Z - Z.mean(axis=0)
-        norms = (Zc**2).sum(axis=1)
-        r2 = _zero_diagonal(pt.maximum(norms[:, None] + norms[None, :] - 2.0 * Zc @ Zc.T, 0.0))
-        correlation, slope = self.profile(r2, _SYMBOLIC)
-        K = amplitude**2 * correlation + bias**2 + noise
-        return [K, amplitude**2 * slope if self._has_slope else pt.zeros((0, 0))]
-
-    def pullback(
-        self,
-        inputs: Sequence[Variable],
-        outputs: Sequence[Variable],
-        cotangents: Sequence[Variable],
-    ) -> list[Variable]:
-        Z, amplitude, bias, sigma = inputs
-        K, slope = outputs
-        G, G_slope = cotangents
-        if not isinstance(G_slope.type, DisconnectedType):
-            return super().pullback(inputs, outputs, cotangents)
-        symmetric = G.owner is not None and getattr(G.owner.op, "symmetric_output", False)
-        pullback = _CovariancePullback(self.kernel, symmetric)
-        return list(pullback(Z, amplitude, bias, sigma, G, K, slope))
-
-
-class _CovariancePullback(TwinOp):
-    """∂L/∂(Z, amplitude, bias, sigma) from G = ∂L/∂K.
-
-    ``K`` and ``slope`` are what :class:`Covariance` has computed at the same inputs; they are
-    passed so that no exponential is taken twice, and carry no derivative of their own. Where G is
-    known to be symmetric half of the work is saved.
-    """
-
-    __props__ = ("kernel", "symmetric")
-
-    def __init__(self, kernel: str, symmetric: bool = False) -> None:
-        self.kernel = kernel
-        self.symmetric = symmetric
-        self.profile = KERNELS[kernel].profile
-        self.rate = KERNELS[kernel].rate
-
-    def make_node(self, *inputs: Variable) -> Apply:
-        Z, amplitude, bias, sigma = inputs[:4]
-        return Apply(self, list(inputs), [v.type() for v in (Z, amplitude, bias, sigma)])
-
-    def infer_shape(self, node: Apply, shapes: Any) -> list[Any]:
-        return list(shapes[:4])
-
-    def connection_pattern(self, node: Apply) -> list[list[bool]]:
-        return [[True] * 4] * 5 + [[False] * 4] * 2
-
-    def perform(self, node: Apply, inputs: Sequence[Any], storage: Any) -> None:
-        Z, amplitude, bias, sigma, G, K, slope = inputs
-        trace = float(np.trace(G))
-        total = float(G.sum()) if bias != 0.0 else 0.0
-        if self.profile is None:
-            product = G @ Z
-            product += product if self.symmetric else G.T @ Z
-            dZ, overlap = amplitude**2 * product, float(np.vdot(G, K))
-        else:
-            dZ, overlap = self._pull(Z, G, K, slope, bias)
-        # amplitude² κ = K - bias² - sigma² I, so K's own derivative needs no κ.
-        signal = overlap - bias**2 * total - sigma**2 * trace
-        results = (dZ, 2.0 * signal / amplitude, 2.0 * bias * total, 2.0 * sigma * trace)
-        for slot, value in zip(storage, results, strict=True):
-            slot[0] = np.asarray(value, dtype=np.float64)
-
-    def _pull(self, Z: Array, G: Array, K: Array, slope: Array, bias: Any) -> tuple[Array, float]:
-        """∂L/∂Z, and Σ G ∘ K on the way: some rows at a time, so that W stays in the cache."""
-        N = len(Z)
-        Z1 = np.column_stack([Z, np.ones(N)])  # the column of ones sums W's rows
-        product, overlap = np.zeros_like(Z1), 0.0
-        buffer = np.empty((min(_BLOCK, N), N))
-        for i in range(0, N, _BLOCK):
-            rows = slice(i, min(i + _BLOCK, N))
-            W = buffer[: rows.stop - i]
-            if self.rate is None:
-                overlap += float(np.vdot(G[rows], K[rows]))
-                np.multiply(G[rows], slope[rows], out=W)
-            else:
-                np.multiply(G[rows], K[rows], out=W)
-            product[rows] += W @ Z1
-            if not self.symmetric:
-                product += W.T @ Z1[rows]
-        if self.symmetric:
-            product *= 2.0
-        if self.rate is not None:
-            # W = c G ∘ (K - bias²); its diagonal does not matter, as zₙ - zₙ = 0.
-            overlap = 0.5 * float(product[:, -1].sum())
-            if bias != 0.0:
-                product -= bias**2 * (G @ Z1 + G.T @ Z1)
-            product *= self.rate
-        return 2.0 * (product[:, -1:] * Z - product[:, :-1]), overlap
-
-    def symbolic(self, *inputs: Variable) -> list[Variable]:
-        Z, amplitude, bias, sigma, G = inputs[:5]
-        K, slope = Covariance(self.kernel).symbolic(Z, amplitude, bias, sigma)
-        total, trace = G.sum(), pt.trace(G)
-        signal = (G * K).sum() - bias**2 * total - sigma**2 * trace
-        if self.profile is None:
-            dZ = amplitude**2 * (G @ Z + G.T @ Z)
-        else:
-            if self.rate is not None:
-                slope = self.rate * (K - bias**2)  # the diagonal does not matter
-            W = G * slope
-            weights = W.sum(axis=0) + W.sum(axis=1)
-            dZ = 2.0 * (weights[:, None] * Z - W @ Z - W.T @ Z)
-        return [dZ, 2.0 * signal / amplitude, 2.0 * bias * total, 2.0 * sigma * trace]
-
-    def pullback(
-        self,
-        inputs: Sequence[Variable],
-        outputs: Sequence[Variable],
-        cotangents: Sequence[Variable],
-    ) -> list[Variable]:
-        return [
-            *super().pullback(inputs[:5], outputs, cotangents),
-            DisconnectedType()(),
-            DisconnectedType()(),
-        ]
-
-
-def _fill(profile: Profile, Z: Array, amplitude: Any, K: Array, slope: Array) -> None:
-    """Write amplitude² κ and, if there is room, amplitude² κ': lower blocks, then mirrored."""
-    N = len(Z)
-    Z = Z - Z.mean(axis=0)  # distances by norms lose digits when the origin is far away
-    # One product gives ‖z‖² + ‖z'‖² - 2 z·z' at once.
-    Q = Z.shape[1]
-    left, right = np.ones((N, Q + 2)), np.ones((Q + 2, N))
-    left[:, :Q], right[:Q] = -2.0 * Z, Z.T
-    left[:, Q] = right[Q + 1] = np.einsum("nq,nq->n", Z, Z)
-    for i in range(0, N, _BLOCK):
-        j = min(i + _BLOCK, N)
-        r2 = left[i:j] @ right[:, :j]
-        np.maximum(r2, 0.0, out=r2)
-        r2[:, i:].flat[:: j - i + 1] = 0.0
-        values = profile(r2, np)
-        for out, value in zip((K, slope) if slope.size else (K,), values, strict=False):
-            block = np.multiply(value, amplitude * amplitude, out=out[i:j, :j])
-            out[:i, i:j] = block[:, :i].T
-
-
 def cross_covariance(
     kernel: str,
     X_new: Array,
@@ -378,40 +147,3 @@ def prior_variance(kernel: str, X: Array, *, amplitude: float = 1.0, bias: float
     """
     signal = np.ones(len(X)) if KERNELS[kernel].profile else (X**2).sum(axis=1)
     return amplitude**2 * signal + bias**2
-
-
-def covariance(
-    kernel: str,
-    X: Any,
-    *,
-    lengthscale: Any = 1.0,
-    amplitude: Any = 1.0,
-    sigma: Any = 0.0,
-    bias: Any = 0.0,
-) -> Variable:
-    """Write down K for latent positions X.
-
-    Parameters
-    ----------
-    kernel : {"rbf", "matern32", "matern52", "linear"}
-        Covariance function: exp(-r²/2), (1 + √3 r) exp(-√3 r), (1 + √5 r + 5r²/3) exp(-√5 r) with
-        r = ‖x - x'‖ / lengthscale (Rasmussen & Williams 2006, eq. 4.9 and 4.17), or x·x'.
-    X : tensor_like, dims (obs, latent), shape (N, Q)
-        Latent positions.
-    lengthscale : tensor_like, shape () or (Q,)
-        In units of X; one number a latent dimension makes it ARD.
-    amplitude, sigma, bias : tensor_like, shape ()
-        Standard deviations of the signal, the white noise and a constant common to all rows.
-
-    Returns
-    -------
-    TensorVariable, shape (N, N)
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> covariance("rbf", np.zeros((2, 1)), sigma=1.0).eval().tolist()
-    [[2.0, 1.0], [1.0, 2.0]]
-    """
-    Z = pt.as_tensor_variable(X, dtype="float64") / lengthscale
-    return Covariance(parse_kernel(kernel)[0].name)(Z, amplitude, bias, sigma)[0]

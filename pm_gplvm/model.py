@@ -8,7 +8,8 @@ import numpy as np
 import pymc as pm
 from pytensor.graph.basic import Variable
 
-from pm_gplvm.kernels import Covariance, covariance, parse_kernel
+from pm_gplvm.covariances import Covariance, covariance
+from pm_gplvm.kernels import parse_kernel
 from pm_gplvm.likelihood import GPColumns, GPColumnsRV
 from pm_gplvm.preprocess import Scale, as_table, centre_and_scale
 from pm_gplvm.priors import DEFAULT_PRIORS, add_prior

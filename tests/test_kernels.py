@@ -8,7 +8,8 @@ from oracles import ALL_KERNELS, STATIONARY, kernel_matrix
 from pytensor.gradient import verify_grad
 
 import pm_gplvm as gplvm
-from pm_gplvm.kernels import KERNELS, Covariance, parse_kernel
+from pm_gplvm.covariances import Covariance
+from pm_gplvm.kernels import KERNELS, parse_kernel
 
 THETA = {"amplitude": 1.3, "sigma": 0.4, "bias": 0.7}
 

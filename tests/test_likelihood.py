@@ -11,14 +11,13 @@ from oracles import ALL_KERNELS, column_logps, kernel_matrix, likelihood_gradien
 from pytensor.gradient import verify_grad
 
 import pm_gplvm as gplvm
-from pm_gplvm.likelihood import (
+from pm_gplvm.gaussian import (
     GaussianTerms,
     columns_logp,
-    data_term,
     gram_factor,
-    standardised,
     total_logp,
 )
+from pm_gplvm.likelihood import data_term, standardised
 
 
 def positive_definite(rng, n):

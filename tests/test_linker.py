@@ -11,8 +11,8 @@ from scipy.special import expit, gammaln
 
 import pm_gplvm as gplvm
 from pm_gplvm.compilation import resolve_mode
-from pm_gplvm.kernels import Covariance
-from pm_gplvm.likelihood import GaussianTerms
+from pm_gplvm.covariances import Covariance
+from pm_gplvm.gaussian import GaussianTerms
 from pm_gplvm.linker import NumpyLinker
 
 OTHER = "FAST_COMPILE"
