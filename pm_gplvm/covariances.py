@@ -18,13 +18,11 @@ from pytensor.gradient import DisconnectedType
 from pytensor.graph.basic import Apply, Variable
 
 from pm_gplvm.kernels import KERNELS, Profile, parse_kernel
-from pm_gplvm.ops import TwinOp, reused
+from pm_gplvm.ops import TwinOp, reused, row_blocks
 
 __all__ = ["Covariance", "covariance"]
 
 Array = NDArray[np.float64]
-
-_BLOCK = 128  # rows at a time: a block of 128 × 1000 float64 stays in the second-level cache
 
 
 def _safe_sqrt(r2: Variable) -> Variable:
@@ -45,8 +43,8 @@ class Covariance(TwinOp):
 
     Inputs: ``Z`` (N, Q), the positions in units of the lengthscale; ``amplitude``, ``bias`` and
     ``sigma``, three scalars, all standard deviations. Outputs: ``K`` (N, N), symmetric, and
-    ``slope`` (N, N) = amplitude² κ'(r²), which the gradient needs (empty where K itself tells it:
-    for the linear kernel and the RBF).
+    ``slope`` (N, N) = amplitude² κ'(r²), which the gradient needs: its lower blocks (see
+    :func:`pm_gplvm.ops.row_blocks`), and nothing where K itself tells it (linear kernel, RBF).
     """
 
     __props__ = ("kernel",)
@@ -100,9 +98,9 @@ class Covariance(TwinOp):
         Zc = Z - Z.mean(axis=0)
         norms = (Zc**2).sum(axis=1)
         r2 = _zero_diagonal(pt.maximum(norms[:, None] + norms[None, :] - 2.0 * Zc @ Zc.T, 0.0))
-        correlation, slope = self.profile(r2, _SYMBOLIC)
-        K = amplitude**2 * correlation + bias**2 + noise
-        return [K, amplitude**2 * slope if self._has_slope else pt.zeros((0, 0))]
+        correlation, derivative = self.profile(r2, _SYMBOLIC)
+        slope = amplitude**2 * derivative if self._has_slope else pt.zeros((0, 0))
+        return [amplitude**2 * correlation + bias**2 + noise, slope]
 
     def pullback(
         self,
@@ -115,7 +113,10 @@ class Covariance(TwinOp):
         G, G_slope = cotangents
         if not isinstance(G_slope.type, DisconnectedType):
             return super().pullback(inputs, outputs, cotangents)
-        symmetric = G.owner is not None and getattr(G.owner.op, "symmetric_output", False)
+        # The likelihood's own gradient is symmetric: only half of it is asked for and read.
+        symmetric = G.owner is not None and hasattr(G.owner.op, "lower_blocks")
+        if symmetric:
+            G = G.owner.op.lower_blocks(*G.owner.inputs)
         pullback = _CovariancePullback(self.kernel, symmetric)
         return list(pullback(Z, amplitude, bias, sigma, G, K, slope))
 
@@ -125,7 +126,7 @@ class _CovariancePullback(TwinOp):
 
     ``K`` and ``slope`` are what :class:`Covariance` has computed at the same inputs; they are
     passed so that no exponential is taken twice, and carry no derivative of their own. Where G is
-    known to be symmetric half of the work is saved.
+    symmetric its lower blocks (see :func:`pm_gplvm.ops.row_blocks`) are all that is read.
     """
 
     __props__ = ("kernel", "symmetric")
@@ -148,46 +149,52 @@ class _CovariancePullback(TwinOp):
 
     def perform(self, node: Apply, inputs: Sequence[Any], storage: Any) -> None:
         Z, amplitude, bias, sigma, G, K, slope = inputs
-        trace = float(np.trace(G))
-        total = float(G.sum()) if bias != 0.0 else 0.0
+        if not self.symmetric:
+            G = 0.5 * (G + G.T)
+        trace = G.flat[:: len(G) + 1].sum()
+        product, overlap, total = self._contract(Z, G, K, slope, bias)
         if self.profile is None:
-            product = G @ Z
-            product += product if self.symmetric else G.T @ Z
-            dZ, overlap = amplitude**2 * product, float(np.vdot(G, K))
+            dZ = 2.0 * amplitude**2 * product[:, :-1]
         else:
-            dZ, overlap = self._pull(Z, G, K, slope, bias)
+            dZ = 4.0 * (product[:, -1:] * Z - product[:, :-1])
         # amplitude² κ = K - bias² - sigma² I, so K's own derivative needs no κ.
         signal = overlap - bias**2 * total - sigma**2 * trace
         results = (dZ, 2.0 * signal / amplitude, 2.0 * bias * total, 2.0 * sigma * trace)
         for slot, value in zip(storage, results, strict=True):
             slot[0] = np.asarray(value, dtype=np.float64)
 
-    def _pull(self, Z: Array, G: Array, K: Array, slope: Array, bias: Any) -> tuple[Array, float]:
-        """∂L/∂Z, and Σ G ∘ K on the way: some rows at a time, so that W stays in the cache."""
+    def _contract(
+        self, Z: Array, G: Array, K: Array, slope: Array, bias: Any
+    ) -> tuple[Array, Any, Any]:
+        """W [Z, 1], Σ G ∘ K and, if there is a bias, Σ G; all by lower blocks of G, K and slope.
+
+        W is G ∘ amplitude² κ' for a stationary kernel and G for the linear one.
+        """
         N = len(Z)
-        Z1 = np.column_stack([Z, np.ones(N)])  # the column of ones sums W's rows
-        product, overlap = np.zeros_like(Z1), 0.0
-        buffer = np.empty((min(_BLOCK, N), N))
-        for i in range(0, N, _BLOCK):
-            rows = slice(i, min(i + _BLOCK, N))
-            W = buffer[: rows.stop - i]
+        Z1 = np.ones((N, Z.shape[1] + 1))  # the column of ones sums W's rows
+        Z1[:, :-1] = Z
+        GZ1, WZ1 = np.zeros_like(Z1), np.zeros_like(Z1)
+        overlap = 0.0
+        needs_G = bias != 0.0 or self.profile is None
+        for start, end in row_blocks(N):
+            lower = (slice(start, end), slice(0, end))
+            left = (slice(None), slice(0, start))
+            GK = G[lower] * K[lower]
             if self.rate is None:
-                overlap += float(np.vdot(G[rows], K[rows]))
-                np.multiply(G[rows], slope[rows], out=W)
-            else:
-                np.multiply(G[rows], K[rows], out=W)
-            product[rows] += W @ Z1
-            if not self.symmetric:
-                product += W.T @ Z1[rows]
-        if self.symmetric:
-            product *= 2.0
+                overlap += 2.0 * GK[left].sum() + GK[:, start:].sum()
+            if needs_G:
+                _add_symmetric(GZ1, G[lower], Z1, start, end)
+            if self.profile is not None:
+                W = GK if self.rate is not None else np.multiply(G[lower], slope[lower], out=GK)
+                _add_symmetric(WZ1, W, Z1, start, end)
+        total = GZ1[:, -1].sum()
+        if self.profile is None:
+            return GZ1, overlap, total
         if self.rate is not None:
-            # W = c G ∘ (K - bias²); its diagonal does not matter, as zₙ - zₙ = 0.
-            overlap = 0.5 * float(product[:, -1].sum())
-            if bias != 0.0:
-                product -= bias**2 * (G @ Z1 + G.T @ Z1)
-            product *= self.rate
-        return 2.0 * (product[:, -1:] * Z - product[:, :-1]), overlap
+            # κ' = c κ, so W = c G ∘ (K - bias²); its diagonal does not matter, as zₙ - zₙ = 0.
+            overlap = WZ1[:, -1].sum()
+            WZ1 = self.rate * (WZ1 - bias**2 * GZ1 if needs_G else WZ1)
+        return WZ1, overlap, total
 
     def symbolic(self, *inputs: Variable) -> list[Variable]:
         Z, amplitude, bias, sigma, G = inputs[:5]
@@ -217,24 +224,33 @@ class _CovariancePullback(TwinOp):
         ]
 
 
+def _add_symmetric(product: Array, block: Array, Z1: Array, start: int, end: int) -> None:
+    """Add to A Z1 what one lower block of a symmetric A contributes, its mirror image included."""
+    product[start:end] += block @ Z1[:end]
+    product[:start] += block[:, :start].T @ Z1[start:end]
+
+
+# The arrays that a profile hands over are its own, so that they may be overwritten.
+_NUMPY = SimpleNamespace(exp=lambda x: np.exp(x, out=x), sqrt=lambda x: np.sqrt(x, out=x))
+
+
 def _fill(profile: Profile, Z: Array, amplitude: Any, K: Array, slope: Array) -> None:
-    """Write amplitude² κ and, if there is room, amplitude² κ': lower blocks, then mirrored."""
-    N = len(Z)
+    """Write amplitude² κ, mirrored, and the lower blocks of amplitude² κ' if there is room."""
+    N, Q = Z.shape
     Z = Z - Z.mean(axis=0)  # distances by norms lose digits when the origin is far away
     # One product gives ‖z‖² + ‖z'‖² - 2 z·z' at once.
-    Q = Z.shape[1]
     left, right = np.ones((N, Q + 2)), np.ones((Q + 2, N))
     left[:, :Q], right[:Q] = -2.0 * Z, Z.T
     left[:, Q] = right[Q + 1] = np.einsum("nq,nq->n", Z, Z)
-    for i in range(0, N, _BLOCK):
-        j = min(i + _BLOCK, N)
-        r2 = left[i:j] @ right[:, :j]
+    for start, end in row_blocks(N):
+        r2 = left[start:end] @ right[:, :end]
         np.maximum(r2, 0.0, out=r2)
-        r2[:, i:].flat[:: j - i + 1] = 0.0
-        values = profile(r2, np)
-        for out, value in zip((K, slope) if slope.size else (K,), values, strict=False):
-            block = np.multiply(value, amplitude * amplitude, out=out[i:j, :j])
-            out[:i, i:j] = block[:, :i].T
+        r2[:, start:].flat[:: end - start + 1] = 0.0
+        correlation, derivative = profile(r2, _NUMPY)
+        block = np.multiply(correlation, amplitude**2, out=K[start:end, :end])
+        K[:start, start:end] = block[:, :start].T
+        if slope.size:
+            np.multiply(derivative, amplitude**2, out=slope[start:end, :end])
 
 
 def covariance(

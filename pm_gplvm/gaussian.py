@@ -19,7 +19,7 @@ from pytensor.gradient import DisconnectedType
 from pytensor.graph.basic import Apply, Variable
 from scipy.linalg import blas, lapack, qr
 
-from pm_gplvm.ops import TwinOp, reused
+from pm_gplvm.ops import TwinOp, reused, row_blocks
 
 __all__ = ["GaussianTerms", "columns_logp", "gram_factor", "total_logp"]
 
@@ -127,11 +127,18 @@ class _LawrenceGradient(TwinOp):
     """∂L/∂K = ln|K|-bar K⁻¹ - K⁻¹F diag(quad-bar) FᵀK⁻¹, Lawrence's formula for quad-bar = -½.
 
     ``inverse`` and ``weights`` are what :class:`GaussianTerms` has computed at the same K and F;
-    they carry no derivative of their own.
+    they carry no derivative of their own. Without ``whole`` only the lower blocks are written (see
+    :func:`pm_gplvm.ops.row_blocks`).
     """
 
-    __props__ = ()
-    symmetric_output = True
+    __props__ = ("whole",)
+
+    def __init__(self, whole: bool = True) -> None:
+        self.whole = whole
+
+    def lower_blocks(self, *inputs: Variable) -> Variable:
+        """Return the same gradient with its lower blocks alone, for who reads no more."""
+        return _LawrenceGradient(whole=False)(*inputs)
 
     def make_node(self, *inputs: Variable) -> Apply:
         return Apply(self, list(inputs), [inputs[0].type()])
@@ -160,7 +167,7 @@ class _LawrenceGradient(TwinOp):
                 lower=0,
                 overwrite_c=1,
             )
-        storage[0][0] = _mirrored(G.T)  # in C order, as K is
+        storage[0][0] = _mirrored(G.T, whole=self.whole)  # in C order, as K is
 
     def symbolic(self, *inputs: Variable) -> list[Variable]:
         K, F, quad_bar, logdet_bar, *known = inputs
@@ -182,18 +189,16 @@ class _LawrenceGradient(TwinOp):
         ]
 
 
-_BLOCK = 128  # rows at a time, so that a transposed copy stays in the cache
-_ABOVE = ~np.tri(_BLOCK, dtype=bool)
+_ABOVE = ~np.tri(128, dtype=bool)
 
 
-def _mirrored(G: Array) -> Array:
-    """Copy the lower triangle of G onto its upper one, in place."""
-    N = len(G)
-    for i in range(0, N, _BLOCK):
-        j = min(i + _BLOCK, N)
-        G[:i, i:j] = G[i:j, :i].T
-        corner = G[i:j, i:j]
-        np.copyto(corner, corner.T, where=_ABOVE[: j - i, : j - i])
+def _mirrored(G: Array, *, whole: bool) -> Array:
+    """Copy the lower triangle of G onto its upper one, in place; or only within its lower blocks."""
+    for start, end in row_blocks(len(G)):
+        if whole:
+            G[:start, start:end] = G[start:end, :start].T
+        corner = G[start:end, start:end]
+        np.copyto(corner, corner.T, where=_ABOVE[: end - start, : end - start])
     return G
 
 

@@ -18,21 +18,31 @@ Array = NDArray[np.float64]
 Profile = Callable[[Any, Any], tuple[Any, Any]]
 
 
+# Assignments such as ``u += 1`` spare NumPy an array; to PyTensor they are plain sums.
+
+
 def _rbf(r2: Any, xp: Any) -> tuple[Any, Any]:
-    correlation = xp.exp(-0.5 * r2)
-    return correlation, -0.5 * correlation
+    return xp.exp(-0.5 * r2), None
 
 
 def _matern32(r2: Any, xp: Any) -> tuple[Any, Any]:
     u = xp.sqrt(3.0 * r2)
     e = xp.exp(-u)
-    return (1.0 + u) * e, -1.5 * e
+    u += 1.0
+    u *= e
+    e *= -1.5
+    return u, e  # (1 + u) exp(-u), -3/2 exp(-u)
 
 
 def _matern52(r2: Any, xp: Any) -> tuple[Any, Any]:
     u = xp.sqrt(5.0 * r2)
     e = xp.exp(-u)
-    return (1.0 + u + u * u / 3.0) * e, -5.0 / 6.0 * (1.0 + u) * e
+    u += 1.0
+    u *= e
+    e *= r2
+    e *= 5.0 / 3.0
+    e += u
+    return e, -5.0 / 6.0 * u  # (1 + u + u²/3) exp(-u), -5/6 (1 + u) exp(-u)
 
 
 @dataclass(frozen=True)
@@ -46,7 +56,7 @@ class Kernel:
     profile : callable or None
         ``(r2, xp) -> (κ, κ')`` for a stationary kernel, None for the inner product x·x'.
     rate : float, optional
-        c where κ' = c κ: the slope then need not be stored beside K.
+        c where κ' = c κ: the profile then leaves out the slope, which need not be stored.
     """
 
     name: str

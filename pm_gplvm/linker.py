@@ -8,7 +8,7 @@ compile.
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from pytensor.link.basic import JITLinker
 from pytensor.link.utils import fgraph_to_python
 from pytensor.scalar.basic import Add, Mul, Neg, Sub, Switch, TrueDiv
 from pytensor.tensor.elemwise import Elemwise
+from pytensor.tensor.math import Sum
 from pytensor.tensor.utils import import_func_from_string
 
 from pm_gplvm.ops import TwinOp
@@ -40,9 +41,11 @@ _OPERATORS: dict[type, Callable[..., Any]] = {
 }
 
 
-def _ufunc(node: Apply) -> Callable[..., Any] | None:
-    """NumPy's own function for an elementwise node, where it gives the very same type."""
+def _numpy_function(node: Apply) -> Callable[..., Any] | None:
+    """NumPy's own function for a sum or an elementwise node, where it gives the very same type."""
     op = node.op
+    if isinstance(op, Sum) and node.inputs[0].type.dtype == op.acc_dtype == "float64":
+        return partial(np.add.reduce, axis=op.axis)
     if not isinstance(op, Elemwise) or len(node.outputs) != 1:
         return None
     wanted = node.outputs[0].type.dtype
@@ -132,7 +135,7 @@ class NumpyLinker(JITLinker):
     ) -> Callable[..., Any]:
         return fgraph_to_python(
             fgraph,
-            lambda op, node, **_: _ufunc(node) or _perform(fgraph, node),
+            lambda op, node, **_: _numpy_function(node) or _perform(fgraph, node),
             order=order,
             storage_map=storage_map,
         )

@@ -1,0 +1,75 @@
+"""Command line: `python -m benchmarks NAME [options]`."""
+
+import argparse
+import sys
+from importlib import import_module
+from pathlib import Path
+
+from benchmarks.environment import enter_quiet
+from benchmarks.installed import PEERS, REQUIREMENTS, set_up_peers
+
+# Name: its module and the title of its tables.
+BENCHMARKS = {
+    "evaluate": ("evaluate", "One value and gradient, in units of dpotrf + dpotri"),
+    "converge": ("converge", "From the common start to an objective"),
+    "compile": ("compiling", "What the first call costs"),
+    "memory": ("memory", "Peak memory"),
+    "growth": ("growth", "Time of an evaluation against N"),
+}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Measure pm_gplvm, the limit of the machine and the peers that are installed; "
+        "one thread, CPU time. `peers` sets the peers up, `all` runs everything else.",
+    )
+    parser.add_argument("name", choices=[*BENCHMARKS, "all", "peers"])
+    parser.add_argument("-N", type=int, nargs="+", help="rows, instead of the benchmark's own")
+    parser.add_argument(
+        "--data", choices=["oil", "digits", "wide"], help="evaluate: only this table"
+    )
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        type=str.lower,
+        metavar="LIBRARY",
+        help="evaluate, converge: 'ours' or names of peers; peers: names of environments",
+    )
+    parser.add_argument("--rounds", type=int, default=10, help="turns of library and limit (10)")
+    parser.add_argument("--seconds", type=float, default=0.3, help="of each in a turn (0.3)")
+    parser.add_argument("--cap", type=float, default=60.0, help="converge: CPU seconds each (60)")
+    parser.add_argument(
+        "--backend",
+        nargs="+",
+        default=["python"],
+        choices=["python", "numba", "jax"],
+        help="compile: which backends (python)",
+    )
+    parser.add_argument("--output", type=Path, help="folder, instead of benchmarks/results")
+    return parser
+
+
+def main(words: list[str]) -> int:
+    parser = _parser()
+    arguments = parser.parse_args(words)
+    setting_up = arguments.name == "peers"
+    known = list(REQUIREMENTS) if setting_up else ["ours", *map(str.lower, PEERS)]
+    if unknown := set(arguments.only or ()) - set(known):
+        parser.error(f"--only takes {', '.join(known)}, got {', '.join(sorted(unknown))}")
+    if setting_up:
+        return 0 if set_up_peers(arguments.only) else 1
+    enter_quiet(words)
+    from benchmarks.report import Report
+
+    for name in BENCHMARKS if arguments.name == "all" else [arguments.name]:
+        module, title = BENCHMARKS[name]
+        report = Report(name, title, words, arguments.output)
+        print(f"\n# {title}", flush=True)
+        import_module(f"benchmarks.{module}").run(report, arguments)
+        report.write()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
