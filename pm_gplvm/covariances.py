@@ -18,7 +18,7 @@ from pytensor.gradient import DisconnectedType
 from pytensor.graph.basic import Apply, Variable
 
 from pm_gplvm.kernels import KERNELS, Profile, parse_kernel
-from pm_gplvm.ops import TwinOp, reused, row_blocks
+from pm_gplvm.ops import GradientOp, TwinOp, reused, row_blocks
 
 __all__ = ["Covariance", "covariance"]
 
@@ -121,7 +121,7 @@ class Covariance(TwinOp):
         return list(pullback(Z, amplitude, bias, sigma, G, K, slope))
 
 
-class _CovariancePullback(TwinOp):
+class _CovariancePullback(GradientOp):
     """∂L/∂(Z, amplitude, bias, sigma) from G = ∂L/∂K.
 
     ``K`` and ``slope`` are what :class:`Covariance` has computed at the same inputs; they are
@@ -143,9 +143,6 @@ class _CovariancePullback(TwinOp):
 
     def infer_shape(self, node: Apply, shapes: Any) -> list[Any]:
         return list(shapes[:4])
-
-    def connection_pattern(self, node: Apply) -> list[list[bool]]:
-        return [[True] * 4] * 5 + [[False] * 4] * 2
 
     def perform(self, node: Apply, inputs: Sequence[Any], storage: Any) -> None:
         Z, amplitude, bias, sigma, G, K, slope = inputs
@@ -210,18 +207,6 @@ class _CovariancePullback(TwinOp):
             weights = W.sum(axis=0) + W.sum(axis=1)
             dZ = 2.0 * (weights[:, None] * Z - W @ Z - W.T @ Z)
         return [dZ, 2.0 * signal / amplitude, 2.0 * bias * total, 2.0 * sigma * trace]
-
-    def pullback(
-        self,
-        inputs: Sequence[Variable],
-        outputs: Sequence[Variable],
-        cotangents: Sequence[Variable],
-    ) -> list[Variable]:
-        return [
-            *super().pullback(inputs[:5], outputs, cotangents),
-            DisconnectedType()(),
-            DisconnectedType()(),
-        ]
 
 
 def _add_symmetric(product: Array, block: Array, Z1: Array, start: int, end: int) -> None:

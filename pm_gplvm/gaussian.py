@@ -19,7 +19,7 @@ from pytensor.gradient import DisconnectedType
 from pytensor.graph.basic import Apply, Variable
 from scipy.linalg import blas, lapack, qr
 
-from pm_gplvm.ops import TwinOp, reused, row_blocks
+from pm_gplvm.ops import GradientOp, TwinOp, reused, row_blocks
 
 __all__ = ["GaussianTerms", "columns_logp", "gram_factor", "total_logp"]
 
@@ -123,11 +123,11 @@ class GaussianTerms(TwinOp):
         return [dK, 2.0 * weights * quad_bar]
 
 
-class _LawrenceGradient(TwinOp):
+class _LawrenceGradient(GradientOp):
     """∂L/∂K = ln|K|-bar K⁻¹ - K⁻¹F diag(quad-bar) FᵀK⁻¹, Lawrence's formula for quad-bar = -½.
 
     ``inverse`` and ``weights`` are what :class:`GaussianTerms` has computed at the same K and F;
-    they carry no derivative of their own. Without ``whole`` only the lower blocks are written (see
+    without ``whole`` only the lower blocks are written (see
     :func:`pm_gplvm.ops.row_blocks`).
     """
 
@@ -145,9 +145,6 @@ class _LawrenceGradient(TwinOp):
 
     def infer_shape(self, node: Apply, shapes: Any) -> list[Any]:
         return [shapes[0]]
-
-    def connection_pattern(self, node: Apply) -> list[list[bool]]:
-        return [[True]] * 4 + [[False]] * 2
 
     def perform(self, node: Apply, inputs: Sequence[Any], storage: Any) -> None:
         _, _, quad_bar, logdet_bar, inverse, weights = inputs
@@ -175,18 +172,6 @@ class _LawrenceGradient(TwinOp):
         inverse = known[0] if known else pt.linalg.inv(K)
         weights = known[1] if known else inverse @ F
         return [logdet_bar * inverse - (weights * quad_bar) @ weights.T]
-
-    def pullback(
-        self,
-        inputs: Sequence[Variable],
-        outputs: Sequence[Variable],
-        cotangents: Sequence[Variable],
-    ) -> list[Variable]:
-        return [
-            *super().pullback(inputs[:4], outputs, cotangents),
-            DisconnectedType()(),
-            DisconnectedType()(),
-        ]
 
 
 _ABOVE = ~np.tri(128, dtype=bool)

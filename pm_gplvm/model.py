@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 import pymc as pm
-from pytensor.graph.basic import Variable
+from pytensor.graph.basic import Constant, Variable
+from pytensor.tensor.elemwise import DimShuffle
+from pytensor.tensor.shape import SpecifyShape
 
 from pm_gplvm.covariances import Covariance, covariance
 from pm_gplvm.kernels import parse_kernel
@@ -158,7 +160,8 @@ class Description:
     Parameters
     ----------
     kernel : str
-        Name of the kernel, or "custom" for a covariance of the user's own.
+        Name of the kernel, or "custom" for a covariance of the user's own or one whose parameters
+        are not the model's variables of these names.
     observed : TensorVariable
         The table in the model.
     """
@@ -205,6 +208,36 @@ def describe(model: pm.Model) -> Description:
             f"{', '.join(model.named_vars)}."
         )
     _, _, cov = tables[0].owner.op.dist_params(tables[0].owner)
-    ours = cov.owner is not None and isinstance(cov.owner.op, Covariance)
-    kernel = cov.owner.op.kernel if ours else "custom"
+    kernel = cov.owner.op.kernel if _in_named_parameters(model, cov) else "custom"
     return Description(kernel=kernel, observed=tables[0])
+
+
+def _in_named_parameters(model: pm.Model, cov: Variable) -> bool:
+    """Whether K is one of the table's, of the model's own X and θ by their names.
+
+    Only then can it be evaluated from the draws of a fit.
+    """
+    if cov.owner is None or not isinstance(cov.owner.op, Covariance):
+        return False
+    Z, amplitude, bias, sigma = cov.owner.inputs
+    named = model.named_vars
+
+    def is_named(variable: Variable, name: str, default: float | None) -> bool:
+        while variable.owner is not None and isinstance(
+            variable.owner.op, DimShuffle | SpecifyShape
+        ):
+            variable = variable.owner.inputs[0]  # the same numbers in another shape
+        if isinstance(variable, Constant):
+            return name not in named and bool(np.all(variable.data == default))
+        return variable is named.get(name)
+
+    if Z.owner is None or len(Z.owner.inputs) != 2:
+        return False
+    X, lengthscale = Z.owner.inputs
+    return (
+        is_named(X, "X", None)
+        and is_named(lengthscale, "lengthscale", 1.0)
+        and is_named(amplitude, "amplitude", 1.0)
+        and is_named(bias, "bias", 0.0)
+        and is_named(sigma, "sigma", 0.0)
+    )

@@ -22,7 +22,7 @@ from pytensor.graph.op import Op
 from pytensor.graph.replace import clone_replace
 from pytensor.graph.rewriting.basic import in2out, node_rewriter
 
-__all__ = ["TwinOp", "reused", "row_blocks"]
+__all__ = ["GradientOp", "TwinOp", "reused", "row_blocks"]
 
 
 def reused(
@@ -82,6 +82,28 @@ class TwinOp(Op):
             return_disconnected="zero",
         )
         return list(clone_replace(derivatives, replace=dict(zip(fresh, inputs, strict=True))))
+
+
+class GradientOp(TwinOp):
+    """A twin Op whose last two inputs repeat what an earlier Op has computed.
+
+    They spare computing it twice, and carry no derivative of their own: it is in the other inputs.
+    """
+
+    def connection_pattern(self, node: Apply) -> list[list[bool]]:
+        """Tell that the last two inputs are not differentiated."""
+        n = len(node.outputs)
+        return [[True] * n] * (len(node.inputs) - 2) + [[False] * n] * 2
+
+    def pullback(
+        self,
+        inputs: Sequence[Variable],
+        outputs: Sequence[Variable],
+        cotangents: Sequence[Variable],
+    ) -> list[Variable]:
+        """Differentiate the twin, which is written without the last two inputs."""
+        repeated = [gradient.DisconnectedType()() for _ in range(2)]
+        return [*super().pullback(inputs[:-2], outputs, cotangents), *repeated]
 
 
 @node_rewriter([TwinOp])

@@ -112,11 +112,11 @@ def predict(fit: xr.DataTree, X_new: Any, *, noise: bool = False, draws: int = 1
     >>> dict(gplvm.predict(best, np.zeros((1, 2))).sizes)
     {'obs_new': 1, 'feature': 64}
     """
-    require_fit(fit, "X", "sigma", caller="predict")
+    require_fit(fit, "X", "sigma", "Y_mean", "Y_scale", caller="predict")
     _check_draws(draws)
     positions = _positions(fit, X_new)
     constant = fit["constant_data"].to_dataset()
-    observed = fit["observed_data"]["Y"].transpose(..., FEATURE)
+    observed = fit["observed_data"][fit.attrs["observed"]].transpose(..., FEATURE)
     centre, scale = constant["Y_mean"].to_numpy(), constant["Y_scale"].to_numpy()
     F = (observed.to_numpy() - centre) / scale
 

@@ -89,11 +89,13 @@ def as_fit(
         **(groups or {}),
     }
     fit = xr.DataTree.from_dict(tree)
+    described = describe(model)
     fit.attrs = {
         "pm_gplvm_version": version("pm_gplvm"),
         "pymc_version": pm.__version__,
         "method": method,
-        "kernel": describe(model).kernel,
+        "kernel": described.kernel,
+        "observed": described.observed.name,
         **{name: _attr(value) for name, value in settings.items()},
     }
     return fit

@@ -362,3 +362,30 @@ def test_describe_without_positions(rng):
         gplvm.GPColumns("Y", np.eye(4), observed=rng.normal(size=(2, 4)))
     with pytest.raises(ValueError, match=r"latent positions called 'X', got the variables s, Y"):
         describe(model)
+
+
+@pytest.mark.parametrize("kernel", ["rbf", "matern32", "matern52", "linear", "rbf + bias"])
+@pytest.mark.parametrize("ard", [False, True])
+def test_the_kernel_is_read_off_the_graph(kernel, ard, Y):
+    if ard and kernel == "linear":
+        return
+    model = gplvm.build_model(Y, kernel=kernel, ard=ard, priors={"sigma": 0.1})
+    for one in (model, pm.do(model, {"X": np.ones((12, 2))})):
+        assert describe(one).kernel == kernel.split(" ")[0]
+
+
+def test_parameters_of_other_names_make_a_covariance_custom(Y):
+    def described(build):
+        with pm.Model() as model:
+            X = pm.Normal("X", shape=(12, 2))
+            gplvm.GPColumns("Y", build(X), observed=Y.to_numpy().T)
+        return describe(model).kernel
+
+    def length():
+        return pm.HalfNormal("lengthscale")
+
+    assert described(lambda X: gplvm.covariance("rbf", X, lengthscale=length())) == "rbf"
+    assert described(lambda X: gplvm.covariance("rbf", X, lengthscale=2 * length())) == "custom"
+    assert described(lambda X: gplvm.covariance("rbf", 2 * X)) == "custom"
+    assert described(lambda X: gplvm.covariance("rbf", X, sigma=0.3)) == "custom"
+    assert described(lambda X: gplvm.covariance("rbf", X, sigma=pm.HalfNormal("s"))) == "custom"
