@@ -61,8 +61,9 @@ def load_table(path: str | Path, *, label: str | None = None) -> xr.DataArray:
     Parameters
     ----------
     path : path
-        ``.csv`` (first line: names; a first column of unique text without a name or called
-        "id" or "index" names the rows) or ``.nc`` with one two-dimensional variable.
+        ``.csv`` (first line: names; a first column without a name, or called "id" or "index",
+        names the rows, or their classes if its entries repeat) or ``.nc`` with one
+        two-dimensional variable.
     label : str, optional
         Column (CSV) or coordinate (NetCDF) that names each row's class; it is kept out of the
         numbers, as the coordinate ``label``.
@@ -112,7 +113,10 @@ def _from_csv(path: Path, label: str | None) -> xr.DataArray:
         labels = frame.pop(label).astype(str).to_numpy()
     first = frame.columns[0] if frame.shape[1] else ""
     if str(first).lower() in {"id", "index"} or str(first).startswith("Unnamed"):
-        frame = frame.set_index(first)
+        if labels is None and not frame[first].is_unique:
+            labels = frame.pop(first).astype(str).to_numpy()
+        else:
+            frame = frame.set_index(first)
     text = [str(c) for c in frame if not pd.api.types.is_numeric_dtype(frame[c])]
     if text:
         raise TypeError(

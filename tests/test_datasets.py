@@ -185,3 +185,15 @@ def test_netcdf_that_is_none(tmp_path):
     (tmp_path / "t.nc").write_text("hello", encoding="utf-8")
     with pytest.raises(ValueError, match=r"t\.nc is not a NetCDF file"):
         gplvm.load_table(tmp_path / "t.nc")
+
+
+def test_a_first_column_without_a_name_that_repeats_holds_the_classes(tmp_path):
+    path = tmp_path / "cells.csv"
+    path.write_text(",a,b\nearly,1,2\nearly,3,4\nlate,5,7\n")
+    table = gplvm.load_table(path)
+    assert table["label"].to_numpy().tolist() == ["early", "early", "late"]
+    assert table["obs"].to_numpy().tolist() == [0, 1, 2]
+    path.write_text(",a,b\none,1,2\ntwo,3,4\nthree,5,7\n")
+    table = gplvm.load_table(path)
+    assert table["obs"].to_numpy().tolist() == ["one", "two", "three"]
+    assert "label" not in table.coords
