@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,7 @@ class Coordinates:
     lengthscale: str | None
     jacobian: bool
 
+    @cached_property
     def _steps(self) -> dict[str, float]:
         shapes = dict(zip(self.density.names, self.density.shapes, strict=True))
         unit = 1.0 if self.X is None else 2.0 / np.sqrt(shapes[self.X][0])
@@ -52,12 +54,11 @@ class Coordinates:
         inner = dict(values)
         if self.X is not None and self.lengthscale is not None:
             inner[self.X] = values[self.X] / np.exp(values[self.lengthscale])
-        return self.density.pack({name: inner[name] / u for name, u in self._steps().items()})
+        return self.density.pack({name: inner[name] / u for name, u in self._steps.items()})
 
     def outward(self, vector: Array) -> dict[str, Array]:
         """Bring the optimiser's vector back to values of the model's variables."""
-        steps = self._steps()
-        values = {name: u * steps[name] for name, u in self.density.unpack(vector).items()}
+        values = {name: u * self._steps[name] for name, u in self.density.unpack(vector).items()}
         if self.X is not None and self.lengthscale is not None:
             values[self.X] = values[self.X] * np.exp(values[self.lengthscale])
         return values
@@ -78,8 +79,7 @@ class Coordinates:
                 along = along.sum()
             gradient[self.lengthscale] = gradient[self.lengthscale] + along
             gradient[self.X] = gradient[self.X] * np.exp(log_lengthscale)
-        steps = self._steps()
-        return value, self.density.pack({name: g * steps[name] for name, g in gradient.items()})
+        return value, self.density.pack({n: g * self._steps[n] for n, g in gradient.items()})
 
 
 def optimiser_coordinates(model: pm.Model, density: LogDensity, mode_of: str) -> Coordinates:

@@ -125,7 +125,7 @@ def compile_log_density(
         Of the model's value variables, which may be transformed (``lengthscale_log__``).
     """
     total = log_density(model, prior=prior, jacobian=jacobian)
-    values = [model.rvs_to_values[rv] for rv in model.free_RVs]
+    values = model.value_vars
     gradients = pt.grad(total, values, disconnected_inputs="ignore")
     function = pytensor.function(
         values,

@@ -8,11 +8,12 @@ from typing import Any, Literal
 
 import numpy as np
 import pymc as pm
+import pytensor
 import xarray as xr
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from pm_gplvm.compilation import Backend
+from pm_gplvm.compilation import Backend, compile_mode
 from pm_gplvm.coordinates import Coordinates, optimiser_coordinates
 from pm_gplvm.model import describe
 from pm_gplvm.objective import LogDensity, compile_log_density
@@ -269,7 +270,14 @@ def _as_tree(
     draws = {
         name: np.asarray(v)[None, None] for name, v in compile_constrain(model)(*values).items()
     }
-    likelihood = compile_log_density(model, prior=False)(density.pack(best.values))[0]
+    # The likelihood is what the prior leaves of the objective: its graph is compiled once only.
+    prior = pytensor.function(
+        model.value_vars,
+        model.logp(vars=[*model.free_RVs, *model.potentials], jacobian=False),
+        on_unused_input="ignore",
+        mode=compile_mode(),
+    )
+    likelihood = density(density.pack(best.values))[0] - float(prior(*values))
     columns = {
         "objective": [o.objective for _, o in ranked],
         "objective_at_start": [o.start for _, o in ranked],

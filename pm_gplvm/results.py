@@ -15,14 +15,9 @@ from pm_gplvm.compilation import compile_mode
 from pm_gplvm.model import describe
 from pm_gplvm.schema import LATENT, OBS, THETA
 
-__all__ = ["as_fit", "compile_constrain", "value_inputs"]
+__all__ = ["as_fit", "compile_constrain"]
 
 Array = NDArray[np.float64]
-
-
-def value_inputs(model: pm.Model) -> list[Any]:
-    """Return the value variables of the free variables, in order."""
-    return [model.rvs_to_values[rv] for rv in model.free_RVs]
 
 
 def compile_constrain(model: pm.Model) -> Any:
@@ -36,7 +31,7 @@ def compile_constrain(model: pm.Model) -> Any:
     named = [*model.free_RVs, *model.deterministics]
     outputs = model.replace_rvs_by_values(named)
     function = pytensor.function(
-        value_inputs(model), outputs, on_unused_input="ignore", mode=compile_mode()
+        model.value_vars, outputs, on_unused_input="ignore", mode=compile_mode()
     )
     names = [variable.name for variable in named]
     return lambda *values: dict(zip(names, function(*values), strict=True))
