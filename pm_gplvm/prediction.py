@@ -1,68 +1,17 @@
 """What the model says about Y at new latent positions, mixed over the draws of a fit."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve, solve_triangular
 
-from pm_gplvm.kernels import KERNELS, cross_covariance, prior_variance
-from pm_gplvm.schema import FEATURE, LATENT, THETA, draws_of, require_fit
+from pm_gplvm.draws import data_of, each_draw
+from pm_gplvm.schema import FEATURE, LATENT, draws_of, require_fit
 
 __all__ = ["predict", "relative_uncertainty"]
 
 Array = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class _Draw:
-    """One draw's positions and hyperparameters, with the factor of its K."""
-
-    kernel: str
-    X: Array
-    theta: dict[str, Any]
-    sigma: float
-    chol: Array
-
-    def cross(self, X_new: Array) -> Array:
-        return cross_covariance(self.kernel, X_new, self.X, **self.theta)
-
-    def prior_variance(self, X_new: Array) -> Array:
-        theta = {name: value for name, value in self.theta.items() if name != "lengthscale"}
-        return prior_variance(self.kernel, X_new, **theta)
-
-    def variance(self, cross: Array, prior: Array) -> Array:
-        """Variance of the noise-free function, in units of the scale² of Y."""
-        half = solve_triangular(self.chol, cross.T, lower=True, check_finite=False)
-        # Rounding can leave a variance below zero where a new position meets a noise-free row.
-        return np.maximum(prior - np.einsum("ns,ns->s", half, half), 0.0)
-
-
-def _draws(fit: xr.DataTree, limit: int) -> Iterator[_Draw]:
-    """Go through at most ``limit`` draws, evenly spaced over all chains."""
-    kernel = fit.attrs.get("kernel", "custom")
-    if kernel not in KERNELS:
-        raise ValueError(
-            f"predict knows the kernels {', '.join(KERNELS)}, got a fit with {kernel!r}. For a covariance "
-            "of your own condition with PyMC (pm.gp)."
-        )
-    present = [n for n in THETA if n in fit["posterior"] or n in fit["constant_data"]]
-    stacked = {
-        name: draws_of(fit, name).stack(each=("chain", "draw")).transpose("each", ...).to_numpy()
-        for name in ("X", *present)
-    }
-    total = len(stacked["X"])
-    for i in np.unique(np.linspace(0, total - 1, min(limit, total)).round().astype(int)):
-        X = stacked["X"][i]
-        theta = {name: stacked[name][i] for name in present if name != "sigma"}
-        sigma = float(stacked["sigma"][i])
-        K = cross_covariance(kernel, X, X, **theta)
-        K.flat[:: len(K) + 1] += sigma**2
-        chol, _ = cho_factor(K, lower=True, overwrite_a=True, check_finite=False)
-        yield _Draw(kernel, X, theta, sigma, chol)
 
 
 def _positions(fit: xr.DataTree, X_new: Any) -> Array:
@@ -115,15 +64,12 @@ def predict(fit: xr.DataTree, X_new: Any, *, noise: bool = False, draws: int = 1
     require_fit(fit, "X", "sigma", "Y_mean", "Y_scale", caller="predict")
     _check_draws(draws)
     positions = _positions(fit, X_new)
-    constant = fit["constant_data"].to_dataset()
-    observed = fit["observed_data"][fit.attrs["observed"]].transpose(..., FEATURE)
-    centre, scale = constant["Y_mean"].to_numpy(), constant["Y_scale"].to_numpy()
-    F = (observed.to_numpy() - centre) / scale
+    F, centre, scale = data_of(fit, caller="predict")
 
     means, variances = [], []
-    for draw in _draws(fit, draws):
+    for draw in each_draw(fit, caller="predict", limit=draws):
         cross = draw.cross(positions)
-        means.append(cross @ cho_solve((draw.chol, True), F, check_finite=False))
+        means.append(cross @ draw.solve(F))
         variance = draw.variance(cross, draw.prior_variance(positions))
         variances.append(variance + draw.sigma**2 if noise else variance)
     total = np.mean(variances, axis=0)[:, None] + np.var(means, axis=0)
@@ -133,7 +79,7 @@ def predict(fit: xr.DataTree, X_new: Any, *, noise: bool = False, draws: int = 1
             "mean": (dims, centre + scale * np.mean(means, axis=0)),
             "sd": (dims, scale * np.sqrt(total)),
         },
-        coords={"obs_new": np.arange(len(positions)), FEATURE: observed[FEATURE].to_numpy()},
+        coords={"obs_new": np.arange(len(positions)), FEATURE: fit["observed_data"][FEATURE].to_numpy()},
     )
 
 
@@ -157,7 +103,7 @@ def relative_uncertainty(fit: xr.DataTree, X_new: Any, *, draws: int = 20) -> Ar
     _check_draws(draws)
     positions = _positions(fit, X_new)
     posterior, prior = [], []
-    for draw in _draws(fit, draws):
+    for draw in each_draw(fit, caller="relative_uncertainty", limit=draws):
         before = draw.prior_variance(positions)
         prior.append(before)
         posterior.append(draw.variance(draw.cross(positions), before))

@@ -1,0 +1,129 @@
+"""The draws of a fit, one after the other, as the Gaussian processes that they are."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve, solve_triangular
+
+from pm_gplvm.kernels import KERNELS, cross_covariance, prior_variance
+from pm_gplvm.schema import FEATURE, THETA, draws_of, require_fit
+
+__all__ = ["Draw", "data_of", "each_draw"]
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One draw's positions and hyperparameters.
+
+    Parameters
+    ----------
+    kernel : str
+    X : ndarray, shape (N, Q)
+    theta : dict
+        The kernel's hyperparameters and the bias, by name.
+    sigma : float
+    """
+
+    kernel: str
+    X: Array
+    theta: dict[str, Any]
+    sigma: float
+
+    @property
+    def Z(self) -> Array:
+        """Positions in units of the lengthscale, shape (N, Q)."""
+        return self.X / self.theta.get("lengthscale", 1.0)
+
+    @cached_property
+    def K(self) -> Array:
+        """Covariance of the rows, noise included, in units of the scale² of Y."""
+        K = self.cross(self.X)
+        K.flat[:: len(K) + 1] += self.sigma**2
+        return K
+
+    @cached_property
+    def chol(self) -> Array:
+        """Lower Cholesky factor of K (what stands above the diagonal is meaningless)."""
+        return np.asarray(cho_factor(self.K, lower=True, check_finite=False)[0])
+
+    def cross(self, X_new: Array) -> Array:
+        """k(X_new, X), without noise, shape (S, N)."""
+        return cross_covariance(self.kernel, X_new, self.X, **self.theta)
+
+    def solve(self, F: Array) -> Array:
+        """K⁻¹ F."""
+        return np.asarray(cho_solve((self.chol, True), F, check_finite=False))
+
+    def prior_variance(self, X_new: Array) -> Array:
+        """Variance of the noise-free function before any data, shape (S,)."""
+        theta = {name: value for name, value in self.theta.items() if name != "lengthscale"}
+        return prior_variance(self.kernel, X_new, **theta)
+
+    def variance(self, cross: Array, prior: Array) -> Array:
+        """Variance of the noise-free function, in units of the scale² of Y, shape (S,)."""
+        half = solve_triangular(self.chol, cross.T, lower=True, check_finite=False)
+        # Rounding can leave a variance below zero where a new position meets a noise-free row.
+        return np.maximum(prior - np.einsum("ns,ns->s", half, half), 0.0)
+
+
+def each_draw(fit: xr.DataTree, *, caller: str, limit: int | None = None) -> Iterator[Draw]:
+    """Go through the draws of all chains, in order.
+
+    Parameters
+    ----------
+    fit : DataTree
+    caller : str
+        Named in the message of an error.
+    limit : int, optional
+        At most so many draws, evenly spaced over all chains.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``fit`` lacks X or sigma, or its kernel is not one of the table's.
+    """
+    require_fit(fit, "X", "sigma", caller=caller)
+    kernel = fit.attrs.get("kernel", "custom")
+    if kernel not in KERNELS:
+        raise ValueError(
+            f"{caller} knows the kernels {', '.join(KERNELS)}, got a fit with {kernel!r}. For a covariance "
+            "of your own condition with PyMC (pm.gp)."
+        )
+    present = [n for n in THETA if n in fit["posterior"] or n in fit["constant_data"]]
+    stacked = {}
+    for name in ("X", *present):
+        draws = draws_of(fit, name).to_numpy()
+        stacked[name] = draws.reshape(-1, *draws.shape[2:])
+    total = len(stacked["X"])
+    chosen = np.linspace(0, total - 1, min(limit or total, total)).round().astype(int)
+    for i in np.unique(chosen):
+        theta = {name: stacked[name][i] for name in present if name != "sigma"}
+        yield Draw(kernel, stacked["X"][i], theta, float(stacked["sigma"][i]))
+
+
+def data_of(fit: xr.DataTree, *, caller: str) -> tuple[Array, Array, Array]:
+    """Read the table that a fit was made from.
+
+    Returns
+    -------
+    F : ndarray, shape (N, D)
+        (Y - mean) / scale.
+    mean, scale : ndarray, shape (D,)
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``fit`` lacks the table, its mean or its scale.
+    """
+    require_fit(fit, "Y_mean", "Y_scale", caller=caller)
+    constant = fit["constant_data"].to_dataset()
+    observed = fit["observed_data"][fit.attrs["observed"]].transpose(..., FEATURE)
+    mean, scale = constant["Y_mean"].to_numpy(), constant["Y_scale"].to_numpy()
+    return (observed.to_numpy() - mean) / scale, mean, scale
