@@ -7,7 +7,8 @@ With G = ∂L/∂K the gradient of any scalar L is
 N × N arrays and a product with Z. No N × N × Q array is ever formed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,10 +18,10 @@ from numpy.typing import NDArray
 from pytensor.gradient import DisconnectedType
 from pytensor.graph.basic import Apply, Variable
 
-from pm_gplvm.kernels import KERNELS, Profile, parse_kernel
-from pm_gplvm.ops import GradientOp, TwinOp, reused, row_blocks
+from pm_gplvm.kernels import KERNELS, Kernel, parse_kernel
+from pm_gplvm.ops import GradientOp, SymmetricGradient, TwinOp, reused, row_blocks
 
-__all__ = ["Covariance", "covariance"]
+__all__ = ["SYMBOLIC", "Covariance", "covariance"]
 
 Array = NDArray[np.float64]
 
@@ -31,7 +32,7 @@ def _safe_sqrt(r2: Variable) -> Variable:
     return pt.switch(positive, pt.sqrt(pt.switch(positive, r2, 1.0)), 0.0)
 
 
-_SYMBOLIC = SimpleNamespace(exp=pt.exp, sqrt=_safe_sqrt)
+SYMBOLIC = SimpleNamespace(exp=pt.exp, sqrt=_safe_sqrt, log=pt.log)
 
 
 def _zero_diagonal(A: Variable) -> Variable:
@@ -43,20 +44,16 @@ class Covariance(TwinOp):
 
     Inputs: ``Z`` (N, Q), the positions in units of the lengthscale; ``amplitude``, ``bias`` and
     ``sigma``, three scalars, all standard deviations. Outputs: ``K`` (N, N), symmetric, and
-    ``slope`` (N, N) = amplitude² κ'(r²), which the gradient needs: its lower blocks (see
-    :func:`pm_gplvm.ops.row_blocks`), and nothing where K itself tells it (linear kernel, RBF).
+    ``slope`` (N, N), proportional to amplitude² κ'(r²), which the gradient needs: its lower
+    blocks (see :func:`pm_gplvm.ops.row_blocks`), and nothing where K itself tells it (linear
+    kernel, RBF).
     """
 
     __props__ = ("kernel",)
 
     def __init__(self, kernel: str) -> None:
         self.kernel = kernel
-        self.profile = KERNELS[kernel].profile
-        self.rate = KERNELS[kernel].rate
-
-    @property
-    def _has_slope(self) -> bool:
-        return self.profile is not None and self.rate is None
+        self.entry = KERNELS[kernel]
 
     def make_node(self, Z: Any, amplitude: Any, bias: Any, sigma: Any) -> Apply:
         Z = pt.as_tensor_variable(Z, dtype="float64", ndim=2)
@@ -64,7 +61,7 @@ class Covariance(TwinOp):
             pt.as_tensor_variable(v, dtype="float64", ndim=0) for v in (amplitude, bias, sigma)
         ]
         N = Z.type.shape[0]
-        M = N if self._has_slope else 0
+        M = N if self.entry.has_slope else 0
         return Apply(
             self,
             [Z, *scalars],
@@ -73,19 +70,19 @@ class Covariance(TwinOp):
 
     def infer_shape(self, node: Apply, shapes: Any) -> list[Any]:
         N = shapes[0][0]
-        M = N if self._has_slope else pt.as_tensor_variable(0)
+        M = N if self.entry.has_slope else pt.as_tensor_variable(0)
         return [(N, N), (M, M)]
 
     def perform(self, node: Apply, inputs: Sequence[Any], storage: Any) -> None:
         Z, amplitude, bias, sigma = inputs
         N = len(Z)
         K = storage[0][0] = reused(storage[0][0], (N, N))
-        M = N if self._has_slope else 0
+        M = N if self.entry.has_slope else 0
         slope = storage[1][0] = reused(storage[1][0], (M, M))
-        if self.profile is None:
-            np.dot(Z, (amplitude**2 * Z).T, out=K)
+        if self.entry.stationary:
+            _fill(self.entry, Z, amplitude, K, slope)
         else:
-            _fill(self.profile, Z, amplitude, K, slope)
+            np.dot(Z, (amplitude**2 * Z).T, out=K)
         if bias != 0.0:
             K += bias**2
         K.flat[:: N + 1] += sigma**2
@@ -93,13 +90,13 @@ class Covariance(TwinOp):
     def symbolic(self, *inputs: Variable) -> list[Variable]:
         Z, amplitude, bias, sigma = inputs
         noise = sigma**2 * pt.eye(Z.shape[0])
-        if self.profile is None:
+        if self.entry.scaled is None:
             return [amplitude**2 * Z @ Z.T + bias**2 + noise, pt.zeros((0, 0))]
         Zc = Z - Z.mean(axis=0)
         norms = (Zc**2).sum(axis=1)
         r2 = _zero_diagonal(pt.maximum(norms[:, None] + norms[None, :] - 2.0 * Zc @ Zc.T, 0.0))
-        correlation, derivative = self.profile(r2, _SYMBOLIC)
-        slope = amplitude**2 * derivative if self._has_slope else pt.zeros((0, 0))
+        correlation, derivative = self.entry.scaled(self.entry.unit * r2, 0.0, SYMBOLIC)
+        slope = amplitude**2 * derivative if self.entry.has_slope else pt.zeros((0, 0))
         return [amplitude**2 * correlation + bias**2 + noise, slope]
 
     def pullback(
@@ -113,29 +110,37 @@ class Covariance(TwinOp):
         G, G_slope = cotangents
         if not isinstance(G_slope.type, DisconnectedType):
             return super().pullback(inputs, outputs, cotangents)
-        # The likelihood's own gradient is symmetric: only half of it is asked for and read.
-        symmetric = G.owner is not None and hasattr(G.owner.op, "lower_blocks")
-        if symmetric:
-            G = G.owner.op.lower_blocks(*G.owner.inputs)
-        pullback = _CovariancePullback(self.kernel, symmetric)
-        return list(pullback(Z, amplitude, bias, sigma, G, K, slope))
+        source, parts = None, [G]
+        if G.owner is not None and isinstance(G.owner.op, SymmetricGradient):
+            # The likelihood's own gradient is read block by block and never written as a whole.
+            source, parts = G.owner.op, G.owner.inputs
+        pullback = _CovariancePullback(self.kernel, source)
+        return list(pullback(Z, amplitude, bias, sigma, *parts, K, slope))
+
+
+class _Written:
+    """A matrix that is there already, read as a :class:`SymmetricGradient` is."""
+
+    def lower_block(self, inputs: Sequence[Any], start: int, end: int) -> Array:
+        (G,) = inputs
+        return np.asarray(0.5 * (G[start:end, :end] + G[:end, start:end].T))
 
 
 class _CovariancePullback(GradientOp):
     """∂L/∂(Z, amplitude, bias, sigma) from G = ∂L/∂K.
 
-    ``K`` and ``slope`` are what :class:`Covariance` has computed at the same inputs; they are
-    passed so that no exponential is taken twice, and carry no derivative of their own. Where G is
-    symmetric its lower blocks (see :func:`pm_gplvm.ops.row_blocks`) are all that is read.
+    Inputs: those of :class:`Covariance`, then G or, with a ``source``, the inputs of the Op that
+    makes it; last ``K`` and ``slope``, what :class:`Covariance` has computed at the same inputs,
+    so that no exponential is taken twice.
     """
 
-    __props__ = ("kernel", "symmetric")
+    __props__ = ("kernel", "source")
 
-    def __init__(self, kernel: str, symmetric: bool = False) -> None:
+    def __init__(self, kernel: str, source: SymmetricGradient | None = None) -> None:
         self.kernel = kernel
-        self.symmetric = symmetric
-        self.profile = KERNELS[kernel].profile
-        self.rate = KERNELS[kernel].rate
+        self.source = source
+        self.entry = KERNELS[kernel]
+        self.n_repeated = 2 + (source.n_repeated if source else 0)
 
     def make_node(self, *inputs: Variable) -> Apply:
         Z, amplitude, bias, sigma = inputs[:4]
@@ -145,15 +150,13 @@ class _CovariancePullback(GradientOp):
         return list(shapes[:4])
 
     def perform(self, node: Apply, inputs: Sequence[Any], storage: Any) -> None:
-        Z, amplitude, bias, sigma, G, K, slope = inputs
-        if not self.symmetric:
-            G = 0.5 * (G + G.T)
-        trace = G.flat[:: len(G) + 1].sum()
-        product, overlap, total = self._contract(Z, G, K, slope, bias)
-        if self.profile is None:
-            dZ = 2.0 * amplitude**2 * product[:, :-1]
-        else:
+        Z, amplitude, bias, sigma, *parts, K, slope = inputs
+        lower_block = partial((self.source or _Written()).lower_block, parts)
+        product, overlap, total, trace = self._contract(Z, lower_block, K, slope, bias)
+        if self.entry.stationary:
             dZ = 4.0 * (product[:, -1:] * Z - product[:, :-1])
+        else:
+            dZ = 2.0 * amplitude**2 * product[:, :-1]
         # amplitude² κ = K - bias² - sigma² I, so K's own derivative needs no κ.
         signal = overlap - bias**2 * total - sigma**2 * trace
         results = (dZ, 2.0 * signal / amplitude, 2.0 * bias * total, 2.0 * sigma * trace)
@@ -161,9 +164,9 @@ class _CovariancePullback(GradientOp):
             slot[0] = np.asarray(value, dtype=np.float64)
 
     def _contract(
-        self, Z: Array, G: Array, K: Array, slope: Array, bias: Any
-    ) -> tuple[Array, Any, Any]:
-        """W [Z, 1], Σ G ∘ K and, if there is a bias, Σ G; all by lower blocks of G, K and slope.
+        self, Z: Array, lower_block: Callable[[int, int], Array], K: Array, slope: Array, bias: Any
+    ) -> tuple[Array, Any, Any, Any]:
+        """W [Z, 1], Σ G ∘ K, Σ G if there is a bias, and tr G; all by lower blocks.
 
         W is G ∘ amplitude² κ' for a stationary kernel and G for the linear one.
         """
@@ -171,39 +174,45 @@ class _CovariancePullback(GradientOp):
         Z1 = np.ones((N, Z.shape[1] + 1))  # the column of ones sums W's rows
         Z1[:, :-1] = Z
         GZ1, WZ1 = np.zeros_like(Z1), np.zeros_like(Z1)
-        overlap = 0.0
-        needs_G = bias != 0.0 or self.profile is None
+        overlap = trace = 0.0
+        stationary, has_slope = self.entry.stationary, self.entry.has_slope
+        needs_G = bias != 0.0 or not stationary
         for start, end in row_blocks(N):
-            lower = (slice(start, end), slice(0, end))
-            left = (slice(None), slice(0, start))
-            GK = G[lower] * K[lower]
-            if self.rate is None:
-                overlap += 2.0 * GK[left].sum() + GK[:, start:].sum()
+            G = lower_block(start, end)
+            trace += G[:, start:].trace()
             if needs_G:
-                _add_symmetric(GZ1, G[lower], Z1, start, end)
-            if self.profile is not None:
-                W = GK if self.rate is not None else np.multiply(G[lower], slope[lower], out=GK)
+                _add_symmetric(GZ1, G, Z1, start, end)
+            if has_slope or not stationary:
+                GK = G * K[start:end, :end]
+                overlap += 2.0 * GK.sum() - GK[:, start:].sum()
+            if stationary:
+                W = np.multiply(G, slope[start:end, :end] if has_slope else K[start:end, :end])
                 _add_symmetric(WZ1, W, Z1, start, end)
         total = GZ1[:, -1].sum()
-        if self.profile is None:
-            return GZ1, overlap, total
-        if self.rate is not None:
+        if not stationary:
+            return GZ1, overlap, total, trace
+        if not has_slope:
             # κ' = c κ, so W = c G ∘ (K - bias²); its diagonal does not matter, as zₙ - zₙ = 0.
             overlap = WZ1[:, -1].sum()
-            WZ1 = self.rate * (WZ1 - bias**2 * GZ1 if needs_G else WZ1)
-        return WZ1, overlap, total
+            if needs_G:
+                WZ1 -= bias**2 * GZ1
+        return self.entry.rate * WZ1, overlap, total, trace
 
     def symbolic(self, *inputs: Variable) -> list[Variable]:
-        Z, amplitude, bias, sigma, G = inputs[:5]
+        Z, amplitude, bias, sigma, *parts = inputs
+        if self.source is None:
+            G = parts[0]
+        else:
+            (G,) = self.source.symbolic(*parts)
         K, slope = Covariance(self.kernel).symbolic(Z, amplitude, bias, sigma)
         total, trace = G.sum(), pt.trace(G)
         signal = (G * K).sum() - bias**2 * total - sigma**2 * trace
-        if self.profile is None:
+        if not self.entry.stationary:
             dZ = amplitude**2 * (G @ Z + G.T @ Z)
         else:
-            if self.rate is not None:
-                slope = self.rate * (K - bias**2)  # the diagonal does not matter
-            W = G * slope
+            if not self.entry.has_slope:
+                slope = K - bias**2  # the diagonal does not matter
+            W = self.entry.rate * G * slope
             weights = W.sum(axis=0) + W.sum(axis=1)
             dZ = 2.0 * (weights[:, None] * Z - W @ Z - W.T @ Z)
         return [dZ, 2.0 * signal / amplitude, 2.0 * bias * total, 2.0 * sigma * trace]
@@ -215,27 +224,30 @@ def _add_symmetric(product: Array, block: Array, Z1: Array, start: int, end: int
     product[:start] += block[:, :start].T @ Z1[start:end]
 
 
-# The arrays that a profile hands over are its own, so that they may be overwritten.
-_NUMPY = SimpleNamespace(exp=lambda x: np.exp(x, out=x), sqrt=lambda x: np.sqrt(x, out=x))
+# The exponent is a profile's own array, so that it may be overwritten.
+_NUMPY = SimpleNamespace(exp=lambda x: np.exp(x, out=x), sqrt=np.sqrt, log=np.log)
 
 
-def _fill(profile: Profile, Z: Array, amplitude: Any, K: Array, slope: Array) -> None:
-    """Write amplitude² κ, mirrored, and the lower blocks of amplitude² κ' if there is room."""
+def _fill(entry: Kernel, Z: Array, amplitude: Any, K: Array, slope: Array) -> None:
+    """Write amplitude² κ, mirrored, and the lower blocks of the slope if there is room."""
+    if entry.scaled is None:
+        raise TypeError(f"kernel {entry.name!r} is no function of distances.")
     N, Q = Z.shape
     Z = Z - Z.mean(axis=0)  # distances by norms lose digits when the origin is far away
-    # One product gives ‖z‖² + ‖z'‖² - 2 z·z' at once.
+    # One product gives unit (‖z‖² + ‖z'‖² - 2 z·z') at once.
     left, right = np.ones((N, Q + 2)), np.ones((Q + 2, N))
-    left[:, :Q], right[:Q] = -2.0 * Z, Z.T
-    left[:, Q] = right[Q + 1] = np.einsum("nq,nq->n", Z, Z)
+    left[:, :Q], right[:Q] = -2.0 * entry.unit * Z, Z.T
+    left[:, Q] = right[Q + 1] = entry.unit * np.einsum("nq,nq->n", Z, Z)
+    log_variance = 2.0 * np.log(np.abs(amplitude))
     for start, end in row_blocks(N):
-        r2 = left[start:end] @ right[:, :end]
-        np.maximum(r2, 0.0, out=r2)
-        r2[:, start:].flat[:: end - start + 1] = 0.0
-        correlation, derivative = profile(r2, _NUMPY)
-        block = np.multiply(correlation, amplitude**2, out=K[start:end, :end])
+        s = left[start:end] @ right[:, :end]
+        np.maximum(s, 0.0, out=s)
+        s[:, start:].flat[:: end - start + 1] = 0.0
+        block, derivative = entry.scaled(s, log_variance, _NUMPY)
+        K[start:end, :end] = block
         K[:start, start:end] = block[:, :start].T
-        if slope.size:
-            np.multiply(derivative, amplitude**2, out=slope[start:end, :end])
+        if derivative is not None:
+            slope[start:end, :end] = derivative
 
 
 def covariance(

@@ -19,7 +19,7 @@ from pytensor.gradient import DisconnectedType
 from pytensor.graph.basic import Apply, Variable
 from scipy.linalg import blas, lapack, qr
 
-from pm_gplvm.ops import GradientOp, TwinOp, reused, row_blocks
+from pm_gplvm.ops import SymmetricGradient, TwinOp, reused, row_blocks
 
 __all__ = ["GaussianTerms", "columns_logp", "gram_factor", "total_logp"]
 
@@ -123,22 +123,13 @@ class GaussianTerms(TwinOp):
         return [dK, 2.0 * weights * quad_bar]
 
 
-class _LawrenceGradient(GradientOp):
+class _LawrenceGradient(SymmetricGradient):
     """∂L/∂K = ln|K|-bar K⁻¹ - K⁻¹F diag(quad-bar) FᵀK⁻¹, Lawrence's formula for quad-bar = -½.
 
-    ``inverse`` and ``weights`` are what :class:`GaussianTerms` has computed at the same K and F;
-    without ``whole`` only the lower blocks are written (see
-    :func:`pm_gplvm.ops.row_blocks`).
+    ``inverse`` and ``weights`` are what :class:`GaussianTerms` has computed at the same K and F.
     """
 
-    __props__ = ("whole",)
-
-    def __init__(self, whole: bool = True) -> None:
-        self.whole = whole
-
-    def lower_blocks(self, *inputs: Variable) -> Variable:
-        """Return the same gradient with its lower blocks alone, for who reads no more."""
-        return _LawrenceGradient(whole=False)(*inputs)
+    __props__ = ()
 
     def make_node(self, *inputs: Variable) -> Apply:
         return Apply(self, list(inputs), [inputs[0].type()])
@@ -147,24 +138,20 @@ class _LawrenceGradient(GradientOp):
         return [shapes[0]]
 
     def perform(self, node: Apply, inputs: Sequence[Any], storage: Any) -> None:
+        G = storage[0][0] = reused(storage[0][0], inputs[0].shape)
+        for start, end in row_blocks(len(G)):
+            G[start:end, :end] = self.lower_block(inputs, start, end)
+            G[:start, start:end] = G[start:end, :start].T
+
+    def lower_block(self, inputs: Sequence[Any], start: int, end: int) -> Array:
         _, _, quad_bar, logdet_bar, inverse, weights = inputs
-        previous = storage[0][0]
-        G = reused(None if previous is None else previous.T, inverse.shape, "F")
-        np.copyto(G, inverse)
-        first = quad_bar[0] if len(quad_bar) else 0.0
-        if np.all(quad_bar == first):
-            G = blas.dsyrk(-first, weights, beta=logdet_bar, c=G, lower=0, overwrite_c=1)
-        else:
-            G = blas.dsyr2k(
-                -0.5,
-                weights,
-                weights * quad_bar,
-                beta=logdet_bar,
-                c=G,
-                lower=0,
-                overwrite_c=1,
-            )
-        storage[0][0] = _mirrored(G.T, whole=self.whole)  # in C order, as K is
+        block = inverse.T[start:end, :end].copy()
+        rows = (weights[start:end] * -quad_bar).T
+        # Seen in Fortran order, as BLAS does, the block is its own transpose.
+        blas.dgemm(1.0, weights[:end], rows, beta=float(logdet_bar), c=block.T, overwrite_c=1)
+        corner = block[:, start:]
+        np.copyto(corner, corner.T, where=_ABOVE[: end - start, : end - start])
+        return block
 
     def symbolic(self, *inputs: Variable) -> list[Variable]:
         K, F, quad_bar, logdet_bar, *known = inputs
@@ -175,16 +162,6 @@ class _LawrenceGradient(GradientOp):
 
 
 _ABOVE = ~np.tri(128, dtype=bool)
-
-
-def _mirrored(G: Array, *, whole: bool) -> Array:
-    """Copy the lower triangle of G onto its upper one, in place; or only within its lower blocks."""
-    for start, end in row_blocks(len(G)):
-        if whole:
-            G[:start, start:end] = G[start:end, :start].T
-        corner = G[start:end, start:end]
-        np.copyto(corner, corner.T, where=_ABOVE[: end - start, : end - start])
-    return G
 
 
 def columns_logp(F: Any, K: Any, scale: Any = 1.0) -> Variable:

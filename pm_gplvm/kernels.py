@@ -15,34 +15,36 @@ from scipy.spatial.distance import cdist
 __all__ = ["KERNELS", "Kernel", "cross_covariance", "parse_kernel", "prior_variance"]
 
 Array = NDArray[np.float64]
-Profile = Callable[[Any, Any], tuple[Any, Any]]
+Profile = Callable[[Any, Any, Any], tuple[Any, Any]]
 
 
-# Assignments such as ``u += 1`` spare NumPy an array; to PyTensor they are plain sums.
+# Written once for NumPy and PyTensor: (s, ln amplitude², xp) -> (amplitude² κ, c amplitude² κ').
+# Assignments such as ``u += 1`` spare NumPy an array; to PyTensor they are plain sums. The
+# amplitude goes into the exponent and constants out of the slope, as each pass over N² numbers
+# counts.
 
 
-def _rbf(r2: Any, xp: Any) -> tuple[Any, Any]:
-    return xp.exp(-0.5 * r2), None
+def _rbf(s: Any, log_variance: Any, xp: Any) -> tuple[Any, Any]:
+    return xp.exp(log_variance - s), None  # s = r²/2; κ' = -κ/2 needs no array of its own
 
 
-def _matern32(r2: Any, xp: Any) -> tuple[Any, Any]:
-    u = xp.sqrt(3.0 * r2)
-    e = xp.exp(-u)
+def _matern32(s: Any, log_variance: Any, xp: Any) -> tuple[Any, Any]:
+    u = xp.sqrt(s)  # s = 3r²
+    e = xp.exp(log_variance - u)
     u += 1.0
     u *= e
-    e *= -1.5
-    return u, e  # (1 + u) exp(-u), -3/2 exp(-u)
+    return u, e  # (1 + u) exp(-u), and κ' = -3/2 exp(-u)
 
 
-def _matern52(r2: Any, xp: Any) -> tuple[Any, Any]:
-    u = xp.sqrt(5.0 * r2)
-    e = xp.exp(-u)
+def _matern52(s: Any, log_variance: Any, xp: Any) -> tuple[Any, Any]:
+    u = xp.sqrt(s)  # s = 5r²
+    e = xp.exp(log_variance - u)
     u += 1.0
     u *= e
-    e *= r2
-    e *= 5.0 / 3.0
+    e *= s
+    e *= 1.0 / 3.0
     e += u
-    return e, -5.0 / 6.0 * u  # (1 + u + u²/3) exp(-u), -5/6 (1 + u) exp(-u)
+    return e, u  # (1 + u + u²/3) exp(-u), and κ' = -5/6 (1 + u) exp(-u)
 
 
 @dataclass(frozen=True)
@@ -53,29 +55,45 @@ class Kernel:
     ----------
     name : str
         What the user writes.
-    profile : callable or None
-        ``(r2, xp) -> (κ, κ')`` for a stationary kernel, None for the inner product x·x'.
-    rate : float, optional
-        c where κ' = c κ: the profile then leaves out the slope, which need not be stored.
+    scaled : callable or None
+        The profile of a stationary kernel in s = unit · r², None for the inner product x·x'.
+    unit : float
+    rate : float
+        c, by which the profile's second output must be multiplied to be κ'; where there is no
+        second output, κ' = c κ.
     """
 
     name: str
-    profile: Profile | None
-    rate: float | None = None
+    scaled: Profile | None
+    unit: float = 1.0
+    rate: float = 1.0
+    has_slope: bool = True
+
+    @property
+    def stationary(self) -> bool:
+        """Whether K depends on distances alone."""
+        return self.scaled is not None
 
     @property
     def parameters(self) -> tuple[str, ...]:
         """Names of the kernel's hyperparameters (noise and bias are added to any kernel)."""
-        return ("lengthscale", "amplitude") if self.profile else ()
+        return ("lengthscale", "amplitude") if self.stationary else ()
+
+    def profile(self, r2: Any, xp: Any, amplitude: Any = 1.0) -> tuple[Any, Any]:
+        """Evaluate amplitude² κ and amplitude² κ' at squared distances r²."""
+        if self.scaled is None:
+            raise TypeError(f"kernel {self.name!r} is no function of distances.")
+        value, slope = self.scaled(self.unit * r2, 2.0 * xp.log(abs(amplitude)), xp)
+        return value, self.rate * (slope if self.has_slope else value)
 
 
 KERNELS = {
     kernel.name: kernel
     for kernel in (
-        Kernel("rbf", _rbf, rate=-0.5),
-        Kernel("matern32", _matern32),
-        Kernel("matern52", _matern52),
-        Kernel("linear", None),
+        Kernel("rbf", _rbf, unit=0.5, rate=-0.5, has_slope=False),
+        Kernel("matern32", _matern32, unit=3.0, rate=-1.5),
+        Kernel("matern52", _matern52, unit=5.0, rate=-5.0 / 6.0),
+        Kernel("linear", None, has_slope=False),
     )
 }
 
@@ -141,11 +159,11 @@ def cross_covariance(
     -------
     ndarray, shape (S, N)
     """
-    profile = KERNELS[kernel].profile
-    if profile is None:
+    entry = KERNELS[kernel]
+    if not entry.stationary:
         return np.asarray(amplitude**2 * X_new @ X.T + bias**2)
     r2 = cdist(X_new / lengthscale, X / lengthscale, "sqeuclidean")
-    return np.asarray(amplitude**2 * profile(r2, np)[0] + bias**2)
+    return np.asarray(amplitude**2 * entry.profile(r2, np)[0] + bias**2)
 
 
 def prior_variance(kernel: str, X: Array, *, amplitude: float = 1.0, bias: float = 0.0) -> Array:
@@ -155,5 +173,5 @@ def prior_variance(kernel: str, X: Array, *, amplitude: float = 1.0, bias: float
     -------
     ndarray, shape (N,)
     """
-    signal = np.ones(len(X)) if KERNELS[kernel].profile else (X**2).sum(axis=1)
+    signal = np.ones(len(X)) if KERNELS[kernel].stationary else (X**2).sum(axis=1)
     return amplitude**2 * signal + bias**2

@@ -22,7 +22,7 @@ from pytensor.graph.op import Op
 from pytensor.graph.replace import clone_replace
 from pytensor.graph.rewriting.basic import in2out, node_rewriter
 
-__all__ = ["GradientOp", "TwinOp", "reused", "row_blocks"]
+__all__ = ["GradientOp", "SymmetricGradient", "TwinOp", "reused", "row_blocks"]
 
 
 def reused(
@@ -85,15 +85,17 @@ class TwinOp(Op):
 
 
 class GradientOp(TwinOp):
-    """A twin Op whose last two inputs repeat what an earlier Op has computed.
+    """A twin Op whose last inputs, ``n_repeated`` of them, repeat what earlier Ops have computed.
 
     They spare computing it twice, and carry no derivative of their own: it is in the other inputs.
     """
 
+    n_repeated = 2
+
     def connection_pattern(self, node: Apply) -> list[list[bool]]:
-        """Tell that the last two inputs are not differentiated."""
+        """Tell that the repeated inputs are not differentiated."""
         n = len(node.outputs)
-        return [[True] * n] * (len(node.inputs) - 2) + [[False] * n] * 2
+        return [[i < len(node.inputs) - self.n_repeated] * n for i in range(len(node.inputs))]
 
     def pullback(
         self,
@@ -101,9 +103,21 @@ class GradientOp(TwinOp):
         outputs: Sequence[Variable],
         cotangents: Sequence[Variable],
     ) -> list[Variable]:
-        """Differentiate the twin, which is written without the last two inputs."""
-        repeated = [gradient.DisconnectedType()() for _ in range(2)]
-        return [*super().pullback(inputs[:-2], outputs, cotangents), *repeated]
+        """Differentiate the twin, which is written without the repeated inputs."""
+        repeated = [gradient.DisconnectedType()() for _ in range(self.n_repeated)]
+        own = inputs[: len(inputs) - self.n_repeated]
+        return [*super().pullback(own, outputs, cotangents), *repeated]
+
+
+class SymmetricGradient(GradientOp):
+    """A gradient in a symmetric matrix, which its reader may ask for block by block.
+
+    Who needs each number once then never has the N × N array written.
+    """
+
+    def lower_block(self, inputs: Sequence[Any], start: int, end: int) -> NDArray[np.float64]:
+        """Compute [start:end, :end] from the numbers of the Op's inputs, as a new array."""
+        raise NotImplementedError
 
 
 @node_rewriter([TwinOp])
