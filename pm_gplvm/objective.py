@@ -19,7 +19,13 @@ from pm_gplvm.compilation import Backend, resolve_mode
 from pm_gplvm.likelihood import data_term
 from pm_gplvm.model import describe
 
-__all__ = ["LogDensity", "compile_log_density", "compile_objective", "log_density"]
+__all__ = [
+    "LogDensity",
+    "compile_log_density",
+    "compile_objective",
+    "likelihood_and_prior",
+    "log_density",
+]
 
 Array = NDArray[np.float64]
 
@@ -42,16 +48,40 @@ def log_density(model: pm.Model, *, prior: bool = True, jacobian: bool = False) 
         In terms of the model's value variables. Equal to ``model.logp()``; only, D columns cost
         no more than min(N, D).
     """
-    reduced: list[Variable] = []
-    others = [*model.free_RVs, *model.potentials] if prior else []
+    likelihood, others = _split(model)
+    if not prior:
+        others = [rv for rv in others if rv in model.observed_RVs]
+    else:
+        others = [*model.free_RVs, *others, *model.potentials]
+    return likelihood + model.logp(vars=others, jacobian=jacobian) if others else likelihood
+
+
+def likelihood_and_prior(model: pm.Model) -> tuple[Variable, Variable]:
+    """Write down the log-density of the table, and that of all else in a model.
+
+    Returns
+    -------
+    likelihood : TensorVariable, shape ()
+    prior : TensorVariable, shape ()
+        Of the transformed variables, Jacobians included, with potentials and further observed
+        variables.
+    """
+    likelihood, others = _split(model)
+    rest = [*model.free_RVs, *others, *model.potentials]
+    return likelihood, model.logp(vars=rest, jacobian=True)
+
+
+def _split(model: pm.Model) -> tuple[Variable, list[Variable]]:
+    """The tables' log-density through their factors, and the observed variables left over."""
+    terms: list[Variable] = []
+    others = []
     for rv in model.observed_RVs:
         term = data_term(rv, model.rvs_to_values[rv])
         if term is None:
             others.append(rv)
         else:
-            reduced.append(term)
-    total = pt.add(pt.constant(0.0), *model.replace_rvs_by_values(reduced)) if reduced else 0.0
-    return total + model.logp(vars=others, jacobian=jacobian) if others else total
+            terms.append(term)
+    return pt.add(pt.constant(0.0), *model.replace_rvs_by_values(terms)), others
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,19 @@
-"""What a user sees while an optimisation runs."""
+"""What a user sees while an optimisation or a sampler runs."""
 
 from types import TracebackType
 from typing import Self
 
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
-__all__ = ["Counter"]
+__all__ = ["Counter", "Steps"]
 
 
 class Counter:
@@ -66,4 +74,56 @@ class Counter:
             evaluations=self._evaluations,
             objective=objective,
             rate=self._evaluations / elapsed if elapsed else 0.0,
+        )
+
+
+class Steps:
+    """Count iterations of a sampler, with its log-likelihood, rate and the time that remains.
+
+    Parameters
+    ----------
+    title : str
+    total : int
+        Iterations.
+    show : bool
+        False keeps silent.
+    """
+
+    def __init__(self, title: str, total: int, show: bool) -> None:
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TextColumn("log-likelihood {task.fields[log_likelihood]:.1f}"),
+            TextColumn("{task.fields[replicas]} replicas"),
+            TextColumn("{task.fields[rate]:.1f}/s"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            disable=not show,
+        )
+        self._task = self._progress.add_task(
+            title, total=total, log_likelihood=float("nan"), replicas=1, rate=0.0
+        )
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def advance(self, *, log_likelihood: float, replicas: int) -> None:
+        """Note one iteration."""
+        self._progress.update(
+            self._task,
+            advance=1,
+            log_likelihood=log_likelihood,
+            replicas=replicas,
+            rate=self._progress.tasks[0].speed or 0.0,
         )

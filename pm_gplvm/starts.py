@@ -154,7 +154,7 @@ def _free_names(model: pm.Model) -> list[str]:
 def _embedding(model: pm.Model, start: str, rng: np.random.Generator) -> Array:
     rv = describe(model).observed
     data = standardised(rv, model.rvs_to_values[rv])
-    latent_dim = model.initial_point()["X"].shape[1]
+    latent_dim = model.initial_point()[model.rvs_to_values[model["X"]].name].shape[1]
     if data is None:
         raise ValueError(
             f"start={start!r} needs the mean and scale of the table to be data; start this model from "

@@ -1,0 +1,274 @@
+"""The sampler of X and θ against integrals, itself, and the users' mistakes."""
+
+import warnings
+
+import numpy as np
+import pymc as pm
+import pytest
+from conftest import simulated
+from oracles import kernel_matrix
+from scipy.special import logsumexp
+from scipy.stats import multivariate_normal, norm, qmc
+
+import pm_gplvm as gplvm
+from pm_gplvm import joint
+
+THETA = {"lengthscale": 0.8, "amplitude": 1.2, "sigma": 0.5}
+QUIET = {"progressbar": False, "random_seed": 1}
+
+
+def small_model(n=5, d=2, **priors):
+    Y = simulated(n, d, seed=4).to_numpy()
+    return Y, gplvm.build_model(Y, latent_dim=1, priors={**THETA, **priors})
+
+
+def by_integration(Y):
+    """Posterior of one-dimensional positions under N(0, 1), θ held, by Sobol points of the prior.
+
+    Positions (S, N), their log-weights, and ln p(Y).
+    """
+    N, D = Y.shape
+    X = norm.ppf(qmc.Sobol(N, seed=0).random_base2(18))
+    F = Y - Y.mean(axis=0)
+    scale = np.sqrt((F**2).mean())
+    r2 = ((X[:, :, None] - X[:, None, :]) / THETA["lengthscale"]) ** 2
+    K = THETA["amplitude"] ** 2 * np.exp(-0.5 * r2) + THETA["sigma"] ** 2 * np.eye(N)
+    quad = np.einsum("nd,snm,md->s", F, np.linalg.inv(K), F) / scale**2
+    log_likelihood = -0.5 * (quad + D * np.linalg.slogdet(K)[1] + N * D * np.log(2 * np.pi))
+    log_evidence = logsumexp(log_likelihood) - np.log(len(X))
+    return X, log_likelihood - logsumexp(log_likelihood), log_evidence - N * D * np.log(scale)
+
+
+@pytest.fixture(scope="module")
+def integrated():
+    Y, model = small_model()
+    return model, *by_integration(Y)
+
+
+@pytest.fixture(scope="module")
+def tempered(integrated):
+    """Draws from the prior up to the posterior."""
+    return gplvm.sample(
+        integrated[0], draws=500, tune=150, chains=4, replicas=6, beta_min=0.0, **QUIET
+    )
+
+
+def check_moments(fit, grid, log_weights):
+    X = fit["posterior"]["X"].to_numpy()[..., 0]
+    weights = np.exp(log_weights)
+    for i, j in ((0, 1), (1, 3), (2, 4)):
+        found = np.abs(X[..., i] - X[..., j])
+        exact = np.abs(grid[:, i] - grid[:, j])
+        mean = weights @ exact
+        sd = np.sqrt(weights @ (exact - mean) ** 2)
+        # Four standard errors at an effective size that the draws surely have.
+        error = 4.0 * sd / np.sqrt(200.0)
+        assert found.mean() == pytest.approx(mean, abs=error)
+        assert found.std() == pytest.approx(sd, rel=0.15)
+    assert (X**2).mean() == pytest.approx(weights @ (grid**2).mean(axis=1), rel=0.1)
+
+
+def test_untempered_draws_against_numerical_integration(integrated):
+    model, grid, log_weights, _ = integrated
+    fit = gplvm.sample(model, draws=500, tune=150, chains=4, replicas=1, **QUIET)
+    check_moments(fit, grid, log_weights)
+
+
+def test_tempered_draws_against_numerical_integration(integrated, tempered):
+    _, grid, log_weights, _ = integrated
+    check_moments(tempered, grid, log_weights)
+
+
+def test_log_evidence_against_numerical_integration(integrated, tempered):
+    evidence = gplvm.log_evidence(tempered)
+    assert evidence.error < 0.2
+    assert abs(evidence.value - integrated[3]) < 4.0 * evidence.error + 0.02
+
+
+def test_log_evidence_of_the_linear_kernel():
+    """N = 6, θ held: X integrated out by importance sampling from its prior."""
+    Y = simulated(6, 2, seed=2).to_numpy()
+    model = gplvm.build_model(Y, latent_dim=1, kernel="linear", priors={"sigma": 0.7})
+    F = Y - Y.mean(axis=0)
+    scale = np.sqrt((F**2).mean())
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((200_000, 6, 1))
+    K = X @ X.transpose(0, 2, 1) + 0.49 * np.eye(6)
+    quad = np.einsum("nd,snm,md->s", F / scale, np.linalg.inv(K), F / scale)
+    terms = -0.5 * (quad + 2 * np.linalg.slogdet(K)[1] + 12 * np.log(2 * np.pi))
+    exact = logsumexp(terms) - np.log(len(X)) - 12 * np.log(scale)
+    fit = gplvm.sample(model, draws=400, tune=100, chains=2, replicas=5, beta_min=0.0, **QUIET)
+    evidence = gplvm.log_evidence(fit)
+    assert abs(evidence.value - exact) < 4.0 * evidence.error + 0.05
+
+
+def test_log_likelihood_and_lp_are_those_of_the_draws(Y, mode):
+    model = gplvm.build_model(Y)
+    fit = gplvm.sample(model, draws=5, tune=9, chains=2, replicas=3, **QUIET)
+    draw = {name: v.to_numpy()[1, 3] for name, v in fit["posterior"].data_vars.items()}
+    table = Y.to_numpy()
+    K = kernel_matrix(
+        "rbf", draw["X"], **{n: draw[n] for n in ("lengthscale", "amplitude", "sigma")}
+    )
+    scale = fit["constant_data"]["Y_scale"].to_numpy()[0]
+    wanted = sum(
+        multivariate_normal(np.zeros(len(K)), scale**2 * K).logpdf(column - column.mean())
+        for column in table.T
+    )
+    assert fit["sample_stats"]["log_likelihood"].to_numpy()[1, 3] == pytest.approx(wanted)
+    np.testing.assert_array_equal(
+        fit["tempering"]["log_likelihood"].to_numpy()[..., 0],
+        fit["sample_stats"]["log_likelihood"].to_numpy(),
+    )
+    point = {
+        v.name: draw[v.name] if v.name == "X" else np.log(draw[v.name.removesuffix("_log__")])
+        for v in model.value_vars
+    }
+    lp = model.compile_logp(mode=mode)(point)
+    assert fit["sample_stats"]["lp"].to_numpy()[1, 3] == pytest.approx(lp)
+
+
+def test_same_seed_same_draws_and_more_of_them_are_those_of_one_run(Y, tmp_path):
+    model = gplvm.build_model(Y)
+    settings = {"tune": 12, "chains": 2, "replicas": 2, "thin": 2, **QUIET}
+    whole = gplvm.sample(model, draws=8, **settings)
+    path = tmp_path / "half.nc"
+    gplvm.sample(model, draws=5, store=path, **settings)
+    more = gplvm.sample_more(model, path, draws=3, progressbar=False)
+    for group in ("posterior", "sample_stats"):
+        for name, values in whole[group].data_vars.items():
+            np.testing.assert_array_equal(more[group][name].to_numpy(), values.to_numpy())
+    assert more.attrs["draws"] == 8
+    again = gplvm.sample_more(model, more, draws=2, progressbar=False)
+    assert again["posterior"].sizes["draw"] == 10
+
+
+def test_ctrl_c_returns_what_there_is_and_it_goes_on(Y, monkeypatch, tmp_path):
+    model = gplvm.build_model(Y)
+    iterate, count = joint.Replicas.iterate, iter(range(1000))
+
+    def interrupted(self, **kwargs):
+        if next(count) == 12:
+            raise KeyboardInterrupt
+        return iterate(self, **kwargs)
+
+    monkeypatch.setattr(joint.Replicas, "iterate", interrupted)
+    settings = {"tune": 6, "chains": 1, "replicas": 1, "store": tmp_path / "draws.zarr", **QUIET}
+    with pytest.warns(RuntimeWarning, match="interrupted and has 6 draws"):
+        fit = gplvm.sample(model, draws=50, **settings)
+    assert fit["posterior"].sizes["draw"] == 6
+    monkeypatch.undo()
+    kept = gplvm.load(tmp_path / "draws.zarr")
+    assert gplvm.sample_more(model, kept, draws=4, progressbar=False).attrs["draws"] == 10
+
+
+def test_a_posterior_that_mixes_needs_no_ladder(integrated):
+    fit = gplvm.sample(integrated[0], draws=10, tune=240, chains=4, **QUIET)
+    assert fit.attrs["replicas"] == 1
+
+
+def test_chains_that_disagree_get_a_ladder(Y):
+    """With hardly any noise rows are held fast, and chains from random places disagree."""
+    model = gplvm.build_model(Y, priors={"sigma": 0.01})
+    fit = gplvm.sample(model, "random", draws=10, tune=90, chains=3, **QUIET)
+    tempering = fit["tempering"]
+    assert fit.attrs["replicas"] == tempering.sizes["replica"] > 1
+    beta = tempering["beta"].to_numpy()
+    assert beta[0] == 1.0
+    assert beta[-1] == pytest.approx(0.4)
+
+
+def bounded(name, dims):
+    return pm.Uniform(name, -4.0, 4.0, dims=dims)
+
+
+def smooth(name, dims):
+    X = pm.Normal(name, dims=dims)
+    pm.Potential("smooth", -((X[1:] - X[:-1]) ** 2).sum())
+    return X
+
+
+def driven(name, dims):
+    steps = pm.Normal("steps", dims=dims)
+    return pm.Deterministic(name, steps.cumsum(axis=0), dims=dims)
+
+
+@pytest.mark.parametrize("prior", [bounded, smooth, driven], ids=lambda f: f.__name__)
+def test_any_prior_on_x(prior, Y):
+    model = gplvm.build_model(Y, priors={"X": prior})
+    fit = gplvm.sample(model, draws=15, tune=15, chains=2, replicas=2, **QUIET)
+    X = fit["posterior"]["X"].to_numpy()
+    assert np.isfinite(fit["sample_stats"]["lp"].to_numpy()).all()
+    assert np.abs(np.diff(X, axis=1)).max() > 0.0
+    if prior is bounded:
+        assert np.abs(X).max() < 4.0
+
+
+def test_starts_are_dealt_out(Y):
+    model = gplvm.build_model(Y)
+    places = [np.zeros((12, 2)) + np.arange(12)[:, None] * k for k in (1.0, 5.0)]
+    found = joint._starts(model, places, 4, np.random.default_rng(0))
+    assert [round(float(values["X"][11, 0]) / 11) for values in found] == [1, 5, 1, 5]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({"draws": 0}, "draws must be a positive whole number, got 0"),
+        ({"chains": 1.5}, "chains must be"),
+        ({"thin": True}, "thin must be"),
+        ({"replicas": "some"}, "replicas must be"),
+        ({"beta_min": 1.0}, r"beta_min must lie in \[0, 1\), got 1.0"),
+        ({"start": []}, "start must name at least one place"),
+        ({"start": "spiral"}, "start must be one of"),
+    ],
+)
+def test_bad_arguments(arguments, match, Y):
+    with pytest.raises(ValueError, match=match):
+        gplvm.sample(gplvm.build_model(Y), **arguments)
+
+
+def test_models_it_does_not_know(Y):
+    with pytest.raises(TypeError, match=r"model must be a pm\.Model"):
+        gplvm.sample(Y)
+    with pm.Model() as own:
+        X = pm.Normal("X", shape=(12, 1))
+        K = pm.gp.cov.RatQuad(1, alpha=1.0, ls=1.0)(X) + 0.1 * np.eye(12)
+        gplvm.GPColumns("Y", K, observed=Y.to_numpy().T)
+    with pytest.raises(ValueError, match="sample knows the kernels"):
+        gplvm.sample(own)
+
+
+def test_nothing_is_overwritten(Y, tmp_path):
+    path = tmp_path / "mine.nc"
+    path.write_text("precious")
+    with pytest.raises(FileExistsError, match=r"mine\.nc"):
+        gplvm.sample(gplvm.build_model(Y), store=path)
+    assert path.read_text() == "precious"
+
+
+def test_going_on_needs_the_same_model(Y, best):
+    model = gplvm.build_model(Y)
+    fit = gplvm.sample(model, draws=2, tune=3, chains=1, replicas=1, **QUIET)
+    with pytest.raises(ValueError, match="model must be the one that was sampled"):
+        gplvm.sample_more(gplvm.build_model(Y + 1.0), fit)
+    with pytest.raises(ValueError, match="sample_more needs a fit made by sample"):
+        gplvm.sample_more(model, best)
+
+
+def test_evidence_needs_the_prior(Y, best):
+    with pytest.raises(ValueError, match="log_evidence needs a fit made by sample"):
+        gplvm.log_evidence(best)
+    fit = gplvm.sample(gplvm.build_model(Y), draws=4, tune=6, chains=1, replicas=2, **QUIET)
+    with pytest.raises(ValueError, match="down to the prior"):
+        gplvm.log_evidence(fit)
+
+
+def test_progress_is_shown_unless_not_wanted(Y, capsys):
+    model = gplvm.build_model(Y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        gplvm.sample(model, draws=2, tune=3, chains=1, replicas=1, **QUIET)
+        assert capsys.readouterr().out == ""
+        gplvm.sample(model, draws=2, tune=3, chains=1, replicas=1, random_seed=1)
+    assert "log-likelihood" in capsys.readouterr().out
