@@ -1,9 +1,7 @@
 """The mode of X and θ together, by L-BFGS on the symbolic gradient."""
 
-import time
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -11,13 +9,14 @@ import pymc as pm
 import pytensor
 import xarray as xr
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 
+from pm_gplvm.ascent import COLLAPSED, DID_NOT_MOVE, INTERRUPTED, Optimum, climb, optima_table
 from pm_gplvm.compilation import Backend, compile_mode
 from pm_gplvm.coordinates import Coordinates, optimiser_coordinates
 from pm_gplvm.model import describe
 from pm_gplvm.objective import LogDensity, compile_log_density
 from pm_gplvm.progress import Counter
+from pm_gplvm.relocation import Relocation
 from pm_gplvm.results import as_fit, compile_constrain
 from pm_gplvm.starts import perturbed, start_values
 from pm_gplvm.threads import blas_threads as limit_threads
@@ -26,19 +25,7 @@ __all__ = ["fit_map"]
 
 Array = NDArray[np.float64]
 
-
-@dataclass(frozen=True)
-class Optimum:
-    """Where one start ended."""
-
-    values: dict[str, Array]
-    objective: float
-    start: float
-    evaluations: int
-    gradient: float
-    converged: bool
-    message: str
-    seconds: float
+_ROUNDS = 20  # of relocation at most
 
 
 def fit_map(
@@ -47,6 +34,7 @@ def fit_map(
     start: Any = "pca",
     n_restarts: int = 0,
     mode_of: Literal["X", "Z"] = "X",
+    relocate: bool = True,
     maxiter: int = 5000,
     tol: float = 1e-10,
     random_seed: int | None = None,
@@ -78,6 +66,9 @@ def fit_map(
         taken in: that in X has sd(X) far below 1, as X and the lengthscale shrink together
         until the lengthscale's prior stops them; that in Z = X / lengthscale has the scale
         of the posterior's draws.
+    relocate : bool, default True
+        From the best end offer single rows better places and climb on, as long as that raises
+        the objective (:mod:`pm_gplvm.relocation`). It finds better modes than restarts do.
     maxiter : int, default 5000
         Iterations a start.
     tol : float, default 1e-10
@@ -137,14 +128,42 @@ def fit_map(
         Counter("fit_map", n_starts=len(starts), show=progressbar) as counter,
     ):
         for values in starts:
-            optimum = _climb(coordinates, values, maxiter, tol, counter)
+            optimum = climb(coordinates, values, maxiter, tol, counter)
+            counter.finish(optimum.objective)
             optima.append(optimum)
             if optimum.message == INTERRUPTED:
                 break
+        top = max(range(len(optima)), key=lambda i: optima[i].objective)
+        if relocate and optima[top].converged and Relocation.serves(model):
+            optima[top] = _relocated(
+                coordinates, optima[top], Relocation(model, rng), maxiter, tol, counter
+            )
     ranked = sorted(range(len(optima)), key=lambda i: -optima[i].objective)
     best = optima[ranked[0]]
     _warn(best, maxiter)
     return _as_tree(model, density, [(i, optima[i]) for i in ranked], start, mode_of, random_seed)
+
+
+def _relocated(
+    coordinates: Coordinates,
+    best: Optimum,
+    relocation: Relocation,
+    maxiter: int,
+    tol: float,
+    counter: Counter,
+) -> Optimum:
+    """Move rows to better places and climb on, for as long as that finds a better mode."""
+    for _ in range(_ROUNDS):
+        values, n_moved = relocation(best.values)
+        if not n_moved:
+            break
+        further = climb(coordinates, values, maxiter, tol, counter)
+        if not further.objective > best.objective + tol * abs(best.objective):
+            return best.after(further, keep=True)
+        best = best.after(further)
+        if not best.converged:
+            break
+    return best
 
 
 def _check(n_restarts: int, maxiter: int, tol: float, mode_of: str) -> None:
@@ -157,91 +176,12 @@ def _check(n_restarts: int, maxiter: int, tol: float, mode_of: str) -> None:
         raise ValueError(f"mode_of must be 'X' or 'Z', got {mode_of!r}.")
 
 
-INTERRUPTED = "interrupted"
-_DID_NOT_MOVE = "X did not move from its start"
-_COLLAPSED = "all latent positions fell onto one point"
-
-
-def _climb(
-    coordinates: Coordinates,
-    values: Mapping[str, Array],
-    maxiter: int,
-    tol: float,
-    counter: Counter,
-) -> Optimum:
-    """Run L-BFGS from one start."""
-    begin = coordinates.inward(values)
-    started, evaluations = time.perf_counter(), 0
-    best_value, best_vector, best_gradient = -np.inf, begin, np.full(begin.shape, np.nan)
-
-    def negative(vector: Array) -> tuple[float, Array]:
-        nonlocal evaluations, best_value, best_vector, best_gradient
-        value, gradient = coordinates(vector)
-        evaluations += 1
-        if value > best_value and np.isfinite(gradient).all():
-            best_value, best_vector, best_gradient = value, vector.copy(), gradient
-        counter.step(best_value)
-        # L-BFGS-B cannot interpolate with infinities: a very low, flat place turns it back.
-        if not np.isfinite(value) or not np.isfinite(gradient).all():
-            return 1e300, np.zeros_like(vector)
-        return -value, -gradient
-
-    initial, _ = negative(begin)
-    if initial == 1e300:
-        raise ValueError(
-            "The objective is not finite at the start: K is not positive definite, or a value lies "
-            "outside its prior. Start with a larger sigma or other positions."
-        )
-    try:
-        result = minimize(
-            negative,
-            begin,
-            jac=True,
-            method="L-BFGS-B",
-            options={
-                "maxiter": maxiter,
-                "maxfun": 20 * maxiter,
-                "maxcor": 20,
-                "ftol": tol,
-                "gtol": 1e-5,
-            },
-        )
-        converged, message = bool(result.success), str(result.message)
-    except KeyboardInterrupt:
-        converged, message = False, INTERRUPTED
-    end = coordinates.outward(best_vector)
-    problem = _stuck(values, end)
-    counter.finish(best_value)
-    return Optimum(
-        values=end,
-        objective=best_value,
-        start=-initial,
-        evaluations=evaluations,
-        gradient=float(np.abs(best_gradient).max()),
-        converged=converged and problem is None,
-        message=problem or message,
-        seconds=time.perf_counter() - started,
-    )
-
-
-def _stuck(start: Mapping[str, Array], end: Mapping[str, Array]) -> str | None:
-    """All-zero X is a stationary point, where an optimiser would report success."""
-    X = end.get("X")
-    if X is None or X.ndim != 2:
-        return None
-    if np.abs(X - start["X"]).max() <= 1e-10 * np.abs(start["X"]).max():
-        return _DID_NOT_MOVE
-    if X.std(axis=0).max() <= 1e-8:
-        return _COLLAPSED
-    return None
-
-
 def _warn(best: Optimum, maxiter: int) -> None:
     if best.converged:
         return
-    if best.message == _DID_NOT_MOVE:
+    if best.message == DID_NOT_MOVE:
         remedy = "Start from 'pca' or 'random', or scale the data."
-    elif best.message == _COLLAPSED:
+    elif best.message == COLLAPSED:
         remedy = "The data may hold noise alone for this kernel; lower sigma's prior or start from 'isomap'."
     elif best.message == INTERRUPTED:
         remedy = "Go on from here with fit_map(model, start=fit)."
@@ -278,19 +218,6 @@ def _as_tree(
         mode=compile_mode(),
     )
     likelihood = density(density.pack(best.values))[0] - float(prior(*values))
-    columns = {
-        "objective": [o.objective for _, o in ranked],
-        "objective_at_start": [o.start for _, o in ranked],
-        "evaluations": [o.evaluations for _, o in ranked],
-        "largest_gradient": [o.gradient for _, o in ranked],
-        "converged": [o.converged for _, o in ranked],
-        "message": [o.message for _, o in ranked],
-        "seconds": [o.seconds for _, o in ranked],
-    }
-    optima = xr.Dataset(
-        {name: ("start", np.asarray(column)) for name, column in columns.items()},
-        coords={"start": [i for i, _ in ranked]},
-    )
     return as_fit(
         model,
         draws,
@@ -305,5 +232,5 @@ def _as_tree(
             "converged": int(best.converged),
             "random_seed": random_seed,
         },
-        groups={"optima": optima},
+        groups={"optima": optima_table(ranked)},
     )
