@@ -151,8 +151,8 @@ def _positions(model: pm.Model, X: Any) -> tuple[Array, dict[str, Array]]:
                 f"{positions.sizes['draw']} draws. Choose one: fit['posterior']['X'][0, -1]."
             )
         values = positions.to_numpy()[0, 0]
-        point = X["posterior"].to_dataset().isel(chain=0, draw=0)
-        theta = {n: point[n].to_numpy() for n in free if n in point and n != "X"}
+        known = X["posterior"].to_dataset()
+        theta = {n: draws_of(X, n).to_numpy()[0, 0] for n in free if n in known and n != "X"}
     else:
         try:
             values = np.asarray(X, dtype=np.float64)

@@ -6,7 +6,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from pm_gplvm.draws import data_of, each_draw
+from pm_gplvm.draws import data_of
+from pm_gplvm.processes import each_process
 from pm_gplvm.schema import FEATURE, LATENT, draws_of, require_fit
 
 __all__ = ["predict", "relative_uncertainty"]
@@ -30,14 +31,15 @@ def predict(fit: xr.DataTree, X_new: Any, *, noise: bool = False, draws: int = 1
     """Predict Y at new latent positions.
 
     For each draw of (X, θ) the Gaussian conditional of a new row is formed (Rasmussen & Williams
-    2006, eq. 2.25 and 2.26); the draws are mixed by the law of total variance.
+    2006, eq. 2.25 and 2.26); the draws are mixed by the law of total variance. A sparse or
+    variational fit predicts through its inducing inputs instead, X integrated over q.
 
     Parameters
     ----------
     fit : DataTree
         From :func:`fit_map`, :func:`sample_theta`, or any with ``X`` and θ.
     X_new : array_like, dims (obs_new, latent), shape (S, Q)
-        In the frame of the fit's ``X``.
+        In the frame of the fit's ``X``: the aligned one after :func:`align`.
     noise : bool, default False
         Whether ``sd`` includes the white noise of a new measurement.
     draws : int, default 100
@@ -67,7 +69,7 @@ def predict(fit: xr.DataTree, X_new: Any, *, noise: bool = False, draws: int = 1
     F, centre, scale = data_of(fit, caller="predict")
 
     means, variances = [], []
-    for draw in each_draw(fit, caller="predict", limit=draws):
+    for draw in each_process(fit, caller="predict", limit=draws):
         cross = draw.cross(positions)
         means.append(cross @ draw.solve(F))
         variance = draw.variance(cross, draw.prior_variance(positions))
@@ -79,7 +81,10 @@ def predict(fit: xr.DataTree, X_new: Any, *, noise: bool = False, draws: int = 1
             "mean": (dims, centre + scale * np.mean(means, axis=0)),
             "sd": (dims, scale * np.sqrt(total)),
         },
-        coords={"obs_new": np.arange(len(positions)), FEATURE: fit["observed_data"][FEATURE].to_numpy()},
+        coords={
+            "obs_new": np.arange(len(positions)),
+            FEATURE: fit["observed_data"][FEATURE].to_numpy(),
+        },
     )
 
 
@@ -103,7 +108,7 @@ def relative_uncertainty(fit: xr.DataTree, X_new: Any, *, draws: int = 20) -> Ar
     _check_draws(draws)
     positions = _positions(fit, X_new)
     posterior, prior = [], []
-    for draw in each_draw(fit, caller="relative_uncertainty", limit=draws):
+    for draw in each_process(fit, caller="relative_uncertainty", limit=draws):
         before = draw.prior_variance(positions)
         prior.append(before)
         posterior.append(draw.variance(draw.cross(positions), before))

@@ -13,6 +13,7 @@ THETA = ("lengthscale", "amplitude", "sigma", "bias")
 
 
 _HOLDERS = {"posterior", "constant_data"}
+_TURNED = {"X", "lengthscale"}
 
 
 def require_fit(fit: Any, *variables: str, caller: str) -> xr.DataTree:
@@ -54,13 +55,24 @@ def require_fit(fit: Any, *variables: str, caller: str) -> xr.DataTree:
     return fit
 
 
-def draws_of(fit: xr.DataTree, name: str) -> xr.DataArray:
+def draws_of(fit: xr.DataTree, name: str, *, raw: bool = False) -> xr.DataArray:
     """All draws of a variable, one value a draw also where it was held fixed.
+
+    Parameters
+    ----------
+    fit : DataTree
+    name : str
+    raw : bool, default False
+        Whether X and the lengthscale are wanted as the sampler drew them, also of a fit that
+        has been aligned. Otherwise they come from the group ``aligned`` where it has them, so
+        that all who read a fit see one frame.
 
     Returns
     -------
     DataArray, dims (chain, draw, ...)
     """
+    if not raw and name in _TURNED and "aligned" in fit.children and name in fit["aligned"]:
+        return fit["aligned"].to_dataset()[name]
     posterior = fit["posterior"].to_dataset()
     if name in posterior:
         return posterior[name].transpose("chain", "draw", ...)

@@ -1,0 +1,164 @@
+"""What each draw of a fit says that no rotation, reflection or reordering of X changes."""
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from pm_gplvm.draws import data_of, each_draw
+from pm_gplvm.gaussian import gram_factor
+from pm_gplvm.kernels import KERNELS
+from pm_gplvm.schema import draws_of, require_fit
+from pm_gplvm.threads import blas_threads
+
+__all__ = ["invariants", "row_pairs", "scale_free"]
+
+Array = NDArray[np.float64]
+Indices = NDArray[np.intp]
+
+
+def row_pairs(n_rows: int, n_pairs: int, seed: int = 0) -> tuple[Indices, Indices]:
+    """Choose pairs of different rows, each row equally often or nearly so.
+
+    The rows are put on a circle in random order; first come all neighbours, then all that are two
+    apart, and so on. ``n_rows`` pairs thus hold every row twice.
+
+    Parameters
+    ----------
+    n_rows : int
+        N.
+    n_pairs : int
+        At most N(N - 1)/2 are given.
+    seed : int
+        Of the order. The same N and seed give the same pairs.
+
+    Returns
+    -------
+    first, second : ndarray of int, shape (n_pairs,)
+
+    Examples
+    --------
+    >>> first, second = row_pairs(3, 60)
+    >>> sorted(zip(np.minimum(first, second).tolist(), np.maximum(first, second).tolist()))
+    [(0, 1), (0, 2), (1, 2)]
+    """
+    circle = np.random.default_rng(seed).permutation(n_rows)
+    start = np.arange(min(n_pairs, n_rows * (n_rows - 1) // 2))
+    step = 1 + start // n_rows
+    return circle[start % n_rows], circle[(start + step) % n_rows]
+
+
+def invariants(fit: xr.DataTree, *, n_pairs: int = 60, seed: int = 0) -> xr.Dataset:
+    """Evaluate, draw by draw, what the data can tell: functions of K and of θ, not of X's frame.
+
+    Parameters
+    ----------
+    fit : DataTree
+        From any sampler or optimiser; a MAP gives one number each.
+    n_pairs : int, default 60
+        Pairs of rows, at most N(N - 1)/2 (see :func:`row_pairs`).
+    seed : int, default 0
+        Of the choice of pairs: fits of the same rows are seen at the same pairs.
+
+    Returns
+    -------
+    Dataset, dims (chain, draw, ...)
+        ``log_likelihood``: ln N(Y given 0, K), in the units of Y. ``log_posterior``: ``lp`` of
+        ``sample_stats``, the density that the sampler saw, in its own variables. ``distance``
+        (pair): ‖zₙ - zₘ‖, z = x / lengthscale. ``covariance`` (pair): Kₙₘ, in units of the scale²
+        of Y. ``reconstruction``: root mean square of F minus its conditional mean at its own rows,
+        σ² K⁻¹F, in units of the scale of Y. Then every free hyperparameter by its name; one that
+        has an entry for each latent dimension is sorted (dim ``rank``). Coordinates ``first`` and
+        ``second``: the rows of each pair, from 0.
+
+        Left out is what the fit does not tell: ``log_posterior`` without ``lp``, ``covariance``
+        and ``reconstruction`` where the covariance is not one of :func:`build_model`'s
+        (``log_likelihood`` is then that of ``sample_stats``, if there).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``fit`` is no fit with ``X``, or ``n_pairs`` is no positive whole number.
+
+    Examples
+    --------
+    >>> import pm_gplvm as gplvm
+    >>> best = gplvm.fit_map(gplvm.build_model(gplvm.load_digits(n=20)), progressbar=False)
+    >>> invariants(best)["distance"].shape
+    (1, 1, 60)
+    """
+    require_fit(fit, "X", caller="invariants")
+    if isinstance(n_pairs, bool) or not isinstance(n_pairs, int | np.integer) or n_pairs < 1:
+        raise ValueError(f"n_pairs must be a positive whole number, got {n_pairs!r}.")
+    X = draws_of(fit, "X")
+    rows, latent = map(str, X.dims[2:])
+    first, second = row_pairs(X.sizes[rows], int(n_pairs), seed)
+    Z = scale_free(fit)
+    apart = Z.isel({rows: xr.Variable("pair", first)}) - Z.isel({rows: xr.Variable("pair", second)})
+    distance = (apart.drop_vars(apart.coords) ** 2).sum(latent) ** 0.5
+
+    stats = fit["sample_stats"].to_dataset() if "sample_stats" in fit.children else xr.Dataset()
+    recorded = {"log_likelihood": "log_likelihood", "log_posterior": "lp"}
+    known: dict[str, Any] = {ours: stats[its] for ours, its in recorded.items() if its in stats}
+    known |= {"distance": distance.transpose("chain", "draw", "pair")}
+    known |= _of_covariance(fit, X.shape[:2], first, second) | _of_theta(fit, X.sizes[latent])
+    dataset = xr.Dataset(known, coords={dim: X[dim] for dim in ("chain", "draw")})
+    return dataset.assign_coords(first=("pair", first), second=("pair", second))
+
+
+def scale_free(fit: xr.DataTree) -> xr.DataArray:
+    """Divide X by the lengthscale, if there is one.
+
+    Returns
+    -------
+    DataArray, dims (chain, draw, obs, latent)
+    """
+    X = draws_of(fit, "X")
+    if not _knows(fit, "lengthscale"):
+        return X
+    lengthscale = draws_of(fit, "lengthscale").to_numpy()
+    return X / lengthscale.reshape(*lengthscale.shape[:2], 1, -1)
+
+
+def _knows(fit: xr.DataTree, *names: str) -> bool:
+    groups = [fit[group] for group in ("posterior", "constant_data") if group in fit.children]
+    return all(any(name in group for group in groups) for name in names)
+
+
+def _of_covariance(
+    fit: xr.DataTree, shape: tuple[int, ...], first: Indices, second: Indices
+) -> dict[str, Any]:
+    """Go through K, draw by draw; nothing comes where K cannot be evaluated."""
+    if fit.attrs.get("kernel") not in KERNELS or not _knows(fit, "sigma", "Y_mean", "Y_scale"):
+        return {}
+    F, _, scale = data_of(fit, caller="invariants")
+    N, D = F.shape
+    factor = gram_factor(F)
+    units = 0.5 * N * D * np.log(2.0 * np.pi) + N * np.log(scale).sum()
+    entries, likelihoods, residuals = [], [], []
+    with blas_threads(1):
+        for draw in each_draw(fit, caller="invariants"):
+            weights = draw.solve(factor)
+            logdet = 2.0 * np.log(np.diagonal(draw.chol)).sum()
+            likelihoods.append(-0.5 * (D * logdet + np.vdot(factor, weights)) - units)
+            residuals.append(draw.sigma**2 * np.sqrt(np.vdot(weights, weights) / (N * D)))
+            entries.append(draw.K[first, second])
+    dims = ("chain", "draw")
+    return {
+        "log_likelihood": (dims, np.reshape(likelihoods, shape)),
+        "covariance": ((*dims, "pair"), np.reshape(entries, (*shape, -1))),
+        "reconstruction": (dims, np.reshape(residuals, shape)),
+    }
+
+
+def _of_theta(fit: xr.DataTree, latent_dim: int) -> dict[str, Any]:
+    """Free scalars, and what has one entry for each latent dimension, in ascending order."""
+    theta: dict[str, Any] = {}
+    for name, variable in fit["posterior"].to_dataset().data_vars.items():
+        values = variable.transpose("chain", "draw", ...).to_numpy()
+        if values.ndim == 2:
+            theta[str(name)] = (("chain", "draw"), values)
+        elif name != "X" and values.shape[2:] == (latent_dim,):
+            theta[str(name)] = (("chain", "draw", "rank"), np.sort(values, axis=-1))
+    return theta
