@@ -119,7 +119,9 @@ def _dataset(model: pm.Model, values: Mapping[str, Any], leading: tuple[str, ...
             dims = tuple(f"{name}_dim_{i}" for i in range(value.ndim - len(leading)))
         variables[name] = ((*leading, *dims), value)
     dataset = xr.Dataset(variables)
-    coords: dict[str, Any] = {dim: np.arange(dataset.sizes[dim]) for dim in leading}
+    coords: dict[str, Any] = {
+        dim: np.arange(dataset.sizes[dim]) for dim in leading if dim in dataset.sizes
+    }
     for dim, size in dataset.sizes.items():
         labels = model.coords.get(str(dim))
         if labels is not None and len(labels) == size:

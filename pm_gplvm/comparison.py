@@ -1,0 +1,287 @@
+"""One table for any fits of the same data."""
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import NDArray
+
+from pm_gplvm.agreement import agreement, check_counts, positions
+from pm_gplvm.draws import data_of
+from pm_gplvm.invariants import invariants
+from pm_gplvm.loo import error_of_sum, left_out
+from pm_gplvm.schema import THETA, draws_of, require_fit
+from pm_gplvm.scores import classes_of
+from pm_gplvm.threads import blas_threads
+
+__all__ = ["compare", "same_table", "thinned"]
+
+Array = NDArray[np.float64]
+
+_LOW, _HIGH = 0.055, 0.945  # the ends of ArviZ's 89 % interval
+
+
+def compare(
+    fits: Mapping[str, xr.DataTree],
+    *,
+    reference: Any = None,
+    labels: Any = None,
+    n_neighbors: int = 10,
+    draws: int = 200,
+    kfold: Mapping[str, xr.Dataset] | None = None,
+) -> pd.DataFrame:
+    """Set fits of the same table side by side.
+
+    Positions are compared in units of the lengthscale, Z = X / lengthscale, as X of a MAP is far
+    smaller than that of posterior draws at the same K. Every number of an embedding is taken draw
+    by draw and then averaged: none is that of a mean position, and none depends on the frame.
+
+    Parameters
+    ----------
+    fits : mapping
+        Name to fit: of one model or of several, MAP or draws.
+    reference : str, DataTree or array_like, shape (N, Q), optional
+        Name of one of the fits, another fit, or positions; the first fit by default. Of a fit of
+        many draws the one of the highest likelihood is taken.
+    labels : str or array_like, shape (N,), optional
+        A coordinate along the rows, or a class for each.
+    n_neighbors : int, default 10
+        k of the neighbour measures; at most (N - 1) // 2 for the trustworthiness.
+    draws : int, default 200
+        At most so many draws of each fit are used, evenly spaced.
+    kfold : mapping, optional
+        Name to the result of :func:`cross_validate`, for those that have one.
+
+    Returns
+    -------
+    DataFrame
+        One row a fit. Where a number has a ``_lb`` and a ``_ub`` beside it, they are the ends of
+        its 89 % interval over the draws; these, and standard deviations, are NaN with one draw.
+
+        ``method``, ``draws``
+            How the draws were made, and how many were used.
+        ``log_likelihood``, ``log_likelihood_sd``
+            ln p(Y | X, θ), in the units of Y.
+        ``bound``
+            Of a variational fit, the bound on ln p(Y | θ), by which latent dimensions and kernels
+            may be compared; NaN for others.
+        ``lengthscale``, ``amplitude``, ``sigma``, ``bias``
+            Means; with ARD the lengthscales of each draw in ascending order, ``lengthscale[0]``
+            the smallest.
+        ``sd_X``, ``sd_Z``
+            Standard deviation of the positions, root mean square over dimensions, as they are and
+            in units of the lengthscale.
+        ``procrustes``, ``distance_correlation``
+            Of Z and the reference: SciPy's disparity, 0 for the same shape and 1 at most;
+            Székely's distance correlation, 1 for the same shape.
+        ``distance_correlation_Y``, ``trustworthiness``
+            Of Z and the table: the large distances and the neighbourhoods.
+        ``neighbours``, ``neighbours_Y``
+            Expected share of a row's k nearest rows in the reference, and in Y, that are among
+            its k nearest in Z (:func:`neighbour_probabilities` has them row by row).
+        ``nn_agreement``
+            With labels: share of rows whose nearest row has the same label.
+        ``elpd_feature``, ``elpd_feature_se``, ``elpd_feature_k``
+            PSIS-LOO by feature (``az.loo``), and its largest Pareto k. NaN with fewer than 25
+            draws; too high where X is held at a MAP; draws of an approximation are taken as if
+            they were the posterior's.
+        ``elpd_entry``, ``elpd_entry_se``, ``elpd_entry_k``
+            Leave-one-entry-out, summed over the table (:func:`leave_one_out`). For a MAP, and for X
+            held at one, the positions have seen the entry: the number is too high.
+        ``elpd_row``, ``elpd_row_se``
+            From ``kfold``.
+
+        The table (distances in Y, trustworthiness) is that which the first fit saw: centred and
+        scaled. What needs K is NaN for a covariance of the user's own.
+
+    Warns
+    -----
+    RuntimeWarning
+        If a Pareto k says that ``elpd_feature`` is unreliable.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``fits`` is no mapping of fits, two of them are of different tables, or another argument
+        is out of range.
+
+    References
+    ----------
+    Székely, G. J., Rizzo, M. L. and Bakirov, N. K. (2007). Measuring and testing dependence by
+    correlation of distances. Annals of Statistics 35, 2769-2794.
+
+    Examples
+    --------
+    >>> import pm_gplvm as gplvm
+    >>> Y = gplvm.load_digits(n=20)
+    >>> rbf, linear = (gplvm.build_model(Y, kernel=k) for k in ("rbf", "linear"))
+    >>> fits = {"RBF": gplvm.fit_map(rbf, progressbar=False)}
+    >>> fits["PCA"] = gplvm.fit_map(linear, progressbar=False)
+    >>> table = gplvm.compare(fits, labels="label")
+    >>> table.index.tolist(), float(table.loc["RBF", "neighbours"])
+    (['RBF', 'PCA'], 1.0)
+    """
+    F = same_table(fits, caller="compare")
+    check_counts(len(F), n_neighbors, draws)
+    unknown = [name for name in kfold or {} if name not in fits]
+    if unknown:
+        raise ValueError(
+            f"kfold must name fits ({', '.join(fits)}), got {', '.join(map(str, unknown))}."
+        )
+    first = next(iter(fits.values()))
+    classes = classes_of(first, labels) if isinstance(labels, str) else labels
+    target = _reference(fits, reference, len(F))
+    rows = {}
+    for name, fit in fits.items():
+        few = thinned(fit, draws)
+        Z = positions(few)
+        with blas_threads(1):
+            measured = agreement(Z, target, F, classes, n_neighbors=n_neighbors)
+        rows[name] = (
+            {"method": fit.attrs.get("method", ""), "draws": len(Z)}
+            | _of_K(few)
+            | _bound(few)
+            | _of_positions(few, Z)
+            | _of_agreement(measured)
+            | left_out(few)
+            | _rows_left_out((kfold or {}).get(name))
+        )
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    _warn(table)
+    return table
+
+
+def same_table(fits: Mapping[str, xr.DataTree], *, caller: str) -> Array:
+    """Return the table that all fits were made from, as the first one saw it, shape (N, D).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``fits`` is no mapping of fits with X, or two of them differ in the table.
+    """
+    if not isinstance(fits, Mapping) or isinstance(fits, xr.DataTree):
+        raise TypeError(
+            f"{caller} needs a mapping such as {{'MAP': best, 'NUTS': full}}, got {type(fits).__name__}."
+        )
+    if not fits:
+        raise ValueError(f"{caller} needs at least one fit, got an empty mapping.")
+    names = list(fits)
+    tables = [
+        require_fit(fit, "X", caller=caller)["observed_data"][fit.attrs["observed"]].to_numpy()
+        for fit in fits.values()
+    ]
+    for name, other in zip(names[1:], tables[1:], strict=True):
+        if other.shape != tables[0].shape:
+            (D, N), (d, n) = tables[0].shape, other.shape
+            found = f"{N} rows and {D} features, and {n} and {d}"
+        elif not np.array_equal(other, tables[0]):
+            found = f"{int((other != tables[0]).sum())} entries that differ"
+        else:
+            continue
+        raise ValueError(
+            f"{caller} needs fits of the same table, got in {names[0]!r} and {name!r} {found}. "
+            "Fit both models to the same Y."
+        )
+    return data_of(fits[names[0]], caller=caller)[0]
+
+
+def thinned(fit: xr.DataTree, draws: int) -> xr.DataTree:
+    """Keep at most so many draws, evenly spaced in each chain and one of each at least."""
+    sizes = fit["posterior"].sizes
+    step = -(-sizes["draw"] // max(1, draws // sizes["chain"]))
+    few = {
+        name: group.to_dataset().isel(draw=slice(None, None, step), missing_dims="ignore")
+        for name, group in fit.children.items()
+    }
+    tree = xr.DataTree.from_dict(few)
+    tree.attrs = fit.attrs
+    return tree
+
+
+def _reference(fits: Mapping[str, xr.DataTree], reference: Any, n_rows: int) -> Array:
+    if reference is None:
+        reference = next(iter(fits))
+    if isinstance(reference, str):
+        if reference not in fits:
+            raise ValueError(f"reference must name a fit ({', '.join(fits)}), got {reference!r}.")
+        reference = fits[reference]
+    if isinstance(reference, xr.DataTree):
+        require_fit(reference, "X", caller="reference")
+        Z = positions(reference)
+        target = Z[_log_likelihood(reference).argmax()]
+    else:
+        target = np.asarray(reference, dtype=np.float64)
+    if target.ndim != 2 or len(target) != n_rows or not np.isfinite(target).all():
+        raise ValueError(
+            f"reference must hold one finite position a row, ({n_rows}, Q), got shape {target.shape}."
+        )
+    return target
+
+
+def _log_likelihood(fit: xr.DataTree) -> Array:
+    """Of each draw, shape (S,); NaN where the fit does not tell."""
+    known = invariants(fit, n_pairs=1)
+    missing = np.full((fit["posterior"].sizes["chain"], fit["posterior"].sizes["draw"]), np.nan)
+    return np.asarray(known.get("log_likelihood", missing), dtype=np.float64).ravel()
+
+
+def _interval(name: str, values: Array) -> dict[str, float]:
+    """Mean and the ends of the 89 % interval, which one draw does not have."""
+    low, high = np.quantile(values, [_LOW, _HIGH]) if len(values) > 1 else (np.nan, np.nan)
+    return {name: float(values.mean()), f"{name}_lb": float(low), f"{name}_ub": float(high)}
+
+
+def _of_K(fit: xr.DataTree) -> dict[str, float]:
+    values = _log_likelihood(fit)
+    spread = values.std(ddof=1) if len(values) > 1 else np.nan
+    return {"log_likelihood": float(values.mean()), "log_likelihood_sd": float(spread)}
+
+
+def _bound(fit: xr.DataTree) -> dict[str, float]:
+    stats = fit["sample_stats"].to_dataset() if "sample_stats" in fit.children else xr.Dataset()
+    return {"bound": float(stats["bound"].mean())} if "bound" in stats else {}
+
+
+def _of_positions(fit: xr.DataTree, Z: Array) -> dict[str, float]:
+    known: dict[str, float] = {}
+    for name in THETA:
+        if any(name in fit[group] for group in ("posterior", "constant_data")):
+            values = draws_of(fit, name).to_numpy().reshape(len(Z), -1)
+            for i, column in enumerate(np.sort(values, axis=1).T):
+                known |= _interval(f"{name}[{i}]" if values.shape[1] > 1 else name, column)
+    X = draws_of(fit, "X").to_numpy().reshape(Z.shape)
+    for name, draws in (("sd_X", X), ("sd_Z", Z)):
+        known[name] = float(np.sqrt(draws.var(axis=1).mean(axis=1)).mean())
+    return known
+
+
+def _of_agreement(measured: xr.Dataset) -> dict[str, float]:
+    known: dict[str, float] = {}
+    for name, values in measured.data_vars.items():
+        if name in ("procrustes", "nn_agreement"):
+            known |= _interval(str(name), values.to_numpy())
+        else:
+            known[str(name)] = float(values.mean())
+    return known
+
+
+def _rows_left_out(scores: xr.Dataset | None) -> dict[str, float]:
+    if scores is None:
+        return {}
+    values = scores["log_score"].to_numpy()
+    return {"elpd_row": float(values.sum()), "elpd_row_se": error_of_sum(values)}
+
+
+def _warn(table: pd.DataFrame) -> None:
+    bad = table.index[table["elpd_feature_k"] > 0.7]
+    if len(bad):
+        found = ", ".join(f"{name} ({table.loc[name, 'elpd_feature_k']:.2f})" for name in bad)
+        warnings.warn(
+            f"elpd_feature is unreliable for {found}: largest Pareto k, wanted 0.7 or less. One "
+            "feature tells too much of X. Compare by elpd_entry, or by rows with cross_validate.",
+            RuntimeWarning,
+            stacklevel=3,
+        )

@@ -1,0 +1,238 @@
+"""Laplace's approximation of the posterior of X and θ, as draws."""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+import pymc as pm
+import xarray as xr
+from numpy.typing import NDArray
+
+from pm_gplvm.ascent import climb
+from pm_gplvm.compilation import Backend
+from pm_gplvm.coordinates import Coordinates, optimiser_coordinates
+from pm_gplvm.expansion import Expansion, expand, laplace_evidence
+from pm_gplvm.model import describe
+from pm_gplvm.objective import LogDensity, compile_log_density
+from pm_gplvm.progress import Counter
+from pm_gplvm.results import as_fit, compile_constrain
+from pm_gplvm.starts import start_values
+from pm_gplvm.threads import blas_threads as limit_threads
+
+__all__ = ["fit_laplace"]
+
+Array = NDArray[np.float64]
+
+_CONVERGED = 1e-4  # nats still to be gained: the mode is then within 0.014 sd of where it should be
+
+
+def fit_laplace(
+    model: pm.Model,
+    start: Any = "pca",
+    *,
+    mode_of: Literal["Z", "X"] = "Z",
+    draws: int = 1000,
+    maxiter: int = 5000,
+    random_seed: int | None = None,
+    progressbar: bool = True,
+    blas_threads: int | None = 1,
+    backend: Backend = "auto",
+    compile_kwargs: Mapping[str, Any] | None = None,
+) -> xr.DataTree:
+    """Draw from the Gaussian that touches the posterior of X and θ at a mode.
+
+    The coordinates are Z = X / lengthscale and the logarithms of θ. From ``start`` the mode of
+    the density *in these coordinates* is climbed to first (it lies elsewhere than the mode in X,
+    see :func:`fit_map`); there the Hessian is taken by central differences of the gradient,
+    2 (NQ + number of θ) gradients in all.
+
+    Parameters
+    ----------
+    model : pm.Model
+        From :func:`build_model`, or your own with latent positions ``X``.
+    start : DataTree, array_like (N, Q), mapping or {"pca", "isomap", "random"}
+        Where to climb from, best a fit of :func:`fit_map`. The approximation knows of no other
+        mode than the one it is led to.
+    mode_of : {"Z", "X"}, default "Z"
+        The variable in which the posterior is taken for a Gaussian; X where there is no free
+        lengthscale. In Z the mode has the scale of the posterior's draws. Where the data say
+        nothing of a dimension (one too many, under ARD) the density of Z has no maximum: it
+        rises as that lengthscale grows and Z falls to 0. That of X has one, far below the scale
+        of the draws.
+    draws : int, default 1000
+        Independent draws, in one chain.
+    maxiter : int, default 5000
+        Iterations of the climb.
+    random_seed : int, optional
+    progressbar : bool, default True
+    blas_threads : int or None, default 1
+        Threads of the linear algebra while it runs; None leaves the machine's setting.
+    backend : {"auto", "python", "numba", "jax"}, default "auto"
+        What compiles the model (see :func:`pm_gplvm.compilation.choose_backend`).
+    compile_kwargs : mapping, optional
+        Handed to ``pytensor.function``.
+
+    Returns
+    -------
+    DataTree
+        ``posterior``: draws of X and θ, all in the frame of the mode. ``sample_stats``: ``lp``,
+        the model's log-density in its transformed variables (as NUTS notes it), and
+        ``log_weight``, the logarithm of posterior over approximation, 0 at the mode: importance
+        weights of the draws. The attrs say how good it is:
+
+        ``null_directions``
+            Rotations that leave the posterior as it is, Q(Q-1)/2 of them or none.
+        ``flat_directions``
+            Directions without curvature besides, along which nothing is drawn; 0 at a maximum.
+        ``newton_decrement``
+            By how much the log-density could still rise, in nats; ``converged`` if below 1e-4.
+        ``pareto_k``
+            Of the importance weights, from 25 draws on. Above 0.7 the Gaussian is far from the
+            posterior, which is the rule for N above a few tens; the draws are then a sketch of
+            the uncertainty.
+        ``log_evidence``
+            ln p(Y) by Laplace's formula: of this mode and the copies of it that symmetry makes
+            (rotations and reflections; signs and order with ARD), not of other modes. Left
+            out where a direction is flat or the symmetry is of another kind.
+
+    Warns
+    -----
+    RuntimeWarning
+        If the climb did not converge, or there are flat directions.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is out of range, or the density is not finite at the start.
+
+    References
+    ----------
+    Tierney, L. and Kadane, J. B. (1986). Accurate approximations for posterior moments and
+    marginal densities. JASA 81, 82-86.
+
+    Examples
+    --------
+    >>> import pm_gplvm as gplvm
+    >>> model = gplvm.build_model(gplvm.load_digits(n=20))
+    >>> best = gplvm.fit_map(model, progressbar=False)
+    >>> sketch = gplvm.fit_laplace(model, best, draws=50, progressbar=False, random_seed=1)
+    >>> sketch.posterior["X"].shape, sketch.attrs["null_directions"]
+    ((1, 50, 20, 2), 1)
+    """
+    describe(model)
+    if not model.free_RVs:
+        raise ValueError("model must have a free variable, got every one fixed by a number.")
+    for name, value in (("draws", draws), ("maxiter", maxiter)):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+            raise ValueError(f"{name} must be a positive whole number, got {value!r}.")
+    if mode_of not in ("X", "Z"):
+        raise ValueError(f"mode_of must be 'X' or 'Z', got {mode_of!r}.")
+    rng = np.random.default_rng(random_seed)
+    density = compile_log_density(
+        model, jacobian=True, backend=backend, compile_kwargs=compile_kwargs
+    )
+    coordinates = _coordinates(model, density, mode_of)
+    begin = start_values(model, start, rng)
+    with limit_threads(blas_threads):
+        with Counter("fit_laplace", n_starts=1, show=progressbar) as counter:
+            optimum = climb(coordinates, begin, maxiter, 1e-14, counter)
+            counter.finish(optimum.objective)
+        mode = coordinates.inward(optimum.values)
+        gaussian = expand(coordinates, mode, progressbar=progressbar)
+        noise = rng.standard_normal((draws, gaussian.root.shape[1]))
+        vectors = mode + noise @ gaussian.root.T
+        stats = _densities(gaussian, vectors, noise)
+        evidence = laplace_evidence(gaussian)
+    _warn(gaussian, maxiter)
+    constrain = compile_constrain(model)
+    points = [
+        constrain(*(values[name] for name in density.names))
+        for values in map(coordinates.outward, vectors)
+    ]
+    return as_fit(
+        model,
+        {name: np.stack([point[name] for point in points])[None] for name in points[0]},
+        method="laplace",
+        sample_stats=stats,
+        settings={
+            "mode_of": "Z" if coordinates.jacobian else "X",
+            "start": start if isinstance(start, str) else type(start).__name__,
+            "converged": int(gaussian.decrement < _CONVERGED),
+            "newton_decrement": gaussian.decrement,
+            "null_directions": len(gaussian.planes),
+            "flat_directions": gaussian.n_flat,
+            "pareto_k": _pareto_k(stats["log_weight"][0]),
+            "random_seed": random_seed,
+        }
+        | ({} if evidence is None else {"log_evidence": evidence}),
+    )
+
+
+def _coordinates(model: pm.Model, density: LogDensity, mode_of: str) -> Coordinates:
+    """Z and log θ with the density of Z, or X and log θ with that of X."""
+    coordinates = optimiser_coordinates(model, density, "X")
+    if mode_of == "X" or coordinates.X is None or coordinates.lengthscale is None:
+        return replace(coordinates, lengthscale=None)
+    return replace(coordinates, jacobian=True)
+
+
+def _densities(gaussian: Expansion, vectors: Array, noise: Array) -> dict[str, Array]:
+    """Give lp and ln(posterior / approximation) of each draw.
+
+    On the slice the posterior counts with the volume that its rotations sweep, as r counts in
+    polar coordinates.
+    """
+    plain = replace(gaussian.coordinates, jacobian=False)
+    lp = np.array([plain(vector)[0] for vector in vectors])
+    target = lp + [_log_jacobian(gaussian.coordinates, vector) for vector in vectors]
+    sweep = np.array([gaussian.log_sweep(vector) for vector in vectors])
+    log_weight = (
+        target
+        - gaussian.value
+        + 0.5 * (noise**2).sum(axis=1)
+        + sweep
+        - gaussian.log_sweep(gaussian.mode)
+    )
+    return {"lp": lp[None], "log_weight": log_weight[None]}
+
+
+def _log_jacobian(coordinates: Coordinates, vector: Array) -> float:
+    """N Σ ln lengthscale, between the densities of X and of Z."""
+    if not coordinates.jacobian:
+        return 0.0
+    values = coordinates.outward(vector)
+    X, log_lengthscale = values[str(coordinates.X)], values[str(coordinates.lengthscale)]
+    return float(np.broadcast_to(log_lengthscale, X.shape).sum())
+
+
+def _pareto_k(log_weight: Array) -> float:
+    from arviz_stats.base import array_stats
+
+    if len(log_weight) < 25:
+        return float("nan")
+    try:
+        return float(array_stats.psislw(-log_weight)[1])
+    except ValueError:  # all weights are the same
+        return float("nan")
+
+
+def _warn(gaussian: Expansion, maxiter: int) -> None:
+    if gaussian.decrement >= _CONVERGED:
+        warnings.warn(
+            f"fit_laplace did not reach the mode: a Newton step would still raise the log-density by "
+            f"{gaussian.decrement:.3g} (wanted below {_CONVERGED:g}). Raise maxiter = {maxiter}, start "
+            "from a fit of fit_map that has converged, or take mode_of='X', whose mode always exists.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    if gaussian.n_flat:
+        warnings.warn(
+            f"fit_laplace found no curvature in {gaussian.n_flat} of {len(gaussian.mode)} directions "
+            "(those of rotations aside) and draws nothing along them: the start is no maximum, or "
+            "the priors leave these directions free. Start from fit_map(model, n_restarts=...), or "
+            "give X and θ proper priors.",
+            RuntimeWarning,
+            stacklevel=3,
+        )

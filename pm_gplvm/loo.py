@@ -1,0 +1,210 @@
+"""Leave-one-out: by feature through the ``log_likelihood`` group, by entry in closed form from K⁻¹."""
+
+import warnings
+from contextlib import suppress
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from scipy.linalg import lapack
+from scipy.special import logsumexp
+
+from pm_gplvm.draws import data_of, each_draw
+from pm_gplvm.kernels import KERNELS
+from pm_gplvm.schema import FEATURE, OBS
+from pm_gplvm.threads import blas_threads
+
+__all__ = ["compute_log_likelihood", "error_of_sum", "leave_one_out", "left_out"]
+
+Array = NDArray[np.float64]
+
+_FEWEST = 25  # below these Pareto smoothing has no tail to look at
+
+
+def compute_log_likelihood(fit: xr.DataTree) -> xr.DataTree:
+    """Add the log-likelihood of each feature, draw by draw, as ArviZ reads it.
+
+    ln N(y_d given mean_d, scale_d² K), d = 1 … D: what ``pm.compute_log_likelihood`` gives, without
+    its compiler. ``az.loo`` and ``az.compare`` then leave out one *feature* at a time.
+
+    Parameters
+    ----------
+    fit : DataTree
+        Of a model of :func:`build_model`.
+
+    Returns
+    -------
+    DataTree
+        The fit with the group ``log_likelihood``: the table's name, dims (chain, draw, feature),
+        in the units of Y. The given tree is left as it is.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``fit`` is no fit of a model of :func:`build_model`.
+
+    Examples
+    --------
+    >>> import pm_gplvm as gplvm
+    >>> best = gplvm.fit_map(gplvm.build_model(gplvm.load_digits(n=20)), progressbar=False)
+    >>> gplvm.compute_log_likelihood(best)["log_likelihood"]["Y"].shape
+    (1, 1, 64)
+    """
+    F, _, scale = data_of(fit, caller="compute_log_likelihood")
+    units = 0.5 * len(F) * np.log(2.0 * np.pi) + len(F) * np.log(scale)
+    terms = []
+    with blas_threads(1):
+        for draw in each_draw(fit, caller="compute_log_likelihood"):
+            half_logdet = np.log(np.diagonal(draw.chol)).sum()
+            quad = np.einsum("nd,nd->d", F, draw.solve(F))
+            terms.append(-0.5 * quad - half_logdet - units)
+    posterior, name = fit["posterior"].to_dataset(), fit.attrs["observed"]
+    chains, draws = posterior.sizes["chain"], posterior.sizes["draw"]
+    coords = {dim: posterior[dim] for dim in ("chain", "draw")}
+    group = xr.Dataset(
+        {name: (("chain", "draw", FEATURE), np.reshape(terms, (chains, draws, len(scale))))},
+        coords={**coords, FEATURE: fit["observed_data"][FEATURE].to_numpy()},
+    )
+    complete = fit.copy()
+    complete["log_likelihood"] = xr.DataTree(group)
+    return complete
+
+
+def leave_one_out(fit: xr.DataTree, *, draws: int = 200) -> xr.Dataset:
+    """Predict each entry of the table from all others.
+
+    Given X and θ an entry has, given the rest of its column, the Gaussian with mean
+    f_nd - [K⁻¹f_d]_n / [K⁻¹]_nn and variance 1 / [K⁻¹]_nn (Rasmussen & Williams 2006, eq. 5.12).
+    The draws of X and θ have seen the entry; they are weighted by one over its density, which
+    turns the posterior given Y into that given Y without it, with Pareto smoothing (Bürkner,
+    Gabry & Vehtari 2021).
+
+    Parameters
+    ----------
+    fit : DataTree
+        Of a model of :func:`build_model`.
+    draws : int, default 200
+        At most so many draws are used, evenly spaced.
+
+    Returns
+    -------
+    Dataset, dims (obs, feature)
+        ``mean`` and ``sd`` of the prediction, in the units of Y; ``log_score``, the logarithm of
+        its density at the entry; ``pareto_k`` of the weights: above 0.7 the entry sways the
+        posterior so much that its score is unreliable. With one draw (a MAP) there is nothing to
+        weight: the score is that of an X and θ that *have* seen the entry, and ``pareto_k`` is
+        NaN, as below 25 draws, which are weighted without smoothing.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``fit`` is no fit of a model of :func:`build_model`, or ``draws`` is out of range.
+
+    References
+    ----------
+    Bürkner, P.-C., Gabry, J. and Vehtari, A. (2021). Efficient leave-one-out cross-validation for
+    Bayesian non-factorized normal and Student-t models. Computational Statistics 36, 1243-1261.
+
+    Examples
+    --------
+    >>> import pm_gplvm as gplvm
+    >>> best = gplvm.fit_map(gplvm.build_model(gplvm.load_digits(n=20)), progressbar=False)
+    >>> dict(gplvm.leave_one_out(best).sizes)
+    {'obs': 20, 'feature': 64}
+    """
+    if isinstance(draws, bool) or not isinstance(draws, int | np.integer) or draws < 1:
+        raise ValueError(f"draws must be a positive whole number, got {draws!r}.")
+    F, centre, scale = data_of(fit, caller="leave_one_out")
+    residuals, variances = [], []  # (S, N, D) and (S, N)
+    with blas_threads(1):
+        for draw in each_draw(fit, caller="leave_one_out", limit=int(draws)):
+            inverse, _ = lapack.dpotri(draw.chol, lower=1)
+            variance = 1.0 / np.diagonal(inverse)
+            residuals.append(variance[:, None] * draw.solve(F))
+            variances.append(variance)
+    columns = [
+        _mixed(F[:, d], np.stack([r[:, d] for r in residuals]), np.stack(variances))
+        for d in range(F.shape[1])
+    ]
+    mean, sd, score, k = (np.column_stack(parts) for parts in zip(*columns, strict=True))
+    known = {
+        "mean": centre + scale * mean,
+        "sd": scale * sd,
+        "log_score": score - np.log(scale),
+        "pareto_k": k,
+    }
+    observed = fit["observed_data"].to_dataset()
+    coords = {
+        name: coord for name, coord in observed.coords.items() if coord.dims in ((OBS,), (FEATURE,))
+    }
+    return xr.Dataset({n: ((OBS, FEATURE), v) for n, v in known.items()}, coords=coords)
+
+
+def _mixed(f: Array, residuals: Array, variances: Array) -> tuple[Array, Array, Array, Array]:
+    """Mean, sd, log-density and Pareto k of the entries of one column, each shape (N,).
+
+    Parameters
+    ----------
+    f : ndarray, shape (N,)
+    residuals, variances : ndarray, shape (S, N)
+        Of each draw: f minus its mean, and its variance.
+    """
+    logs = -0.5 * (residuals**2 / variances + np.log(2.0 * np.pi * variances))
+    log_weights, k = _weights(logs)
+    score = logsumexp(log_weights + logs, axis=0)
+    weights, means = np.exp(log_weights), f - residuals
+    mean = (weights * means).sum(axis=0)
+    variance = (weights * (variances + (means - mean) ** 2)).sum(axis=0)
+    return mean, np.sqrt(variance), score, k
+
+
+def _weights(logs: Array) -> tuple[Array, Array]:
+    """Normalised logarithms of smoothed weights proportional to exp(-logs), and their Pareto k."""
+    from arviz_stats.base import array_stats
+
+    if len(logs) >= _FEWEST:
+        with suppress(ValueError):  # the largest weights are all the same: nothing to smooth
+            log_weights, k = array_stats.psislw(logs, axis=0)
+            return np.asarray(log_weights).T, np.asarray(k)
+    return -logs - logsumexp(-logs, axis=0), np.full(logs.shape[1], np.nan)
+
+
+def left_out(fit: xr.DataTree) -> dict[str, float]:
+    """Sum up leave-one-out by feature and by entry, as :func:`pm_gplvm.compare` tells it.
+
+    Returns
+    -------
+    dict
+        ``elpd_feature`` and ``elpd_entry`` with their standard errors (``_se``) and largest Pareto k
+        (``_k``); NaN where there are too few draws, or K is not known.
+    """
+    known = {
+        f"elpd_{of}{part}": np.nan for of in ("feature", "entry") for part in ("", "_se", "_k")
+    }
+    if fit.attrs.get("kernel") not in KERNELS:
+        return known
+    sizes = fit["posterior"].sizes
+    n_draws = sizes["chain"] * sizes["draw"]
+    if n_draws >= _FEWEST:
+        import arviz_stats
+
+        with warnings.catch_warnings(), suppress(ValueError):  # all weights the same
+            warnings.simplefilter("ignore", UserWarning)  # the largest k is told
+            loo = arviz_stats.loo(compute_log_likelihood(fit), pointwise=True)
+            known |= {
+                "elpd_feature": float(loo.elpd),
+                "elpd_feature_se": float(loo.se),
+                "elpd_feature_k": float(loo.pareto_k.max()),
+            }
+    entries = leave_one_out(fit, draws=n_draws)
+    scores = entries["log_score"].to_numpy()
+    return known | {
+        "elpd_entry": float(scores.sum()),
+        "elpd_entry_se": error_of_sum(scores),
+        "elpd_entry_k": float(entries["pareto_k"].max()),
+    }
+
+
+def error_of_sum(values: Array) -> float:
+    """Give the standard error of the sum of scores that are taken for independent."""
+    return float(np.sqrt(values.size * values.var()))

@@ -1,0 +1,177 @@
+"""Leave-one-out: by refitting the Gaussian without the entry, and through ArviZ and PyMC."""
+
+import warnings
+
+import arviz_stats
+import numpy as np
+import pymc as pm
+import pytest
+from made import fit_of
+from oracles import ALL_KERNELS, column_logps, kernel_matrix
+from scipy.special import logsumexp
+from scipy.stats import norm
+
+import pm_gplvm as gplvm
+from pm_gplvm.loo import left_out
+
+SHARED = {"lengthscale": 0.8, "amplitude": 1.3, "sigma": 0.4}
+
+
+def theta_of(kernel):
+    return {"sigma": 0.4} if kernel == "linear" else SHARED
+
+
+def drawn(Y, kernel="rbf", *, chains=1, draws=1, scale="feature", spread=1.0, seed=2):
+    """Draws about one random position, all of the same θ."""
+    rng = np.random.default_rng(seed)
+    centre = rng.standard_normal((len(Y), 2))
+    X = centre + spread * rng.standard_normal((chains, draws, len(Y), 2))
+    model = gplvm.build_model(Y, kernel=kernel, scale=scale)
+    return model, fit_of(model, X, **theta_of(kernel))
+
+
+def location(fit):
+    return (fit.constant_data[n].to_numpy() for n in ("Y_mean", "Y_scale"))
+
+
+def conditional(K, y, n):
+    """Mean and variance of entry n given the others, by conditioning."""
+    others = np.arange(len(y)) != n
+    gain = np.linalg.solve(K[np.ix_(others, others)], K[others, n])
+    return gain @ y[others], K[n, n] - gain @ K[others, n]
+
+
+@pytest.mark.parametrize("kernel", ALL_KERNELS)
+def test_one_draw_is_the_conditional_of_each_entry(kernel, Y):
+    _, fit = drawn(Y, kernel)
+    left = gplvm.leave_one_out(fit)
+    K = kernel_matrix(kernel, fit.posterior["X"].to_numpy()[0, 0], **theta_of(kernel))
+    centre, scale = location(fit)
+    for n, d in np.ndindex(12, 4):
+        y = (Y.to_numpy()[:, d] - centre[d]) / scale[d]
+        mean, variance = conditional(K, y, n)
+        one = left.isel(obs=n, feature=d)
+        assert float(one["mean"]) == pytest.approx(centre[d] + scale[d] * mean, rel=1e-8)
+        assert float(one["sd"]) == pytest.approx(scale[d] * np.sqrt(variance), rel=1e-8)
+        logp = norm(centre[d] + scale[d] * mean, scale[d] * np.sqrt(variance)).logpdf(Y[n, d])
+        assert float(one["log_score"]) == pytest.approx(float(logp), rel=1e-7)
+    assert np.isnan(left["pareto_k"]).all()
+    assert left["label"].dims == ("obs",)
+
+
+def test_draws_are_weighted_by_one_over_the_density_of_the_entry(Y):
+    """A few draws, so that no tail is smoothed: the plain importance identity."""
+    _, fit = drawn(Y, draws=7)
+    left = gplvm.leave_one_out(fit)
+    singles = [gplvm.leave_one_out(fit.isel(draw=[i])) for i in range(7)]
+    logs, means, sds = (
+        np.stack([one[n].to_numpy() for one in singles]) for n in ("log_score", "mean", "sd")
+    )
+    # p(y | rest) = 1 / E[1 / p(y | rest, X, θ)] over the posterior.
+    np.testing.assert_allclose(left["log_score"], np.log(7) - logsumexp(-logs, axis=0), rtol=1e-9)
+    weights = np.exp(-logs) / np.exp(-logs).sum(axis=0)
+    mean = (weights * means).sum(axis=0)
+    np.testing.assert_allclose(left["mean"], mean, rtol=1e-9)
+    second = (weights * (sds**2 + means**2)).sum(axis=0)
+    np.testing.assert_allclose(left["sd"], np.sqrt(second - mean**2), rtol=1e-6)
+
+
+def test_the_weights_turn_the_posterior_into_the_one_without_the_entry():
+    """Three places for one row and all else known: the posterior with and without can be summed."""
+    rng = np.random.default_rng(3)
+    X = np.repeat(np.linspace(-1.0, 1.0, 5)[None, :, None], 3, axis=0)
+    X[:, 2, 0] = -0.6, 0.1, 0.7
+    y = rng.standard_normal(5)
+    y -= y.mean()
+    Ks = [kernel_matrix("rbf", x, sigma=0.4) for x in X]
+    whole = np.array([column_logps(y[:, None], K)[0] for K in Ks])
+    # Each place as often among the draws as the posterior given all of y says.
+    counts = np.round(20_000 * np.exp(whole - logsumexp(whole))).astype(int)
+    model = gplvm.build_model(y[:, None], 1, scale="none")
+    draws = np.repeat(X, counts, axis=0)[None]
+    left = gplvm.leave_one_out(
+        fit_of(model, draws, lengthscale=1.0, amplitude=1.0, sigma=0.4), draws=20_000
+    )
+    for n in range(5):
+        at = [conditional(K, y, n) for K in Ks]
+        entry = np.array([norm(m, np.sqrt(v)).logpdf(y[n]) for m, v in at])
+        without = whole - entry  # ln p(all but the entry | place)
+        expected = logsumexp(without - logsumexp(without) + entry)
+        assert float(left["log_score"][n, 0]) == pytest.approx(expected, abs=1e-3)
+
+
+def test_pymc_agrees_on_the_terms_of_each_feature(Y, mode):
+    model, fit = drawn(Y, chains=2, draws=3)
+    ours = gplvm.compute_log_likelihood(fit)["log_likelihood"]["Y"]
+    with model:
+        theirs = pm.compute_log_likelihood(
+            fit.copy(deep=True), progressbar=False, compile_kwargs={"mode": mode}
+        )["log_likelihood"]["Y"]
+    assert ours.dims == ("chain", "draw", "feature")
+    np.testing.assert_allclose(ours, theirs.transpose("chain", "draw", "feature"), rtol=1e-10)
+    assert "log_likelihood" not in fit.children
+
+
+def test_az_loo_leaves_out_a_feature(Y):
+    _, fit = drawn(Y, chains=2, draws=200, spread=0.01)
+    loo = arviz_stats.loo(gplvm.compute_log_likelihood(fit), pointwise=True)
+    assert loo.elpd_i.dims == ("feature",)
+    terms = gplvm.compute_log_likelihood(fit)["log_likelihood"]["Y"].to_numpy().reshape(400, 4)
+    plain = np.log(400) - logsumexp(-terms, axis=0)
+    np.testing.assert_allclose(loo.elpd_i, plain, atol=0.05)
+    known = left_out(fit)
+    assert known["elpd_feature"] == pytest.approx(float(loo.elpd))
+    assert known["elpd_feature_se"] == pytest.approx(float(loo.se))
+
+
+def test_az_compare_ranks_fits(Y):
+    near, far = (drawn(Y, chains=2, draws=100, spread=s)[1] for s in (0.01, 0.05))
+    fits = {"near": gplvm.compute_log_likelihood(near), "far": gplvm.compute_log_likelihood(far)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        table = arviz_stats.compare(fits)
+    assert set(table.index) == {"near", "far"}
+
+
+def test_many_draws_get_smoothed_weights_and_a_pareto_k(Y):
+    _, fit = drawn(Y, draws=100, spread=0.05)
+    left = gplvm.leave_one_out(fit)
+    assert np.isfinite(left["pareto_k"]).all()
+    few = gplvm.leave_one_out(fit, draws=10)
+    assert np.isnan(few["pareto_k"]).all()
+    np.testing.assert_allclose(left["log_score"], few["log_score"], atol=1.0)
+
+
+def test_identical_draws_need_no_weights(Y):
+    _, fit = drawn(Y, draws=40, spread=0.0)
+    one = gplvm.leave_one_out(fit.isel(draw=[0]))
+    all_ = gplvm.leave_one_out(fit)
+    np.testing.assert_allclose(all_["log_score"], one["log_score"], rtol=1e-10)
+
+
+def test_residuals_are_calibrated_under_the_true_positions(rng):
+    """Leave-one-out residuals of data from the model are standard normal, though not independent."""
+    X = rng.standard_normal((60, 2))
+    K = kernel_matrix("rbf", X, sigma=0.3)
+    Y = np.linalg.cholesky(K) @ rng.standard_normal((60, 30))
+    model = gplvm.build_model(Y, scale="none")
+    fit = fit_of(model, X[None, None], lengthscale=1.0, amplitude=1.0, sigma=0.3)
+    left = gplvm.leave_one_out(fit)
+    white = ((Y - left["mean"]) / left["sd"]).to_numpy()
+    assert 0.86 < (np.abs(white) < 1.598).mean() < 0.92
+
+
+@pytest.mark.parametrize("draws", [0, 2.5, True])
+def test_wrong_draws(best, draws):
+    with pytest.raises(ValueError, match="draws must be a positive whole number"):
+        gplvm.leave_one_out(best, draws=draws)
+
+
+def test_what_is_no_fit_of_ours(best):
+    with pytest.raises(TypeError, match="compute_log_likelihood needs a fit"):
+        gplvm.compute_log_likelihood({"X": 1})
+    own = best.copy()
+    own.attrs = {**best.attrs, "kernel": "custom"}
+    with pytest.raises(ValueError, match="leave_one_out knows the kernels"):
+        gplvm.leave_one_out(own)
+    assert all(np.isnan(v) for v in left_out(own).values())
