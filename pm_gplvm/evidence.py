@@ -1,6 +1,7 @@
 """The marginal likelihood of a model, from the replicas of a run."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import xarray as xr
@@ -91,10 +92,10 @@ def log_evidence(fit: xr.DataTree, *, n_batches: int = 10) -> Evidence:
 
 
 def _error(terms: Array, lengths: list[int]) -> float:
-    """Standard error by the jackknife over batches of draws (S, K - 1)."""
+    """Compute the standard error by the jackknife over batches of draws (S, K - 1)."""
     ends = np.cumsum([0, *lengths])
     left_out = []
-    for start, end in zip(ends[:-1], ends[1:], strict=True):
+    for start, end in pairwise(ends):
         rest = np.delete(terms, slice(start, end), axis=0)
         left_out.append(np.sum(logsumexp(rest, axis=0) - np.log(len(rest))))
     n = len(lengths)

@@ -3,33 +3,28 @@
 import json
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pymc as pm
-import pytensor.tensor as pt
 import xarray as xr
 from numpy.typing import NDArray
-from pymc.model.transform.conditioning import remove_value_transforms
-from pytensor.graph.basic import Variable
 
-from pm_gplvm.exchange import ladder
+from pm_gplvm.chain_starts import begun, plain
 from pm_gplvm.progress import Steps
 from pm_gplvm.recording import Record
-from pm_gplvm.replicas import Iteration, Posterior, Replicas, compile_posterior
+from pm_gplvm.replicas import Posterior, Replicas, compile_posterior
 from pm_gplvm.schema import require_fit
-from pm_gplvm.starts import perturbed, start_values
 from pm_gplvm.store import check_writable, load, save
 from pm_gplvm.threads import blas_threads as limit_threads
+from pm_gplvm.tuning import iterations, tune_sampler
 
 __all__ = ["sample", "sample_more"]
 
 Array = NDArray[np.float64]
 
-_FIRST_LADDER = 10  # replicas until the first swaps have told how many it takes
-_MIXED = 1.1  # R-hat between untempered chains above which a ladder is set up
 _CHECKPOINT = 60.0  # seconds between two writings of the store
 
 
@@ -129,7 +124,7 @@ def sample(
     if store is not None:
         check_writable(Path(store), overwrite=False)
     rng = np.random.default_rng(random_seed)
-    model, starts = _begun(model, start, chains, rng)
+    model, starts = begun(model, start, chains, rng)
     posterior = compile_posterior(model)
     states = np.array([posterior.ensemble.state(values) for values in starts])
     settings = {"tune": tune, "thin": thin, "random_seed": random_seed}
@@ -143,7 +138,7 @@ def sample(
             rng=rng,
         )
         _check_start(sampler)
-        _tune(sampler, tune, replicas, beta_min, steps)
+        tune_sampler(sampler, tune, replicas, beta_min, steps)
         record = _run(model, sampler, draws, thin, settings, store, steps)
     return _finished(model, sampler, record, settings, store)
 
@@ -199,7 +194,7 @@ def sample_more(
         )
     if store is not None:
         check_writable(Path(store), overwrite=False)
-    model = _plain(model)
+    model = plain(model)
     posterior = compile_posterior(model)
     kept = earlier["sampler"].to_dataset()
     _check_same(model, posterior, earlier, kept)
@@ -227,55 +222,6 @@ def _check_counts(**counts: Any) -> None:
             raise ValueError(f"{name} must be a positive whole number, got {value!r}.")
 
 
-def _bounded(model: pm.Model) -> Variable | None:
-    """X, if it is a free variable with a transform: its rows must be moved in its own units."""
-    if not isinstance(model, pm.Model):
-        raise TypeError(f"model must be a pm.Model, got {type(model).__name__}. See build_model.")
-    if not model.free_RVs:
-        raise ValueError("model must have a free variable, got every one fixed by a number.")
-    X = next((rv for rv in model.free_RVs if rv.name == "X"), None)
-    return X if X is not None and model.rvs_to_transforms[X] is not None else None
-
-
-def _plain(model: pm.Model) -> pm.Model:
-    X = _bounded(model)
-    return model if X is None else remove_value_transforms(model, [X])
-
-
-def _begun(
-    model: pm.Model, start: Any, chains: int, rng: np.random.Generator
-) -> tuple[pm.Model, list[dict[str, Array]]]:
-    """Bring X into its own units, and choose values to start each chain from."""
-    X = _bounded(model)
-    starts = _starts(model, start, chains, rng)
-    if X is None:
-        return model, starts
-    transformed, transform = model.rvs_to_values[X].name, model.rvs_to_transforms[X]
-    for values in starts:
-        inner = pt.constant(values.pop(transformed))
-        values["X"] = transform.backward(inner, *X.owner.inputs).eval()
-    return remove_value_transforms(model, [X]), starts
-
-
-def _starts(
-    model: pm.Model, start: Any, chains: int, rng: np.random.Generator
-) -> list[dict[str, Array]]:
-    """Values for each chain, those of a list dealt out in turn, all moved a little."""
-    several = start if isinstance(start, Sequence) and not isinstance(start, str) else [start]
-    if any(isinstance(each, int | float) for each in several):
-        several = [start]
-    if not several:
-        raise ValueError("start must name at least one place to begin, got an empty list.")
-    values = [start_values(model, each, rng) for each in several]
-    chosen = [(values[c % len(values)], several[c % len(values)]) for c in range(chains)]
-    return [
-        perturbed(model, value, each, rng)
-        if isinstance(each, str)
-        else {name: v + 0.05 * rng.standard_normal(v.shape) for name, v in value.items()}
-        for value, each in chosen
-    ]
-
-
 def _check_start(sampler: Replicas) -> None:
     value = sampler.known.log_likelihood + sampler.known.log_prior
     if not np.isfinite(value).all():
@@ -284,58 +230,6 @@ def _check_start(sampler: Replicas) -> None:
             f"{int((~np.isfinite(value)).sum())} chains outside the support or with a singular K. "
             "Start from a fit of fit_map."
         )
-
-
-def _tune(sampler: Replicas, tune: int, replicas: int | str, beta_min: float, steps: Steps) -> None:
-    """Adapt step sizes, and temperatures where there are several."""
-    pilot = tune // 3
-    seen = [_watched(sampler) for _ in _iterations(sampler, pilot, steps, tuning=True)]
-    if replicas == "auto":
-        wanted = None
-        ladder_needed = len(seen) < 20 or _disagreement(np.array(seen[len(seen) // 3 :])) > _MIXED
-    else:
-        wanted = int(replicas)
-        ladder_needed = wanted > 1
-    if not ladder_needed:
-        for _ in _iterations(sampler, tune - pilot, steps, tuning=True):
-            pass
-        return
-    sampler.spread(ladder(wanted or _FIRST_LADDER, beta_min))
-    third = (tune - pilot) // 3
-    for length in (third, third, tune - pilot - 2 * third):
-        swapped = [step.swapped for step in _iterations(sampler, length, steps, tuning=True)]
-        if length is third and swapped:
-            sampler.respace(np.mean(swapped[len(swapped) // 4 :], axis=0), wanted)
-
-
-def _iterations(sampler: Replicas, n: int, steps: Steps, *, tuning: bool) -> Iterator[Iteration]:
-    for _ in range(n):
-        iteration = sampler.iterate(tuning=tuning)
-        steps.advance(
-            log_likelihood=float(sampler.by_chain(sampler.known.log_likelihood)[:, 0].mean()),
-            replicas=len(sampler.beta),
-        )
-        yield iteration
-
-
-def _watched(sampler: Replicas) -> Array:
-    """Invariants of each chain by which agreement is judged, shape (C, V)."""
-    states = sampler.by_chain(sampler.states)[:, 0]
-    log_likelihood = sampler.by_chain(sampler.known.log_likelihood)[:, 0]
-    if sampler.posterior.ensemble.X is None:
-        return log_likelihood[:, None]
-    Z = sampler.posterior.ensemble.positions(states)
-    pairs = np.random.default_rng(0).integers(Z.shape[1], size=(2, 60))
-    distances = np.linalg.norm(Z[:, pairs[0]] - Z[:, pairs[1]], axis=-1)
-    return np.column_stack([log_likelihood, distances[:, pairs[0] != pairs[1]]])
-
-
-def _disagreement(seen: Array) -> float:
-    """Largest R-hat of invariants (draw, chain, variable)."""
-    import arviz_stats
-
-    values = xr.DataArray(seen, dims=("draw", "chain", "variable")).transpose("chain", "draw", ...)
-    return float(arviz_stats.rhat(values.to_dataset(name="watched"))["watched"].max())
 
 
 def _run(
@@ -353,14 +247,14 @@ def _run(
     written = time.monotonic()
     try:
         for _ in range(draws):
-            record.add(sampler, list(_iterations(sampler, thin, steps, tuning=False)))
+            record.add(sampler, list(iterations(sampler, thin, steps, tuning=False)))
             if store is not None and time.monotonic() - written > _CHECKPOINT:
                 save(record.tree(model, sampler, settings), store, overwrite=True)
                 written = time.monotonic()
     except KeyboardInterrupt:
         if not record.lp:
             raise
-        record.interrupted = True
+        record.interrupt()
     return record
 
 

@@ -21,6 +21,8 @@ __all__ = ["sample_theta"]
 
 Array = NDArray[np.float64]
 
+_LEAPFROGS = 6  # a draw of θ takes, roughly
+
 _STATS = {
     "logp": "lp",
     "diverging": "diverging",
@@ -43,7 +45,7 @@ def sample_theta(
     random_seed: int | None = None,
     progressbar: bool = True,
     blas_threads: int | None = 1,
-    backend: Backend = "python",
+    backend: Backend = "auto",
     compile_kwargs: Mapping[str, Any] | None = None,
 ) -> xr.DataTree:
     """Sample the hyperparameters by NUTS (nutpie), the latent positions held at ``X``.
@@ -67,7 +69,8 @@ def sample_theta(
     progressbar : bool, default True
     blas_threads : int or None, default 1
         Threads of the linear algebra in each chain.
-    backend : {"python", "numba", "jax"}
+    backend : {"auto", "python", "numba", "jax"}, default "auto"
+        What compiles the model (see :func:`pm_gplvm.compilation.choose_backend`).
     compile_kwargs : mapping, optional
         Handed to ``pytensor.function``.
 
@@ -108,7 +111,12 @@ def sample_theta(
     rng = np.random.default_rng(random_seed)
     start = start_values(conditioned, theta, rng)
     density = compile_log_density(
-        conditioned, jacobian=True, backend=backend, compile_kwargs=compile_kwargs
+        conditioned,
+        jacobian=True,
+        backend=backend,
+        compile_kwargs=compile_kwargs,
+        n_rows=len(held),
+        n_evaluations=_LEAPFROGS * chains * (draws + tune),
     )
     with limit_threads(blas_threads):
         trace = _run(

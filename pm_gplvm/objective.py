@@ -72,7 +72,7 @@ def likelihood_and_prior(model: pm.Model) -> tuple[Variable, Variable]:
 
 
 def _split(model: pm.Model) -> tuple[Variable, list[Variable]]:
-    """The tables' log-density through their factors, and the observed variables left over."""
+    """Write down the tables' log-density by their factors; the other observed variables too."""
     terms: list[Variable] = []
     others = []
     for rv in model.observed_RVs:
@@ -136,8 +136,10 @@ def compile_log_density(
     *,
     prior: bool = True,
     jacobian: bool = False,
-    backend: Backend = "python",
+    backend: Backend = "auto",
     compile_kwargs: Mapping[str, Any] | None = None,
+    n_rows: int = 0,
+    n_evaluations: int = 0,
 ) -> LogDensity:
     """Compile the log-density of a model's value variables, with its gradient.
 
@@ -146,8 +148,8 @@ def compile_log_density(
     model : pm.Model
     prior, jacobian : bool
         See :func:`log_density`.
-    backend, compile_kwargs
-        See :func:`pm_gplvm.compile_mode`.
+    backend, compile_kwargs, n_rows, n_evaluations
+        See :func:`pm_gplvm.compilation.choose_backend`.
 
     Returns
     -------
@@ -161,7 +163,7 @@ def compile_log_density(
         values,
         [total, *gradients],
         on_unused_input="ignore",
-        **resolve_mode(backend, compile_kwargs),
+        **resolve_mode(backend, compile_kwargs, n_rows=n_rows, n_evaluations=n_evaluations),
     )
     function.trust_input = True
     start = model.initial_point()
@@ -173,7 +175,7 @@ def compile_objective(
     model: pm.Model,
     *,
     prior: bool = True,
-    backend: Backend = "python",
+    backend: Backend = "auto",
     compile_kwargs: Mapping[str, Any] | None = None,
 ) -> Callable[[Mapping[str, Any]], tuple[float, dict[str, Array]]]:
     """Compile the function that ``fit_map`` maximises, in the untransformed variables.
@@ -184,7 +186,7 @@ def compile_objective(
         From :func:`build_model`, or your own with a :class:`GPColumns`.
     prior : bool, default True
         Whether the priors are added; False gives the log-likelihood alone.
-    backend : {"python", "numba", "jax"}
+    backend : {"auto", "python", "numba", "jax"}, default "auto"
     compile_kwargs : mapping, optional
         Handed to ``pytensor.function``.
 

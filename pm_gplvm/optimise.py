@@ -26,6 +26,7 @@ __all__ = ["fit_map"]
 Array = NDArray[np.float64]
 
 _ROUNDS = 20  # of relocation at most
+_EVALUATIONS = 2000  # that a start takes, roughly
 
 
 def fit_map(
@@ -40,7 +41,7 @@ def fit_map(
     random_seed: int | None = None,
     progressbar: bool = True,
     blas_threads: int | None = 1,
-    backend: Backend = "python",
+    backend: Backend = "auto",
     compile_kwargs: Mapping[str, Any] | None = None,
 ) -> xr.DataTree:
     """Find the mode of the posterior of X and θ.
@@ -79,7 +80,8 @@ def fit_map(
     progressbar : bool, default True
     blas_threads : int or None, default 1
         Threads of the linear algebra while it runs; None leaves the machine's setting.
-    backend : {"python", "numba", "jax"}
+    backend : {"auto", "python", "numba", "jax"}, default "auto"
+        What compiles the model (see :func:`pm_gplvm.compilation.choose_backend`).
     compile_kwargs : mapping, optional
         Handed to ``pytensor.function``.
 
@@ -119,7 +121,13 @@ def fit_map(
     rng = np.random.default_rng(random_seed)
     first = start_values(model, start, rng)
     starts = [first, *(perturbed(model, first, start, rng) for _ in range(n_restarts))]
-    density = compile_log_density(model, backend=backend, compile_kwargs=compile_kwargs)
+    density = compile_log_density(
+        model,
+        backend=backend,
+        compile_kwargs=compile_kwargs,
+        n_rows=max(map(len, map(np.atleast_1d, first.values()))),
+        n_evaluations=_EVALUATIONS * len(starts),
+    )
     coordinates = optimiser_coordinates(model, density, mode_of)
 
     optima: list[Optimum] = []

@@ -16,7 +16,25 @@ from rich.progress import (
 __all__ = ["Counter", "Steps"]
 
 
-class Counter:
+class _Shown:
+    """A line of progress that is there as long as its ``with`` block."""
+
+    _progress: Progress
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+
+class Counter(_Shown):
     """Count starts and evaluations, with the best objective so far and the rate.
 
     Parameters
@@ -44,18 +62,6 @@ class Counter:
         )
         self._evaluations = 0
 
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._progress.stop()
-
     def step(self, objective: float) -> None:
         """Note one evaluation."""
         self._evaluations += 1
@@ -77,7 +83,7 @@ class Counter:
         )
 
 
-class Steps:
+class Steps(_Shown):
     """Count iterations of a sampler, with its log-likelihood, rate and the time that remains.
 
     Parameters
@@ -105,18 +111,6 @@ class Steps:
         self._task = self._progress.add_task(
             title, total=total, log_likelihood=float("nan"), replicas=1, rate=0.0
         )
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._progress.stop()
 
     def advance(self, *, log_likelihood: float, replicas: int) -> None:
         """Note one iteration."""

@@ -67,6 +67,15 @@ class Record:
             }
         )
 
+    def interrupt(self) -> None:
+        """Note that the run was broken off, and drop a draw that was not kept whole."""
+        self.interrupted = True
+        whole = len(self.stats)
+        written = next(iter(self.named.values())).shape[1] if self.named else 0
+        del self.states[whole - written :]
+        for kept in (self.log_likelihood, self.lp, self.swapped):
+            del kept[whole:]
+
     def tree(self, model: pm.Model, sampler: Replicas, settings: Mapping[str, Any]) -> xr.DataTree:
         """Make a fit of what there is."""
         if self.states:

@@ -315,7 +315,7 @@ def test_start_where_nothing_is_finite(small):
         ({"tol": 1.0}, r"tol must lie between 0 and 1, got 1\.0"),
         ({"mode_of": "Y"}, r"mode_of must be 'X' or 'Z', got 'Y'"),
         ({"blas_threads": 0}, r"blas_threads must be a positive whole number or None, got 0"),
-        ({"backend": "torch"}, r"backend must be 'python', 'numba' or 'jax', got 'torch'"),
+        ({"backend": "torch"}, r"backend must be 'auto', 'python', 'numba' or 'jax', got 'torch'"),
     ],
 )
 def test_arguments_out_of_range(arguments, message, small):

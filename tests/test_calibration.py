@@ -1,0 +1,69 @@
+"""Ranks of simulated truths among the sampler's draws."""
+
+import numpy as np
+import pymc as pm
+import pytest
+import xarray as xr
+
+import pm_gplvm as gplvm
+from pm_gplvm.calibration import _with_data
+from pm_gplvm.replicas import compile_posterior
+
+PRIORS = {
+    "lengthscale": pm.LogNormal.dist(0.0, 0.5),
+    "amplitude": pm.LogNormal.dist(0.0, 0.5),
+    "sigma": pm.LogNormal.dist(-1.0, 0.5),
+}
+
+
+@pytest.fixture(scope="module")
+def small():
+    Y = np.random.default_rng(0).normal(size=(6, 3))
+    return gplvm.build_model(Y, latent_dim=1, scale="none", priors=PRIORS)
+
+
+def test_ranks_are_uniform(small):
+    ranks = gplvm.calibrate(
+        small, n_replicates=20, draws=9, thin=2, tune=40, random_seed=2, progressbar=False
+    )
+    assert set(ranks.data_vars) > {"lengthscale", "amplitude", "sigma", "log_likelihood"}
+    assert max(int(v.max()) for v in ranks.data_vars.values()) <= ranks.attrs["draws"] == 9
+    table = gplvm.uniformity(ranks, n_bins=5)
+    # The smallest of some ten p-values, on 20 tables: it finds gross errors only.
+    assert table[["chi2_p", "ks_p"]].to_numpy().min() > 1e-3
+
+
+@pytest.mark.parametrize("power", [0.3, 3.0])
+def test_uniformity_finds_wrong_widths(power):
+    share = np.linspace(0.0, 1.0, 200)
+    ranks = xr.Dataset({"x": ("replicate", np.round(99 * share**power))}, attrs={"draws": 99})
+    table = gplvm.uniformity(ranks)
+    assert table.loc["x", "chi2_p"] < 1e-3
+    assert table.loc["x", "ks_p"] < 1e-3
+    inside = ((99 * share**power).round() + 0.5) / 100
+    expected = np.mean((inside > 0.055) & (inside < 0.945))
+    assert table.loc["x", "coverage_89"] == pytest.approx(expected)
+
+
+def test_another_table_in_the_same_functions(small, rng):
+    """The compiled model with new data is the model that is built on them."""
+    posterior = compile_posterior(small)
+    states = rng.normal(size=(2, posterior.ensemble.size))
+    F = rng.normal(size=(6, 3))
+    other = _with_data(posterior, F)
+    centred = F - F.mean(axis=0)
+    rebuilt = compile_posterior(
+        gplvm.build_model(centred, latent_dim=1, scale="none", priors=PRIORS)
+    )
+    _with_data(other, centred)
+    np.testing.assert_allclose(
+        other.ensemble(states).log_likelihood, rebuilt.ensemble(states).log_likelihood
+    )
+
+
+def test_bad_arguments(small, Y):
+    with pytest.raises(ValueError, match="n_replicates must be a positive whole number, got 0"):
+        gplvm.calibrate(small, n_replicates=0)
+    flat = gplvm.build_model(Y, priors={"sigma": "flat"})
+    with pytest.raises(ValueError, match="proper priors"):
+        gplvm.calibrate(flat, n_replicates=1, progressbar=False)
