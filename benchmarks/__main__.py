@@ -15,6 +15,12 @@ BENCHMARKS = {
     "compile": ("compiling", "What the first call costs"),
     "memory": ("memory", "Peak memory"),
     "growth": ("growth", "Time of an evaluation against N"),
+    "embedding": ("embedding", "Unseen rows: places, missing entries, time"),
+    "posterior": ("posterior", "Effective draws of X and θ for each CPU second"),
+    "evidence": ("evidence", "Log evidence of latent dimensions"),
+    "calibration": ("calibration", "Ranks of simulated truths among the draws of sample"),
+    "variational": ("variational", "The variational Bayesian GP-LVM"),
+    "stochastic": ("stochastic", "Neighbourhood gradients beside the full one"),
 }
 
 
@@ -39,6 +45,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=10, help="turns of library and limit (10)")
     parser.add_argument("--seconds", type=float, default=0.3, help="of each in a turn (0.3)")
     parser.add_argument("--cap", type=float, default=60.0, help="converge: CPU seconds each (60)")
+    parser.add_argument("--case", nargs="+", help="posterior: only these data")
+    parser.add_argument(
+        "--replicates", type=int, default=200, help="calibration: simulated tables (200)"
+    )
     parser.add_argument(
         "--backend",
         nargs="+",

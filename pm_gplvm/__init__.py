@@ -17,53 +17,139 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pm_gplvm.agreement import neighbour_probabilities
+    from pm_gplvm.alignment import align
+    from pm_gplvm.approximations import build_sparse, build_variational
+    from pm_gplvm.calibration import calibrate, uniformity
+    from pm_gplvm.comparison import compare
     from pm_gplvm.compilation import compile_mode
     from pm_gplvm.covariances import covariance
+    from pm_gplvm.crossvalidation import cross_validate
     from pm_gplvm.datasets import load_digits, load_table
+    from pm_gplvm.diagnosis import diagnose
+    from pm_gplvm.embedding import embed, log_predictive
+    from pm_gplvm.evidence import log_evidence
+    from pm_gplvm.gradient_parts import gradients
+    from pm_gplvm.imputation import impute
+    from pm_gplvm.joint import sample, sample_more
+    from pm_gplvm.laplace import fit_laplace
     from pm_gplvm.likelihood import GPColumns
+    from pm_gplvm.linear import fit_linear
+    from pm_gplvm.loo import compute_log_likelihood, leave_one_out
     from pm_gplvm.model import build_model
     from pm_gplvm.nuts import sample_theta
     from pm_gplvm.objective import compile_objective
+    from pm_gplvm.online import update
     from pm_gplvm.optimise import fit_map
     from pm_gplvm.plot import plot_latent
+    from pm_gplvm.plot_fits import plot_compare, plot_prior
     from pm_gplvm.prediction import predict
+    from pm_gplvm.predictive import reconstruct, sample_predictive
+    from pm_gplvm.prior_draws import sample_prior
+    from pm_gplvm.relevance import dimensions
+    from pm_gplvm.relevance_plot import plot_relevance
     from pm_gplvm.scores import score_embedding, summarise_theta
+    from pm_gplvm.sparse import fit_sparse
+    from pm_gplvm.stochastic import fit_stochastic
     from pm_gplvm.store import load, save
+    from pm_gplvm.variational import fit_variational
 
 _HOME = {
     "GPColumns": "likelihood",
+    "align": "alignment",
     "build_model": "model",
+    "build_sparse": "approximations",
+    "build_variational": "approximations",
+    "calibrate": "calibration",
+    "compare": "comparison",
     "compile_mode": "compilation",
     "compile_objective": "objective",
+    "compute_log_likelihood": "loo",
     "covariance": "covariances",
+    "cross_validate": "crossvalidation",
+    "diagnose": "diagnosis",
+    "dimensions": "relevance",
+    "embed": "embedding",
+    "fit_laplace": "laplace",
+    "fit_linear": "linear",
     "fit_map": "optimise",
+    "fit_sparse": "sparse",
+    "fit_stochastic": "stochastic",
+    "fit_variational": "variational",
+    "gradients": "gradient_parts",
+    "impute": "imputation",
+    "leave_one_out": "loo",
     "load": "store",
     "load_digits": "datasets",
     "load_table": "datasets",
+    "log_evidence": "evidence",
+    "log_predictive": "embedding",
+    "neighbour_probabilities": "agreement",
+    "plot_compare": "plot_fits",
     "plot_latent": "plot",
+    "plot_prior": "plot_fits",
+    "plot_relevance": "relevance_plot",
     "predict": "prediction",
+    "reconstruct": "predictive",
+    "sample": "joint",
+    "sample_more": "joint",
+    "sample_predictive": "predictive",
+    "sample_prior": "prior_draws",
     "sample_theta": "nuts",
     "save": "store",
     "score_embedding": "scores",
     "summarise_theta": "scores",
+    "uniformity": "calibration",
+    "update": "online",
 }
 
 __all__ = [
     "GPColumns",
+    "align",
     "build_model",
+    "build_sparse",
+    "build_variational",
+    "calibrate",
+    "compare",
     "compile_mode",
     "compile_objective",
+    "compute_log_likelihood",
     "covariance",
+    "cross_validate",
+    "diagnose",
+    "dimensions",
+    "embed",
+    "fit_laplace",
+    "fit_linear",
     "fit_map",
+    "fit_sparse",
+    "fit_stochastic",
+    "fit_variational",
+    "gradients",
+    "impute",
+    "leave_one_out",
     "load",
     "load_digits",
     "load_table",
+    "log_evidence",
+    "log_predictive",
+    "neighbour_probabilities",
+    "plot_compare",
     "plot_latent",
+    "plot_prior",
+    "plot_relevance",
     "predict",
+    "reconstruct",
+    "sample",
+    "sample_more",
+    "sample_predictive",
+    "sample_prior",
     "sample_theta",
     "save",
     "score_embedding",
     "summarise_theta",
+    "uniformity",
+    "update",
 ]
 
 __version__ = version("pm_gplvm")

@@ -13,7 +13,7 @@ from scipy.linalg import cho_factor, cho_solve, solve_triangular
 from pm_gplvm.kernels import KERNELS, cross_covariance, prior_variance
 from pm_gplvm.schema import FEATURE, THETA, draws_of, require_fit
 
-__all__ = ["Draw", "data_of", "each_draw"]
+__all__ = ["Draw", "data_of", "each_draw", "evenly_spaced"]
 
 Array = NDArray[np.float64]
 
@@ -101,11 +101,15 @@ def each_draw(fit: xr.DataTree, *, caller: str, limit: int | None = None) -> Ite
     for name in ("X", *present):
         draws = draws_of(fit, name).to_numpy()
         stacked[name] = draws.reshape(-1, *draws.shape[2:])
-    total = len(stacked["X"])
-    chosen = np.linspace(0, total - 1, min(limit or total, total)).round().astype(int)
-    for i in np.unique(chosen):
+    for i in evenly_spaced(len(stacked["X"]), limit):
         theta = {name: stacked[name][i] for name in present if name != "sigma"}
         yield Draw(kernel, stacked["X"][i], theta, float(stacked["sigma"][i]))
+
+
+def evenly_spaced(total: int, limit: int | None) -> NDArray[np.intp]:
+    """Choose at most ``limit`` of ``total`` draws, the first and the last among them."""
+    chosen = np.linspace(0, total - 1, min(limit or total, total)).round()
+    return np.unique(chosen).astype(np.intp)
 
 
 def data_of(fit: xr.DataTree, *, caller: str) -> tuple[Array, Array, Array]:

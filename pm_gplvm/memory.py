@@ -36,6 +36,6 @@ def check_memory(n_rows: int) -> None:
     if have is not None and need > have:
         raise MemoryError(
             f"The exact model of N = {n_rows} rows needs about {need / 1e9:.0f} GB for its N × N matrices, "
-            f"this machine has {have / 1e9:.0f} GB. Take fewer rows; for many a sparse model is the way "
-            "out, which this version does not have yet."
+            f"this machine has {have / 1e9:.0f} GB. Take fewer rows, or a sparse model: fit_sparse "
+            "or fit_variational."
         )

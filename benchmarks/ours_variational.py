@@ -1,0 +1,61 @@
+"""pm_gplvm's variational bound as the driver wants it."""
+
+from unittest.mock import patch
+
+import numpy as np
+
+import pm_gplvm as gplvm
+from pm_gplvm import search as searching
+from pm_gplvm.objective import compile_log_density
+
+PACKAGES = ("pm_gplvm", "pymc", "pytensor")
+FLAT = dict.fromkeys(("lengthscale", "amplitude", "sigma"), "flat")
+
+
+class Negative:
+    """Minus the bound at a vector of the bound model's value variables."""
+
+    def __init__(self, Y, X0, n_inducing):
+        self.exact = gplvm.build_model(Y, X0.shape[1], ard=True, scale="none", priors=FLAT)
+        self.model = gplvm.build_variational(self.exact, n_inducing)
+        self.density = compile_log_density(self.model)
+        rows = np.random.default_rng(0).permutation(len(Y))[:n_inducing]
+        self.start = {
+            "X_mean": X0,
+            "X_sd_log__": np.full(X0.shape, 0.5 * np.log(0.1)),
+            "X_inducing": X0[rows],
+            "lengthscale_log__": np.zeros(X0.shape[1]),
+            "amplitude_log__": np.zeros(()),
+            "sigma_log__": np.array(0.5 * np.log(0.1)),
+        }
+
+    def __call__(self, flat):
+        value, gradient = self.density(flat)
+        return -value, -gradient
+
+
+class Recorded:
+    """A log-density that notes each of its evaluations."""
+
+    def __init__(self, density, recorder):
+        self._density = density
+        self._call = recorder.wrap(density, sign=-1.0)
+
+    def __call__(self, vector):
+        return self._call(vector)
+
+    def __getattr__(self, name):
+        return getattr(self._density, name)
+
+
+def objective(Y, X0, n_inducing):
+    f = Negative(Y, X0, n_inducing)
+    return f, f.density.pack(f.start)
+
+
+def optimise(f, x0, recorder):
+    """Run the search of `fit_variational` from the common start."""
+    settings = {"hold": 200, "maxiter": 10**6, "tol": 1e-12, "title": "", "progressbar": False}
+    with patch.object(searching, "compile_log_density", lambda _: Recorded(f.density, recorder)):
+        ((_, best),) = searching.search(f.model, [f.start], blas_threads=1, **settings)
+    return best.message

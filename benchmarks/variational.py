@@ -1,0 +1,243 @@
+"""The variational Bayesian GP-LVM: time, memory and growth of its bound, and what it finds.
+
+    python -m benchmarks.variational TABLE.npz M
+
+is one measurement of memory; `run` starts it in a fresh process.
+"""
+
+import json
+import subprocess
+import sys
+import time
+import warnings
+from statistics import median
+
+import numpy as np
+
+from benchmarks.data import _OIL, has_oil, table
+from benchmarks.environment import HERE, quiet
+from benchmarks.installed import installed_peers
+from benchmarks.memory import _from_kernel, _peak
+from benchmarks.report import Report
+from benchmarks.subject import OURS, Subject, table_file
+
+CASES = ((5, 25), (10, 50))
+LARGE = (10_000, 10, 50)
+WANTED = {"GPy": 5.0, "exponentials": 3.0, "memory": 300.0, "errors": 3, "off": 6}
+ROWS, INDUCING = (500, 1000, 2000, 5000, 10_000, 20_000), (10, 25, 50, 100, 200)
+SEEDS = range(1, 6)
+
+
+def _ours(file, M) -> Subject:
+    return Subject(sys.executable, HERE / "ours_variational.py", file, n_inducing=M)
+
+
+def _gpy(file, M, only) -> Subject | None:
+    found = installed_peers(["gpy"]) if only is None or "gpy" in only else {}
+    if not found:
+        return None
+    return Subject(found["GPy"][0], HERE / "peers" / "gpy_variational.py", file, n_inducing=M)
+
+
+def _exponentials(N: int, M: int, seconds: float) -> list[float]:
+    """CPU seconds of N M (M + 1) / 2 exponentials by NumPy."""
+    exponents = -5.0 * np.random.default_rng(0).random((N, M * (M + 1) // 2))
+    times, until = [], time.perf_counter() + seconds
+    while len(times) < 2 or time.perf_counter() < until:
+        before = time.process_time()
+        np.exp(exponents)
+        times.append(time.process_time() - before)
+    return times
+
+
+def _evaluations(report: Report, arguments) -> None:
+    rows = []
+    for Q, M in CASES:
+        Y, X0, note = table("oil", 1000, Q)
+        with table_file(Y, X0) as file:
+            subjects = {OURS: _ours(file, M), "GPy": _gpy(file, M, arguments.only)}
+            subjects = {name: subject for name, subject in subjects.items() if subject}
+            times: dict[str, list[float]] = {name: [] for name in subjects}
+            yardstick: list[float] = []
+            for subject in subjects.values():
+                subject.evaluate(0.0, 3)
+            for _ in range(arguments.rounds):
+                yardstick += _exponentials(1000, M, arguments.seconds)
+                for name, subject in subjects.items():
+                    times[name] += subject.evaluate(arguments.seconds, 2)
+            facts = {name: subject.facts for name, subject in subjects.items()}
+            for subject in subjects.values():
+                subject.__exit__()
+        ours, unit = median(times[OURS]), median(yardstick)
+        for name, own in times.items():
+            report.note_versions(name, facts[name]["versions"])
+            ratio = median(own) / ours if name != OURS else None
+            bound = -facts[name]["value"]
+            rows.append([name, Q, M, 1e3 * median(own), ratio, median(own) / unit, bound])
+            entry = {"library": name, "Q": Q, "M": M, "data": note, "bound": bound}
+            entry |= {"cpu_ms": 1e3 * median(own), "exponentials_ms": 1e3 * unit}
+            report.data.setdefault("evaluate", []).append(entry)
+    report.text(
+        "## One value and gradient, oil flow, N = 1000 "
+        f"(wanted: {WANTED['GPy']:g} times faster than GPy, below {WANTED['exponentials']:g} times the "
+        "N M (M + 1) / 2 exponentials)"
+    )
+    header = [
+        "library",
+        "Q",
+        "M",
+        "CPU ms",
+        "times ours",
+        "times exponentials",
+        "bound at the start",
+    ]
+    report.table(header, rows)
+
+
+def _memory(report: Report) -> None:
+    N, Q, M = LARGE
+    Y, X0, _ = table("oil", N, Q)
+    with table_file(Y, X0) as file:
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks.variational", str(file), str(M)],
+            env=quiet(),
+            cwd=HERE.parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    bytes_ = json.loads(done.stdout)
+    over = {
+        what: (peak - bytes_["before"]) / 1e6 for what, peak in bytes_.items() if what != "before"
+    }
+    report.text(
+        f"## Peak memory over that after imports and build_model, N = {N}, Q = {Q}, M = {M}"
+    )
+    full = 8 * N * M * M / 1e6
+    rows = [[what, value, f"< {WANTED['memory']:g}", full] for what, value in over.items()]
+    report.table(["", "MB", "wanted", "one N × M × M array, MB"], rows)
+    report.data["memory"] = {"N": N, "Q": Q, "M": M, "bytes": bytes_}
+
+
+def _main(file: str, M: str) -> None:
+    warnings.simplefilter("ignore")  # three iterations do not converge
+    import pm_gplvm as gplvm
+    from pm_gplvm.objective import compile_log_density
+
+    with np.load(file) as arrays:
+        Y, X0 = arrays["Y"], arrays["X0"]
+    model = gplvm.build_model(Y, X0.shape[1], ard=True)
+    before = _from_kernel("VmRSS") or _peak()
+    density = compile_log_density(gplvm.build_variational(model, int(M)))
+    for _ in range(3):
+        density(np.zeros(density.size))
+    evaluated = _peak()
+    gplvm.fit_variational(
+        model, n_inducing=int(M), hold=3, maxiter=3, random_seed=1, progressbar=False
+    )
+    print(json.dumps({"before": before, "evaluation": evaluated, "fit_variational": _peak()}))
+
+
+def _time(N: int, Q: int, M: int, seconds: float) -> float:
+    Y, X0, _ = table("oil", N, Q)
+    with table_file(Y, X0) as file, _ours(file, M) as subject:
+        subject.evaluate(0.0, 2)
+        return 1e3 * median(subject.evaluate(seconds, 3))
+
+
+def _growth(report: Report, seconds: float) -> None:
+    found: dict[str, list] = {
+        "N": [[N, 5, 25, _time(N, 5, 25, seconds)] for N in ROWS],
+        "M": [[1000, 5, M, _time(1000, 5, M, seconds)] for M in INDUCING],
+    }
+    report.text("## Growth of one value and gradient")
+    for axis, column, least in (("N", 0, 1000), ("M", 2, 25)):
+        rows = np.array(found[axis])
+        large = rows[:, column] >= least
+        slope = float(np.polyfit(np.log(rows[large, column]), np.log(rows[large, 3]), 1)[0])
+        report.table(
+            ["N", "Q", "M", "CPU ms"], [[int(n), int(q), int(m), t] for n, q, m, t in rows]
+        )
+        report.text(f"For {axis} of {least} and more it grows as {axis}^{slope:.2f}.")
+        report.data.setdefault("growth", {})[axis] = {"rows": found[axis], "exponent": slope}
+
+
+def _oil(report: Report) -> None:
+    if not has_oil():
+        report.text("## Oil flow: skipped, ../shared/data/oil_flow.npz is not there")
+        return
+    import pm_gplvm as gplvm
+
+    with np.load(_OIL) as file:
+        Y, labels = file["Y_train"], file["labels_train"]
+    model, rows = gplvm.build_model(Y, 10, ard=True), []
+    for seed in SEEDS:
+        began = time.process_time()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # told in the table
+            fit = gplvm.fit_variational(model, random_seed=seed, progressbar=False)
+        seconds = time.process_time() - began
+        found = gplvm.dimensions(fit)
+        two = found.index[:2].to_numpy()
+        X = fit["approximation"]["X_mean"].to_numpy()[:, two]
+        errors = int(gplvm.score_embedding(X, Y, labels)["nn_errors"])
+        off, bound = int((~found["in_use"]).sum()), float(fit["sample_stats"]["bound"][0, 0])
+        evaluations, converged = fit["optima"]["evaluations"].item(0), fit.attrs["converged"]
+        rows.append([seed, bound, errors, off, evaluations, bool(converged), seconds])
+        relevances = " ".join(f"{r:.3f}" for r in found["relevance"])
+        entry = dict(zip(("seed", "bound", "errors", "off"), rows[-1], strict=False))
+        report.data.setdefault("oil", []).append(
+            entry | {"relevance": relevances, "cpu_s": seconds}
+        )
+        print(f"  seed {seed}: {errors} errors, {off} off, relevance {relevances}", flush=True)
+    good = sum(row[2] <= WANTED["errors"] and row[3] >= WANTED["off"] for row in rows)
+    report.text(
+        "## Oil flow, N = 1000, Q = 10, M = 50, default start; errors of the nearest neighbour in the two "
+        f"dominant dimensions (wanted: at most {WANTED['errors']}, and at least {WANTED['off']} off)"
+    )
+    header = ["seed", "bound", "errors", "dimensions off", "evaluations", "converged", "CPU s"]
+    report.table(header, rows)
+    report.text(
+        f"{good} of {len(rows)} seeds reach both. Published (Titsias & Lawrence 2010): 3 and 7."
+    )
+
+
+def _race(report: Report, arguments) -> None:
+    from matplotlib.figure import Figure
+
+    figure, rows = Figure(figsize=(9, 3.6), layout="constrained"), []
+    for axis, (Q, M) in zip(figure.subplots(1, 2), CASES, strict=True):
+        Y, X0, _ = table("oil", 1000, Q)
+        with table_file(Y, X0) as file:
+            for name, start in (("GPy", _gpy(file, M, arguments.only)), (OURS, _ours(file, M))):
+                if start is None:
+                    continue
+                with start as subject:
+                    trace = subject.climb(arguments.cap)
+                seconds = np.array(trace["cpu"])
+                best = np.maximum.accumulate(-np.array(trace["values"]))
+                marks = [arguments.cap / 4, arguments.cap / 2, arguments.cap]
+                at = [float(best[max(np.searchsorted(seconds, s) - 1, 0)]) for s in marks]
+                rows.append([name, Q, M, *at, len(best), trace["message"][:40]])
+                entry = {"library": name, "Q": Q, "M": M, "seconds": marks, "bound": at}
+                report.data.setdefault("race", []).append(entry)
+                axis.plot(seconds, best, label=name)
+        axis.set(title=f"Q = {Q}, M = {M}", xlabel="CPU seconds", ylabel="bound")
+        axis.set_ylim(-8000, None)
+        axis.legend()
+    report.text(f"## From the common start, flat θ, up to {arguments.cap:g} CPU seconds each")
+    times = [f"bound at {share * arguments.cap:g} s" for share in (0.25, 0.5, 1)]
+    report.table(["library", "Q", "M", *times, "evaluations", "end"], rows)
+    report.figure(figure)
+
+
+def run(report: Report, arguments) -> None:
+    _evaluations(report, arguments)
+    _memory(report)
+    _growth(report, arguments.seconds)
+    _race(report, arguments)
+    _oil(report)
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

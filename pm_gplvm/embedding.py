@@ -1,0 +1,276 @@
+"""Where unseen rows lie, and how likely they are, given a fit."""
+
+import json
+import warnings
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from pm_gplvm.draws import data_of
+from pm_gplvm.newrows import new_table, rows_by_draw
+from pm_gplvm.rowmodes import effective, peaks
+from pm_gplvm.rowposterior import Places, weighted_places
+from pm_gplvm.schema import LATENT, draws_of
+from pm_gplvm.threads import blas_threads as limit_threads
+
+__all__ = ["embed", "log_predictive", "places_of_table"]
+
+Array = NDArray[np.float64]
+
+_UNRELIABLE = 0.7
+
+
+def embed(
+    fit: xr.DataTree,
+    Y_new: Any,
+    *,
+    prior: Any = None,
+    draws: int = 20,
+    n_samples: int = 1000,
+    n_starts: int = 16,
+    random_seed: int | None = None,
+    blas_threads: int | None = 1,
+) -> xr.DataTree:
+    """Find the posterior of the place x of new rows, each for itself.
+
+    For each draw (X, θ) of the fit the density of a new row with the entries o seen,
+
+        ln p(y, x) = Σ_{d ∈ o} ln N(y_d; m_d(x), v(x)) + ln p(x),
+
+    m and v those of :func:`predict`, is climbed from several starts: the places where it is highest
+    among those of the known rows, places beside them and some from the prior, and the places of the
+    known rows most alike.
+    From a mixture of t-distributions about the modes found (the inverse Hessian there as their
+    spread) and the prior, places are drawn, weighted by p(y, x) over their density, with Pareto
+    smoothing (Vehtari et al. 2024), and resampled: Laplace's approximation, corrected. A draw of
+    (X, θ) counts by the density p(y | X, θ) that it gives the row, which is the posterior of (X, θ)
+    given Y and y.
+
+    Parameters
+    ----------
+    fit : DataTree
+        Of a model of :func:`build_model`. Draws of X in frames of their own
+        (:func:`sample`) must be turned onto one by :func:`align` first.
+    Y_new : array_like, DataFrame or DataArray, dims (obs_new, feature), shape (M, D)
+        In the units of Y, with its columns; NaN where an entry is missing, in any pattern.
+    prior : tuple of array_like, optional
+        ``(mean, sd)`` of x ~ N(mean, sd²), each a number, (Q,) or (M, Q), in the frame of the fit's
+        X. By default N(0, 1), the prior of :func:`build_model`, moved along where :func:`align`
+        moved X. A fit does not hold its model: if that had another prior on X, give it here.
+    draws : int, default 20
+        At most so many draws of the fit are used, evenly spaced.
+    n_samples : int, default 1000
+        Places drawn for each row, over all draws of the fit, and returned.
+    n_starts : int, default 16
+        Climbs for each row and draw of the fit, at least 4.
+    random_seed : int, optional
+    blas_threads : int or None, default 1
+
+    Returns
+    -------
+    DataTree
+        ``posterior``: ``X`` (chain, draw, obs_new, latent), one chain; places of great weight come
+        more than once. ``modes``: up to 8 for each row, the weightiest first, NaN where there are
+        fewer: ``X`` (obs_new, mode, latent), ``sd`` (obs_new, mode, latent) of the Gaussian there
+        and ``weight`` (obs_new, mode), the share of the posterior that lies about it. Modes
+        nearer than two standard deviations are one. ``rows``: for each row ``effective_modes``, the
+        exponential of the entropy of the weights (1: one place; 2: two as likely); ``ess``,
+        how many equal weights the places are worth; ``pareto_k`` of the weights, and ``converged``, whether its
+        highest mode was reached to tolerance in every draw.
+
+    Warns
+    -----
+    RuntimeWarning
+        If ``pareto_k`` of a row exceeds 0.7 or a highest mode was not reached.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``fit`` is no fit of a model of :func:`build_model`, ``Y_new`` has other columns, a row
+        of NaN alone or infinite values, or another argument is out of range.
+
+    Notes
+    -----
+    All rows and starts climb in step, so that the cost is that of few products of matrices: for
+    each row and draw about 15 ``n_starts`` + ``n_samples`` places of N² operations. A place that no
+    start leads to is missed, and ``pareto_k`` may not show it: in more than about three latent
+    dimensions compare with a greater ``n_starts``.
+
+    References
+    ----------
+    Vehtari, A., Simpson, D., Gelman, A., Yao, Y., Gabry, J. (2024). Pareto smoothed importance
+    sampling. JMLR 25 (72), 1-58.
+
+    Examples
+    --------
+    >>> import pm_gplvm as gplvm
+    >>> Y = gplvm.load_digits(n=32)
+    >>> best = gplvm.fit_map(gplvm.build_model(Y[:30]), mode_of="Z", progressbar=False)
+    >>> new = gplvm.embed(best, Y[30:], random_seed=1)
+    >>> new["posterior"]["X"].dims, new["modes"]["weight"].dims
+    (('chain', 'draw', 'obs_new', 'latent'), ('obs_new', 'mode'))
+    """
+    settings = {"draws": draws, "n_samples": n_samples, "n_starts": n_starts}
+    new, places = places_of_table(fit, Y_new, "embed", prior, settings, random_seed, blas_threads)
+    weights, k = places.smoothed()
+    _warn(k, places.modes.converged)
+    rng = np.random.default_rng(None if random_seed is None else [random_seed, 1])
+    chosen = _resampled(weights, rng)
+    X = places.x[np.arange(len(new)), chosen]
+    at, sd, weight = peaks(places, weights)
+    latent = draws_of(fit, "X")[LATENT].to_numpy()
+    coords: dict[str, Any] = {**_row_labels(new), LATENT: latent}
+    modes = {
+        "X": (("obs_new", "mode", LATENT), at),
+        "sd": (("obs_new", "mode", LATENT), sd),
+        "weight": (("obs_new", "mode"), weight),
+    }
+    rows = {
+        "effective_modes": effective(weight),
+        "ess": 1.0 / (weights**2).sum(axis=1),
+        "pareto_k": k,
+        "converged": places.modes.converged,
+    }
+    tree = xr.DataTree.from_dict(
+        {
+            "posterior": xr.Dataset(
+                {"X": (("chain", "draw", "obs_new", LATENT), X[None])},
+                coords={**coords, "chain": [0], "draw": np.arange(len(X))},
+            ),
+            "modes": xr.Dataset(modes, coords={**coords, "mode": np.arange(weight.shape[1])}),
+            "rows": xr.Dataset(
+                {name: ("obs_new", values) for name, values in rows.items()},
+                coords=_row_labels(new),
+            ),
+        }
+    )
+    tree.attrs = {
+        "pm_gplvm_version": version("pm_gplvm"),
+        "method": "embed",
+        **settings,
+        "random_seed": json.dumps(random_seed),
+    }
+    return tree
+
+
+def log_predictive(
+    fit: xr.DataTree,
+    Y_new: Any,
+    *,
+    prior: Any = None,
+    draws: int = 20,
+    n_samples: int = 1000,
+    n_starts: int = 16,
+    random_seed: int | None = None,
+    blas_threads: int | None = 1,
+) -> xr.Dataset:
+    """Give ln p(y) of new rows, their places integrated out.
+
+    ln p(y) = ln E ∫ p(y | x, X, θ) p(x) dx, the expectation over the draws of the fit, the integral
+    by importance sampling from the mixtures of :func:`embed`. Of a row with missing entries it is
+    the density of those seen.
+
+    Parameters
+    ----------
+    fit, Y_new, prior, draws, n_samples, n_starts, random_seed, blas_threads
+        As in :func:`embed`.
+
+    Returns
+    -------
+    Dataset, dims (obs_new,)
+        ``log_score``: ln p(y), the density in the units of Y; ``error``: the standard error that
+        the integral leaves in it; ``pareto_k`` of the weights: above 0.7 neither can be relied on.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in :func:`embed`.
+
+    Examples
+    --------
+    >>> import pm_gplvm as gplvm
+    >>> Y = gplvm.load_digits(n=32)
+    >>> best = gplvm.fit_map(gplvm.build_model(Y[:30]), mode_of="Z", progressbar=False)
+    >>> gplvm.log_predictive(best, Y[30:], random_seed=1)["log_score"].dims
+    ('obs_new',)
+    """
+    settings = {"draws": draws, "n_samples": n_samples, "n_starts": n_starts}
+    new, places = places_of_table(
+        fit, Y_new, "log_predictive", prior, settings, random_seed, blas_threads
+    )
+    _, _, scale = data_of(fit, caller="log_predictive")
+    units = (~np.isnan(new.to_numpy())) @ np.log(scale)
+    known = {
+        "log_score": places.log_evidence - units,
+        "error": places.error,
+        "pareto_k": places.smoothed()[1],
+    }
+    return xr.Dataset({n: ("obs_new", v) for n, v in known.items()}, coords=_row_labels(new))
+
+
+def places_of_table(
+    fit: xr.DataTree,
+    Y_new: Any,
+    caller: str,
+    prior: Any,
+    settings: dict[str, int],
+    random_seed: int | None,
+    blas_threads: int | None,
+) -> tuple[xr.DataArray, Places]:
+    """Check the arguments of :func:`embed`, and draw weighted places of every row.
+
+    Returns
+    -------
+    new : DataArray, dims (obs_new, feature)
+        The table, its columns in the order of the fit's.
+    places : Places
+    """
+    for (name, value), least in zip(settings.items(), (1, 100, 4), strict=True):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+            raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}.")
+    new = new_table(fit, Y_new, caller=caller)
+    by_draw = rows_by_draw(fit, new, prior, settings["draws"])
+    with limit_threads(blas_threads):
+        places = weighted_places(
+            fit,
+            by_draw,
+            n_samples=settings["n_samples"],
+            n_starts=settings["n_starts"],
+            rng=np.random.default_rng(random_seed),
+        )
+    return new, places
+
+
+def _row_labels(new: xr.DataArray) -> dict[Any, Any]:
+    return {name: coord for name, coord in new.coords.items() if coord.dims == ("obs_new",)}
+
+
+def _resampled(weights: Array, rng: np.random.Generator) -> NDArray[np.intp]:
+    """Systematic resampling of each row, shape (T, M), in random order."""
+    M, T = weights.shape
+    level = (np.arange(T) + rng.uniform(size=(M, 1))) / T
+    total = np.cumsum(weights, axis=1)
+    total /= total[:, -1:]
+    chosen = [np.searchsorted(t, u, side="right") for t, u in zip(total, level, strict=True)]
+    return np.asarray(rng.permuted(np.minimum(chosen, T - 1), axis=1).T)
+
+
+def _warn(k: Array, converged: NDArray[np.bool_]) -> None:
+    if (bad := k > _UNRELIABLE).any():
+        warnings.warn(
+            f"embed: pareto_k exceeds {_UNRELIABLE} in {int(bad.sum())} of {len(k)} rows (up to "
+            f"{k.max():.2f}): their draws may miss part of the posterior. Raise n_samples or n_starts, "
+            "or look at their modes.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    if not converged.all():
+        warnings.warn(
+            f"embed: the highest mode of {int((~converged).sum())} of {len(k)} rows was not reached "
+            "to tolerance. Raise n_starts.",
+            RuntimeWarning,
+            stacklevel=3,
+        )

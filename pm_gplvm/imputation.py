@@ -1,0 +1,88 @@
+"""Missing entries of new rows, from those that were seen."""
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from pm_gplvm.draws import data_of, each_draw
+from pm_gplvm.embedding import places_of_table
+from pm_gplvm.schema import FEATURE
+from pm_gplvm.threads import blas_threads as limit_threads
+
+__all__ = ["impute"]
+
+
+def impute(
+    fit: xr.DataTree,
+    Y_new: Any,
+    *,
+    prior: Any = None,
+    draws: int = 20,
+    n_samples: int = 1000,
+    n_starts: int = 16,
+    random_seed: int | None = None,
+    blas_threads: int | None = 1,
+) -> xr.Dataset:
+    """Fill the missing entries of new rows.
+
+    The prediction at x is mixed over the posterior of x given the entries seen, as :func:`embed`
+    finds it, by the law of total variance:
+
+        mean = E m(x),  sd² = E v(x) + var m(x),
+
+    m and v those of a measurement, its noise included.
+
+    Parameters
+    ----------
+    fit, Y_new, prior, draws, n_samples, n_starts, random_seed, blas_threads
+        As in :func:`embed`.
+
+    Returns
+    -------
+    Dataset, dims (obs_new, feature)
+        ``mean`` and ``sd`` in the units of Y. Entries seen stand in ``mean`` as they are, with
+        ``sd`` 0. ``pareto_k`` (obs_new,) of the weights: above 0.7 do not rely on the row. The
+        prediction may have several peaks where :func:`embed` finds several modes.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in :func:`embed`.
+
+    Examples
+    --------
+    >>> import numpy as np, pm_gplvm as gplvm
+    >>> Y = gplvm.load_digits(n=32)
+    >>> best = gplvm.fit_map(gplvm.build_model(Y[:30]), mode_of="Z", progressbar=False)
+    >>> holes = Y[30:].where(Y["feature"] != Y["feature"][20])
+    >>> filled = gplvm.impute(best, holes, random_seed=1)
+    >>> int(np.isnan(holes).sum()), int((filled["sd"] > 0).sum())
+    (2, 2)
+    """
+    settings = {"draws": draws, "n_samples": n_samples, "n_starts": n_starts}
+    new, places = places_of_table(fit, Y_new, "impute", prior, settings, random_seed, blas_threads)
+    weights, k = places.smoothed()
+    F, centre, scale = data_of(fit, caller="impute")
+    first, second = np.zeros(new.shape), np.zeros(new.shape)
+    n_used = places.n_draws
+    each = weights.shape[1] // n_used
+    with limit_threads(blas_threads):
+        for s, draw in enumerate(each_draw(fit, caller="impute", limit=n_used)):
+            known = draw.solve(F)
+            part = slice(s * each, (s + 1) * each)
+            for row in range(len(new)):
+                w, mean = weights[row, part], draw.cross(places.x[row, part]) @ known
+                first[row] += w @ mean
+                second[row] += w @ (mean**2 + places.variance[row, part, None])
+    missing = np.isnan(new.to_numpy())
+    variance = np.maximum(second - first**2, 0.0)
+    dims = ("obs_new", FEATURE)
+    return xr.Dataset(
+        {
+            "mean": (dims, np.where(missing, centre + scale * first, new.to_numpy())),
+            "sd": (dims, np.where(missing, scale * np.sqrt(variance), 0.0)),
+            "pareto_k": ("obs_new", k),
+        },
+        coords=new.coords,
+    )

@@ -1,0 +1,158 @@
+"""Joint draws at new places, and the training rows as the model sees them."""
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from pm_gplvm.draws import Draw, data_of, each_draw
+from pm_gplvm.kernels import cross_covariance
+from pm_gplvm.newrows import require_exact
+from pm_gplvm.prediction import _check_draws as check_draws
+from pm_gplvm.prediction import _positions as check_positions
+from pm_gplvm.schema import FEATURE, OBS
+
+__all__ = ["reconstruct", "sample_predictive"]
+
+Array = NDArray[np.float64]
+
+
+def sample_predictive(
+    fit: xr.DataTree,
+    X_new: Any,
+    *,
+    noise: bool = False,
+    draws: int = 100,
+    random_seed: int | None = None,
+) -> xr.DataTree:
+    """Draw tables at new latent positions, their rows jointly.
+
+    Each draw takes one (X, θ) of the fit and, for each column, a function from the Gaussian
+    conditional of all new positions together (Rasmussen & Williams 2006, eq. 2.25 and 2.26), so
+    that neighbouring rows vary together; :func:`predict` has the mean and sd of each alone.
+
+    Parameters
+    ----------
+    fit : DataTree
+        Of a model of :func:`build_model`.
+    X_new : array_like, dims (obs_new, latent), shape (S, Q)
+        In the frame of the fit's ``X``: the aligned one after :func:`align`.
+    noise : bool, default False
+        Whether the white noise of new measurements is added.
+    draws : int, default 100
+        How many tables. The fit's draws are taken evenly spaced, each as often as the others where
+        there are fewer of them.
+    random_seed : int, optional
+
+    Returns
+    -------
+    DataTree
+        ``predictions``: the table's name, dims (chain, draw, obs_new, feature), one chain, in the
+        units of Y.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``fit`` is no fit of a model of :func:`build_model`, ``X_new`` has a wrong shape, or
+        ``draws`` is out of range.
+
+    Examples
+    --------
+    >>> import numpy as np, pm_gplvm as gplvm
+    >>> best = gplvm.fit_map(gplvm.build_model(gplvm.load_digits(n=20)), progressbar=False)
+    >>> path = np.linspace([-1.0, 0.0], [1.0, 0.0], 5)
+    >>> gplvm.sample_predictive(best, path, draws=3, random_seed=1)["predictions"]["Y"].shape
+    (1, 3, 5, 64)
+    """
+    require_exact(fit, caller="sample_predictive")
+    check_draws(draws)
+    positions = check_positions(fit, X_new)
+    F, centre, scale = data_of(fit, caller="sample_predictive")
+    rng = np.random.default_rng(random_seed)
+    chosen = list(each_draw(fit, caller="sample_predictive", limit=draws))
+    tables = []
+    for draw, share in zip(chosen, np.array_split(np.arange(draws), len(chosen)), strict=True):
+        mean, root = _joint(draw, F, positions)
+        z = rng.standard_normal((len(share), len(positions), F.shape[1]))
+        own = mean + root @ z
+        if noise:
+            own = own + draw.sigma * rng.standard_normal(own.shape)
+        tables.append(centre + scale * own)
+    name = fit.attrs["observed"]
+    values = np.concatenate(tables)[None]
+    group = xr.Dataset(
+        {name: (("chain", "draw", "obs_new", FEATURE), values)},
+        coords={
+            "chain": [0],
+            "draw": np.arange(draws),
+            "obs_new": np.arange(len(positions)),
+            FEATURE: fit["observed_data"][FEATURE].to_numpy(),
+        },
+    )
+    return xr.DataTree.from_dict({"predictions": group})
+
+
+def _joint(draw: Draw, F: Array, x: Array) -> tuple[Array, Array]:
+    """Mean (S, D) of the function at all places, and a root (S, S) of its covariance."""
+    cross = draw.cross(x)
+    prior = cross_covariance(draw.kernel, x, x, **draw.theta)
+    covariance = prior - cross @ draw.solve(cross.T)
+    # Nearby places make it singular: the root by eigenvalues needs no jitter.
+    values, vectors = np.linalg.eigh(0.5 * (covariance + covariance.T))
+    return cross @ draw.solve(F), vectors * np.sqrt(np.maximum(values, 0.0))
+
+
+def reconstruct(fit: xr.DataTree, *, noise: bool = False, draws: int = 100) -> xr.Dataset:
+    """Give the training rows as the model sees them: each at its own place, without noise.
+
+    At the places of a draw the function has mean F - σ²K⁻¹F and variance σ² - σ⁴[K⁻¹]_nn, K with
+    its noise σ²: the Gaussian conditional at X_new = X. The draws are mixed by the law of total
+    variance. With X fixed rows that lie apart are hardly smoothed; how a row would be predicted
+    from the others tells :func:`leave_one_out`.
+
+    Parameters
+    ----------
+    fit : DataTree
+        Of a model of :func:`build_model`.
+    noise : bool, default False
+        Whether ``sd`` includes the white noise of a new measurement.
+    draws : int, default 100
+        At most so many draws are used, evenly spaced.
+
+    Returns
+    -------
+    Dataset, dims (obs, feature)
+        ``mean`` and ``sd`` in the units of Y, with the labels of the rows.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``fit`` is no fit of a model of :func:`build_model`, or ``draws`` is out of range.
+
+    Examples
+    --------
+    >>> import pm_gplvm as gplvm
+    >>> best = gplvm.fit_map(gplvm.build_model(gplvm.load_digits(n=20)), progressbar=False)
+    >>> dict(gplvm.reconstruct(best).sizes)
+    {'obs': 20, 'feature': 64}
+    """
+    require_exact(fit, caller="reconstruct")
+    check_draws(draws)
+    F, centre, scale = data_of(fit, caller="reconstruct")
+    means, variances = [], []
+    for draw in each_draw(fit, caller="reconstruct", limit=draws):
+        inverse = draw.solve(np.eye(len(F)))
+        variance = np.maximum(draw.sigma**2 - draw.sigma**4 * np.diagonal(inverse), 0.0)
+        means.append(F - draw.sigma**2 * (inverse @ F))
+        variances.append(variance + draw.sigma**2 if noise else variance)
+    total = np.mean(variances, axis=0)[:, None] + np.var(means, axis=0)
+    known = {
+        "mean": centre + scale * np.mean(means, axis=0),
+        "sd": scale * np.sqrt(total),
+    }
+    observed = fit["observed_data"].to_dataset()
+    coords = {
+        name: coord for name, coord in observed.coords.items() if coord.dims in ((OBS,), (FEATURE,))
+    }
+    return xr.Dataset({n: ((OBS, FEATURE), v) for n, v in known.items()}, coords=coords)

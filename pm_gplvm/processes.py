@@ -1,0 +1,140 @@
+"""The draws of a fit as processes to predict from: exact ones, or through inducing inputs."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from pm_gplvm.bound import InducingPosterior, WholeKernel
+from pm_gplvm.draws import Draw, data_of, each_draw
+from pm_gplvm.kernels import cross_covariance, prior_variance
+from pm_gplvm.rules import point_rule
+from pm_gplvm.schema import THETA, draws_of, require_fit
+
+__all__ = ["Induced", "each_process"]
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Induced:
+    """The process of a sparse or variational fit, with the interface of a :class:`Draw`.
+
+    Its rows are the inducing inputs. X being integrated over in a variational fit, there is one of
+    it, whatever the draws of X.
+
+    Parameters
+    ----------
+    kernel : str
+    W : ndarray, shape (M, Q)
+        Inducing inputs, in units of X.
+    theta : dict
+        The kernel's hyperparameters and the bias, by name.
+    sigma : float
+    posterior : InducingPosterior
+        Of the values at the inducing inputs, given the table.
+    frame : (rotation, shift, scale), optional
+        By which :func:`align` brought positions into the frame in which they are now given.
+    """
+
+    kernel: str
+    W: Array
+    theta: dict[str, Any]
+    sigma: float
+    posterior: InducingPosterior
+    frame: tuple[Array, Array, Any] | None = None
+
+    def _raw(self, X_new: Array) -> Array:
+        if self.frame is None:
+            return X_new
+        rotation, shift, scale = self.frame
+        return (X_new - shift) @ rotation / scale
+
+    def cross(self, X_new: Array) -> Array:
+        """k(X_new, W), without noise, shape (S, M)."""
+        return cross_covariance(self.kernel, self._raw(X_new), self.W, **self.theta)
+
+    def solve(self, F: Array) -> Array:
+        """Return what k(x, W) is multiplied by for the mean; F is the table of the fit."""
+        return self.posterior.weights
+
+    def prior_variance(self, X_new: Array) -> Array:
+        """Variance of the noise-free function before any data, shape (S,)."""
+        theta = {name: value for name, value in self.theta.items() if name != "lengthscale"}
+        return prior_variance(self.kernel, self._raw(X_new), **theta)
+
+    def variance(self, cross: Array, prior: Array) -> Array:
+        """Variance of the noise-free function, in units of the scale² of Y, shape (S,)."""
+        known = np.einsum("sm,sm->s", cross @ self.posterior.reduction, cross)
+        return np.maximum(prior - known, 0.0)
+
+
+def each_process(
+    fit: xr.DataTree, *, caller: str, limit: int | None = None
+) -> Iterator[Draw | Induced]:
+    """Go through what a fit's predictions are mixed from.
+
+    Parameters
+    ----------
+    fit : DataTree
+    caller : str
+        Named in the message of an error.
+    limit : int, optional
+        At most so many, evenly spaced over all draws.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`pm_gplvm.draws.each_draw` and :func:`pm_gplvm.draws.data_of`.
+    """
+    require_fit(fit, "X", "sigma", caller=caller)
+    if "approximation" not in fit.children:
+        yield from each_draw(fit, caller=caller, limit=limit)
+        return
+    induced = _induced(fit, caller)
+    if "aligned" not in fit.children:
+        yield induced
+        return
+    for frame in _frames(fit["aligned"].to_dataset(), limit):
+        yield replace(induced, frame=frame)
+
+
+def _induced(fit: xr.DataTree, caller: str) -> Induced:
+    F, _, _ = data_of(fit, caller=caller)
+    kernel, known = fit.attrs["kernel"], fit["approximation"].to_dataset()
+    present = [n for n in THETA if n in fit["posterior"] or n in fit["constant_data"]]
+    theta = {n: draws_of(fit, n, raw=True)[0, 0].to_numpy() for n in present}
+    sigma = float(theta.pop("sigma"))
+    W = known["X_inducing"].to_numpy()
+    if "X_mean" in known:
+        mean, sd, rule = known["X_mean"].to_numpy(), known["X_sd"].to_numpy(), None
+    else:
+        mean = draws_of(fit, "X", raw=True)[0, 0].to_numpy()
+        sd, rule = np.zeros_like(mean), point_rule(mean.shape[1])
+    unit = theta.get("lengthscale", 1.0)
+    whole = WholeKernel(
+        kernel,
+        (mean / unit, sd / unit, W / unit),
+        float(theta.get("amplitude", 1.0)),
+        float(theta.get("bias", 0.0)),
+        rule=rule,
+    )
+    if fit.attrs.get("approximation") == "fitc":
+        scalars = {n: float(v) for n, v in theta.items() if n != "lengthscale"}
+        prior = prior_variance(kernel, mean, **scalars)
+        posterior = whole.fitc_posterior(F, sigma, prior)
+    else:
+        posterior = whole.posterior(F, sigma)
+    return Induced(kernel, W, theta, sigma, posterior)
+
+
+def _frames(aligned: xr.Dataset, limit: int | None) -> Iterator[tuple[Array, Array, Any]]:
+    flat = aligned.stack(every=("chain", "draw")).transpose("every", ...)
+    total = flat.sizes["every"]
+    for i in np.unique(np.linspace(0, total - 1, min(limit or total, total)).round().astype(int)):
+        one = flat.isel(every=int(i))
+        scale = float(one["scale"]) if "scale" in one else 1.0
+        yield one["rotation"].to_numpy(), one["shift"].to_numpy(), scale

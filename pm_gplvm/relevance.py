@@ -1,0 +1,124 @@
+"""How much each latent dimension matters, and how many are in use."""
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import NDArray
+
+from pm_gplvm.schema import LATENT, OBS, draws_of, require_fit
+
+__all__ = ["dimensions", "dominant", "relevance"]
+
+Array = NDArray[np.float64]
+
+_LOW, _HIGH = 0.055, 0.945  # the 89 % interval of ArviZ
+
+
+def relevance(fit: xr.DataTree, *, caller: str = "relevance") -> xr.DataArray:
+    """Spread of X along each latent dimension, in units of its lengthscale, draw by draw.
+
+    Over one lengthscale the function changes little, over many it can be anything: a dimension
+    along which all rows lie within a small part of one does not tell them apart. The number does
+    not depend on the scale of X, which a MAP leaves open. In a variational fit it is the spread of
+    the means of q: where a dimension is not needed q is the prior, and they are all 0.
+
+    Parameters
+    ----------
+    fit : DataTree
+    caller : str
+        Named in the message of an error.
+
+    Returns
+    -------
+    DataArray, dims (draw, latent)
+        All chains' draws.
+    """
+    require_fit(fit, "X", caller=caller)
+    draws = draws_of(fit, "X").stack(every=("chain", "draw")).transpose("every", OBS, LATENT)
+    X = draws.to_numpy()
+    unit = np.ones((1, 1))
+    if "lengthscale" in fit["posterior"] or "lengthscale" in fit["constant_data"]:
+        lengthscale = draws_of(fit, "lengthscale").stack(every=("chain", "draw"))
+        unit = np.atleast_2d(lengthscale.transpose("every", ...).to_numpy())
+        unit = unit.T if unit.shape[0] != len(X) else unit
+    if fit.attrs.get("method") == "variational":
+        X, unit = _means_of_q(fit, X), unit[:1]
+    return xr.DataArray(
+        X.std(axis=1) / unit, dims=("draw", LATENT), coords={LATENT: draws[LATENT].to_numpy()}
+    )
+
+
+def _means_of_q(fit: xr.DataTree, draws: Array) -> Array:
+    # Once aligned, the draws alone stand in the frame that all else is seen in.
+    if "aligned" in fit.children:
+        return draws.mean(axis=0, keepdims=True)
+    return fit["approximation"]["X_mean"].to_numpy()[None]
+
+
+def dimensions(fit: xr.DataTree, *, threshold: float = 0.05) -> pd.DataFrame:
+    """Tell how many latent dimensions are in use.
+
+    The rule: a dimension is in use if its relevance, the spread of X along it in units of its
+    lengthscale, is at least ``threshold`` times that of the most relevant one, in at least half
+    of the draws.
+
+    Parameters
+    ----------
+    fit : DataTree
+        Best of a model with ``ard=True``: with one lengthscale for all dimensions X may be turned
+        at will, and the numbers belong to the axes in which it happens to stand.
+    threshold : float, default 0.05
+
+    Returns
+    -------
+    DataFrame
+        One row a latent dimension, the most relevant first: ``relevance``, its median over the
+        draws; ``low`` and ``high``, the ends of its 89 % interval, NaN with one draw; ``in_use``, a
+        bool; ``probability``, the share of draws in which it is. ``table["in_use"].sum()`` is the
+        number.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``fit`` has no X, or ``threshold`` does not lie between 0 and 1.
+
+    Examples
+    --------
+    >>> import pm_gplvm as gplvm
+    >>> model = gplvm.build_model(gplvm.load_digits(n=30), latent_dim=3, ard=True)
+    >>> best = gplvm.fit_map(model, progressbar=False)
+    >>> gplvm.dimensions(best).columns.tolist()
+    ['relevance', 'low', 'high', 'in_use', 'probability']
+    """
+    if not 0.0 < threshold < 1.0:
+        raise ValueError(f"threshold must lie between 0 and 1, got {threshold!r}.")
+    found = relevance(fit, caller="dimensions")
+    values = found.to_numpy()
+    probability = (values >= threshold * values.max(axis=1, keepdims=True)).mean(axis=0)
+    low, high = (
+        np.quantile(values, [_LOW, _HIGH], axis=0) if len(values) > 1 else np.full((2, 1), np.nan)
+    )
+    table = pd.DataFrame(
+        {
+            "relevance": np.median(values, axis=0),
+            "low": low,
+            "high": high,
+            "in_use": probability >= 0.5,
+            "probability": probability,
+        },
+        index=pd.Index(found[LATENT].to_numpy(), name=LATENT),
+    )
+    return table.sort_values("relevance", ascending=False)
+
+
+def dominant(fit: xr.DataTree) -> tuple[int, int]:
+    """Positions of the two most relevant dimensions, or the first two where they all share a lengthscale.
+
+    The more relevant comes first.
+    """
+    values = np.median(relevance(fit).to_numpy(), axis=0)
+    has_ard = "lengthscale" in fit["posterior"] and LATENT in fit["posterior"]["lengthscale"].dims
+    if not has_ard and fit.attrs.get("method") != "variational":
+        return 0, 1
+    first, second = np.argsort(-values)[:2]
+    return int(first), int(second)

@@ -1,0 +1,187 @@
+"""ln p(y, x) of unseen rows at many places at once, with its gradient in x."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import solve_triangular
+from scipy.linalg.blas import dtrmm
+from scipy.spatial.distance import cdist
+
+from pm_gplvm.draws import Draw
+from pm_gplvm.kernels import KERNELS
+
+__all__ = ["RowDensity", "Rows"]
+
+Array = NDArray[np.float64]
+
+_BLOCK = 2**19  # entries of one k(x, X): what a processor's cache still holds
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Unseen rows and the prior of their places.
+
+    Parameters
+    ----------
+    y : ndarray, shape (M, D)
+        Standardised; 0 where missing.
+    seen : ndarray of bool, shape (M, D)
+    mean, sd : ndarray, shape (M, Q)
+        x ~ N(mean, sd²), independent.
+    """
+
+    y: Array
+    seen: NDArray[np.bool_]
+    mean: Array
+    sd: Array
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def __getitem__(self, which: Any) -> "Rows":
+        return Rows(self.y[which], self.seen[which], self.mean[which], self.sd[which])
+
+    def log_prior(self, x: Array) -> Array:
+        """Return ln N(x; mean, sd²), x of shape (M, ..., Q), shape (M, ...)."""
+        over = (len(self), *(1,) * (x.ndim - 2), x.shape[-1])
+        mean, sd = self.mean.reshape(over), self.sd.reshape(over)
+        scaled = (x - mean) / sd
+        return np.asarray((-0.5 * (scaled**2 + np.log(2.0 * np.pi)) - np.log(sd)).sum(axis=-1))
+
+
+class RowDensity:
+    """One draw of X and θ, and what it says of unseen rows.
+
+    Given x a row has mean m(x) = k(x)ᵀ K⁻¹F and in each column the variance v(x) = k(x, x) -
+    k(x)ᵀ K⁻¹ k(x) + σ² (Rasmussen & Williams 2006, eq. 2.25 and 2.26), so that missing entries
+    drop out of a sum.
+
+    Parameters
+    ----------
+    draw : Draw
+    F : ndarray, shape (N, D)
+        The standardised rows it was made from.
+    """
+
+    def __init__(self, draw: Draw, F: Array) -> None:
+        self.draw, self.F = draw, F
+        self.weights = draw.solve(F)
+        # Products with L⁻¹ are faster than that many small systems solved.
+        inverse = solve_triangular(draw.chol, np.eye(len(F)), lower=True)
+        self.inverse = np.asfortranarray(inverse)
+        Q = draw.X.shape[1]
+        lengthscale = np.asarray(draw.theta.get("lengthscale", 1.0), dtype=np.float64)
+        self.unit = np.broadcast_to(lengthscale, Q)
+        self.amplitude = float(draw.theta.get("amplitude", 1.0))
+        self.bias = float(draw.theta.get("bias", 0.0))
+
+    def conditional(self, x: Array) -> tuple[Array, Array]:
+        """Mean (S, D) and variance (S,) of a measurement at places x of shape (S, Q)."""
+        parts = [self._conditional(self.draw.cross(x[b]), x[b])[:2] for b in self._blocks(len(x))]
+        mean, variance = (np.concatenate(p) for p in zip(*parts, strict=True))
+        return mean, variance
+
+    def log_joint(self, x: Array, rows: Rows) -> tuple[Array, Array]:
+        """Return ln p(y, x) of the i-th row at the i-th place, and its gradient in x.
+
+        Parameters
+        ----------
+        x : ndarray, shape (M, Q)
+        rows : Rows
+
+        Returns
+        -------
+        value : ndarray, shape (M,)
+        gradient : ndarray, shape (M, Q)
+        """
+        parts = [self._log_joint(x[b], rows[b]) for b in self._blocks(len(x))]
+        value, gradient = (np.concatenate(p) for p in zip(*parts, strict=True))
+        return value, gradient
+
+    def log_joint_and_variance(self, x: Array, rows: Rows) -> tuple[Array, Array]:
+        """Return ln p(y, x) of every row at T places of its own, and v there.
+
+        Parameters
+        ----------
+        x : ndarray, shape (M, T, Q)
+        rows : Rows
+
+        Returns
+        -------
+        value, variance : ndarray, shape (M, T)
+        """
+        M, T, Q = x.shape
+        value, variance = np.empty(M * T), np.empty(M * T)
+        flat, row = x.reshape(-1, Q), np.repeat(np.arange(M), T)
+        for b in self._blocks(M * T):
+            mean, variance[b], _ = self._conditional(self.draw.cross(flat[b]), flat[b])
+            some = rows[row[b]]
+            value[b] = self._given(some, mean, variance[b])[0]
+        return value.reshape(M, T) + rows.log_prior(x), variance.reshape(M, T)
+
+    def heights(self, places: Array, rows: Rows) -> Array:
+        """Return ln p(y, x) of every row at the same places of shape (P, Q), shape (M, P)."""
+        mean, variance = self.conditional(places)
+        misfit = distances2(rows, mean)
+        count = rows.seen.sum(axis=1)[:, None]
+        logs = -0.5 * (misfit / variance + count * np.log(2.0 * np.pi * variance))
+        shared = np.broadcast_to(places, (len(rows), *places.shape))
+        return np.asarray(logs + rows.log_prior(shared))
+
+    def _blocks(self, n: int) -> list[slice]:
+        size = max(1, _BLOCK // len(self.F))
+        return [slice(i, i + size) for i in range(0, n, size)] or [slice(0, 0)]
+
+    def _conditional(self, cross: Array, x: Array) -> tuple[Array, Array, Array]:
+        """Mean, variance, and L⁻¹ k(x) of shape (N, S)."""
+        half = dtrmm(1.0, self.inverse, cross.T, lower=1)
+        explained = np.einsum("ns,ns->s", half, half)
+        variance = np.maximum(self.draw.prior_variance(x) - explained, 0.0)
+        return cross @ self.weights, variance + self.draw.sigma**2, half
+
+    def _given(
+        self, rows: Rows, mean: Array, variance: Array
+    ) -> tuple[Array, Array, Array, NDArray[np.intp]]:
+        """Return ln p(y | x), the residuals, their squares' sum, and the number of entries seen."""
+        residual = np.where(rows.seen, rows.y - mean, 0.0)
+        misfit, count = (residual**2).sum(axis=1), rows.seen.sum(axis=1)
+        value = -0.5 * (misfit / variance + count * np.log(2.0 * np.pi * variance))
+        return value, residual, misfit, count
+
+    def _log_joint(self, x: Array, rows: Rows) -> tuple[Array, Array]:
+        cross, slope = self._cross_and_slope(x)
+        mean, variance, half = self._conditional(cross, x)
+        value, residual, misfit, count = self._given(rows, mean, variance)
+        # ∂/∂v, and with ∂v/∂k = -2 K⁻¹k and ∂m/∂k = K⁻¹F the derivative in every k(x, x_n).
+        by_variance = 0.5 * (misfit / variance - count) / variance
+        by_cross = (residual / variance[:, None]) @ self.weights.T
+        by_cross -= (
+            2.0 * by_variance[:, None] * dtrmm(1.0, self.inverse, half, lower=1, trans_a=1).T
+        )
+        X = self.draw.X
+        if slope is None:
+            gradient = self.amplitude**2 * (by_cross @ X + 2.0 * by_variance[:, None] * x)
+        else:
+            by_r2 = by_cross * slope  # r² = Σ (x - x_n)² / lengthscale²
+            gradient = 2.0 * (x * by_r2.sum(axis=1)[:, None] - by_r2 @ X) / self.unit**2
+        gradient -= (x - rows.mean) / rows.sd**2
+        return value + rows.log_prior(x), gradient
+
+    def _cross_and_slope(self, x: Array) -> tuple[Array, Array | None]:
+        """Return k(x, X) and its derivative in r², both (S, N); no slope of the inner product."""
+        kernel = KERNELS[self.draw.kernel]
+        if not kernel.stationary:
+            return self.draw.cross(x), None
+        r2 = cdist(x / self.unit, self.draw.Z, "sqeuclidean")
+        value, slope = kernel.profile(r2, np, self.amplitude)
+        return value + self.bias**2, slope
+
+
+def distances2(rows: Rows, F: Array) -> Array:
+    """Squared distances of rows to the rows of F over the entries seen, shape (M, len(F))."""
+    seen = rows.seen.astype(np.float64)
+    inner = (seen * rows.y) @ F.T
+    squares = (seen * rows.y**2).sum(axis=1)[:, None] + seen @ (F**2).T
+    return np.maximum(squares - 2.0 * inner, 0.0)

@@ -1,0 +1,188 @@
+"""The psi statistics: loops, Monte Carlo, quadrature, and their gradient."""
+
+import numpy as np
+import pytest
+from dense import complex_gradient, statistics
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.polynomial.hermite_e import hermegauss
+from oracles import kernel_matrix
+
+from pm_gplvm import psi
+from pm_gplvm.psi import kept_shape, psi_statistics
+from pm_gplvm.rules import cubature, fine_rule, point_rule
+
+KERNELS = ("rbf", "linear", "matern32", "matern52")
+
+
+def places(rng, N=20, M=6, Q=3):
+    return rng.standard_normal((N, Q)), rng.uniform(0.1, 0.9, (N, Q)), rng.standard_normal((M, Q))
+
+
+@pytest.mark.parametrize("kernel", ["rbf", "linear"])
+def test_closed_forms_are_the_papers(kernel, rng):
+    U, S, W = places(rng)
+    ours, theirs = psi_statistics(kernel, U, S, W), statistics(kernel, U, S, W)
+    for value, name in zip(theirs, ("psi0", "psi1", "psi2"), strict=True):
+        np.testing.assert_allclose(getattr(ours, name), value, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("kernel", ["rbf", "linear"])
+def test_closed_forms_are_what_monte_carlo_finds(kernel, rng):
+    U, S, W = places(rng, N=2, M=3, Q=2)
+    ours = psi_statistics(kernel, U, S, W)
+    n_draws, psi2, variance = 200_000, np.zeros((3, 3)), np.zeros((3, 3))
+    for n in range(2):
+        X = U[n] + S[n] * rng.standard_normal((n_draws, 2))
+        K = X @ W.T if kernel == "linear" else np.exp(-0.5 * ((X[:, None] - W) ** 2).sum(axis=2))
+        error = np.abs(K.mean(axis=0) - ours.psi1[n]) / (K.std(axis=0) / np.sqrt(n_draws))
+        assert error.max() < 4.5
+        products = K[:, :, None] * K[:, None, :]
+        psi2 += products.mean(axis=0)
+        variance += products.var(axis=0) / n_draws
+    assert (np.abs(psi2 - ours.psi2) / np.sqrt(variance)).max() < 4.5
+
+
+def test_rbf_is_what_quadrature_finds(rng):
+    U, S, W = places(rng, Q=2)
+    nodes, weights = hermegauss(40)
+    grid = np.stack(np.meshgrid(nodes, nodes), axis=-1).reshape(-1, 2)
+    rule = grid, np.outer(weights, weights).ravel() / weights.sum() ** 2
+    closed, summed = psi_statistics("rbf", U, S, W), psi_statistics("rbf", U, S, W, rule=rule)
+    np.testing.assert_allclose(closed.psi1, summed.psi1, rtol=1e-9)
+    np.testing.assert_allclose(closed.psi2, summed.psi2, rtol=1e-9)
+
+
+@pytest.mark.parametrize("kernel", ["rbf", "linear"])
+def test_gradient_is_the_derivative_of_the_papers_formulas(kernel, rng):
+    U, S, W = places(rng, N=4, M=3, Q=2)
+    d0, d1, d2 = rng.standard_normal(), rng.standard_normal((4, 3)), rng.standard_normal((3, 3))
+    d2 = d2 + d2.T
+
+    def along(U, S, W):
+        psi0, psi1, psi2 = statistics(kernel, U, S, W)
+        return d0 * psi0 + (d1 * psi1).sum() + (d2 * psi2).sum()
+
+    ours = psi_statistics(kernel, U, S, W).pullback(d0, d1, d2)
+    for mine, exact in zip(ours, complex_gradient(along, [U, S, W]), strict=True):
+        np.testing.assert_allclose(mine, exact, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("kernel", ["matern32", "matern52"])
+@pytest.mark.parametrize("Q", [2, 4])
+def test_gradient_by_nodes(kernel, Q, rng):
+    arguments = list(places(rng, N=3, M=3, Q=Q))
+    d1, d2 = rng.standard_normal((3, 3)), rng.standard_normal((3, 3))
+    d2 = d2 + d2.T
+
+    def along(*arguments):
+        found = psi_statistics(kernel, *arguments)
+        return (d1 * found.psi1).sum() + (d2 * found.psi2).sum()
+
+    ours = psi_statistics(kernel, *arguments).pullback(1.0, d1, d2)
+    for i, mine in enumerate(ours):
+        for index in np.ndindex(mine.shape):
+            sides = []
+            for step in (1e-5, -1e-5):
+                moved = [a.copy() for a in arguments]
+                moved[i][index] += step
+                sides.append(along(*moved))
+            assert mine[index] == pytest.approx((sides[0] - sides[1]) / 2e-5, rel=2e-6, abs=1e-7)
+
+
+def test_blocks_and_kept_rows_do_not_matter(rng, monkeypatch):
+    arguments = places(rng, N=70)
+    d1, d2 = rng.standard_normal((70, 6)), np.ones((6, 6))
+    whole = psi_statistics("rbf", *arguments)
+    expected = whole.psi2, *whole.pullback(1.0, d1, d2)
+    monkeypatch.setattr(psi, "_BLOCK_SIZE", 1)  # then 16 rows a block
+    for size in (0, 40 * 21, 10**6):  # none, two blocks and a part of the third, all
+        monkeypatch.setattr(psi, "_KEPT_SIZE", size)
+        assert kept_shape(70, 6)[0] == min(70, size // 21)
+        parts = psi_statistics("rbf", *arguments)
+        for a, b in zip((parts.psi2, *parts.pullback(1.0, d1, d2)), expected, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-12)
+
+
+def test_no_array_of_rows_and_pairs_is_formed(rng):
+    import tracemalloc
+
+    U, S, W = places(rng, N=40_000, M=20)
+    tracemalloc.start()
+    found = psi_statistics("rbf", U, S, W)
+    found.pullback(1.0, found.psi1, found.psi2)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 0.8 * 8 * 40_000 * 20 * 20
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_point_has_the_kernel_itself(kernel, rng):
+    U, _, W = places(rng)
+    found = psi_statistics(kernel, U, np.zeros_like(U), W, rule=point_rule(3))
+    K = kernel_matrix(kernel, np.concatenate([U, W]))[:20, 20:]
+    np.testing.assert_allclose(found.psi1, K, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(found.psi2, K.T @ K, rtol=1e-10, atol=1e-12)
+
+
+def test_rbf_tends_to_the_kernel_as_q_narrows(rng):
+    U, _, W = places(rng)
+    narrow = psi_statistics("rbf", U, np.full_like(U, 1e-7), W)
+    point = psi_statistics("rbf", U, np.zeros_like(U), W, rule=point_rule(3))
+    np.testing.assert_allclose(narrow.psi1, point.psi1, rtol=1e-11)
+    np.testing.assert_allclose(narrow.psi2, point.psi2, rtol=1e-11)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**31), st.floats(-1e3, 1e3), st.sampled_from(["rbf", "matern52"]))
+def test_a_common_shift_changes_nothing(seed, shift, kernel):
+    U, S, W = places(np.random.default_rng(seed), N=5, M=3, Q=2)
+    here = psi_statistics(kernel, U, S, W)
+    there = psi_statistics(kernel, U + shift, S, W + shift)
+    np.testing.assert_allclose(here.psi1, there.psi1, rtol=1e-8, atol=1e-12)
+    np.testing.assert_allclose(here.psi2, there.psi2, rtol=1e-8, atol=1e-12)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**31), st.sampled_from(KERNELS))
+def test_psi2_exceeds_the_square_of_psi1(seed, kernel):
+    """⟨k kᵀ⟩ - ⟨k⟩⟨k⟩ᵀ is a covariance."""
+    U, S, W = places(np.random.default_rng(seed), N=7, M=4, Q=2)
+    found = psi_statistics(kernel, U, S, W)
+    spread = np.linalg.eigvalsh(found.psi2 - found.psi1.T @ found.psi1)
+    assert spread.min() > -1e-10 * np.abs(found.psi2).max()
+
+
+@pytest.mark.parametrize("Q", [1, 2, 3, 4, 10])
+def test_a_rule_has_the_moments_of_a_standard_normal(Q):
+    nodes, weights = cubature(Q)
+    assert weights.min() > 0.0
+    assert weights.sum() == pytest.approx(1.0)
+    np.testing.assert_allclose(weights @ nodes, 0.0, atol=1e-13)
+    np.testing.assert_allclose(nodes.T @ (weights[:, None] * nodes), np.eye(Q), atol=1e-12)
+    fine, same = fine_rule(Q)
+    np.testing.assert_allclose(same @ fine, 0.0, atol=1e-12)
+    np.testing.assert_allclose(fine.T @ (same[:, None] * fine), np.eye(Q), atol=1e-12)
+
+
+# As the docstring of cubature states them.
+STATED = {
+    (2, 0.5): 0.007,
+    (3, 0.5): 0.02,
+    (5, 0.5): 0.06,
+    (2, 1.0): 0.03,
+    (3, 1.0): 0.06,
+    (5, 1.0): 0.08,
+}
+
+
+@pytest.mark.parametrize("kernel", ["matern32", "matern52"])
+@pytest.mark.parametrize(("Q", "spread"), STATED)
+def test_the_error_of_a_rule_is_as_stated(kernel, Q, spread, rng):
+    U, S, W = np.zeros((1, Q)), np.full((1, Q), spread), rng.standard_normal((100, Q))
+    ours = psi_statistics(kernel, U, S, W)
+    draws = rng.standard_normal((10_000, Q))
+    draws = np.concatenate([draws, -draws])
+    sampled = psi_statistics(kernel, U, S, W, rule=(draws, np.full(20_000, 1 / 20_000)))
+    for mine, theirs in ((ours.psi1, sampled.psi1), (ours.psi2, sampled.psi2)):
+        assert np.abs(mine - theirs).max() < STATED[Q, spread] + 0.002

@@ -1,0 +1,347 @@
+"""The variational Bayesian GP-LVM: its model, its fit, and what it finds."""
+
+import numpy as np
+import pymc as pm
+import pytest
+from conftest import simulated
+from dense import bound, kl
+from oracles import neighbour_errors
+
+import pm_gplvm as gplvm
+from pm_gplvm.objective import compile_log_density
+
+FLAT = dict.fromkeys(("lengthscale", "amplitude", "sigma", "bias"), "flat")
+
+
+def fit_of(model, **settings):
+    return gplvm.fit_variational(model, progressbar=False, random_seed=1, **settings)
+
+
+@pytest.fixture(scope="module")
+def table():
+    """60 x 30 of two latent dimensions."""
+    return simulated(60, 30)
+
+
+@pytest.fixture(scope="module")
+def wide(table):
+    return gplvm.build_model(table, 4, ard=True)
+
+
+@pytest.fixture(scope="module")
+def fit(wide):
+    return fit_of(wide, n_inducing=20)
+
+
+# The model
+
+
+def test_all_variables_are_visible(Y):
+    model = gplvm.build_model(Y, 2, kernel="rbf + bias", ard=True, priors={"sigma": 0.3})
+    bound_model = gplvm.build_variational(model, 5)
+    assert {rv.name for rv in bound_model.free_RVs} == {
+        *("lengthscale", "amplitude", "bias", "X_mean", "X_sd", "X_inducing")
+    }
+    assert {v.name for v in bound_model.potentials} == {"likelihood_bound", "minus_KL"}
+    assert float(bound_model["sigma"].get_value()) == 0.3
+    assert bound_model.named_vars_to_dims["X_sd"] == ("obs", "latent")
+    assert bound_model.named_vars_to_dims["X_inducing"] == ("inducing", "latent")
+    # The exact model is as it was.
+    assert {rv.name for rv in model.free_RVs} == {"X", "lengthscale", "amplitude", "bias"}
+
+
+@pytest.mark.parametrize("kernel", ["rbf", "rbf + bias"])
+def test_its_log_density_is_the_papers_in_the_units_of_the_table(kernel, Y, rng):
+    model = gplvm.build_model(
+        Y, 2, kernel=kernel, ard=True, scale="feature", priors=_priors(kernel)
+    )
+    density = compile_log_density(gplvm.build_variational(model, 4))
+    mean, sd = rng.standard_normal((12, 2)), rng.uniform(0.2, 0.9, (12, 2))
+    W, lengthscale = rng.standard_normal((4, 2)), np.array([0.8, 1.7])
+    theta = {"lengthscale": lengthscale, "amplitude": 1.2, "sigma": 0.4, "bias": 0.6}
+    values = {f"{name}_log__": np.log(value) for name, value in theta.items()}
+    values |= {"X_mean": mean, "X_sd_log__": np.log(sd), "X_inducing": W}
+    found, _ = density(density.pack({n: values[n] for n in density.names}))
+    F = ((Y - Y.mean("obs")) / Y.std("obs")).to_numpy()
+    bias = theta["bias"] if "bias" in kernel else 0.0
+    places = mean / lengthscale, sd / lengthscale, W / lengthscale
+    expected = bound("rbf", *places, 1.2, bias, 0.4, F) - kl(mean, sd)
+    expected -= 12 * np.log(Y.std("obs").to_numpy()).sum()
+    assert found == pytest.approx(expected, rel=1e-9)
+
+
+def _priors(kernel):
+    return {n: "flat" for n in FLAT if n != "bias" or "bias" in kernel}
+
+
+def test_priors_of_theta_are_the_models_own(Y):
+    priors = {"amplitude": pm.HalfNormal.dist(0.3), "lengthscale": pm.Gamma.dist(3.0, 1.0)}
+    model = gplvm.build_model(Y, 2, priors=priors)
+    approximation = gplvm.build_variational(model, 4)
+    for name in ("amplitude", "lengthscale", "sigma"):
+        one, other = (
+            m.compile_logp(vars=[m[name]], jacobian=False, mode="FAST_COMPILE")
+            for m in (model, approximation)
+        )
+        assert one(model.initial_point()) == other(approximation.initial_point())
+
+
+@pytest.mark.parametrize(
+    ("n_inducing", "error", "message"),
+    [
+        (13, ValueError, r"n_inducing must lie between 2 and the number of rows, 12, got 13"),
+        (1, ValueError, r"n_inducing must lie between 2 and .* got 1"),
+        (2.5, TypeError, r"n_inducing must be a whole number, got 2.5"),
+        (True, TypeError, r"n_inducing must be a whole number, got True"),
+    ],
+)
+def test_bad_numbers_of_inducing_inputs(Y, n_inducing, error, message):
+    model = gplvm.build_model(Y, 2)
+    with pytest.raises(error, match=message):
+        gplvm.build_variational(model, n_inducing)
+    with pytest.raises(error, match=message):
+        fit_of(model, n_inducing=n_inducing)
+
+
+@pytest.mark.parametrize("prior", [pm.Normal.dist(0.0, 2.0), pm.StudentT.dist(4), np.ones((12, 2))])
+def test_another_prior_on_x_is_refused(Y, prior):
+    model = gplvm.build_model(Y, 2, priors={"X": prior})
+    with pytest.raises(ValueError, match=r"model must have the prior N\(0, 1\) on X"):
+        gplvm.build_variational(model, 4)
+
+
+def test_what_depends_on_x_beside_the_table_is_refused(Y):
+    model = gplvm.build_model(Y, 2)
+    with model:
+        pm.Potential("pull", -(model["X"] ** 2).sum())
+    with pytest.raises(ValueError, match=r"depends on X beside the table"):
+        gplvm.build_variational(model, 4)
+
+
+def test_a_covariance_of_the_users_own_is_refused(Y):
+    with pm.Model() as model:
+        X = pm.Normal("X", shape=(12, 2))
+        K = pm.gp.cov.ExpQuad(2, ls=1.0)(X) + 0.1 * np.eye(12)
+        gplvm.GPColumns("Y", K, observed=Y.to_numpy().T)
+    with pytest.raises(ValueError, match=r"must have a kernel of the table .* got kernel='custom'"):
+        gplvm.build_variational(model, 4)
+
+
+def test_constant_tables(rng):
+    with pytest.raises(ValueError, match="equal rows: there is nothing to embed"):
+        gplvm.build_model(np.ones((12, 4)), 2)
+    Y = rng.standard_normal((30, 4)) @ rng.standard_normal((4, 6))
+    Y[:, 2] = 7.0  # one constant column is data like any other
+    fit = fit_of(gplvm.build_model(Y, 2), n_inducing=10)
+    assert np.isfinite(fit["sample_stats"]["bound"]).all()
+
+
+# The fit
+
+
+def test_groups_dims_and_labels(table, wide, fit):
+    assert dict(fit["posterior"].sizes) == {"chain": 1, "draw": 100, "obs": 60, "latent": 4}
+    assert list(fit["posterior"].data_vars) == ["X", "lengthscale", "amplitude", "sigma"]
+    known = fit["approximation"]
+    assert known["X_mean"].dims == known["X_sd"].dims == ("obs", "latent")
+    assert known["X_inducing"].dims == ("inducing", "latent")
+    assert known.sizes["inducing"] == 20
+    assert fit["posterior"]["label"].to_numpy().tolist() == table["label"].to_numpy().tolist()
+    assert known["obs"].to_numpy().tolist() == table["obs"].to_numpy().tolist()
+    assert fit.attrs["method"] == "variational"
+    assert fit.attrs["converged"] == 1
+    assert fit["posterior"]["sigma"].std() == 0.0
+
+
+def test_draws_are_from_q(wide):
+    fit = fit_of(wide, n_inducing=10, draws=2000, maxiter=300, tol=1e-6)
+    mean, sd = (fit["approximation"][name].to_numpy() for name in ("X_mean", "X_sd"))
+    draws = fit["posterior"]["X"].to_numpy()[0]
+    z = (draws.mean(axis=0) - mean) / (sd / np.sqrt(2000))
+    assert np.abs(z).max() < 5.0
+    np.testing.assert_allclose(draws.std(axis=0), sd, rtol=0.1)
+
+
+def test_the_bound_of_the_fit_is_that_of_its_numbers(table, fit):
+    known, theta = fit["approximation"], fit["posterior"].isel(chain=0, draw=0)
+    mean, sd, W = (known[name].to_numpy() for name in ("X_mean", "X_sd", "X_inducing"))
+    F = (table - table.mean("obs")).to_numpy()
+    scale = np.sqrt((F**2).mean())
+    unit = theta["lengthscale"].to_numpy()
+    numbers = (float(theta[name]) for name in ("amplitude", "sigma"))
+    amplitude, sigma = numbers
+    expected = bound("rbf", mean / unit, sd / unit, W / unit, amplitude, 0.0, sigma, F / scale)
+    expected -= kl(mean, sd) + F.size * np.log(scale)
+    assert float(fit["sample_stats"]["bound"][0, 0]) == pytest.approx(expected, rel=1e-8)
+
+
+def test_the_bound_never_falls(fit):
+    trace = fit["trace"]["objective"].to_numpy()
+    assert len(trace) == int(fit["optima"]["evaluations"][0])
+    assert (np.diff(trace) >= 0.0).all()
+    assert trace[-1] == float(fit["optima"]["objective"][0])
+
+
+def test_it_switches_off_what_is_not_needed(fit):
+    table = gplvm.dimensions(fit)
+    assert table["in_use"].sum() == 2
+    off = fit["approximation"]["X_sd"].isel(latent=table.index[~table["in_use"]].to_numpy())
+    np.testing.assert_allclose(off, 1.0, atol=0.05)  # there q is the prior
+
+
+def test_it_separates_the_classes(table, fit):
+    X = fit["approximation"]["X_mean"].to_numpy() / fit["posterior"]["lengthscale"].to_numpy()[0, 0]
+    first, second = gplvm.dimensions(fit).index[:2]
+    labels = table["label"].to_numpy()
+    assert neighbour_errors(X[:, [first, second]], labels) <= 6
+
+
+def test_the_same_seed_gives_the_same_fit(wide, fit):
+    again = fit_of(wide, n_inducing=20)
+    np.testing.assert_array_equal(again["posterior"]["X"], fit["posterior"]["X"])
+
+
+def test_a_fit_goes_on_from_another(wide, fit):
+    with pytest.warns(RuntimeWarning, match="did not converge"):
+        half = fit_of(wide, n_inducing=20, maxiter=20)
+    whole = fit_of(wide, n_inducing=20, start=half, hold=0)
+    assert float(whole["optima"]["objective_at_start"][0]) == pytest.approx(
+        float(half["optima"]["objective"][0]), rel=1e-9
+    )
+    assert whole["sample_stats"]["lp"][0, 0] > half["sample_stats"]["lp"][0, 0]
+
+
+def test_it_starts_where_it_is_told(wide, rng):
+    X = rng.standard_normal((60, 4))
+    start = {"X": X, "sigma": 0.37, "lengthscale": np.full(4, 2.0)}
+    with pytest.warns(RuntimeWarning, match="did not converge"):
+        fit = fit_of(wide, n_inducing=20, start=start, hold=0, maxiter=1)
+    assert np.abs(fit["approximation"]["X_mean"].to_numpy() - X).max() < 0.5
+    with pytest.raises(ValueError, match="start must be one of"):
+        fit_of(wide, start="spectral")
+
+
+def test_restarts_are_all_listed(wide):
+    fit = fit_of(wide, n_inducing=8, n_restarts=2, hold=20, tol=1e-5)
+    objectives = fit["optima"]["objective"].to_numpy()
+    assert sorted(fit["optima"]["start"].to_numpy()) == [0, 1, 2]
+    assert (np.diff(objectives) <= 0.0).all()
+    assert len(set(objectives.round(6))) == 3
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"hold": -1}, "hold must be a whole number of at least 0, got -1"),
+        ({"draws": 0}, "draws must be a whole number of at least 1, got 0"),
+        ({"maxiter": 0}, "maxiter must be a whole number of at least 1, got 0"),
+        ({"n_restarts": 1.5}, "n_restarts must be a whole number of at least 0, got 1.5"),
+        ({"tol": 0.0}, "tol must lie between 0 and 1, got 0.0"),
+    ],
+)
+def test_settings_out_of_range(wide, setting, message):
+    with pytest.raises(ValueError, match=message):
+        fit_of(wide, n_inducing=20, **setting)
+
+
+def test_a_bound_that_is_not_finite_at_the_start(wide):
+    start = {"X": np.eye(60, 4), "amplitude": 1e-200}
+    with pytest.raises(ValueError, match="objective is not finite at the start"):
+        fit_of(wide, n_inducing=20, start=start)
+
+
+def test_a_signal_that_was_switched_off_is_told(rng):
+    """Columns of noise alone, and a start that takes all for noise."""
+    model = gplvm.build_model(rng.standard_normal((40, 30)), 2)
+    X = rng.standard_normal((40, 2))
+    with pytest.warns(
+        RuntimeWarning, match=r"signal was switched off: .* hold amplitude and sigma longer"
+    ):
+        fit = fit_of(model, n_inducing=10, start={"X": X, "sigma": 2.0}, hold=0)
+    assert fit.attrs["explained"] < 0.01
+
+
+def test_the_linear_kernel_needs_no_search_for_inducing_inputs(table):
+    model = gplvm.build_model(table, 3, kernel="linear + bias")
+    fit = fit_of(model, n_inducing=20)
+    np.testing.assert_array_equal(fit["approximation"]["X_inducing"], np.eye(4, 3))
+    assert fit.attrs["explained"] > 0.3
+
+
+def test_a_kernel_without_closed_form_tells_its_error(table):
+    model = gplvm.build_model(table, 1, kernel="matern52")
+    fit = fit_of(model, n_inducing=15, tol=1e-6)
+    assert abs(fit.attrs["rule_error"]) < 1.0
+    # Far from its end q is wide, and the rule coarse.
+    far = gplvm.build_model(table, 4, kernel="matern32")
+    with (
+        pytest.warns(RuntimeWarning, match="did not converge"),
+        pytest.warns(RuntimeWarning, match="the rule of nodes misses the bound by"),
+    ):
+        coarse = fit_of(far, n_inducing=15, hold=0, maxiter=1)
+    assert abs(coarse.attrs["rule_error"]) > 1.0
+
+
+# What the rest of the package makes of it
+
+
+def test_prediction_integrates_over_q(table, fit, rng):
+    """The mean and the variance of Titsias & Lawrence (2010), section 4, with plain inverses."""
+    from dense import JITTER, statistics
+
+    known, theta = fit["approximation"], fit["posterior"].isel(chain=0, draw=0)
+    unit, a2, beta = theta["lengthscale"].to_numpy(), float(theta["amplitude"]) ** 2, None
+    beta = float(theta["sigma"]) ** -2
+    U, S, W = (known[n].to_numpy() / unit for n in ("X_mean", "X_sd", "X_inducing"))
+    _, psi1, psi2 = statistics("rbf", U, S, W)
+    gram = np.exp(-0.5 * ((W[:, None] - W) ** 2).sum(axis=2)) + JITTER * np.eye(20)
+    new = rng.standard_normal((5, 4))
+    cross = a2 * np.exp(-0.5 * ((new[:, None] / unit - W) ** 2).sum(axis=2))
+    inner = np.linalg.inv(a2 * gram + beta * a2**2 * psi2)
+    F = (table - table.mean("obs")).to_numpy()
+    predicted = gplvm.predict(fit, new)
+    mean = table.mean("obs").to_numpy() + beta * cross @ inner @ (a2 * psi1).T @ F
+    np.testing.assert_allclose(predicted["mean"], mean, rtol=1e-6, atol=1e-6)
+    variance = a2 - np.einsum("sm,mk,sk->s", cross, np.linalg.inv(a2 * gram) - inner, cross)
+    scale = np.sqrt((F**2).mean())
+    np.testing.assert_allclose(predicted["sd"][:, 0], scale * np.sqrt(variance), rtol=1e-5)
+
+
+def test_an_aligned_fit_predicts_the_same_in_its_own_frame(table, fit):
+    X = fit["posterior"]["X"][0, 0].to_numpy()
+    aligned = gplvm.align(fit)
+    turned = aligned["aligned"]["X"][0, 0].to_numpy()
+    one, other = gplvm.predict(fit, X), gplvm.predict(aligned, turned, draws=1)
+    np.testing.assert_allclose(one["mean"], other["mean"], rtol=1e-9)
+
+
+def test_it_is_saved_and_loaded(fit, tmp_path):
+    again = gplvm.load(gplvm.save(fit, tmp_path / "fit.nc"))
+    new = np.zeros((1, 4))
+    np.testing.assert_array_equal(gplvm.predict(again, new)["sd"], gplvm.predict(fit, new)["sd"])
+
+
+def test_it_stands_in_a_table_beside_a_map(wide, fit):
+    best = gplvm.fit_map(wide, progressbar=False, tol=1e-5)
+    with pytest.warns(RuntimeWarning, match="elpd_feature is unreliable"):
+        table = gplvm.compare({"variational": fit, "MAP": best})
+    assert table.loc["variational", "method"] == "variational"
+    assert table.loc["variational", "bound"] == pytest.approx(
+        fit["sample_stats"]["bound"][0, 0].item()
+    )
+    assert np.isnan(table.loc["MAP", "bound"])
+
+
+@pytest.mark.slow
+def test_the_oil_flow_in_ten_dimensions(data_file):
+    """Titsias & Lawrence (2010), section 5.1: 3 errors in the two dominant dimensions, 7 of 10 off."""
+    with np.load(data_file("oil_flow.npz")) as file:
+        Y, labels = file["Y_train"], file["labels_train"]
+    fit = gplvm.fit_variational(
+        gplvm.build_model(Y, 10, ard=True), maxiter=3000, tol=1e-5, random_seed=1, progressbar=False
+    )
+    table = gplvm.dimensions(fit)
+    two = table.index[:2].to_numpy()
+    X = fit["approximation"]["X_mean"].to_numpy()[:, two]
+    assert neighbour_errors(X, labels) <= 3
+    assert (~table["in_use"]).sum() >= 6
