@@ -58,7 +58,7 @@ figure, axes = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
 gplvm.plot_relevance(fit, ax=axes[0])
 trace = fit["trace"]["objective"]
 axes[1].plot(trace)
-axes[1].set(ylim=np.quantile(trace, [0.2, 1.0]), xlabel="evaluation", ylabel="objective")
+axes[1].set(ylim=np.quantile(trace, [0.1, 1.0]), xlabel="evaluation", ylabel="objective")
 plt.show()
 
 # %% [markdown]
@@ -111,12 +111,12 @@ assert best_of_two > bounds["RBF, 2, from PCA"] + 100.0
 # %% [markdown]
 # ## Too sure of itself
 #
-# q has independent rows. In the posterior rows move together: the curve on which they lie may
-# stretch here and shrink there. So q's standard deviations are those of one row *given all others*.
-# Sampling has no such gap. On thirty rows of one dimension:
+# q has independent rows. In the posterior rows move together: the line on which they lie may
+# stretch here and shrink there. So q's standard deviations are near those of one row *given all
+# others*. Sampling has no such gap. On thirty rows of one dimension:
 
 # %%
-Y = simulated(30, 6, latent_dim=1, noise=0.1, seed=4)
+Y = simulated(30, 10, latent_dim=1, noise=0.1, seed=1)
 small = gplvm.build_model(Y, latent_dim=1)
 narrow = gplvm.fit_variational(small, n_inducing=20, n_restarts=2, random_seed=1, progressbar=False)
 mean = narrow["approximation"]["X_mean"].to_numpy()
@@ -154,13 +154,14 @@ axes[1].set(xlabel="posterior sd, by sampling", ylabel="sd of q", xlim=0, ylim=0
 plt.show()
 
 ratio = of_q / sampled
-assert np.median(ratio) < 0.85
-assert (ratio < 1.0).mean() > 0.75
+assert np.abs(centre - mean[order, 0]).max() < 0.2  # the two agree on where the rows are
+assert np.median(ratio) < 0.7
+assert (ratio < 1.0).mean() > 0.9
 print(f"sd of q over the posterior's: median {np.median(ratio):.2f}")
 
 # %% [markdown]
-# The order of the rows and the shape are right, and cost a second. How far a position may lie
-# elsewhere is for `sample` to say.
+# Where the rows are, q tells as well as the sampler, in a second. How far they may lie elsewhere is
+# for `sample` to say. (It also visits other embeddings, if there are any: q knows only its own.)
 #
 # ## Many rows
 #

@@ -72,10 +72,12 @@ def test_density_is_that_of_the_model_of_all_rows(new, table):
 
 
 def test_new_rows_are_predicted_where_they_lie(old, new, table):
-    """By the old rows alone, better than by the mean of all columns."""
+    """By the old rows alone, most of them to within the noise; a row unlike all others need not be."""
     Y = table[100:].to_numpy()
     predicted = gplvm.predict(old, positions(new)[100:])["mean"].to_numpy()
-    assert ((predicted - Y) ** 2).mean() < 0.3 * ((Y - table[:100].values.mean(axis=0)) ** 2).mean()
+    errors = np.sqrt(((predicted - Y) ** 2).mean(axis=1))
+    assert np.median(errors) < 2.0 * 0.1 * 2.0  # the table's noise is 0.1 of a scale of 2
+    assert np.median(errors) < 0.2 * (Y - table[:100].values.mean(axis=0)).std()
 
 
 def test_place_is_the_likeliest_of_the_five(old, table):
