@@ -61,7 +61,13 @@ def log_evidence(fit: xr.DataTree, *, n_batches: int = 10) -> Evidence:
     >>> import pm_gplvm as gplvm
     >>> model = gplvm.build_model(gplvm.load_digits(n=8), latent_dim=1)
     >>> fit = gplvm.sample(
-    ...     model, draws=50, tune=30, chains=2, replicas=6, beta_min=0.0, random_seed=1,
+    ...     model,
+    ...     draws=50,
+    ...     tune=30,
+    ...     chains=2,
+    ...     replicas=6,
+    ...     beta_min=0.0,
+    ...     random_seed=1,
     ...     progressbar=False,
     ... )
     >>> gplvm.log_evidence(fit).error > 0.0
