@@ -27,8 +27,28 @@ CALLS = {
     "fit_map": ("fit_map", "until done", 10.0),
     "sample_theta": ("sample_theta", "until one draw", 15.0),
     "sample": ("sample", "until one draw", 15.0),
+    "fit_laplace": ("fit_laplace", "until done", None),
+    "fit_linear": ("fit_linear", "", None),
+    "fit_stochastic": ("fit_stochastic", "20 steps", None),
+    "gradients": ("gradients", "", None),
+    "sample_prior": ("sample_prior", "10 tables", None),
     "predict": ("predict", "10 points", None),
+    "embed": ("embed", "10 rows", None),
+    "impute": ("impute", "10 rows", None),
+    "align": ("align", "", None),
+    "compare": ("compare", "one fit", None),
+    "leave_one_out": ("leave_one_out", "", None),
     "plot_latent": ("plot_latent", "", None),
+}
+# What is called on a fit and the table's first rows alone.
+ON_FIT = {
+    "predict": lambda f, fit, Y: f(fit, [[0.1 * i, 0.0] for i in range(10)]),
+    "embed": lambda f, fit, Y: f(fit, Y[:10], random_seed=1),
+    "impute": lambda f, fit, Y: f(fit, _with_holes(Y[:10]), random_seed=1),
+    "align": lambda f, fit, Y: f(fit),
+    "compare": lambda f, fit, Y: f({"MAP": fit}),
+    "leave_one_out": lambda f, fit, Y: f(fit),
+    "plot_latent": lambda f, fit, Y: f(fit),
 }
 WITH_BACKEND = ("compile_objective", "fit_map_once", "fit_map", "sample_theta")
 _IMPORT = """
@@ -37,6 +57,12 @@ cpu, wall = time.process_time(), time.perf_counter()
 import {}
 print(json.dumps([time.process_time() - cpu, time.perf_counter() - wall]))
 """
+
+
+def _with_holes(Y):
+    holes = Y.copy()
+    holes[:, ::2] = float("nan")
+    return holes
 
 
 def _cpu_seconds() -> float:
@@ -58,13 +84,22 @@ def _call(name: str, file: str, fit_file: str, backend: str):
     few = {"draws": 1, "tune": 1, "chains": 1, "progressbar": False, "random_seed": 1}
     if name == "build_model":
         return lambda: function(Y)
-    if name == "predict":
+    if name in ON_FIT:
         fit = gplvm.load(fit_file)
-        return lambda: function(fit, np.zeros((10, 2)))
-    if name == "plot_latent":
-        fit = gplvm.load(fit_file)
-        return lambda: function(fit)
+        return lambda: ON_FIT[name](function, fit, Y)
+    if name == "fit_linear":
+        linear = gplvm.build_model(Y, kernel="linear")
+        return lambda: function(linear)
     model = gplvm.build_model(Y)
+    if name == "sample_prior":
+        return lambda: function(model, draws=10, random_seed=1)
+    if name == "fit_stochastic":
+        return lambda: function(model, steps=20, random_seed=1, progressbar=False)
+    if name == "fit_laplace":
+        return lambda: function(model, random_seed=1, progressbar=False)
+    if name == "gradients":
+        theta = {"lengthscale": 1.0, "amplitude": 1.0, "sigma": 0.3}
+        return lambda: function(model, {"X": X0, **theta})
     if name == "compile_objective":
         point = {"X": X0, "lengthscale": 1.0, "amplitude": 1.0, "sigma": 0.3}
         return lambda: function(model, backend=backend)(point)
