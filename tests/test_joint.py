@@ -170,7 +170,9 @@ def test_a_posterior_that_mixes_needs_no_ladder(integrated):
 def test_chains_that_disagree_get_a_ladder(Y):
     """With hardly any noise rows are held fast, and chains from random places disagree."""
     model = gplvm.build_model(Y, priors={"sigma": 0.01})
-    fit = gplvm.sample(model, "random", draws=10, tune=90, chains=3, **QUIET)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # so little noise may let some diverge
+        fit = gplvm.sample(model, "random", draws=10, tune=90, chains=3, **QUIET)
     tempering = fit["tempering"]
     assert fit.attrs["replicas"] == tempering.sizes["replica"] > 1
     beta = tempering["beta"].to_numpy()
