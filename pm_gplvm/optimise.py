@@ -76,7 +76,8 @@ def fit_map(
         A start has converged when an iteration raises the objective by less than ``tol`` times
         its size, or the largest component of the gradient is below 1e-5.
     random_seed : int, optional
-        Of the random start and of the restarts.
+        Of the random start and of the restarts; also of the places offered, which are the same
+        each time where it is None.
     progressbar : bool, default True
     blas_threads : int or None, default 1
         Threads of the linear algebra while it runs; None leaves the machine's setting.
@@ -119,6 +120,8 @@ def fit_map(
         raise ValueError("model must have a free variable, got every one fixed by a number.")
     _check(n_restarts, maxiter, tol, mode_of)
     rng = np.random.default_rng(random_seed)
+    # Without a seed a fit from PCA is the same each time; so are the places it offers.
+    places = np.random.default_rng(0 if random_seed is None else random_seed)
     first = start_values(model, start, rng)
     starts = [first, *(perturbed(model, first, start, rng) for _ in range(n_restarts))]
     density = compile_log_density(
@@ -144,7 +147,7 @@ def fit_map(
         top = max(range(len(optima)), key=lambda i: optima[i].objective)
         if relocate and optima[top].converged and Relocation.serves(model):
             optima[top] = _relocated(
-                coordinates, optima[top], Relocation(model, rng), maxiter, tol, counter
+                coordinates, optima[top], Relocation(model, places), maxiter, tol, counter
             )
     ranked = sorted(range(len(optima)), key=lambda i: -optima[i].objective)
     best = optima[ranked[0]]
