@@ -71,15 +71,16 @@ def _numpy_function(node: Apply) -> Callable[..., Any] | None:
     return None
 
 
-def _keeps_to_itself(fgraph: FunctionGraph, node: Apply) -> bool:
-    """Whether nobody but the graph's own passing computations ever holds the node's outputs.
+def _keeps_to_itself(fgraph: FunctionGraph, node: Apply) -> list[bool]:
+    """Whether nobody but the graph's own passing computations ever holds each of the outputs.
 
-    True if all that reads them are Ops that return new arrays, never views of their inputs.
+    True where all that read it are Ops that return new arrays, never views of their inputs.
     """
-    readers = [reader for out in node.outputs for reader, _ in fgraph.clients[out]]
-    return isinstance(node.op, TwinOp) and all(
-        isinstance(reader.op, TwinOp | Elemwise) for reader in readers
-    )
+    return [
+        isinstance(node.op, TwinOp)
+        and all(isinstance(reader.op, TwinOp | Elemwise) for reader, _ in fgraph.clients[out])
+        for out in node.outputs
+    ]
 
 
 def _perform(fgraph: FunctionGraph, node: Apply) -> Callable[..., Any]:
@@ -110,8 +111,8 @@ def _perform(fgraph: FunctionGraph, node: Apply) -> Callable[..., Any]:
                 slot[0] = value
             run()
         answer = results[0][0] if single else tuple([slot[0] for slot in results])
-        if not keep:
-            for slot in results:
+        for slot, own in zip(results, keep, strict=True):
+            if not own:
                 slot[0] = None  # or the Op might overwrite what was returned
         return answer
 
