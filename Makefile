@@ -4,7 +4,7 @@ PY = .venv/bin/python
 TEST_ENV = OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 MPLBACKEND=Agg
 
 .NOTPARALLEL:
-.PHONY: help demo test lint types layers unit notebooks peers bench clean
+.PHONY: help demo test lint types layers unit notebooks docs peers bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
@@ -38,6 +38,9 @@ notebooks: .venv/.installed ## run the notebooks, cut short
 	$(TEST_ENV) PM_GPLVM_SHORT=1 $(PY) -m pytest -qq -o addopts= --nbmake "$$@" \
 	&& echo "notebooks ran without an error"
 
+docs: .venv/.installed ## the public names as pages, docs/_build/index.html
+	$(PY) -m sphinx -q -W docs docs/_build
+
 peers: .venv/.installed ## the other libraries that the benchmarks compare with
 	$(PY) -m benchmarks peers
 
@@ -45,6 +48,6 @@ bench: .venv/.installed ## all benchmarks; one of them by BENCH="converge --cap 
 	$(PY) -m benchmarks $(or $(BENCH),all)
 
 clean: ## remove build products and caches; .venv stays
-	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf docs/_build docs/generated docs/api.rst build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find pm_gplvm tests notebooks benchmarks -path benchmarks/.peers -prune -o -name __pycache__ -o -name .ipynb_checkpoints \
 	2>/dev/null | xargs rm -rf

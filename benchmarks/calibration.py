@@ -29,8 +29,10 @@ def run(report: Report, arguments) -> None:
         ranks = gplvm.calibrate(
             model,
             n_replicates=arguments.replicates,
-            draws=29,
-            tune=60,
+            draws=25,
+            thin=8,
+            tune=100,
+            chains=4,
             random_seed=Q,
             progressbar=False,
         )

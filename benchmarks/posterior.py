@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from scipy.spatial.distance import cdist, pdist
 
 from benchmarks.data import table
 from benchmarks.environment import HERE, quiet
@@ -21,15 +22,16 @@ from benchmarks.report import Report
 
 OIL_100 = HERE.parents[1] / "shared" / "data" / "oil_flow_100.npz"
 N_PAIRS = 60
+COSTS = (50, 100, 200, 300, 500)  # rows
 # Name: rows, latent dimensions, options of `sample`, whether NumPyro is run beside it.
 CASES = {
-    "simulated": (50, 2, {"draws": 1000, "tune": 500}, True),
-    "oil 50": (50, 2, {"draws": 1000, "tune": 400, "thin": 2}, True),
-    "oil 100": (100, 2, {"draws": 400, "tune": 300}, False),
-    "oil 300": (300, 2, {"draws": 100, "tune": 150}, False),
-    "digits 200": (200, 3, {"draws": 100, "tune": 150}, False),
+    "simulated": (50, 2, {"draws": 1000, "tune": 500, "thin": 4}, True),
+    "oil 50": (50, 2, {"draws": 1000, "tune": 600, "thin": 2}, True),
+    "digits 200": (200, 3, {"draws": 200, "tune": 200, "replicas": 1}, False),
+    "oil 300": (300, 2, {"draws": 200, "tune": 200, "replicas": 1}, False),
+    "oil 100": (100, 2, {"draws": 200, "tune": 200}, False),
 }
-NUMPYRO = {"warmup": 300, "draws": 300, "chains": 2, "hold": False}
+NUMPYRO = {"warmup": 200, "draws": 200, "chains": 2, "hold": False}
 NUMPYRO_THETA = {"warmup": 500, "draws": 1000, "chains": 4, "hold": True}
 
 
@@ -37,9 +39,19 @@ def simulated_rows(N: int, Q: int, D: int = 12) -> np.ndarray:
     """A table drawn from the model itself, the noise a tenth of the signal."""
     rng = np.random.default_rng(0)
     X = rng.standard_normal((N, Q))
-    distance = ((X[:, None] - X) ** 2).sum(axis=-1)
-    K = np.exp(-0.5 * distance) + 0.01 * np.eye(N)
+    K = np.exp(-0.5 * cdist(X, X, "sqeuclidean")) + 0.01 * np.eye(N)
     return np.linalg.cholesky(K) @ rng.standard_normal((N, D))
+
+
+def covered(draws: dict[str, np.ndarray], Q: int) -> float:
+    """Share of all pairs of simulated rows whose true distance lies in its 89 % interval."""
+    Z = (draws["X"] / draws["lengthscale"][..., None, None])[:, ::4].reshape(
+        -1, *draws["X"].shape[2:]
+    )
+    N = Z.shape[1]
+    true = pdist(np.random.default_rng(0).standard_normal((N, Q)))
+    low, high = np.quantile([pdist(z) for z in Z], [0.055, 0.945], axis=0)
+    return float(((low < true) & (true < high)).mean())
 
 
 def rows_of(name: str, N: int, Q: int) -> np.ndarray:
@@ -138,38 +150,93 @@ def _main(file: str, out: str, options: dict) -> None:
     print(json.dumps(facts))
 
 
+HEADER = [
+    "sampler",
+    "R-hat at most",
+    "ESS at least",
+    "median ESS",
+    "CPU s",
+    "smallest ESS / CPU s",
+    "replicas",
+    "divergences",
+]
+
+
 def run(report: Report, arguments) -> None:
+    _costs(report)
     peers = installed_peers(["numpyro"])
-    rows = []
     for name, (N, Q, options, beside) in CASES.items():
         if arguments.case and name not in arguments.case:
             continue
+        report.text(f"## {name}: N = {N}, Q = {Q}, `sample` with {options}")
         Y = _standard(rows_of(name, N, Q))
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "table.npz"
             U = np.linalg.svd(Y, full_matrices=False)[0]
             np.savez(file, Y=Y, X0=U[:, :Q] * np.sqrt(N))
-            _case(report, rows, name, file, options, peers if beside else {})
-    report.table(
-        [
-            "data",
-            "sampler",
-            "R-hat at most",
-            "ESS at least",
-            "median ESS",
-            "CPU s",
-            "smallest ESS / CPU s",
-            "replicas",
-            "divergences",
-        ],
-        rows,
+            _case(report, name, file, options, peers if beside else {})
+        report.write()
+
+
+def _costs(report: Report) -> None:
+    """CPU time of one iteration at four states against N, and of one row's move."""
+    import pm_gplvm as gplvm
+    from pm_gplvm.chain_starts import begun
+    from pm_gplvm.replicas import Replicas, compile_posterior
+
+    rows = []
+    for N in COSTS:
+        model = gplvm.build_model(_standard(rows_of("oil", N, 2)), 2, scale="none")
+        rng = np.random.default_rng(0)
+        model, starts = begun(model, "pca", 4, rng)
+        posterior = compile_posterior(model)
+        states = np.array([posterior.ensemble.state(values) for values in starts])
+        sampler = Replicas(
+            posterior, states[:, None], np.ones(1), np.full(1, 0.01), n_candidates=64, rng=rng
+        )
+        sampler.iterate(tuning=True)
+        repeats = max(3, 2000 // N)
+        started = time.process_time()
+        for _ in range(repeats):
+            sampler.iterate()
+        whole = (time.process_time() - started) / repeats / 4
+        row = _row_move_seconds(sampler, repeats)
+        rows.append([N, sampler.n_rows, 1e3 * whole, 1e3 * row])
+        report.data.setdefault("costs", []).append(
+            {"N": N, "rows": sampler.n_rows, "iteration_s": whole, "row_s": row}
+        )
+    report.text("\n## Cost of one iteration of one state, without a ladder\n")
+    report.table(["N", "rows offered other places", "iteration, CPU ms", "row, CPU ms"], rows)
+
+
+def _row_move_seconds(sampler, repeats: int) -> float:
+    """CPU seconds to offer one row of one state its candidates."""
+    from pm_gplvm.rowjumps import RowMoves
+
+    posterior, ensemble = sampler.posterior, sampler.posterior.ensemble
+    theta, lengthscale = posterior.theta(ensemble.draws(sampler.states), len(sampler.states))
+    Z = ensemble.values(sampler.states)[ensemble.X] / lengthscale
+    moves = RowMoves(
+        Z,
+        theta,
+        posterior.F,
+        np.ones(len(Z)),
+        lambda n, C: -0.5 * ((C * lengthscale) ** 2).sum(axis=-1),
+        sampler.proposal,
+        sampler.rng,
     )
+    rows = np.arange(min(len(posterior.F), 20))
+    started = time.process_time()
+    for _ in range(repeats):
+        moves.sweep(rows, sampler.n_candidates)
+    return (time.process_time() - started) / repeats / len(rows) / len(Z)
 
 
-def _case(report: Report, rows: list, name: str, file: Path, options: dict, peers: dict) -> None:
+def _case(report: Report, name: str, file: Path, options: dict, peers: dict) -> None:
+    rows: list = []
     runs = [("pm_gplvm sample", sys.executable, ["-m", "benchmarks.posterior"], options)]
     for python, _ in peers.values():
-        script = [str(HERE / "peers" / "numpyro_nuts.py")]
+        script = ["-P", str(HERE / "peers" / "numpyro_nuts.py")]  # peers/numpyro.py is no numpyro
         runs.append(("NumPyro NUTS", python, script, NUMPYRO))
         if name == "simulated":
             runs.append(("NumPyro NUTS, θ alone", python, script, NUMPYRO_THETA))
@@ -189,12 +256,17 @@ def _case(report: Report, rows: list, name: str, file: Path, options: dict, peer
             print(f"  {name}, {sampler}: skipped, {problem}", flush=True)
             continue
         result = judged(draws, facts["cpu_s"])
+        if name == "simulated" and sampler == "pm_gplvm sample":
+            result["covered"] = covered(draws, draws["X"].shape[-1])
+            report.text(
+                f"{100 * result['covered']:.1f} % of the distances between simulated rows lie in their "
+                "89 % intervals.\n"
+            )
         report.data.setdefault("posterior", []).append(
             {"data": name, "sampler": sampler, "options": given, **facts, **result}
         )
         rows.append(
             [
-                name,
                 sampler,
                 result["largest_rhat"],
                 result["smallest_ess"],
@@ -206,6 +278,7 @@ def _case(report: Report, rows: list, name: str, file: Path, options: dict, peer
             ]
         )
         print(f"  {rows[-1]}", flush=True)
+    report.table(HEADER, rows)
 
 
 if __name__ == "__main__":

@@ -63,11 +63,12 @@ class Report:
         self.parts.append(f"![{self.name}]({self.name}.png)")
 
     def write(self) -> None:
+        """Write what there is so far; a long benchmark may do so more than once."""
         own = self.facts["versions"]
         lines = [", ".join(f"{name} {v}" for name, v in own.items())]
         for peer, versions in self.peers.items():
             lines.append(f"{peer}: " + ", ".join(f"{name} {v}" for name, v in versions.items()))
-        self.parts.append("Versions: " + "; ".join(lines) + ".")
+        parts = [*self.parts, "Versions: " + "; ".join(lines) + "."]
         self.data["peers"] = self.peers
-        (self.folder / f"{self.name}.md").write_text("\n\n".join(self.parts) + "\n")
+        (self.folder / f"{self.name}.md").write_text("\n\n".join(parts) + "\n")
         (self.folder / f"{self.name}.json").write_text(json.dumps(self.data, indent=1) + "\n")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pm_gplvm.agreement import neighbour_probabilities
     from pm_gplvm.alignment import align
     from pm_gplvm.approximations import build_sparse, build_variational
+    from pm_gplvm.back_constraints import back_constrained
     from pm_gplvm.calibration import calibrate, uniformity
     from pm_gplvm.comparison import compare
     from pm_gplvm.compilation import compile_mode
@@ -28,24 +29,31 @@ if TYPE_CHECKING:
     from pm_gplvm.datasets import load_digits, load_table
     from pm_gplvm.diagnosis import diagnose
     from pm_gplvm.embedding import embed, log_predictive
+    from pm_gplvm.estimator import GPLVM
     from pm_gplvm.evidence import log_evidence
+    from pm_gplvm.explorer import explore
+    from pm_gplvm.geometry import magnification
     from pm_gplvm.gradient_parts import gradients
     from pm_gplvm.imputation import impute
     from pm_gplvm.joint import sample, sample_more
     from pm_gplvm.laplace import fit_laplace
+    from pm_gplvm.latent_priors import classes, dynamics, informed
     from pm_gplvm.likelihood import GPColumns
     from pm_gplvm.linear import fit_linear
     from pm_gplvm.loo import compute_log_likelihood, leave_one_out
+    from pm_gplvm.map_plots import plot_magnification, plot_reconstruction
     from pm_gplvm.model import build_model
     from pm_gplvm.nuts import sample_theta
     from pm_gplvm.objective import compile_objective
     from pm_gplvm.online import update
+    from pm_gplvm.optima_plot import plot_optima
     from pm_gplvm.optimise import fit_map
     from pm_gplvm.plot import plot_latent
     from pm_gplvm.plot_fits import plot_compare, plot_prior
     from pm_gplvm.prediction import predict
     from pm_gplvm.predictive import reconstruct, sample_predictive
     from pm_gplvm.prior_draws import sample_prior
+    from pm_gplvm.rebuild import rebuild_model
     from pm_gplvm.relevance import dimensions
     from pm_gplvm.relevance_plot import plot_relevance
     from pm_gplvm.scores import score_embedding, summarise_theta
@@ -55,12 +63,15 @@ if TYPE_CHECKING:
     from pm_gplvm.variational import fit_variational
 
 _HOME = {
+    "GPLVM": "estimator",
     "GPColumns": "likelihood",
     "align": "alignment",
+    "back_constrained": "back_constraints",
     "build_model": "model",
     "build_sparse": "approximations",
     "build_variational": "approximations",
     "calibrate": "calibration",
+    "classes": "latent_priors",
     "compare": "comparison",
     "compile_mode": "compilation",
     "compile_objective": "objective",
@@ -69,7 +80,9 @@ _HOME = {
     "cross_validate": "crossvalidation",
     "diagnose": "diagnosis",
     "dimensions": "relevance",
+    "dynamics": "latent_priors",
     "embed": "embedding",
+    "explore": "explorer",
     "fit_laplace": "laplace",
     "fit_linear": "linear",
     "fit_map": "optimise",
@@ -78,18 +91,24 @@ _HOME = {
     "fit_variational": "variational",
     "gradients": "gradient_parts",
     "impute": "imputation",
+    "informed": "latent_priors",
     "leave_one_out": "loo",
     "load": "store",
     "load_digits": "datasets",
     "load_table": "datasets",
     "log_evidence": "evidence",
     "log_predictive": "embedding",
+    "magnification": "geometry",
     "neighbour_probabilities": "agreement",
     "plot_compare": "plot_fits",
     "plot_latent": "plot",
+    "plot_magnification": "map_plots",
+    "plot_optima": "optima_plot",
     "plot_prior": "plot_fits",
+    "plot_reconstruction": "map_plots",
     "plot_relevance": "relevance_plot",
     "predict": "prediction",
+    "rebuild_model": "rebuild",
     "reconstruct": "predictive",
     "sample": "joint",
     "sample_more": "joint",
@@ -104,12 +123,15 @@ _HOME = {
 }
 
 __all__ = [
+    "GPLVM",
     "GPColumns",
     "align",
+    "back_constrained",
     "build_model",
     "build_sparse",
     "build_variational",
     "calibrate",
+    "classes",
     "compare",
     "compile_mode",
     "compile_objective",
@@ -118,7 +140,9 @@ __all__ = [
     "cross_validate",
     "diagnose",
     "dimensions",
+    "dynamics",
     "embed",
+    "explore",
     "fit_laplace",
     "fit_linear",
     "fit_map",
@@ -127,18 +151,24 @@ __all__ = [
     "fit_variational",
     "gradients",
     "impute",
+    "informed",
     "leave_one_out",
     "load",
     "load_digits",
     "load_table",
     "log_evidence",
     "log_predictive",
+    "magnification",
     "neighbour_probabilities",
     "plot_compare",
     "plot_latent",
+    "plot_magnification",
+    "plot_optima",
     "plot_prior",
+    "plot_reconstruction",
     "plot_relevance",
     "predict",
+    "rebuild_model",
     "reconstruct",
     "sample",
     "sample_more",

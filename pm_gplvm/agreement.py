@@ -185,6 +185,7 @@ def agreement(
     draws : ndarray, shape (S, N, Q)
     reference : ndarray, shape (N, Q')
     Y : ndarray, shape (N, D)
+        With missing entries (NaN) it has no distances, and what needs them is NaN.
     labels : array_like, shape (N,), optional
     n_neighbors : int, default 10
 
@@ -193,6 +194,10 @@ def agreement(
     Dataset, dims (sample)
         The measures that :func:`pm_gplvm.compare` averages, by its names.
     """
+    if np.isnan(Y).any():
+        known = agreement(draws, reference, reference, labels, n_neighbors=n_neighbors)
+        of_Y = ("neighbours_Y", "distance_correlation_Y", "trustworthiness")
+        return known.assign({name: np.nan * known[name] for name in of_Y})
     near = {
         "neighbours": neighbours(reference, n_neighbors),
         "neighbours_Y": neighbours(Y, n_neighbors),

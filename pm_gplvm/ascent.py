@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from pm_gplvm.progress import Counter
+from pm_gplvm.schema import LATENT, OBS
 
 __all__ = [
     "COLLAPSED",
@@ -18,6 +19,7 @@ __all__ = [
     "INTERRUPTED",
     "Optimum",
     "climb",
+    "optima_positions",
     "optima_table",
 ]
 
@@ -184,3 +186,29 @@ def optima_table(ranked: Sequence[tuple[int, Optimum]]) -> xr.Dataset:
         {name: ("start", np.asarray(column)) for name, column in columns.items()},
         coords={"start": [i for i, _ in ranked]},
     )
+
+
+def optima_positions(
+    starts: Sequence[int], named: Sequence[Mapping[str, Array]]
+) -> dict[str, xr.Dataset]:
+    """Make the group ``optima_positions`` of a fit: where each start put the rows.
+
+    Parameters
+    ----------
+    starts : sequence of int
+        Their numbers.
+    named : sequence of mapping
+        Values of the model's variables where each ended, by name.
+
+    Returns
+    -------
+    dict
+        The group by its name, with ``Z`` (start, obs, latent): X in units of the lengthscale, where
+        that is free. Empty where X is held.
+    """
+    place = next((name for name in ("X", "X_mean") if name in named[0]), None)
+    if place is None:
+        return {}
+    Z = [v[place] / v.get("lengthscale", 1.0) for v in named]
+    group = xr.Dataset({"Z": (("start", OBS, LATENT), np.stack(Z))}, coords={"start": list(starts)})
+    return {"optima_positions": group}

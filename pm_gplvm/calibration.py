@@ -13,6 +13,8 @@ from rich.progress import track
 from scipy.stats import chisquare, kstest
 
 from pm_gplvm.gaussian import gram_factor
+from pm_gplvm.likelihood import require_complete
+from pm_gplvm.model import describe
 from pm_gplvm.prior_draws import sample_prior
 from pm_gplvm.replicas import Posterior, Replicas, compile_posterior
 from pm_gplvm.starts import start_values
@@ -27,9 +29,10 @@ def calibrate(
     model: pm.Model,
     *,
     n_replicates: int = 200,
-    draws: int = 49,
-    thin: int = 2,
+    draws: int = 25,
+    thin: int = 4,
     tune: int = 100,
+    chains: int = 4,
     n_pairs: int = 3,
     random_seed: int | None = None,
     progressbar: bool = True,
@@ -48,8 +51,9 @@ def calibrate(
         scale, nothing else.
     n_replicates : int, default 200
         Tables.
-    draws, thin, tune : int
-        Kept draws of each table, iterations for each of them, and iterations before.
+    draws, thin, tune, chains : int
+        Kept draws of each chain of each table, iterations for each of them, iterations before,
+        and chains, each from a start of its own.
     n_pairs : int, default 3
         Pairs of rows whose distance in lengthscales is ranked.
     random_seed : int, optional
@@ -58,7 +62,7 @@ def calibrate(
     Returns
     -------
     Dataset, dims (replicate)
-        Ranks from 0 to ``attrs["draws"]`` of each θ, of ``log_likelihood`` and of
+        Ranks from 0 to ``attrs["draws"]``, the draws of all chains, of each θ, of ``log_likelihood`` and of
         ``distance_0`` and so on.
 
     Raises
@@ -76,9 +80,10 @@ def calibrate(
     2
     """
     counts = {"n_replicates": n_replicates, "draws": draws, "thin": thin, "tune": tune}
-    for name, value in {**counts, "n_pairs": n_pairs}.items():
+    for name, value in {**counts, "chains": chains, "n_pairs": n_pairs}.items():
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
             raise ValueError(f"{name} must be a positive whole number, got {value!r}.")
+    require_complete(describe(model).observed, caller="calibrate")
     rng = np.random.default_rng(random_seed)
     posterior = compile_posterior(model)
     ensemble = posterior.ensemble
@@ -93,7 +98,8 @@ def calibrate(
     with limit_threads(1):
         for i in track(range(n_replicates), "calibrate", disable=not progressbar):
             mine = _with_data(posterior, (tables[i] - centre) / scale)
-            seen = _sampled(mine, _start(model, ensemble, rng), draws, thin, tune, pairs, rng)
+            starts = np.array([_start(model, ensemble, rng) for _ in range(chains)])
+            seen = _sampled(mine, starts, draws, thin, tune, pairs, rng)
             truth = _quantities(mine, truths[i][None], pairs)
             # Ties only occur where a row never moved; they are broken at random.
             ranks.append(
@@ -105,7 +111,7 @@ def calibrate(
             )
     return xr.Dataset(
         {name: ("replicate", [rank[name] for rank in ranks]) for name in ranks[0]},
-        attrs={"draws": int(draws)},
+        attrs={"draws": int(draws * chains)},
     )
 
 
@@ -176,7 +182,7 @@ def _with_data(posterior: Posterior, F: Array) -> Posterior:
 
 def _sampled(
     posterior: Posterior,
-    start: Array,
+    starts: Array,
     draws: int,
     thin: int,
     tune: int,
@@ -184,7 +190,7 @@ def _sampled(
     rng: np.random.Generator,
 ) -> dict[str, Array]:
     sampler = Replicas(
-        posterior, start[None, None], np.ones(1), np.full(1, 0.03), n_candidates=32, rng=rng
+        posterior, starts[:, None], np.ones(1), np.full(1, 0.03), n_candidates=32, rng=rng
     )
     for _ in range(tune):
         sampler.iterate(tuning=True)
@@ -192,8 +198,8 @@ def _sampled(
     for _ in range(draws):
         for _ in range(thin):
             sampler.iterate()
-        states.append(sampler.states[0].copy())
-    return _quantities(posterior, np.array(states), pairs)
+        states.append(sampler.states.copy())
+    return _quantities(posterior, np.concatenate(states), pairs)
 
 
 def _quantities(posterior: Posterior, states: Array, pairs: NDArray[np.int64]) -> dict[str, Array]:

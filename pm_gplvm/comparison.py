@@ -13,7 +13,7 @@ from pm_gplvm.agreement import agreement, check_counts, positions
 from pm_gplvm.draws import data_of
 from pm_gplvm.invariants import invariants
 from pm_gplvm.loo import error_of_sum, left_out
-from pm_gplvm.schema import THETA, draws_of, require_fit
+from pm_gplvm.schema import THETA, draws_of, observed_of, require_fit
 from pm_gplvm.scores import classes_of
 from pm_gplvm.threads import blas_threads
 
@@ -95,7 +95,8 @@ def compare(
             From ``kfold``.
 
         The table (distances in Y, trustworthiness) is that which the first fit saw: centred and
-        scaled. What needs K is NaN for a covariance of the user's own.
+        scaled; what needs distances in Y is NaN where entries are missing. What needs K is NaN for
+        a covariance of the user's own.
 
     Warns
     -----
@@ -157,6 +158,8 @@ def compare(
 def same_table(fits: Mapping[str, xr.DataTree], *, caller: str) -> Array:
     """Return the table that all fits were made from, as the first one saw it, shape (N, D).
 
+    Missing entries are NaN.
+
     Raises
     ------
     TypeError, ValueError
@@ -170,22 +173,23 @@ def same_table(fits: Mapping[str, xr.DataTree], *, caller: str) -> Array:
         raise ValueError(f"{caller} needs at least one fit, got an empty mapping.")
     names = list(fits)
     tables = [
-        require_fit(fit, "X", caller=caller)["observed_data"][fit.attrs["observed"]].to_numpy()
+        observed_of(require_fit(fit, "X", caller=caller), caller=caller).to_numpy()
         for fit in fits.values()
     ]
     for name, other in zip(names[1:], tables[1:], strict=True):
         if other.shape != tables[0].shape:
             (D, N), (d, n) = tables[0].shape, other.shape
             found = f"{N} rows and {D} features, and {n} and {d}"
-        elif not np.array_equal(other, tables[0]):
-            found = f"{int((other != tables[0]).sum())} entries that differ"
+        elif not np.array_equal(other, tables[0], equal_nan=True):
+            same = (other == tables[0]) | (np.isnan(other) & np.isnan(tables[0]))
+            found = f"{int((~same).sum())} entries that differ"
         else:
             continue
         raise ValueError(
             f"{caller} needs fits of the same table, got in {names[0]!r} and {name!r} {found}. "
             "Fit both models to the same Y."
         )
-    return data_of(fits[names[0]], caller=caller)[0]
+    return data_of(fits[names[0]], caller=caller, missing=True)[0]
 
 
 def thinned(fit: xr.DataTree, draws: int) -> xr.DataTree:

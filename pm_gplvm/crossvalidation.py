@@ -15,6 +15,7 @@ from pm_gplvm.embedding import log_predictive
 from pm_gplvm.model import build_model
 from pm_gplvm.optimise import fit_map
 from pm_gplvm.preprocess import as_table
+from pm_gplvm.progress import Pieces
 from pm_gplvm.schema import OBS
 
 __all__ = ["cross_validate"]
@@ -31,6 +32,7 @@ def cross_validate(
     draws: int = 20,
     n_samples: int = 1000,
     random_seed: int | None = None,
+    progressbar: bool = True,
 ) -> xr.Dataset:
     """Score a model by rows that it has not seen.
 
@@ -59,6 +61,8 @@ def cross_validate(
         Points of the integral over x, for each row, at least 100.
     random_seed : int, optional
         Of the folds and the points.
+    progressbar : bool, default True
+        Of the folds; a ``fit`` of your own shows its own.
 
     Returns
     -------
@@ -77,7 +81,9 @@ def cross_validate(
     Examples
     --------
     >>> import pm_gplvm as gplvm
-    >>> scores = gplvm.cross_validate(gplvm.load_digits(n=20), n_folds=2, random_seed=1)
+    >>> scores = gplvm.cross_validate(
+    ...     gplvm.load_digits(n=20), n_folds=2, random_seed=1, progressbar=False
+    ... )
     >>> scores["log_score"].dims
     ('obs',)
     """
@@ -89,23 +95,27 @@ def cross_validate(
             raise ValueError(f"{name} must be a whole number of at least {low}, got {value!r}.")
     if n_folds > N:
         raise ValueError(f"n_folds must be at most the number of rows, {N}, got {n_folds}.")
+    show = progressbar and fit is None  # two lines of progress do not go together
     fit = fit or _mode
     rng = np.random.default_rng(random_seed)
     fold = rng.permutation(np.arange(N) % n_folds)
     known = {name: np.empty(N) for name in ("log_score", "error", "pareto_k")}
-    for k in range(n_folds):
-        held = fold == k
-        model = build(table[~held])
-        _check_prior(model)
-        scores = log_predictive(
-            fit(model),
-            table.to_numpy()[held],
-            draws=draws,
-            n_samples=n_samples,
-            random_seed=int(rng.integers(2**31)),
-        )
-        for name, values in known.items():
-            values[held] = scores[name]
+    with Pieces("cross_validate", n_folds, "folds", show) as progress:
+        for k in range(n_folds):
+            held = fold == k
+            model = build(table[~held])
+            _check_prior(model)
+            scores = log_predictive(
+                fit(model),
+                table.to_numpy()[held],
+                draws=draws,
+                n_samples=n_samples,
+                random_seed=int(rng.integers(2**31)),
+                progressbar=False,
+            )
+            for name, values in known.items():
+                values[held] = scores[name]
+            progress.advance()
     coords = {name: coord for name, coord in table.coords.items() if coord.dims == (OBS,)}
     columns = {**known, "fold": fold}
     return xr.Dataset({name: (OBS, values) for name, values in columns.items()}, coords=coords)

@@ -1,7 +1,7 @@
 """The draws of a fit, one after the other, as the Gaussian processes that they are."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -10,8 +10,14 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
 
-from pm_gplvm.kernels import KERNELS, cross_covariance, prior_variance
-from pm_gplvm.schema import FEATURE, THETA, draws_of, require_fit
+from pm_gplvm.kernels import (
+    KERNELS,
+    cross_covariance,
+    cross_slope,
+    prior_slope_variance,
+    prior_variance,
+)
+from pm_gplvm.schema import FEATURE, THETA, draws_of, observed_of, require_fit
 
 __all__ = ["Draw", "data_of", "each_draw", "evenly_spaced"]
 
@@ -57,6 +63,10 @@ class Draw:
         """k(X_new, X), without noise, shape (S, N)."""
         return cross_covariance(self.kernel, X_new, self.X, **self.theta)
 
+    def given(self, rows: NDArray[np.intp]) -> "Draw":
+        """Return what is left of it if the other rows had not been observed."""
+        return self if len(rows) == len(self.X) else replace(self, X=self.X[rows])
+
     def solve(self, F: Array) -> Array:
         """K⁻¹ F."""
         return np.asarray(cho_solve((self.chol, True), F, check_finite=False))
@@ -71,6 +81,17 @@ class Draw:
         half = solve_triangular(self.chol, cross.T, lower=True, check_finite=False)
         # Rounding can leave a variance below zero where a new position meets a noise-free row.
         return np.maximum(prior - np.einsum("ns,ns->s", half, half), 0.0)
+
+    def slope(self, X_new: Array) -> Array:
+        """∂k(X_new, X)/∂X_new, shape (S, Q, N)."""
+        return cross_slope(self.kernel, X_new, self.X, **self.theta)
+
+    def slope_covariance(self, slope: Array) -> Array:
+        """Covariance of the function's slopes, in units of scale² of Y / X², shape (S, Q, Q)."""
+        S, Q, N = slope.shape
+        half = solve_triangular(self.chol, slope.reshape(-1, N).T, lower=True, check_finite=False)
+        known = np.einsum("nsi,nsj->sij", *[half.reshape(N, S, Q)] * 2, optimize=True)
+        return np.diag(prior_slope_variance(self.kernel, Q, **self.theta)) - known
 
 
 def each_draw(fit: xr.DataTree, *, caller: str, limit: int | None = None) -> Iterator[Draw]:
@@ -112,22 +133,36 @@ def evenly_spaced(total: int, limit: int | None) -> NDArray[np.intp]:
     return np.unique(chosen).astype(np.intp)
 
 
-def data_of(fit: xr.DataTree, *, caller: str) -> tuple[Array, Array, Array]:
+def data_of(fit: xr.DataTree, *, caller: str, missing: bool = False) -> tuple[Array, Array, Array]:
     """Read the table that a fit was made from.
+
+    Parameters
+    ----------
+    fit : DataTree
+    caller : str
+        Named in the message of an error.
+    missing : bool, default False
+        Whether the caller can do with missing entries.
 
     Returns
     -------
     F : ndarray, shape (N, D)
-        (Y - mean) / scale.
+        (Y - mean) / scale, NaN where an entry is missing.
     mean, scale : ndarray, shape (D,)
 
     Raises
     ------
     TypeError, ValueError
-        If ``fit`` lacks the table, its mean or its scale.
+        If ``fit`` lacks the table, its mean or its scale, or an entry that the caller needs.
     """
     require_fit(fit, "Y_mean", "Y_scale", caller=caller)
     constant = fit["constant_data"].to_dataset()
-    observed = fit["observed_data"][fit.attrs["observed"]].transpose(..., FEATURE)
+    observed = observed_of(fit, caller=caller).transpose(..., FEATURE)
     mean, scale = constant["Y_mean"].to_numpy(), constant["Y_scale"].to_numpy()
-    return (observed.to_numpy() - mean) / scale, mean, scale
+    F = (observed.to_numpy() - mean) / scale
+    if not missing and (n := int(np.isnan(F).sum())):
+        raise ValueError(
+            f"{caller} needs a fit of a complete table, got one with {n} missing entries. Fill them and "
+            "fit again: build_model(impute(fit)['mean'])."
+        )
+    return F, mean, scale

@@ -2,18 +2,20 @@
 
 import json
 import warnings
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from pm_gplvm.back_constraints import is_back_constrained
 from pm_gplvm.draws import data_of
 from pm_gplvm.newrows import new_table, rows_by_draw
+from pm_gplvm.placed import places_by_map, row_labels, tree_of_places
+from pm_gplvm.progress import Pieces
 from pm_gplvm.rowmodes import effective, peaks
 from pm_gplvm.rowposterior import Places, weighted_places
-from pm_gplvm.schema import LATENT, draws_of
+from pm_gplvm.schema import warn_unaligned
 from pm_gplvm.threads import blas_threads as limit_threads
 
 __all__ = ["embed", "log_predictive", "places_of_table"]
@@ -32,6 +34,7 @@ def embed(
     n_samples: int = 1000,
     n_starts: int = 16,
     random_seed: int | None = None,
+    progressbar: bool = True,
     blas_threads: int | None = 1,
 ) -> xr.DataTree:
     """Find the posterior of the place x of new rows, each for itself.
@@ -59,7 +62,9 @@ def embed(
     prior : tuple of array_like, optional
         ``(mean, sd)`` of x ~ N(mean, sd²), each a number, (Q,) or (M, Q), in the frame of the fit's
         X. By default N(0, 1), the prior of :func:`build_model`, moved along where :func:`align`
-        moved X. A fit does not hold its model: if that had another prior on X, give it here.
+        moved X; of a fit with :func:`classes` their mixture; of one that is
+        :func:`back_constrained` the place that the map gives, one for each draw. If X had a prior
+        of your own, give it here.
     draws : int, default 20
         At most so many draws of the fit are used, evenly spaced.
     n_samples : int, default 1000
@@ -67,6 +72,7 @@ def embed(
     n_starts : int, default 16
         Climbs for each row and draw of the fit, at least 4.
     random_seed : int, optional
+    progressbar : bool, default True
     blas_threads : int or None, default 1
 
     Returns
@@ -84,7 +90,8 @@ def embed(
     Warns
     -----
     RuntimeWarning
-        If ``pareto_k`` of a row exceeds 0.7 or a highest mode was not reached.
+        If ``pareto_k`` of a row exceeds 0.7 or a highest mode was not reached; if the draws of X
+        stand in frames of their own (:func:`align`).
 
     Raises
     ------
@@ -109,50 +116,34 @@ def embed(
     >>> import pm_gplvm as gplvm
     >>> Y = gplvm.load_digits(n=32)
     >>> best = gplvm.fit_map(gplvm.build_model(Y[:30]), mode_of="Z", progressbar=False)
-    >>> new = gplvm.embed(best, Y[30:], random_seed=1)
+    >>> new = gplvm.embed(best, Y[30:], random_seed=1, progressbar=False)
     >>> new["posterior"]["X"].dims, new["modes"]["weight"].dims
     (('chain', 'draw', 'obs_new', 'latent'), ('obs_new', 'mode'))
     """
     settings = {"draws": draws, "n_samples": n_samples, "n_starts": n_starts}
-    new, places = places_of_table(fit, Y_new, "embed", prior, settings, random_seed, blas_threads)
+    _check_settings(settings)
+    if prior is None and isinstance(fit, xr.DataTree) and is_back_constrained(fit):
+        whole = new_table(fit, Y_new, caller="embed")
+        warn_unaligned(fit, caller="embed")
+        return places_by_map(fit, whole, draws)
+    new, places = places_of_table(
+        fit, Y_new, "embed", prior, settings, random_seed, blas_threads, progressbar
+    )
+    warn_unaligned(fit, caller="embed")
     weights, k = places.smoothed()
     _warn(k, places.modes.converged)
     rng = np.random.default_rng(None if random_seed is None else [random_seed, 1])
     chosen = _resampled(weights, rng)
     X = places.x[np.arange(len(new)), chosen]
     at, sd, weight = peaks(places, weights)
-    latent = draws_of(fit, "X")[LATENT].to_numpy()
-    coords: dict[str, Any] = {**_row_labels(new), LATENT: latent}
-    modes = {
-        "X": (("obs_new", "mode", LATENT), at),
-        "sd": (("obs_new", "mode", LATENT), sd),
-        "weight": (("obs_new", "mode"), weight),
-    }
     rows = {
         "effective_modes": effective(weight),
         "ess": 1.0 / (weights**2).sum(axis=1),
         "pareto_k": k,
         "converged": places.modes.converged,
     }
-    tree = xr.DataTree.from_dict(
-        {
-            "posterior": xr.Dataset(
-                {"X": (("chain", "draw", "obs_new", LATENT), X[None])},
-                coords={**coords, "chain": [0], "draw": np.arange(len(X))},
-            ),
-            "modes": xr.Dataset(modes, coords={**coords, "mode": np.arange(weight.shape[1])}),
-            "rows": xr.Dataset(
-                {name: ("obs_new", values) for name, values in rows.items()},
-                coords=_row_labels(new),
-            ),
-        }
-    )
-    tree.attrs = {
-        "pm_gplvm_version": version("pm_gplvm"),
-        "method": "embed",
-        **settings,
-        "random_seed": json.dumps(random_seed),
-    }
+    tree = tree_of_places(fit, new, X, (at, sd, weight), rows)
+    tree.attrs |= {**settings, "random_seed": json.dumps(random_seed)}
     return tree
 
 
@@ -165,6 +156,7 @@ def log_predictive(
     n_samples: int = 1000,
     n_starts: int = 16,
     random_seed: int | None = None,
+    progressbar: bool = True,
     blas_threads: int | None = 1,
 ) -> xr.Dataset:
     """Give ln p(y) of new rows, their places integrated out.
@@ -175,7 +167,7 @@ def log_predictive(
 
     Parameters
     ----------
-    fit, Y_new, prior, draws, n_samples, n_starts, random_seed, blas_threads
+    fit, Y_new, prior, draws, n_samples, n_starts, random_seed, progressbar, blas_threads
         As in :func:`embed`.
 
     Returns
@@ -194,21 +186,21 @@ def log_predictive(
     >>> import pm_gplvm as gplvm
     >>> Y = gplvm.load_digits(n=32)
     >>> best = gplvm.fit_map(gplvm.build_model(Y[:30]), mode_of="Z", progressbar=False)
-    >>> gplvm.log_predictive(best, Y[30:], random_seed=1)["log_score"].dims
+    >>> gplvm.log_predictive(best, Y[30:], random_seed=1, progressbar=False)["log_score"].dims
     ('obs_new',)
     """
     settings = {"draws": draws, "n_samples": n_samples, "n_starts": n_starts}
     new, places = places_of_table(
-        fit, Y_new, "log_predictive", prior, settings, random_seed, blas_threads
+        fit, Y_new, "log_predictive", prior, settings, random_seed, blas_threads, progressbar
     )
-    _, _, scale = data_of(fit, caller="log_predictive")
+    _, _, scale = data_of(fit, caller="log_predictive", missing=True)
     units = (~np.isnan(new.to_numpy())) @ np.log(scale)
     known = {
         "log_score": places.log_evidence - units,
         "error": places.error,
         "pareto_k": places.smoothed()[1],
     }
-    return xr.Dataset({n: ("obs_new", v) for n, v in known.items()}, coords=_row_labels(new))
+    return xr.Dataset({n: ("obs_new", v) for n, v in known.items()}, coords=row_labels(new))
 
 
 def places_of_table(
@@ -219,6 +211,7 @@ def places_of_table(
     settings: dict[str, int],
     random_seed: int | None,
     blas_threads: int | None,
+    progressbar: bool,
 ) -> tuple[xr.DataArray, Places]:
     """Check the arguments of :func:`embed`, and draw weighted places of every row.
 
@@ -228,24 +221,33 @@ def places_of_table(
         The table, its columns in the order of the fit's.
     places : Places
     """
-    for (name, value), least in zip(settings.items(), (1, 100, 4), strict=True):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-            raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}.")
+    _check_settings(settings)
     new = new_table(fit, Y_new, caller=caller)
+    if prior is None and is_back_constrained(fit):
+        raise ValueError(
+            f"{caller} needs a density of the place of a new row, while in a fit with back constraints "
+            "it is a function of the row. Give prior=(0.0, 1.0)."
+        )
     by_draw = rows_by_draw(fit, new, prior, settings["draws"])
-    with limit_threads(blas_threads):
+    with (
+        limit_threads(blas_threads),
+        Pieces(caller, len(new) * len(by_draw), "rows", progressbar) as progress,
+    ):
         places = weighted_places(
             fit,
             by_draw,
             n_samples=settings["n_samples"],
             n_starts=settings["n_starts"],
             rng=np.random.default_rng(random_seed),
+            progress=progress,
         )
     return new, places
 
 
-def _row_labels(new: xr.DataArray) -> dict[Any, Any]:
-    return {name: coord for name, coord in new.coords.items() if coord.dims == ("obs_new",)}
+def _check_settings(settings: dict[str, int]) -> None:
+    for (name, value), least in zip(settings.items(), (1, 100, 4), strict=True):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+            raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}.")
 
 
 def _resampled(weights: Array, rng: np.random.Generator) -> NDArray[np.intp]:

@@ -1,4 +1,4 @@
-"""Which chains found the same embedding, and how far apart the embeddings are."""
+"""Which chains, or starts, found the same embedding, and how far apart the embeddings are."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from scipy.spatial import procrustes
 from pm_gplvm.alignment import procrustes_mean
 from pm_gplvm.invariants import scale_free
 
-__all__ = ["embedding_table", "group_halves"]
+__all__ = ["embedding_table", "group_halves", "group_optima"]
 
 Array = NDArray[np.float64]
 
@@ -92,3 +92,50 @@ def _mean(fit: xr.DataTree, chains: tuple[int, ...]) -> Array:
     Z = scale_free(fit).sel(chain=list(chains)).to_numpy()
     draws = Z.reshape(-1, *Z.shape[2:])
     return procrustes_mean(draws - draws.mean(axis=1, keepdims=True))[0]
+
+
+def group_optima(fit: xr.DataTree, same: float = 0.01) -> xr.Dataset:
+    """Sort the ends of an optimiser's starts by embedding.
+
+    Parameters
+    ----------
+    fit : DataTree
+        With the groups ``optima`` and ``optima_positions``.
+    same : float, default 0.01
+        Two ends are of one embedding if at most this share of the variance of X / lengthscale is left
+        after centring, scaling and turning one onto the other; or if others link them.
+
+    Returns
+    -------
+    Dataset, dims (start, ...), the best start first
+        ``objective``, ``converged``; ``distance`` (start, start_to): that share, SciPy's disparity;
+        ``embedding``: 0 for that of the best start, then 1, 2, ... in the order of the starts.
+
+    Raises
+    ------
+    ValueError
+        If the fit does not hold where its starts ended, or ``same`` does not lie between 0 and 1.
+
+    Examples
+    --------
+    >>> import pm_gplvm as gplvm
+    >>> model = gplvm.build_model(gplvm.load_digits(n=20))
+    >>> best = gplvm.fit_map(model, n_restarts=1, random_seed=1, progressbar=False)
+    >>> group_optima(best)["embedding"].shape
+    (2,)
+    """
+    if not 0.0 < same < 1.0:
+        raise ValueError(f"same must lie between 0 and 1, got {same!r}.")
+    if not {"optima", "optima_positions"} <= set(fit.children):
+        raise ValueError(
+            "fit must hold where its starts ended (optima, optima_positions), got the groups "
+            f"{', '.join(fit.children)}. Take what fit_map returns with n_restarts=4."
+        )
+    Z = fit["optima_positions"]["Z"].to_numpy()
+    distance = np.zeros((len(Z), len(Z)))
+    for i, j in zip(*np.triu_indices(len(Z), 1), strict=True):
+        distance[i, j] = distance[j, i] = procrustes(Z[i], Z[j])[2]
+    # Components are numbered in the order in which they are met.
+    _, embedding = connected_components(distance <= same, directed=False)
+    table = fit["optima"].to_dataset()[["objective", "converged"]]
+    return table.assign(embedding=("start", embedding), distance=(("start", "start_to"), distance))

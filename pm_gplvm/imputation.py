@@ -1,4 +1,4 @@
-"""Missing entries of new rows, from those that were seen."""
+"""Missing entries of new rows, and of the training rows, from those that were seen."""
 
 from typing import Any
 
@@ -7,6 +7,8 @@ import xarray as xr
 
 from pm_gplvm.draws import data_of, each_draw
 from pm_gplvm.embedding import places_of_table
+from pm_gplvm.patterns import column_patterns
+from pm_gplvm.predictive import reconstruct
 from pm_gplvm.schema import FEATURE
 from pm_gplvm.threads import blas_threads as limit_threads
 
@@ -15,35 +17,40 @@ __all__ = ["impute"]
 
 def impute(
     fit: xr.DataTree,
-    Y_new: Any,
+    Y_new: Any = None,
     *,
     prior: Any = None,
     draws: int = 20,
     n_samples: int = 1000,
     n_starts: int = 16,
     random_seed: int | None = None,
+    progressbar: bool = True,
     blas_threads: int | None = 1,
 ) -> xr.Dataset:
-    """Fill the missing entries of new rows.
+    """Fill the missing entries of new rows, or of those that the fit was made from.
 
     The prediction at x is mixed over the posterior of x given the entries seen, as :func:`embed`
     finds it, by the law of total variance:
 
         mean = E m(x),  sd² = E v(x) + var m(x),
 
-    m and v those of a measurement, its noise included.
+    m and v those of a measurement, its noise included. The places of the training rows are those of
+    the fit's draws: :func:`reconstruct` tells of them.
 
     Parameters
     ----------
-    fit, Y_new, prior, draws, n_samples, n_starts, random_seed, blas_threads
+    Y_new : array_like, DataFrame or DataArray, optional
+        By default the table that the fit was made from, with ``missing="mask"``; of the other
+        arguments ``draws`` alone then matters.
+    fit, prior, draws, n_samples, n_starts, random_seed, progressbar, blas_threads
         As in :func:`embed`.
 
     Returns
     -------
-    Dataset, dims (obs_new, feature)
+    Dataset, dims (obs_new, feature), or (obs, feature) for the training rows
         ``mean`` and ``sd`` in the units of Y. Entries seen stand in ``mean`` as they are, with
-        ``sd`` 0. ``pareto_k`` (obs_new,) of the weights: above 0.7 do not rely on the row. The
-        prediction may have several peaks where :func:`embed` finds several modes.
+        ``sd`` 0. ``pareto_k`` (obs_new,) of the weights: above 0.7 do not rely on the row; there is
+        none of training rows. The prediction may have several peaks where :func:`embed` finds several modes.
 
     Raises
     ------
@@ -56,25 +63,32 @@ def impute(
     >>> Y = gplvm.load_digits(n=32)
     >>> best = gplvm.fit_map(gplvm.build_model(Y[:30]), mode_of="Z", progressbar=False)
     >>> holes = Y[30:].where(Y["feature"] != Y["feature"][20])
-    >>> filled = gplvm.impute(best, holes, random_seed=1)
+    >>> filled = gplvm.impute(best, holes, random_seed=1, progressbar=False)
     >>> int(np.isnan(holes).sum()), int((filled["sd"] > 0).sum())
     (2, 2)
     """
+    if Y_new is None:
+        return _filled(fit, draws)
     settings = {"draws": draws, "n_samples": n_samples, "n_starts": n_starts}
-    new, places = places_of_table(fit, Y_new, "impute", prior, settings, random_seed, blas_threads)
+    new, places = places_of_table(
+        fit, Y_new, "impute", prior, settings, random_seed, blas_threads, progressbar
+    )
     weights, k = places.smoothed()
-    F, centre, scale = data_of(fit, caller="impute")
+    F, centre, scale = data_of(fit, caller="impute", missing=True)
+    patterns = column_patterns(~np.isnan(F))
     first, second = np.zeros(new.shape), np.zeros(new.shape)
     n_used = places.n_draws
     each = weights.shape[1] // n_used
     with limit_threads(blas_threads):
         for s, draw in enumerate(each_draw(fit, caller="impute", limit=n_used)):
-            known = draw.solve(F)
             part = slice(s * each, (s + 1) * each)
-            for row in range(len(new)):
-                w, mean = weights[row, part], draw.cross(places.x[row, part]) @ known
-                first[row] += w @ mean
-                second[row] += w @ (mean**2 + places.variance[row, part, None])
+            for g, (rows, columns, block) in enumerate(patterns.blocks(F)):
+                own = draw.given(rows)
+                known = own.solve(block)
+                for row in range(len(new)):
+                    w, mean = weights[row, part], own.cross(places.x[row, part]) @ known
+                    first[row, columns] += w @ mean
+                    second[row, columns] += w @ (mean**2 + places.variance[row, part, g, None])
     missing = np.isnan(new.to_numpy())
     variance = np.maximum(second - first**2, 0.0)
     dims = ("obs_new", FEATURE)
@@ -85,4 +99,16 @@ def impute(
             "pareto_k": ("obs_new", k),
         },
         coords=new.coords,
+    )
+
+
+def _filled(fit: xr.DataTree, draws: int) -> xr.Dataset:
+    """Fill the missing entries of the training rows."""
+    known = reconstruct(fit, noise=True, draws=draws)
+    observed = (
+        fit["observed_data"].to_dataset()[fit.attrs["observed"]].transpose(*known["mean"].dims)
+    )
+    missing = observed.isnull()
+    return known.assign(
+        mean=observed.where(~missing, known["mean"]), sd=known["sd"].where(missing, 0.0)
     )

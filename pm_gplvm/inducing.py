@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from pymc.model.fgraph import fgraph_from_model, model_from_fgraph
 from pytensor.graph.basic import Variable
 
-from pm_gplvm.ascent import Optimum, optima_table
+from pm_gplvm.ascent import Optimum, optima_positions, optima_table
 from pm_gplvm.compilation import compile_mode
 from pm_gplvm.gaussian import gram_factor
 from pm_gplvm.kernels import KERNELS
-from pm_gplvm.likelihood import standardised
+from pm_gplvm.likelihood import require_complete, standardised
 from pm_gplvm.model import describe
 from pm_gplvm.results import compile_constrain
 from pm_gplvm.schema import LATENT, OBS, THETA
@@ -97,6 +97,7 @@ def read_exact(model: pm.Model, n_inducing: int) -> tuple[Exact, int]:
             f"model must have a kernel of the table ({', '.join(KERNELS)}) in its own parameters, "
             f"got kernel={described.kernel!r}. Build it with build_model."
         )
+    require_complete(rv, caller="A model with inducing inputs")
     data = standardised(rv, model.rvs_to_values[rv])
     if data is None or "sigma" not in model.named_vars:
         raise ValueError(
@@ -240,13 +241,15 @@ def label_approximation(fit: xr.DataTree) -> None:
 
 
 def approximation_groups(
-    named: Mapping[str, Array], ranked: list[tuple[int, Optimum]]
+    model: pm.Model, named: Mapping[str, Array], ranked: list[tuple[int, Optimum]]
 ) -> dict[str, xr.Dataset]:
-    """Make the groups ``approximation``, ``optima`` and ``trace`` of a fit."""
+    """Make the groups ``approximation``, ``optima``, ``optima_positions`` and ``trace`` of a fit."""
     dims = {"X_mean": (OBS, LATENT), "X_sd": (OBS, LATENT), "X_inducing": (INDUCING, LATENT)}
     trace = ranked[0][1].trace
+    ends = [named_values(model, optimum.values) for _, optimum in ranked]
     return {
         "approximation": xr.Dataset({n: (d, named[n]) for n, d in dims.items() if n in named}),
         "optima": optima_table(ranked),
+        **optima_positions([i for i, _ in ranked], ends),
         "trace": xr.Dataset({"objective": ("evaluation", trace)}),
     }

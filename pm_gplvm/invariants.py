@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from pm_gplvm.draws import data_of, each_draw
 from pm_gplvm.gaussian import gram_factor
 from pm_gplvm.kernels import KERNELS
+from pm_gplvm.patterns import column_patterns
 from pm_gplvm.schema import draws_of, require_fit
 from pm_gplvm.threads import blas_threads
 
@@ -64,7 +65,7 @@ def invariants(fit: xr.DataTree, *, n_pairs: int = 60, seed: int = 0) -> xr.Data
     Returns
     -------
     Dataset, dims (chain, draw, ...)
-        ``log_likelihood``: ln N(Y given 0, K), in the units of Y. ``log_posterior``: ``lp`` of
+        ``log_likelihood``: ln N(Y given 0, K) of what was observed, in the units of Y. ``log_posterior``: ``lp`` of
         ``sample_stats``, the density that the sampler saw, in its own variables. ``distance``
         (pair): ‖zₙ - zₘ‖, z = x / lengthscale. ``covariance`` (pair): Kₙₘ, in units of the scale²
         of Y. ``reconstruction``: root mean square of F minus its conditional mean at its own rows,
@@ -132,17 +133,23 @@ def _of_covariance(
     """Go through K, draw by draw; nothing comes where K cannot be evaluated."""
     if fit.attrs.get("kernel") not in KERNELS or not _knows(fit, "sigma", "Y_mean", "Y_scale"):
         return {}
-    F, _, scale = data_of(fit, caller="invariants")
-    N, D = F.shape
-    factor = gram_factor(F)
-    units = 0.5 * N * D * np.log(2.0 * np.pi) + N * np.log(scale).sum()
+    F, _, scale = data_of(fit, caller="invariants", missing=True)
+    seen = ~np.isnan(F)
+    patterns = column_patterns(seen)
+    blocks = [(rows, len(c), gram_factor(block)) for rows, c, block in patterns.blocks(F)]
+    units = 0.5 * seen.sum() * np.log(2.0 * np.pi) + seen.sum(axis=0) @ np.log(scale)
     entries, likelihoods, residuals = [], [], []
     with blas_threads(1):
         for draw in each_draw(fit, caller="invariants"):
-            weights = draw.solve(factor)
-            logdet = 2.0 * np.log(np.diagonal(draw.chol)).sum()
-            likelihoods.append(-0.5 * (D * logdet + np.vdot(factor, weights)) - units)
-            residuals.append(draw.sigma**2 * np.sqrt(np.vdot(weights, weights) / (N * D)))
+            likelihood = squares = 0.0
+            for rows, count, factor in blocks:
+                own = draw.given(rows)
+                weights = own.solve(factor)
+                logdet = 2.0 * np.log(np.diagonal(own.chol)).sum()
+                likelihood -= 0.5 * float(count * logdet + np.vdot(factor, weights))
+                squares += float(np.vdot(weights, weights))
+            likelihoods.append(likelihood - units)
+            residuals.append(draw.sigma**2 * np.sqrt(squares / seen.sum()))
             entries.append(draw.K[first, second])
     dims = ("chain", "draw")
     return {

@@ -13,6 +13,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from pm_gplvm.chain_starts import begun, plain
+from pm_gplvm.likelihood import seen_of
 from pm_gplvm.progress import Steps
 from pm_gplvm.recording import Record
 from pm_gplvm.replicas import Posterior, Replicas, compile_posterior
@@ -37,7 +38,7 @@ def sample(
     chains: int = 4,
     thin: int = 1,
     replicas: int | Literal["auto"] = "auto",
-    beta_min: float = 0.4,
+    beta_min: float = 0.3,
     n_candidates: int = 64,
     random_seed: int | None = None,
     store: str | Path | None = None,
@@ -64,10 +65,11 @@ def sample(
         Iterations for each kept draw.
     replicas : int or "auto", default "auto"
         Replicas of each chain. "auto" tries one, and sets up a ladder if the chains then
-        disagree: as many replicas as let half of the swaps through.
-    beta_min : float, default 0.4
+        disagree, of as many replicas as let half of the swaps through; and leaves it again before
+        the draws if the chains agree from there on.
+    beta_min : float, default 0.3
         Power of the likelihood at the flattest replica. 0 is the prior, from which
-        :func:`log_evidence` can be computed; it takes more replicas.
+        :func:`log_evidence` can be computed: the ladder is kept then; it takes more replicas.
     n_candidates : int, default 64
         Other places offered to a row at a time.
     random_seed : int, optional
@@ -138,7 +140,7 @@ def sample(
             rng=rng,
         )
         _check_start(sampler)
-        tune_sampler(sampler, tune, replicas, beta_min, steps)
+        sampler = tune_sampler(sampler, tune, replicas, beta_min, steps)
         record = _run(model, sampler, draws, thin, settings, store, steps)
     return _finished(model, sampler, record, settings, store)
 
@@ -157,7 +159,7 @@ def sample_more(
     Parameters
     ----------
     model : pm.Model
-        The very model that was sampled.
+        The very model that was sampled; :func:`rebuild_model` makes it again from the fit.
     fit : DataTree or path
         From :func:`sample`, or the file to which it wrote.
     draws : int, default 1000
@@ -284,12 +286,13 @@ def _check_same(model: pm.Model, posterior: Posterior, fit: xr.DataTree, kept: x
     length = kept.sizes["coordinate"]
     observed = fit["observed_data"][fit.attrs["observed"]].to_numpy()
     rv = model.observed_RVs[0]
-    data = model.rvs_to_values[rv].eval()
+    data, seen = model.rvs_to_values[rv].eval(), seen_of(rv)
+    data = data if seen is None else np.where(seen, data, np.nan)
     same = (
         length == posterior.ensemble.size
         and posterior.kernel == fit.attrs["kernel"]
         and observed.shape == data.shape
-        and np.array_equal(observed, data)
+        and np.array_equal(observed, data, equal_nan=True)
     )
     if not same:
         raise ValueError(

@@ -12,7 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
-__all__ = ["KERNELS", "Kernel", "cross_covariance", "parse_kernel", "prior_variance"]
+__all__ = [
+    "KERNELS",
+    "Kernel",
+    "cross_covariance",
+    "cross_slope",
+    "parse_kernel",
+    "prior_slope_variance",
+    "prior_variance",
+]
 
 Array = NDArray[np.float64]
 Profile = Callable[[Any, Any, Any], tuple[Any, Any]]
@@ -175,3 +183,48 @@ def prior_variance(kernel: str, X: Array, *, amplitude: float = 1.0, bias: float
     """
     signal = np.ones(len(X)) if KERNELS[kernel].stationary else (X**2).sum(axis=1)
     return amplitude**2 * signal + bias**2
+
+
+def cross_slope(
+    kernel: str,
+    X_new: Array,
+    X: Array,
+    *,
+    lengthscale: Any = 1.0,
+    amplitude: float = 1.0,
+    bias: float = 0.0,
+) -> Array:
+    """Evaluate ∂k(x, X)/∂x at the rows x of X_new: 2 amplitude² κ'(r²) (x - X) / lengthscale².
+
+    Returns
+    -------
+    ndarray, shape (S, Q, N)
+    """
+    entry = KERNELS[kernel]
+    if not entry.stationary:
+        return np.broadcast_to(amplitude**2 * X.T, (len(X_new), *X.T.shape))
+    r2 = cdist(X_new / lengthscale, X / lengthscale, "sqeuclidean")
+    rate = 2.0 * amplitude**2 * entry.profile(r2, np)[1]
+    apart = (X_new[:, None] - X) / np.square(lengthscale)
+    return np.asarray(rate[:, None] * apart.transpose(0, 2, 1))
+
+
+def prior_slope_variance(
+    kernel: str,
+    latent_dim: int,
+    *,
+    lengthscale: Any = 1.0,
+    amplitude: float = 1.0,
+    bias: float = 0.0,
+) -> Array:
+    """Evaluate ∂²k(x, x')/∂x∂x' at x' = x, its diagonal: -2 amplitude² κ'(0) / lengthscale².
+
+    Returns
+    -------
+    ndarray, shape (Q,)
+    """
+    entry = KERNELS[kernel]
+    if not entry.stationary:
+        return np.full(latent_dim, amplitude**2)
+    slope = float(entry.profile(np.zeros(1), np)[1][0])
+    return np.full(latent_dim, -2.0 * amplitude**2 * slope) / np.square(lengthscale)

@@ -15,9 +15,10 @@ from pytensor.tensor.random.op import RNGConsumerOp
 from pytensor.tensor.random.utils import normalize_size_param
 
 from pm_gplvm.gaussian import columns_logp, gram_factor, total_logp
+from pm_gplvm.incomplete import incomplete_columns_logp, incomplete_total_logp
 from pm_gplvm.memory import check_memory
 
-__all__ = ["GPColumns", "GPColumnsRV", "data_term", "standardised"]
+__all__ = ["GPColumns", "GPColumnsRV", "data_term", "require_complete", "seen_of", "standardised"]
 
 Array = NDArray[np.float64]
 
@@ -30,21 +31,28 @@ class GPColumnsRV(SymbolicRandomVariable):
     _print_name = ("GPColumns", "\\operatorname{GPColumns}")
 
     @classmethod
-    def rv_op(cls, mu: Any, scale: Any, cov: Any, *, size: Any = None, rng: Any = None) -> Variable:
-        mu, scale, cov = (pt.as_tensor_variable(v) for v in (mu, scale, cov))
+    def rv_op(cls, *parameters: Any, size: Any = None, rng: Any = None) -> Variable:
+        mu, scale, cov, *seen = parameters = tuple(pt.as_tensor_variable(v) for v in parameters)
         rng = normalize_rng_param(rng)
         size = normalize_size_param(size)
         if rv_size_is_none(size):
-            size = implicit_size_from_params(mu, scale, cov, ndims_params=cls.ndims_params)
+            size = implicit_size_from_params(*parameters, ndims_params=cls.ndims_params)
         next_rng, z = pt.random.normal(
             size=pt.concatenate([size, cov.shape[-1:]]), rng=rng, return_next_rng=True
         )
         # The lower triangle decides, as it does in the log-density.
         f = z @ pt.linalg.cholesky(cov, lower=True).mT
         draws = mu[..., None] + scale[..., None] * f
-        return cls(inputs=[rng, size, mu, scale, cov], outputs=[next_rng, draws])(
-            rng, size, mu, scale, cov
-        )
+        inputs = [rng, size, mu, scale, cov, *seen]
+        return cls(inputs=inputs, outputs=[next_rng, draws])(*inputs)
+
+
+class IncompleteColumnsRV(GPColumnsRV):
+    """The same of a table of which entries are missing: draws are of whole tables."""
+
+    name = "IncompleteColumns"
+    extended_signature = "[rng],[size],(),(),(n,n),(n)->[rng],(n)"
+    _print_name = ("IncompleteColumns", "\\operatorname{IncompleteColumns}")
 
 
 class GPColumns(Continuous):
@@ -62,6 +70,10 @@ class GPColumns(Continuous):
         Mean of each column.
     scale : tensor_like, shape () or (D,), default 1
         Standard deviation that multiplies each column: the units of the data.
+    seen : array_like or pm.Data, bool, shape (D, N), optional
+        Where there is an entry: what stands in ``observed`` elsewhere is not looked at, but must
+        be finite, as PyMC makes variables of NaN. Columns with the same rows observed share a
+        factorisation (see :mod:`pm_gplvm.incomplete`). Random draws are of whole tables.
 
     Notes
     -----
@@ -84,12 +96,16 @@ class GPColumns(Continuous):
     rv_op = GPColumnsRV.rv_op
 
     @classmethod
-    def dist(cls, cov: Any, mu: Any = 0.0, scale: Any = 1.0, **kwargs: Any) -> Variable:
+    def dist(
+        cls, cov: Any, mu: Any = 0.0, scale: Any = 1.0, seen: Any = None, **kwargs: Any
+    ) -> Variable:
         mu, scale, cov = (pt.as_tensor_variable(v, dtype="float64") for v in (mu, scale, cov))
         if cov.ndim != 2:
             raise ValueError(
                 f"cov must be one N × N matrix shared by all columns, got {cov.ndim} dimensions."
             )
+        if seen is not None:
+            return _IncompleteColumns.dist(cov, mu, scale, seen, **kwargs)
         return super().dist([mu, scale, cov], **kwargs)
 
     def support_point(rv: Variable, size: Any, mu: Any, scale: Any, cov: Any) -> Variable:
@@ -105,6 +121,66 @@ class GPColumns(Continuous):
         return terms if value.ndim == 2 else terms[0]
 
 
+class _IncompleteColumns(Continuous):
+    """:class:`GPColumns` with ``seen``."""
+
+    rv_type = IncompleteColumnsRV
+    rv_op = IncompleteColumnsRV.rv_op
+
+    @classmethod
+    def dist(cls, cov: Any, mu: Any, scale: Any, seen: Any, **kwargs: Any) -> Variable:
+        seen = pt.as_tensor_variable(seen, dtype="bool")
+        if seen.ndim != 2:
+            raise ValueError(
+                f"seen must have two dimensions (feature, obs), as observed has, got {seen.ndim}."
+            )
+        return super().dist([mu, scale, cov, seen], **kwargs)
+
+    def support_point(
+        rv: Variable, size: Any, mu: Any, scale: Any, cov: Any, seen: Any
+    ) -> Variable:
+        return pt.zeros_like(rv) + mu[..., None]
+
+    def logp(value: Variable, mu: Any, scale: Any, cov: Any, seen: Any) -> Variable:
+        F = (value - mu[..., None]) / scale[..., None]
+        return incomplete_columns_logp(F.T, cov, _numbers(seen).T, scale)
+
+
+def _numbers(seen: Variable) -> NDArray[np.bool_]:
+    """Read a mask, which must be known when a graph is written."""
+    if any(v.owner and isinstance(v.owner.op, RNGConsumerOp) for v in ancestors([seen])):
+        raise ValueError("seen must be data, got a random variable.")
+    return np.asarray(pytensor.function([], seen, mode="FAST_COMPILE")())
+
+
+def seen_of(rv: Variable) -> NDArray[np.bool_] | None:
+    """Read off which entries of an observed :class:`GPColumns` there are, shape (D, N).
+
+    Returns
+    -------
+    ndarray of bool, or None if nothing is missing.
+    """
+    if not isinstance(rv.owner.op, IncompleteColumnsRV):
+        return None
+    return _numbers(rv.owner.op.dist_params(rv.owner)[3])
+
+
+def require_complete(rv: Variable, *, caller: str) -> None:
+    """Refuse a table with missing entries.
+
+    Raises
+    ------
+    ValueError
+    """
+    seen = seen_of(rv)
+    if seen is not None:
+        raise ValueError(
+            f"{caller} needs a complete table, got one with {int((~seen).sum())} missing entries. "
+            "Use fit_map, sample_theta or sample, or fill them: "
+            "impute(fit_map(model))['mean'] is a complete table."
+        )
+
+
 def standardised(rv: Variable, value: Variable) -> tuple[Array, Array] | None:
     """Read the data of an observed :class:`GPColumns`, centred and scaled, off the graph.
 
@@ -118,19 +194,21 @@ def standardised(rv: Variable, value: Variable) -> tuple[Array, Array] | None:
     Returns
     -------
     F : ndarray, shape (N, D)
-        (Y - mu) / scale.
+        (Y - mu) / scale, NaN where an entry is missing.
     scale : ndarray, shape (D,)
         Or None for both, if the variable is of another kind or its ``mu`` or ``scale`` are not
         data but depend on random variables.
     """
     if not isinstance(rv.owner.op, GPColumnsRV):
         return None
-    mu, scale, _ = rv.owner.op.dist_params(rv.owner)
+    mu, scale, *_ = rv.owner.op.dist_params(rv.owner)
     if any(v.owner and isinstance(v.owner.op, RNGConsumerOp) for v in ancestors([mu, scale])):
         return None
     Y, mu, scale = pytensor.function([], [value, mu, scale], mode="FAST_COMPILE")()
     mu, scale = (np.broadcast_to(v, len(Y)) for v in (mu, scale))
-    return ((Y - mu[:, None]) / scale[:, None]).T, scale
+    F = ((Y - mu[:, None]) / scale[:, None]).T
+    seen = seen_of(rv)
+    return F if seen is None else np.where(seen.T, F, np.nan), scale
 
 
 def data_term(rv: Variable, value: Variable) -> Variable | None:
@@ -157,6 +235,8 @@ def data_term(rv: Variable, value: Variable) -> Variable | None:
         return None
     F, scale = data
     check_memory(len(F))
-    factor = pytensor.shared(gram_factor(F), name=f"{rv.name}_factor")
     cov = rv.owner.op.dist_params(rv.owner)[2]
+    if np.isnan(F).any():
+        return incomplete_total_logp(F, cov, scale=scale)
+    factor = pytensor.shared(gram_factor(F), name=f"{rv.name}_factor")
     return total_logp(factor, cov, n_columns=F.shape[1], log_scale=float(np.log(scale).sum()))

@@ -15,7 +15,7 @@ from pytensor.tensor.random.op import RNGConsumerOp
 from scipy.optimize import minimize_scalar
 
 from pm_gplvm.compilation import compile_mode
-from pm_gplvm.likelihood import standardised
+from pm_gplvm.likelihood import require_complete, standardised
 from pm_gplvm.model import describe
 from pm_gplvm.results import as_fit, compile_constrain
 
@@ -175,6 +175,7 @@ def _checked_table(model: pm.Model) -> tuple[Array, Array]:
             "fit_linear knows models of X, sigma and one table, got "
             f"{', '.join(rv.name for rv in (*model.basic_RVs, *model.potentials))}. Use fit_map."
         )
+    require_complete(described.observed, caller="fit_linear")
     data = standardised(described.observed, model.rvs_to_values[described.observed])
     if data is None:
         raise ValueError(

@@ -1,6 +1,7 @@
 """Leave-one-out: by feature through the ``log_likelihood`` group, by entry in closed form from K⁻¹."""
 
 import warnings
+from collections.abc import Sequence
 from contextlib import suppress
 
 import numpy as np
@@ -9,8 +10,9 @@ from numpy.typing import NDArray
 from scipy.linalg import lapack
 from scipy.special import logsumexp
 
-from pm_gplvm.draws import data_of, each_draw
+from pm_gplvm.draws import Draw, data_of, each_draw
 from pm_gplvm.kernels import KERNELS
+from pm_gplvm.patterns import column_patterns
 from pm_gplvm.schema import FEATURE, OBS
 from pm_gplvm.threads import blas_threads
 
@@ -24,8 +26,8 @@ _FEWEST = 25  # below these Pareto smoothing has no tail to look at
 def compute_log_likelihood(fit: xr.DataTree) -> xr.DataTree:
     """Add the log-likelihood of each feature, draw by draw, as ArviZ reads it.
 
-    ln N(y_d given mean_d, scale_d² K), d = 1 … D: what ``pm.compute_log_likelihood`` gives, without
-    its compiler. ``az.loo`` and ``az.compare`` then leave out one *feature* at a time.
+    ln N(y_d given mean_d, scale_d² K), d = 1 … D, of the entries that were observed: what
+    ``pm.compute_log_likelihood`` gives, without its compiler. ``az.loo`` and ``az.compare`` then leave out one *feature* at a time.
 
     Parameters
     ----------
@@ -50,14 +52,18 @@ def compute_log_likelihood(fit: xr.DataTree) -> xr.DataTree:
     >>> gplvm.compute_log_likelihood(best)["log_likelihood"]["Y"].shape
     (1, 1, 64)
     """
-    F, _, scale = data_of(fit, caller="compute_log_likelihood")
-    units = 0.5 * len(F) * np.log(2.0 * np.pi) + len(F) * np.log(scale)
+    F, _, scale = data_of(fit, caller="compute_log_likelihood", missing=True)
+    patterns = column_patterns(~np.isnan(F))
+    units = patterns.seen.sum(axis=1)[patterns.group] * (0.5 * np.log(2.0 * np.pi) + np.log(scale))
     terms = []
     with blas_threads(1):
         for draw in each_draw(fit, caller="compute_log_likelihood"):
-            half_logdet = np.log(np.diagonal(draw.chol)).sum()
-            quad = np.einsum("nd,nd->d", F, draw.solve(F))
-            terms.append(-0.5 * quad - half_logdet - units)
+            terms.append(-units)
+            for rows, columns, block in patterns.blocks(F):
+                own = draw.given(rows)
+                half_logdet = np.log(np.diagonal(own.chol)).sum()
+                quad = np.einsum("nd,nd->d", block, own.solve(block))
+                terms[-1][columns] -= 0.5 * quad + half_logdet
     posterior, name = fit["posterior"].to_dataset(), fit.attrs["observed"]
     chains, draws = posterior.sizes["chain"], posterior.sizes["draw"]
     coords = {dim: posterior[dim] for dim in ("chain", "draw")}
@@ -93,7 +99,8 @@ def leave_one_out(fit: xr.DataTree, *, draws: int = 200) -> xr.Dataset:
         its density at the entry; ``pareto_k`` of the weights: above 0.7 the entry sways the
         posterior so much that its score is unreliable. With one draw (a MAP) there is nothing to
         weight: the score is that of an X and θ that *have* seen the entry, and ``pareto_k`` is
-        NaN, as below 25 draws, which are weighted without smoothing.
+        NaN, as below 25 draws, which are weighted without smoothing. All are NaN where there is no
+        entry to leave out.
 
     Raises
     ------
@@ -114,19 +121,15 @@ def leave_one_out(fit: xr.DataTree, *, draws: int = 200) -> xr.Dataset:
     """
     if isinstance(draws, bool) or not isinstance(draws, int | np.integer) or draws < 1:
         raise ValueError(f"draws must be a positive whole number, got {draws!r}.")
-    F, centre, scale = data_of(fit, caller="leave_one_out")
-    residuals, variances = [], []  # (S, N, D) and (S, N)
-    with blas_threads(1):
-        for draw in each_draw(fit, caller="leave_one_out", limit=int(draws)):
-            inverse, _ = lapack.dpotri(draw.chol, lower=1)
-            variance = 1.0 / np.diagonal(inverse)
-            residuals.append(variance[:, None] * draw.solve(F))
-            variances.append(variance)
-    columns = [
-        _mixed(F[:, d], np.stack([r[:, d] for r in residuals]), np.stack(variances))
-        for d in range(F.shape[1])
-    ]
-    mean, sd, score, k = (np.column_stack(parts) for parts in zip(*columns, strict=True))
+    F, centre, scale = data_of(fit, caller="leave_one_out", missing=True)
+    patterns = column_patterns(~np.isnan(F))
+    chosen = list(each_draw(fit, caller="leave_one_out", limit=int(draws)))
+    mean, sd, score, k = np.full((4, *F.shape), np.nan)
+    for rows, columns, block in patterns.blocks(F):
+        residuals, variances = _left_out_of([draw.given(rows) for draw in chosen], block)
+        for i, d in enumerate(columns):
+            parts = _mixed(block[:, i], residuals[:, :, i], variances)
+            mean[rows, d], sd[rows, d], score[rows, d], k[rows, d] = parts
     known = {
         "mean": centre + scale * mean,
         "sd": scale * sd,
@@ -138,6 +141,18 @@ def leave_one_out(fit: xr.DataTree, *, draws: int = 200) -> xr.Dataset:
         name: coord for name, coord in observed.coords.items() if coord.dims in ((OBS,), (FEATURE,))
     }
     return xr.Dataset({n: ((OBS, FEATURE), v) for n, v in known.items()}, coords=coords)
+
+
+def _left_out_of(draws: Sequence[Draw], F: Array) -> tuple[Array, Array]:
+    """Residuals (S, N, D) and variances (S, N) of each entry given the others, draw by draw."""
+    residuals, variances = [], []
+    with blas_threads(1):
+        for draw in draws:
+            inverse, _ = lapack.dpotri(draw.chol, lower=1)
+            variance = 1.0 / np.diagonal(inverse)
+            residuals.append(variance[:, None] * draw.solve(F))
+            variances.append(variance)
+    return np.stack(residuals), np.stack(variances)
 
 
 def _mixed(f: Array, residuals: Array, variances: Array) -> tuple[Array, Array, Array, Array]:
@@ -198,6 +213,7 @@ def left_out(fit: xr.DataTree) -> dict[str, float]:
             }
     entries = leave_one_out(fit, draws=n_draws)
     scores = entries["log_score"].to_numpy()
+    scores = scores[~np.isnan(scores)]
     return known | {
         "elpd_entry": float(scores.sum()),
         "elpd_entry_se": error_of_sum(scores),

@@ -7,11 +7,23 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.collections import EllipseCollection, PathCollection
+from matplotlib.transforms import offset_copy
 from numpy.typing import NDArray
 
+from pm_gplvm.schema import FEATURE
 from pm_gplvm.scores import classes_of
 
-__all__ = ["COLOURS", "draw_ellipses", "draw_key", "draw_points", "frame", "row_values"]
+__all__ = [
+    "COLOURS",
+    "SHAPES",
+    "are_classes",
+    "check_image_shape",
+    "draw_ellipses",
+    "draw_key",
+    "draw_points",
+    "frame",
+    "row_values",
+]
 
 Array = NDArray[np.float64]
 
@@ -28,11 +40,13 @@ COLOURS = (
     "#AA4499",
     "#000000",
 )
-_SHAPES = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
+SHAPES = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
 _MOST_CLASSES = 20
 
 
-def row_values(fit: xr.DataTree, color: Any, n_rows: int) -> NDArray[Any]:
+def row_values(
+    fit: xr.DataTree, color: Any, n_rows: int, *, argument: str = "color"
+) -> NDArray[Any]:
     """One value a row: a coordinate of the fit by its name, or what was given.
 
     Raises
@@ -42,8 +56,32 @@ def row_values(fit: xr.DataTree, color: Any, n_rows: int) -> NDArray[Any]:
     """
     values = classes_of(fit, color) if isinstance(color, str) else np.asarray(color)
     if values.shape != (n_rows,):
-        raise ValueError(f"color must have one value a row, {n_rows}, got shape {values.shape}.")
+        hint = ""
+        if values.shape == (fit["observed_data"].sizes.get(FEATURE),):
+            hint = " That is one a feature: if Y was meant the other way round, fit Y.T."
+        raise ValueError(
+            f"{argument} must have one value a row, {n_rows}, got shape {values.shape}.{hint}"
+        )
     return values
+
+
+def check_image_shape(image_shape: Any, n_features: int) -> tuple[int, int] | None:
+    """Return ``image_shape`` as two whole numbers whose product is the number of features, or None.
+
+    Raises
+    ------
+    ValueError
+        If it is not that.
+    """
+    if image_shape is None:
+        return None
+    shape = tuple(int(n) for n in image_shape)
+    if len(shape) != 2 or shape[0] * shape[1] != n_features:
+        raise ValueError(
+            f"image_shape must be (height, width) with height · width = {n_features}, the number of "
+            f"features, got {image_shape}."
+        )
+    return shape[0], shape[1]
 
 
 def frame(ax: Axes, X: Array) -> None:
@@ -84,8 +122,23 @@ def draw_ellipses(ax: Axes, draws: Array, share: float = 0.68, **style: Any) -> 
     )
 
 
-def _are_classes(values: NDArray[Any]) -> bool:
-    return not np.issubdtype(values.dtype, np.floating) and len(np.unique(values)) <= _MOST_CLASSES
+def are_classes(values: NDArray[Any]) -> bool:
+    """Whether values are texts or few whole numbers, to be told apart rather than ordered.
+
+    Raises
+    ------
+    ValueError
+        If they are texts with too many classes.
+    """
+    if np.issubdtype(values.dtype, np.floating):
+        return False
+    n_classes = len(np.unique(values))
+    if n_classes > _MOST_CLASSES and not np.issubdtype(values.dtype, np.number):
+        raise ValueError(
+            f"color must have at most {_MOST_CLASSES} classes, got {n_classes} different texts. Give "
+            "numbers, or merge classes."
+        )
+    return n_classes <= _MOST_CLASSES
 
 
 def draw_points(
@@ -114,21 +167,19 @@ def draw_points(
     style: dict[str, Any] = {"s": size, "edgecolors": "0.15", "linewidths": 0.4, "zorder": 2}
     if values is None:
         ax.scatter(X[:, 0], X[:, 1], c=COLOURS[0], **style)
-    elif _are_classes(values):
+    elif are_classes(values):
         for i, value in enumerate(np.unique(values)):
             rows = values == value
-            colour, shape = COLOURS[i % len(COLOURS)], _SHAPES[i % len(_SHAPES)]
+            colour, shape = COLOURS[i % len(COLOURS)], SHAPES[i % len(SHAPES)]
             ax.scatter(X[rows, 0], X[rows, 1], c=colour, marker=shape, label=str(value), **style)
-    elif np.issubdtype(values.dtype, np.number):
-        return ax.scatter(X[:, 0], X[:, 1], c=values, cmap="viridis", **style)
     else:
-        raise ValueError(
-            f"color must have at most {_MOST_CLASSES} classes, got {len(np.unique(values))} different texts."
-        )
+        return ax.scatter(X[:, 0], X[:, 1], c=values, cmap="viridis", **style)
     return None
 
 
-def draw_key(axes: Sequence[Axes], scale: PathCollection | None, name: str, **place: Any) -> None:
+def draw_key(
+    axes: Sequence[Axes], scale: PathCollection | None, name: str, *, left: bool = False
+) -> None:
     """Say what the colours mean: beside all axes for numbers, beside the last of them for classes.
 
     Parameters
@@ -138,8 +189,8 @@ def draw_key(axes: Sequence[Axes], scale: PathCollection | None, name: str, **pl
         From :func:`draw_points`.
     name : str
         Of the values, may be empty.
-    **place
-        Of the legend, handed to Matplotlib.
+    left : bool, default False
+        Whether classes are told on the left, beyond the labels of the axis.
     """
     if scale is not None:
         axes[-1].figure.colorbar(scale, ax=axes, fraction=0.045, pad=0.02, label=name)
@@ -150,4 +201,12 @@ def draw_key(axes: Sequence[Axes], scale: PathCollection | None, name: str, **pl
             "borderpad": 0.3,
             "frameon": False,
         }
-        axes[-1].legend(title=name or None, **style, **place)
+        ax = axes[-1]
+        if left:  # in points, so that it clears the labels at any size
+            style |= {"loc": "upper right", "bbox_to_anchor": (0.0, 1.0)}
+            style["bbox_transform"] = offset_copy(
+                ax.transAxes, ax.get_figure(root=True), -46.0, units="points"
+            )
+        else:
+            style |= {"loc": "upper left", "bbox_to_anchor": (1.02, 1.0)}
+        ax.legend(title=name or None, **style)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pymc as pm
@@ -13,9 +13,11 @@ from pytensor.tensor.shape import SpecifyShape
 from pm_gplvm.covariances import Covariance, covariance
 from pm_gplvm.kernels import parse_kernel
 from pm_gplvm.likelihood import GPColumns, GPColumnsRV
+from pm_gplvm.patterns import column_patterns, warn_of_cost
 from pm_gplvm.preprocess import Scale, as_table, centre_and_scale
 from pm_gplvm.priors import DEFAULT_PRIORS, add_prior
 from pm_gplvm.schema import FEATURE, LATENT, OBS
+from pm_gplvm.suspicions import warn_suspicious
 
 __all__ = ["Description", "build_model", "describe"]
 
@@ -28,6 +30,7 @@ def build_model(
     ard: bool = False,
     priors: Mapping[str, Any] | None = None,
     scale: Scale = "global",
+    missing: Literal["raise", "mask"] = "raise",
 ) -> pm.Model:
     """Build the Gaussian process latent variable model of a table.
 
@@ -51,25 +54,39 @@ def build_model(
         Replaces the prior of ``X``, ``lengthscale``, ``amplitude``, ``sigma`` or ``bias``: a
         number (held fixed), ``"flat"``, a distribution such as ``pm.HalfNormal.dist(1)``, or a
         function of (name, dims) that makes the variable. Defaults: N(0, 1), InverseGamma(3, 2),
-        LogNormal(0, 1), LogNormal(-2, 1), HalfNormal(1).
+        LogNormal(0, 1), LogNormal(-2, 1), HalfNormal(1). For X there are :func:`informed`,
+        :func:`dynamics`, :func:`classes` and :func:`back_constrained`.
     scale : {"global", "feature", "none"}, default "global"
         What the centred columns are divided by: one number for all, each its own standard
         deviation, or nothing.
+    missing : {"raise", "mask"}, default "raise"
+        What NaN in Y means: an error, or an entry that was not measured. "mask" takes the exact
+        likelihood of those that were; mean and scale are theirs too. An evaluation then takes one
+        Cholesky factorisation for each pattern of columns with the same rows observed, instead of
+        one for all: in a table with holes at random as many as there are columns.
 
     Returns
     -------
     pm.Model
         With ``X`` (obs, latent), ``lengthscale`` () or (latent,), ``amplitude``, ``sigma``,
         ``bias`` and the observed ``Y`` (feature, obs): transposed, as PyMC puts batch
-        dimensions first.
+        dimensions first. With missing entries the data ``Y_seen`` (feature, obs) tell where Y has
+        any; elsewhere ``Y_data`` holds the column's mean, which is not looked at.
+
+    Warns
+    -----
+    RuntimeWarning
+        If there are so many patterns of missing entries that a fit takes much longer; if Y looks
+        transposed, or a column like labels, or a few columns have a far larger spread than others.
 
     Raises
     ------
     TypeError
         If Y holds text, or a prior is of an unknown kind.
     ValueError
-        If Y has the wrong shape, missing or infinite values; if ``latent_dim``, ``kernel``,
-        ``scale`` or the name of a prior is out of range.
+        If Y has the wrong shape, infinite or missing values, or with ``missing="mask"`` a row or
+        column without any; if ``latent_dim``, ``kernel``, ``scale``, ``missing`` or the name of a
+        prior is out of range.
 
     Notes
     -----
@@ -83,8 +100,17 @@ def build_model(
     >>> model = gplvm.build_model(gplvm.load_digits(n=20), latent_dim=2)
     >>> [rv.name for rv in model.free_RVs]
     ['X', 'lengthscale', 'amplitude', 'sigma']
+
+    Some rows lack a column:
+
+    >>> Y = gplvm.load_digits(n=20)
+    >>> holes = Y.where((Y["feature"] != "pixel_2_4") | (Y["label"] != "6"))
+    >>> model = gplvm.build_model(holes, missing="mask")
+    >>> int((~model["Y_seen"].get_value()).sum())
+    5
     """
-    table = as_table(Y)
+    table = as_table(Y, missing=missing)
+    warn_suspicious(table, scale)
     _check_latent_dim(latent_dim, table.shape)
     entry, bias = parse_kernel(kernel)
     if ard and not entry.parameters:
@@ -95,6 +121,9 @@ def build_model(
     names = ("X", *entry.parameters, "sigma", *(("bias",) if bias else ()))
     chosen = _chosen_priors(names, priors)
     mean, spread = centre_and_scale(table, scale)
+    seen = ~np.isnan(table.to_numpy())
+    if not seen.all():
+        warn_of_cost(column_patterns(seen))
 
     coords = {
         OBS: table[OBS].to_numpy(),
@@ -102,6 +131,14 @@ def build_model(
         LATENT: np.arange(latent_dim),
     }
     with pm.Model(coords=coords) as model:
+        # The table comes first: a prior of X may be a function of it.
+        table_of_model = {
+            "mu": pm.Data("Y_mean", mean, dims=FEATURE),
+            "scale": pm.Data("Y_scale", spread, dims=FEATURE),
+            "observed": pm.Data("Y_data", np.where(seen, table, mean).T, dims=(FEATURE, OBS)),
+        }
+        if not seen.all():
+            table_of_model["seen"] = pm.Data("Y_seen", seen.T, dims=(FEATURE, OBS))
         shapes: dict[str, tuple[tuple[str, ...], tuple[int, ...]]] = {
             "X": ((OBS, LATENT), (len(table), latent_dim))
         }
@@ -116,10 +153,8 @@ def build_model(
         GPColumns(
             "Y",
             covariance(entry.name, parameters.pop("X"), **parameters),
-            mu=pm.Data("Y_mean", mean, dims=FEATURE),
-            scale=pm.Data("Y_scale", spread, dims=FEATURE),
-            observed=pm.Data("Y_data", table.to_numpy().T.copy(), dims=(FEATURE, OBS)),
             dims=(FEATURE, OBS),
+            **table_of_model,
         )
         # Coordinates along the rows that are no index (labels) ride along: a coordinate of the
         # model without a variable, which fits attach to obs again.
@@ -207,7 +242,7 @@ def describe(model: pm.Model) -> Description:
             "model must have latent positions called 'X', got the variables "
             f"{', '.join(model.named_vars)}."
         )
-    _, _, cov = tables[0].owner.op.dist_params(tables[0].owner)
+    cov = tables[0].owner.op.dist_params(tables[0].owner)[2]
     kernel = cov.owner.op.kernel if _in_named_parameters(model, cov) else "custom"
     return Description(kernel=kernel, observed=tables[0])
 

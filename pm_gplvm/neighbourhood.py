@@ -19,6 +19,7 @@ import pymc as pm
 import pytensor
 import pytensor.tensor as pt
 from numpy.typing import NDArray
+from pymc.distributions.custom import CustomSymbolicDistRV
 from pymc.distributions.shape_utils import change_dist_size
 from pytensor.graph.basic import Variable
 from pytensor.graph.traversal import ancestors
@@ -27,7 +28,7 @@ from pytensor.tensor.random.op import RandomVariable
 from pm_gplvm.compilation import Backend, resolve_mode
 from pm_gplvm.covariances import covariance
 from pm_gplvm.gaussian import GaussianTerms, gram_factor, total_logp
-from pm_gplvm.likelihood import standardised
+from pm_gplvm.likelihood import require_complete, standardised
 from pm_gplvm.model import describe
 from pm_gplvm.schema import THETA
 
@@ -106,6 +107,7 @@ def compile_neighbourhood(model: pm.Model, *, backend: Backend = "python") -> Ne
     """
     described = describe(model)
     table = described.observed
+    require_complete(table, caller="Learning by neighbourhoods")
     data = standardised(table, model.rvs_to_values[table])
     if data is None:
         raise ValueError(
@@ -166,6 +168,11 @@ def _checked_positions(model: pm.Model, table: Variable) -> Variable:
         raise ValueError(
             "model must have a prior of X that is independent from row to row to be learnt by "
             f"neighbourhoods, got {X.owner.op}. Use fit_map."
+        )
+    if isinstance(X.owner.op, CustomSymbolicDistRV):  # no telling which parameters are a row's own
+        raise ValueError(
+            "model must have a prior of X that is a distribution of PyMC's to be learnt by "
+            "neighbourhoods, got a CustomDist. Use fit_map."
         )
     others = [v for v in (*model.basic_RVs, *model.potentials) if v is not X and v is not table]
     tied = [v.name for v in others if X in ancestors([v])]

@@ -1,5 +1,8 @@
 """Rows that a fit has not seen: checked, in its columns, and what is known of their places."""
 
+import json
+import warnings
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,12 +12,14 @@ from numpy.typing import NDArray
 
 from pm_gplvm.draws import data_of, evenly_spaced
 from pm_gplvm.preprocess import _labelled as labelled
-from pm_gplvm.rowdensity import Rows
+from pm_gplvm.rowdensity import Mixture, Rows
 from pm_gplvm.schema import FEATURE, LATENT, OBS, draws_of, require_fit
 
-__all__ = ["new_table", "require_exact", "rows_by_draw"]
+__all__ = ["Frames", "new_table", "require_exact", "rows_by_draw"]
 
 Array = NDArray[np.float64]
+
+_STANDARD = "Normal(0.0, 1.0)"
 
 
 def require_exact(fit: xr.DataTree, *, caller: str) -> None:
@@ -55,7 +60,8 @@ def new_table(fit: xr.DataTree, Y_new: Any, *, caller: str) -> xr.DataArray:
         names = f", {', '.join(other[:5])} among them" if other else ""
         raise ValueError(
             f"Y_new must have the {len(known)} columns of the fit's table, got "
-            f"{new.sizes[FEATURE]}{names}. Put NaN into columns that were not measured."
+            f"{new.sizes[FEATURE]}{names}. Put NaN into columns that were not measured"
+            f"{', or pass Y_new.T' if len(new) == len(known) else ''}."
         )
     if not len(new):
         raise ValueError("Y_new must have at least one row, got none.")
@@ -89,15 +95,23 @@ def rows_by_draw(fit: xr.DataTree, new: xr.DataArray, prior: Any, limit: int) ->
     TypeError, ValueError
         If ``prior`` is no such pair, or not finite, or an sd is not positive.
     """
-    _, centre, scale = data_of(fit, caller="embed")
+    _, centre, scale = data_of(fit, caller="embed", missing=True)
     values = (new.to_numpy() - centre) / scale
     seen = ~np.isnan(values)
     y = np.where(seen, values, 0.0)
     X = draws_of(fit, "X")
     shape = (len(new), X.sizes[LATENT])
     chosen = evenly_spaced(X.shape[0] * X.shape[1], limit)
+    if prior is None and "X_class" in fit["constant_data"]:
+        mixtures = _classes(fit, chosen)
+        moments = ((np.broadcast_to(m, shape) for m in (k.mean, k.spread)) for k in mixtures)
+        return [
+            Rows(y, seen, mean, sd, mixture)
+            for (mean, sd), mixture in zip(moments, mixtures, strict=True)
+        ]
     if prior is None:
-        pairs = _default(fit, shape[1], chosen)
+        _warn_of_prior(fit)
+        pairs = _default(fit, chosen)
     else:
         pairs = [_given(prior, shape)] * len(chosen)
     return [
@@ -106,15 +120,67 @@ def rows_by_draw(fit: xr.DataTree, new: xr.DataArray, prior: Any, limit: int) ->
     ]
 
 
-def _default(fit: xr.DataTree, Q: int, chosen: NDArray[np.intp]) -> list[tuple[Array, Array]]:
+def _classes(fit: xr.DataTree, chosen: NDArray[np.intp]) -> list[Mixture]:
+    """Mix the classes of :func:`pm_gplvm.classes` in the frame of each draw."""
+    share = fit["constant_data"]["X_share"].to_numpy()
+    centre, within = (draws_of(fit, f"X_{part}").to_numpy() for part in ("centre", "within"))
+    centres, spreads = centre.reshape(-1, *centre.shape[2:])[chosen], within.reshape(-1)[chosen]
+    frames = Frames.of(fit, chosen)
+    return [
+        Mixture(share, frames.inward(i, c), float(s * frames.scale[i, 0]))
+        for i, (c, s) in enumerate(zip(centres, spreads, strict=True))
+    ]
+
+
+def _warn_of_prior(fit: xr.DataTree) -> None:
+    """Say so where the model's own prior of X cannot be known to be N(0, 1) for a new row."""
+    text = json.loads(fit.attrs.get("priors", "{}")).get("X", _STANDARD)
+    if text != _STANDARD and not {"X_prior_mean", "X_time"} & set(fit["constant_data"].data_vars):
+        warnings.warn(
+            f"The place of a new row has the prior N(0, 1) here, while X had {text}. Give "
+            "prior=(mean, sd).",
+            RuntimeWarning,
+            stacklevel=5,
+        )
+
+
+@dataclass(frozen=True)
+class Frames:
+    """How :func:`pm_gplvm.align` brought draws into one frame: x = scale · rotation raw + shift.
+
+    Parameters
+    ----------
+    rotation : ndarray, shape (S, Q, Q)
+    shift : ndarray, shape (S, Q)
+    scale : ndarray, shape (S, 1)
+    """
+
+    rotation: Array
+    shift: Array
+    scale: Array
+
+    @classmethod
+    def of(cls, fit: xr.DataTree, chosen: NDArray[np.intp]) -> "Frames":
+        """Read them off a fit; nothing moves in one that has not been aligned."""
+        Q, S = draws_of(fit, "X").sizes[LATENT], len(chosen)
+        rotation, shift, scale = np.tile(np.eye(Q), (S, 1, 1)), np.zeros((S, Q)), np.ones((S, 1))
+        if "aligned" in fit.children:
+            group = fit["aligned"].to_dataset()
+            rotation = group["rotation"].to_numpy().reshape(-1, Q, Q)[chosen]
+            shift = group["shift"].to_numpy().reshape(-1, Q)[chosen]
+            if "scale" in group:
+                scale = group["scale"].to_numpy().reshape(-1, 1)[chosen]
+        return cls(rotation, shift, scale)
+
+    def inward(self, i: int, raw: Array) -> Array:
+        """Bring raw positions (..., Q) of the i-th draw into the frame."""
+        return np.asarray(self.scale[i] * raw @ self.rotation[i].T + self.shift[i])
+
+
+def _default(fit: xr.DataTree, chosen: NDArray[np.intp]) -> list[tuple[Array, Array]]:
     """N(0, 1) in the frame of each draw: what is rotated stays, what was moved moves along."""
-    shift, scale = np.zeros((len(chosen), Q)), np.ones((len(chosen), 1))
-    if "aligned" in fit.children:
-        group = fit["aligned"].to_dataset()
-        shift = group["shift"].to_numpy().reshape(-1, Q)[chosen]
-        if "scale" in group:
-            scale = group["scale"].to_numpy().reshape(-1, 1)[chosen]
-    return list(zip(shift, scale, strict=True))
+    frames = Frames.of(fit, chosen)
+    return list(zip(frames.shift, frames.scale, strict=True))
 
 
 def _given(prior: Any, shape: tuple[int, int]) -> tuple[Array, Array]:

@@ -1,5 +1,6 @@
 """NUTS over the hyperparameters, the latent positions held."""
 
+import json
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,11 +10,13 @@ import pymc as pm
 import xarray as xr
 from numpy.typing import NDArray
 
+from pm_gplvm.back_constraints import is_back_constrained, weights_of
 from pm_gplvm.compilation import Backend
 from pm_gplvm.model import describe
 from pm_gplvm.objective import LogDensity, compile_log_density
+from pm_gplvm.rebuild import priors_of
 from pm_gplvm.results import as_fit, compile_constrain
-from pm_gplvm.schema import draws_of, require_fit
+from pm_gplvm.schema import LATENT, OBS, draws_of, require_fit
 from pm_gplvm.starts import start_values
 from pm_gplvm.threads import blas_threads as limit_threads
 
@@ -105,7 +108,10 @@ def sample_theta(
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
             raise ValueError(f"{name} must be a positive whole number, got {value!r}.")
     held, theta = _positions(model, X)
-    conditioned = pm.do(model, {"X": held})
+    fixed = {"X": held}
+    if is_back_constrained(model):
+        fixed["X_weights"] = weights_of(model, held)
+    conditioned = pm.do(model, fixed)
     if not conditioned.free_RVs:
         raise ValueError("model must have a free hyperparameter, got every one fixed by a number.")
     rng = np.random.default_rng(random_seed)
@@ -140,6 +146,8 @@ def sample_theta(
         },
         settings={"draws": int(draws), "tune": int(tune), "random_seed": random_seed},
     )
+    # Of the model that was given: in the conditioned one X has no prior.
+    fit.attrs["priors"] = json.dumps(priors_of(model))
     _warn(fit)
     return fit
 
@@ -147,9 +155,12 @@ def sample_theta(
 def _positions(model: pm.Model, X: Any) -> tuple[Array, dict[str, Array]]:
     """Read off the positions to hold, and the values of θ that came with them."""
     free = {rv.name: rv for rv in model.free_RVs}
-    if "X" not in free:
+    if is_back_constrained(model):
+        shape: tuple[int, ...] = (len(model.coords[OBS]), len(model.coords[LATENT]))
+    elif "X" in free:
+        shape = tuple(model.initial_point()[model.rvs_to_values[free["X"]].name].shape)
+    else:
         raise ValueError("model must have a free variable 'X' to be held, got none.")
-    shape = tuple(model.initial_point()[model.rvs_to_values[free["X"]].name].shape)
     theta: dict[str, Array] = {}
     if isinstance(X, xr.DataTree):
         positions = draws_of(require_fit(X, "X", caller="sample_theta"), "X")

@@ -10,7 +10,15 @@ import pytensor
 import xarray as xr
 from numpy.typing import NDArray
 
-from pm_gplvm.ascent import COLLAPSED, DID_NOT_MOVE, INTERRUPTED, Optimum, climb, optima_table
+from pm_gplvm.ascent import (
+    COLLAPSED,
+    DID_NOT_MOVE,
+    INTERRUPTED,
+    Optimum,
+    climb,
+    optima_positions,
+    optima_table,
+)
 from pm_gplvm.compilation import Backend, compile_mode
 from pm_gplvm.coordinates import Coordinates, optimiser_coordinates
 from pm_gplvm.model import describe
@@ -90,7 +98,8 @@ def fit_map(
     -------
     DataTree
         A posterior of one chain and one draw. ``sample_stats``: ``lp``, the objective, and
-        ``log_likelihood``. ``optima``: one row a start, the best first.
+        ``log_likelihood``. ``optima``: one row a start, the best first; ``optima_positions``: ``Z``
+        (start, obs, latent), X / lengthscale there (:func:`plot_optima`).
 
     Warns
     -----
@@ -218,9 +227,10 @@ def _as_tree(
 ) -> xr.DataTree:
     best = ranked[0][1]
     values = [best.values[name] for name in density.names]
-    draws = {
-        name: np.asarray(v)[None, None] for name, v in compile_constrain(model)(*values).items()
-    }
+    constrain = compile_constrain(model)
+    ends = [constrain(*[o.values[name] for name in density.names]) for _, o in ranked]
+    draws = {name: np.asarray(v)[None, None] for name, v in ends[0].items()}
+    groups = {"optima": optima_table(ranked), **optima_positions([i for i, _ in ranked], ends)}
     # The likelihood is what the prior leaves of the objective: its graph is compiled once only.
     prior = pytensor.function(
         model.value_vars,
@@ -243,5 +253,5 @@ def _as_tree(
             "converged": int(best.converged),
             "random_seed": random_seed,
         },
-        groups={"optima": optima_table(ranked)},
+        groups=groups,
     )

@@ -1,35 +1,69 @@
-"""Pictures of a fit: Matplotlib axes in, Matplotlib axes out."""
+"""Pictures of a fit's positions: Matplotlib axes in, Matplotlib axes out."""
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, overload
 
 import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
+from matplotlib.image import AxesImage
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from pm_gplvm.geometry import occupancy
+from pm_gplvm.kernels import KERNELS
 from pm_gplvm.marks import draw_ellipses, draw_key, draw_points, frame, row_values
+from pm_gplvm.plane import Plane, plane_of
 from pm_gplvm.prediction import relative_uncertainty
-from pm_gplvm.relevance import dominant
-from pm_gplvm.schema import LATENT, OBS, draws_of, require_fit
+from pm_gplvm.schema import warn_unaligned
 
 __all__ = ["plot_latent"]
 
 Array = NDArray[np.float64]
 
-_LEFT: dict[str, Any] = {"loc": "upper right", "bbox_to_anchor": (-0.17, 1.0)}
+
+@overload
+def plot_latent(
+    fit: xr.DataTree,
+    color: Any = None,
+    *,
+    dims: tuple[int, int] | None = None,
+    time: Any = None,
+    background: Literal["uncertainty", "density"] | bool = True,
+    spread: bool = True,
+    grid: int = 80,
+    ax: Axes | None = None,
+) -> Axes: ...
+
+
+@overload
+def plot_latent(
+    fit: xr.DataTree,
+    color: Any = None,
+    *,
+    dims: Literal["pairs"],
+    time: Any = None,
+    background: Literal["uncertainty", "density"] | bool = True,
+    spread: bool = True,
+    grid: int = 80,
+    ax: Any = None,
+) -> NDArray[Any]: ...
 
 
 def plot_latent(
     fit: xr.DataTree,
     color: Any = None,
     *,
-    dims: tuple[int, int] | None = None,
-    background: bool = True,
+    dims: tuple[int, int] | Literal["pairs"] | None = None,
+    time: Any = None,
+    background: Literal["uncertainty", "density"] | bool = True,
     spread: bool = True,
     grid: int = 80,
-    ax: Axes | None = None,
-) -> Axes:
+    ax: Any = None,
+) -> Any:
     """Draw the latent positions over the model's uncertainty.
 
     Parameters
@@ -40,29 +74,42 @@ def plot_latent(
     color : str or array_like, shape (N,), optional
         A coordinate along the rows (``"label"``) or one value a row: text and whole numbers are
         classes, other numbers a scale.
-    dims : pair of int, optional
+    dims : pair of int or "pairs", optional
         Which latent dimensions to draw; by default the first two or, where each has a lengthscale
-        of its own (ARD), the two most relevant (:func:`dimensions`). A model with one is drawn against the order of the rows.
-    background : bool, default True
+        of its own (ARD), the two most relevant (:func:`dimensions`). "pairs" draws each pair, one
+        panel each. A model with one dimension is drawn against time or the order of the rows.
+    time : str or array_like, shape (N,), optional
+        A coordinate along the rows or one number a row. With one latent dimension the horizontal
+        axis; with more a line joins the rows in its order.
+    background : {"uncertainty", "density"} or bool, default True
         Shade the plane by the standard deviation that is left of the prior's, for the
-        noise-free function, mixed over the draws: dark is unknown. Further latent
-        dimensions are held at their median.
+        noise-free function, mixed over the draws: dark is unknown (also True, but for a covariance of
+        your own, which has none). Further latent dimensions are held at their median. Or by the posterior density of a row's place, averaged
+        over the rows, which needs draws of X: dark is where rows lie.
     spread : bool, default True
         Where X has more than one draw: an ellipse about each mean position that holds 68 % of
-        the draws if they are Gaussian.
+        the draws if they are Gaussian; an 89 % interval where there is one dimension.
     grid : int, default 80
         Points of the background along each axis.
     ax : matplotlib.axes.Axes, optional
+        With ``dims="pairs"`` an array (Q - 1, Q - 1) of them.
 
     Returns
     -------
     matplotlib.axes.Axes
+        With ``dims="pairs"`` an array (Q - 1, Q - 1): dimension j across and i + 1 upwards in
+        panel (i, j), those with j > i left empty.
+
+    Warns
+    -----
+    RuntimeWarning
+        If the draws of X stand in frames of their own (:func:`align`).
 
     Raises
     ------
     TypeError, ValueError
-        If ``fit`` has no X, ``color`` has a wrong length or names no coordinate, or ``dims`` are
-        out of range.
+        If ``fit`` has no X, ``color`` or ``time`` has a wrong length or names no coordinate, or
+        ``dims`` or ``background`` is out of range.
 
     Examples
     --------
@@ -72,63 +119,174 @@ def plot_latent(
     >>> ax.get_xlabel()
     'latent 0'
     """
-    require_fit(fit, "X", caller="plot_latent")
-    draws = draws_of(fit, "X").transpose("chain", "draw", OBS, LATENT).to_numpy()
-    draws = draws.reshape(-1, *draws.shape[2:])
-    N, Q = draws.shape[1:]
-    values = None if color is None else row_values(fit, color, N)
+    pairs = isinstance(dims, str)
+    if pairs and dims != "pairs":
+        raise ValueError(f"dims must be two dimensions or 'pairs', got {dims!r}.")
+    plane = plane_of(fit, None if pairs else dims, caller="plot_latent")
+    warn_unaligned(fit, caller="plot_latent")
+    N, Q = plane.draws.shape[1:]
+    rows = _Rows(
+        values=None if color is None else row_values(fit, color, N),
+        name=color if isinstance(color, str) else "",
+        order=None if time is None else _times(fit, time, N),
+        time=time if isinstance(time, str) else "time",
+    )
+    shading = _Shading(fit, _kind(background, plane, fit.attrs.get("kernel") in KERNELS), grid)
+    if pairs:
+        return _plot_pairs(plane.draws, rows, shading, spread, ax)
     if ax is None:
         _, ax = plt.subplots(figsize=(6.0, 4.8), layout="constrained")
     if Q == 1:
-        _plot_line(ax, draws[:, :, 0], values, spread)
-        return ax
-    if dims is None:
-        dims = dominant(fit)
-    if len(set(dims)) != 2 or not all(0 <= d < Q for d in dims):
-        raise ValueError(f"dims must be two different dimensions below {Q}, got {dims}.")
-    X = draws.mean(axis=0)
-    pair = list(dims)
-    frame(ax, X[:, pair])
-    if background:
-        _shade(ax, fit, X, pair, grid)
-    if spread and len(draws) > 1 and np.ptp(draws, axis=0).max() > 0.0:
-        draw_ellipses(ax, draws[:, :, pair])
-    scale = draw_points(ax, X[:, pair], values)
-    draw_key([ax], scale, color if isinstance(color, str) else "", **_LEFT)
-    ax.set(xlabel=f"latent {dims[0]}", ylabel=f"latent {dims[1]}")
+        scale = _plot_line(ax, plane.draws[:, :, 0], rows, spread)
+    else:
+        scale = _plot_plane(ax, plane, rows, shading, spread)
+        shading.label([ax])
+    draw_key([ax], scale, rows.name, left=True)
     return ax
 
 
-def _shade(ax: Axes, fit: xr.DataTree, X: Array, pair: list[int], grid: int) -> None:
-    (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
-    across, up = np.meshgrid(np.linspace(left, right, grid), np.linspace(bottom, top, grid))
-    positions = np.tile(np.median(X, axis=0), (grid * grid, 1))
-    positions[:, pair[0]], positions[:, pair[1]] = across.ravel(), up.ravel()
-    shades = relative_uncertainty(fit, positions).reshape(grid, grid)
-    picture = ax.imshow(
-        shades,
-        extent=(left, right, bottom, top),
-        origin="lower",
-        aspect="auto",
-        cmap="Greys",
-        vmin=0.0,
-        vmax=1.6,  # the darkest shade used stays light enough for the points
-        interpolation="bilinear",
-        zorder=0,
-    )
-    bar = ax.figure.colorbar(
-        picture, ax=ax, fraction=0.045, pad=0.02, boundaries=np.linspace(0, 1, 101)
-    )
-    bar.set_ticks([0.0, 0.5, 1.0])
-    bar.set_label("sd of the function left of the prior's")
+@dataclass
+class _Rows:
+    """What is shown of the rows beside their places."""
+
+    values: NDArray[Any] | None
+    name: str
+    order: Array | None
+    time: str
 
 
-def _plot_line(ax: Axes, draws: Array, values: NDArray[Any] | None, spread: bool) -> None:
-    """One latent dimension: each row's position, one line of the picture a row."""
+def _times(fit: xr.DataTree, time: Any, n_rows: int) -> Array:
+    values = row_values(fit, time, n_rows, argument="time")
+    if not np.issubdtype(values.dtype, np.number):
+        raise ValueError(f"time must have one number a row, got values of type {values.dtype}.")
+    return values.astype(np.float64)
+
+
+def _kind(background: Any, plane: Plane, known: bool) -> str:
+    kind = {True: "uncertainty" if known else "", False: ""}.get(background, background)
+    if kind not in ("uncertainty", "density", ""):
+        raise ValueError(
+            f"background must be 'uncertainty', 'density', True or False, got {background!r}."
+        )
+    if kind == "density" and (len(plane.draws) <= 2 or not plane.moves):
+        raise ValueError(
+            "background='density' needs draws of X, got a fit with one position a row. Take the draws of "
+            "sample or fit_laplace, or background='uncertainty'."
+        )
+    return str(kind)
+
+
+@dataclass
+class _Shading:
+    """The background of one picture: what it shows, and its scale of colours."""
+
+    fit: xr.DataTree
+    kind: str
+    grid: int
+    picture: AxesImage | None = None
+
+    def draw(self, ax: Axes, plane: Plane) -> None:
+        if not self.kind:
+            return
+        limits = np.array([ax.get_xlim(), ax.get_ylim()]).T
+        places = plane.mesh(limits, (self.grid, self.grid))
+        if self.kind == "density":
+            shades, top = occupancy(plane.draws[:, :, list(plane.dims)], places), None
+        else:
+            # The darkest shade used stays light enough for the points.
+            shades, top = relative_uncertainty(self.fit, plane.lift(places)), 1.6
+        self.picture = ax.imshow(
+            shades.reshape(self.grid, self.grid),
+            extent=(*limits[:, 0], *limits[:, 1]),
+            origin="lower",
+            aspect="auto",
+            cmap="Greys",
+            vmin=0.0,
+            vmax=1.6 * shades.max() if top is None else top,
+            interpolation="bilinear",
+            zorder=0,
+        )
+
+    def label(self, axes: Sequence[Axes]) -> None:
+        if self.picture is None:
+            return
+        top = 1.0 if self.kind == "uncertainty" else self.picture.get_clim()[1] / 1.6
+        bar = axes[0].figure.colorbar(
+            self.picture,
+            ax=list(axes),
+            fraction=0.045,
+            pad=0.02,
+            boundaries=np.linspace(0.0, top, 101),
+        )
+        if self.kind == "uncertainty":
+            bar.set_ticks([0.0, 0.5, 1.0])
+            bar.set_label("sd of the function,\nshare of the prior's")
+        else:
+            bar.locator = MaxNLocator(4)
+            bar.update_ticks()
+            bar.set_label("density of a row's place")
+
+
+def _plot_plane(
+    ax: Axes, plane: Plane, rows: _Rows, shading: _Shading, spread: bool
+) -> PathCollection | None:
+    X = plane.X
+    frame(ax, X)
+    shading.draw(ax, plane)
+    if spread and plane.moves:
+        draw_ellipses(ax, plane.draws[:, :, list(plane.dims)])
+    if rows.order is not None:
+        path = X[np.argsort(rows.order, kind="stable")]
+        ax.plot(path[:, 0], path[:, 1], color="0.3", linewidth=0.7, zorder=1.4)
+    ax.set(xlabel=f"latent {plane.dims[0]}", ylabel=f"latent {plane.dims[1]}")
+    return draw_points(ax, X, rows.values)
+
+
+def _plot_pairs(
+    draws: Array, rows: _Rows, shading: _Shading, spread: bool, axes: Any
+) -> NDArray[Any]:
+    side = draws.shape[2] - 1
+    if side < 2:
+        raise ValueError(
+            f"dims='pairs' needs at least three latent dimensions, got {side + 1}. Leave dims out."
+        )
+    if axes is None:
+        size = (1.6 + 2.3 * side, 0.6 + 2.1 * side)
+        _, axes = plt.subplots(side, side, figsize=size, squeeze=False, layout="constrained")
+    panels: Any = np.asarray(axes, dtype=object)
+    if panels.shape != (side, side):
+        raise ValueError(f"ax must be an array ({side}, {side}) of axes, got {panels.shape}.")
+    scale = None
+    for i, j in np.ndindex(side, side):
+        if j > i:
+            panels[i, j].set_axis_off()
+            continue
+        scale = _plot_plane(panels[i, j], Plane(draws, (j, i + 1)), rows, shading, spread)
+        panels[i, j].label_outer()
+    shading.label(panels.ravel().tolist())
+    if scale is not None:
+        draw_key(panels.ravel().tolist(), scale, rows.name)
+    else:
+        handles, labels = panels[0, 0].get_legend_handles_labels()
+        if labels:
+            # The empty corner has room for it.
+            key = {"loc": "upper right", "frameon": False, "fontsize": "small", "ncols": 2}
+            panels[0, side - 1].legend(handles, labels, title=rows.name or None, **key)
+    return panels
+
+
+def _plot_line(ax: Axes, draws: Array, rows: _Rows, spread: bool) -> PathCollection | None:
+    """One latent dimension: against time, or each row a line of the picture."""
     X = draws.mean(axis=0)
-    order = np.arange(len(X), dtype=np.float64)
+    across = rows.order is not None
+    order = rows.order if rows.order is not None else np.arange(len(X), dtype=np.float64)
     if spread and len(draws) > 1:
         low, high = np.quantile(draws, [0.055, 0.945], axis=0)
-        ax.hlines(order, low, high, color="0.6", linewidth=0.8, zorder=1)
-    draw_key([ax], draw_points(ax, np.column_stack([X, order]), values), "", **_LEFT)
-    ax.set(xlabel="latent 0", ylabel="row")
+        lines = ax.vlines if across else ax.hlines
+        lines(order, low, high, color="0.6", linewidth=0.8, zorder=1)
+    ax.set(
+        xlabel=rows.time if across else "latent 0",
+        ylabel="latent 0" if across else "row",
+    )
+    places = np.column_stack([order, X] if across else [X, order])
+    return draw_points(ax, places, rows.values)

@@ -20,10 +20,9 @@ __all__ = ["plot_compare", "plot_prior"]
 Array = NDArray[np.float64]
 
 _SHARE = 0.89
-_SHADE = (0.0, 0.0, 0.0, 0.08)  # lets a wide ellipse lie over others
+_SHADE = (0.0, 0.0, 0.0, 0.04)  # lets a wide ellipse lie over others
 # Below the points, so that it is seen only where it lies elsewhere.
 _DOT: dict[str, Any] = {"s": 6.0, "c": "black", "linewidths": 0.0, "zorder": 1.8}
-_RIGHT: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.02, 1.0)}
 
 
 def plot_compare(
@@ -91,7 +90,7 @@ def plot_compare(
         places, at = {n: Z[:, :, 0] for n, Z in placed.items()}, placed[first].mean(axis=0)[:, 0]
         for ax, (fit_name, Z) in zip(panels, places.items(), strict=True):
             scale = _line_panel(ax, Z, None if fit_name == first else at, at, values, fit_name)
-        draw_key(panels.tolist(), scale, name, **_RIGHT)
+        draw_key(panels.tolist(), scale, name)
         return panels
     pair = list(dims)
     at = placed[first][:, :, pair].mean(axis=0)
@@ -104,7 +103,7 @@ def plot_compare(
     everywhere = np.concatenate(ends).reshape(-1, 2)
     for ax in panels:
         frame(ax, everywhere)
-    draw_key(panels.tolist(), scale, name, **_RIGHT)
+    draw_key(panels.tolist(), scale, name)
     panels[0].set_ylabel(f"latent {dims[1]} / lengthscale")
     return panels
 

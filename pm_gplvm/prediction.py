@@ -7,15 +7,17 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from pm_gplvm.draws import data_of
-from pm_gplvm.processes import each_process
-from pm_gplvm.schema import FEATURE, LATENT, draws_of, require_fit
+from pm_gplvm.patterns import Patterns, column_patterns
+from pm_gplvm.processes import conditional, conditional_variance, each_process
+from pm_gplvm.schema import FEATURE, LATENT, draws_of, require_fit, warn_unaligned
 
-__all__ = ["predict", "relative_uncertainty"]
+__all__ = ["check_draws", "check_positions", "predict", "relative_uncertainty"]
 
 Array = NDArray[np.float64]
 
 
-def _positions(fit: xr.DataTree, X_new: Any) -> Array:
+def check_positions(fit: xr.DataTree, X_new: Any) -> Array:
+    """Return ``X_new`` as an array (n, Q) of finite numbers, or say what is wrong with it."""
     latent_dim = draws_of(fit, "X").sizes[LATENT]
     values = np.asarray(X_new, dtype=np.float64)
     if values.ndim != 2 or values.shape[1] != latent_dim:
@@ -32,7 +34,8 @@ def predict(fit: xr.DataTree, X_new: Any, *, noise: bool = False, draws: int = 1
 
     For each draw of (X, θ) the Gaussian conditional of a new row is formed (Rasmussen & Williams
     2006, eq. 2.25 and 2.26); the draws are mixed by the law of total variance. A sparse or
-    variational fit predicts through its inducing inputs instead, X integrated over q.
+    variational fit predicts through its inducing inputs instead, X integrated over q. Where Y has
+    missing entries, each column is conditioned on the rows that have it.
 
     Parameters
     ----------
@@ -50,6 +53,11 @@ def predict(fit: xr.DataTree, X_new: Any, *, noise: bool = False, draws: int = 1
     Dataset
         ``mean`` and ``sd``, dims (obs_new, feature), in the units of Y.
 
+    Warns
+    -----
+    RuntimeWarning
+        If the draws of X stand in frames of their own (:func:`align`).
+
     Raises
     ------
     TypeError, ValueError
@@ -64,17 +72,18 @@ def predict(fit: xr.DataTree, X_new: Any, *, noise: bool = False, draws: int = 1
     {'obs_new': 1, 'feature': 64}
     """
     require_fit(fit, "X", "sigma", "Y_mean", "Y_scale", caller="predict")
-    _check_draws(draws)
-    positions = _positions(fit, X_new)
-    F, centre, scale = data_of(fit, caller="predict")
+    warn_unaligned(fit, caller="predict")
+    check_draws(draws)
+    positions = check_positions(fit, X_new)
+    F, centre, scale = data_of(fit, caller="predict", missing=True)
+    patterns = column_patterns(~np.isnan(F))
 
     means, variances = [], []
     for draw in each_process(fit, caller="predict", limit=draws):
-        cross = draw.cross(positions)
-        means.append(cross @ draw.solve(F))
-        variance = draw.variance(cross, draw.prior_variance(positions))
+        mean, variance = conditional(draw, F, patterns, positions)
+        means.append(mean)
         variances.append(variance + draw.sigma**2 if noise else variance)
-    total = np.mean(variances, axis=0)[:, None] + np.var(means, axis=0)
+    total = np.mean(variances, axis=0)[:, patterns.group] + np.var(means, axis=0)
     dims = ("obs_new", FEATURE)
     return xr.Dataset(
         {
@@ -102,20 +111,31 @@ def relative_uncertainty(fit: xr.DataTree, X_new: Any, *, draws: int = 20) -> Ar
     -------
     ndarray, shape (S,)
         Standard deviation of the noise-free function over its prior standard deviation: near 0
-        beside many rows, 1 where the data say nothing.
+        beside many rows, 1 where the data say nothing. The root mean square of all columns.
     """
     require_fit(fit, "X", "sigma", caller="relative_uncertainty")
-    _check_draws(draws)
-    positions = _positions(fit, X_new)
+    check_draws(draws)
+    positions = check_positions(fit, X_new)
+    patterns = _patterns(fit)
+    share = np.bincount(patterns.group) / len(patterns.group)
     posterior, prior = [], []
     for draw in each_process(fit, caller="relative_uncertainty", limit=draws):
-        before = draw.prior_variance(positions)
-        prior.append(before)
-        posterior.append(draw.variance(draw.cross(positions), before))
+        prior.append(draw.prior_variance(positions))
+        posterior.append(conditional_variance(draw, patterns, positions) @ share)
     ratio = np.mean(posterior, axis=0) / np.maximum(np.mean(prior, axis=0), 1e-300)
     return np.asarray(np.sqrt(ratio))
 
 
-def _check_draws(draws: int) -> None:
+def _patterns(fit: xr.DataTree) -> Patterns:
+    """Columns by their observed rows; all alike in a fit that does not hold its table."""
+    name = str(fit.attrs.get("observed"))
+    if "observed_data" not in fit.children or name not in fit["observed_data"]:
+        return column_patterns(np.ones((draws_of(fit, "X").shape[2], 1), dtype=bool))
+    table = fit["observed_data"][name].transpose(..., FEATURE)
+    return column_patterns(~np.isnan(table.to_numpy()))
+
+
+def check_draws(draws: int) -> None:
+    """Refuse a number of draws that is no positive whole number."""
     if isinstance(draws, bool) or not isinstance(draws, int | np.integer) or draws < 1:
         raise ValueError(f"draws must be a positive whole number, got {draws!r}.")

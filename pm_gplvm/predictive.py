@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from pm_gplvm.draws import Draw, data_of, each_draw
 from pm_gplvm.kernels import cross_covariance
 from pm_gplvm.newrows import require_exact
-from pm_gplvm.prediction import _check_draws as check_draws
-from pm_gplvm.prediction import _positions as check_positions
-from pm_gplvm.schema import FEATURE, OBS
+from pm_gplvm.patterns import Patterns, column_patterns
+from pm_gplvm.prediction import check_draws, check_positions
+from pm_gplvm.schema import FEATURE, OBS, warn_unaligned
 
 __all__ = ["reconstruct", "sample_predictive"]
 
@@ -51,6 +51,11 @@ def sample_predictive(
         ``predictions``: the table's name, dims (chain, draw, obs_new, feature), one chain, in the
         units of Y.
 
+    Warns
+    -----
+    RuntimeWarning
+        If the draws of X stand in frames of their own (:func:`align`).
+
     Raises
     ------
     TypeError, ValueError
@@ -66,16 +71,19 @@ def sample_predictive(
     (1, 3, 5, 64)
     """
     require_exact(fit, caller="sample_predictive")
+    warn_unaligned(fit, caller="sample_predictive")
     check_draws(draws)
     positions = check_positions(fit, X_new)
-    F, centre, scale = data_of(fit, caller="sample_predictive")
+    F, centre, scale = data_of(fit, caller="sample_predictive", missing=True)
+    patterns = column_patterns(~np.isnan(F))
     rng = np.random.default_rng(random_seed)
     chosen = list(each_draw(fit, caller="sample_predictive", limit=draws))
     tables = []
     for draw, share in zip(chosen, np.array_split(np.arange(draws), len(chosen)), strict=True):
-        mean, root = _joint(draw, F, positions)
-        z = rng.standard_normal((len(share), len(positions), F.shape[1]))
-        own = mean + root @ z
+        own = rng.standard_normal((len(share), len(positions), F.shape[1]))
+        for rows, columns, block in patterns.blocks(F):
+            mean, root = _joint(draw.given(rows), block, positions)
+            own[..., columns] = mean + root @ own[..., columns]
         if noise:
             own = own + draw.sigma * rng.standard_normal(own.shape)
         tables.append(centre + scale * own)
@@ -107,7 +115,8 @@ def reconstruct(fit: xr.DataTree, *, noise: bool = False, draws: int = 100) -> x
     """Give the training rows as the model sees them: each at its own place, without noise.
 
     At the places of a draw the function has mean F - σ²K⁻¹F and variance σ² - σ⁴[K⁻¹]_nn, K with
-    its noise σ²: the Gaussian conditional at X_new = X. The draws are mixed by the law of total
+    its noise σ²: the Gaussian conditional at X_new = X. An entry that is missing is predicted at its
+    row's place as in :func:`predict`, from the rows that have that column. The draws are mixed by the law of total
     variance. With X fixed rows that lie apart are hardly smoothed; how a row would be predicted
     from the others tells :func:`leave_one_out`.
 
@@ -139,14 +148,14 @@ def reconstruct(fit: xr.DataTree, *, noise: bool = False, draws: int = 100) -> x
     """
     require_exact(fit, caller="reconstruct")
     check_draws(draws)
-    F, centre, scale = data_of(fit, caller="reconstruct")
+    F, centre, scale = data_of(fit, caller="reconstruct", missing=True)
+    patterns = column_patterns(~np.isnan(F))
     means, variances = [], []
     for draw in each_draw(fit, caller="reconstruct", limit=draws):
-        inverse = draw.solve(np.eye(len(F)))
-        variance = np.maximum(draw.sigma**2 - draw.sigma**4 * np.diagonal(inverse), 0.0)
-        means.append(F - draw.sigma**2 * (inverse @ F))
+        mean, variance = _smoothed(draw, F, patterns)
+        means.append(mean)
         variances.append(variance + draw.sigma**2 if noise else variance)
-    total = np.mean(variances, axis=0)[:, None] + np.var(means, axis=0)
+    total = np.mean(variances, axis=0)[:, patterns.group] + np.var(means, axis=0)
     known = {
         "mean": centre + scale * np.mean(means, axis=0),
         "sd": scale * np.sqrt(total),
@@ -156,3 +165,21 @@ def reconstruct(fit: xr.DataTree, *, noise: bool = False, draws: int = 100) -> x
         name: coord for name, coord in observed.coords.items() if coord.dims in ((OBS,), (FEATURE,))
     }
     return xr.Dataset({n: ((OBS, FEATURE), v) for n, v in known.items()}, coords=coords)
+
+
+def _smoothed(draw: Draw, F: Array, patterns: Patterns) -> tuple[Array, Array]:
+    """Mean (N, D) and variance (N, G) of the function at the training rows' own places."""
+    mean, variance = np.empty_like(F), np.empty((len(F), len(patterns)))
+    for g, (rows, columns, block) in enumerate(patterns.blocks(F)):
+        own = draw.given(rows)
+        inverse = own.solve(np.eye(len(rows)))
+        mean[np.ix_(rows, columns)] = block - own.sigma**2 * (inverse @ block)
+        known = own.sigma**2 - own.sigma**4 * np.diagonal(inverse)
+        variance[rows, g] = np.maximum(known, 0.0)
+        others = np.flatnonzero(~patterns.seen[g])
+        if others.size:
+            at = draw.X[others]
+            cross = own.cross(at)
+            mean[np.ix_(others, columns)] = cross @ own.solve(block)
+            variance[others, g] = own.variance(cross, own.prior_variance(at))
+    return mean, variance

@@ -9,17 +9,18 @@ from numpy.typing import NDArray
 
 from pm_gplvm.schema import FEATURE, OBS
 
-__all__ = ["SCALES", "as_table", "centre_and_scale"]
+__all__ = ["MISSING", "SCALES", "as_table", "centre_and_scale"]
 
 Scale = Literal["global", "feature", "none"]
 SCALES = ("global", "feature", "none")
+MISSING = ("raise", "mask")
 
 _REMEDY_LABEL = (
     "Move labels out of the table (a DataArray coordinate on obs keeps them) or drop them."
 )
 
 
-def as_table(Y: Any) -> xr.DataArray:
+def as_table(Y: Any, *, missing: str = "raise") -> xr.DataArray:
     """Check a table and bring it into float64 with named rows and columns.
 
     Parameters
@@ -27,6 +28,8 @@ def as_table(Y: Any) -> xr.DataArray:
     Y : array_like, DataFrame or DataArray, shape (N, D)
         Rows are observations. A DataFrame's index and columns, a DataArray's coordinates are
         kept; further coordinates along the rows (``label``) stay attached to them.
+    missing : {"raise", "mask"}
+        Whether NaN is an error, or stays.
 
     Returns
     -------
@@ -38,8 +41,8 @@ def as_table(Y: Any) -> xr.DataArray:
     TypeError
         If a column holds text or complex numbers.
     ValueError
-        If the shape is not N × D with N ≥ 3 and D ≥ 1, a value is missing or infinite, or all
-        rows are equal.
+        If the shape is not N × D with N ≥ 3 and D ≥ 1, a value is infinite or missing, a whole row
+        or column is missing, all rows are equal, or ``missing`` is unknown.
 
     Examples
     --------
@@ -50,21 +53,38 @@ def as_table(Y: Any) -> xr.DataArray:
     N, D = table.shape
     if N < 3 or D < 1:
         raise ValueError(
-            f"Y must have at least 3 rows (obs) and 1 column (feature), got shape {(N, D)}."
+            f"Y must have at least 3 rows (obs) and 1 column (feature), got shape {(N, D)}. Rows are "
+            "what is embedded: if columns were meant, pass Y.T."
         )
     values = table.to_numpy()
-    bad = ~np.isfinite(values)
-    if bad.any():
-        row, column = (int(i) for i in np.argwhere(bad)[0])
-        missing = int(np.isnan(values).sum())
-        raise ValueError(
-            f"Y has {missing} missing (NaN) and {int(bad.sum()) - missing} infinite values, first at "
-            f"obs {_name(table, OBS, row)}, feature {_name(table, FEATURE, column)}. "
-            "Drop or impute them before build_model."
-        )
-    if (values == values[0]).all():
+    if missing not in MISSING:
+        raise ValueError(f"missing must be one of {', '.join(MISSING)}, got {missing!r}.")
+    _check_finite(table, allow_missing=missing == "mask")
+    low, high = np.nanmin(values, axis=0), np.nanmax(values, axis=0)
+    if (low == high).all():
         raise ValueError(f"Y has {N} equal rows: there is nothing to embed.")
     return table
+
+
+def _check_finite(table: xr.DataArray, *, allow_missing: bool) -> None:
+    values = table.to_numpy()
+    absent = np.isnan(values)
+    bad = np.isinf(values) if allow_missing else ~np.isfinite(values)
+    if bad.any():
+        row, column = (int(i) for i in np.argwhere(bad)[0])
+        n = int((absent & bad).sum())
+        raise ValueError(
+            f"Y has {n} missing (NaN) and {int(bad.sum()) - n} infinite values, first at "
+            f"obs {_name(table, OBS, row)}, feature {_name(table, FEATURE, column)}. "
+            "Drop or impute them before build_model, or take build_model(..., missing='mask') where "
+            "they are missing."
+        )
+    for axis, dim, what in ((1, OBS, "rows"), (0, FEATURE, "columns")):
+        if (empty := absent.all(axis=axis)).any():
+            raise ValueError(
+                f"Y must have an entry in every row and column, got {int(empty.sum())} {what} of NaN "
+                f"alone, first {dim} {_name(table, dim, int(empty.argmax()))}. Drop them."
+            )
 
 
 def _name(table: xr.DataArray, dim: str, position: int) -> str:
@@ -170,6 +190,7 @@ def centre_and_scale(
     Parameters
     ----------
     table : DataArray, dims (obs, feature)
+        What is missing (NaN) is left out.
     scale : {"global", "feature", "none"}
         One number for all columns, such that the centred table has mean square 1; each column's
         own standard deviation; or 1. A column that is constant is allowed unless each column is
@@ -194,14 +215,15 @@ def centre_and_scale(
     if scale not in SCALES:
         raise ValueError(f"scale must be one of {', '.join(SCALES)}, got {scale!r}.")
     values = table.to_numpy()
-    mean = values.mean(axis=0)
-    spread = (values - mean).std(axis=0)
+    mean = np.nanmean(values, axis=0)
+    spread = np.nanstd(values - mean, axis=0)
     # A constant column leaves rounding noise of the size of its mean times machine precision.
-    constant = np.ptp(values, axis=0) == 0.0
+    constant = np.nanmin(values, axis=0) == np.nanmax(values, axis=0)
     if scale == "none":
         return mean, np.ones_like(mean)
     if scale == "global":
-        return mean, np.full_like(mean, np.sqrt(np.mean(spread**2)))
+        share = (~np.isnan(values)).sum(axis=0)
+        return mean, np.full_like(mean, np.sqrt(np.average(spread**2, weights=share)))
     if constant.any():
         names = [str(name) for name in table[FEATURE].to_numpy()[constant]]
         raise ValueError(

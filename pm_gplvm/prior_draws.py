@@ -142,7 +142,7 @@ def check_prior(prior: xr.DataTree, fit: xr.DataTree | None = None) -> xr.Datase
         "distance": (("draw", "share"), _distances(few, "prior")),
         "value": (("draw", "share"), np.quantile(drawn, _SHARES, axis=(1, 2)).T),
         "variance": (("draw", "component"), np.stack([_variances(table) for table in drawn])),
-        "value_observed": ("share", np.quantile(seen, _SHARES)),
+        "value_observed": ("share", np.nanquantile(seen, _SHARES)),
         "variance_observed": ("component", _variances(seen)),
     }
     if fit is not None:
@@ -173,8 +173,10 @@ def _distances(tree: xr.DataTree, group: str) -> Array:
 
 def _variances(table: Array) -> Array:
     """Shares of variance of the principal components of a table of shape (D, N)."""
-    centred = table - table.mean(axis=1, keepdims=True)
     D, N = table.shape
+    if np.isnan(table).any():  # a table with holes has no eigenvalues
+        return np.full(min(D, N, _MOST_COMPONENTS), np.nan)
+    centred = table - table.mean(axis=1, keepdims=True)
     gram = centred.T @ centred if N <= D else centred @ centred.T
     with blas_threads(1):
         values = np.linalg.eigvalsh(gram)[::-1][:_MOST_COMPONENTS]

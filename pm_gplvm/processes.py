@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 
 from pm_gplvm.bound import InducingPosterior, WholeKernel
 from pm_gplvm.draws import Draw, data_of, each_draw
-from pm_gplvm.kernels import cross_covariance, prior_variance
+from pm_gplvm.kernels import cross_covariance, cross_slope, prior_slope_variance, prior_variance
+from pm_gplvm.patterns import Patterns
 from pm_gplvm.rules import point_rule
 from pm_gplvm.schema import THETA, draws_of, require_fit
 
-__all__ = ["Induced", "each_process"]
+__all__ = ["Induced", "conditional", "conditional_variance", "each_process"]
 
 Array = NDArray[np.float64]
 
@@ -71,6 +72,24 @@ class Induced:
         known = np.einsum("sm,sm->s", cross @ self.posterior.reduction, cross)
         return np.maximum(prior - known, 0.0)
 
+    @property
+    def _turn(self) -> Array:
+        """∂x/∂x' of raw positions x, and x' in the frame, shape (Q, Q)."""
+        if self.frame is None:
+            return np.eye(self.W.shape[1])
+        return np.asarray(self.frame[0] / self.frame[2])
+
+    def slope(self, X_new: Array) -> Array:
+        """∂k(X_new, W)/∂X_new, shape (S, Q, M)."""
+        raw = cross_slope(self.kernel, self._raw(X_new), self.W, **self.theta)
+        return np.asarray(self._turn @ raw)
+
+    def slope_covariance(self, slope: Array) -> Array:
+        """Covariance of the function's slopes, in units of scale² of Y / X², shape (S, Q, Q)."""
+        Q, turn = slope.shape[1], self._turn
+        prior = turn * prior_slope_variance(self.kernel, Q, **self.theta) @ turn.T
+        return prior - slope @ self.posterior.reduction @ slope.transpose(0, 2, 1)
+
 
 def each_process(
     fit: xr.DataTree, *, caller: str, limit: int | None = None
@@ -100,6 +119,46 @@ def each_process(
         return
     for frame in _frames(fit["aligned"].to_dataset(), limit):
         yield replace(induced, frame=frame)
+
+
+def conditional(
+    process: Draw | Induced, F: Array, patterns: Patterns, X_new: Array
+) -> tuple[Array, Array]:
+    """Form the Gaussian conditional of the noise-free function at new positions.
+
+    Parameters
+    ----------
+    process : Draw or Induced
+    F : ndarray, shape (N, D)
+        Standardised, NaN where an entry is missing.
+    patterns : Patterns
+        Of its columns.
+    X_new : ndarray, shape (S, Q)
+
+    Returns
+    -------
+    mean : ndarray, shape (S, D)
+    variance : ndarray, shape (S, G)
+        The same in all columns of a pattern; in units of the scale² of Y.
+    """
+    mean, variance = np.empty((len(X_new), F.shape[1])), np.empty((len(X_new), len(patterns)))
+    for g, (rows, columns, block) in enumerate(patterns.blocks(F)):
+        own = _given(process, rows)
+        cross = own.cross(X_new)
+        mean[:, columns] = cross @ own.solve(block)
+        variance[:, g] = own.variance(cross, own.prior_variance(X_new))
+    return mean, variance
+
+
+def conditional_variance(process: Draw | Induced, patterns: Patterns, X_new: Array) -> Array:
+    """Form the variance of :func:`conditional` alone, shape (S, G)."""
+    each = [_given(process, rows) for rows, _ in patterns]
+    prior = process.prior_variance(X_new)
+    return np.stack([own.variance(own.cross(X_new), prior) for own in each], axis=1)
+
+
+def _given(process: Draw | Induced, rows: NDArray[np.intp]) -> Draw | Induced:
+    return process.given(rows) if isinstance(process, Draw) else process
 
 
 def _induced(fit: xr.DataTree, caller: str) -> Induced:

@@ -13,7 +13,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-__all__ = ["Counter", "Steps"]
+__all__ = ["Counter", "Pieces", "Steps"]
 
 
 class _Shown:
@@ -121,3 +121,35 @@ class Steps(_Shown):
             replicas=replicas,
             rate=self._progress.tasks[0].speed or 0.0,
         )
+
+
+class Pieces(_Shown):
+    """Count pieces of work, with their rate and the time that remains; gone when they are done.
+
+    Parameters
+    ----------
+    title : str
+    total : int
+    what : str
+        Name of a piece: "rows".
+    show : bool
+        False keeps silent.
+    """
+
+    def __init__(self, title: str, total: int, what: str, show: bool) -> None:
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TextColumn(f"{what}, {{task.fields[rate]:.3g}}/s"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            disable=not show,
+            transient=True,
+        )
+        self._task = self._progress.add_task(title, total=total, rate=0.0)
+
+    def advance(self, n: int = 1) -> None:
+        """Note that so many more are done."""
+        self._progress.update(self._task, advance=n, rate=self._progress.tasks[0].speed or 0.0)

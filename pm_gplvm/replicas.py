@@ -12,6 +12,7 @@ from pm_gplvm.exchange import respaced, swap
 from pm_gplvm.kernels import KERNELS
 from pm_gplvm.likelihood import standardised
 from pm_gplvm.model import describe
+from pm_gplvm.pattern_moves import PatternMoves
 from pm_gplvm.row_priors import RowPrior, compile_row_prior
 from pm_gplvm.rowjumps import Proposal, RowMoves, Theta
 from pm_gplvm.schema import THETA
@@ -37,7 +38,7 @@ class Posterior:
     ensemble : Ensemble
     kernel : str
     F : ndarray, shape (N, D)
-        Standardised data.
+        Standardised data, NaN where missing.
     row_prior : RowPrior or None
         None where X is no free variable, so that no row can be moved by itself.
     fixed : dict
@@ -210,8 +211,9 @@ class Replicas:
             return prior(n, C * lengthscale, parts)
 
         Z = values[str(ensemble.X)] / lengthscale
+        kind = PatternMoves if np.isnan(posterior.F).any() else RowMoves
         try:
-            moves = RowMoves(
+            moves = kind(
                 Z, theta, posterior.F, self._betas[rows], log_prior, self.proposal, self.rng
             )
         except np.linalg.LinAlgError:

@@ -12,7 +12,9 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from pm_gplvm.compilation import compile_mode
+from pm_gplvm.likelihood import seen_of
 from pm_gplvm.model import describe
+from pm_gplvm.rebuild import priors_of
 from pm_gplvm.schema import LATENT, OBS, THETA
 
 __all__ = ["as_fit", "compile_constrain"]
@@ -76,6 +78,10 @@ def as_fit(
         name: pytensor.function([], value, mode="FAST_COMPILE")()
         for value, name in observed.items()
     }
+    for rv in model.observed_RVs:
+        present = seen_of(rv)
+        if present is not None:  # what stood in for a missing entry is none
+            seen[rv.name] = np.where(present, seen[rv.name], np.nan)
     tree = {
         "posterior": _dataset(model, _ordered(draws), ("chain", "draw")),
         "sample_stats": _dataset(model, sample_stats, ("chain", "draw")),
@@ -91,6 +97,7 @@ def as_fit(
         "method": method,
         "kernel": described.kernel,
         "observed": described.observed.name,
+        "priors": json.dumps(priors_of(model)),
         **{name: _attr(value) for name, value in settings.items()},
     }
     return fit

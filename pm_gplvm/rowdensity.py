@@ -1,6 +1,6 @@
 """ln p(y, x) of unseen rows at many places at once, with its gradient in x."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -8,15 +8,56 @@ from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 from scipy.linalg.blas import dtrmm
 from scipy.spatial.distance import cdist
+from scipy.special import logsumexp, softmax
 
 from pm_gplvm.draws import Draw
 from pm_gplvm.kernels import KERNELS
+from pm_gplvm.patterns import column_patterns
 
-__all__ = ["RowDensity", "Rows"]
+__all__ = ["Mixture", "RowDensity", "Rows"]
 
 Array = NDArray[np.float64]
 
 _BLOCK = 2**19  # entries of one k(x, X): what a processor's cache still holds
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A prior of places that has several centres: Σ_k share_k N(centre_k, sd²).
+
+    Parameters
+    ----------
+    share : ndarray, shape (K,)
+    centre : ndarray, shape (K, Q)
+    sd : float
+    """
+
+    share: Array
+    centre: Array
+    sd: float
+
+    @property
+    def mean(self) -> Array:
+        """Mean, shape (Q,)."""
+        return self.share @ self.centre
+
+    @property
+    def spread(self) -> Array:
+        """Standard deviation in each dimension, shape (Q,)."""
+        return np.sqrt(self.sd**2 + self.share @ (self.centre - self.mean) ** 2)
+
+    def _logs(self, x: Array) -> Array:
+        squares = ((x[..., None, :] - self.centre) ** 2).sum(axis=-1) / self.sd**2
+        units = x.shape[-1] * (0.5 * np.log(2.0 * np.pi) + np.log(self.sd))
+        return np.asarray(np.log(self.share) - 0.5 * squares - units)
+
+    def log_density(self, x: Array) -> Array:
+        """Log-density of places (..., Q), shape (...)."""
+        return np.asarray(logsumexp(self._logs(x), axis=-1))
+
+    def slope(self, x: Array) -> Array:
+        """Gradient of the log-density, shape (..., Q)."""
+        return np.asarray((softmax(self._logs(x), axis=-1) @ self.centre - x) / self.sd**2)
 
 
 @dataclass(frozen=True)
@@ -30,57 +71,78 @@ class Rows:
     seen : ndarray of bool, shape (M, D)
     mean, sd : ndarray, shape (M, Q)
         x ~ N(mean, sd²), independent.
+    mixture : Mixture, optional
+        The prior of all rows in place of that; ``mean`` and ``sd`` are its moments then.
     """
 
     y: Array
     seen: NDArray[np.bool_]
     mean: Array
     sd: Array
+    mixture: Mixture | None = None
 
     def __len__(self) -> int:
         return len(self.y)
 
     def __getitem__(self, which: Any) -> "Rows":
-        return Rows(self.y[which], self.seen[which], self.mean[which], self.sd[which])
+        return replace(
+            self,
+            y=self.y[which],
+            seen=self.seen[which],
+            mean=self.mean[which],
+            sd=self.sd[which],
+        )
+
+    def columns(self, which: NDArray[np.intp]) -> "Rows":
+        """Return the same rows with some of their entries."""
+        if len(which) == self.y.shape[1]:
+            return self
+        return replace(self, y=self.y[:, which], seen=self.seen[:, which])
 
     def log_prior(self, x: Array) -> Array:
-        """Return ln N(x; mean, sd²), x of shape (M, ..., Q), shape (M, ...)."""
+        """Return ln p(x), x of shape (M, ..., Q), shape (M, ...)."""
+        if self.mixture is not None:
+            return self.mixture.log_density(x)
         over = (len(self), *(1,) * (x.ndim - 2), x.shape[-1])
         mean, sd = self.mean.reshape(over), self.sd.reshape(over)
         scaled = (x - mean) / sd
         return np.asarray((-0.5 * (scaled**2 + np.log(2.0 * np.pi)) - np.log(sd)).sum(axis=-1))
 
+    def prior_slope(self, x: Array) -> Array:
+        """Gradient of ln p(x) at the place of each row, shape (M, Q)."""
+        if self.mixture is not None:
+            return self.mixture.slope(x)
+        return -(x - self.mean) / self.sd**2
+
 
 class RowDensity:
     """One draw of X and θ, and what it says of unseen rows.
 
-    Given x a row has mean m(x) = k(x)ᵀ K⁻¹F and in each column the variance v(x) = k(x, x) -
-    k(x)ᵀ K⁻¹ k(x) + σ² (Rasmussen & Williams 2006, eq. 2.25 and 2.26), so that missing entries
-    drop out of a sum.
+    Columns in which the same training rows were observed have the same conditional variance: they
+    are a part by themselves, and a complete table is one part.
 
     Parameters
     ----------
     draw : Draw
     F : ndarray, shape (N, D)
-        The standardised rows it was made from.
+        The standardised rows it was made from, NaN where an entry is missing.
     """
 
     def __init__(self, draw: Draw, F: Array) -> None:
         self.draw, self.F = draw, F
-        self.weights = draw.solve(F)
-        # Products with L⁻¹ are faster than that many small systems solved.
-        inverse = solve_triangular(draw.chol, np.eye(len(F)), lower=True)
-        self.inverse = np.asfortranarray(inverse)
-        Q = draw.X.shape[1]
-        lengthscale = np.asarray(draw.theta.get("lengthscale", 1.0), dtype=np.float64)
-        self.unit = np.broadcast_to(lengthscale, Q)
-        self.amplitude = float(draw.theta.get("amplitude", 1.0))
-        self.bias = float(draw.theta.get("bias", 0.0))
+        self.patterns = column_patterns(~np.isnan(F))
+        self._parts = [
+            (columns, _Part(draw.given(rows), block))
+            for rows, columns, block in self.patterns.blocks(F)
+        ]
+        self.unit = self._parts[0][1].unit
 
     def conditional(self, x: Array) -> tuple[Array, Array]:
-        """Mean (S, D) and variance (S,) of a measurement at places x of shape (S, Q)."""
-        parts = [self._conditional(self.draw.cross(x[b]), x[b])[:2] for b in self._blocks(len(x))]
-        mean, variance = (np.concatenate(p) for p in zip(*parts, strict=True))
+        """Mean (S, D) and variance (S, G) of a measurement at places x of shape (S, Q)."""
+        mean = np.empty((len(x), self.F.shape[1]))
+        variance = np.empty((len(x), len(self._parts)))
+        for g, (columns, part) in enumerate(self._parts):
+            mean[:, columns], variance[:, g] = part.conditional(x)
         return mean, variance
 
     def log_joint(self, x: Array, rows: Rows) -> tuple[Array, Array]:
@@ -96,12 +158,12 @@ class RowDensity:
         value : ndarray, shape (M,)
         gradient : ndarray, shape (M, Q)
         """
-        parts = [self._log_joint(x[b], rows[b]) for b in self._blocks(len(x))]
-        value, gradient = (np.concatenate(p) for p in zip(*parts, strict=True))
-        return value, gradient
+        parts = [part.log_likelihood(x, rows.columns(c)) for c, part in self._parts]
+        value, gradient = (sum(p) for p in zip(*parts, strict=True))
+        return value + rows.log_prior(x), gradient + rows.prior_slope(x)
 
     def log_joint_and_variance(self, x: Array, rows: Rows) -> tuple[Array, Array]:
-        """Return ln p(y, x) of every row at T places of its own, and v there.
+        """Return ln p(y, x) of every row at T places of its own, and the variance there.
 
         Parameters
         ----------
@@ -110,8 +172,70 @@ class RowDensity:
 
         Returns
         -------
-        value, variance : ndarray, shape (M, T)
+        value : ndarray, shape (M, T)
+        variance : ndarray, shape (M, T, G)
         """
+        parts = [part.log_likelihood_and_variance(x, rows.columns(c)) for c, part in self._parts]
+        values, variances = zip(*parts, strict=True)
+        return sum(values) + rows.log_prior(x), np.stack(variances, axis=-1)
+
+    def heights(self, places: Array, rows: Rows) -> Array:
+        """Return ln p(y, x) of every row at the same places of shape (P, Q), shape (M, P)."""
+        parts = [part.heights(places, rows.columns(c)) for c, part in self._parts]
+        shared = np.broadcast_to(places, (len(rows), *places.shape))
+        return np.asarray(sum(parts) + rows.log_prior(shared))
+
+    def misfits(self, rows: Rows) -> Array:
+        """Return mean squared distances to the training rows over common entries, shape (M, N)."""
+        squares, counts = np.zeros((2, len(rows), len(self.F)))
+        for known, columns, block in self.patterns.blocks(self.F):
+            some = rows.columns(columns)
+            squares[:, known] += distances2(some, block)
+            counts[:, known] += some.seen.sum(axis=1)[:, None]
+        with np.errstate(invalid="ignore"):
+            return np.where(counts > 0.0, squares / counts, np.inf)
+
+
+class _Part:
+    """What one draw says of unseen rows in columns that have the same training rows observed.
+
+    Given x a row has mean m(x) = k(x)ᵀ K⁻¹F and in each column the variance v(x) = k(x, x) -
+    k(x)ᵀ K⁻¹ k(x) + σ² (Rasmussen & Williams 2006, eq. 2.25 and 2.26), so that missing entries
+    drop out of a sum.
+
+    Parameters
+    ----------
+    draw : Draw
+    F : ndarray, shape (N, D)
+        The standardised rows it was made from.
+    """
+
+    def __init__(self, draw: Draw, F: Array) -> None:
+        self.draw = draw
+        self.weights = draw.solve(F)
+        # Products with L⁻¹ are faster than that many small systems solved.
+        inverse = solve_triangular(draw.chol, np.eye(len(draw.X)), lower=True)
+        self.inverse = np.asfortranarray(inverse)
+        Q = draw.X.shape[1]
+        lengthscale = np.asarray(draw.theta.get("lengthscale", 1.0), dtype=np.float64)
+        self.unit = np.broadcast_to(lengthscale, Q)
+        self.amplitude = float(draw.theta.get("amplitude", 1.0))
+        self.bias = float(draw.theta.get("bias", 0.0))
+
+    def conditional(self, x: Array) -> tuple[Array, Array]:
+        """Mean (S, D) and variance (S,) of a measurement at places x."""
+        parts = [self._conditional(self.draw.cross(x[b]), x[b])[:2] for b in self._blocks(len(x))]
+        mean, variance = (np.concatenate(p) for p in zip(*parts, strict=True))
+        return mean, variance
+
+    def log_likelihood(self, x: Array, rows: Rows) -> tuple[Array, Array]:
+        """Return ln p(y given x) of the i-th row at the i-th place (M,), and its gradient in x."""
+        parts = [self._log_likelihood(x[b], rows[b]) for b in self._blocks(len(x))]
+        value, gradient = (np.concatenate(p) for p in zip(*parts, strict=True))
+        return value, gradient
+
+    def log_likelihood_and_variance(self, x: Array, rows: Rows) -> tuple[Array, Array]:
+        """Return ln p(y given x) of every row at T places of its own, and v there, (M, T) each."""
         M, T, Q = x.shape
         value, variance = np.empty(M * T), np.empty(M * T)
         flat, row = x.reshape(-1, Q), np.repeat(np.arange(M), T)
@@ -119,19 +243,17 @@ class RowDensity:
             mean, variance[b], _ = self._conditional(self.draw.cross(flat[b]), flat[b])
             some = rows[row[b]]
             value[b] = self._given(some, mean, variance[b])[0]
-        return value.reshape(M, T) + rows.log_prior(x), variance.reshape(M, T)
+        return value.reshape(M, T), variance.reshape(M, T)
 
     def heights(self, places: Array, rows: Rows) -> Array:
-        """Return ln p(y, x) of every row at the same places of shape (P, Q), shape (M, P)."""
+        """Return ln p(y given x) of every row at the same places of shape (P, Q), shape (M, P)."""
         mean, variance = self.conditional(places)
         misfit = distances2(rows, mean)
         count = rows.seen.sum(axis=1)[:, None]
-        logs = -0.5 * (misfit / variance + count * np.log(2.0 * np.pi * variance))
-        shared = np.broadcast_to(places, (len(rows), *places.shape))
-        return np.asarray(logs + rows.log_prior(shared))
+        return np.asarray(-0.5 * (misfit / variance + count * np.log(2.0 * np.pi * variance)))
 
     def _blocks(self, n: int) -> list[slice]:
-        size = max(1, _BLOCK // len(self.F))
+        size = max(1, _BLOCK // len(self.draw.X))
         return [slice(i, i + size) for i in range(0, n, size)] or [slice(0, 0)]
 
     def _conditional(self, cross: Array, x: Array) -> tuple[Array, Array, Array]:
@@ -150,7 +272,7 @@ class RowDensity:
         value = -0.5 * (misfit / variance + count * np.log(2.0 * np.pi * variance))
         return value, residual, misfit, count
 
-    def _log_joint(self, x: Array, rows: Rows) -> tuple[Array, Array]:
+    def _log_likelihood(self, x: Array, rows: Rows) -> tuple[Array, Array]:
         cross, slope = self._cross_and_slope(x)
         mean, variance, half = self._conditional(cross, x)
         value, residual, misfit, count = self._given(rows, mean, variance)
@@ -166,8 +288,7 @@ class RowDensity:
         else:
             by_r2 = by_cross * slope  # r² = Σ (x - x_n)² / lengthscale²
             gradient = 2.0 * (x * by_r2.sum(axis=1)[:, None] - by_r2 @ X) / self.unit**2
-        gradient -= (x - rows.mean) / rows.sd**2
-        return value + rows.log_prior(x), gradient
+        return value, gradient
 
     def _cross_and_slope(self, x: Array) -> tuple[Array, Array | None]:
         """Return k(x, X) and its derivative in r², both (S, N); no slope of the inner product."""

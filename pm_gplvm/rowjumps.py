@@ -28,7 +28,7 @@ from scipy.spatial.distance import cdist
 
 from pm_gplvm.kernels import KERNELS
 
-__all__ = ["Proposal", "RowMoves", "Theta"]
+__all__ = ["Proposal", "RowMoves", "RowPrior", "Theta", "choose", "with_row", "without_row"]
 
 Array = NDArray[np.float64]
 RowPrior = Callable[[int, Array], Array]
@@ -102,7 +102,7 @@ class Proposal:
     Parameters
     ----------
     F : ndarray, shape (N, D)
-        Standardised data.
+        Standardised data, NaN where missing.
     width : float
         Standard deviation about another row, in lengthscales.
     """
@@ -112,7 +112,7 @@ class Proposal:
 
     @cached_property
     def _rank(self) -> Array:
-        return cdist(self.F, self.F).argsort(axis=1).argsort(axis=1).astype(np.float64)
+        return _distances(self.F).argsort(axis=1).argsort(axis=1).astype(np.float64)
 
     @cached_property
     def beside(self) -> Array:
@@ -172,6 +172,15 @@ class Proposal:
         return np.log(density)
 
 
+def _distances(F: Array) -> Array:
+    """Distances between the rows of a table, (N, N); of incomplete ones over common entries."""
+    if not np.isnan(F).any():
+        return cdist(F, F)
+    from sklearn.metrics.pairwise import nan_euclidean_distances
+
+    return np.nan_to_num(nan_euclidean_distances(F), nan=np.inf)
+
+
 def _wide(Z: Array, present: Array) -> tuple[Array, Array]:
     """Mean and spread of the rows that are present, the spread made generous, (R, 1, Q) each."""
     total = present.sum()
@@ -226,13 +235,13 @@ class RowMoves:
         states = np.arange(len(self.Z))
         for n in rows:
             present[n] = 0.0
-            A, W = _without(self.inverse, self.weights, n)
+            A, W = without_row(self.inverse, self.weights, n)
             C, *wide = self._candidates(n, n_candidates, self.Z, present)
             C = np.concatenate([self.Z[:, n, None], C], axis=1)
             log_weights, S, variance = self._weigh(n, C, self.Z, A, W, present, wide)
-            chosen = _choose(log_weights, self.rng)
+            chosen = choose(log_weights, self.rng)
             self.Z[:, n] = C[states, chosen]
-            self.inverse, self.weights = _with(
+            self.inverse, self.weights = with_row(
                 A, W, n, S[states, chosen], variance[states, chosen], self.F
             )
             moved += chosen > 0
@@ -249,7 +258,7 @@ class RowMoves:
         """
         bare, present = (self.inverse, self.weights), np.ones(len(self.F))
         for n in rows:
-            bare = _without(*bare, n)
+            bare = without_row(*bare, n)
             present[n] = 0.0
         forth = self._put_back(rows, n_candidates, bare, present, keep=False)
         back = self._put_back(rows, n_candidates, bare, present, keep=True)
@@ -279,9 +288,9 @@ class RowMoves:
             log_weights, S, variance = self._weigh(n, C, Z, A, W, present, wide)
             top = log_weights.max(axis=1)
             total += top + np.log(np.exp(log_weights - top[:, None]).sum(axis=1))
-            chosen = np.zeros(len(Z), dtype=int) if keep else _choose(log_weights, self.rng)
+            chosen = np.zeros(len(Z), dtype=int) if keep else choose(log_weights, self.rng)
             Z[:, n] = C[states, chosen]
-            A, W = _with(A, W, n, S[states, chosen], variance[states, chosen], self.F)
+            A, W = with_row(A, W, n, S[states, chosen], variance[states, chosen], self.F)
             present[n] = 1.0
         return total, Z, A, W
 
@@ -310,21 +319,23 @@ class RowMoves:
         return np.where(np.isnan(log_weights), -np.inf, log_weights), S, variance
 
 
-def _choose(log_weights: Array, rng: np.random.Generator) -> NDArray[np.int64]:
+def choose(log_weights: Array, rng: np.random.Generator) -> NDArray[np.int64]:
     """One index a state, with probabilities proportional to the weights."""
     weights = np.cumsum(np.exp(log_weights - log_weights.max(axis=1, keepdims=True)), axis=1)
     below = weights < rng.random((len(weights), 1)) * weights[:, -1:]
     return np.minimum(below.sum(axis=1), weights.shape[1] - 1)
 
 
-def _without(A: Array, W: Array, n: int) -> tuple[Array, Array]:
+def without_row(A: Array, W: Array, n: int) -> tuple[Array, Array]:
     """K⁻¹ and K⁻¹F of the other rows; what belongs to row n becomes 0."""
     a = A[:, :, n]
     scaled = a / a[:, n, None]
     return A - scaled[:, :, None] * a[:, None, :], W - scaled[:, :, None] * W[:, None, n]
 
 
-def _with(A: Array, W: Array, n: int, s: Array, variance: Array, F: Array) -> tuple[Array, Array]:
+def with_row(
+    A: Array, W: Array, n: int, s: Array, variance: Array, F: Array
+) -> tuple[Array, Array]:
     """K⁻¹ and K⁻¹F with row n put back, from s = K₋ₙ⁻¹ kₙ and its conditional variance."""
     u = s.copy()
     u[:, n] = -1.0

@@ -9,8 +9,9 @@ from scipy.special import logsumexp
 
 from pm_gplvm.batch_bfgs import maximise
 from pm_gplvm.draws import data_of, each_draw
+from pm_gplvm.progress import Pieces
 from pm_gplvm.proposals import Proposals
-from pm_gplvm.rowdensity import RowDensity, Rows, distances2
+from pm_gplvm.rowdensity import RowDensity, Rows
 
 __all__ = ["Modes", "Places", "places_of", "weighted_places"]
 
@@ -59,8 +60,8 @@ class Places:
     x : ndarray, shape (M, T, Q)
     log_ratio : ndarray, shape (M, T)
         ln p(y, x) less the logarithm of the density that x was drawn from.
-    variance : ndarray, shape (M, T)
-        Of a measurement at x, in units of the scale² of Y.
+    variance : ndarray, shape (M, T, G)
+        Of a measurement at x, in units of the scale² of Y, in each pattern of columns.
     modes : Modes
         Of all draws.
     n_draws : int
@@ -99,6 +100,7 @@ def weighted_places(
     n_samples: int,
     n_starts: int,
     rng: np.random.Generator,
+    progress: Pieces | None = None,
 ) -> Places:
     """Draw places of each row from its mixtures, the same number from each draw of the fit.
 
@@ -111,15 +113,20 @@ def weighted_places(
         Places a row, over all draws, rounded up to a whole number of each.
     n_starts : int
     rng : numpy.random.Generator
+    progress : Pieces, optional
+        Told of every row and draw.
     """
-    F, _, _ = data_of(fit, caller="embed")
+    F, _, _ = data_of(fit, caller="embed", missing=True)
     each = -(-n_samples // len(by_draw))
     draws = each_draw(fit, caller="embed", limit=len(by_draw))
     parts = []
     for draw, rows in zip(draws, by_draw, strict=True):
         density = RowDensity(draw, F)
-        blocks = [rows[i : i + _ROWS] for i in range(0, len(rows), _ROWS)]
-        found = [places_of(density, block, each, n_starts, rng) for block in blocks]
+        found = []
+        for block in (rows[i : i + _ROWS] for i in range(0, len(rows), _ROWS)):
+            found.append(places_of(density, block, each, n_starts, rng))
+            if progress is not None:
+                progress.advance(len(block))
         parts.append(_joined(found, axis=0))
     return _joined(parts, axis=1)
 
@@ -156,7 +163,7 @@ def _starts(density: RowDensity, rows: Rows, n: int, rng: np.random.Generator) -
     points = np.broadcast_to(places / density.unit, (M, *places.shape))
     alike = min(n // 4, len(known))
     likely, _ = _distinct(points, density.heights(places, rows), n - alike, _APART)
-    nearest = np.argsort(distances2(rows, density.F), axis=1)[:, :alike]
+    nearest = np.argsort(density.misfits(rows), axis=1)[:, :alike]
     return np.concatenate([places[likely], known[nearest]], axis=1)
 
 

@@ -1,12 +1,23 @@
 """Names of dimensions and variables, in one place, and what a fit must hold."""
 
+import warnings
 from typing import Any
 
 import xarray as xr
 
-__all__ = ["FEATURE", "LATENT", "OBS", "THETA", "draws_of", "require_fit"]
+__all__ = [
+    "CLASS",
+    "FEATURE",
+    "LATENT",
+    "OBS",
+    "THETA",
+    "draws_of",
+    "observed_of",
+    "require_fit",
+    "warn_unaligned",
+]
 
-OBS, FEATURE, LATENT = "obs", "feature", "latent"
+OBS, FEATURE, LATENT, CLASS = "obs", "feature", "latent", "latent_class"
 
 THETA = ("lengthscale", "amplitude", "sigma", "bias")
 """The hyperparameters that a model built here may have, in the order of its tables."""
@@ -55,6 +66,22 @@ def require_fit(fit: Any, *variables: str, caller: str) -> xr.DataTree:
     return fit
 
 
+def observed_of(fit: xr.DataTree, *, caller: str) -> xr.DataArray:
+    """Return the table of a fit, in the user's units.
+
+    Raises
+    ------
+    ValueError
+        If the fit does not tell which of its variables that is.
+    """
+    if "observed" not in fit.attrs:
+        raise ValueError(
+            f"{caller} needs a fit of this package, whose attrs name the table, got a DataTree without "
+            "it. Draw with sample or sample_theta instead of pm.sample."
+        )
+    return fit["observed_data"].to_dataset()[fit.attrs["observed"]]
+
+
 def draws_of(fit: xr.DataTree, name: str, *, raw: bool = False) -> xr.DataArray:
     """All draws of a variable, one value a draw also where it was held fixed.
 
@@ -78,3 +105,27 @@ def draws_of(fit: xr.DataTree, name: str, *, raw: bool = False) -> xr.DataArray:
         return posterior[name].transpose("chain", "draw", ...)
     fixed = fit["constant_data"].to_dataset()[name]
     return fixed.expand_dims({"chain": posterior["chain"], "draw": posterior["draw"]})
+
+
+# What samples X anew in each draw, and so in a frame of its own; PyMC itself leaves no method.
+_UNTURNED = {"replica_exchange", ""}
+
+
+def warn_unaligned(fit: xr.DataTree, *, caller: str) -> None:
+    """Warn where positions of different draws are about to be averaged in different frames.
+
+    Warns
+    -----
+    RuntimeWarning
+        If ``fit`` has draws of X by a sampler and has not been through :func:`pm_gplvm.align`.
+    """
+    if "aligned" in fit.children or "X" not in fit["posterior"]:
+        return
+    sizes = fit["posterior"].sizes
+    if fit.attrs.get("method", "") in _UNTURNED and sizes["chain"] * sizes["draw"] > 1:
+        warnings.warn(
+            f"{caller} got draws of X each in a frame of its own, rotated and reflected at random: their "
+            "mean is no embedding. Call fit = align(fit) first.",
+            RuntimeWarning,
+            stacklevel=3,
+        )

@@ -140,7 +140,7 @@ def fit_sparse(
             "start": start if isinstance(start, str) else type(start).__name__,
             "random_seed": random_seed,
         },
-        groups=approximation_groups(named, ranked),
+        groups=approximation_groups(approximation, named, ranked),
     )
     label_approximation(fit)
     if not best.converged:

@@ -10,13 +10,16 @@ import pytensor
 import xarray as xr
 from numpy.typing import NDArray
 
+from pm_gplvm.back_constraints import is_back_constrained, weights_of
 from pm_gplvm.likelihood import standardised
 from pm_gplvm.model import describe
-from pm_gplvm.schema import draws_of, require_fit
+from pm_gplvm.schema import LATENT, OBS, draws_of, require_fit
 
 __all__ = ["EMBEDDINGS", "perturbed", "start_values"]
 
 Array = NDArray[np.float64]
+
+_FILLINGS = 50
 
 
 def _pca(F: Array, latent_dim: int, rng: np.random.Generator) -> Array:
@@ -44,6 +47,21 @@ def _isomap(F: Array, latent_dim: int, rng: np.random.Generator) -> Array:
 
 def _random(F: Array, latent_dim: int, rng: np.random.Generator) -> Array:
     return rng.standard_normal((len(F), latent_dim))
+
+
+def _completed(F: Array, rank: int) -> Array:
+    """Fill what is missing (NaN) by the principal components of the filled table, in turns.
+
+    From the columns' means, as EM for PCA does (Josse & Husson 2012, Journal de la Société Française
+    de Statistique 153 (2), algorithm 1): good enough to start from.
+    """
+    missing = np.isnan(F)
+    filled = np.where(missing, 0.0, F)
+    for _ in range(_FILLINGS if missing.any() else 0):
+        mean = filled.mean(axis=0)
+        U, s, V = np.linalg.svd(filled - mean, full_matrices=False)
+        filled = np.where(missing, mean + (U[:, :rank] * s[:rank]) @ V[:rank], F)
+    return filled
 
 
 EMBEDDINGS = {"pca": _pca, "isomap": _isomap, "random": _random}
@@ -93,6 +111,8 @@ def start_values(model: pm.Model, start: Any, rng: np.random.Generator) -> dict[
         if name in free
     }
     given = _given(model, start, rng)
+    if is_back_constrained(model) and "X" in given and "X_weights" not in given:
+        given["X_weights"] = weights_of(model, _checked_positions(model, given["X"]))
     for name in usual.keys() - given.keys():
         # Outside a prior of the user's the model's own initial value stays.
         with suppress(ValueError):
@@ -125,7 +145,8 @@ def _given(model: pm.Model, start: Any, rng: np.random.Generator) -> dict[str, A
             raise ValueError(
                 f"start must be one of {', '.join(EMBEDDINGS)}, an array, a mapping or a fit, got {start!r}."
             )
-        return {"X": _embedding(model, start, rng)} if "X" in _free_names(model) else {}
+        placed = "X" in _free_names(model) or is_back_constrained(model)
+        return {"X": _embedding(model, start, rng)} if placed else {}
     if isinstance(start, xr.DataTree):
         require_fit(start, "X", caller="start")
         names = dict.fromkeys(["X", *map(str, start["posterior"].data_vars)])
@@ -151,16 +172,57 @@ def _free_names(model: pm.Model) -> list[str]:
     return [rv.name for rv in model.free_RVs]
 
 
+def _checked_positions(model: pm.Model, X: Array) -> Array:
+    wanted = (len(model.coords[OBS]), len(model.coords[LATENT]))
+    if X.shape != wanted or not np.isfinite(X).all():
+        raise ValueError(f"start must give X finite values in the shape {wanted}, got {X.shape}.")
+    return X
+
+
 def _embedding(model: pm.Model, start: str, rng: np.random.Generator) -> Array:
     rv = describe(model).observed
     data = standardised(rv, model.rvs_to_values[rv])
-    latent_dim = model.initial_point()[model.rvs_to_values[model["X"]].name].shape[1]
+    if is_back_constrained(model):
+        latent_dim = len(model.coords[LATENT])
+    else:
+        latent_dim = model.initial_point()[model.rvs_to_values[model["X"]].name].shape[1]
     if data is None:
         raise ValueError(
             f"start={start!r} needs the mean and scale of the table to be data; start this model from "
             "an array of latent positions."
         )
-    return _unit_columns(EMBEDDINGS[start](data[0], latent_dim, rng), rng)
+    F = _completed(data[0], latent_dim)
+    X = _unit_columns(EMBEDDINGS[start](F, latent_dim, rng), rng)
+    if "X_prior_mean" not in model.named_vars:
+        return X
+    mean, sd = (model[f"X_prior_{part}"].get_value() for part in ("mean", "sd"))
+    return _towards(X, mean, sd, rng)
+
+
+def _towards(X: Array, mean: Array, sd: Array, rng: np.random.Generator) -> Array:
+    """Turn positions so that they agree with what is known of some.
+
+    In a dimension of which something is known, known places are predicted from X by least squares,
+    and then weighed against what the prior says; the other dimensions hold what those leave of X.
+    """
+    known = (sd != 1.0) | (mean != 0.0)
+    informed = known.any(axis=0)
+    design = np.column_stack([np.ones(len(X)), X])
+    turned = np.empty_like(X)
+    for q in np.flatnonzero(informed):
+        rows = known[:, q]
+        slopes = np.linalg.lstsq(design[rows], mean[rows, q], rcond=None)[0]
+        guess = design @ slopes
+        doubt = np.mean((guess - mean[:, q])[rows] ** 2) + np.min(sd[rows, q]) ** 2
+        weight = np.where(rows, doubt / (doubt + sd[:, q] ** 2), 0.0)
+        turned[:, q] = weight * mean[:, q] + (1.0 - weight) * guess
+    if not informed.all():
+        along = np.column_stack([np.ones(len(X)), turned[:, informed]])
+        rest = X - along @ np.linalg.lstsq(along, X, rcond=None)[0]
+        U, s, _ = np.linalg.svd(rest, full_matrices=False)
+        others = int((~informed).sum())
+        turned[:, ~informed] = _unit_columns(U[:, :others] * s[:others], rng)
+    return turned
 
 
 def _transformed(model: pm.Model, rv: Any, value: Array) -> Array:

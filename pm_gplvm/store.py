@@ -1,14 +1,17 @@
 """Fits on disk: NetCDF or Zarr, written whole or not at all, nothing by pickle."""
 
+import hashlib
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 from packaging.version import InvalidVersion, Version
 
 from pm_gplvm.schema import require_fit
@@ -16,6 +19,7 @@ from pm_gplvm.schema import require_fit
 __all__ = ["load", "save"]
 
 _SUFFIXES = (".nc", ".zarr")
+_SEAL = "sha256"
 
 
 def save(fit: xr.DataTree, path: str | Path, *, overwrite: bool = False) -> Path:
@@ -25,7 +29,7 @@ def save(fit: xr.DataTree, path: str | Path, *, overwrite: bool = False) -> Path
     ----------
     fit : DataTree
     path : path
-        ``.nc`` (NetCDF 4, each number with a checksum) or ``.zarr`` (a folder).
+        ``.nc`` (NetCDF 4) or ``.zarr`` (a folder). Both hold data only, and a checksum of them.
     overwrite : bool, default False
         Whether what stands at ``path`` may be replaced.
 
@@ -56,14 +60,16 @@ def save(fit: xr.DataTree, path: str | Path, *, overwrite: bool = False) -> Path
     require_fit(fit, caller="save")
     path = Path(path)
     check_writable(path, overwrite=overwrite)
+    sealed = fit.copy()
+    sealed.attrs = {**fit.attrs, _SEAL: _digest(fit)}
     # Written beside its place and moved there when whole: a crash leaves the old file.
     scratch = Path(tempfile.mkdtemp(prefix=f".{path.stem}-", dir=path.parent))
     try:
         whole = scratch / path.name
         if path.suffix == ".nc":
-            fit.to_netcdf(whole, engine="h5netcdf", encoding=_checksums(fit))
+            sealed.to_netcdf(whole, engine="h5netcdf")
         else:
-            fit.to_zarr(whole, zarr_format=2, consolidated=True)
+            sealed.to_zarr(whole, zarr_format=2, consolidated=True)
         if path.is_dir():
             shutil.rmtree(path)
         os.replace(whole, path)
@@ -90,17 +96,35 @@ def check_writable(path: str | Path, *, overwrite: bool = False) -> None:
         raise PermissionError(f"The folder {path.parent} cannot be written to. Choose another one.")
 
 
-def _checksums(fit: xr.DataTree) -> dict[str, Any]:
-    encoding: dict[str, Any] = {}
-    for group in fit.subtree:
-        numbers = {
-            str(name): {"fletcher32": True, "chunksizes": variable.shape}
-            for name, variable in group.to_dataset(inherit=False).data_vars.items()
-            if variable.ndim and variable.size and np.issubdtype(variable.dtype, np.floating)
-        }
-        if numbers:
-            encoding[group.path] = numbers
-    return encoding
+def _digest(fit: xr.DataTree) -> str:
+    """SHA-256 of all that a fit holds, the same before it is written and after it is read."""
+    digest = hashlib.sha256()
+    for group in sorted(fit.subtree, key=lambda group: group.path):
+        data = group.to_dataset(inherit=False)
+        digest.update(repr((group.path, _plain(data.attrs))).encode())
+        for name, variable in sorted(data.variables.items(), key=lambda item: str(item[0])):
+            about = str(name), variable.dims, variable.shape, _plain(variable.attrs)
+            digest.update(repr(about).encode())
+            digest.update(_bytes(variable.to_numpy()))
+    return digest.hexdigest()
+
+
+def _plain(attrs: Mapping[Any, Any]) -> list[tuple[str, Any]]:
+    return sorted((str(name), np.asarray(value).tolist()) for name, value in attrs.items())
+
+
+def _bytes(values: NDArray[Any]) -> bytes:
+    """Of values in the one form that does not depend on how a file keeps them."""
+    kind = values.dtype.kind
+    if kind in "OUST":
+        return "\0".join(map(str, values.ravel().tolist())).encode()
+    if kind in "mM":
+        values = values.astype(f"{kind}8[ns]").astype(np.int64)
+    elif kind == "f":
+        values = np.where(np.isnan(values), np.nan, values)
+    else:
+        values = values.astype(np.int64)
+    return np.ascontiguousarray(values).tobytes()
 
 
 def load(path: str | Path) -> xr.DataTree:
@@ -121,7 +145,7 @@ def load(path: str | Path) -> xr.DataTree:
     FileNotFoundError
         If nothing stands at ``path``.
     ValueError
-        If it cannot be read, is no fit, or was written by a newer version.
+        If it cannot be read, is no fit, was written by a newer version, or has been changed since.
 
     Examples
     --------
@@ -143,6 +167,12 @@ def load(path: str | Path) -> xr.DataTree:
             f"{path.name} cannot be read as a fit; it is damaged or of another kind ({error})."
         ) from error
     _check_version(path, fit.attrs.get("pm_gplvm_version"))
+    # A tree that was not written by save has none.
+    if (seal := fit.attrs.pop(_SEAL, None)) is not None and seal != _digest(fit):
+        raise ValueError(
+            f"{path.name} cannot be read as a fit; it is damaged: it does not hold what was written "
+            "(its SHA-256 is another)."
+        )
     return require_fit(fit, caller="load")
 
 

@@ -1,6 +1,7 @@
 """Adaptation of the sampler: step sizes, and whether and which temperatures are needed."""
 
 from collections.abc import Iterator
+from copy import copy
 
 import numpy as np
 import xarray as xr
@@ -16,42 +17,47 @@ Array = NDArray[np.float64]
 
 _FIRST_LADDER = 10  # replicas until the first swaps have told how many it takes
 _HOTTEST_START = 0.05  # power of the likelihood from which the chains are cooled
-_MIXED = 1.25  # R-hat between untempered chains above which a ladder is set up
+_MIXED = 1.25  # R-hat between chains above which they disagree
+_TOO_FEW = 20  # iterations that tell nothing
 
 
 def tune_sampler(
     sampler: Replicas, tune: int, replicas: int | str, beta_min: float, steps: Steps
-) -> None:
+) -> Replicas:
     """Adapt step sizes, and temperatures where there are several.
 
-    The chains are cooled to β = 1 at first, so that they leave the optima in which
-    they began; then it is seen whether they agree.
+    The chains are cooled to β = 1 at first, so that they leave the optima in which they began.
+    With "auto" it is then seen whether they agree. If not, a ladder of temperatures brings them
+    to where the posterior has its weight, and it is seen whether they agree without it from there
+    on, as they do if what kept them apart had hardly any.
+
+    Returns
+    -------
+    Replicas
+        The sampler to go on with.
     """
-    pilot = tune // 2
-    cooling = pilot // 2
-    for beta in np.geomspace(_HOTTEST_START, 1.0, cooling):
-        sampler.beta = np.array([beta])
-        next(iterations(sampler, 1, steps, tuning=True))
-    sampler.beta = np.ones(1)
-    seen = [_watched(sampler) for _ in iterations(sampler, pilot - cooling, steps, tuning=True)]
-    if replicas == "auto":
-        wanted = None
-        ladder_needed = len(seen) < 20 or _disagreement(np.array(seen[len(seen) // 3 :])) > _MIXED
-    else:
-        wanted = int(replicas)
-        ladder_needed = wanted > 1
-    if not ladder_needed:
-        for _ in iterations(sampler, tune - pilot, steps, tuning=True):
-            pass
-        return
+    wanted = None if replicas == "auto" else int(replicas)
+    judged = wanted is None and beta_min > 0.0
+    eighth = max(tune // 8, 1)
+    left = tune - _cool(sampler, eighth, steps)
+    if judged:
+        left -= eighth
+        if _agrees(sampler, eighth, steps):
+            return _learn(sampler, left, steps)
+    if wanted == 1:
+        return _learn(sampler, left, steps)
     sampler.spread(ladder(wanted or _FIRST_LADDER, beta_min))
-    third = (tune - pilot) // 3
-    for _ in range(2):
-        swapped = [step.swapped for step in iterations(sampler, third, steps, tuning=True)]
-        if swapped:
-            sampler.respace(np.mean(swapped[len(swapped) // 4 :], axis=0), wanted)
-    for _ in iterations(sampler, tune - pilot - 2 * third, steps, tuning=True):
-        pass
+    for part in (eighth, 2 * eighth):
+        left -= part
+        swapped = [step.swapped for step in iterations(sampler, part, steps, tuning=True)]
+        sampler.respace(np.mean(swapped[len(swapped) // 4 :], axis=0), wanted)
+    if judged:
+        untempered = copy(sampler)
+        untempered.spread(np.ones(1))
+        left -= 2 * eighth
+        if _agrees(untempered, 2 * eighth, steps):
+            sampler = untempered
+    return _learn(sampler, left, steps)
 
 
 def iterations(sampler: Replicas, n: int, steps: Steps, *, tuning: bool) -> Iterator[Iteration]:
@@ -63,6 +69,28 @@ def iterations(sampler: Replicas, n: int, steps: Steps, *, tuning: bool) -> Iter
             replicas=len(sampler.beta),
         )
         yield iteration
+
+
+def _learn(sampler: Replicas, n: int, steps: Steps) -> Replicas:
+    """Iterate for the step sizes' sake."""
+    for _ in iterations(sampler, n, steps, tuning=True):
+        pass
+    return sampler
+
+
+def _cool(sampler: Replicas, n: int, steps: Steps) -> int:
+    """Raise β to 1 in n iterations."""
+    for beta in np.geomspace(_HOTTEST_START, 1.0, n):
+        sampler.beta = np.array([beta])
+        _learn(sampler, 1, steps)
+    sampler.beta = np.ones(1)
+    return n
+
+
+def _agrees(sampler: Replicas, n: int, steps: Steps) -> bool:
+    """Iterate, and see whether the chains agree in the latter two thirds."""
+    seen = [_watched(sampler) for _ in iterations(sampler, n, steps, tuning=True)]
+    return n >= _TOO_FEW and _disagreement(np.array(seen[n // 3 :])) <= _MIXED
 
 
 def _watched(sampler: Replicas) -> Array:

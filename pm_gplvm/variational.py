@@ -210,7 +210,7 @@ def _as_tree(
     X = posterior["X"] = rng.standard_normal((1, draws, *mean.shape))
     X *= sd
     X += mean
-    groups = approximation_groups(named, ranked)
+    groups = approximation_groups(approximation, named, ranked)
     found = _findings(exact, named)
     stats = {"lp": best.objective, "bound": found.bound}
     fit = as_fit(

@@ -177,7 +177,7 @@ def test_chains_that_disagree_get_a_ladder(Y):
     assert fit.attrs["replicas"] == tempering.sizes["replica"] > 1
     beta = tempering["beta"].to_numpy()
     assert beta[0] == 1.0
-    assert beta[-1] == pytest.approx(0.4)
+    assert beta[-1] == pytest.approx(0.3)
 
 
 def bounded(name, dims):

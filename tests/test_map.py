@@ -74,6 +74,7 @@ def test_groups_dims_and_settings(best):
         "observed_data",
         "constant_data",
         "optima",
+        "optima_positions",
     }
     posterior = best["posterior"]
     assert posterior["X"].dims == ("chain", "draw", "obs", "latent")

@@ -4,6 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.collections import EllipseCollection, LineCollection, PathCollection
+from scipy.stats import norm
 from test_prediction import made_fit
 
 import pm_gplvm as gplvm
@@ -37,7 +38,7 @@ def test_the_background_is_the_uncertainty_and_says_so(best):
     shades = picture.get_array()
     assert shades.shape == (20, 20)
     assert 0.0 <= shades.min() < shades.max() <= 1.0 + 1e-9
-    assert "sd of the function left of the prior's" in [a.get_ylabel() for a in ax.figure.axes]
+    assert "sd of the function,\nshare of the prior's" in [a.get_ylabel() for a in ax.figure.axes]
     assert not gplvm.plot_latent(best, background=False).images
 
 
@@ -102,3 +103,51 @@ def test_a_fit_without_X_is_refused(best):
     bare["posterior"] = best["posterior"].to_dataset().drop_vars("X")
     with pytest.raises(ValueError, match="plot_latent needs the variable 'X'"):
         gplvm.plot_latent(bare)
+
+
+def test_time_joins_rows_in_its_order_and_is_the_axis_of_one_dimension(best, Y, rng):
+    time = rng.permutation(30)
+    ax = gplvm.plot_latent(best, time=time, background=False)
+    X = best.posterior["X"].to_numpy()[0, 0]
+    np.testing.assert_allclose(ax.lines[0].get_xydata(), X[np.argsort(time)])
+    line = gplvm.fit_map(gplvm.build_model(Y, latent_dim=1), progressbar=False)
+    ax = gplvm.plot_latent(line, time=np.arange(12)[::-1])
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("time", "latent 0")
+    places = of_kind(ax, PathCollection)[0].get_offsets()
+    np.testing.assert_allclose(places[:, 1], line.posterior["X"].to_numpy()[0, 0, :, 0])
+    np.testing.assert_array_equal(places[:, 0], np.arange(12)[::-1])
+
+
+def test_the_density_of_places_as_a_background(Y):
+    fit = made_fit(Y, "rbf", draws=200)
+    ax = gplvm.plot_latent(fit, background="density", grid=40)
+    shades = ax.images[0].get_array()
+    left, right, bottom, top = ax.images[0].get_extent()
+    # Every row is standard normal: inside the picture lies what SciPy says, up to chance.
+    inside = np.prod([norm.cdf(b) - norm.cdf(a) for a, b in ((left, right), (bottom, top))])
+    area = (right - left) * (top - bottom) / shades.size
+    assert shades.sum() * area == pytest.approx(inside, rel=0.1)
+    assert "density of a row's place" in [a.get_ylabel() for a in ax.figure.axes]
+
+
+def test_every_pair_of_dimensions(Y):
+    best = gplvm.fit_map(gplvm.build_model(Y, latent_dim=3), progressbar=False)
+    axes = gplvm.plot_latent(best, "label", dims="pairs", grid=10)
+    assert axes.shape == (2, 2)
+    X = best.posterior["X"].to_numpy()[0, 0]
+    for i, j in ((0, 0), (1, 0), (1, 1)):
+        drawn = np.vstack([part.get_offsets() for part in of_kind(axes[i, j], PathCollection)])
+        np.testing.assert_allclose(np.sort(drawn, axis=0), np.sort(X[:, [j, i + 1]], axis=0))
+    assert not axes[0, 1].axison
+    assert len(axes[0, 1].get_legend().get_texts()) == 2
+    assert (axes[1, 0].get_xlabel(), axes[1, 0].get_ylabel()) == ("latent 0", "latent 2")
+    with pytest.raises(ValueError, match=r"ax must be an array \(2, 2\) of axes"):
+        gplvm.plot_latent(best, dims="pairs", ax=axes[0])
+
+
+def test_a_covariance_of_ones_own_has_no_background(best):
+    own = best.copy()
+    own.attrs = {**best.attrs, "kernel": "custom"}
+    assert not gplvm.plot_latent(own).images
+    with pytest.raises(ValueError, match="knows the kernels rbf"):
+        gplvm.plot_latent(own, background="uncertainty")

@@ -5,7 +5,7 @@ import pytest
 from oracles import ALL_KERNELS, column_logps, kernel_matrix
 from scipy import stats
 
-from pm_gplvm.rowjumps import Proposal, RowMoves, Theta, _wide, _without
+from pm_gplvm.rowjumps import Proposal, RowMoves, Theta, _wide, without_row
 
 AMPLITUDE, SIGMA, BIAS = 1.3, 0.4, 0.6
 
@@ -35,7 +35,7 @@ def test_weights_are_the_joint_density_over_the_proposal(kernel, beta, rng):
     mover = moves(Z, F, rng, kernel, beta)
     n, present = 2, np.ones(N)
     present[n] = 0.0
-    A, W = _without(mover.inverse, mover.weights, n)
+    A, W = without_row(mover.inverse, mover.weights, n)
     wide = _wide(Z, present)
     found = mover._weigh(n, C, Z, A, W, present, list(wide))[0][0]
     expected = np.empty(M)

@@ -76,7 +76,7 @@ def test_the_ways_to_ask_for_it_agree(Y, kernel, rng):
     np.testing.assert_allclose(heights, own, rtol=1e-9)
     np.testing.assert_allclose(own, np.transpose(single), rtol=1e-10)
     _, spread = density.conditional(places)
-    np.testing.assert_allclose(variance, np.broadcast_to(spread, (5, 7)), rtol=1e-10)
+    np.testing.assert_allclose(variance, np.broadcast_to(spread, (5, 7, 1)), rtol=1e-10)
 
 
 def test_anisotropic_lengthscales(Y, rng):

@@ -1,0 +1,27 @@
+"""Sphinx: a page for each public name, from its docstring. `make docs` builds docs/_build."""
+
+from pathlib import Path
+
+import pm_gplvm
+
+project = "pm_gplvm"
+author = "The pm_gplvm developers"
+version = release = pm_gplvm.__version__
+
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.autosummary", "numpydoc"]
+numpydoc_show_class_members = False
+numpydoc_class_members_toctree = False
+default_role = "code"
+maximum_signature_line_length = 88  # longer ones get a line for each argument
+
+html_theme = "alabaster"
+html_theme_options = {"description": pm_gplvm.__doc__.splitlines()[0]}
+exclude_patterns = ["_build"]
+
+# The list of names is the package's own.
+names = "\n".join(f"   {name}" for name in pm_gplvm.__all__)
+(Path(__file__).parent / "api.rst").write_text(
+    "Public names\n============\n\n.. currentmodule:: pm_gplvm\n\n"
+    f".. autosummary::\n   :toctree: generated\n\n{names}\n",
+    encoding="utf-8",
+)

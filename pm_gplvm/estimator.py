@@ -1,0 +1,339 @@
+"""The model as a scikit-learn estimator: a shell about the functions."""
+
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from pm_gplvm.embedding import embed, log_predictive
+from pm_gplvm.model import build_model
+from pm_gplvm.optimise import fit_map
+from pm_gplvm.prediction import predict
+from pm_gplvm.preprocess import Scale
+from pm_gplvm.schema import FEATURE, LATENT, draws_of, require_fit
+
+__all__ = ["GPLVM"]
+
+Array = NDArray[np.float64]
+
+
+class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    """The mode of a Gaussian process latent variable model, for scikit-learn's pipelines.
+
+    ``fit`` is :func:`build_model` and :func:`fit_map`, ``transform`` is :func:`embed`,
+    ``inverse_transform`` is :func:`predict` and ``score`` is :func:`log_predictive`. What they give
+    beside one number an entry (standard deviations, other places, draws) is had by calling them
+    with ``fit_``.
+
+    Parameters
+    ----------
+    n_components : int, default 2
+        Q, the number of latent dimensions, at most min(N, D).
+    kernel, ard, priors, scale, missing
+        As in :func:`build_model`. With ``missing="mask"`` the rows that ``transform`` and ``score``
+        take may have NaN too.
+    start, n_restarts
+        As in :func:`fit_map`. The mode is that in X / lengthscale (``mode_of="Z"``), at the scale
+        of the prior that ``transform`` gives to new rows.
+    max_iter : int, default 5000
+        Iterations of each start.
+    n_starts : int, default 16
+        Climbs for each new row, as in :func:`embed`.
+    random_state : int, RandomState or None, default None
+        Of restarts and random starts, and of the climbs and integrals of new rows. With None
+        these are the same each time, but for a random start and for restarts.
+
+    Attributes
+    ----------
+    fit_ : DataTree
+        What :func:`fit_map` returned: to be looked at, plotted, saved.
+    embedding_ : ndarray, shape (N, Q)
+        Positions of the training rows.
+    n_iter_ : int
+        Evaluations that the best start took.
+    n_features_in_, feature_names_in_
+        As everywhere in scikit-learn.
+
+    Notes
+    -----
+    *Training rows.* ``transform`` gives a row that equals one of the training table, entry by
+    entry, the place that it has in ``embedding_``, as UMAP does for the table as a whole.
+
+    *Files.* ``save(estimator.fit_, path)`` and ``GPLVM.from_fit(load(path))``: data only, where a
+    pickle would run code.
+
+    Examples
+    --------
+    >>> import pm_gplvm as gplvm
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn.preprocessing import StandardScaler
+    >>> Y = gplvm.load_digits(n=40).to_numpy()
+    >>> pipeline = make_pipeline(StandardScaler(), gplvm.GPLVM(random_state=1))
+    >>> pipeline.fit(Y[:30]).transform(Y[30:]).shape
+    (10, 2)
+    """
+
+    def __init__(
+        self,
+        n_components: int = 2,
+        *,
+        kernel: str = "rbf",
+        ard: bool = False,
+        priors: Mapping[str, Any] | None = None,
+        scale: Scale = "global",
+        missing: Literal["raise", "mask"] = "raise",
+        start: Any = "pca",
+        n_restarts: int = 0,
+        max_iter: int = 5000,
+        n_starts: int = 16,
+        random_state: Any = None,
+    ) -> None:
+        self.n_components = n_components
+        self.kernel = kernel
+        self.ard = ard
+        self.priors = priors
+        self.scale = scale
+        self.missing = missing
+        self.start = start
+        self.n_restarts = n_restarts
+        self.max_iter = max_iter
+        self.n_starts = n_starts
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Find the mode of the latent positions and the hyperparameters.
+
+        Parameters
+        ----------
+        X : array_like or DataFrame, shape (N, D)
+            The table, at least three rows.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        GPLVM
+            Itself.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As :func:`build_model` and :func:`fit_map`.
+
+        Warns
+        -----
+        RuntimeWarning
+            If the climb did not converge.
+        """
+        values = validate_data(self, X, ensure_min_samples=3, **self._accepted())
+        self._check(values.shape)
+        seed = self.random_state
+        if seed is not None:
+            seed = int(check_random_state(seed).randint(2**31 - 1))
+        model = build_model(
+            _labelled(X, values),
+            self.n_components,
+            kernel=self.kernel,
+            ard=self.ard,
+            priors=self.priors,
+            scale=self.scale,
+            missing=self.missing,
+        )
+        fit = fit_map(
+            model,
+            start=self.start,
+            n_restarts=self.n_restarts,
+            mode_of="Z",
+            maxiter=self.max_iter,
+            random_seed=seed,
+            progressbar=False,
+        )
+        self._seed = seed or 0
+        self._take(fit)
+        return self
+
+    @classmethod
+    def from_fit(cls, fit: xr.DataTree) -> Self:
+        """Make a fitted estimator of any fit, such as one read from a file.
+
+        Parameters
+        ----------
+        fit : DataTree
+            From :func:`fit_map`, :func:`load` or another. ``transform`` mixes over the draws of a fit
+            that has several: turn them onto one frame with :func:`align` first. ``embedding_`` is
+            then their mean.
+
+        Returns
+        -------
+        GPLVM
+            Its ``n_components``, ``kernel`` and ``ard`` are those of the fit; what the fit does not
+            tell (priors, start) is at its default, and has no bearing before ``fit`` is called.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If ``fit`` is no fit with X.
+
+        Examples
+        --------
+        >>> import pm_gplvm as gplvm
+        >>> best = gplvm.fit_map(gplvm.build_model(gplvm.load_digits(n=20)), progressbar=False)
+        >>> gplvm.GPLVM.from_fit(best).embedding_.shape
+        (20, 2)
+        """
+        require_fit(fit, "X", "Y_mean", "Y_scale", caller="from_fit")
+        known = {*fit["posterior"].data_vars, *fit["constant_data"].data_vars}
+        ard = "lengthscale" in known and LATENT in draws_of(fit, "lengthscale").dims
+        bias = " + bias" if "bias" in known else ""
+        estimator = cls(
+            draws_of(fit, "X").sizes[LATENT], kernel=f"{fit.attrs['kernel']}{bias}", ard=ard
+        )
+        names = fit["observed_data"][FEATURE].to_numpy()
+        estimator.n_features_in_ = len(names)
+        if all(isinstance(name, str) for name in names):
+            estimator.feature_names_in_ = names.astype(object)
+        estimator._seed = 0
+        estimator._take(fit)
+        return estimator
+
+    def transform(self, X: Any) -> Array:
+        """Give each row its most likely place.
+
+        Of a row that may lie in several, that about which most of its posterior lies.
+
+        Parameters
+        ----------
+        X : array_like or DataFrame, shape (M, D)
+            Rows with the columns of the training table.
+
+        Returns
+        -------
+        ndarray, shape (M, Q)
+
+        Raises
+        ------
+        NotFittedError, TypeError, ValueError
+            If there is no fit yet, or ``X`` has other columns or is not finite.
+        """
+        values = self._rows(X)
+        table = self._table()
+        if np.array_equal(values, table, equal_nan=True):
+            return self.embedding_.copy()
+        # Row by row, so that a row's place does not depend on those it comes with.
+        place = {row.tobytes(): n for n, row in reversed(list(enumerate(table)))}
+        known = np.array([place.get(row.tobytes(), -1) for row in values])
+        found = self.embedding_[known]
+        if (new := known < 0).any():
+            places = embed(
+                self.fit_,
+                values[new],
+                n_starts=self.n_starts,
+                random_seed=self._seed,
+                progressbar=False,
+            )
+            found[new] = places["modes"]["X"].to_numpy()[:, 0]
+        return found
+
+    def inverse_transform(self, X: Any) -> Array:
+        """Predict the rows of the table at latent positions.
+
+        Parameters
+        ----------
+        X : array_like, shape (M, Q)
+
+        Returns
+        -------
+        ndarray, shape (M, D)
+            The mean of :func:`predict`, in the units of the training table.
+
+        Raises
+        ------
+        NotFittedError, ValueError
+            If there is no fit yet, or ``X`` has another shape or is not finite.
+        """
+        check_is_fitted(self)
+        return predict(self.fit_, X)["mean"].to_numpy()
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """Mean of ln p(row), the row's place integrated out: the higher, the better.
+
+        Of rows that were in the training table it is too high: the positions have seen them.
+
+        Parameters
+        ----------
+        X : array_like or DataFrame, shape (M, D)
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        float
+            The mean of ``log_score`` of :func:`log_predictive`.
+
+        Raises
+        ------
+        NotFittedError, TypeError, ValueError
+            As ``transform``.
+        """
+        values = self._rows(X)
+        scores = log_predictive(
+            self.fit_,
+            values,
+            n_starts=self.n_starts,
+            random_seed=self._seed,
+            progressbar=False,
+        )
+        return float(scores["log_score"].mean())
+
+    @property
+    def _n_features_out(self) -> int:
+        return int(self.embedding_.shape[1])
+
+    def _check(self, shape: tuple[int, int]) -> None:
+        for name, value in (("n_components", self.n_components), ("max_iter", self.max_iter)):
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
+        if self.n_components > min(shape):
+            raise ValueError(
+                f"n_components must lie between 1 and min(n_samples, n_features) = {min(shape)}, "
+                f"got {self.n_components}."
+            )
+
+    def _take(self, fit: xr.DataTree) -> None:
+        self.fit_ = fit
+        self.embedding_ = draws_of(fit, "X").mean(("chain", "draw")).to_numpy()
+        if "optima" in fit.children:
+            self.n_iter_ = int(fit["optima"]["evaluations"].to_numpy()[0])
+
+    def _rows(self, X: Any) -> Array:
+        check_is_fitted(self)
+        # 0.0 is added as -0.0, equal to 0.0, has other bytes.
+        return validate_data(self, X, reset=False, **self._accepted()) + 0.0
+
+    def _accepted(self) -> dict[str, Any]:
+        finite = "allow-nan" if self.missing == "mask" else True
+        return {"dtype": np.float64, "order": "C", "ensure_all_finite": finite}
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = self.missing == "mask"
+        return tags
+
+    def _table(self) -> Array:
+        observed = self.fit_["observed_data"][self.fit_.attrs["observed"]]
+        return np.ascontiguousarray(observed.transpose(..., FEATURE).to_numpy()) + 0.0
+
+
+def _labelled(X: Any, values: Array) -> Any:
+    """Put the names of rows and columns back that validation takes off."""
+    if isinstance(X, xr.DataArray):
+        return X
+    if hasattr(X, "columns"):
+        return pd.DataFrame(values, index=getattr(X, "index", None), columns=list(X.columns))
+    return values

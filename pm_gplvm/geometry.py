@@ -1,0 +1,141 @@
+"""The geometry that the decoder gives the latent space: how far Y moves as x does."""
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from pm_gplvm.draws import Draw, data_of
+from pm_gplvm.prediction import check_draws, check_positions
+from pm_gplvm.processes import Induced, each_process
+from pm_gplvm.schema import LATENT, require_fit, warn_unaligned
+
+__all__ = ["magnification", "occupancy"]
+
+Array = NDArray[np.float64]
+
+_LOW, _HIGH = 0.055, 0.945  # the ends of ArviZ's 89 % interval
+_BLOCK = 4_000_000  # numbers of ∂k/∂x held at once
+
+
+def magnification(fit: xr.DataTree, X_new: Any, *, draws: int = 50) -> xr.Dataset:
+    """Measure how much the map from x to Y stretches the latent space.
+
+    The slopes J = ∂y/∂x (D, Q) of the noise-free function are Gaussian given a draw of (X, θ), with
+    the means of :func:`predict`'s and a covariance Σ that all columns share but for their scale, so
+    that the metric has the expectation (Tosi et al. 2014, eq. 11)
+
+        G = E JᵀJ = E Jᵀ E J + Σ_d scale_d² · Σ,
+
+    and √det G is the volume in Y that a unit of volume in X covers. The first term is large where
+    neighbouring places decode to different rows, as between clusters; the second where there are no
+    data. Draws are mixed by averaging G.
+
+    Parameters
+    ----------
+    fit : DataTree
+        From :func:`fit_map`, :func:`sample_theta`, or any with ``X`` and θ. Draws of X in frames of
+        their own (:func:`sample`) must be turned onto one by :func:`align` first.
+    X_new : array_like, dims (obs_new, latent), shape (S, Q)
+        In the frame of the fit's ``X``.
+    draws : int, default 50
+        At most so many draws are used, evenly spaced.
+
+    Returns
+    -------
+    Dataset
+        ``metric`` (obs_new, latent, latent_to): G, in units of Y² / X². ``magnification`` (obs_new):
+        √det G, in units of (Y / X)^Q. ``low``, ``high`` (obs_new): the 89 % interval of √det G over
+        the draws, NaN of one draw. ``from_mean`` (obs_new): √det of the first term, of the mean over
+        the draws, 0 where Q > D.
+
+    Warns
+    -----
+    RuntimeWarning
+        If the draws of X stand in frames of their own (:func:`align`).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``fit`` is no fit of a model of :func:`build_model`, ``X_new`` has a wrong shape, or
+        ``draws`` is out of range.
+
+    References
+    ----------
+    Tosi, A., Hauberg, S., Vellido, A., Lawrence, N. D. (2014). Metrics for probabilistic geometries.
+    UAI 30, 800-808.
+
+    Examples
+    --------
+    >>> import numpy as np, pm_gplvm as gplvm
+    >>> best = gplvm.fit_map(gplvm.build_model(gplvm.load_digits(n=20)), progressbar=False)
+    >>> gplvm.magnification(best, np.zeros((3, 2)))["magnification"].shape
+    (3,)
+    """
+    require_fit(fit, "X", "sigma", "Y_mean", "Y_scale", caller="magnification")
+    warn_unaligned(fit, caller="magnification")
+    check_draws(draws)
+    positions = check_positions(fit, X_new)
+    F, _, scale = data_of(fit, caller="magnification")
+    first, second = [], []
+    for process in each_process(fit, caller="magnification", limit=draws):
+        of_mean, of_rest = _metric(process, process.solve(F) * scale, positions)
+        first.append(of_mean)
+        second.append(of_mean + np.square(scale).sum() * of_rest)
+    volumes = _volume(np.stack(second))
+    metric = np.mean(second, axis=0)
+    ends = np.quantile(volumes, [_LOW, _HIGH], axis=0)
+    low, high = ends if len(volumes) > 1 else np.full_like(ends, np.nan)
+    known = {
+        "metric": (("obs_new", LATENT, f"{LATENT}_to"), metric),
+        "magnification": ("obs_new", _volume(metric)),
+        "low": ("obs_new", low),
+        "high": ("obs_new", high),
+        "from_mean": ("obs_new", _volume(np.mean(first, axis=0))),
+    }
+    return xr.Dataset(known, coords={"obs_new": np.arange(len(positions))})
+
+
+def _metric(process: Draw | Induced, weights: Array, positions: Array) -> tuple[Array, Array]:
+    """E Jᵀ E J (S, Q, Q), and the covariance of the slopes (S, Q, Q) in units of scale² of Y."""
+    first, second = [], []
+    for block in np.array_split(positions, -(-positions.size * len(weights) // _BLOCK)):
+        slope = process.slope(block)
+        mean = slope @ weights
+        first.append(mean @ mean.transpose(0, 2, 1))
+        second.append(process.slope_covariance(slope))
+    return np.concatenate(first), np.concatenate(second)
+
+
+def _volume(metric: Array) -> Array:
+    # Rounding can bring the determinant of a flat metric below zero.
+    return np.asarray(np.sqrt(np.maximum(np.linalg.det(metric), 0.0)))
+
+
+def occupancy(draws: Array, at: Array) -> Array:
+    """Where the rows lie: the density of a row's place, averaged over the rows.
+
+    Parameters
+    ----------
+    draws : ndarray, shape (S, N, 2)
+        Positions; each row's density is the Gaussian with its draws' mean and covariance.
+    at : ndarray, shape (M, 2)
+
+    Returns
+    -------
+    ndarray, shape (M,)
+        In units of 1 / X²; it integrates to 1 over the plane.
+
+    Examples
+    --------
+    >>> draws = np.random.default_rng(0).standard_normal((4000, 1, 2))
+    >>> round(2 * np.pi * float(occupancy(draws, np.zeros((1, 2)))[0]), 1)
+    1.0
+    """
+    centred = draws - draws.mean(axis=0)
+    covariance = np.einsum("sni,snj->nij", centred, centred) / (len(draws) - 1)
+    apart = at[:, None] - draws.mean(axis=0)
+    distance2 = np.einsum("mni,nij,mnj->mn", apart, np.linalg.inv(covariance), apart, optimize=True)
+    heights = 1.0 / (2.0 * np.pi * np.sqrt(np.linalg.det(covariance)))
+    return np.asarray((np.exp(-0.5 * distance2) * heights).mean(axis=1))

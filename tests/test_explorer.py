@@ -1,0 +1,270 @@
+"""The explorer: what it holds, and, in a browser, that one can move about in it and read it."""
+
+import base64
+import json
+import os
+import re
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import xarray as xr
+from scipy.interpolate import RegularGridInterpolator
+from test_prediction import made_fit
+
+import pm_gplvm as gplvm
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+DRIVER = shutil.which("chromedriver")
+
+
+@pytest.fixture(scope="module")
+def page(best, tmp_path_factory):
+    path = tmp_path_factory.mktemp("explorer") / "digits.html"
+    return gplvm.explore(best, "label", path=path, image_shape=(8, 8), grid=30)
+
+
+def held(page):
+    """The labels and numbers that a page holds."""
+    text = page.read_text(encoding="utf-8")
+    about = json.loads(re.search(r"^const about = (.*);$", text, re.MULTILINE)[1])
+    encoded = json.loads(re.search(r"^const encoded = (.*);$", text, re.MULTILINE)[1])
+    numbers = {n: np.frombuffer(base64.b64decode(v), "<f4") for n, v in encoded.items()}
+    return about, numbers
+
+
+def decoded(about, numbers, place):
+    """The mean and sd of the row at a place: bilinear between cell centres, by SciPy."""
+    n = about["grid"]
+    low, high = np.array(about["limits"])
+    x, y = (low[i] + (np.arange(n) + 0.5) / n * (high[i] - low[i]) for i in range(2))
+    found = []
+    for name in ("mean", "sd"):
+        table = numbers[name].reshape(n, n, -1)
+        found.append(RegularGridInterpolator((y, x), table)(place[::-1])[0])
+    return found
+
+
+# What it holds
+
+
+def test_the_numbers_are_those_of_predict(page, best, digits):
+    about, numbers = held(page)
+    n, (low, high) = about["grid"], np.array(about["limits"])
+    cell = [7, 21]  # across, up
+    place = low + (np.array(cell) + 0.5) / n * (high - low)
+    row = gplvm.predict(best, place[None], draws=20)
+    at = cell[1] * n + cell[0]
+    for name in ("mean", "sd"):
+        np.testing.assert_allclose(numbers[name].reshape(n * n, 64)[at], row[name][0], rtol=1e-5)
+    np.testing.assert_allclose(numbers["table"].reshape(30, 64), digits, rtol=1e-6)
+    np.testing.assert_allclose(about["points"], best.posterior["X"][0, 0])
+    assert about["values"] == digits["label"].to_numpy().tolist()
+    assert 0.0 <= numbers["uncertainty"].min() < numbers["uncertainty"].max() <= 1.0
+
+
+def test_neighbours_are_the_most_probable_then_the_nearest(Y):
+    fit = made_fit(Y, "rbf", draws=30)
+    about = gplvm.explore(fit, n_neighbors=4).about
+    shares = gplvm.neighbour_probabilities(fit, 4).to_numpy()
+    for i, listed in enumerate(about["neighbours"]):
+        assert len(listed) == 4
+        assert i not in [j for j, _ in listed]
+        assert [p for _, p in listed] == pytest.approx(np.sort(shares[i])[::-1][:4], abs=1e-3)
+
+
+def test_the_page_needs_nothing_else(page):
+    text = page.read_text(encoding="utf-8")
+    assert not re.search(r"(src|href)\s*=", text)
+    assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", text)
+    assert not re.search(r"\bimport\b[^;]*from|\bfetch\(", text)
+
+
+def test_labels_cannot_end_the_script(Y, tmp_path):
+    named = Y.assign_coords(label=("obs", ["</script><b>"] * 6 + ["right"] * 6))
+    fit = made_fit(named, "rbf")
+    text = gplvm.explore(fit, "label", path=tmp_path / "a.html", grid=5).read_text()
+    assert text.count("</script>") == 1
+    assert held(tmp_path / "a.html")[0]["values"][0] == "</script><b>"
+
+
+def test_the_widget_holds_the_same_and_the_same_script(best, page):
+    widget = gplvm.explore(best, "label", image_shape=(8, 8), grid=30)
+    about, numbers = held(page)
+    assert json.loads(json.dumps(widget.about)) == about
+    np.testing.assert_array_equal(np.frombuffer(widget.mean, "<f4"), numbers["mean"])
+    assert widget.row == 0
+    assert widget.position == about["points"][0]
+    script = str(widget._esm)
+    assert "export default { render }" in script
+    assert script.replace("export default", "const explorer =") in page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("features", "settings", "kind"),
+    [
+        (4, {}, "bars"),
+        (50, {}, "curve"),
+        (4, {"kind": "curve"}, "curve"),
+        (4, {"image_shape": (2, 2)}, "image"),
+    ],
+)
+def test_how_rows_are_shown(features, settings, kind):
+    rng = np.random.default_rng(1)
+    fit = made_fit(xr.DataArray(rng.standard_normal((8, features)), dims=("obs", "feature")), "rbf")
+    about = gplvm.explore(fit, np.linspace(0, 1, 8), grid=5, **settings).about
+    assert about["kind"] == kind
+    assert about["scale"]["high"] == 1.0
+
+
+def test_many_features_take_fewer_places():
+    rng = np.random.default_rng(1)
+    fit = made_fit(xr.DataArray(rng.standard_normal((60, 3000)), dims=("obs", "feature")), "rbf")
+    assert gplvm.explore(fit).about["grid"] == 14
+
+
+def test_without_anywidget_the_remedy_is_told(best, monkeypatch):
+    monkeypatch.setitem(sys.modules, "anywidget", None)
+    monkeypatch.delitem(sys.modules, "pm_gplvm.explorer_widget", raising=False)
+    with pytest.raises(ImportError, match=r"pip install 'pm-gplvm\[explore\]', or write a page"):
+        gplvm.explore(best)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"path": "a.png"}, ValueError, r"path must end in \.html, got 'a\.png'"),
+        ({"path": "nowhere/a.html"}, FileNotFoundError, "The folder nowhere does not exist"),
+        ({"grid": 2}, ValueError, "grid must be a whole number of at least 4, got 2"),
+        ({"kind": "pie"}, ValueError, "kind must be one of image, curve, bars, got 'pie'"),
+        ({"kind": "image"}, ValueError, "kind='image' needs image_shape"),
+        ({"image_shape": (7, 8)}, ValueError, "image_shape must be .* = 64"),
+        ({"color": "stage"}, ValueError, "no coordinate 'stage'"),
+        ({"color": [f"class {i}" for i in range(30)]}, ValueError, "at most 20 classes, got 30"),
+    ],
+)
+def test_wrong_arguments(best, settings, error, message):
+    with pytest.raises(error, match=message):
+        gplvm.explore(best, **settings)
+
+
+def test_one_dimension_and_standing_files_are_refused(Y, best, page):
+    line = gplvm.fit_map(gplvm.build_model(Y, 1), progressbar=False)
+    with pytest.raises(ValueError, match="explore needs two latent dimensions or more, got one"):
+        gplvm.explore(line)
+    before = page.read_bytes()
+    with pytest.raises(FileExistsError, match=r"digits\.html exists\. Pass overwrite=True"):
+        gplvm.explore(best, path=page)
+    assert page.read_bytes() == before
+
+
+# In a browser
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    if not (CHROMIUM and DRIVER):
+        message = "no Chromium and chromedriver (Debian: apt-get install chromium chromium-driver)"
+        if os.environ.get("CI") == "true":
+            pytest.fail(message)
+        pytest.skip(message)
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    profile = tmp_path_factory.mktemp("profile")
+    for flag in ("headless=new", "no-sandbox", "disable-gpu", "window-size=1100,900"):
+        options.add_argument(f"--{flag}")
+    options.add_argument(f"--user-data-dir={profile}")
+    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
+    yield driver
+    driver.quit()
+
+
+def role(browser, name):
+    return browser.find_element("css selector", f"[data-role={name}]")
+
+
+def pull(browser, place, about, *, held_down=False):
+    """Lead the pointer to a place in the plane, from the middle."""
+    from selenium.webdriver import ActionChains
+
+    plane = browser.find_element("css selector", ".plane")
+    low, high = np.array(about["limits"])
+    share = (np.asarray(place) - low) / (high - low) - 0.5
+    x, y = share[0] * plane.size["width"], -share[1] * plane.size["height"]
+    chain = ActionChains(browser, duration=50).move_to_element(plane)
+    if held_down:
+        chain.click_and_hold()
+    chain.move_to_element_with_offset(plane, round(x), round(y))
+    (chain.release() if held_down else chain).perform()
+
+
+def test_one_can_drag_and_read(browser, page, best):
+    from selenium.webdriver import ActionChains
+
+    about, numbers = held(page)
+    browser.get(page.as_uri())
+    assert len(browser.find_elements("css selector", "[data-row]")) == 30
+
+    low, high = np.array(about["limits"])
+    aim = low + np.array([0.3, 0.62]) * (high - low)
+    pull(browser, aim, about, held_down=True)
+    at = np.array(json.loads(role(browser, "place").get_attribute("data-at")))
+    assert np.abs((at - aim) / (high - low)).max() < 0.005  # about a pixel
+    assert role(browser, "place").text == f"decoded at ({at[0]:.3f}, {at[1]:.3f})"
+
+    mean, sd = decoded(about, numbers, at)
+    image = role(browser, "mean")
+    # Ink of every pixel, then what the status line says of one.
+    ink = browser.execute_script(
+        "const c = arguments[0]; return Array.from(c.getContext('2d').getImageData(0, 0, 8, 8).data)",
+        image,
+    )
+    expected = 255 * (1 - np.clip((mean - about["low"]) / (about["high"] - about["low"]), 0, 1))
+    np.testing.assert_allclose(np.array(ink).reshape(64, 4)[:, 0], expected, atol=1.0)
+    ActionChains(browser).move_to_element_with_offset(image, 12, 12).perform()
+    name, mean_read, sd_read = re.match(
+        r"(\S+): (\S+) ± (\S+)", role(browser, "status").text
+    ).groups()
+    d = about["features"].index(name)
+    assert float(mean_read) == pytest.approx(mean[d], rel=0.01)
+    assert float(sd_read) == pytest.approx(sd[d], rel=0.01)
+    # Between the cells the page interpolates: predict itself is near.
+    exact = gplvm.predict(best, at[None])["mean"].to_numpy()[0]
+    assert np.abs(mean - exact).max() < 0.05 * (about["high"] - about["low"])
+
+
+def test_a_click_shows_a_row_and_its_neighbours(browser, page, digits):
+    from selenium.webdriver import ActionChains
+
+    about, _ = held(page)
+    browser.get(page.as_uri())
+    # A point that no other covers.
+    points = np.array(about["points"])
+    apart = np.linalg.norm(points[:, None] - points, axis=2) + 1e9 * np.eye(30)
+    n = int(apart.min(axis=1).argmax())
+    pull(browser, points[n], about)
+    ActionChains(browser).click().perform()
+    assert role(browser, "row").text == (
+        f"row {digits['obs'].to_numpy()[n]}, label {digits['label'].to_numpy()[n]}: its data"
+    )
+    buttons = role(browser, "neighbours").find_elements("css selector", "button")
+    listed = [about["names"][j] for j, _ in about["neighbours"][n]]
+    assert [b.text.split()[0] for b in buttons] == listed
+    buttons[0].click()
+    assert role(browser, "row").text.startswith(f"row {listed[0]},")
+
+
+def test_the_keyboard_moves_too(browser, page):
+    from selenium.webdriver.common.keys import Keys
+
+    about, _ = held(page)
+    browser.get(page.as_uri())
+    start = np.array(about["points"][0])
+    browser.find_element("css selector", ".plane").send_keys(Keys.ARROW_RIGHT, Keys.ARROW_UP)
+    at = np.array(json.loads(role(browser, "place").get_attribute("data-at")))
+    low, high = np.array(about["limits"])
+    np.testing.assert_allclose(at, np.clip(start + (high - low) / 40, low, high), rtol=1e-9)
+    assert not [e for e in browser.get_log("browser") if e["level"] == "SEVERE"]

@@ -1,0 +1,203 @@
+"""The mistakes of a first hour, and what each message offers instead."""
+
+import numpy as np
+import pandas as pd
+import pymc as pm
+import pytest
+import xarray as xr
+from conftest import simulated
+from made import fit_of, rotations, turned
+from test_prediction import made_fit
+
+import pm_gplvm as gplvm
+
+
+@pytest.fixture(scope="module")
+def frame(Y):
+    return pd.DataFrame(Y.to_numpy(), columns=[f"gene{j}" for j in range(4)])
+
+
+@pytest.fixture(scope="module")
+def unaligned(Y):
+    """Draws as a sampler leaves them: each in a frame of its own."""
+    rng = np.random.default_rng(2)
+    X = rng.standard_normal((12, 2)) + 0.1 * rng.standard_normal((2, 20, 12, 2))
+    X = turned(X, rotations(rng, (2, 20), 2))
+    fit = fit_of(gplvm.build_model(Y), X, lengthscale=0.7, amplitude=1.0, sigma=0.1)
+    fit.attrs["method"] = "replica_exchange"
+    return fit
+
+
+# The table
+
+
+def test_a_table_that_looks_transposed(rng):
+    genes_in_rows = rng.standard_normal((600, 12))
+    with pytest.warns(RuntimeWarning, match=r"12 rows and 600 columns.* pass Y\.T"):
+        gplvm.build_model(genes_in_rows.T)
+    gplvm.build_model(genes_in_rows)  # as it is meant, without a word
+    with pytest.raises(ValueError, match=r"at least 3 rows .* got shape \(2, 50\).* pass Y\.T"):
+        gplvm.build_model(rng.standard_normal((2, 50)))
+
+
+def test_one_value_a_feature_where_one_a_row_is_wanted(best):
+    with pytest.raises(ValueError, match=r"one value a row, 30, got shape \(64,\).* fit Y\.T"):
+        gplvm.plot_latent(best, color=np.arange(64))
+
+
+def test_new_rows_the_other_way_round(digits):
+    fit = made_fit(digits, "rbf")
+    with pytest.raises(
+        ValueError,
+        match=r"must have the 64 columns of the fit's table, got 2.*, or pass Y_new\.T",
+    ):
+        gplvm.embed(fit, digits.to_numpy()[:2].T)
+
+
+def test_labels_among_the_columns(frame):
+    text = frame.assign(stage=["early", "late"] * 6)
+    with pytest.raises(TypeError, match=r"1 of 5 columns: stage\. Move labels out of the table"):
+        gplvm.build_model(text)
+    numbers = frame.assign(label=[0, 1] * 6)
+    with pytest.warns(
+        RuntimeWarning, match=r"column called label.* load_table\(path, label='label'\)"
+    ):
+        gplvm.build_model(numbers)
+    numbered = frame.reset_index()
+    with pytest.warns(RuntimeWarning, match=r"called index.* Y\.set_index\('index'\)"):
+        gplvm.build_model(numbered)
+
+
+def test_a_feature_in_other_units(frame):
+    mixed = frame.assign(gene2=1e6 * frame["gene2"])
+    with pytest.warns(RuntimeWarning, match=r"1 of 4 features .*: gene2\. .*scale='feature'"):
+        gplvm.build_model(mixed)
+    gplvm.build_model(mixed, scale="feature")
+    gplvm.build_model(1e6 * frame)  # all alike: no word
+
+
+def test_two_features_of_which_one_dominates(frame):
+    with pytest.warns(RuntimeWarning, match="1 of 2 features .*: gene1"):
+        gplvm.build_model(frame[["gene0", "gene1"]] * [1.0, 1e6], 1)
+
+
+def test_too_few_rows_and_too_many_dimensions(frame):
+    with pytest.raises(ValueError, match=r"at least 3 rows \(obs\) and 1 column"):
+        gplvm.build_model(frame[:2])
+    with pytest.raises(ValueError, match=r"between 1 and min\(N, D\) = 4, got 5"):
+        gplvm.build_model(frame, latent_dim=5)
+
+
+def test_missing_entries_tell_how_to_keep_them(frame):
+    with pytest.raises(ValueError, match=r"1 missing .* feature 1 \(gene1\).* missing='mask'"):
+        gplvm.build_model(frame.where(frame != frame.iloc[3, 1]))
+
+
+# The fit
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda fit: gplvm.plot_latent(fit),
+        lambda fit: gplvm.plot_reconstruction(fit, grid=3),
+        lambda fit: gplvm.plot_magnification(fit, grid=3),
+        lambda fit: gplvm.explore(fit, grid=5),
+        lambda fit: gplvm.predict(fit, [[0.0, 0.0]]),
+        lambda fit: gplvm.sample_predictive(fit, [[0.0, 0.0]]),
+        lambda fit: gplvm.embed(fit, simulated()[:2], random_seed=1),
+    ],
+    ids=[
+        "plot_latent",
+        "reconstruction",
+        "magnification",
+        "explore",
+        "predict",
+        "sample_predictive",
+        "embed",
+    ],
+)
+def test_forgetting_align(unaligned, use):
+    import matplotlib.pyplot as plt
+
+    with pytest.warns(RuntimeWarning, match=r"frame of its own.* Call fit = align\(fit\) first"):
+        use(unaligned)
+    use(gplvm.align(unaligned))  # warnings are errors: none comes
+    plt.close("all")
+
+
+def test_comparing_fits_of_different_tables(best, Y):
+    other = made_fit(Y, "rbf")
+    for use in (gplvm.compare, gplvm.plot_compare):
+        with pytest.raises(
+            ValueError, match=r"fits of the same table.* Fit both models to the same Y"
+        ):
+            use({"digits": best, "small": other})
+    with pytest.raises(TypeError, match=r"a mapping such as \{'MAP': best, 'NUTS': full\}"):
+        gplvm.compare([best, best])
+
+
+def test_one_latent_dimension(Y):
+    X = np.linspace(-1, 1, 12)[None, None, :, None]
+    fit = fit_of(gplvm.build_model(Y, 1), X, lengthscale=0.5, amplitude=1.0, sigma=0.1)
+    with pytest.raises(ValueError, match="dims must be left out where latent_dim is 1, got"):
+        gplvm.plot_latent(fit, dims=(0, 1))
+    with pytest.raises(
+        ValueError, match=r"needs at least three latent dimensions, got 1\. Leave dims out"
+    ):
+        gplvm.plot_latent(fit, dims="pairs")
+    with pytest.raises(
+        ValueError, match=r"Use plot_latent and plot_reconstruction, or .* latent_dim=2"
+    ):
+        gplvm.explore(fit)
+
+
+def test_a_model_where_a_fit_is_wanted_and_the_other_way_round(model, best):
+    with pytest.raises(TypeError, match=r"needs a fit \(a DataTree, as fit_map .* got Model"):
+        gplvm.plot_latent(model)
+    with pytest.raises(
+        TypeError, match=r"model must be a pm\.Model, got DataTree\. See build_model"
+    ):
+        gplvm.fit_map(best)
+    with pytest.raises(
+        TypeError, match=r"model must be a pm\.Model, got DataArray\. See build_model"
+    ):
+        gplvm.fit_map(simulated())
+
+
+def test_draws_of_pymc_itself(Y, mode):
+    """pm.sample's DataTree has the groups of a fit and nothing of the settings."""
+    model = gplvm.build_model(Y)
+    raw = pm.sample_prior_predictive(5, model=model, random_seed=1, compile_kwargs={"mode": mode})
+    tree = xr.DataTree.from_dict(
+        {
+            "posterior": raw["prior"].to_dataset(),
+            "observed_data": raw["observed_data"].to_dataset(),
+            "constant_data": raw["constant_data"].to_dataset(),
+        }
+    )
+    aligned = gplvm.align(tree)
+    with pytest.raises(
+        ValueError, match=r"without it\. Draw with sample or sample_theta instead of pm"
+    ):
+        gplvm.predict(aligned, [[0.0, 0.0]])
+    with pytest.raises(ValueError, match=r"sample_theta instead of pm\.sample"):
+        gplvm.compare({"raw": tree})
+
+
+# The pictures
+
+
+def test_time_and_background_of_another_kind(best, unaligned):
+    with pytest.raises(ValueError, match="time must have one number a row, got values of type"):
+        gplvm.plot_latent(best, time="label")
+    with pytest.raises(ValueError, match=r"time must have one value a row, 30, got shape \(3,\)"):
+        gplvm.plot_latent(best, time=[1, 2, 3])
+    with pytest.raises(ValueError, match="needs draws of X, got a fit with one position a row"):
+        gplvm.plot_latent(best, background="density")
+    with pytest.raises(
+        ValueError, match="background must be 'uncertainty', 'density', True or False"
+    ):
+        gplvm.plot_latent(best, background="heat")
+    with pytest.raises(ValueError, match="dims must be two dimensions or 'pairs', got 'all'"):
+        gplvm.plot_latent(best, dims="all")

@@ -1,0 +1,42 @@
+"""The plane that the pictures are drawn in."""
+
+import numpy as np
+import pytest
+from made import fit_of
+
+import pm_gplvm as gplvm
+from pm_gplvm.plane import plane_of
+
+
+@pytest.fixture
+def fit(Y, rng):
+    model = gplvm.build_model(Y, 3, ard=True)
+    X = rng.standard_normal((1, 4, 12, 3))
+    theta = {"lengthscale": np.broadcast_to([9.0, 0.5, 1.0], (1, 4, 3)), "amplitude": 1.0}
+    return fit_of(model, X, sigma=0.1, **theta)
+
+
+def test_the_most_relevant_dimensions_are_chosen_and_the_others_held(fit):
+    plane = plane_of(fit, None, caller="test")
+    assert plane.dims == (1, 2)
+    X = fit["posterior"]["X"].to_numpy()[0]
+    np.testing.assert_allclose(plane.X, X.mean(axis=0)[:, [1, 2]])
+    lifted = plane.lift(np.array([[5.0, 6.0]]))
+    np.testing.assert_allclose(lifted, [[np.median(X.mean(axis=0)[:, 0]), 5.0, 6.0]])
+    assert plane.moves
+
+
+def test_the_mesh_is_of_cell_centres_the_first_dimension_fastest(fit):
+    plane = plane_of(fit, (0, 1), caller="test")
+    mesh = plane.mesh(np.array([[0.0, 10.0], [1.0, 14.0]]), (2, 4))
+    assert mesh[:3].tolist() == [[0.25, 10.5], [0.75, 10.5], [0.25, 11.5]]
+    assert mesh[-1].tolist() == [0.75, 13.5]
+    low, high = plane.limits(0.0)
+    assert (low == plane.X.min(axis=0)).all()
+    assert (high == plane.X.max(axis=0)).all()
+
+
+@pytest.mark.parametrize("dims", [(0, 0), (0, 3), (-1, 0), (0, 1, 2)])
+def test_wrong_dims(fit, dims):
+    with pytest.raises(ValueError, match="two different dimensions below 3"):
+        plane_of(fit, dims, caller="test")

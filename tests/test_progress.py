@@ -1,0 +1,73 @@
+"""What is shown while one waits: a count, a rate, the time that remains; or nothing."""
+
+import inspect
+import io
+
+import pytest
+from rich.console import Console
+from rich.progress import Progress
+from test_prediction import made_fit
+
+import pm_gplvm as gplvm
+from pm_gplvm import progress
+
+LONG = (
+    "calibrate",
+    "cross_validate",
+    "embed",
+    "fit_laplace",
+    "fit_map",
+    "fit_sparse",
+    "fit_stochastic",
+    "fit_variational",
+    "impute",
+    "log_predictive",
+    "sample",
+    "sample_more",
+    "sample_theta",
+)
+
+
+@pytest.fixture
+def screen(monkeypatch):
+    """A terminal that remembers what was written on it."""
+    written = io.StringIO()
+    console = Console(file=written, force_terminal=True, width=160)
+
+    class Shown(Progress):
+        def __init__(self, *columns, **settings):
+            super().__init__(*columns, console=console, **settings)
+
+    monkeypatch.setattr(progress, "Progress", Shown)
+    return written
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_all_long_work_can_be_silenced(name):
+    assert inspect.signature(getattr(gplvm, name)).parameters["progressbar"].default is True
+
+
+def test_rows_are_counted_and_the_line_goes(screen, Y):
+    fit = made_fit(Y, "rbf")
+    gplvm.embed(fit, Y[:3], random_seed=1)
+    assert "embed" in screen.getvalue()
+    assert "3/3" in screen.getvalue()
+    assert "rows," in screen.getvalue()
+
+
+def test_folds_are_counted(screen, Y):
+    settings = {"n_folds": 2, "n_samples": 100, "random_seed": 1}
+    gplvm.cross_validate(Y, **settings)
+    assert "2/2" in screen.getvalue()
+    assert "folds," in screen.getvalue()
+
+
+@pytest.mark.parametrize("use", ["embed", "impute", "log_predictive", "fit_map"])
+def test_silence(screen, capsys, Y, use):
+    fit = made_fit(Y, "rbf")
+    if use == "fit_map":
+        gplvm.fit_map(gplvm.build_model(Y), progressbar=False)
+    else:
+        getattr(gplvm, use)(fit, Y[:2], random_seed=1, progressbar=False)
+    assert screen.getvalue() == ""
+    assert capsys.readouterr().out == ""
