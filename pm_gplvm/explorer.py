@@ -246,8 +246,9 @@ def _looks(fit: xr.DataTree, color: Any, n_rows: int) -> dict[str, Any]:
     classes = are_classes(values)
     shown = [str(v) if classes else f"{v:.3g}" for v in values]
     if not classes:
-        scale, low, high = colormaps["viridis"], float(values.min()), float(values.max())
-        colours = [to_hex(c) for c in scale(Normalize(low, high)(values))]
+        scale = colormaps["viridis"].with_extremes(bad="white")
+        low, high = float(np.nanmin(values)), float(np.nanmax(values))
+        colours = [to_hex(c) for c in scale(Normalize(low, high)(np.ma.masked_invalid(values)))]
         stops = ",".join(to_hex(scale(s)) for s in np.linspace(0.0, 1.0, 9))
         key = {"legend": [], "scale": {"low": low, "high": high, "stops": stops}}
         return {

@@ -7,8 +7,9 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from pm_gplvm.draws import Draw, data_of
+from pm_gplvm.patterns import column_patterns
 from pm_gplvm.prediction import check_draws, check_positions
-from pm_gplvm.processes import Induced, each_process
+from pm_gplvm.processes import Induced, each_process, given
 from pm_gplvm.schema import LATENT, require_fit, warn_unaligned
 
 __all__ = ["magnification", "occupancy"]
@@ -30,7 +31,8 @@ def magnification(fit: xr.DataTree, X_new: Any, *, draws: int = 50) -> xr.Datase
 
     and √det G is the volume in Y that a unit of volume in X covers. The first term is large where
     neighbouring places decode to different rows, as between clusters; the second where there are no
-    data. Draws are mixed by averaging G.
+    data. Draws are mixed by averaging G. Where Y has missing entries, each column has the Σ of the rows
+    that have it.
 
     Parameters
     ----------
@@ -77,12 +79,17 @@ def magnification(fit: xr.DataTree, X_new: Any, *, draws: int = 50) -> xr.Datase
     warn_unaligned(fit, caller="magnification")
     check_draws(draws)
     positions = check_positions(fit, X_new)
-    F, _, scale = data_of(fit, caller="magnification")
+    F, _, scale = data_of(fit, caller="magnification", missing=True)
+    patterns = column_patterns(~np.isnan(F))
     first, second = [], []
     for process in each_process(fit, caller="magnification", limit=draws):
-        of_mean, of_rest = _metric(process, process.solve(F) * scale, positions)
+        of_mean = of_rest = np.zeros((len(positions), positions.shape[1], positions.shape[1]))
+        for rows, columns, block in patterns.blocks(F):
+            own = given(process, rows)
+            mean, rest = _metric(own, own.solve(block) * scale[columns], positions)
+            of_mean, of_rest = of_mean + mean, of_rest + np.square(scale[columns]).sum() * rest
         first.append(of_mean)
-        second.append(of_mean + np.square(scale).sum() * of_rest)
+        second.append(of_mean + of_rest)
     volumes = _volume(np.stack(second))
     metric = np.mean(second, axis=0)
     ends = np.quantile(volumes, [_LOW, _HIGH], axis=0)

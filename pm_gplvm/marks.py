@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.collections import EllipseCollection, PathCollection
 from matplotlib.transforms import offset_copy
@@ -55,6 +56,11 @@ def row_values(
         If there is no such coordinate, or the length is wrong.
     """
     values = classes_of(fit, color) if isinstance(color, str) else np.asarray(color)
+    if values.dtype == object and (missing := sum(v is None or v != v for v in values.ravel())):
+        raise ValueError(
+            f"{argument} must not be missing, got {missing} rows without a value. Give them a class of "
+            "their own, such as 'unknown'."
+        )
     if values.shape != (n_rows,):
         hint = ""
         if values.shape == (fit["observed_data"].sizes.get(FEATURE),):
@@ -75,7 +81,7 @@ def check_image_shape(image_shape: Any, n_features: int) -> tuple[int, int] | No
     """
     if image_shape is None:
         return None
-    shape = tuple(int(n) for n in image_shape)
+    shape = tuple(int(n) for n in np.atleast_1d(image_shape))
     if len(shape) != 2 or shape[0] * shape[1] != n_features:
         raise ValueError(
             f"image_shape must be (height, width) with height · width = {n_features}, the number of "
@@ -173,7 +179,9 @@ def draw_points(
             colour, shape = COLOURS[i % len(COLOURS)], SHAPES[i % len(SHAPES)]
             ax.scatter(X[rows, 0], X[rows, 1], c=colour, marker=shape, label=str(value), **style)
     else:
-        return ax.scatter(X[:, 0], X[:, 1], c=values, cmap="viridis", **style)
+        # Rows without a number stay in the picture, in white.
+        scale = colormaps["viridis"].with_extremes(bad="white")
+        return ax.scatter(X[:, 0], X[:, 1], c=values, cmap=scale, plotnonfinite=True, **style)
     return None
 
 

@@ -53,6 +53,11 @@ def new_table(fit: xr.DataTree, Y_new: Any, *, caller: str) -> xr.DataArray:
         infinite values.
     """
     require_exact(fit, caller=caller)
+    if np.ndim(Y_new) == 1:
+        raise ValueError(
+            f"Y_new must have two dimensions (obs_new, feature), got shape {np.shape(Y_new)}. For a "
+            "single row pass Y_new[None]."
+        )
     new, known = labelled(Y_new), fit["observed_data"][FEATURE].to_numpy()
     has_names = isinstance(Y_new, pd.DataFrame | xr.DataArray)
     other = [str(n) for n in new[FEATURE].to_numpy() if has_names and n not in known]

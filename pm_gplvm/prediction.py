@@ -23,6 +23,7 @@ def check_positions(fit: xr.DataTree, X_new: Any) -> Array:
     if values.ndim != 2 or values.shape[1] != latent_dim:
         raise ValueError(
             f"X_new must have shape (n, latent_dim) = (n, {latent_dim}), got {values.shape}."
+            f"{' For a single position pass [X_new].' if values.shape == (latent_dim,) else ''}"
         )
     if not np.isfinite(values).all():
         raise ValueError("X_new must be finite, got missing or infinite positions.")

@@ -15,7 +15,7 @@ from pm_gplvm.patterns import Patterns
 from pm_gplvm.rules import point_rule
 from pm_gplvm.schema import THETA, draws_of, require_fit
 
-__all__ = ["Induced", "conditional", "conditional_variance", "each_process"]
+__all__ = ["Induced", "conditional", "conditional_variance", "each_process", "given"]
 
 Array = NDArray[np.float64]
 
@@ -143,7 +143,7 @@ def conditional(
     """
     mean, variance = np.empty((len(X_new), F.shape[1])), np.empty((len(X_new), len(patterns)))
     for g, (rows, columns, block) in enumerate(patterns.blocks(F)):
-        own = _given(process, rows)
+        own = given(process, rows)
         cross = own.cross(X_new)
         mean[:, columns] = cross @ own.solve(block)
         variance[:, g] = own.variance(cross, own.prior_variance(X_new))
@@ -152,12 +152,13 @@ def conditional(
 
 def conditional_variance(process: Draw | Induced, patterns: Patterns, X_new: Array) -> Array:
     """Form the variance of :func:`conditional` alone, shape (S, G)."""
-    each = [_given(process, rows) for rows, _ in patterns]
+    each = [given(process, rows) for rows, _ in patterns]
     prior = process.prior_variance(X_new)
     return np.stack([own.variance(own.cross(X_new), prior) for own in each], axis=1)
 
 
-def _given(process: Draw | Induced, rows: NDArray[np.intp]) -> Draw | Induced:
+def given(process: Draw | Induced, rows: NDArray[np.intp]) -> Draw | Induced:
+    """Return what is left of a process if only these rows had been observed; Induced knows no others."""
     return process.given(rows) if isinstance(process, Draw) else process
 
 

@@ -37,6 +37,8 @@ def score_embedding(
 
     Raises
     ------
+    TypeError
+        If X is a fit.
     ValueError
         If the lengths differ or a position is not finite.
 
@@ -50,6 +52,11 @@ def score_embedding(
     from sklearn.manifold import trustworthiness
     from sklearn.neighbors import NearestNeighbors
 
+    if isinstance(X, xr.DataTree):
+        raise TypeError(
+            "X must be positions of shape (N, Q), got a fit. Pass one draw of it: "
+            "fit['posterior']['X'][0, 0]."
+        )
     X, Y = np.asarray(X, dtype=np.float64), np.asarray(Y, dtype=np.float64)
     N = len(X)
     if X.ndim != 2 or Y.ndim != 2 or len(Y) != N:

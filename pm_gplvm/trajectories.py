@@ -65,12 +65,13 @@ def move(
     before = value - 0.5 * (momentum**2).sum(axis=1)
     position = states
     momentum = momentum + 0.5 * step * gradient
-    for i in range(n_steps):
-        position = position + step * momentum
-        new = ensemble(position)
-        value, gradient = new.tempered(beta)
-        momentum += (1.0 if i < n_steps - 1 else 0.5) * step * gradient
-    change = value - 0.5 * (momentum**2).sum(axis=1) - before
+    with np.errstate(over="ignore", invalid="ignore"):  # a diverging trajectory is refused below
+        for i in range(n_steps):
+            position = position + step * momentum
+            new = ensemble(position)
+            value, gradient = new.tempered(beta)
+            momentum += (1.0 if i < n_steps - 1 else 0.5) * step * gradient
+        change = value - 0.5 * (momentum**2).sum(axis=1) - before
     change = np.where(np.isfinite(change), change, -np.inf)
     accepted = np.log(rng.random(len(states))) < change
     states[accepted] = position[accepted]

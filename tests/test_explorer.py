@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 import xarray as xr
+from made import fit_of
 from scipy.interpolate import RegularGridInterpolator
 from test_prediction import made_fit
 
@@ -122,6 +123,18 @@ def test_many_features_take_fewer_places():
     rng = np.random.default_rng(1)
     fit = made_fit(xr.DataArray(rng.standard_normal((60, 3000)), dims=("obs", "feature")), "rbf")
     assert gplvm.explore(fit).about["grid"] == 14
+
+
+def test_missing_entries_stay_missing(Y, tmp_path):
+    holes = Y.where(np.arange(12)[:, None] != 3 * np.arange(4))
+    model = gplvm.build_model(holes, missing="mask")
+    X = np.random.default_rng(1).standard_normal((1, 1, 12, 2))
+    fit = fit_of(model, X, lengthscale=0.8, amplitude=1.2, sigma=0.3)
+    page = gplvm.explore(fit, path=tmp_path / "holes.html", grid=5)
+    about, numbers = held(page)
+    np.testing.assert_allclose(numbers["table"].reshape(12, 4), holes, rtol=1e-6)
+    assert about["low"] == pytest.approx(float(holes.min()))
+    assert np.isfinite(numbers["mean"]).all()
 
 
 def test_without_anywidget_the_remedy_is_told(best, monkeypatch):

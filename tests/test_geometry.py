@@ -132,6 +132,21 @@ def test_inducing_inputs(Y):
     np.testing.assert_allclose(there["magnification"], found["magnification"], rtol=1e-6)
 
 
+def test_missing_entries_are_a_sum_over_columns(Y, rng):
+    holes = Y.where(rng.random(Y.shape) > 0.3)
+    X, x = rng.standard_normal((12, 2)), rng.standard_normal((3, 2))
+    theta = {"lengthscale": 0.8, "amplitude": 1.2, "sigma": 0.3}
+    model = gplvm.build_model(holes, scale="none", missing="mask")
+    found = gplvm.magnification(fit_of(model, X[None, None], **theta), x)["metric"].to_numpy()
+    expected = np.zeros_like(found)
+    for d in range(4):
+        seen = holes[:, d].notnull().to_numpy()
+        column = gplvm.build_model(Y[seen][:, [d]], 1, scale="none")
+        one = fit_of(column, X[None, None, seen], **theta)
+        expected += gplvm.magnification(one, x)["metric"].to_numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
 def test_far_from_the_data_the_prior_is_left(Y):
     fit = made_fit(Y, "rbf")
     theta = {n: fit["posterior"][n].item() for n in ("lengthscale", "amplitude")}

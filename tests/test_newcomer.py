@@ -185,7 +185,41 @@ def test_draws_of_pymc_itself(Y, mode):
         gplvm.compare({"raw": tree})
 
 
+def test_one_row_and_one_position(best, digits):
+    with pytest.raises(ValueError, match=r"got \(2,\)\. For a single position pass \[X_new\]"):
+        gplvm.predict(best, [0.0, 0.0])
+    with pytest.raises(
+        ValueError, match=r"got shape \(64,\)\. For a single row pass Y_new\[None\]"
+    ):
+        gplvm.embed(best, digits.to_numpy()[0])
+
+
+def test_a_fit_where_positions_are_wanted(best, digits):
+    with pytest.raises(
+        TypeError, match=r"got a fit\. Pass one draw of it: fit\['posterior'\]\['X'\]"
+    ):
+        gplvm.score_embedding(best, digits)
+
+
 # The pictures
+
+
+def test_rows_without_a_class_or_a_number(best):
+    classes = np.array(["a"] * 20 + [None] * 10, dtype=object)
+    with pytest.raises(ValueError, match="color must not be missing, got 10 rows without a value"):
+        gplvm.plot_latent(best, classes)
+    numbers = np.where(np.arange(30) < 20, np.arange(30.0), np.nan)
+    points = gplvm.plot_latent(best, numbers, background=False).collections[-1]
+    points.update_scalarmappable()
+    assert (points.get_facecolor()[20:] == 1.0).all()  # white
+    about = gplvm.explore(best, numbers, grid=5).about
+    assert about["colours"][20:] == ["#ffffff"] * 10
+    assert about["scale"]["high"] == 19.0
+
+
+def test_the_side_of_an_image_is_not_its_shape(best):
+    with pytest.raises(ValueError, match=r"image_shape must be \(height, width\) .* = 64"):
+        gplvm.plot_reconstruction(best, image_shape=8)
 
 
 def test_time_and_background_of_another_kind(best, unaligned):
