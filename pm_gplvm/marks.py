@@ -213,7 +213,7 @@ def draw_key(
         if left:  # in points, so that it clears the labels at any size
             style |= {"loc": "upper right", "bbox_to_anchor": (0.0, 1.0)}
             style["bbox_transform"] = offset_copy(
-                ax.transAxes, ax.get_figure(root=True), -46.0, units="points"
+                ax.transAxes, ax.get_figure(root=True), -58.0, units="points"
             )
         else:
             style |= {"loc": "upper left", "bbox_to_anchor": (1.02, 1.0)}

@@ -209,7 +209,8 @@ def _run(density: LogDensity, start: Array, **settings: Any) -> xr.DataTree:
         ["vector"],
         make_initial_point_fn=initial,
     )
-    return nutpie.sample(compiled, save_warmup=False, **settings)
+    # θ are few and correlated: a metric that knows of it takes half the steps.
+    return nutpie.sample(compiled, save_warmup=False, adaptation="low_rank", **settings)
 
 
 def _constrained(model: pm.Model, density: LogDensity, vectors: Array) -> dict[str, Array]:

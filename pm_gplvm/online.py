@@ -15,6 +15,7 @@ from pm_gplvm.draws import Draw, data_of, each_draw
 from pm_gplvm.model import build_model
 from pm_gplvm.neighbourhood import Neighbourhood, compile_neighbourhood
 from pm_gplvm.newrows import new_table
+from pm_gplvm.progress import Pieces
 from pm_gplvm.schema import FEATURE, OBS, THETA, require_fit
 from pm_gplvm.starts import start_values
 from pm_gplvm.stochastic import check_rates, neighbors_of, spread, walk_fit
@@ -42,6 +43,7 @@ def update(
     learning_rate_theta: float = 0.0,
     momentum: float = 0.9,
     random_seed: int | None = None,
+    progressbar: bool = True,
     blas_threads: int | None = 1,
 ) -> xr.DataTree:
     """Insert new rows into a fit, each placed and refined among its neighbours.
@@ -70,6 +72,7 @@ def update(
     learning_rate, learning_rate_theta, momentum : float
         As in :func:`fit_stochastic`; θ is held by default.
     random_seed : int, optional
+    progressbar : bool, default True
     blas_threads : int or None, default 1
 
     Returns
@@ -103,7 +106,7 @@ def update(
     >>> import pm_gplvm as gplvm
     >>> Y = gplvm.load_digits(n=40)
     >>> old = gplvm.fit_map(gplvm.build_model(Y[:30]), progressbar=False)
-    >>> new = gplvm.update(old, Y[30:], random_seed=1)
+    >>> new = gplvm.update(old, Y[30:], random_seed=1, progressbar=False)
     >>> new["posterior"].sizes["obs"], old["posterior"].sizes["obs"]
     (40, 30)
     """
@@ -127,7 +130,10 @@ def update(
     values = start_values(model, {"X": X, **draw.theta, "sigma": draw.sigma}, rng)
     theta = [values[name] for name in density.theta]
     sample = density.sample(rng)
-    with limit_threads(blas_threads):
+    with (
+        limit_threads(blas_threads),
+        Pieces("update", int(steps), "steps", progressbar) as progress,
+    ):
         X[N:] = draw.X[_likeliest(density, draw.X, theta, places, R)]
         walk = Walk(
             _Held(density, draw.X, hold),
@@ -140,6 +146,7 @@ def update(
         )
         for taken in range(steps):
             walk.step(rng, 1.0 - taken / steps)
+            progress.advance()
     settings = {
         "hold": hold if np.isfinite(hold) else "inf",
         "n_new": S,

@@ -25,6 +25,7 @@ LONG = (
     "sample",
     "sample_more",
     "sample_theta",
+    "update",
 )
 
 
