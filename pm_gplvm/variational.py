@@ -35,7 +35,7 @@ __all__ = ["fit_variational"]
 
 Array = NDArray[np.float64]
 
-_SPREAD, _NOISE = 0.5, 0.1  # of q, and of the noise, at the start
+_SPREAD, _NOISE = 0.2, 0.1  # of q, and of the noise, at the start
 _EXPLAINED = 0.01
 
 
@@ -72,7 +72,7 @@ def fit_variational(
         M, the number of inducing inputs.
     start : {"pca", "isomap", "random"}, array_like (N, Q), mapping or DataTree
         Where the means of q begin, as in :func:`fit_map`, or an earlier variational fit. The
-        standard deviations of q begin at half of the rows' spread, the inducing inputs at
+        standard deviations of q begin at a fifth of the rows' spread, the inducing inputs at
         rows that lie apart (k-means++), sigma at 0.1 and each lengthscale at the range of X over √5,
         unless given.
     n_restarts : int, default 0

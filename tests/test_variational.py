@@ -336,7 +336,7 @@ def test_it_stands_in_a_table_beside_a_map(wide, fit):
 def test_the_oil_flow_in_ten_dimensions(data_file):
     """Titsias & Lawrence (2010), section 5.1: 3 errors in the two dominant dimensions, 7 of 10 off.
 
-    Rounding decides between several optima, with 2 to some 10 errors; PCA makes 162.
+    Rounding decides between several optima, with 1 to some 5 errors; PCA makes 162.
     """
     with np.load(data_file("oil_flow.npz")) as file:
         Y, labels = file["Y_train"], file["labels_train"]
@@ -346,5 +346,5 @@ def test_the_oil_flow_in_ten_dimensions(data_file):
     table = gplvm.dimensions(fit)
     two = table.index[:2].to_numpy()
     X = fit["approximation"]["X_mean"].to_numpy()[:, two]
-    assert neighbour_errors(X, labels) <= 15
-    assert (~table["in_use"]).sum() >= 5
+    assert neighbour_errors(X, labels) <= 8
+    assert (~table["in_use"]).sum() >= 6
