@@ -45,7 +45,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=10, help="turns of library and limit (10)")
     parser.add_argument("--seconds", type=float, default=0.3, help="of each in a turn (0.3)")
     parser.add_argument("--cap", type=float, default=60.0, help="converge: CPU seconds each (60)")
-    parser.add_argument("--case", nargs="+", help="posterior: only these data")
+    parser.add_argument(
+        "--case", nargs="+", help="posterior: only these data, to files of their own"
+    )
     parser.add_argument(
         "--replicates", type=int, default=200, help="calibration: simulated tables (200)"
     )
@@ -74,7 +76,8 @@ def main(words: list[str]) -> int:
 
     for name in BENCHMARKS if arguments.name == "all" else [arguments.name]:
         module, title = BENCHMARKS[name]
-        report = Report(name, title, words, arguments.output)
+        cases = "-".join(arguments.case or ()).replace(" ", "_")
+        report = Report(f"{name}-{cases}" if cases else name, title, words, arguments.output)
         print(f"\n# {title}", flush=True)
         import_module(f"benchmarks.{module}").run(report, arguments)
         report.write()

@@ -59,9 +59,7 @@ def optimise(f, x0, recorder):
     settings = {"maxiter": 10**6, "tol": 1e-12, "progressbar": False, "blas_threads": 1}
     with patch.object(searching, "compile_log_density", lambda _: Recorded(f.density, recorder)):
         if f.own_start:
-            fit = gplvm.fit_variational(
-                f.exact, n_inducing=f.n_inducing, random_seed=1, **settings
-            )
+            fit = gplvm.fit_variational(f.exact, n_inducing=f.n_inducing, random_seed=1, **settings)
             return "converged" if fit.attrs["converged"] else "not converged"
         ((_, best),) = searching.search(f.model, [f.start], hold=200, title="", **settings)
     return best.message
