@@ -8,7 +8,7 @@ PACKAGES = ("GPy",)
 
 def objective(Y, X0, n_inducing, own_start=False):
     if own_start:  # all as GPy has it: PCA, lengthscales by the principal components' shares
-        np.random.seed(1)
+        np.random.seed(1)  # noqa: NPY002  GPy knows no other
         model = GPy.models.BayesianGPLVM(Y, X0.shape[1], num_inducing=n_inducing)
         return model._objective_grads, model.optimizer_array.copy()
     rows = np.random.default_rng(0).permutation(len(Y))[:n_inducing]
