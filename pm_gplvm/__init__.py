@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pm_gplvm.estimator import GPLVM
     from pm_gplvm.evidence import log_evidence
     from pm_gplvm.explorer import explore
+    from pm_gplvm.families import embeddings
     from pm_gplvm.geometry import magnification
     from pm_gplvm.gradient_parts import gradients
     from pm_gplvm.imputation import impute
@@ -82,6 +83,7 @@ _HOME = {
     "dimensions": "relevance",
     "dynamics": "latent_priors",
     "embed": "embedding",
+    "embeddings": "families",
     "explore": "explorer",
     "fit_laplace": "laplace",
     "fit_linear": "linear",
@@ -142,6 +144,7 @@ __all__ = [
     "dimensions",
     "dynamics",
     "embed",
+    "embeddings",
     "explore",
     "fit_laplace",
     "fit_linear",

@@ -181,10 +181,10 @@ def _of_disagreement(known: xr.Dataset) -> tuple[Verdict, list[list[int]], str]:
             groups,
             f"The chains found {len(groups)} different embeddings: {size} are no draws from one posterior, "
             "as each embedding has the weight of the chains that fell into it. Sample with tempering, "
-            "or read each by itself.",
+            "or read each by itself (embeddings(fit)).",
         )
     reason = (
-        f"the two halves of chain {moving} lie in different embeddings. Raise tune and draws."
+        f"the two halves of chain {moving} lie in different embeddings: see embeddings(fit). Raise tune and draws."
         if moving
         else "they lie about one embedding and have not mixed enough. Raise draws."
     )

@@ -13,7 +13,7 @@ from pm_gplvm.patterns import column_patterns
 from pm_gplvm.schema import draws_of, require_fit
 from pm_gplvm.threads import blas_threads
 
-__all__ = ["invariants", "row_pairs", "scale_free"]
+__all__ = ["invariants", "pair_distances", "row_pairs", "scale_free"]
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -93,19 +93,32 @@ def invariants(fit: xr.DataTree, *, n_pairs: int = 60, seed: int = 0) -> xr.Data
     if isinstance(n_pairs, bool) or not isinstance(n_pairs, int | np.integer) or n_pairs < 1:
         raise ValueError(f"n_pairs must be a positive whole number, got {n_pairs!r}.")
     X = draws_of(fit, "X")
-    rows, latent = map(str, X.dims[2:])
-    first, second = row_pairs(X.sizes[rows], int(n_pairs), seed)
-    Z = scale_free(fit)
-    apart = Z.isel({rows: xr.Variable("pair", first)}) - Z.isel({rows: xr.Variable("pair", second)})
-    distance = (apart.drop_vars(apart.coords) ** 2).sum(latent) ** 0.5
+    distance = pair_distances(fit, n_pairs=int(n_pairs), seed=seed)
+    first, second = (distance[side].to_numpy() for side in ("first", "second"))
 
     stats = fit["sample_stats"].to_dataset() if "sample_stats" in fit.children else xr.Dataset()
     recorded = {"log_likelihood": "log_likelihood", "log_posterior": "lp"}
     known: dict[str, Any] = {ours: stats[its] for ours, its in recorded.items() if its in stats}
-    known |= {"distance": distance.transpose("chain", "draw", "pair")}
-    known |= _of_covariance(fit, X.shape[:2], first, second) | _of_theta(fit, X.sizes[latent])
-    dataset = xr.Dataset(known, coords={dim: X[dim] for dim in ("chain", "draw")})
-    return dataset.assign_coords(first=("pair", first), second=("pair", second))
+    known |= {"distance": distance}
+    known |= _of_covariance(fit, X.shape[:2], first, second) | _of_theta(fit, X.shape[3])
+    return xr.Dataset(known, coords={dim: X[dim] for dim in ("chain", "draw")})
+
+
+def pair_distances(fit: xr.DataTree, *, n_pairs: int, seed: int = 0) -> xr.DataArray:
+    """Distances between rows, in lengthscales.
+
+    Returns
+    -------
+    DataArray, dims (chain, draw, pair)
+        With the coordinates ``first`` and ``second``: the rows of each pair, from 0.
+    """
+    Z = scale_free(fit)
+    rows, latent = map(str, Z.dims[2:])
+    first, second = row_pairs(Z.sizes[rows], n_pairs, seed)
+    apart = Z.isel({rows: xr.Variable("pair", first)}) - Z.isel({rows: xr.Variable("pair", second)})
+    distance = (apart.drop_vars(apart.coords) ** 2).sum(latent) ** 0.5
+    pairs = {"first": ("pair", first), "second": ("pair", second)}
+    return distance.transpose("chain", "draw", "pair").assign_coords(pairs)
 
 
 def scale_free(fit: xr.DataTree) -> xr.DataArray:
