@@ -77,6 +77,15 @@ full = sampled(model, best)
 gplvm.diagnose(full)
 
 # %% [markdown]
+# Some posteriors have several embeddings. `embeddings` sorts the draws by them and weighs each, with
+# the error that is left; `members` tells which draws are whose. Here there is one.
+
+# %%
+found = gplvm.embeddings(full)
+assert len(found) == 1
+found
+
+# %% [markdown]
 # `diagnose` looks at what no rotation of X changes. The same of θ by ArviZ: traces, ranks (flat if
 # the chains agree), intervals, pairs.
 

@@ -163,7 +163,7 @@ def _by_weight(labels: Labels) -> Labels:
 
 
 def _table(fit: xr.DataTree, labels: Labels, distance: xr.DataArray) -> pd.DataFrame:
-    stats = fit["sample_stats"] if "sample_stats" in fit.children else {}
+    stats: Any = fit["sample_stats"] if "sample_stats" in fit.children else {}
     Z = scale_free(fit)
     rows, first = [], _mean(Z, labels == 0)
     for k in range(labels.max() + 1):
