@@ -1,8 +1,12 @@
 """The variational Bayesian GP-LVM: time, memory and growth of its bound, and what it finds.
 
-    python -m benchmarks.variational TABLE.npz M
+    python -m benchmarks.variational memory TABLE.npz M
 
-is one measurement of memory; `run` starts it in a fresh process.
+is one measurement of memory, and
+
+    python -m benchmarks.variational exponentials SECONDS
+
+our time and that of the exponentials alone; `run` starts them in fresh processes.
 """
 
 import json
@@ -26,6 +30,7 @@ LARGE = (10_000, 10, 50)
 WANTED = {"GPy": 5.0, "exponentials": 3.0, "memory": 300.0, "errors": 3, "off": 6}
 ROWS, INDUCING = (500, 1000, 2000, 5000, 10_000, 20_000), (10, 25, 50, 100, 200)
 SEEDS = range(1, 6)
+WIDE = ("X86_V4", "AVX512_ICL", "AVX512_SPR")
 
 
 def _ours(file, M, own_start=False) -> Subject:
@@ -96,12 +101,74 @@ def _evaluations(report: Report, arguments) -> None:
     report.table(header, rows)
 
 
+def _limit(N: int, Q: int, M: int, seconds: float) -> list[float]:
+    """CPU seconds of what value and gradient cannot do without: exponentials and three products."""
+    pairs, rng = M * (M + 1) // 2, np.random.default_rng(0)
+    rows, columns = rng.random((N, 2 * Q + 1)), -rng.random((2 * Q + 1, pairs))
+    bumps, back, step = np.empty((N, pairs)), np.empty((N, 2 * Q + 1)), max(40 * 2**10 // pairs, 16)
+    times, until = [], time.perf_counter() + seconds
+    while len(times) < 2 or time.perf_counter() < until:
+        before, sums = time.process_time(), np.zeros((2 * Q + 1, pairs))
+        for i in range(0, N, step):
+            block = np.dot(rows[i : i + step], columns, out=bumps[i : i + step])
+            np.exp(block, out=block)
+            sums += rows[i : i + step].T @ block
+        for i in range(0, N, step):
+            back[i : i + step] = bumps[i : i + step] @ columns.T
+        times.append(time.process_time() - before)
+    return times
+
+
+def _main_exponentials(seconds: str) -> None:
+    from benchmarks.ours_variational import objective
+
+    rows, rng = [], np.random.default_rng(1)
+    for Q, M in CASES:
+        Y, X0, _ = table("oil", 1000, Q)
+        f, x0 = objective(Y, X0, M)
+        f(x0)
+        own, until = [], time.perf_counter() + float(seconds)
+        while time.perf_counter() < until:
+            x, before = x0 + 1e-4 * rng.standard_normal(x0.shape), time.process_time()
+            f(x)
+            own.append(time.process_time() - before)
+        times = (own, _exponentials(1000, M, float(seconds)), _limit(1000, Q, M, float(seconds)))
+        rows.append([Q, M, *(1e3 * median(part) for part in times)])
+    print(json.dumps(rows))
+
+
+def _exponentials_alone(report: Report, seconds: float) -> None:
+    """With and without the processor's 512-bit instructions, which NumPy's exponentials use."""
+    narrow = " ".join(name for name in WIDE if name in np._core._multiarray_umath.__cpu_features__)
+    rows = []
+    for label, env in (("all", {}), ("none of 512 bits", {"NPY_DISABLE_CPU_FEATURES": narrow})):
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks.variational", "exponentials", str(seconds)],
+            env={**quiet(), **env},
+            cwd=HERE.parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        for Q, M, own, unit, limit in json.loads(done.stdout.splitlines()[-1]):
+            each = 1e6 * unit / (1000 * M * (M + 1) / 2)
+            rows.append([label, Q, M, own, unit, each, own / unit, limit, own / limit])
+    header = ["NumPy's instructions", "Q", "M", "CPU ms", "exponentials, ms", "ns each"]
+    header += ["times exponentials", "and three products, ms", "times those"]
+    report.text(
+        "## Beside the exponentials alone, and with the three products (N, 2 Q + 1, M (M + 1) / 2) that "
+        f"exponents, sums and gradient take (wanted: below {WANTED['exponentials']:g} times the exponentials)"
+    )
+    report.table(header, rows)
+    report.data["exponentials"] = [dict(zip(header, row, strict=True)) for row in rows]
+
+
 def _memory(report: Report) -> None:
     N, Q, M = LARGE
     Y, X0, _ = table("oil", N, Q)
     with table_file(Y, X0) as file:
         done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.variational", str(file), str(M)],
+            [sys.executable, "-m", "benchmarks.variational", "memory", str(file), str(M)],
             env=quiet(),
             cwd=HERE.parent,
             capture_output=True,
@@ -121,7 +188,7 @@ def _memory(report: Report) -> None:
     report.data["memory"] = {"N": N, "Q": Q, "M": M, "bytes": bytes_}
 
 
-def _main(file: str, M: str) -> None:
+def _main_memory(file: str, M: str) -> None:
     warnings.simplefilter("ignore")  # three iterations do not converge
     import pm_gplvm as gplvm
     from pm_gplvm.objective import compile_log_density
@@ -239,6 +306,7 @@ def _race(report: Report, arguments) -> None:
 
 def run(report: Report, arguments) -> None:
     _evaluations(report, arguments)
+    _exponentials_alone(report, arguments.seconds)
     _memory(report)
     _growth(report, arguments.seconds)
     _race(report, arguments)
@@ -246,4 +314,4 @@ def run(report: Report, arguments) -> None:
 
 
 if __name__ == "__main__":
-    _main(*sys.argv[1:])
+    {"memory": _main_memory, "exponentials": _main_exponentials}[sys.argv[1]](*sys.argv[2:])
