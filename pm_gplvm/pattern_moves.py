@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pm_gplvm.patterns import column_patterns
-from pm_gplvm.rowjumps import Proposal, RowMoves, RowPrior, Theta, choose, with_row, without_row
+from pm_gplvm.rowjumps import Proposal, RowMoves, RowPrior, Theta, choose, put_back, take_out
 
 __all__ = ["PatternMoves"]
 
@@ -58,22 +58,22 @@ class PatternMoves(RowMoves):
         states = np.arange(len(self.Z))
         for n in rows:
             present[n] = 0.0
-            bare = self._without(self.known, n)
+            self._remove(self.known, n)
             C, *wide = self._candidates(n, n_candidates, self.Z, present)
             C = np.concatenate([self.Z[:, n, None], C], axis=1)
-            log_weights, gains = self._weighed(n, C, self.Z, bare, present, wide)
+            log_weights, gains = self._weighed(n, C, self.Z, self.known, present, wide)
             chosen = choose(log_weights, self.rng)
             self.Z[:, n] = C[states, chosen]
-            self.known = self._with(bare, n, gains, chosen)
+            self._restore(self.known, n, gains, chosen)
             moved += chosen > 0
             present[n] = 1.0
         return moved / len(rows)
 
     def regrow(self, rows: Iterable[int], n_candidates: int) -> NDArray[np.bool_]:
         """Take several rows out and put them back as one move; where it was accepted, (R,)."""
-        bare, present = self.known, np.ones(len(self.F))
+        bare, present = _copied(self.known), np.ones(len(self.F))
         for n in rows:
-            bare = self._without(bare, n)
+            self._remove(bare, n)
             present[n] = 0.0
         forth, Z, known = self._regrown(rows, n_candidates, bare, present, keep=False)
         back, *_ = self._regrown(rows, n_candidates, bare, present, keep=True)
@@ -88,7 +88,7 @@ class PatternMoves(RowMoves):
         self, rows: Iterable[int], n_candidates: int, bare: Known, present: Array, *, keep: bool
     ) -> tuple[Array, Array, Known]:
         """Put rows back at chosen candidates, or where they were, and sum the log mean weights."""
-        Z, present = self.Z.copy(), present.copy()
+        bare, Z, present = _copied(bare), self.Z.copy(), present.copy()
         states, total = np.arange(len(Z)), np.zeros(len(Z))
         for n in rows:
             C, *wide = self._candidates(n, n_candidates, Z, present)
@@ -99,7 +99,7 @@ class PatternMoves(RowMoves):
             total += top + np.log(np.exp(log_weights - top[:, None]).sum(axis=1))
             chosen = np.zeros(len(Z), dtype=int) if keep else choose(log_weights, self.rng)
             Z[:, n] = C[states, chosen]
-            bare = self._with(bare, n, gains, chosen)
+            self._restore(bare, n, gains, chosen)
             present[n] = 1.0
         return total, Z, bare
 
@@ -128,19 +128,18 @@ class PatternMoves(RowMoves):
         )
         return np.where(np.isnan(log_weights), -np.inf, log_weights), gains
 
-    def _without(self, known: Known, n: int) -> Known:
-        return [
-            without_row(A, W, n) if seen else (A, W)
-            for seen, (A, W) in zip(self.seen[:, n], known, strict=True)
-        ]
+    def _remove(self, known: Known, n: int) -> None:
+        for seen, (A, W) in zip(self.seen[:, n], known, strict=True):
+            if seen:
+                take_out(A, W, n)
 
-    def _with(self, bare: Known, n: int, gains: Gain, chosen: NDArray[np.int64]) -> Known:
+    def _restore(self, bare: Known, n: int, gains: Gain, chosen: NDArray[np.int64]) -> None:
         states = np.arange(len(chosen))
-        return [
-            with_row(A, W, n, S[states, chosen], variance[states, chosen], table)
-            if seen
-            else (A, W)
-            for seen, table, (S, variance), (A, W) in zip(
-                self.seen[:, n], self.tables, gains, bare, strict=True
-            )
-        ]
+        parts = zip(self.seen[:, n], self.tables, gains, bare, strict=True)
+        for seen, table, (S, variance), (A, W) in parts:
+            if seen:
+                put_back(A, W, n, S[states, chosen], variance[states, chosen], table)
+
+
+def _copied(known: Known) -> Known:
+    return [(A.copy(), W.copy()) for A, W in known]

@@ -23,12 +23,12 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import lapack
+from scipy.linalg import blas, lapack
 from scipy.spatial.distance import cdist
 
 from pm_gplvm.kernels import KERNELS
 
-__all__ = ["Proposal", "RowMoves", "RowPrior", "Theta", "choose", "with_row", "without_row"]
+__all__ = ["Proposal", "RowMoves", "RowPrior", "Theta", "choose", "put_back", "take_out"]
 
 Array = NDArray[np.float64]
 RowPrior = Callable[[int, Array], Array]
@@ -235,15 +235,16 @@ class RowMoves:
         states = np.arange(len(self.Z))
         for n in rows:
             present[n] = 0.0
-            A, W = without_row(self.inverse, self.weights, n)
+            take_out(self.inverse, self.weights, n)
             C, *wide = self._candidates(n, n_candidates, self.Z, present)
             C = np.concatenate([self.Z[:, n, None], C], axis=1)
-            log_weights, S, variance = self._weigh(n, C, self.Z, A, W, present, wide)
+            log_weights, S, variance = self._weigh(
+                n, C, self.Z, self.inverse, self.weights, present, wide
+            )
             chosen = choose(log_weights, self.rng)
             self.Z[:, n] = C[states, chosen]
-            self.inverse, self.weights = with_row(
-                A, W, n, S[states, chosen], variance[states, chosen], self.F
-            )
+            back = S[states, chosen], variance[states, chosen]
+            put_back(self.inverse, self.weights, n, *back, self.F)
             moved += chosen > 0
             present[n] = 1.0
         return moved / len(rows)
@@ -256,9 +257,9 @@ class RowMoves:
         ndarray of bool, shape (R,)
             Where it was accepted.
         """
-        bare, present = (self.inverse, self.weights), np.ones(len(self.F))
+        bare, present = (self.inverse.copy(), self.weights.copy()), np.ones(len(self.F))
         for n in rows:
-            bare = without_row(*bare, n)
+            take_out(*bare, n)
             present[n] = 0.0
         forth = self._put_back(rows, n_candidates, bare, present, keep=False)
         back = self._put_back(rows, n_candidates, bare, present, keep=True)
@@ -277,7 +278,7 @@ class RowMoves:
         keep: bool,
     ) -> tuple[Array, Array, Array, Array]:
         """Put rows back at chosen candidates, or where they were, and sum the log mean weights."""
-        A, W = bare
+        A, W = (part.copy() for part in bare)
         Z, present = self.Z.copy(), present.copy()
         states = np.arange(len(Z))
         total = np.zeros(len(Z))
@@ -290,7 +291,7 @@ class RowMoves:
             total += top + np.log(np.exp(log_weights - top[:, None]).sum(axis=1))
             chosen = np.zeros(len(Z), dtype=int) if keep else choose(log_weights, self.rng)
             Z[:, n] = C[states, chosen]
-            A, W = with_row(A, W, n, S[states, chosen], variance[states, chosen], self.F)
+            put_back(A, W, n, S[states, chosen], variance[states, chosen], self.F)
             present[n] = 1.0
         return total, Z, A, W
 
@@ -326,18 +327,24 @@ def choose(log_weights: Array, rng: np.random.Generator) -> NDArray[np.int64]:
     return np.minimum(below.sum(axis=1), weights.shape[1] - 1)
 
 
-def without_row(A: Array, W: Array, n: int) -> tuple[Array, Array]:
-    """K⁻¹ and K⁻¹F of the other rows; what belongs to row n becomes 0."""
-    a = A[:, :, n]
+def take_out(A: Array, W: Array, n: int) -> None:
+    """Turn K⁻¹ and K⁻¹F into those of the other rows; what belongs to row n becomes 0."""
+    a = A[:, n].copy()
     scaled = a / a[:, n, None]
-    return A - scaled[:, :, None] * a[:, None, :], W - scaled[:, :, None] * W[:, None, n]
+    _add_outer(A, -scaled, a)
+    W -= scaled[:, :, None] * W[:, None, n]
 
 
-def with_row(
-    A: Array, W: Array, n: int, s: Array, variance: Array, F: Array
-) -> tuple[Array, Array]:
-    """K⁻¹ and K⁻¹F with row n put back, from s = K₋ₙ⁻¹ kₙ and its conditional variance."""
+def put_back(A: Array, W: Array, n: int, s: Array, variance: Array, F: Array) -> None:
+    """Return row n to K⁻¹ and K⁻¹F, from s = K₋ₙ⁻¹ kₙ and its conditional variance."""
     u = s.copy()
     u[:, n] = -1.0
     scaled = u / variance[:, None]
-    return A + scaled[:, :, None] * u[:, None, :], W + scaled[:, :, None] * (u @ F)[:, None, :]
+    _add_outer(A, scaled, u)
+    W += scaled[:, :, None] * (u @ F)[:, None, :]
+
+
+def _add_outer(A: Array, u: Array, v: Array) -> None:
+    """Add u vᵀ to A in place, in a fraction of the time that NumPy takes."""
+    for own, left, right in zip(A, u, v, strict=True):
+        blas.dger(1.0, right, left, a=own.T, overwrite_a=1)
