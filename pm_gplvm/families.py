@@ -2,20 +2,23 @@
 
 from dataclasses import dataclass
 from html import escape
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
+from scipy.sparse.csgraph import connected_components
 from scipy.spatial import procrustes
+from scipy.stats import gaussian_kde
 from sklearn.cluster import HDBSCAN
 from sklearn.decomposition import PCA
 from sklearn.neighbors import KNeighborsClassifier
 
 from pm_gplvm.alignment import procrustes_mean
 from pm_gplvm.invariants import pair_distances, scale_free
-from pm_gplvm.schema import require_fit
+from pm_gplvm.schema import draws_of, require_fit
 
 __all__ = ["Embeddings", "embeddings"]
 
@@ -24,6 +27,7 @@ Labels = NDArray[np.integer[Any]]
 
 _DRAWS = 2000  # that are sorted by density; the others follow their nearest
 _INSIDE = 0.5  # share of the draws in clusters, below which there are none
+_VALLEY = 0.5  # share of the lower peak's density to which it falls between two embeddings
 _COMPONENTS = 5  # of the distances, in which draws are sorted
 _ROWS = 5  # that are named
 
@@ -74,8 +78,9 @@ def embeddings(
     """Sort the draws of a fit by embedding, and weigh each.
 
     Distances between rows, in lengthscales, are the same in any frame. Their first five principal
-    components are clustered by density (HDBSCAN): draws of one embedding have one dense region,
-    in which no cluster is found. Draws between the clusters go to the nearest.
+    components are clustered by density (HDBSCAN), draws between the clusters go to the nearest, and
+    clusters are one embedding unless the density along the line between their means falls to half of
+    the lower peak.
 
     Parameters
     ----------
@@ -114,7 +119,7 @@ def embeddings(
     >>> gplvm.embeddings(full).members.sizes["draw"]
     30
     """
-    X = require_fit(fit, "X", caller="embeddings").posterior["X"]
+    X = draws_of(require_fit(fit, "X", caller="embeddings"), "X")
     if not 0.0 < min_weight < 0.5:
         raise ValueError(f"min_weight must lie between 0 and 0.5, got {min_weight!r}.")
     sizes = X.sizes
@@ -154,7 +159,25 @@ def _dense(distance: Array, min_weight: float) -> Labels:
     if inside.mean() < _INSIDE:
         return np.zeros(len(distance), dtype=int)
     nearest = KNeighborsClassifier(n_neighbors=1).fit(points[inside], found[inside])
-    return np.asarray(nearest.predict(components.transform(distance)))
+    every_point = components.transform(distance)
+    return _parted(every_point, np.asarray(nearest.predict(every_point)))
+
+
+def _parted(points: Array, labels: Labels) -> Labels:
+    """Give one label to clusters with no valley between them."""
+    clusters = [points[labels == k] for k in range(labels.max() + 1)]
+    joined = np.eye(len(clusters), dtype=bool)
+    for i, j in combinations(range(len(clusters)), 2):
+        joined[i, j] = _valley(clusters[i], clusters[j]) > _VALLEY
+    return np.asarray(connected_components(joined, directed=False)[1][labels])
+
+
+def _valley(one: Array, other: Array) -> float:
+    """Lowest density on the line between two means, in units of the lower one of their own."""
+    along = other.mean(axis=0) - one.mean(axis=0)
+    ends = one.mean(axis=0) @ along, other.mean(axis=0) @ along
+    density = gaussian_kde(np.concatenate([one, other]) @ along)(np.linspace(*ends, 50))
+    return float(density.min() / min(density[0], density[-1]))
 
 
 def _by_weight(labels: Labels) -> Labels:

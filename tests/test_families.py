@@ -72,6 +72,10 @@ def test_draws_about_one_place_are_one_embedding(small, places, rng, spread):
     assert "one embedding" in str(found)
 
 
+def test_positions_held_are_one_embedding(theta):
+    assert len(gplvm.embeddings(theta)) == 1
+
+
 def test_users_mistakes(small, places, rng):
     fit = draws_about(rng, small, places, np.zeros((2, 10), dtype=int))
     with pytest.raises(ValueError, match="needs 40 draws or more to sort, got 20"):
