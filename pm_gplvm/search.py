@@ -20,7 +20,8 @@ __all__ = ["InducedCoordinates", "induced_coordinates", "search"]
 Array = NDArray[np.float64]
 
 _FRESH = 3
-_AT_ROUNDING = "CONVERGENCE: A FRESH START GAINS LESS THAN TOL"
+_ROUNDING = 1e-6  # of the objective: β tr K⁻¹Ψ₂ is large, and K's condition may be 1e6
+_AT_ROUNDING = "CONVERGENCE: A FRESH START GAINS NO MORE THAN ROUNDING OR TOL"
 _STEP_THETA, _STEP_INDUCING, _STEP_SPREAD = 4.0, 2.0, 2.0  # found on the oil flow data
 
 
@@ -178,7 +179,8 @@ def _two_phases(
         if not ended.message.startswith("ABNORMAL"):
             break
         fresh = climb(free, ended.values, maxiter, tol, counter)
-        if fresh.objective - ended.objective <= tol * max(1.0, abs(ended.objective)):
+        gain = fresh.objective - ended.objective
+        if gain <= max(tol, _ROUNDING) * max(1.0, abs(ended.objective)):
             return replace(_joined(ended, fresh), converged=True, message=_AT_ROUNDING)
         ended = _joined(ended, fresh)
     return ended

@@ -86,7 +86,8 @@ def fit_variational(
         Iterations a start, after the first.
     tol : float, default 1e-8
         A start has converged when an iteration raises the objective by less than ``tol`` times
-        its size.
+        its size; or where rounding ends the line search and, begun afresh from there, it raises
+        the objective by no more than 1e-6 of its size.
     random_seed : int, optional
         Of the inducing inputs, of the restarts and of the draws.
     progressbar : bool, default True

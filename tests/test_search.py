@@ -1,5 +1,6 @@
 """The coordinates of fits with inducing inputs, and what is held at first."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -111,3 +112,20 @@ def test_where_a_fresh_start_gains_nothing_it_has_converged(variational, rng, mo
     ((_, best),) = search(model, [values_of(model, density, rng)], title="t", hold=0, **settings)
     assert best.converged
     assert best.message.startswith("CONVERGENCE: A FRESH START")
+
+
+def test_what_rounding_leaves_has_converged_and_more_has_not(variational, rng, monkeypatch):
+    model, density = variational
+    settings = {"maxiter": 3000, "tol": 1e-12, "progressbar": False, "blas_threads": 1}
+    for gain, converged in ((1e-7, True), (1e-5, False)):
+        heights = itertools.count()
+
+        def rising(*arguments, gain=gain, heights=heights):
+            at = 1000.0 * (1.0 + gain * next(heights))
+            return replace(climb(*arguments), objective=at, message="ABNORMAL: ", converged=False)
+
+        monkeypatch.setattr(module, "climb", rising)
+        ((_, best),) = search(
+            model, [values_of(model, density, rng)], title="t", hold=0, **settings
+        )
+        assert best.converged == converged
