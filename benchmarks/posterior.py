@@ -152,6 +152,11 @@ def _main(file: str, out: str, options: dict) -> None:
         "divergences": int(stats["diverging"].sum()),
         "steps_per_draw": float(stats["n_steps"].mean()),
     }
+    if "moved" in stats:
+        found = gplvm.embeddings(fit).table
+        found["chains"] = [" ".join(map(str, chains)) for chains in found["chains"]]
+        found["rows"] = [" ".join(map(str, some)) for some in found["rows"]]
+        facts |= {"verdict": gplvm.diagnose(fit).sentences[0], "embeddings": found.to_dict("list")}
     print(json.dumps(facts))
 
 
@@ -311,6 +316,11 @@ def _case(report: Report, name: str, file: Path, options: dict, peers: dict) -> 
         )
         print(f"  {rows[-1]}", flush=True)
     report.table(HEADER, rows)
+    for entry in report.data.get("posterior", []):
+        if entry["data"] == name and "embeddings" in entry:
+            report.text(f"`diagnose`: {entry['verdict']} `embeddings`:")
+            found = entry["embeddings"]
+            report.table(list(found), [list(row) for row in zip(*found.values(), strict=True)])
 
 
 if __name__ == "__main__":
