@@ -186,7 +186,8 @@ def _of_disagreement(known: xr.Dataset) -> tuple[Verdict, list[list[int]], str]:
     reason = (
         f"the two halves of chain {moving} lie in different embeddings: see embeddings(fit). Raise tune and draws."
         if moving
-        else "they lie about one embedding and have not mixed enough. Raise draws."
+        else "all have been to the same places and have not mixed enough. Raise draws; embeddings(fit) "
+        "tells whether they trade several embeddings."
     )
     return "not converged", [[int(c) for c in chains]], f"Not converged: {size}; {reason}"
 

@@ -130,7 +130,7 @@ def test_slow_draws_of_one_embedding_have_not_mixed(small, rng, places):
         noise[:, i] = 0.9 * noise[:, i - 1] + np.sqrt(1 - 0.9**2) * steps[:, i]
     found = gplvm.diagnose(draws_about(rng, small, places[0], noise=noise))
     assert found.verdict == "not converged"
-    assert "they lie about one embedding and have not mixed enough" in str(found)
+    assert "all have been to the same places and have not mixed enough" in str(found)
     assert found.table.loc["distance", "ess_bulk"] < 400
 
 
