@@ -16,7 +16,7 @@ from sklearn.cluster import HDBSCAN
 from sklearn.decomposition import PCA
 from sklearn.neighbors import KNeighborsClassifier
 
-from pm_gplvm.alignment import procrustes_mean
+from pm_gplvm.grouping import mean_embedding
 from pm_gplvm.invariants import pair_distances, scale_free
 from pm_gplvm.schema import draws_of, require_fit
 
@@ -188,14 +188,16 @@ def _by_weight(labels: Labels) -> Labels:
 def _table(fit: xr.DataTree, labels: Labels, distance: xr.DataArray) -> pd.DataFrame:
     stats: Any = fit["sample_stats"] if "sample_stats" in fit.children else {}
     Z = scale_free(fit)
-    rows, first = [], _mean(Z, labels == 0)
+    rows, first = [], mean_embedding(Z.to_numpy()[labels == 0])
     for k in range(labels.max() + 1):
         here = labels == k
         row: dict[str, Any] = {"weight": float(here.mean()), "error": _error(here)}
         row["chains"] = tuple(int(c) for c in Z["chain"].to_numpy()[here.any(axis=1)])
         if "log_likelihood" in stats:
             row["log_likelihood"] = float(stats["log_likelihood"].to_numpy()[here].mean())
-        row["distance"] = 0.0 if k == 0 else float(procrustes(first, _mean(Z, here))[2])
+        row["distance"] = (
+            0.0 if k == 0 else float(procrustes(first, mean_embedding(Z.to_numpy()[here]))[2])
+        )
         row["rows"] = _elsewhere(distance, labels, k, Z[Z.dims[2]].to_numpy()) if k else ()
         rows.append(row)
     return pd.DataFrame(rows).rename_axis("embedding")
@@ -210,11 +212,6 @@ def _error(here: NDArray[np.bool_]) -> float:
     values = xr.DataArray(here.astype(np.float64), dims=("chain", "draw"))
     with np.errstate(divide="ignore", invalid="ignore"):
         return float(arviz_stats.mcse(values))
-
-
-def _mean(Z: xr.DataArray, here: NDArray[np.bool_]) -> Array:
-    draws = Z.to_numpy()[here]
-    return procrustes_mean(draws - draws.mean(axis=1, keepdims=True))[0]
 
 
 def _elsewhere(distance: xr.DataArray, labels: Labels, k: int, names: Array) -> tuple[object, ...]:

@@ -12,7 +12,7 @@ from scipy.spatial import procrustes
 from pm_gplvm.alignment import procrustes_mean
 from pm_gplvm.invariants import scale_free
 
-__all__ = ["embedding_table", "group_halves", "group_optima"]
+__all__ = ["embedding_table", "group_halves", "group_optima", "mean_embedding"]
 
 Array = NDArray[np.float64]
 
@@ -90,7 +90,11 @@ def embedding_table(fit: xr.DataTree, known: xr.Dataset, together: list[list[int
 
 def _mean(fit: xr.DataTree, chains: tuple[int, ...]) -> Array:
     Z = scale_free(fit).sel(chain=list(chains)).to_numpy()
-    draws = Z.reshape(-1, *Z.shape[2:])
+    return mean_embedding(Z.reshape(-1, *Z.shape[2:]))
+
+
+def mean_embedding(draws: Array) -> Array:
+    """Mean of draws (S, N, Q) of X / lengthscale, each centred and turned, shape (N, Q)."""
     return procrustes_mean(draws - draws.mean(axis=1, keepdims=True))[0]
 
 

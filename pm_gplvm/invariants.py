@@ -90,10 +90,8 @@ def invariants(fit: xr.DataTree, *, n_pairs: int = 60, seed: int = 0) -> xr.Data
     (1, 1, 60)
     """
     require_fit(fit, "X", caller="invariants")
-    if isinstance(n_pairs, bool) or not isinstance(n_pairs, int | np.integer) or n_pairs < 1:
-        raise ValueError(f"n_pairs must be a positive whole number, got {n_pairs!r}.")
     X = draws_of(fit, "X")
-    distance = pair_distances(fit, n_pairs=int(n_pairs), seed=seed)
+    distance = pair_distances(fit, n_pairs=n_pairs, seed=seed)
     first, second = (distance[side].to_numpy() for side in ("first", "second"))
 
     stats = fit["sample_stats"].to_dataset() if "sample_stats" in fit.children else xr.Dataset()
@@ -111,10 +109,17 @@ def pair_distances(fit: xr.DataTree, *, n_pairs: int, seed: int = 0) -> xr.DataA
     -------
     DataArray, dims (chain, draw, pair)
         With the coordinates ``first`` and ``second``: the rows of each pair, from 0.
+
+    Raises
+    ------
+    ValueError
+        If ``n_pairs`` is not a positive whole number.
     """
+    if isinstance(n_pairs, bool) or not isinstance(n_pairs, int | np.integer) or n_pairs < 1:
+        raise ValueError(f"n_pairs must be a positive whole number, got {n_pairs!r}.")
     Z = scale_free(fit)
     rows, latent = map(str, Z.dims[2:])
-    first, second = row_pairs(Z.sizes[rows], n_pairs, seed)
+    first, second = row_pairs(Z.sizes[rows], int(n_pairs), seed)
     apart = Z.isel({rows: xr.Variable("pair", first)}) - Z.isel({rows: xr.Variable("pair", second)})
     distance = (apart.drop_vars(apart.coords) ** 2).sum(latent) ** 0.5
     pairs = {"first": ("pair", first), "second": ("pair", second)}
