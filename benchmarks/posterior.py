@@ -8,7 +8,6 @@ is one run of ours in a process of its own.
 import json
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from benchmarks.data import table
 from benchmarks.environment import HERE, quiet
 from benchmarks.installed import installed_peers
 from benchmarks.report import Report
+from benchmarks.subject import table_file
 
 OIL_100 = HERE.parents[1] / "shared" / "data" / "oil_flow_100.npz"
 N_PAIRS = 60
@@ -69,6 +69,11 @@ def rows_of(name: str, N: int, Q: int) -> np.ndarray:
 def _standard(Y: np.ndarray) -> np.ndarray:
     Y = Y - Y.mean(axis=0)
     return Y / np.sqrt((Y**2).mean())
+
+
+def _principal(Y: np.ndarray, Q: int) -> np.ndarray:
+    """The first principal components of the rows, each of mean square 1."""
+    return np.linalg.svd(Y, full_matrices=False)[0][:, :Q] * np.sqrt(len(Y))
 
 
 def invariants(draws: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -183,10 +188,7 @@ def run(report: Report, arguments) -> None:
             continue
         report.text(f"## {name}: N = {N}, Q = {Q}, `sample` with {options}")
         Y = _standard(rows_of(name, N, Q))
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "table.npz"
-            U = np.linalg.svd(Y, full_matrices=False)[0]
-            np.savez(file, Y=Y, X0=U[:, :Q] * np.sqrt(N))
+        with table_file(Y, _principal(Y, Q)) as file:
             _case(report, name, file, options, peers if beside else {})
         report.write()
 
@@ -201,10 +203,7 @@ def _coverage(report: Report) -> None:
     exact = {"uncentred": True}  # a table less its means is not one that the model draws
     for seed in TABLES:
         Y = simulated_rows(50, 2, seed=seed)
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "table.npz"
-            U = np.linalg.svd(Y, full_matrices=False)[0]
-            np.savez(file, Y=Y, X0=U[:, :2] * np.sqrt(len(Y)))
+        with table_file(Y, _principal(Y, 2)) as file:
             draws, facts = _run(
                 sys.executable, ["-m", "benchmarks.posterior"], file, {**options, **exact}
             )
