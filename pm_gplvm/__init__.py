@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from pm_gplvm.objective import compile_objective
     from pm_gplvm.online import update
     from pm_gplvm.optima_plot import plot_optima
-    from pm_gplvm.optimise import fit_map
+    from pm_gplvm.optimise import fit_map, fit_marginal
     from pm_gplvm.plot import plot_latent
     from pm_gplvm.plot_fits import plot_compare, plot_prior
     from pm_gplvm.prediction import predict
@@ -88,6 +88,7 @@ _HOME = {
     "fit_laplace": "laplace",
     "fit_linear": "linear",
     "fit_map": "optimise",
+    "fit_marginal": "optimise",
     "fit_sparse": "sparse",
     "fit_stochastic": "stochastic",
     "fit_variational": "variational",
@@ -149,6 +150,7 @@ __all__ = [
     "fit_laplace",
     "fit_linear",
     "fit_map",
+    "fit_marginal",
     "fit_sparse",
     "fit_stochastic",
     "fit_variational",

@@ -13,7 +13,7 @@ from scipy.spatial.distance import cdist, pdist
 from pm_gplvm.latent_priors import LatentPrior
 from pm_gplvm.schema import LATENT
 
-__all__ = ["back_constrained", "is_back_constrained", "mapped", "weights_of"]
+__all__ = ["back_constrained", "basis_of", "is_back_constrained", "mapped", "weights_of"]
 
 Array = NDArray[np.float64]
 
@@ -53,8 +53,8 @@ def back_constrained(
 
     Notes
     -----
-    As X is no free variable, ``fit_map`` finds the mode of the weights (``mode_of="Z"`` is not to be
-    had) and moves no single rows, nor does ``sample``.
+    As X is no free variable, ``fit_map`` and ``fit_marginal`` find the mode of the weights and move no
+    single rows, nor does ``sample``.
 
     References
     ----------
@@ -129,10 +129,14 @@ def _basis(F: Array, lengthscale: float) -> Array:
     return vectors * np.sqrt(values)
 
 
+def basis_of(model: pm.Model) -> Array:
+    """B (N, M) of a back-constrained model, X = B w; its columns are orthogonal."""
+    return _basis(_table(model), float(model["X_back_lengthscale"].get_value()))
+
+
 def weights_of(model: pm.Model, X: Array) -> Array:
     """Find the weights w of which B w is nearest to given positions, shape (basis, latent)."""
-    unit = float(model["X_back_lengthscale"].get_value())
-    return np.asarray(np.linalg.lstsq(_basis(_table(model), unit), X, rcond=None)[0])
+    return np.asarray(np.linalg.lstsq(basis_of(model), X, rcond=None)[0])
 
 
 def mapped(fit: xr.DataTree, F: Array, F_new: Array, X: Array) -> Array:

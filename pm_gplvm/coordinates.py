@@ -34,14 +34,11 @@ class Coordinates:
         Value variable of the positions, if they are free and untransformed.
     lengthscale : str, optional
         Value variable of the logarithm of the lengthscale, if it is free as well.
-    jacobian : bool
-        Whether N Σ ln lengthscale is added, which turns the density of X into that of Z.
     """
 
     density: LogDensity
     X: str | None
     lengthscale: str | None
-    jacobian: bool
 
     @cached_property
     def _steps(self) -> dict[str, float]:
@@ -72,9 +69,6 @@ class Coordinates:
             X, log_lengthscale = values[self.X], values[self.lengthscale]
             # ∂L/∂ln lengthscale at fixed Z, through X = lengthscale Z.
             along: Any = (gradient[self.X] * X).sum(axis=0)
-            if self.jacobian:
-                value += len(X) * float(np.broadcast_to(log_lengthscale, X.shape[1]).sum())
-                along = along + len(X)
             if log_lengthscale.ndim == 0:
                 along = along.sum()
             gradient[self.lengthscale] = gradient[self.lengthscale] + along
@@ -82,22 +76,11 @@ class Coordinates:
         return value, self.density.pack({n: g * self._steps[n] for n, g in gradient.items()})
 
 
-def optimiser_coordinates(model: pm.Model, density: LogDensity, mode_of: str) -> Coordinates:
-    """Choose the coordinates for a model.
-
-    Raises
-    ------
-    ValueError
-        If ``mode_of`` is "Z" and the model has no free ``X`` and ``lengthscale``.
-    """
+def optimiser_coordinates(model: pm.Model, density: LogDensity) -> Coordinates:
+    """Choose the coordinates for a model."""
     free = {rv.name: rv for rv in model.free_RVs}
     names: dict[str, str | None] = {"X": None, "lengthscale": None}
     for name, transform in (("X", type(None)), ("lengthscale", LogTransform)):
         if name in free and isinstance(model.rvs_to_transforms[free[name]], transform):
             names[name] = model.rvs_to_values[free[name]].name
-    if mode_of == "Z" and None in names.values():
-        raise ValueError(
-            "mode_of='Z' needs a model with a free X and a free, positive lengthscale; "
-            "take mode_of='X'."
-        )
-    return Coordinates(density, **names, jacobian=mode_of == "Z")
+    return Coordinates(density, **names)

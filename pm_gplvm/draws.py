@@ -17,7 +17,7 @@ from pm_gplvm.kernels import (
     prior_slope_variance,
     prior_variance,
 )
-from pm_gplvm.schema import FEATURE, THETA, draws_of, observed_of, require_fit
+from pm_gplvm.schema import FEATURE, THETA, draws_of, noise_of, observed_of, require_fit
 
 __all__ = ["Draw", "data_of", "each_draw", "evenly_spaced"]
 
@@ -35,6 +35,7 @@ class Draw:
     theta : dict
         The kernel's hyperparameters and the bias, by name.
     sigma : float
+        Standard deviation of the noise, its floor (``resolution`` of :func:`build_model`) included.
     """
 
     kernel: str
@@ -118,13 +119,15 @@ def each_draw(fit: xr.DataTree, *, caller: str, limit: int | None = None) -> Ite
             "of your own condition with PyMC (pm.gp)."
         )
     present = [n for n in THETA if n in fit["posterior"] or n in fit["constant_data"]]
+    present.remove("sigma")
+    noise = noise_of(fit).to_numpy().ravel()
     stacked = {}
     for name in ("X", *present):
         draws = draws_of(fit, name).to_numpy()
         stacked[name] = draws.reshape(-1, *draws.shape[2:])
     for i in evenly_spaced(len(stacked["X"]), limit):
-        theta = {name: stacked[name][i] for name in present if name != "sigma"}
-        yield Draw(kernel, stacked["X"][i], theta, float(stacked["sigma"][i]))
+        theta = {name: stacked[name][i] for name in present}
+        yield Draw(kernel, stacked["X"][i], theta, float(noise[i]))
 
 
 def evenly_spaced(total: int, limit: int | None) -> NDArray[np.intp]:

@@ -6,6 +6,9 @@ from typing import Any, Literal
 
 import numpy as np
 import pymc as pm
+import pytensor.tensor as pt
+import xarray as xr
+from numpy.typing import NDArray
 from pytensor.graph.basic import Constant, Variable
 from pytensor.tensor.elemwise import DimShuffle
 from pytensor.tensor.shape import SpecifyShape
@@ -14,9 +17,9 @@ from pm_gplvm.covariances import Covariance, covariance
 from pm_gplvm.kernels import parse_kernel
 from pm_gplvm.likelihood import GPColumns, GPColumnsRV
 from pm_gplvm.patterns import column_patterns, warn_of_cost
-from pm_gplvm.preprocess import Scale, as_table, centre_and_scale
+from pm_gplvm.preprocess import Scale, as_table, centre_and_scale, resolution_of
 from pm_gplvm.priors import DEFAULT_PRIORS, add_prior
-from pm_gplvm.schema import FEATURE, LATENT, OBS
+from pm_gplvm.schema import FEATURE, LATENT, OBS, noise_name
 from pm_gplvm.suspicions import warn_suspicious
 
 __all__ = ["Description", "build_model", "describe"]
@@ -31,6 +34,7 @@ def build_model(
     priors: Mapping[str, Any] | None = None,
     scale: Scale = "global",
     missing: Literal["raise", "mask"] = "raise",
+    resolution: Literal["auto"] | float = "auto",
 ) -> pm.Model:
     """Build the Gaussian process latent variable model of a table.
 
@@ -64,11 +68,16 @@ def build_model(
         likelihood of those that were; mean and scale are theirs too. An evaluation then takes one
         Cholesky factorisation for each pattern of columns with the same rows observed, instead of
         one for all: in a table with holes at random as many as there are columns.
+    resolution : "auto" or number, default "auto"
+        r, a floor of the noise, in units of the scale as ``sigma`` is: the noise variance is sigma² +
+        r², its root the deterministic ``noise``. "auto": r² = mean δ²/12 + 0.01², δ the step of the
+        grid that a column's values lie on (answers 1 to 5, counts, rounded readings), 0 if on none.
+        Without it a fit may take a grid, or equal rows, for signal without noise. 0: none.
 
     Returns
     -------
     pm.Model
-        With ``X`` (obs, latent), ``lengthscale`` () or (latent,), ``amplitude``, ``sigma``,
+        With ``X`` (obs, latent), ``lengthscale`` () or (latent,), ``amplitude``, ``sigma``, ``noise``,
         ``bias`` and the observed ``Y`` (feature, obs): transposed, as PyMC puts batch
         dimensions first. With missing entries the data ``Y_seen`` (feature, obs) tell where Y has
         any; elsewhere ``Y_data`` holds the column's mean, which is not looked at.
@@ -121,6 +130,7 @@ def build_model(
     names = ("X", *entry.parameters, "sigma", *(("bias",) if bias else ()))
     chosen = _chosen_priors(names, priors)
     mean, spread = centre_and_scale(table, scale)
+    floor = _checked_resolution(resolution, table, spread)
     seen = ~np.isnan(table.to_numpy())
     if not seen.all():
         warn_of_cost(column_patterns(seen))
@@ -150,6 +160,11 @@ def build_model(
             parameters[name] = add_prior(
                 name, chosen[name], dims=dims, shape=shape, positive=name != "X"
             )
+        if floor > 0.0:
+            grid = pm.Data("Y_resolution", floor)
+            parameters["sigma"] = pm.Deterministic(
+                "noise", pt.sqrt(pt.square(parameters["sigma"]) + pt.square(grid))
+            )
         GPColumns(
             "Y",
             covariance(entry.name, parameters.pop("X"), **parameters),
@@ -167,6 +182,20 @@ def build_model(
                     )
                 model.add_coord(str(name), coord.to_numpy())
     return model
+
+
+def _checked_resolution(
+    resolution: str | float, table: xr.DataArray, scale: NDArray[np.float64]
+) -> float:
+    if isinstance(resolution, str):
+        if resolution == "auto":
+            return resolution_of(table, scale)
+    elif not isinstance(resolution, bool) and np.isfinite(resolution) and resolution >= 0.0:
+        return float(resolution)
+    raise ValueError(
+        f"resolution must be 'auto', 0 or a positive number, in units of the scale as sigma is, "
+        f"got {resolution!r}."
+    )
 
 
 def _check_latent_dim(latent_dim: int, shape: tuple[int, ...]) -> None:
@@ -274,5 +303,5 @@ def _in_named_parameters(model: pm.Model, cov: Variable) -> bool:
         and is_named(lengthscale, "lengthscale", 1.0)
         and is_named(amplitude, "amplitude", 1.0)
         and is_named(bias, "bias", 0.0)
-        and is_named(sigma, "sigma", 0.0)
+        and is_named(sigma, noise_name(named), 0.0)
     )

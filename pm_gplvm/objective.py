@@ -18,6 +18,7 @@ from pytensor.graph.basic import Variable
 from pm_gplvm.compilation import Backend, resolve_mode
 from pm_gplvm.likelihood import data_term
 from pm_gplvm.model import describe
+from pm_gplvm.volume import log_volume
 
 __all__ = [
     "LogDensity",
@@ -30,7 +31,9 @@ __all__ = [
 Array = NDArray[np.float64]
 
 
-def log_density(model: pm.Model, *, prior: bool = True, jacobian: bool = False) -> Variable:
+def log_density(
+    model: pm.Model, *, prior: bool = True, jacobian: bool = False, volume: bool = False
+) -> Variable:
     """Write down a model's log-density, the data reduced once to their factor.
 
     Parameters
@@ -41,14 +44,20 @@ def log_density(model: pm.Model, *, prior: bool = True, jacobian: bool = False) 
     jacobian : bool, default False
         Whether it is the density of the transformed variables (for sampling) or of the
         variables themselves (for a mode).
+    volume : bool, default False
+        Whether the volume that the posterior of X takes given θ is added
+        (:func:`pm_gplvm.volume.log_volume`): at its maximum over X it is then ln p(Y, θ), approximately.
 
     Returns
     -------
     TensorVariable, shape ()
-        In terms of the model's value variables. Equal to ``model.logp()``; only, D columns cost
-        no more than min(N, D).
+        In terms of the model's value variables. Without ``volume`` equal to ``model.logp()``; only,
+        D columns cost no more than min(N, D).
     """
     likelihood, others = _split(model)
+    if volume:
+        (term,) = model.replace_rvs_by_values([log_volume(model)])
+        likelihood = likelihood + term
     if not prior:
         others = [rv for rv in others if rv in model.observed_RVs]
     else:
@@ -136,6 +145,7 @@ def compile_log_density(
     *,
     prior: bool = True,
     jacobian: bool = False,
+    volume: bool = False,
     backend: Backend = "auto",
     compile_kwargs: Mapping[str, Any] | None = None,
     n_rows: int = 0,
@@ -146,7 +156,7 @@ def compile_log_density(
     Parameters
     ----------
     model : pm.Model
-    prior, jacobian : bool
+    prior, jacobian, volume : bool
         See :func:`log_density`.
     backend, compile_kwargs, n_rows, n_evaluations
         See :func:`pm_gplvm.compilation.choose_backend`.
@@ -156,7 +166,7 @@ def compile_log_density(
     LogDensity
         Of the model's value variables, which may be transformed (``lengthscale_log__``).
     """
-    total = log_density(model, prior=prior, jacobian=jacobian)
+    total = log_density(model, prior=prior, jacobian=jacobian, volume=volume)
     values = model.value_vars
     gradients = pt.grad(total, values, disconnected_inputs="ignore")
     function = pytensor.function(

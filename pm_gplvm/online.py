@@ -16,7 +16,7 @@ from pm_gplvm.model import build_model
 from pm_gplvm.neighbourhood import Neighbourhood, compile_neighbourhood
 from pm_gplvm.newrows import new_table
 from pm_gplvm.progress import Pieces
-from pm_gplvm.schema import FEATURE, OBS, THETA, require_fit
+from pm_gplvm.schema import FEATURE, OBS, THETA, draws_of, require_fit
 from pm_gplvm.starts import start_values
 from pm_gplvm.stochastic import check_rates, neighbors_of, spread, walk_fit
 from pm_gplvm.threads import blas_threads as limit_threads
@@ -127,7 +127,7 @@ def update(
     model = _longer_model(fit, new, draw, mean, scale, priors)
     rng = np.random.default_rng(random_seed)
     density = compile_neighbourhood(model)
-    values = start_values(model, {"X": X, **draw.theta, "sigma": draw.sigma}, rng)
+    values = start_values(model, {"X": X, **draw.theta, "sigma": float(draws_of(fit, "sigma")[0, 0])}, rng)
     theta = [values[name] for name in density.theta]
     sample = density.sample(rng)
     with (
@@ -287,6 +287,7 @@ def _longer_model(
         kernel=draw.kernel + (" + bias" if "bias" in draw.theta else ""),
         ard=np.ndim(draw.theta.get("lengthscale", 1.0)) == 1,
         priors={**held, **(priors or {})},
+        resolution=float(fixed.get("Y_resolution", 0.0)),
     )
     model["Y_mean"].set_value(mean)
     model["Y_scale"].set_value(scale)

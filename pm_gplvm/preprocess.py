@@ -9,11 +9,15 @@ from numpy.typing import NDArray
 
 from pm_gplvm.schema import FEATURE, OBS
 
-__all__ = ["MISSING", "SCALES", "as_table", "centre_and_scale"]
+__all__ = ["MISSING", "SCALES", "as_table", "centre_and_scale", "grid_steps", "resolution_of"]
 
 Scale = Literal["global", "feature", "none"]
 SCALES = ("global", "feature", "none")
 MISSING = ("raise", "mask")
+
+_DISTINCT = 0.9  # share of a column's entries above which its values are on no grid
+_MULTIPLES, _ROUNDING = 0.95, 1e-3  # share of the gaps that must be whole multiples, and how nearly
+_LEAST_NOISE = 0.01  # in units of the scale: no table is known to more than a hundredth of its spread
 
 _REMEDY_LABEL = (
     "Move labels out of the table (a DataArray coordinate on obs keeps them) or drop them."
@@ -231,3 +235,70 @@ def centre_and_scale(
             f"{', '.join(names[:5])}{', …' if len(names) > 5 else ''}. Drop them or use scale='global'."
         )
     return mean, spread
+
+
+def grid_steps(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Find the step of the grid that each column's values lie on.
+
+    A column is gridded where values come again (at most 90 % of its entries are different ones) and
+    at least 95 % of the gaps between neighbouring values are whole multiples of the smallest; a column
+    of two values is.
+
+    Parameters
+    ----------
+    values : ndarray, shape (N, D)
+        NaN where missing.
+
+    Returns
+    -------
+    ndarray, shape (D,)
+        In the units of the table; 0 where a column is on no grid, or constant.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> grid_steps(np.array([[1.0, 0.1], [2.0, 0.25], [4.0, 0.7], [2.0, 1.1]])).tolist()
+    [1.0, 0.0]
+    """
+    return np.array([_grid_step(column[~np.isnan(column)]) for column in values.T])
+
+
+def _grid_step(column: NDArray[np.float64]) -> float:
+    distinct = np.unique(column)
+    if len(distinct) < 2 or len(distinct) > _DISTINCT * len(column):
+        return 0.0
+    gaps = np.diff(distinct)
+    # Two numbers that should be equal may differ in their last digits.
+    gaps = gaps[gaps > 1e-9 * np.ptp(distinct)]
+    step = float(gaps.min())
+    times = gaps / step
+    whole = np.abs(times - np.round(times)) < _ROUNDING * np.maximum(times, 1.0)
+    return step if len(distinct) == 2 or (len(gaps) > 1 and whole.mean() >= _MULTIPLES) else 0.0
+
+
+def resolution_of(table: xr.DataArray, scale: NDArray[np.float64]) -> float:
+    """Give the standard deviation below which the noise of a table cannot lie.
+
+    A value rounded to a grid of step δ is off by an error of variance δ²/12. Without that a fit to
+    gridded data may take the grid for signal and the noise for nothing.
+
+    Parameters
+    ----------
+    table : DataArray, dims (obs, feature)
+    scale : ndarray, shape (D,)
+        From :func:`centre_and_scale`.
+
+    Returns
+    -------
+    float
+        Root of the mean of δ²/12 over the columns (0 for one on no grid) and 0.01² besides, in units of
+        the scale.
+
+    Examples
+    --------
+    >>> table = as_table([[1], [2], [3], [5], [5], [3], [2], [1]])
+    >>> round(resolution_of(table, centre_and_scale(table)[1]), 2)
+    0.19
+    """
+    steps = grid_steps(table.to_numpy()) / scale
+    return float(np.sqrt((steps**2).mean() / 12.0 + _LEAST_NOISE**2))

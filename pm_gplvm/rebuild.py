@@ -76,6 +76,7 @@ def rebuild_model(fit: xr.DataTree, *, priors: Mapping[str, Any] | None = None) 
         priors={**flat, **held, **(priors or {})},
         scale=_scale(table, constant["Y_scale"].to_numpy()),
         missing="mask",
+        resolution=float(constant.get("Y_resolution", 0.0)),
     )
     # The very numbers, also where they were not made by a rule.
     for name in ("Y_mean", "Y_scale"):

@@ -20,7 +20,7 @@ from pm_gplvm.patterns import column_patterns
 from pm_gplvm.results import compile_constrain
 from pm_gplvm.row_priors import compile_row_prior
 from pm_gplvm.rowjumps import Proposal, Theta
-from pm_gplvm.schema import THETA
+from pm_gplvm.schema import THETA, noise_name
 
 __all__ = ["Relocation"]
 
@@ -49,6 +49,7 @@ class Relocation:
         self._names = [v.name for v in model.value_vars]
         self._constrain = compile_constrain(model)
         self._fixed = {n: model[n].eval() for n in THETA if n in _held(model)}
+        self._noise = noise_name(model.named_vars)
         self._patterns = column_patterns(~np.isnan(self._F))
         self._prior = compile_row_prior(model)
         self._proposal, self._n_candidates, self._rng = Proposal(self._F), n_candidates, rng
@@ -99,7 +100,7 @@ class Relocation:
         named = {**self._fixed, **self._constrain(*(values[name] for name in self._names))}
         scalars = [
             np.atleast_1d(np.asarray(named.get(name, default), dtype=np.float64))
-            for name, default in (("amplitude", 1.0), ("sigma", 0.0), ("bias", 0.0))
+            for name, default in (("amplitude", 1.0), (self._noise, 0.0), ("bias", 0.0))
         ]
         return Theta(self._kernel, *scalars), np.asarray(named.get("lengthscale", 1.0))
 

@@ -1,6 +1,7 @@
 """Names of dimensions and variables, in one place, and what a fit must hold."""
 
 import warnings
+from collections.abc import Container
 from typing import Any
 
 import xarray as xr
@@ -12,6 +13,8 @@ __all__ = [
     "OBS",
     "THETA",
     "draws_of",
+    "noise_name",
+    "noise_of",
     "observed_of",
     "require_fit",
     "warn_unaligned",
@@ -109,6 +112,22 @@ def draws_of(fit: xr.DataTree, name: str, *, raw: bool = False) -> xr.DataArray:
 
 # What samples X anew in each draw, and so in a frame of its own; PyMC itself leaves no method.
 _UNTURNED = {"replica_exchange", ""}
+
+
+def noise_name(names: Container[Any]) -> str:
+    """Choose the variable that is all the noise: sigma, or with a floor below it ``noise``.
+
+    Parameters
+    ----------
+    names : container of str
+        Of the variables of a model, or of the data of a fit.
+    """
+    return "noise" if "Y_resolution" in names else "sigma"
+
+
+def noise_of(fit: xr.DataTree) -> xr.DataArray:
+    """Standard deviation of all noise in each draw, its floor included, dims (chain, draw)."""
+    return draws_of(fit, noise_name(fit["constant_data"].data_vars))
 
 
 def warn_unaligned(fit: xr.DataTree, *, caller: str) -> None:

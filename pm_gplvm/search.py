@@ -10,7 +10,14 @@ import pymc as pm
 from numpy.typing import NDArray
 from pymc.distributions.transforms import LogTransform
 
-from pm_gplvm.ascent import INTERRUPTED, Optimum, climb
+from pm_gplvm.ascent import (
+    CONVERGED,
+    INTERRUPTED,
+    LINE_SEARCH,
+    Optimum,
+    climb,
+    relatively,
+)
 from pm_gplvm.objective import LogDensity, compile_log_density
 from pm_gplvm.progress import Counter
 from pm_gplvm.threads import blas_threads as limit_threads
@@ -21,7 +28,6 @@ Array = NDArray[np.float64]
 
 _FRESH = 3
 _ROUNDING = 1e-6  # of the objective: β tr K⁻¹Ψ₂ is large, and K's condition may be 1e6
-_AT_ROUNDING = "CONVERGENCE: A FRESH START GAINS NO MORE THAN ROUNDING OR TOL"
 _STEP_THETA, _STEP_INDUCING, _STEP_SPREAD = 4.0, 2.0, 2.0  # found on the oil flow data
 
 
@@ -167,21 +173,22 @@ def _two_phases(
 ) -> Optimum:
     free = induced_coordinates(model, density, {})
     if not hold or not keep:
-        ended = climb(free, values, maxiter, tol, counter)
+        ended = climb(free, values, maxiter, relatively(tol), counter)
     else:
         held = induced_coordinates(model, density, {name: values[name] for name in keep})
-        ended = climb(held, values, hold, tol, counter)
+        ended = climb(held, values, hold, relatively(tol), counter)
         if ended.message != INTERRUPTED:
-            ended = _joined(ended, climb(free, ended.values, maxiter, tol, counter))
+            further = climb(free, ended.values, maxiter, relatively(tol), counter)
+            ended = _joined(ended, further)
     for _ in range(_FRESH):
         # The line search gave up: for a poor memory of the curvature, which a fresh beginning has
         # not, or because rounding is all that is left, and then a fresh one gains nothing.
-        if not ended.message.startswith("ABNORMAL"):
+        if ended.message != LINE_SEARCH:
             break
-        fresh = climb(free, ended.values, maxiter, tol, counter)
+        fresh = climb(free, ended.values, maxiter, relatively(tol), counter)
         gain = fresh.objective - ended.objective
         if gain <= max(tol, _ROUNDING) * max(1.0, abs(ended.objective)):
-            return replace(_joined(ended, fresh), converged=True, message=_AT_ROUNDING)
+            return replace(_joined(ended, fresh), converged=True, message=CONVERGED)
         ended = _joined(ended, fresh)
     return ended
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,15 +12,19 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from pm_gplvm.back_constraints import is_back_constrained, weights_of
+from pm_gplvm.kernels import KERNELS
 from pm_gplvm.likelihood import standardised
 from pm_gplvm.model import describe
 from pm_gplvm.schema import LATENT, OBS, draws_of, require_fit
 
-__all__ = ["EMBEDDINGS", "perturbed", "start_values"]
+__all__ = ["EMBEDDINGS", "Form", "forms", "perturbed", "start_values"]
 
 Array = NDArray[np.float64]
+Values = dict[str, Array]
 
-_FILLINGS = 50
+_NOISE = 0.01  # at least so much at a start, in units of the scale
+_FILLINGS = 60
+_LEAST = 1e-2  # of the widest dimension's spread, so that a dimension the data lack can grow
 
 
 def _pca(F: Array, latent_dim: int, rng: np.random.Generator) -> Array:
@@ -53,14 +58,18 @@ def _completed(F: Array, rank: int) -> Array:
     """Fill what is missing (NaN) by the principal components of the filled table, in turns.
 
     From the columns' means, as EM for PCA does (Josse & Husson 2012, Journal de la Société Française
-    de Statistique 153 (2), algorithm 1): good enough to start from.
+    de Statistique 153 (2), algorithm 1), first with one component, then two, up to ``rank``: with all of
+    them at once the first rounds fit the means that stand for what is missing, and it takes a thousand.
     """
     missing = np.isnan(F)
     filled = np.where(missing, 0.0, F)
-    for _ in range(_FILLINGS if missing.any() else 0):
+    if not missing.any():
+        return filled
+    for components in np.repeat(np.arange(1, rank + 1), -(-_FILLINGS // rank)):
         mean = filled.mean(axis=0)
         U, s, V = np.linalg.svd(filled - mean, full_matrices=False)
-        filled = np.where(missing, mean + (U[:, :rank] * s[:rank]) @ V[:rank], F)
+        low = mean + (U[:, :components] * s[:components]) @ V[:components]
+        filled = np.where(missing, low, F)
     return filled
 
 
@@ -69,6 +78,88 @@ EMBEDDINGS = {"pca": _pca, "isomap": _isomap, "random": _random}
 # For X of unit spread and data of unit scale: near Lawrence's (2005, section 7.1) 1, 1, e^-½, e^-½,
 # with less noise, as a start that explains all by noise may stay there.
 _THETA = {"lengthscale": 1.0, "amplitude": 1.0, "sigma": 0.3, "bias": 0.6}
+
+
+@dataclass(frozen=True)
+class Form:
+    """How curved the map from X to Y is at a start.
+
+    Parameters
+    ----------
+    size : float
+        Root mean square of Z = X / lengthscale: the smaller, the flatter.
+    whitened : bool
+        Whether each latent dimension has the same spread, or that of its component.
+    straight : bool
+        Whether the linear part of the kernel explains the table, if it has one, or the other.
+    """
+
+    size: float
+    whitened: bool
+    straight: bool = False
+
+
+# No size is right for every table: low-noise ones need flat starts, folded ones a curved one.
+_CURVED = (Form(0.5, True), Form(1.0, True), Form(2.0, True), Form(0.3, False))
+_WITH_LINEAR = (
+    Form(1.0, False, straight=True),
+    Form(0.3, False, straight=True),
+    Form(0.5, True),
+    Form(1.0, False),
+)
+_LINEAR = (Form(1.0, False, straight=True),)
+
+
+def forms(model: pm.Model, start: Any, rng: np.random.Generator) -> list[tuple[Form | None, Values]]:
+    """Make the starts that a fit tries first: those of one way to place X, at several sizes.
+
+    Parameters
+    ----------
+    model : pm.Model
+    start : Any
+        As in :func:`start_values`; what is no way to place X by itself is one start.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    list of (Form or None, dict)
+    """
+    first = start_values(model, start, rng)
+    kernel = KERNELS.get(describe(model).kernel)
+    free = {rv.name: rv for rv in model.free_RVs}
+    if not isinstance(start, str) or kernel is None or "X" not in free:
+        return [(None, first)]
+    F = _table(model, start)
+    raw = EMBEDDINGS[start](F, _latent_dim(model), rng)
+    linear = "weight" in kernel.parameters
+    chosen = _WITH_LINEAR if linear else _CURVED if kernel.stationary else _LINEAR
+    made = []
+    for form in chosen:
+        X = _placed(model, raw, rng, whitened=form.whitened)
+        theta = {"lengthscale": 1.0 / form.size, "amplitude": 1.0, "sigma": _THETA["sigma"]}
+        if form.straight:
+            theta |= {"amplitude": 0.3, "weight": 1.0, "sigma": _residual(F, X.shape[1])}
+        elif linear:
+            theta["weight"] = 0.1
+        if "lengthscale" not in free and "lengthscale" in model.named_vars:
+            X = X * form.size * model["lengthscale"].eval()
+        values = dict(first)
+        for name, value in {"X": X, **theta}.items():
+            if name not in free:
+                continue
+            target = model.rvs_to_values[free[name]].name
+            with suppress(ValueError):  # outside a prior of the user's
+                values[target] = _transformed(
+                    model, free[name], np.broadcast_to(value, values[target].shape)
+                )
+        made.append((form, {n: np.asarray(v, dtype=np.float64) for n, v in values.items()}))
+    return made
+
+
+def _residual(F: Array, latent_dim: int) -> float:
+    """Standard deviation that the principal components leave, of all entries together."""
+    values = np.linalg.svd(F - F.mean(axis=0), compute_uv=False)
+    return float(max(np.sqrt((values[latent_dim:] ** 2).sum() / F.size), _NOISE))
 
 
 def _unit_columns(X: Array, rng: np.random.Generator) -> Array:
@@ -146,7 +237,10 @@ def _given(model: pm.Model, start: Any, rng: np.random.Generator) -> dict[str, A
                 f"start must be one of {', '.join(EMBEDDINGS)}, an array, a mapping or a fit, got {start!r}."
             )
         placed = "X" in _free_names(model) or is_back_constrained(model)
-        return {"X": _embedding(model, start, rng)} if placed else {}
+        if not placed:
+            return {}
+        X = EMBEDDINGS[start](_table(model, start), _latent_dim(model), rng)
+        return {"X": _placed(model, X, rng, whitened=True)}
     if isinstance(start, xr.DataTree):
         require_fit(start, "X", caller="start")
         names = dict.fromkeys(["X", *map(str, start["posterior"].data_vars)])
@@ -179,24 +273,34 @@ def _checked_positions(model: pm.Model, X: Array) -> Array:
     return X
 
 
-def _embedding(model: pm.Model, start: str, rng: np.random.Generator) -> Array:
+def _table(model: pm.Model, start: Any) -> Array:
     rv = describe(model).observed
     data = standardised(rv, model.rvs_to_values[rv])
-    if is_back_constrained(model):
-        latent_dim = len(model.coords[LATENT])
-    else:
-        latent_dim = model.initial_point()[model.rvs_to_values[model["X"]].name].shape[1]
     if data is None:
         raise ValueError(
             f"start={start!r} needs the mean and scale of the table to be data; start this model from "
             "an array of latent positions."
         )
-    F = _completed(data[0], latent_dim)
-    X = _unit_columns(EMBEDDINGS[start](F, latent_dim, rng), rng)
+    return _completed(data[0], _latent_dim(model))
+
+
+def _latent_dim(model: pm.Model) -> int:
+    if is_back_constrained(model):
+        return len(model.coords[LATENT])
+    return int(model.initial_point()[model.rvs_to_values[model["X"]].name].shape[1])
+
+
+def _placed(model: pm.Model, X: Array, rng: np.random.Generator, *, whitened: bool) -> Array:
+    """Centre positions, give them root mean square 1, and turn them to what is known of some."""
+    unit = _unit_columns(X, rng)
+    if not whitened:
+        spread = (X - X.mean(axis=0)).std(axis=0)
+        X = unit * np.maximum(spread, _LEAST * spread.max())
+        unit = X / np.sqrt((X**2).mean())
     if "X_prior_mean" not in model.named_vars:
-        return X
+        return unit
     mean, sd = (model[f"X_prior_{part}"].get_value() for part in ("mean", "sd"))
-    return _towards(X, mean, sd, rng)
+    return _towards(unit, mean, sd, rng)
 
 
 def _towards(X: Array, mean: Array, sd: Array, rng: np.random.Generator) -> Array:

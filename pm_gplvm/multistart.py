@@ -1,0 +1,174 @@
+"""The best of several starts: short climbs, the best goes on, rows are moved, one climb to the end."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pymc as pm
+import xarray as xr
+from numpy.typing import NDArray
+
+from pm_gplvm.ascent import (
+    CONVERGED,
+    INTERRUPTED,
+    UNFINISHED,
+    Landscape,
+    Optimum,
+    Rule,
+    climb,
+    loosely,
+    tightly,
+)
+from pm_gplvm.progress import Counter
+from pm_gplvm.starts import Form, forms, perturbed
+
+__all__ = ["Start", "best_first", "start_columns", "starts_of"]
+
+Array = NDArray[np.float64]
+Relocate = Callable[[Mapping[str, Array]], tuple[dict[str, Array], int]]
+
+_SHORT, _LONGER = loosely(20.0), loosely(3.0)
+_BEHIND = 0.1  # nats an entry of the table by which a start may lie below the best and yet go on
+_ROUNDS = 5  # of moving rows at most
+_SPREADS = {None: "given", True: "whitened", False: "own"}
+FELL_BEHIND = "fell behind another start"
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a climb begins.
+
+    Parameters
+    ----------
+    values : dict
+        Of the model's value variables.
+    form : Form or None
+        How curved the map is there, if the start was made here.
+    asked : bool
+        Whether the user asked for it, so that it is climbed to its end whatever the others reach.
+    """
+
+    values: dict[str, Array]
+    form: Form | None
+    asked: bool = False
+
+
+def starts_of(
+    model: pm.Model, start: object, n_restarts: int, rng: np.random.Generator
+) -> list[Start]:
+    """Make the starts: each form of the way that was asked for, then restarts moved at random."""
+    made = forms(model, start, rng)
+    first = [Start(values, form) for form, values in made]
+    moved = [
+        Start(perturbed(model, made[i % len(made)][1], start, rng), made[i % len(made)][0], True)
+        for i in range(n_restarts)
+    ]
+    return [*first, *moved]
+
+
+def best_first(
+    landscape: Landscape,
+    starts: Sequence[Start],
+    relocate: Relocate | None,
+    *,
+    maxiter: int,
+    tol: float,
+    counter: Counter,
+) -> list[tuple[int, Optimum]]:
+    """Climb from all starts and list where they ended, the best first.
+
+    All climb until little is gained; those near the best go on for a while. From the best, single
+    rows are moved to better places between loose climbs, for as long as that gains. One climb to the
+    end is the last, and for it alone convergence is judged. What the user asked for (restarts) is
+    climbed to its end too.
+
+    Parameters
+    ----------
+    landscape : Landscape
+    starts : sequence of Start
+    relocate : callable or None
+        Values to better ones, and how many rows moved.
+    maxiter : int
+        Iterations of a climb.
+    tol : float
+        See :func:`pm_gplvm.ascent.tightly`.
+    counter : Counter
+
+    Returns
+    -------
+    list of (int, Optimum)
+        The number of the start and where it ended.
+    """
+    ended: dict[int, Optimum] = {}
+    alone = len(starts) == 1 and relocate is None
+    for i, start in enumerate(starts):
+        rule = tightly(tol) if start.asked or alone else _SHORT
+        ended[i] = climb(landscape, start.values, maxiter, rule, counter)
+        counter.finish(ended[i].objective)
+        if ended[i].message == INTERRUPTED:
+            return _ranked(ended)
+    top = _top(ended)
+    if len(starts) > 1:
+        near = [i for i in ended if _goes_on(ended[i], ended[top])]
+        for i in near if len(near) > 1 else []:
+            ended[i] = _further(landscape, ended[i], maxiter, _LONGER, counter)
+            if ended[i].message == INTERRUPTED:
+                return _ranked(ended)
+        top = _top(ended)
+    best = ended[top]
+    if relocate is not None:
+        best = _relocated(landscape, best, relocate, maxiter, counter)
+    if best.message != INTERRUPTED and not (alone or best.message == CONVERGED):
+        best = _further(landscape, best, maxiter, tightly(tol), counter)
+    ended[top] = best
+    return _ranked(ended)
+
+
+def _goes_on(optimum: Optimum, best: Optimum) -> bool:
+    size = sum(value.size for value in best.values.values())
+    return optimum.message == UNFINISHED and optimum.objective > best.objective - _BEHIND * size
+
+
+def _top(ended: Mapping[int, Optimum]) -> int:
+    return max(ended, key=lambda i: ended[i].objective)
+
+
+def _ranked(ended: Mapping[int, Optimum]) -> list[tuple[int, Optimum]]:
+    """Sort them, the best first; starts that were left behind say so."""
+    order = sorted(ended, key=lambda i: -ended[i].objective)
+    left = {
+        i: replace(ended[i], message=FELL_BEHIND) for i in order[1:] if ended[i].message == UNFINISHED
+    }
+    return [(i, left.get(i, ended[i])) for i in order]
+
+
+def _further(landscape: Landscape, optimum: Optimum, maxiter: int, rule: Rule, counter: Counter) -> Optimum:
+    return optimum.after(climb(landscape, optimum.values, maxiter, rule, counter))
+
+
+def _relocated(
+    landscape: Landscape, best: Optimum, relocate: Relocate, maxiter: int, counter: Counter
+) -> Optimum:
+    """Move rows to better places and climb on, for as long as that gains."""
+    for _ in range(_ROUNDS):
+        values, n_moved = relocate(best.values)
+        if not n_moved:
+            break
+        further = climb(landscape, values, maxiter, _LONGER, counter)
+        if not further.objective > best.objective:
+            return best.after(further, keep=True)
+        gained = further.objective - best.objective
+        best = best.after(further)
+        if best.message == INTERRUPTED or gained < _LONGER.gain:
+            break
+    return best
+
+
+def start_columns(starts: Sequence[Start], ranked: Sequence[tuple[int, Optimum]]) -> xr.Dataset:
+    """Columns of the group ``optima`` that tell the form of each start."""
+    chosen = [starts[i].form for i, _ in ranked]
+    columns = {
+        "size": [np.nan if form is None else form.size for form in chosen],
+        "spread": [_SPREADS[None if form is None else form.whitened] for form in chosen],
+    }
+    return xr.Dataset({name: ("start", np.asarray(column)) for name, column in columns.items()})

@@ -1,0 +1,140 @@
+"""The volume that the posterior of X takes, given θ, as a function of θ alone.
+
+Laplace's approximation of the marginal likelihood with X integrated out is
+
+    ln p(Y | θ) ≈ L(X̂, θ) + ln p(X̂) + ½ N Q ln 2π - ½ ln|P + H|,
+
+P the precision of X's prior and H = -∂²L/∂X² at X̂. In it H is replaced by what the prior expects of
+it. A function drawn from the kernel has in dimension q slopes of variance c amplitude² / lengthscale_q²
++ weight², c = -κ''(0), and each of the D_n entries of a row that were observed tells of the row's
+position with the precision slope² / noise variance:
+
+    h_nq = D_n (c amplitude² / lengthscale_q² + weight²) / (sigma² + resolution²).
+
+With P diagonal the term is -½ Σ ln(P_nq + h_nq). Its opposite limits are the mode of (X, θ) jointly, which
+leaves the volume out, and the density of X / lengthscale, which takes only its factor lengthscaleᴺᑫ.
+"""
+
+import numpy as np
+import pymc as pm
+import pytensor.tensor as pt
+from pymc.distributions.continuous import Normal
+from pytensor.graph.basic import Variable
+
+from pm_gplvm.back_constraints import basis_of, is_back_constrained
+from pm_gplvm.gaussian import GaussianTerms
+from pm_gplvm.kernels import KERNELS, prior_slope_variance
+from pm_gplvm.likelihood import standardised
+from pm_gplvm.model import describe
+from pm_gplvm.schema import noise_name
+
+__all__ = ["log_volume", "why_no_volume"]
+
+_LOG_2PI = float(np.log(2.0 * np.pi))
+
+
+def why_no_volume(model: pm.Model) -> str | None:
+    """Tell in a sentence why X cannot be integrated out of a model, or None if it can.
+
+    Parameters
+    ----------
+    model : pm.Model
+    """
+    kernel = describe(model).kernel
+    if kernel not in KERNELS:
+        return (
+            "it needs the expected slope of the kernel, and knows that of "
+            f"{', '.join(KERNELS)} in the model's own parameters, got a covariance of another kind"
+        )
+    observed = describe(model).observed
+    if standardised(observed, model.rvs_to_values[observed]) is None:
+        return "the mean and scale of its table must be data"
+    free = {rv.name for rv in model.free_RVs}
+    if "X" not in free and not is_back_constrained(model):
+        return "X is held fixed"
+    if "X" in free and not _prior_is_known(model):
+        return (
+            "it needs the precision of X's prior, and knows Normal, informed, dynamics, classes and "
+            "back_constrained, got another one"
+        )
+    return None
+
+
+def log_volume(model: pm.Model) -> Variable:
+    """Write down ½ n ln 2π - ½ ln|P + H|, n the number of positions, H as the prior expects it.
+
+    Parameters
+    ----------
+    model : pm.Model
+        Of which :func:`why_no_volume` is None.
+
+    Returns
+    -------
+    TensorVariable, shape ()
+        In terms of the model's random variables.
+    """
+    h, (N, Q) = _information(model)
+    if is_back_constrained(model):
+        # X = B w with w ~ N(0, I), and the columns of B are orthogonal.
+        squares = pt.constant((basis_of(model) ** 2).sum(axis=0))
+        volume = pt.log1p(squares[:, None] * h[0]).sum()
+        return 0.5 * (squares.type.shape[0] * Q * _LOG_2PI - volume)
+    rowcov = _row_covariance(model)
+    if rowcov is not None:
+        own = GaussianTerms()(rowcov, pt.zeros((N, 1)))[1]
+        return 0.5 * (N * Q * _LOG_2PI + Q * own - _log_det(rowcov, h, N, Q))
+    precision = pt.broadcast_to(1.0 / pt.square(_spread(model)), (N, Q))
+    return 0.5 * (N * Q * _LOG_2PI - pt.log(precision + h).sum())
+
+
+def _information(model: pm.Model) -> tuple[Variable, tuple[int, int]]:
+    """h_nq and its shape (N, Q)."""
+    described, named = describe(model), model.named_vars
+    data = standardised(described.observed, model.rvs_to_values[described.observed])
+    seen = ~np.isnan(data[0]) if data else None
+    Q = int(model["X"].shape[1].eval())
+    kernel = KERNELS[described.kernel]
+    if kernel.stationary:
+        rate = float(prior_slope_variance(kernel.name, 1)[0])
+        slope = rate * pt.square(named.get("amplitude", 1.0) / named.get("lengthscale", 1.0))
+    else:
+        slope = pt.constant(1.0)
+    each = pt.broadcast_to(slope / pt.square(named[noise_name(named)]), (Q,))
+    count = pt.constant(seen.sum(axis=1).astype(np.float64))
+    return count[:, None] * each, (len(seen), Q)
+
+
+def _log_det(C: Variable, h: Variable, N: int, Q: int) -> Variable:
+    """Σ_q ln|I + h_q^½ C h_q^½|, C (N, N) the covariance of each column of X."""
+    total = pt.constant(0.0)
+    for q in range(Q):
+        root = pt.sqrt(h[:, q])
+        inner = pt.eye(N) + root[:, None] * C * root
+        total = total + GaussianTerms()(inner, pt.zeros((N, 1)))[1]
+    return total
+
+
+def _row_covariance(model: pm.Model) -> Variable | None:
+    """Covariance of the rows under :func:`pm_gplvm.dynamics`."""
+    if "X_time" not in model.named_vars:
+        return None
+    rv = model["X"]
+    return rv.owner.op.dist_params(rv.owner)[0]
+
+
+def _prior_is_known(model: pm.Model) -> bool:
+    names = model.named_vars
+    return "X_time" in names or "X_class" in names or _is_normal(model)
+
+
+def _is_normal(model: pm.Model) -> bool:
+    rv = model["X"]
+    return isinstance(rv.owner.op, type(Normal.rv_op)) and rv.type.ndim == 2
+
+
+def _spread(model: pm.Model) -> Variable:
+    """Prior standard deviation of X about its mean, or about the centre of its class."""
+    if "X_class" in model.named_vars:
+        return model["X_within"]
+    rv = model["X"]
+    return rv.owner.op.dist_params(rv.owner)[1]
