@@ -19,20 +19,26 @@ from pm_gplvm.store import check_writable
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m pm_gplvm",
-        description="Embed a table with a Gaussian process latent variable model: MAP of X and θ, NUTS "
-        "over θ, a table of scores, two files and a picture.",
+        description="Embed a table with a Gaussian process latent variable model: θ with X integrated out, X "
+        "given θ, NUTS over θ, a table of scores, two files and a picture.",
     )
     add = parser.add_argument
     add("table", nargs="?", help="a .csv or .nc file; default: 300 of scikit-learn's digits")
     add("--label", help="column (or coordinate) that names each row's class")
     add("--latent-dim", type=int, default=2, metavar="Q", help="latent dimensions (default 2)")
     add("--kernel", default="rbf", help="rbf, matern32, matern52 or linear, '+ bias' if wanted")
+    add(
+        "--scale",
+        choices=("global", "feature", "none"),
+        default="global",
+        help="what columns are divided by: one number, each its own spread, or nothing (default global)",
+    )
     add("--restarts", type=int, default=0, metavar="R", help="further starts (default 0)")
     add("--draws", type=int, default=500, help="NUTS draws a chain (default 500)")
     add("--tune", type=int, default=300, help="NUTS warm-up draws a chain (default 300)")
     add("--chains", type=int, default=4, help="NUTS chains (default 4)")
     add("--seed", type=int, default=1, help="random seed (default 1)")
-    add("--out", metavar="NAME", help="files are NAME_map.nc, NAME_theta.nc, NAME.png")
+    add("--out", metavar="NAME", help="files are NAME_fit.nc, NAME_theta.nc, NAME.png")
     add("--overwrite", action="store_true", help="replace these files without asking")
     add("--quiet", action="store_true", help="no progress")
     return parser.parse_args(argv)
@@ -41,7 +47,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def _outputs(name: str, *, overwrite: bool) -> dict[str, Path] | None:
     """Check the places of all files before any work; None if the user declines to replace them."""
     paths = {
-        "map": Path(f"{name}_map.nc"),
+        "fit": Path(f"{name}_fit.nc"),
         "theta": Path(f"{name}_theta.nc"),
         "picture": Path(f"{name}.png"),
     }
@@ -66,7 +72,7 @@ def _scores(table: xr.DataArray, best: xr.DataTree, latent_dim: int) -> pd.DataF
     standard = (table.to_numpy() - mean) / scale
     embeddings = {
         "PCA": PCA(latent_dim).fit_transform(standard),
-        "MAP": draws_of(best, "X").to_numpy()[0, 0],
+        "GP-LVM": draws_of(best, "X").to_numpy()[0, 0],
     }
     rows = {name: gplvm.score_embedding(X, standard, labels) for name, X in embeddings.items()}
     return pd.DataFrame.from_dict(rows, orient="index")
@@ -74,13 +80,13 @@ def _scores(table: xr.DataArray, best: xr.DataTree, latent_dim: int) -> pd.DataF
 
 def _report(table: xr.DataArray, best: xr.DataTree, theta: xr.DataTree, scores: Any) -> str:
     optima = best["optima"].to_dataset().to_dataframe()
-    columns = ["objective", "evaluations", "converged", "seconds"]
+    columns = ["objective", "size", "spread", "evaluations", "converged", "seconds"]
     parts = [
         f"{table.name or 'table'}: {table.shape[0]} rows × {table.shape[1]} features",
-        "Optima found by fit_map (log posterior density, best first):\n"
+        "Starts, and what fit_marginal reached from each (best first):\n"
         + optima[columns].to_string(float_format="{:.2f}".format),
         "Embedding:\n" + scores.to_string(float_format="{:.3f}".format),
-        "Hyperparameters, at the MAP and by NUTS with X held there:\n"
+        "Hyperparameters, with X integrated out and by NUTS with X held:\n"
         + gplvm.summarise_theta(best, theta).to_string(float_format="{:.4g}".format),
     ]
     return "\n\n".join(parts)
@@ -105,11 +111,11 @@ def run(argv: Sequence[str] | None = None) -> int:
         print("Nothing was changed.")
         return 1
     progress = not options.quiet
-    model = gplvm.build_model(table, options.latent_dim, kernel=options.kernel)
-    best = gplvm.fit_map(
+    model = gplvm.build_model(table, options.latent_dim, kernel=options.kernel, scale=options.scale)
+    best = gplvm.fit_marginal(
         model, n_restarts=options.restarts, random_seed=options.seed, progressbar=progress
     )
-    gplvm.save(best, paths["map"], overwrite=True)
+    gplvm.save(best, paths["fit"], overwrite=True)
     theta = gplvm.sample_theta(
         model,
         best,
@@ -123,7 +129,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     print(_report(table, best, theta, _scores(table, best, options.latent_dim)))
     figure, ax = plt.subplots(figsize=(7.0, 5.2), layout="constrained")
     gplvm.plot_latent(theta, color="label" if "label" in table.coords else None, ax=ax)
-    ax.set_title(f"{table.name or name}: MAP of X, uncertainty mixed over θ", fontsize="medium")
+    ax.set_title(f"{table.name or name}: X given θ, uncertainty mixed over θ", fontsize="medium")
     figure.savefig(paths["picture"], dpi=150)
     print("\nWritten: " + ", ".join(str(path) for path in paths.values()))
     return 0

@@ -236,6 +236,13 @@ class _Run:
         )
 
     @property
+    def highest(self) -> tuple[float, Array]:
+        """The best objective so far, and where it was met."""
+        if self.best is None:
+            raise ValueError("no evaluation has been finite yet.")
+        return self.best[:2]
+
+    @property
     def remaining(self) -> float:
         """Nats that the next step is expected to gain."""
         return self._curvature.expected_gain()
@@ -302,7 +309,7 @@ def _attempts(run: _Run, maxiter: int) -> str:
     """Climb, and begin anew where the line search fails: what L-BFGS remembers may be bad."""
     relative = run.rule.relative
     for attempt in range(1 if relative else 1 + _FRESH):
-        before, vector = run.best[:2] if run.best else (-np.inf, None)
+        before, vector = run.highest
         if attempt:
             run.begin(vector)
         left = maxiter - (len(run.heights) - 1 - attempt)
@@ -328,7 +335,7 @@ def _attempts(run: _Run, maxiter: int) -> str:
         if result.status == 1:
             return LIMIT
         # Nothing is higher along the line: its memory of the curvature is poor, or only rounding is left.
-        gained = (run.best[0] if run.best else before) - before
+        gained = run.highest[0] - before
         if run.settled() or (attempt and gained < _ROUNDING * abs(before)):
             return CONVERGED if run.rule.arrives and run.settled() else LINE_SEARCH
     return LINE_SEARCH

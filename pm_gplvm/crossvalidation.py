@@ -13,10 +13,11 @@ from scipy.stats import norm
 from pm_gplvm.compilation import compile_mode
 from pm_gplvm.embedding import log_predictive
 from pm_gplvm.model import build_model
-from pm_gplvm.optimise import fit_map
+from pm_gplvm.optimise import fit_map, fit_marginal
 from pm_gplvm.preprocess import as_table
 from pm_gplvm.progress import Pieces
 from pm_gplvm.schema import OBS
+from pm_gplvm.volume import why_no_volume
 
 __all__ = ["cross_validate"]
 
@@ -51,8 +52,8 @@ def cross_validate(
         The table of some rows to a model, such as ``partial(build_model, latent_dim=3)``. X must
         have the prior N(0, 1).
     fit : callable, optional
-        The model to a fit; :func:`fit_map` by default, at the mode in Z = X / lengthscale. For draws of X and θ
-        give a sampler.
+        The model to a fit; :func:`fit_marginal` by default (:func:`fit_map` where X cannot be integrated
+        out). For draws of X and θ give a sampler.
     n_folds : int, default 5
         Between 2 and N.
     draws : int, default 20
@@ -122,9 +123,9 @@ def cross_validate(
 
 
 def _mode(model: pm.Model) -> xr.DataTree:
-    """At the scale of the posterior: under a mode in X the prior of x would be far too wide."""
-    free = any(rv.name == "lengthscale" for rv in model.free_RVs)
-    return fit_map(model, mode_of="Z" if free else "X", progressbar=False)
+    """At the scale of the prior: under the joint mode that of a new row would be far too wide."""
+    fit = fit_marginal if why_no_volume(model) is None else fit_map
+    return fit(model, progressbar=False)
 
 
 def _check_prior(model: pm.Model) -> None:

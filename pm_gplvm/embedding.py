@@ -115,7 +115,7 @@ def embed(
     --------
     >>> import pm_gplvm as gplvm
     >>> Y = gplvm.load_digits(n=32)
-    >>> best = gplvm.fit_map(gplvm.build_model(Y[:30]), mode_of="Z", progressbar=False)
+    >>> best = gplvm.fit_marginal(gplvm.build_model(Y[:30]), progressbar=False)
     >>> new = gplvm.embed(best, Y[30:], random_seed=1, progressbar=False)
     >>> new["posterior"]["X"].dims, new["modes"]["weight"].dims
     (('chain', 'draw', 'obs_new', 'latent'), ('obs_new', 'mode'))
@@ -185,7 +185,7 @@ def log_predictive(
     --------
     >>> import pm_gplvm as gplvm
     >>> Y = gplvm.load_digits(n=32)
-    >>> best = gplvm.fit_map(gplvm.build_model(Y[:30]), mode_of="Z", progressbar=False)
+    >>> best = gplvm.fit_marginal(gplvm.build_model(Y[:30]), progressbar=False)
     >>> gplvm.log_predictive(best, Y[30:], random_seed=1, progressbar=False)["log_score"].dims
     ('obs_new',)
     """

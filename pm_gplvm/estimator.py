@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from pm_gplvm.embedding import embed, log_predictive
 from pm_gplvm.model import build_model
-from pm_gplvm.optimise import fit_map
+from pm_gplvm.optimise import fit_marginal
 from pm_gplvm.prediction import predict
 from pm_gplvm.preprocess import Scale
 from pm_gplvm.schema import FEATURE, LATENT, draws_of, require_fit
@@ -24,9 +24,9 @@ Array = NDArray[np.float64]
 
 
 class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
-    """The mode of a Gaussian process latent variable model, for scikit-learn's pipelines.
+    """A Gaussian process latent variable model for scikit-learn's pipelines.
 
-    ``fit`` is :func:`build_model` and :func:`fit_map`, ``transform`` is :func:`embed`,
+    ``fit`` is :func:`build_model` and :func:`fit_marginal`, ``transform`` is :func:`embed`,
     ``inverse_transform`` is :func:`predict` and ``score`` is :func:`log_predictive`. What they give
     beside one number an entry (standard deviations, other places, draws) is had by calling them
     with ``fit_``.
@@ -39,8 +39,7 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         As in :func:`build_model`. With ``missing="mask"`` the rows that ``transform`` and ``score``
         take may have NaN too.
     start, n_restarts
-        As in :func:`fit_map`. The mode is that in X / lengthscale (``mode_of="Z"``), at the scale
-        of the prior that ``transform`` gives to new rows.
+        As in :func:`fit_marginal`.
     max_iter : int, default 5000
         Iterations of each start.
     n_starts : int, default 16
@@ -52,7 +51,7 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     Attributes
     ----------
     fit_ : DataTree
-        What :func:`fit_map` returned: to be looked at, plotted, saved.
+        What :func:`fit_marginal` returned: to be looked at, plotted, saved.
     embedding_ : ndarray, shape (N, Q)
         Positions of the training rows.
     n_iter_ : int
@@ -107,7 +106,7 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any = None) -> Self:
-        """Find the mode of the latent positions and the hyperparameters.
+        """Estimate the hyperparameters with the latent positions integrated out, and then these.
 
         Parameters
         ----------
@@ -124,12 +123,12 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         Raises
         ------
         TypeError, ValueError
-            As :func:`build_model` and :func:`fit_map`.
+            As :func:`build_model` and :func:`fit_marginal`.
 
         Warns
         -----
         RuntimeWarning
-            If the climb did not converge.
+            As :func:`build_model` and :func:`fit_marginal`.
         """
         values = validate_data(self, X, ensure_min_samples=3, **self._accepted())
         self._check(values.shape)
@@ -145,11 +144,10 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             scale=self.scale,
             missing=self.missing,
         )
-        fit = fit_map(
+        fit = fit_marginal(
             model,
             start=self.start,
             n_restarts=self.n_restarts,
-            mode_of="Z",
             maxiter=self.max_iter,
             random_seed=seed,
             progressbar=False,
@@ -165,7 +163,7 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         Parameters
         ----------
         fit : DataTree
-            From :func:`fit_map`, :func:`load` or another. ``transform`` mixes over the draws of a fit
+            From :func:`fit_marginal`, :func:`load` or another. ``transform`` mixes over the draws of a fit
             that has several: turn them onto one frame with :func:`align` first. ``embedding_`` is
             then their mean.
 
@@ -183,7 +181,7 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         Examples
         --------
         >>> import pm_gplvm as gplvm
-        >>> best = gplvm.fit_map(gplvm.build_model(gplvm.load_digits(n=20)), progressbar=False)
+        >>> best = gplvm.fit_marginal(gplvm.build_model(gplvm.load_digits(n=20)), progressbar=False)
         >>> gplvm.GPLVM.from_fit(best).embedding_.shape
         (20, 2)
         """

@@ -61,7 +61,7 @@ def impute(
     --------
     >>> import numpy as np, pm_gplvm as gplvm
     >>> Y = gplvm.load_digits(n=32)
-    >>> best = gplvm.fit_map(gplvm.build_model(Y[:30]), mode_of="Z", progressbar=False)
+    >>> best = gplvm.fit_marginal(gplvm.build_model(Y[:30]), progressbar=False)
     >>> holes = Y[30:].where(Y["feature"] != Y["feature"][20])
     >>> filled = gplvm.impute(best, holes, random_seed=1, progressbar=False)
     >>> int(np.isnan(holes).sum()), int((filled["sd"] > 0).sum())

@@ -1,30 +1,33 @@
 """Laplace's approximation of the posterior of X and θ, as draws."""
 
 import warnings
-from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pymc as pm
+import pytensor
 import xarray as xr
 from numpy.typing import NDArray
 
-from pm_gplvm.ascent import climb
-from pm_gplvm.compilation import Backend
+from pm_gplvm.ascent import climb, tightly
+from pm_gplvm.compilation import Backend, compile_mode
 from pm_gplvm.coordinates import Coordinates, optimiser_coordinates
 from pm_gplvm.expansion import Expansion, expand, laplace_evidence
 from pm_gplvm.model import describe
-from pm_gplvm.objective import LogDensity, compile_log_density
+from pm_gplvm.objective import compile_log_density
 from pm_gplvm.progress import Counter
 from pm_gplvm.results import as_fit, compile_constrain
 from pm_gplvm.starts import start_values
 from pm_gplvm.threads import blas_threads as limit_threads
+from pm_gplvm.volume import log_volume, why_no_volume
 
 __all__ = ["fit_laplace"]
 
 Array = NDArray[np.float64]
 
+_TOL = 1e-7  # nats at which the climb ends
 _CONVERGED = 1e-4  # nats still to be gained: the mode is then within 0.014 sd of where it should be
 
 
@@ -32,7 +35,6 @@ def fit_laplace(
     model: pm.Model,
     start: Any = "pca",
     *,
-    mode_of: Literal["Z", "X"] = "Z",
     draws: int = 1000,
     maxiter: int = 5000,
     random_seed: int | None = None,
@@ -41,26 +43,22 @@ def fit_laplace(
     backend: Backend = "auto",
     compile_kwargs: Mapping[str, Any] | None = None,
 ) -> xr.DataTree:
-    """Draw from the Gaussian that touches the posterior of X and θ at a mode.
+    """Draw X and θ from Gaussians: θ about its marginal estimate, X about its mode given θ.
 
-    The coordinates are Z = X / lengthscale and the logarithms of θ. From ``start`` the mode of
-    the density *in these coordinates* is climbed to first (it lies elsewhere than the mode in X,
-    see :func:`fit_map`); there the Hessian is taken by central differences of the gradient,
-    2 (NQ + number of θ) gradients in all.
+    From ``start`` the estimate of :func:`fit_marginal` is climbed to, in the logarithms of θ. Its
+    objective e(X, θ) is ln p(X, θ, Y) and a term of θ alone, so that its Hessian, taken by central
+    differences of the gradient (2 (NQ + number of θ) of them), holds both Gaussians of Laplace's
+    approximation: X given θ is N(X̂(θ), (P + H)⁻¹), P + H = -∂² ln p / ∂X², and θ has the curvature of
+    the profile max_X e(X, θ). Where X cannot be integrated out (:func:`fit_marginal` says when), the
+    Gaussian is that about the mode of X and ln θ together.
 
     Parameters
     ----------
     model : pm.Model
         From :func:`build_model`, or your own with latent positions ``X``.
     start : DataTree, array_like (N, Q), mapping or {"pca", "isomap", "random"}
-        Where to climb from, best a fit of :func:`fit_map`. The approximation knows of no other
-        mode than the one it is led to.
-    mode_of : {"Z", "X"}, default "Z"
-        The variable in which the posterior is taken for a Gaussian; X where there is no free
-        lengthscale. In Z the mode has the scale of the posterior's draws. Where the data say
-        nothing of a dimension (one too many, under ARD) the density of Z has no maximum: it
-        rises as that lengthscale grows and Z falls to 0. That of X has one, far below the scale
-        of the draws.
+        Where to climb from, best a fit of :func:`fit_marginal`; from one of :func:`fit_map` it goes on
+        to the marginal estimate. The approximation knows of no other mode than the one it is led to.
     draws : int, default 1000
         Independent draws, in one chain.
     maxiter : int, default 5000
@@ -87,7 +85,7 @@ def fit_laplace(
         ``flat_directions``
             Directions without curvature besides, along which nothing is drawn; 0 at a maximum.
         ``newton_decrement``
-            By how much the log-density could still rise, in nats; ``converged`` if below 1e-4.
+            By how much the objective could still rise, in nats; ``converged`` if below 1e-4.
         ``pareto_k``
             Of the importance weights, from 25 draws on. Above 0.7 the Gaussian is far from the
             posterior, which is the rule for N above a few tens; the draws are then a sketch of
@@ -127,23 +125,26 @@ def fit_laplace(
     for name, value in (("draws", draws), ("maxiter", maxiter)):
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
             raise ValueError(f"{name} must be a positive whole number, got {value!r}.")
-    if mode_of not in ("X", "Z"):
-        raise ValueError(f"mode_of must be 'X' or 'Z', got {mode_of!r}.")
     rng = np.random.default_rng(random_seed)
+    volume = why_no_volume(model) is None
     density = compile_log_density(
-        model, jacobian=True, backend=backend, compile_kwargs=compile_kwargs
+        model, jacobian=True, volume=volume, backend=backend, compile_kwargs=compile_kwargs
     )
-    coordinates = _coordinates(model, density, mode_of)
+    coordinates = optimiser_coordinates(model, density)
+    if not volume:
+        coordinates = replace(coordinates, lengthscale=None)
+    target = _Target(coordinates, _compile_volume(model) if volume else None)
     begin = start_values(model, start, rng)
     with limit_threads(blas_threads):
         with Counter("fit_laplace", n_starts=1, show=progressbar) as counter:
-            optimum = climb(coordinates, begin, maxiter, 1e-14, counter)
+            optimum = climb(coordinates, begin, maxiter, tightly(_TOL), counter)
             counter.finish(optimum.objective)
         mode = coordinates.inward(optimum.values)
         gaussian = expand(coordinates, mode, progressbar=progressbar)
         noise = rng.standard_normal((draws, gaussian.root.shape[1]))
         vectors = mode + noise @ gaussian.root.T
-        stats = _densities(gaussian, vectors, noise)
+        gaussian = replace(gaussian, value=target(mode))
+        stats = _densities(gaussian, target, vectors, noise)
         evidence = laplace_evidence(gaussian)
     _warn(gaussian, maxiter)
     constrain = compile_constrain(model)
@@ -157,7 +158,6 @@ def fit_laplace(
         method="laplace",
         sample_stats=stats,
         settings={
-            "mode_of": "Z" if coordinates.jacobian else "X",
             "start": start if isinstance(start, str) else type(start).__name__,
             "converged": int(gaussian.decrement < _CONVERGED),
             "newton_decrement": gaussian.decrement,
@@ -170,41 +170,68 @@ def fit_laplace(
     )
 
 
-def _coordinates(model: pm.Model, density: LogDensity, mode_of: str) -> Coordinates:
-    """Z and log θ with the density of Z, or X and log θ with that of X."""
-    coordinates = optimiser_coordinates(model, density, "X")
-    if mode_of == "X" or coordinates.X is None or coordinates.lengthscale is None:
-        return replace(coordinates, lengthscale=None)
-    return replace(coordinates, jacobian=True)
+def _compile_volume(model: pm.Model) -> Callable[..., Any]:
+    """Compile the term of θ alone, a function of the values of the model's value variables."""
+    term = model.replace_rvs_by_values([log_volume(model)])
+    return pytensor.function(model.value_vars, term, on_unused_input="ignore", mode=compile_mode())
 
 
-def _densities(gaussian: Expansion, vectors: Array, noise: Array) -> dict[str, Array]:
+@dataclass(frozen=True)
+class _Target:
+    """The posterior's log-density in the coordinates of the Gaussian.
+
+    Parameters
+    ----------
+    coordinates : Coordinates
+        Of the objective that is climbed.
+    volume : callable or None
+        The term of θ that the objective has besides.
+    """
+
+    coordinates: Coordinates
+    volume: Callable[..., Any] | None
+
+    def of_model(self, vector: Array) -> float:
+        """Log-density of the model's transformed variables."""
+        value = self.coordinates(vector)[0]
+        if self.volume is None:
+            return value
+        values = self.coordinates.outward(vector)
+        (term,) = self.volume(*(values[name] for name in self.coordinates.density.names))
+        return value - float(term)
+
+    def __call__(self, vector: Array) -> float:
+        """Log-density of the coordinates: N Σ ln lengthscale more, where X is measured by it."""
+        value, X, lengthscale = (
+            self.of_model(vector),
+            self.coordinates.X,
+            self.coordinates.lengthscale,
+        )
+        if X is None or lengthscale is None:
+            return value
+        values = self.coordinates.outward(vector)
+        return value + float(np.broadcast_to(values[lengthscale], values[X].shape).sum())
+
+
+def _densities(
+    gaussian: Expansion, target: _Target, vectors: Array, noise: Array
+) -> dict[str, Array]:
     """Give lp and ln(posterior / approximation) of each draw.
 
     On the slice the posterior counts with the volume that its rotations sweep, as r counts in
     polar coordinates.
     """
-    plain = replace(gaussian.coordinates, jacobian=False)
-    lp = np.array([plain(vector)[0] for vector in vectors])
-    target = lp + [_log_jacobian(gaussian.coordinates, vector) for vector in vectors]
+    lp = np.array([target.of_model(vector) for vector in vectors])
+    height = np.array([target(vector) for vector in vectors])
     sweep = np.array([gaussian.log_sweep(vector) for vector in vectors])
     log_weight = (
-        target
+        height
         - gaussian.value
         + 0.5 * (noise**2).sum(axis=1)
         + sweep
         - gaussian.log_sweep(gaussian.mode)
     )
     return {"lp": lp[None], "log_weight": log_weight[None]}
-
-
-def _log_jacobian(coordinates: Coordinates, vector: Array) -> float:
-    """N Σ ln lengthscale, between the densities of X and of Z."""
-    if not coordinates.jacobian:
-        return 0.0
-    values = coordinates.outward(vector)
-    X, log_lengthscale = values[str(coordinates.X)], values[str(coordinates.lengthscale)]
-    return float(np.broadcast_to(log_lengthscale, X.shape).sum())
 
 
 def _pareto_k(log_weight: Array) -> float:
@@ -221,9 +248,9 @@ def _pareto_k(log_weight: Array) -> float:
 def _warn(gaussian: Expansion, maxiter: int) -> None:
     if gaussian.decrement >= _CONVERGED:
         warnings.warn(
-            f"fit_laplace did not reach the mode: a Newton step would still raise the log-density by "
-            f"{gaussian.decrement:.3g} (wanted below {_CONVERGED:g}). Raise maxiter = {maxiter}, start "
-            "from a fit of fit_map that has converged, or take mode_of='X', whose mode always exists.",
+            f"fit_laplace did not reach the mode: a Newton step would still raise the objective by "
+            f"{gaussian.decrement:.3g} (wanted below {_CONVERGED:g}). Raise maxiter = {maxiter}, or start "
+            "from a fit of fit_marginal that has converged.",
             RuntimeWarning,
             stacklevel=3,
         )

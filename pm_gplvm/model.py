@@ -9,7 +9,7 @@ import pymc as pm
 import pytensor.tensor as pt
 import xarray as xr
 from numpy.typing import NDArray
-from pytensor.graph.basic import Constant, Variable
+from pytensor.graph.basic import Constant, Variable, equal_computations
 from pytensor.tensor.elemwise import DimShuffle
 from pytensor.tensor.shape import SpecifyShape
 
@@ -19,10 +19,10 @@ from pm_gplvm.likelihood import GPColumns, GPColumnsRV
 from pm_gplvm.patterns import column_patterns, warn_of_cost
 from pm_gplvm.preprocess import Scale, as_table, centre_and_scale, resolution_of
 from pm_gplvm.priors import DEFAULT_PRIORS, add_prior
-from pm_gplvm.schema import FEATURE, LATENT, OBS, noise_name
+from pm_gplvm.schema import FEATURE, LATENT, OBS
 from pm_gplvm.suspicions import warn_suspicious
 
-__all__ = ["Description", "build_model", "describe"]
+__all__ = ["Description", "build_model", "describe", "floor_of", "noise_in"]
 
 
 def build_model(
@@ -70,14 +70,14 @@ def build_model(
         one for all: in a table with holes at random as many as there are columns.
     resolution : "auto" or number, default "auto"
         r, a floor of the noise, in units of the scale as ``sigma`` is: the noise variance is sigma² +
-        r², its root the deterministic ``noise``. "auto": r² = mean δ²/12 + 0.01², δ the step of the
+        r². "auto": r² = mean δ²/12 + 0.01², δ the step of the
         grid that a column's values lie on (answers 1 to 5, counts, rounded readings), 0 if on none.
         Without it a fit may take a grid, or equal rows, for signal without noise. 0: none.
 
     Returns
     -------
     pm.Model
-        With ``X`` (obs, latent), ``lengthscale`` () or (latent,), ``amplitude``, ``sigma``, ``noise``,
+        With ``X`` (obs, latent), ``lengthscale`` () or (latent,), ``amplitude``, ``sigma``,
         ``bias`` and the observed ``Y`` (feature, obs): transposed, as PyMC puts batch
         dimensions first. With missing entries the data ``Y_seen`` (feature, obs) tell where Y has
         any; elsewhere ``Y_data`` holds the column's mean, which is not looked at.
@@ -161,10 +161,8 @@ def build_model(
                 name, chosen[name], dims=dims, shape=shape, positive=name != "X"
             )
         if floor > 0.0:
-            grid = pm.Data("Y_resolution", floor)
-            parameters["sigma"] = pm.Deterministic(
-                "noise", pt.sqrt(pt.square(parameters["sigma"]) + pt.square(grid))
-            )
+            pm.Data("Y_resolution", floor)
+            parameters["sigma"] = noise_in(model)
         GPColumns(
             "Y",
             covariance(entry.name, parameters.pop("X"), **parameters),
@@ -215,6 +213,24 @@ def _chosen_priors(names: tuple[str, ...], priors: Mapping[str, Any] | None) -> 
         )
     chosen = {name: DEFAULT_PRIORS[name]() for name in names if name not in (priors or {})}
     return chosen | dict(priors or {})
+
+
+def noise_in(model: pm.Model) -> Variable:
+    """Write down the standard deviation of all noise in a model, its floor included."""
+    sigma, floor = model["sigma"], model.named_vars.get("Y_resolution")
+    return sigma if floor is None else pt.sqrt(pt.square(sigma) + pt.square(floor))
+
+
+def floor_of(model: pm.Model) -> float:
+    """Read the floor of a model's noise, in units of the scale; 0 if it has none."""
+    floor = model.named_vars.get("Y_resolution")
+    return 0.0 if floor is None else float(floor.get_value())
+
+
+def _is_noise(model: pm.Model, variable: Variable) -> bool:
+    if "sigma" not in model.named_vars:
+        return isinstance(variable, Constant) and bool(np.all(variable.data == 0.0))
+    return equal_computations([variable], [noise_in(model)])
 
 
 @dataclass(frozen=True)
@@ -303,5 +319,5 @@ def _in_named_parameters(model: pm.Model, cov: Variable) -> bool:
         and is_named(lengthscale, "lengthscale", 1.0)
         and is_named(amplitude, "amplitude", 1.0)
         and is_named(bias, "bias", 0.0)
-        and is_named(sigma, noise_name(named), 0.0)
+        and _is_noise(model, sigma)
     )

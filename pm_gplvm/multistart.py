@@ -28,7 +28,8 @@ Array = NDArray[np.float64]
 Relocate = Callable[[Mapping[str, Array]], tuple[dict[str, Array], int]]
 
 _SHORT, _LONGER = loosely(20.0), loosely(3.0)
-_BEHIND = 0.1  # nats an entry of the table by which a start may lie below the best and yet go on
+# Nats by which a start may lie below the best and yet go on: at least, and for each number sought.
+_BEHIND, _BEHIND_EACH = 20.0, 0.1
 _ROUNDS = 5  # of moving rows at most
 _SPREADS = {None: "given", True: "whitened", False: "own"}
 FELL_BEHIND = "fell behind another start"
@@ -126,7 +127,9 @@ def best_first(
 
 def _goes_on(optimum: Optimum, best: Optimum) -> bool:
     size = sum(value.size for value in best.values.values())
-    return optimum.message == UNFINISHED and optimum.objective > best.objective - _BEHIND * size
+    return optimum.message == UNFINISHED and best.objective - optimum.objective < max(
+        _BEHIND, _BEHIND_EACH * size
+    )
 
 
 def _top(ended: Mapping[int, Optimum]) -> int:
@@ -137,12 +140,16 @@ def _ranked(ended: Mapping[int, Optimum]) -> list[tuple[int, Optimum]]:
     """Sort them, the best first; starts that were left behind say so."""
     order = sorted(ended, key=lambda i: -ended[i].objective)
     left = {
-        i: replace(ended[i], message=FELL_BEHIND) for i in order[1:] if ended[i].message == UNFINISHED
+        i: replace(ended[i], message=FELL_BEHIND)
+        for i in order[1:]
+        if ended[i].message == UNFINISHED
     }
     return [(i, left.get(i, ended[i])) for i in order]
 
 
-def _further(landscape: Landscape, optimum: Optimum, maxiter: int, rule: Rule, counter: Counter) -> Optimum:
+def _further(
+    landscape: Landscape, optimum: Optimum, maxiter: int, rule: Rule, counter: Counter
+) -> Optimum:
     return optimum.after(climb(landscape, optimum.values, maxiter, rule, counter))
 
 

@@ -29,8 +29,8 @@ from pm_gplvm.compilation import Backend, resolve_mode
 from pm_gplvm.covariances import covariance
 from pm_gplvm.gaussian import GaussianTerms, gram_factor, total_logp
 from pm_gplvm.likelihood import require_complete, standardised
-from pm_gplvm.model import describe
-from pm_gplvm.schema import THETA, noise_name
+from pm_gplvm.model import describe, noise_in
+from pm_gplvm.schema import THETA
 
 __all__ = ["FEW_ROWS", "Neighbourhood", "compile_neighbourhood"]
 
@@ -129,7 +129,7 @@ def compile_neighbourhood(model: pm.Model, *, backend: Backend = "python") -> Ne
     factor = gram_factor(F) if N <= FEW_ROWS else F  # a factor may be an N × N array
     F_rows = pt.tensor("F_rows", shape=(None, factor.shape[1]), dtype="float64")
     theta = {name: model[name] for name in THETA if name in model.named_vars}
-    noise = {"sigma": model[noise_name(model.named_vars)]} if "sigma" in theta else {}
+    noise = {"sigma": noise_in(model)} if "sigma" in theta else {}
     K = covariance(described.kernel, X_rows, **{**theta, **noise})
     log_scale = float(np.log(scale).sum())
     likelihood, left_out, prior_of_X = model.replace_rvs_by_values(

@@ -127,7 +127,9 @@ def update(
     model = _longer_model(fit, new, draw, mean, scale, priors)
     rng = np.random.default_rng(random_seed)
     density = compile_neighbourhood(model)
-    values = start_values(model, {"X": X, **draw.theta, "sigma": float(draws_of(fit, "sigma")[0, 0])}, rng)
+    values = start_values(
+        model, {"X": X, **draw.theta, "sigma": float(draws_of(fit, "sigma")[0, 0])}, rng
+    )
     theta = [values[name] for name in density.theta]
     sample = density.sample(rng)
     with (

@@ -314,7 +314,7 @@ def _warn(fit: xr.DataTree, settings: _Settings) -> None:
             name
             for name in THETA
             if name in posterior
-            and not (1.0 / _RUN_AWAY < posterior[name].min() and posterior[name].max() < _RUN_AWAY)
+            and not (posterior[name].min() > 1.0 / _RUN_AWAY and posterior[name].max() < _RUN_AWAY)
         ]
         remedy = {
             DID_NOT_MOVE: "Start from 'pca' or 'random', or scale the data.",

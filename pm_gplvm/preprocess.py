@@ -17,7 +17,9 @@ MISSING = ("raise", "mask")
 
 _DISTINCT = 0.9  # share of a column's entries above which its values are on no grid
 _MULTIPLES, _ROUNDING = 0.95, 1e-3  # share of the gaps that must be whole multiples, and how nearly
-_LEAST_NOISE = 0.01  # in units of the scale: no table is known to more than a hundredth of its spread
+_LEAST_NOISE = (
+    0.01  # in units of the scale: no table is known to more than a hundredth of its spread
+)
 
 _REMEDY_LABEL = (
     "Move labels out of the table (a DataArray coordinate on obs keeps them) or drop them."

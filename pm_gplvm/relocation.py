@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from pm_gplvm.kernels import KERNELS
 from pm_gplvm.likelihood import standardised
-from pm_gplvm.model import describe
+from pm_gplvm.model import describe, floor_of
 from pm_gplvm.patterns import column_patterns
 from pm_gplvm.results import compile_constrain
 from pm_gplvm.row_priors import compile_row_prior
 from pm_gplvm.rowjumps import Proposal, Theta
-from pm_gplvm.schema import THETA, noise_name
+from pm_gplvm.schema import THETA
 
 __all__ = ["Relocation"]
 
@@ -49,7 +49,7 @@ class Relocation:
         self._names = [v.name for v in model.value_vars]
         self._constrain = compile_constrain(model)
         self._fixed = {n: model[n].eval() for n in THETA if n in _held(model)}
-        self._noise = noise_name(model.named_vars)
+        self._floor = floor_of(model)
         self._patterns = column_patterns(~np.isnan(self._F))
         self._prior = compile_row_prior(model)
         self._proposal, self._n_candidates, self._rng = Proposal(self._F), n_candidates, rng
@@ -100,8 +100,9 @@ class Relocation:
         named = {**self._fixed, **self._constrain(*(values[name] for name in self._names))}
         scalars = [
             np.atleast_1d(np.asarray(named.get(name, default), dtype=np.float64))
-            for name, default in (("amplitude", 1.0), (self._noise, 0.0), ("bias", 0.0))
+            for name, default in (("amplitude", 1.0), ("sigma", 0.0), ("bias", 0.0))
         ]
+        scalars[1] = np.hypot(scalars[1], self._floor)
         return Theta(self._kernel, *scalars), np.asarray(named.get("lengthscale", 1.0))
 
     def _better(

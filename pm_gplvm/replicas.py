@@ -11,11 +11,11 @@ from pm_gplvm.ensemble import Ensemble, compile_ensemble
 from pm_gplvm.exchange import respaced, swap
 from pm_gplvm.kernels import KERNELS
 from pm_gplvm.likelihood import standardised
-from pm_gplvm.model import describe
+from pm_gplvm.model import describe, floor_of
 from pm_gplvm.pattern_moves import PatternMoves
 from pm_gplvm.row_priors import RowPrior, compile_row_prior
 from pm_gplvm.rowjumps import Proposal, RowMoves, Theta
-from pm_gplvm.schema import THETA, noise_name
+from pm_gplvm.schema import THETA
 from pm_gplvm.trajectories import StepSizes, move
 
 __all__ = ["Iteration", "Posterior", "Replicas", "compile_posterior"]
@@ -43,8 +43,8 @@ class Posterior:
         None where X is no free variable, so that no row can be moved by itself.
     fixed : dict
         Hyperparameters held at a number, by name.
-    noise : str
-        Which of them is the standard deviation of all noise.
+    floor : float
+        Of the noise, besides sigma.
     """
 
     ensemble: Ensemble
@@ -52,7 +52,7 @@ class Posterior:
     F: Array
     row_prior: RowPrior | None
     fixed: dict[str, Array]
-    noise: str = "sigma"
+    floor: float = 0.0
 
     def theta(self, draws: dict[str, Array], n_states: int) -> tuple[Theta, Array]:
         """Read off the kernel at the states and its lengthscales, (R, 1, 1) or (R, 1, Q)."""
@@ -61,7 +61,11 @@ class Posterior:
             value = draws.get(name, self.fixed.get(name, np.asarray(default)))
             return value if name in draws else np.broadcast_to(value, (n_states, *value.shape))
 
-        scalars = (each("amplitude", 1.0), each(self.noise, 0.0), each("bias", 0.0))
+        scalars = (
+            each("amplitude", 1.0),
+            np.hypot(each("sigma", 0.0), self.floor),
+            each("bias", 0.0),
+        )
         return Theta(self.kernel, *scalars), each("lengthscale", 1.0).reshape(n_states, 1, -1)
 
 
@@ -91,8 +95,7 @@ def compile_posterior(model: pm.Model) -> Posterior:
         if name in model.named_vars and name not in ensemble.named
     }
     row_prior = compile_row_prior(model) if ensemble.X is not None else None
-    noise = noise_name(model.named_vars)
-    return Posterior(ensemble, described.kernel, data[0], row_prior, fixed, noise)
+    return Posterior(ensemble, described.kernel, data[0], row_prior, fixed, floor_of(model))
 
 
 @dataclass

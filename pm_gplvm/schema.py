@@ -1,9 +1,9 @@
 """Names of dimensions and variables, in one place, and what a fit must hold."""
 
 import warnings
-from collections.abc import Container
 from typing import Any
 
+import numpy as np
 import xarray as xr
 
 __all__ = [
@@ -13,7 +13,6 @@ __all__ = [
     "OBS",
     "THETA",
     "draws_of",
-    "noise_name",
     "noise_of",
     "observed_of",
     "require_fit",
@@ -114,20 +113,11 @@ def draws_of(fit: xr.DataTree, name: str, *, raw: bool = False) -> xr.DataArray:
 _UNTURNED = {"replica_exchange", ""}
 
 
-def noise_name(names: Container[Any]) -> str:
-    """Choose the variable that is all the noise: sigma, or with a floor below it ``noise``.
-
-    Parameters
-    ----------
-    names : container of str
-        Of the variables of a model, or of the data of a fit.
-    """
-    return "noise" if "Y_resolution" in names else "sigma"
-
-
 def noise_of(fit: xr.DataTree) -> xr.DataArray:
-    """Standard deviation of all noise in each draw, its floor included, dims (chain, draw)."""
-    return draws_of(fit, noise_name(fit["constant_data"].data_vars))
+    """Give the standard deviation of all noise in each draw, its floor included, (chain, draw)."""
+    floor = fit["constant_data"].to_dataset().get("Y_resolution", 0.0)
+    sigma = draws_of(fit, "sigma")
+    return sigma.copy(data=np.hypot(sigma.to_numpy(), float(floor)))
 
 
 def warn_unaligned(fit: xr.DataTree, *, caller: str) -> None:

@@ -110,7 +110,9 @@ _WITH_LINEAR = (
 _LINEAR = (Form(1.0, False, straight=True),)
 
 
-def forms(model: pm.Model, start: Any, rng: np.random.Generator) -> list[tuple[Form | None, Values]]:
+def forms(
+    model: pm.Model, start: Any, rng: np.random.Generator
+) -> list[tuple[Form | None, Values]]:
     """Make the starts that a fit tries first: those of one way to place X, at several sizes.
 
     Parameters
@@ -133,10 +135,14 @@ def forms(model: pm.Model, start: Any, rng: np.random.Generator) -> list[tuple[F
     raw = EMBEDDINGS[start](F, _latent_dim(model), rng)
     linear = "weight" in kernel.parameters
     chosen = _WITH_LINEAR if linear else _CURVED if kernel.stationary else _LINEAR
-    made = []
+    made: list[tuple[Form | None, Values]] = []
     for form in chosen:
         X = _placed(model, raw, rng, whitened=form.whitened)
-        theta = {"lengthscale": 1.0 / form.size, "amplitude": 1.0, "sigma": _THETA["sigma"]}
+        theta: dict[str, float] = {
+            "lengthscale": 1.0 / form.size,
+            "amplitude": 1.0,
+            "sigma": _THETA["sigma"],
+        }
         if form.straight:
             theta |= {"amplitude": 0.3, "weight": 1.0, "sigma": _residual(F, X.shape[1])}
         elif linear:
@@ -144,7 +150,8 @@ def forms(model: pm.Model, start: Any, rng: np.random.Generator) -> list[tuple[F
         if "lengthscale" not in free and "lengthscale" in model.named_vars:
             X = X * form.size * model["lengthscale"].eval()
         values = dict(first)
-        for name, value in {"X": X, **theta}.items():
+        named: dict[str, Any] = {"X": X, **theta}
+        for name, value in named.items():
             if name not in free:
                 continue
             target = model.rvs_to_values[free[name]].name
@@ -157,7 +164,7 @@ def forms(model: pm.Model, start: Any, rng: np.random.Generator) -> list[tuple[F
 
 
 def _residual(F: Array, latent_dim: int) -> float:
-    """Standard deviation that the principal components leave, of all entries together."""
+    """Give the standard deviation that the principal components leave, of all entries together."""
     values = np.linalg.svd(F - F.mean(axis=0), compute_uv=False)
     return float(max(np.sqrt((values[latent_dim:] ** 2).sum() / F.size), _NOISE))
 

@@ -13,7 +13,8 @@ __all__ = ["warn_suspicious"]
 _LABELS = {"class", "classes", "cluster", "group", "label", "labels", "species", "stage", "target"}
 _NUMBERS = {"id", "index", "row", "unnamed: 0"}
 _FEW_ROWS, _MANY_COLUMNS = 20, 50  # columns a row
-_DOMINANT = 1000.0  # times the spread of the column in the middle
+_SHARE, _FEW = 0.9, 0.25  # of all variance in at most this share of the columns
+_SHARE_OF_FEW = 0.99  # in one column where there are only two or three
 
 
 def warn_suspicious(table: xr.DataArray, scale: str) -> None:
@@ -52,21 +53,21 @@ def warn_suspicious(table: xr.DataArray, scale: str) -> None:
         )
     if scale == "global" and (large := _dominant(table, names)):
         _warn(
-            f"Y has {len(large)} of {D} features with a spread of more than {_DOMINANT:.0f} times that "
-            f"of the middle one, and they decide alone: {_listed(large)}. If the units differ, "
-            "build_model(Y, scale='feature') divides each by its own spread."
+            f"Y has nearly all of its variance in {len(large)} of {D} features, and they decide alone: "
+            f"{_listed(large)}. If the units differ, scale='feature' divides each by its own spread: "
+            "build_model(Y, scale='feature'), GPLVM(scale='feature'), or --scale feature."
         )
 
 
 def _dominant(table: xr.DataArray, names: list[str]) -> list[str]:
-    spread = np.nanstd(table.to_numpy(), axis=0)
-    varies = spread > 0.0
-    if varies.sum() < 2:
-        return []
-    # With an even number the lower of the two in the middle: one of two columns may dominate.
-    middle = np.quantile(spread[varies], 0.5, method="lower")
-    order = np.argsort(-spread)
-    return [names[i] for i in order if spread[i] > _DOMINANT * middle]
+    """Columns that hold nearly all variance, if they are few."""
+    variance = np.nanvar(table.to_numpy(), axis=0)
+    varies = int((variance > 0.0).sum())
+    order = np.argsort(-variance)
+    share = np.cumsum(variance[order]) / variance.sum()
+    few = int(_FEW * varies)
+    n = int(np.searchsorted(share, _SHARE if few else _SHARE_OF_FEW)) + 1
+    return [names[i] for i in order[:n]] if varies > 1 and n <= max(few, 1) else []
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -25,8 +25,7 @@ from pm_gplvm.back_constraints import basis_of, is_back_constrained
 from pm_gplvm.gaussian import GaussianTerms
 from pm_gplvm.kernels import KERNELS, prior_slope_variance
 from pm_gplvm.likelihood import standardised
-from pm_gplvm.model import describe
-from pm_gplvm.schema import noise_name
+from pm_gplvm.model import describe, noise_in
 
 __all__ = ["log_volume", "why_no_volume"]
 
@@ -91,7 +90,9 @@ def _information(model: pm.Model) -> tuple[Variable, tuple[int, int]]:
     """h_nq and its shape (N, Q)."""
     described, named = describe(model), model.named_vars
     data = standardised(described.observed, model.rvs_to_values[described.observed])
-    seen = ~np.isnan(data[0]) if data else None
+    if data is None:
+        raise ValueError("the mean and scale of the table must be data, got random variables.")
+    seen = ~np.isnan(data[0])
     Q = int(model["X"].shape[1].eval())
     kernel = KERNELS[described.kernel]
     if kernel.stationary:
@@ -99,7 +100,7 @@ def _information(model: pm.Model) -> tuple[Variable, tuple[int, int]]:
         slope = rate * pt.square(named.get("amplitude", 1.0) / named.get("lengthscale", 1.0))
     else:
         slope = pt.constant(1.0)
-    each = pt.broadcast_to(slope / pt.square(named[noise_name(named)]), (Q,))
+    each = pt.broadcast_to(slope / pt.square(noise_in(model)), (Q,))
     count = pt.constant(seen.sum(axis=1).astype(np.float64))
     return count[:, None] * each, (len(seen), Q)
 
