@@ -211,13 +211,17 @@ def standardised(rv: Variable, value: Variable) -> tuple[Array, Array] | None:
     return F if seen is None else np.where(seen.T, F, np.nan), scale
 
 
-def data_term(rv: Variable, value: Variable) -> Variable | None:
+def data_term(
+    rv: Variable, value: Variable, rows: NDArray[np.intp] | None = None
+) -> Variable | None:
     """Log-density of one observed :class:`GPColumns` through the shortened factor of its data.
 
     Parameters
     ----------
     rv, value : TensorVariable
         As in :func:`standardised`.
+    rows : ndarray of int, optional
+        Of these rows alone.
 
     Returns
     -------
@@ -236,6 +240,8 @@ def data_term(rv: Variable, value: Variable) -> Variable | None:
     F, scale = data
     check_memory(len(F))
     cov = rv.owner.op.dist_params(rv.owner)[2]
+    if rows is not None:
+        F, cov = F[rows], cov[np.ix_(rows, rows)]
     if np.isnan(F).any():
         return incomplete_total_logp(F, cov, scale=scale)
     factor = pytensor.shared(gram_factor(F), name=f"{rv.name}_factor")

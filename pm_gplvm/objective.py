@@ -32,7 +32,12 @@ Array = NDArray[np.float64]
 
 
 def log_density(
-    model: pm.Model, *, prior: bool = True, jacobian: bool = False, volume: bool = False
+    model: pm.Model,
+    *,
+    prior: bool = True,
+    jacobian: bool = False,
+    volume: bool = False,
+    rows: NDArray[np.intp] | None = None,
 ) -> Variable:
     """Write down a model's log-density, the data reduced once to their factor.
 
@@ -47,6 +52,8 @@ def log_density(
     volume : bool, default False
         Whether the volume that the posterior of X takes given θ is added
         (:func:`pm_gplvm.volume.log_volume`): at its maximum over X it is then ln p(Y, θ), approximately.
+    rows : ndarray of int, optional
+        The table, and the prior of X if its rows are independent, of these rows alone.
 
     Returns
     -------
@@ -54,10 +61,15 @@ def log_density(
         In terms of the model's value variables. Without ``volume`` equal to ``model.logp()``; only,
         D columns cost no more than min(N, D).
     """
-    likelihood, others = _split(model)
+    likelihood, others = _split(model, rows)
     if volume:
-        (term,) = model.replace_rvs_by_values([log_volume(model)])
+        (term,) = model.replace_rvs_by_values([log_volume(model, rows)])
         likelihood = likelihood + term
+    if rows is not None and prior:
+        X = model["X"]
+        rest = np.setdiff1d(np.arange(X.type.shape[0]), rows)
+        (each,) = model.replace_rvs_by_values([pm.logp(X, model.rvs_to_values[X])])
+        likelihood = likelihood - each[rest].sum()
     if not prior:
         others = [rv for rv in others if rv in model.observed_RVs]
     else:
@@ -80,12 +92,14 @@ def likelihood_and_prior(model: pm.Model) -> tuple[Variable, Variable]:
     return likelihood, model.logp(vars=rest, jacobian=True)
 
 
-def _split(model: pm.Model) -> tuple[Variable, list[Variable]]:
+def _split(
+    model: pm.Model, rows: NDArray[np.intp] | None = None
+) -> tuple[Variable, list[Variable]]:
     """Write down the tables' log-density by their factors; the other observed variables too."""
     terms: list[Variable] = []
     others = []
     for rv in model.observed_RVs:
-        term = data_term(rv, model.rvs_to_values[rv])
+        term = data_term(rv, model.rvs_to_values[rv], rows)
         if term is None:
             others.append(rv)
         else:
@@ -146,6 +160,7 @@ def compile_log_density(
     prior: bool = True,
     jacobian: bool = False,
     volume: bool = False,
+    rows: NDArray[np.intp] | None = None,
     backend: Backend = "auto",
     compile_kwargs: Mapping[str, Any] | None = None,
     n_rows: int = 0,
@@ -156,7 +171,7 @@ def compile_log_density(
     Parameters
     ----------
     model : pm.Model
-    prior, jacobian, volume : bool
+    prior, jacobian, volume, rows
         See :func:`log_density`.
     backend, compile_kwargs, n_rows, n_evaluations
         See :func:`pm_gplvm.compilation.choose_backend`.
@@ -166,7 +181,7 @@ def compile_log_density(
     LogDensity
         Of the model's value variables, which may be transformed (``lengthscale_log__``).
     """
-    total = log_density(model, prior=prior, jacobian=jacobian, volume=volume)
+    total = log_density(model, prior=prior, jacobian=jacobian, volume=volume, rows=rows)
     values = model.value_vars
     gradients = pt.grad(total, values, disconnected_inputs="ignore")
     function = pytensor.function(

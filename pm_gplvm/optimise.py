@@ -23,15 +23,17 @@ from pm_gplvm.ascent import (
 )
 from pm_gplvm.compilation import Backend, compile_mode
 from pm_gplvm.coordinates import optimiser_coordinates
+from pm_gplvm.likelihood import standardised
 from pm_gplvm.model import describe
 from pm_gplvm.multistart import Start, best_first, start_columns, starts_of
 from pm_gplvm.objective import LogDensity, compile_log_density
+from pm_gplvm.preprocess import equal_rows
 from pm_gplvm.progress import Counter
 from pm_gplvm.relocation import Relocation
 from pm_gplvm.results import as_fit, compile_constrain
 from pm_gplvm.schema import THETA
 from pm_gplvm.threads import blas_threads as limit_threads
-from pm_gplvm.volume import log_volume, why_no_volume
+from pm_gplvm.volume import is_independent, log_volume, why_no_volume
 
 __all__ = ["fit_map", "fit_marginal"]
 
@@ -40,7 +42,7 @@ Array = NDArray[np.float64]
 _EVALUATIONS = 2000  # that a start takes, roughly
 _NOTHING = 0.05  # of the prior's standard deviation: X then says nothing of the table
 _RUN_AWAY = 1e4  # a hyperparameter beyond it, or below its inverse, has no maximum
-_AT_FLOOR = 0.1  # of the floor: sigma below it adds half a percent to the noise
+_AT_FLOOR = 0.3  # of the floor: sigma below it adds less than 5 % to the noise
 NO_STRUCTURE = "no structure found at this latent_dim"
 
 
@@ -258,10 +260,19 @@ def _fit(
     if not model.free_RVs:
         raise ValueError("model must have a free variable, got every one fixed by a number.")
     seed = settings.random_seed
+    first = _copies(model)
+    rows = None if first is None else np.unique(first)
+    if first is not None and rows is not None:
+        _say(
+            f"Y has {len(first) - len(rows)} rows that are exact copies of others: each is fitted once, and "
+            "its copies are placed at it. Were they measured more than once, add what differs; were they "
+            "entered twice, drop them."
+        )
     starts = starts_of(model, settings.start, settings.n_restarts, np.random.default_rng(seed))
     density = compile_log_density(
         model,
         volume=volume,
+        rows=rows,
         backend=backend,
         compile_kwargs=compile_kwargs,
         n_rows=max(map(len, map(np.atleast_1d, starts[0].values.values()))),
@@ -271,7 +282,7 @@ def _fit(
     relocation = None
     if settings.relocate and Relocation.serves(model):
         # Without a seed a fit from PCA is the same each time; so are the places it offers.
-        relocation = Relocation(model, np.random.default_rng(0 if seed is None else seed))
+        relocation = Relocation(model, np.random.default_rng(0 if seed is None else seed), rows)
     with (
         limit_threads(blas_threads),
         Counter(settings.caller, n_starts=len(starts), show=progressbar) as counter,
@@ -284,13 +295,26 @@ def _fit(
             tol=settings.tol,
             counter=counter,
         )
+    if first is not None:
+        ranked = [(i, replace(o, values=o.values | {"X": o.values["X"][first]})) for i, o in ranked]
     constrain = compile_constrain(model)
     ends = [constrain(*[o.values[name] for name in density.names]) for _, o in ranked]
     if volume and _says_nothing(ends[0]):
         ranked[0] = (ranked[0][0], replace(ranked[0][1], message=NO_STRUCTURE))
-    fit = _as_tree(model, density, starts, ranked, ends, settings, volume)
+    fit = _as_tree(model, density, starts, ranked, ends, settings, volume, rows)
     _warn(fit, settings)
     return fit
+
+
+def _copies(model: pm.Model) -> NDArray[np.intp] | None:
+    """For each row the first that is equal to it, if there are copies that nothing else tells apart."""
+    if "X" not in {rv.name for rv in model.free_RVs} or model.potentials:
+        return None
+    observed = describe(model).observed
+    data = standardised(observed, model.rvs_to_values[observed])
+    if data is None or len(model.observed_RVs) > 1 or not is_independent(model):
+        return None
+    return equal_rows(data[0])
 
 
 def _says_nothing(end: Mapping[str, Array]) -> bool:
@@ -357,20 +381,23 @@ def _as_tree(
     ends: Sequence[Mapping[str, Array]],
     settings: _Settings,
     volume: bool,
+    rows: NDArray[np.intp] | None,
 ) -> xr.DataTree:
     best = ranked[0][1]
     values = [best.values[name] for name in density.names]
     others = [model.logp(vars=[*model.free_RVs, *model.potentials], jacobian=False)]
     if volume:
         others += model.replace_rvs_by_values([log_volume(model)])
-    # The likelihood is what these leave of the objective: its graph is compiled once only.
     parts = pytensor.function(
         model.value_vars, others, on_unused_input="ignore", mode=compile_mode()
     )(*values)
-    stats = {
-        "lp": best.objective - sum(map(float, parts[1:])),
-        "log_likelihood": best.objective - sum(map(float, parts)),
-    }
+    if rows is None:
+        # What these leave of the objective: the likelihood's graph is compiled once only.
+        likelihood = best.objective - sum(map(float, parts))
+    else:
+        whole = compile_log_density(model, prior=False)
+        likelihood = whole(whole.pack(best.values))[0]
+    stats = {"lp": likelihood + float(parts[0]), "log_likelihood": likelihood}
     if volume:
         stats["log_marginal"] = best.objective
     optima = optima_table(ranked).merge(start_columns(starts, ranked))

@@ -9,7 +9,15 @@ from numpy.typing import NDArray
 
 from pm_gplvm.schema import FEATURE, OBS
 
-__all__ = ["MISSING", "SCALES", "as_table", "centre_and_scale", "grid_steps", "resolution_of"]
+__all__ = [
+    "MISSING",
+    "SCALES",
+    "as_table",
+    "centre_and_scale",
+    "equal_rows",
+    "grid_steps",
+    "resolution_of",
+]
 
 Scale = Literal["global", "feature", "none"]
 SCALES = ("global", "feature", "none")
@@ -17,9 +25,9 @@ MISSING = ("raise", "mask")
 
 _DISTINCT = 0.9  # share of a column's entries above which its values are on no grid
 _MULTIPLES, _ROUNDING = 0.95, 1e-3  # share of the gaps that must be whole multiples, and how nearly
-_LEAST_NOISE = (
-    0.01  # in units of the scale: no table is known to more than a hundredth of its spread
-)
+_GRIDDED = 0.5  # share of gridded columns from which equal rows are no copies
+_FEWEST = 3  # rows of a table
+_LEAST_NOISE = 0.01  # no table is known to more than a hundredth of its spread
 
 _REMEDY_LABEL = (
     "Move labels out of the table (a DataArray coordinate on obs keeps them) or drop them."
@@ -262,13 +270,17 @@ def grid_steps(values: NDArray[np.float64]) -> NDArray[np.float64]:
     >>> grid_steps(np.array([[1.0, 0.1], [2.0, 0.25], [4.0, 0.7], [2.0, 1.1]])).tolist()
     [1.0, 0.0]
     """
-    return np.array([_grid_step(column[~np.isnan(column)]) for column in values.T])
+    ordered = np.sort(values, axis=0)
+    # NaN stands at the end, and is above nothing.
+    counts = 1 + (np.diff(ordered, axis=0) > 0.0).sum(axis=0)
+    known = (~np.isnan(values)).sum(axis=0)
+    steps = np.zeros(values.shape[1])
+    for d in np.flatnonzero((counts > 1) & (counts <= _DISTINCT * known)):
+        steps[d] = _grid_step(np.unique(ordered[: known[d], d]))
+    return steps
 
 
-def _grid_step(column: NDArray[np.float64]) -> float:
-    distinct = np.unique(column)
-    if len(distinct) < 2 or len(distinct) > _DISTINCT * len(column):
-        return 0.0
+def _grid_step(distinct: NDArray[np.float64]) -> float:
     gaps = np.diff(distinct)
     # Two numbers that should be equal may differ in their last digits.
     gaps = gaps[gaps > 1e-9 * np.ptp(distinct)]
@@ -276,6 +288,39 @@ def _grid_step(column: NDArray[np.float64]) -> float:
     times = gaps / step
     whole = np.abs(times - np.round(times)) < _ROUNDING * np.maximum(times, 1.0)
     return step if len(distinct) == 2 or (len(gaps) > 1 and whole.mean() >= _MULTIPLES) else 0.0
+
+
+def equal_rows(values: NDArray[np.float64]) -> NDArray[np.intp] | None:
+    """Find rows that are exact copies of others, in a table whose columns are on no grid.
+
+    Where values are measured on a continuous scale two rows are equal by having been entered twice. On
+    a grid (answers, counts) they may well be equal by themselves, and say so much more.
+
+    Parameters
+    ----------
+    values : ndarray, shape (N, D)
+        NaN where missing.
+
+    Returns
+    -------
+    ndarray of int, shape (N,), or None
+        For each row the first one that is equal to it; None if there are no copies.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> values = np.random.default_rng(0).normal(size=(4, 2))
+    >>> equal_rows(values[[0, 1, 1, 2, 3, 0]]).tolist()
+    [0, 1, 1, 3, 4, 0]
+    """
+    firsts: dict[bytes, int] = {}
+    # 0.0 is added as -0.0, equal to 0.0, has other bytes.
+    rows = np.ascontiguousarray(values) + 0.0
+    first = np.array([firsts.setdefault(row.tobytes(), n) for n, row in enumerate(rows)])
+    if len(firsts) == len(values) or len(firsts) < _FEWEST:
+        return None
+    gridded = (grid_steps(values[list(firsts.values())]) > 0.0).mean()
+    return first if gridded < _GRIDDED else None
 
 
 def resolution_of(table: xr.DataArray, scale: NDArray[np.float64]) -> float:

@@ -38,14 +38,23 @@ class Relocation:
     model : pm.Model
         One that :meth:`serves`.
     rng : numpy.random.Generator
+    rows : ndarray of int, optional
+        Of these rows alone, as if there were no others.
     n_candidates : int, default 64
         Places offered to a row.
     """
 
-    def __init__(self, model: pm.Model, rng: np.random.Generator, n_candidates: int = 64) -> None:
+    def __init__(
+        self,
+        model: pm.Model,
+        rng: np.random.Generator,
+        rows: NDArray[np.intp] | None = None,
+        n_candidates: int = 64,
+    ) -> None:
         described = describe(model)
         data: Any = standardised(described.observed, model.rvs_to_values[described.observed])
-        self._kernel, self._F = described.kernel, data[0]
+        self._kernel, self._F = described.kernel, data[0] if rows is None else data[0][rows]
+        self._rows = np.arange(len(data[0])) if rows is None else rows
         self._names = [v.name for v in model.value_vars]
         self._constrain = compile_constrain(model)
         self._fixed = {n: model[n].eval() for n in THETA if n in _held(model)}
@@ -81,7 +90,7 @@ class Relocation:
         n_moved : int
         """
         theta, lengthscale = self._theta(values)
-        Z = (values["X"] / lengthscale)[None]
+        Z = (values["X"][self._rows] / lengthscale)[None]
         batch = [np.asarray(values[name])[None] for name in self._names]
         parts = [_Part.of(theta, Z, rows, F) for rows, _, F in self._patterns.blocks(self._F)]
         n_moved = 0
@@ -94,7 +103,9 @@ class Relocation:
             for part, gain in zip(having, gains, strict=True):
                 part.move(n, *gain)
             n_moved += 1
-        return {**values, "X": Z[0] * lengthscale}, n_moved
+        X = values["X"].copy()
+        X[self._rows] = Z[0] * lengthscale
+        return {**values, "X": X}, n_moved
 
     def _theta(self, values: Mapping[str, Array]) -> tuple[Theta, Array]:
         named = {**self._fixed, **self._constrain(*(values[name] for name in self._names))}
@@ -123,7 +134,7 @@ class Relocation:
         best = np.argsort(sum(misfits))[:_EXACT]
         prior_variance = theta.variance(C)[0, best]
         places = np.concatenate([Z[:, n, None], C[:, best]], axis=1)
-        log_density = self._prior(int(n), places * lengthscale, batch)[0]
+        log_density = self._prior(int(self._rows[n]), places * lengthscale, batch)[0]
         gains = []
         for part, misfit in zip(parts, misfits, strict=True):
             S, explained = part.gain(n, cross[best])

@@ -18,6 +18,7 @@ leaves the volume out, and the density of X / lengthscale, which takes only its 
 import numpy as np
 import pymc as pm
 import pytensor.tensor as pt
+from numpy.typing import NDArray
 from pymc.distributions.continuous import Normal
 from pytensor.graph.basic import Variable
 
@@ -27,7 +28,7 @@ from pm_gplvm.kernels import KERNELS, prior_slope_variance
 from pm_gplvm.likelihood import standardised
 from pm_gplvm.model import describe, noise_in
 
-__all__ = ["log_volume", "why_no_volume"]
+__all__ = ["is_independent", "log_volume", "why_no_volume"]
 
 _LOG_2PI = float(np.log(2.0 * np.pi))
 
@@ -59,13 +60,15 @@ def why_no_volume(model: pm.Model) -> str | None:
     return None
 
 
-def log_volume(model: pm.Model) -> Variable:
+def log_volume(model: pm.Model, rows: NDArray[np.intp] | None = None) -> Variable:
     """Write down ½ n ln 2π - ½ ln|P + H|, n the number of positions, H as the prior expects it.
 
     Parameters
     ----------
     model : pm.Model
         Of which :func:`why_no_volume` is None.
+    rows : ndarray of int, optional
+        Of the positions of these rows alone, where the prior has them independent.
 
     Returns
     -------
@@ -82,8 +85,10 @@ def log_volume(model: pm.Model) -> Variable:
     if rowcov is not None:
         own = GaussianTerms()(rowcov, pt.zeros((N, 1)))[1]
         return 0.5 * (N * Q * _LOG_2PI + Q * own - _log_det(rowcov, h, N, Q))
-    precision = pt.broadcast_to(1.0 / pt.square(_spread(model)), (N, Q))
-    return 0.5 * (N * Q * _LOG_2PI - pt.log(precision + h).sum())
+    each = pt.log(pt.broadcast_to(1.0 / pt.square(_spread(model)), (N, Q)) + h)
+    if rows is not None:
+        N, each = len(rows), each[rows]
+    return 0.5 * (N * Q * _LOG_2PI - each.sum())
 
 
 def _information(model: pm.Model) -> tuple[Variable, tuple[int, int]]:
@@ -131,6 +136,14 @@ def _prior_is_known(model: pm.Model) -> bool:
 def _is_normal(model: pm.Model) -> bool:
     rv = model["X"]
     return isinstance(rv.owner.op, type(Normal.rv_op)) and rv.type.ndim == 2
+
+
+def is_independent(model: pm.Model) -> bool:
+    """Whether the rows of X are independent and alike under their prior."""
+    if not _is_normal(model) or {"X_class", "X_prior_mean"} & set(model.named_vars):
+        return False
+    parameters = model["X"].owner.op.dist_params(model["X"].owner)
+    return all(p.type.ndim < 2 or p.type.shape[0] == 1 for p in parameters)
 
 
 def _spread(model: pm.Model) -> Variable:
