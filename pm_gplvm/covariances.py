@@ -175,17 +175,17 @@ class _CovariancePullback(GradientOp):
         if self.entry.linear:
             v = linear[0] if linear else amplitude
             dZ, dv = _linear_gradient(Z, 2.0 * GZ1[:, :-1], v)
+        share = np.sum(Z * dZ)  # twice the linear part's of Σ G ∘ K
         if self.entry.scaled is None:
             damplitude = dv
         else:
             dZ = dZ + 4.0 * (WZ1[:, -1:] * Z - WZ1[:, :-1])
             if self.entry.has_slope or not linear:
                 # amplitude² κ is K less its other parts, so K's own derivative needs no κ.
-                overlap -= bias**2 * total + sigma**2 * trace
-                overlap -= 0.5 * np.sum(v * dv) if linear else 0.0
+                overlap -= bias**2 * total + sigma**2 * trace + 0.5 * share
             damplitude = 2.0 * overlap / amplitude
-        results = (dZ, damplitude, 2.0 * bias * total, 2.0 * sigma * trace)
-        results += (dv,) if linear else ()
+        results = [dZ, damplitude, 2.0 * bias * total, 2.0 * sigma * trace]
+        results += [dv] if linear else []
         for slot, value in zip(storage, results, strict=True):
             slot[0] = np.asarray(value, dtype=np.float64)
 
@@ -240,7 +240,8 @@ class _CovariancePullback(GradientOp):
         else:
             signal = (G * K).sum() - bias**2 * total - sigma**2 * trace
             if linear:
-                signal = signal - 0.5 * (v * dv).sum()
+                # Not by dv, itself an output: then not all of its own cotangent would be counted.
+                signal = signal - 0.5 * (Z * dZ).sum()
             elif not self.entry.has_slope:
                 slope = K - bias**2  # the diagonal does not matter
             W = self.entry.rate * G * slope

@@ -1,4 +1,4 @@
-"""The kernels, as a table:
+"""The kernels, as a table.
 
     k(x, x') = amplitude² κ(‖x - x'‖² / lengthscale²) + weight² x·x' + bias²,
 
@@ -101,9 +101,9 @@ class Kernel:
             return ()
         return ("lengthscale", "amplitude", *(("weight",) if self.linear else ()))
 
-    def slope_weight(self, amplitude: Any, weight: Any) -> Any:
-        """Standard deviation of a slope of the linear part; alone it has no other amplitude."""
-        return amplitude * weight if self.scaled is None else weight
+    def linear_variance(self, amplitude: Any, weight: Any) -> Any:
+        """Return what x·x' is multiplied by: by itself the linear part has no weight of its own."""
+        return (amplitude if self.scaled is None else weight) ** 2
 
     def profile(self, r2: Any, xp: Any, amplitude: Any = 1.0) -> tuple[Any, Any]:
         """Evaluate amplitude² κ and amplitude² κ' of the stationary part at squared distances r²."""
@@ -200,7 +200,7 @@ def cross_covariance(
         K = entry.profile(r2, np)[0]
         K *= amplitude**2
     if entry.linear:
-        K += entry.slope_weight(amplitude, weight) ** 2 * X_new @ X.T
+        K += entry.linear_variance(amplitude, weight) * X_new @ X.T
     K += bias**2
     return np.asarray(K)
 
@@ -219,7 +219,7 @@ def prior_variance(
     if entry.scaled is not None:
         variance += amplitude**2
     if entry.linear:
-        variance += entry.slope_weight(amplitude, weight) ** 2 * (X**2).sum(axis=1)
+        variance += entry.linear_variance(amplitude, weight) * (X**2).sum(axis=1)
     return variance
 
 
@@ -249,7 +249,7 @@ def cross_slope(
         apart = (X_new[:, None] - X) / np.square(lengthscale)
         slope += rate[:, None] * apart.transpose(0, 2, 1)
     if entry.linear:
-        slope += entry.slope_weight(amplitude, weight) ** 2 * X.T
+        slope += entry.linear_variance(amplitude, weight) * X.T
     return slope
 
 
@@ -276,5 +276,5 @@ def prior_slope_variance(
         slope = float(entry.profile(np.zeros(1), np)[1][0])
         variance += -2.0 * amplitude**2 * slope / np.square(lengthscale)
     if entry.linear:
-        variance += entry.slope_weight(amplitude, weight) ** 2
+        variance += entry.linear_variance(amplitude, weight)
     return variance
