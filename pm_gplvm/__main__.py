@@ -26,7 +26,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("table", nargs="?", help="a .csv or .nc file; default: 300 of scikit-learn's digits")
     add("--label", help="column (or coordinate) that names each row's class")
     add("--latent-dim", type=int, default=2, metavar="Q", help="latent dimensions (default 2)")
-    add("--kernel", default="rbf", help="rbf, matern32, matern52 or linear, '+ bias' if wanted")
+    add("--kernel", default="rbf", help="such as rbf, matern52, linear, rbf + linear, rbf + bias")
     add(
         "--scale",
         choices=("global", "feature", "none"),

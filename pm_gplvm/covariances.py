@@ -4,7 +4,12 @@ With G = ∂L/∂K the gradient of any scalar L is
 
     ∂L/∂zₙ = 2 Σⱼ (Wₙⱼ + Wⱼₙ)(zₙ - zⱼ),    W = G ∘ amplitude² κ'(r²),    z = x / lengthscale:
 
-N × N arrays and a product with Z. No N × N × Q array is ever formed.
+N × N arrays and a product with Z. No N × N × Q array is ever formed. The linear part
+weight² x·x' is (v ∘ z)·(v ∘ z') with v = weight · lengthscale, and has
+
+    ∂L/∂zₙ_q = v_q² [(G + Gᵀ) Z]ₙ_q,    ∂L/∂v_q = v_q Σₙ zₙ_q [(G + Gᵀ) Z]ₙ_q.
+
+Z is not centred for it: the origin of X is part of the model.
 """
 
 from collections.abc import Callable, Sequence
@@ -43,10 +48,12 @@ class Covariance(TwinOp):
     """K and its slope from the scaled positions.
 
     Inputs: ``Z`` (N, Q), the positions in units of the lengthscale; ``amplitude``, ``bias`` and
-    ``sigma``, three scalars, all standard deviations. Outputs: ``K`` (N, N), symmetric, and
+    ``sigma``, three scalars, all standard deviations; for a sum of a stationary and a linear part
+    also ``v`` () or (Q,), the standard deviation of the linear part's weights per unit of Z (of
+    the linear kernel alone that is ``amplitude``). Outputs: ``K`` (N, N), symmetric, and
     ``slope`` (N, N), proportional to amplitude² κ'(r²), which the gradient needs: its lower
     blocks (see :func:`pm_gplvm.ops.row_blocks`), and nothing where K itself tells it (linear
-    kernel, RBF).
+    kernel, RBF alone).
     """
 
     __props__ = ("kernel",)
@@ -54,41 +61,46 @@ class Covariance(TwinOp):
     def __init__(self, kernel: str) -> None:
         self.kernel = kernel
         self.entry = KERNELS[kernel]
+        self.keeps_slope = self.entry.has_slope or self.entry.summed
 
-    def make_node(self, Z: Any, amplitude: Any, bias: Any, sigma: Any) -> Apply:
+    def make_node(self, Z: Any, amplitude: Any, bias: Any, sigma: Any, *linear: Any) -> Apply:
         Z = pt.as_tensor_variable(Z, dtype="float64", ndim=2)
         scalars = [
             pt.as_tensor_variable(v, dtype="float64", ndim=0) for v in (amplitude, bias, sigma)
         ]
+        if len(linear) != self.entry.summed:
+            raise TypeError(f"kernel {self.kernel!r} takes {4 + self.entry.summed} inputs.")
         N = Z.type.shape[0]
-        M = N if self.entry.has_slope else 0
+        M = N if self.keeps_slope else 0
         return Apply(
             self,
-            [Z, *scalars],
+            [Z, *scalars, *(pt.as_tensor_variable(v, dtype="float64") for v in linear)],
             [pt.tensor(shape=(N, N), dtype="float64"), pt.tensor(shape=(M, M), dtype="float64")],
         )
 
     def infer_shape(self, node: Apply, shapes: Any) -> list[Any]:
         N = shapes[0][0]
-        M = N if self.entry.has_slope else pt.as_tensor_variable(0)
+        M = N if self.keeps_slope else pt.as_tensor_variable(0)
         return [(N, N), (M, M)]
 
     def perform(self, node: Apply, inputs: Sequence[Any], storage: Any) -> None:
-        Z, amplitude, bias, sigma = inputs
+        Z, amplitude, bias, sigma, *linear = inputs
         N = len(Z)
         K = storage[0][0] = reused(storage[0][0], (N, N))
-        M = N if self.entry.has_slope else 0
+        M = N if self.keeps_slope else 0
         slope = storage[1][0] = reused(storage[1][0], (M, M))
-        if self.entry.stationary:
-            _fill(self.entry, Z, amplitude, K, slope)
-        else:
+        if self.entry.scaled is None:
             np.dot(Z, (amplitude**2 * Z).T, out=K)
+        else:
+            # The linear part joins each block while it is in the cache.
+            factor = Z * linear[0] if linear else None
+            _fill(self.entry, Z, amplitude, K, slope, factor)
         if bias != 0.0:
             K += bias**2
         K.flat[:: N + 1] += sigma**2
 
     def symbolic(self, *inputs: Variable) -> list[Variable]:
-        Z, amplitude, bias, sigma = inputs
+        Z, amplitude, bias, sigma, *linear = inputs
         noise = sigma**2 * pt.eye(Z.shape[0])
         if self.entry.scaled is None:
             return [amplitude**2 * Z @ Z.T + bias**2 + noise, pt.zeros((0, 0))]
@@ -96,8 +108,13 @@ class Covariance(TwinOp):
         norms = (Zc**2).sum(axis=1)
         r2 = _zero_diagonal(pt.maximum(norms[:, None] + norms[None, :] - 2.0 * Zc @ Zc.T, 0.0))
         correlation, derivative = self.entry.scaled(self.entry.unit * r2, 0.0, SYMBOLIC)
-        slope = amplitude**2 * derivative if self.entry.has_slope else pt.zeros((0, 0))
-        return [amplitude**2 * correlation + bias**2 + noise, slope]
+        K = amplitude**2 * correlation + bias**2 + noise
+        if linear:
+            factor = Z * linear[0]
+            K = K + factor @ factor.T
+        if not self.keeps_slope:
+            return [K, pt.zeros((0, 0))]
+        return [K, amplitude**2 * (derivative if self.entry.has_slope else correlation)]
 
     def pullback(
         self,
@@ -105,7 +122,6 @@ class Covariance(TwinOp):
         outputs: Sequence[Variable],
         cotangents: Sequence[Variable],
     ) -> list[Variable]:
-        Z, amplitude, bias, sigma = inputs
         K, slope = outputs
         G, G_slope = cotangents
         if not isinstance(G_slope.type, DisconnectedType):
@@ -115,7 +131,7 @@ class Covariance(TwinOp):
             # The likelihood's own gradient is read block by block and never written as a whole.
             source, parts = G.owner.op, G.owner.inputs
         pullback = _CovariancePullback(self.kernel, source)
-        return list(pullback(Z, amplitude, bias, sigma, *parts, K, slope))
+        return list(pullback(*inputs, *parts, K, slope))
 
 
 class _Written:
@@ -127,7 +143,7 @@ class _Written:
 
 
 class _CovariancePullback(GradientOp):
-    """∂L/∂(Z, amplitude, bias, sigma) from G = ∂L/∂K.
+    """∂L/∂(Z, amplitude, bias, sigma, ...) from G = ∂L/∂K.
 
     Inputs: those of :class:`Covariance`, then G or, with a ``source``, the inputs of the Op that
     makes it; last ``K`` and ``slope``, what :class:`Covariance` has computed at the same inputs,
@@ -140,82 +156,106 @@ class _CovariancePullback(GradientOp):
         self.kernel = kernel
         self.source = source
         self.entry = KERNELS[kernel]
+        self.n_own = 4 + self.entry.summed
         self.n_repeated = 2 + (source.n_repeated if source else 0)
 
     def make_node(self, *inputs: Variable) -> Apply:
-        Z, amplitude, bias, sigma = inputs[:4]
-        return Apply(self, list(inputs), [v.type() for v in (Z, amplitude, bias, sigma)])
+        return Apply(self, list(inputs), [v.type() for v in inputs[: self.n_own]])
 
     def infer_shape(self, node: Apply, shapes: Any) -> list[Any]:
-        return list(shapes[:4])
+        return list(shapes[: self.n_own])
 
     def perform(self, node: Apply, inputs: Sequence[Any], storage: Any) -> None:
-        Z, amplitude, bias, sigma, *parts, K, slope = inputs
+        Z, amplitude, bias, sigma, *linear = inputs[: self.n_own]
+        *parts, K, slope = inputs[self.n_own :]
         lower_block = partial((self.source or _Written()).lower_block, parts)
-        product, overlap, total, trace = self._contract(Z, lower_block, K, slope, bias)
-        if self.entry.stationary:
-            dZ = 4.0 * (product[:, -1:] * Z - product[:, :-1])
+        GZ1, WZ1, overlap, trace = self._contract(Z, lower_block, K, slope, bias)
+        total = GZ1[:, -1].sum()
+        dZ, dv = 0.0, 0.0
+        if self.entry.linear:
+            v = linear[0] if linear else amplitude
+            dZ, dv = _linear_gradient(Z, 2.0 * GZ1[:, :-1], v)
+        share = np.sum(Z * dZ)  # twice the linear part's of Σ G ∘ K
+        if self.entry.scaled is None:
+            damplitude = dv
         else:
-            dZ = 2.0 * amplitude**2 * product[:, :-1]
-        # amplitude² κ = K - bias² - sigma² I, so K's own derivative needs no κ.
-        signal = overlap - bias**2 * total - sigma**2 * trace
-        results = (dZ, 2.0 * signal / amplitude, 2.0 * bias * total, 2.0 * sigma * trace)
+            dZ = dZ + 4.0 * (WZ1[:, -1:] * Z - WZ1[:, :-1])
+            if self.entry.has_slope or not linear:
+                # amplitude² κ is K less its other parts, so K's own derivative needs no κ.
+                overlap -= bias**2 * total + sigma**2 * trace + 0.5 * share
+            damplitude = 2.0 * overlap / amplitude
+        results = [dZ, damplitude, 2.0 * bias * total, 2.0 * sigma * trace]
+        results += [dv] if linear else []
         for slot, value in zip(storage, results, strict=True):
             slot[0] = np.asarray(value, dtype=np.float64)
 
     def _contract(
         self, Z: Array, lower_block: Callable[[int, int], Array], K: Array, slope: Array, bias: Any
-    ) -> tuple[Array, Any, Any, Any]:
-        """W [Z, 1], Σ G ∘ K, Σ G if there is a bias, and tr G; all by lower blocks.
+    ) -> tuple[Array, Array, Any, Any]:
+        """G [Z, 1] if a part needs it, W [Z, 1], Σ G ∘ K and tr G; all by lower blocks.
 
-        W is G ∘ amplitude² κ' for a stationary kernel and G for the linear one.
+        W is G ∘ amplitude² κ'. Of a sum of the RBF and a linear part the third is Σ G ∘ amplitude² κ.
         """
         N = len(Z)
         Z1 = np.ones((N, Z.shape[1] + 1))  # the column of ones sums W's rows
         Z1[:, :-1] = Z
         GZ1, WZ1 = np.zeros_like(Z1), np.zeros_like(Z1)
         overlap = trace = 0.0
-        stationary, has_slope = self.entry.stationary, self.entry.has_slope
-        needs_G = bias != 0.0 or not stationary
+        has_slope = self.entry.has_slope
+        profile = slope if has_slope or self.entry.summed else K
+        needs_G = bias != 0.0 or self.entry.linear
         for start, end in row_blocks(N):
             G = lower_block(start, end)
             trace += G[:, start:].trace()
             if needs_G:
                 _add_symmetric(GZ1, G, Z1, start, end)
-            if has_slope or not stationary:
+            if has_slope:
                 GK = G * K[start:end, :end]
                 overlap += 2.0 * GK.sum() - GK[:, start:].sum()
-            if stationary:
-                W = np.multiply(G, slope[start:end, :end] if has_slope else K[start:end, :end])
+            if self.entry.scaled is not None:
+                W = np.multiply(G, profile[start:end, :end])
                 _add_symmetric(WZ1, W, Z1, start, end)
-        total = GZ1[:, -1].sum()
-        if not stationary:
-            return GZ1, overlap, total, trace
         if not has_slope:
-            # κ' = c κ, so W = c G ∘ (K - bias²); its diagonal does not matter, as zₙ - zₙ = 0.
+            # κ' = c κ; alone W = c G ∘ (K - bias²), whose diagonal does not matter, as zₙ - zₙ = 0.
             overlap = WZ1[:, -1].sum()
-            if needs_G:
+            if bias != 0.0 and not self.entry.summed:
                 WZ1 -= bias**2 * GZ1
-        return self.entry.rate * WZ1, overlap, total, trace
+        return GZ1, self.entry.rate * WZ1, overlap, trace
 
     def symbolic(self, *inputs: Variable) -> list[Variable]:
-        Z, amplitude, bias, sigma, *parts = inputs
+        Z, amplitude, bias, sigma, *linear = inputs[: self.n_own]
+        parts = inputs[self.n_own :]
         if self.source is None:
-            G = parts[0]
+            (G,) = parts
         else:
             (G,) = self.source.symbolic(*parts)
-        K, slope = Covariance(self.kernel).symbolic(Z, amplitude, bias, sigma)
+        K, slope = Covariance(self.kernel).symbolic(Z, amplitude, bias, sigma, *linear)
         total, trace = G.sum(), pt.trace(G)
-        signal = (G * K).sum() - bias**2 * total - sigma**2 * trace
-        if not self.entry.stationary:
-            dZ = amplitude**2 * (G @ Z + G.T @ Z)
+        dZ: Any = 0.0
+        if self.entry.linear:
+            v = linear[0] if linear else amplitude
+            dZ, dv = _linear_gradient(Z, G @ Z + G.T @ Z, v)
+        if self.entry.scaled is None:
+            damplitude = dv
         else:
-            if not self.entry.has_slope:
+            signal = (G * K).sum() - bias**2 * total - sigma**2 * trace
+            if linear:
+                # Not by dv, itself an output: then not all of its own cotangent would be counted.
+                signal = signal - 0.5 * (Z * dZ).sum()
+            elif not self.entry.has_slope:
                 slope = K - bias**2  # the diagonal does not matter
             W = self.entry.rate * G * slope
             weights = W.sum(axis=0) + W.sum(axis=1)
-            dZ = 2.0 * (weights[:, None] * Z - W @ Z - W.T @ Z)
-        return [dZ, 2.0 * signal / amplitude, 2.0 * bias * total, 2.0 * sigma * trace]
+            dZ = dZ + 2.0 * (weights[:, None] * Z - W @ Z - W.T @ Z)
+            damplitude = 2.0 * signal / amplitude
+        gradients = [dZ, damplitude, 2.0 * bias * total, 2.0 * sigma * trace]
+        return [*gradients, dv] if linear else gradients
+
+
+def _linear_gradient(Z: Any, GZ: Any, v: Any) -> tuple[Any, Any]:
+    """Gradients of the linear part in Z and v, from (G + Gᵀ) Z."""
+    along = (Z * GZ).sum(axis=0) if v.ndim else (Z * GZ).sum()
+    return v**2 * GZ, v * along
 
 
 def _add_symmetric(product: Array, block: Array, Z1: Array, start: int, end: int) -> None:
@@ -228,8 +268,10 @@ def _add_symmetric(product: Array, block: Array, Z1: Array, start: int, end: int
 _NUMPY = SimpleNamespace(exp=lambda x: np.exp(x, out=x), sqrt=np.sqrt, log=np.log)
 
 
-def _fill(entry: Kernel, Z: Array, amplitude: Any, K: Array, slope: Array) -> None:
-    """Write amplitude² κ, mirrored, and the lower blocks of the slope if there is room."""
+def _fill(
+    entry: Kernel, Z: Array, amplitude: Any, K: Array, slope: Array, factor: Array | None
+) -> None:
+    """Write amplitude² κ + factor factorᵀ, mirrored, and the lower blocks of the slope if kept."""
     if entry.scaled is None:
         raise TypeError(f"kernel {entry.name!r} is no function of distances.")
     N, Q = Z.shape
@@ -244,6 +286,9 @@ def _fill(entry: Kernel, Z: Array, amplitude: Any, K: Array, slope: Array) -> No
         np.maximum(s, 0.0, out=s)
         s[:, start:].flat[:: end - start + 1] = 0.0
         block, derivative = entry.scaled(s, log_variance, _NUMPY)
+        if factor is not None:
+            derivative = block if derivative is None else derivative
+            block = block + factor[start:end] @ factor[:end].T
         K[start:end, :end] = block
         K[:start, start:end] = block[:, :start].T
         if derivative is not None:
@@ -256,6 +301,7 @@ def covariance(
     *,
     lengthscale: Any = 1.0,
     amplitude: Any = 1.0,
+    weight: Any = 1.0,
     sigma: Any = 0.0,
     bias: Any = 0.0,
 ) -> Variable:
@@ -263,15 +309,18 @@ def covariance(
 
     Parameters
     ----------
-    kernel : {"rbf", "matern32", "matern52", "linear"}
+    kernel : {"rbf", "matern32", "matern52", "linear"}, or one of the first three ``+ linear``
         Covariance function: exp(-r²/2), (1 + √3 r) exp(-√3 r), (1 + √5 r + 5r²/3) exp(-√5 r) with
         r = ‖x - x'‖ / lengthscale (Rasmussen & Williams 2006, eq. 4.9 and 4.17), or x·x'.
+        "rbf + linear" is amplitude² exp(-r²/2) + weight² x·x'.
     X : tensor_like, dims (obs, latent), shape (N, Q)
         Latent positions.
     lengthscale : tensor_like, shape () or (Q,)
         In units of X; one number a latent dimension makes it ARD.
     amplitude, sigma, bias : tensor_like, shape ()
         Standard deviations of the signal, the white noise and a constant common to all rows.
+    weight : tensor_like, shape ()
+        Standard deviation of the slopes of a linear part beside a stationary one, per unit of X.
 
     Returns
     -------
@@ -284,4 +333,7 @@ def covariance(
     [[2.0, 1.0], [1.0, 2.0]]
     """
     Z = pt.as_tensor_variable(X, dtype="float64") / lengthscale
-    return Covariance(parse_kernel(kernel)[0].name)(Z, amplitude, bias, sigma)[0]
+    entry = parse_kernel(kernel)[0]
+    # As the graph's own product even of two numbers: describe reads it.
+    linear = [pt.as_tensor_variable(weight) * lengthscale] if entry.summed else []
+    return Covariance(entry.name)(Z, amplitude, bias, sigma, *linear)[0]

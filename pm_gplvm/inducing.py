@@ -97,6 +97,11 @@ def read_exact(model: pm.Model, n_inducing: int) -> tuple[Exact, int]:
             f"model must have a kernel of the table ({', '.join(KERNELS)}) in its own parameters, "
             f"got kernel={described.kernel!r}. Build it with build_model."
         )
+    if KERNELS[described.kernel].summed:
+        raise ValueError(
+            "model must have a kernel of one part to be given inducing inputs, got "
+            f"kernel={described.kernel!r}. Use fit_map, fit_stochastic or sample, or leave one part out."
+        )
     require_complete(rv, caller="A model with inducing inputs")
     data = standardised(rv, model.rvs_to_values[rv])
     if data is None or "sigma" not in model.named_vars:

@@ -1,11 +1,15 @@
-"""The kernels: k(x, x') = amplitude² κ(‖x - x'‖² / lengthscale²) + bias², as a table.
+"""The kernels, as a table.
 
-A stationary kernel is its profile, the correlation κ and its slope κ' as functions of the squared
+    k(x, x') = amplitude² κ(‖x - x'‖² / lengthscale²) + weight² x·x' + bias²,
+
+of which a kernel has the first part, the second or both.
+
+A stationary part is its profile, the correlation κ and its slope κ' as functions of the squared
 distance r², written once and used by NumPy and PyTensor alike.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -64,11 +68,13 @@ class Kernel:
     name : str
         What the user writes.
     scaled : callable or None
-        The profile of a stationary kernel in s = unit · r², None for the inner product x·x'.
+        The profile of the stationary part in s = unit · r², None for the inner product alone.
     unit : float
     rate : float
         c, by which the profile's second output must be multiplied to be κ'; where there is no
         second output, κ' = c κ.
+    linear : bool
+        Whether the kernel has the part weight² x·x'.
     """
 
     name: str
@@ -76,43 +82,59 @@ class Kernel:
     unit: float = 1.0
     rate: float = 1.0
     has_slope: bool = True
+    linear: bool = False
 
     @property
     def stationary(self) -> bool:
         """Whether K depends on distances alone."""
-        return self.scaled is not None
+        return not self.linear
+
+    @property
+    def summed(self) -> bool:
+        """Whether it has a stationary part and a linear one."""
+        return self.scaled is not None and self.linear
 
     @property
     def parameters(self) -> tuple[str, ...]:
         """Names of the kernel's hyperparameters (noise and bias are added to any kernel)."""
-        return ("lengthscale", "amplitude") if self.stationary else ()
+        if self.scaled is None:
+            return ()
+        return ("lengthscale", "amplitude", *(("weight",) if self.linear else ()))
+
+    def linear_variance(self, amplitude: Any, weight: Any) -> Any:
+        """Return what x·x' is multiplied by: by itself the linear part has no weight of its own."""
+        return (amplitude if self.scaled is None else weight) ** 2
 
     def profile(self, r2: Any, xp: Any, amplitude: Any = 1.0) -> tuple[Any, Any]:
-        """Evaluate amplitude² κ and amplitude² κ' at squared distances r²."""
+        """Evaluate amplitude² κ and amplitude² κ' of the stationary part at squared distances r²."""
         if self.scaled is None:
             raise TypeError(f"kernel {self.name!r} is no function of distances.")
         value, slope = self.scaled(self.unit * r2, 2.0 * xp.log(abs(amplitude)), xp)
         return value, self.rate * (slope if self.has_slope else value)
 
 
+_STATIONARY = (
+    Kernel("rbf", _rbf, unit=0.5, rate=-0.5, has_slope=False),
+    Kernel("matern32", _matern32, unit=3.0, rate=-1.5),
+    Kernel("matern52", _matern52, unit=5.0, rate=-5.0 / 6.0),
+)
 KERNELS = {
     kernel.name: kernel
     for kernel in (
-        Kernel("rbf", _rbf, unit=0.5, rate=-0.5, has_slope=False),
-        Kernel("matern32", _matern32, unit=3.0, rate=-1.5),
-        Kernel("matern52", _matern52, unit=5.0, rate=-5.0 / 6.0),
-        Kernel("linear", None, has_slope=False),
+        *_STATIONARY,
+        Kernel("linear", None, has_slope=False, linear=True),
+        *(replace(part, name=f"{part.name} + linear", linear=True) for part in _STATIONARY),
     )
 }
 
 
 def parse_kernel(text: str) -> tuple[Kernel, bool]:
-    """Read a kernel's name, with ``"+ bias"`` behind it if a bias is wanted.
+    """Read a kernel's name: parts joined by "+", in any order, "bias" among them if wanted.
 
     Parameters
     ----------
     text : str
-        For example ``"rbf"`` or ``"rbf + bias"``.
+        For example ``"rbf"``, ``"rbf + bias"`` or ``"rbf + linear"``.
 
     Returns
     -------
@@ -122,13 +144,13 @@ def parse_kernel(text: str) -> tuple[Kernel, bool]:
     Raises
     ------
     ValueError
-        If the text names no kernel, two kernels, or one that is unknown.
+        If the text names no kernel, one that is unknown, or a sum that is not in the table.
 
     Examples
     --------
-    >>> kernel, bias = parse_kernel("rbf + bias")
+    >>> kernel, bias = parse_kernel("bias + linear + rbf")
     >>> kernel.name, bias
-    ('rbf', True)
+    ('rbf + linear', True)
     """
     if not isinstance(text, str):
         raise TypeError(
@@ -136,13 +158,15 @@ def parse_kernel(text: str) -> tuple[Kernel, bool]:
             "covariance of your own put gplvm.GPColumns into a pm.Model."
         )
     words = [word.strip().lower() for word in text.split("+")]
-    names = [word for word in words if word != "bias"]
-    if len(names) != 1 or names[0] not in KERNELS or len(words) > len(names) + 1:
+    # The table's sums have the linear part last.
+    parts = sorted((word for word in words if word != "bias"), key="linear".__eq__)
+    name = " + ".join(parts)
+    if name not in KERNELS or len(words) > len(parts) + 1:
         raise ValueError(
             f"kernel must be one of {', '.join(KERNELS)}, with ' + bias' behind it if wanted, "
             f"got {text!r}."
         )
-    return KERNELS[names[0]], "bias" in words
+    return KERNELS[name], "bias" in words
 
 
 def cross_covariance(
@@ -152,6 +176,7 @@ def cross_covariance(
     *,
     lengthscale: Any = 1.0,
     amplitude: float = 1.0,
+    weight: float = 1.0,
     bias: float = 0.0,
 ) -> Array:
     """Evaluate k(X_new, X), without noise, in NumPy.
@@ -160,7 +185,7 @@ def cross_covariance(
     ----------
     kernel : str
     X_new, X : ndarray, shape (S, Q) and (N, Q)
-    lengthscale, amplitude, bias
+    lengthscale, amplitude, weight, bias
         As in :func:`covariance`, numbers.
 
     Returns
@@ -168,21 +193,34 @@ def cross_covariance(
     ndarray, shape (S, N)
     """
     entry = KERNELS[kernel]
-    if not entry.stationary:
-        return np.asarray(amplitude**2 * X_new @ X.T + bias**2)
-    r2 = cdist(X_new / lengthscale, X / lengthscale, "sqeuclidean")
-    return np.asarray(amplitude**2 * entry.profile(r2, np)[0] + bias**2)
+    if entry.scaled is None:
+        K = np.zeros((len(X_new), len(X)))
+    else:
+        r2 = cdist(X_new / lengthscale, X / lengthscale, "sqeuclidean")
+        K = entry.profile(r2, np)[0]
+        K *= amplitude**2
+    if entry.linear:
+        K += entry.linear_variance(amplitude, weight) * X_new @ X.T
+    K += bias**2
+    return np.asarray(K)
 
 
-def prior_variance(kernel: str, X: Array, *, amplitude: float = 1.0, bias: float = 0.0) -> Array:
+def prior_variance(
+    kernel: str, X: Array, *, amplitude: float = 1.0, weight: float = 1.0, bias: float = 0.0
+) -> Array:
     """Evaluate the diagonal of k(X, X), without noise, in NumPy.
 
     Returns
     -------
     ndarray, shape (N,)
     """
-    signal = np.ones(len(X)) if KERNELS[kernel].stationary else (X**2).sum(axis=1)
-    return amplitude**2 * signal + bias**2
+    entry = KERNELS[kernel]
+    variance = np.full(len(X), bias**2)
+    if entry.scaled is not None:
+        variance += amplitude**2
+    if entry.linear:
+        variance += entry.linear_variance(amplitude, weight) * (X**2).sum(axis=1)
+    return variance
 
 
 def cross_slope(
@@ -192,21 +230,27 @@ def cross_slope(
     *,
     lengthscale: Any = 1.0,
     amplitude: float = 1.0,
+    weight: float = 1.0,
     bias: float = 0.0,
 ) -> Array:
-    """Evaluate ∂k(x, X)/∂x at the rows x of X_new: 2 amplitude² κ'(r²) (x - X) / lengthscale².
+    """Evaluate ∂k(x, X)/∂x at the rows x of X_new.
+
+    2 amplitude² κ'(r²) (x - X) / lengthscale² + weight² X.
 
     Returns
     -------
     ndarray, shape (S, Q, N)
     """
     entry = KERNELS[kernel]
-    if not entry.stationary:
-        return np.broadcast_to(amplitude**2 * X.T, (len(X_new), *X.T.shape))
-    r2 = cdist(X_new / lengthscale, X / lengthscale, "sqeuclidean")
-    rate = 2.0 * amplitude**2 * entry.profile(r2, np)[1]
-    apart = (X_new[:, None] - X) / np.square(lengthscale)
-    return np.asarray(rate[:, None] * apart.transpose(0, 2, 1))
+    slope = np.zeros((len(X_new), *X.T.shape))
+    if entry.scaled is not None:
+        r2 = cdist(X_new / lengthscale, X / lengthscale, "sqeuclidean")
+        rate = 2.0 * amplitude**2 * entry.profile(r2, np)[1]
+        apart = (X_new[:, None] - X) / np.square(lengthscale)
+        slope += rate[:, None] * apart.transpose(0, 2, 1)
+    if entry.linear:
+        slope += entry.linear_variance(amplitude, weight) * X.T
+    return slope
 
 
 def prior_slope_variance(
@@ -215,16 +259,22 @@ def prior_slope_variance(
     *,
     lengthscale: Any = 1.0,
     amplitude: float = 1.0,
+    weight: float = 1.0,
     bias: float = 0.0,
 ) -> Array:
-    """Evaluate ∂²k(x, x')/∂x∂x' at x' = x, its diagonal: -2 amplitude² κ'(0) / lengthscale².
+    """Evaluate ∂²k(x, x')/∂x∂x' at x' = x, its diagonal.
+
+    -2 amplitude² κ'(0) / lengthscale² + weight².
 
     Returns
     -------
     ndarray, shape (Q,)
     """
     entry = KERNELS[kernel]
-    if not entry.stationary:
-        return np.full(latent_dim, amplitude**2)
-    slope = float(entry.profile(np.zeros(1), np)[1][0])
-    return np.full(latent_dim, -2.0 * amplitude**2 * slope) / np.square(lengthscale)
+    variance = np.zeros(latent_dim)
+    if entry.scaled is not None:
+        slope = float(entry.profile(np.zeros(1), np)[1][0])
+        variance += -2.0 * amplitude**2 * slope / np.square(lengthscale)
+    if entry.linear:
+        variance += entry.linear_variance(amplitude, weight)
+    return variance

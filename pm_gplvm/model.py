@@ -1,6 +1,6 @@
 """From a table to a plain ``pm.Model``."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -52,14 +52,17 @@ def build_model(
     kernel : {"rbf", "matern32", "matern52", "linear"}, ``" + bias"`` behind it if wanted
         Covariance of the rows; white noise ``sigma`` is always added. "linear" is
         K = X Xᵀ + sigma² I, dual probabilistic PCA, and has no lengthscale or amplitude.
+        "rbf + linear", "matern32 + linear" and "matern52 + linear" are the sum of
+        amplitude² κ(‖x - x'‖ / lengthscale) and weight² x·x': PCA and what bends it.
     ard : bool, default False
         One lengthscale for each latent dimension instead of one for all.
     priors : mapping, optional
-        Replaces the prior of ``X``, ``lengthscale``, ``amplitude``, ``sigma`` or ``bias``: a
-        number (held fixed), ``"flat"``, a distribution such as ``pm.HalfNormal.dist(1)``, or a
-        function of (name, dims) that makes the variable. Defaults: N(0, 1), InverseGamma(3, 2),
-        LogNormal(0, 1), LogNormal(-2, 1), HalfNormal(1). For X there are :func:`informed`,
-        :func:`dynamics`, :func:`classes` and :func:`back_constrained`.
+        Replaces the prior of ``X``, ``lengthscale``, ``amplitude``, ``weight``, ``sigma`` or
+        ``bias``: a number (held fixed), ``"flat"``, a distribution such as
+        ``pm.HalfNormal.dist(1)``, or a function of (name, dims) that makes the variable. Defaults:
+        N(0, 1), InverseGamma(3, 2), LogNormal(0, 1), HalfNormal(1), LogNormal(-2, 1),
+        HalfNormal(1). For X there are :func:`informed`, :func:`dynamics`, :func:`classes` and
+        :func:`back_constrained`.
     scale : {"global", "feature", "none"}, default "global"
         What the centred columns are divided by: one number for all, each its own standard
         deviation, or nothing.
@@ -77,8 +80,8 @@ def build_model(
     Returns
     -------
     pm.Model
-        With ``X`` (obs, latent), ``lengthscale`` () or (latent,), ``amplitude``, ``sigma``,
-        ``bias`` and the observed ``Y`` (feature, obs): transposed, as PyMC puts batch
+        With ``X`` (obs, latent), ``lengthscale`` () or (latent,), ``amplitude``, ``weight``,
+        ``sigma``, ``bias``, as the kernel has them, and the observed ``Y`` (feature, obs): transposed, as PyMC puts batch
         dimensions first. With missing entries the data ``Y_seen`` (feature, obs) tell where Y has
         any; elsewhere ``Y_data`` holds the column's mean, which is not looked at.
 
@@ -299,7 +302,7 @@ def _in_named_parameters(model: pm.Model, cov: Variable) -> bool:
     """
     if cov.owner is None or not isinstance(cov.owner.op, Covariance):
         return False
-    Z, amplitude, bias, sigma = cov.owner.inputs
+    Z, amplitude, bias, sigma, *linear = cov.owner.inputs
     named = model.named_vars
 
     def is_named(variable: Variable, name: str, default: float | None) -> bool:
@@ -320,4 +323,13 @@ def _in_named_parameters(model: pm.Model, cov: Variable) -> bool:
         and is_named(amplitude, "amplitude", 1.0)
         and is_named(bias, "bias", 0.0)
         and _is_noise(model, sigma)
+        and all(_is_product(v, is_named) for v in linear)
     )
+
+
+def _is_product(v: Variable, is_named: Callable[[Variable, str, float | None], bool]) -> bool:
+    """Whether it is weight · lengthscale, as :func:`covariance` writes it."""
+    if v.owner is None or v.owner.op != pt.mul or len(v.owner.inputs) != 2:
+        return False
+    weight, lengthscale = v.owner.inputs
+    return is_named(weight, "weight", 1.0) and is_named(lengthscale, "lengthscale", 1.0)

@@ -19,10 +19,12 @@ DEFAULT_PRIORS: Mapping[str, Callable[[], Variable]] = {
     # cost in likelihood, and a density that does not vanish at 0 leaves the mode without a place.
     "lengthscale": lambda: pm.InverseGamma.dist(3.0, 2.0),
     "amplitude": lambda: pm.LogNormal.dist(0.0, 1.0),
+    "weight": lambda: pm.HalfNormal.dist(1.0),  # finite at 0: the linear part may vanish
     "sigma": lambda: pm.LogNormal.dist(-2.0, 1.0),
     "bias": lambda: pm.HalfNormal.dist(1.0),
 }
-"""The default of each parameter; amplitude, sigma and bias in units of the data's scale."""
+"""The default of each parameter; amplitude, weight (per unit of X), sigma and bias in units
+of the data's scale."""
 
 
 def add_prior(

@@ -109,12 +109,17 @@ class Relocation:
 
     def _theta(self, values: Mapping[str, Array]) -> tuple[Theta, Array]:
         named = {**self._fixed, **self._constrain(*(values[name] for name in self._names))}
-        scalars = [
+        amplitude, sigma, bias = (
             np.atleast_1d(np.asarray(named.get(name, default), dtype=np.float64))
             for name, default in (("amplitude", 1.0), ("sigma", 0.0), ("bias", 0.0))
-        ]
-        scalars[1] = np.hypot(scalars[1], self._floor)
-        return Theta(self._kernel, *scalars), np.asarray(named.get("lengthscale", 1.0))
+        )
+        sigma = np.hypot(sigma, self._floor)
+        lengthscale = np.asarray(named.get("lengthscale", 1.0))
+        # Rows move in units of the lengthscale, and the linear part is in units of X.
+        of_linear = None
+        if KERNELS[self._kernel].summed:
+            of_linear = (named.get("weight", 1.0) * lengthscale).reshape(1, 1, -1)
+        return Theta(self._kernel, amplitude, sigma, bias, of_linear), lengthscale
 
     def _better(
         self,

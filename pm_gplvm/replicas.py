@@ -66,7 +66,12 @@ class Posterior:
             np.hypot(each("sigma", 0.0), self.floor),
             each("bias", 0.0),
         )
-        return Theta(self.kernel, *scalars), each("lengthscale", 1.0).reshape(n_states, 1, -1)
+        lengthscale = each("lengthscale", 1.0).reshape(n_states, 1, -1)
+        # Rows move in units of the lengthscale, and the linear part is in units of X.
+        of_linear = None
+        if KERNELS[self.kernel].summed:
+            of_linear = each("weight", 1.0)[:, None, None] * lengthscale
+        return Theta(self.kernel, *scalars, linear=of_linear), lengthscale
 
 
 def compile_posterior(model: pm.Model) -> Posterior:

@@ -221,6 +221,11 @@ class _Part:
         self.unit = np.broadcast_to(lengthscale, Q)
         self.amplitude = float(draw.theta.get("amplitude", 1.0))
         self.bias = float(draw.theta.get("bias", 0.0))
+        self.kernel = KERNELS[draw.kernel]
+        self.of_linear = 0.0
+        if self.kernel.linear:
+            weight = float(draw.theta.get("weight", 1.0))
+            self.of_linear = self.kernel.linear_variance(self.amplitude, weight)
 
     def conditional(self, x: Array) -> tuple[Array, Array]:
         """Mean (S, D) and variance (S,) of a measurement at places x."""
@@ -283,21 +288,23 @@ class _Part:
             2.0 * by_variance[:, None] * dtrmm(1.0, self.inverse, half, lower=1, trans_a=1).T
         )
         X = self.draw.X
-        if slope is None:
-            gradient = self.amplitude**2 * (by_cross @ X + 2.0 * by_variance[:, None] * x)
-        else:
+        gradient = np.zeros_like(x)
+        if slope is not None:
             by_r2 = by_cross * slope  # r² = Σ (x - x_n)² / lengthscale²
             gradient = 2.0 * (x * by_r2.sum(axis=1)[:, None] - by_r2 @ X) / self.unit**2
+        if self.of_linear:
+            gradient += self.of_linear * (by_cross @ X + 2.0 * by_variance[:, None] * x)
         return value, gradient
 
     def _cross_and_slope(self, x: Array) -> tuple[Array, Array | None]:
         """Return k(x, X) and its derivative in r², both (S, N); no slope of the inner product."""
-        kernel = KERNELS[self.draw.kernel]
-        if not kernel.stationary:
+        if self.kernel.scaled is None:
             return self.draw.cross(x), None
         r2 = cdist(x / self.unit, self.draw.Z, "sqeuclidean")
-        value, slope = kernel.profile(r2, np, self.amplitude)
-        return value + self.bias**2, slope
+        value, slope = self.kernel.profile(r2, np, self.amplitude)
+        if not self.of_linear:
+            return value + self.bias**2, slope
+        return value + self.of_linear * x @ self.draw.X.T + self.bias**2, slope
 
 
 def distances2(rows: Rows, F: Array) -> Array:

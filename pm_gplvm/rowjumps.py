@@ -44,23 +44,39 @@ class Theta:
     ----------
     kernel : str
     amplitude, sigma, bias : ndarray, shape (R,)
+    linear : ndarray, shape (R, 1, 1) or (R, 1, Q), optional
+        Of a sum with a linear part: weight · lengthscale, the weight per unit of the Z in which
+        rows move.
     """
 
     kernel: str
     amplitude: Array
     sigma: Array
     bias: Array
+    linear: Array | None = None
+
+    @property
+    def _slopes(self) -> Array:
+        """Standard deviations of the linear part's slopes, (R, 1, 1) or (R, 1, Q)."""
+        if KERNELS[self.kernel].scaled is None:
+            return self.amplitude[:, None, None]
+        if self.linear is None:
+            raise TypeError(f"kernel {self.kernel!r} needs the weights of its linear part.")
+        return self.linear
 
     def cross(self, C: Array, Z: Array) -> Array:
         """k(C, Z) without noise: (R, M, Q) and (R, N, Q) to (R, M, N)."""
         entry = KERNELS[self.kernel]
         variance, offset = (self.amplitude**2)[:, None, None], (self.bias**2)[:, None, None]
-        inner = C @ Z.transpose(0, 2, 1)
+        across = Z.transpose(0, 2, 1)
         if entry.scaled is None:
-            return np.asarray(variance * inner + offset)
-        s = squared_distances(C, Z, inner)
-        s *= entry.unit
-        value = entry.scaled(s, np.log(variance), np)[0]
+            value = np.zeros((len(C), C.shape[1], Z.shape[1]))
+        else:
+            s = squared_distances(C, Z, C @ across)
+            s *= entry.unit
+            value = entry.scaled(s, np.log(variance), np)[0]
+        if entry.linear:
+            value += (C * self._slopes**2) @ across
         if self.bias.any():
             value += offset
         return value
@@ -68,9 +84,13 @@ class Theta:
     def variance(self, C: Array) -> Array:
         """Variance of a new row at C before any data, noise included: (R, M, Q) to (R, M)."""
         entry = KERNELS[self.kernel]
-        signal = np.ones(C.shape[:2]) if entry.stationary else (C**2).sum(axis=-1)
-        constant = (self.bias**2 + self.sigma**2)[:, None]
-        return np.asarray((self.amplitude**2)[:, None] * signal + constant)
+        constant = self.bias**2 + self.sigma**2
+        if entry.scaled is not None:
+            constant = constant + self.amplitude**2
+        variance = np.broadcast_to(constant[:, None], C.shape[:2])
+        if not entry.linear:
+            return variance
+        return np.asarray(variance + ((self._slopes * C) ** 2).sum(axis=-1))
 
     def inverse(self, Z: Array) -> Array:
         """K⁻¹ at positions (R, N, Q), noise included, shape (R, N, N)."""

@@ -21,7 +21,7 @@ __all__ = [
 
 OBS, FEATURE, LATENT, CLASS = "obs", "feature", "latent", "latent_class"
 
-THETA = ("lengthscale", "amplitude", "sigma", "bias")
+THETA = ("lengthscale", "amplitude", "weight", "sigma", "bias")
 """The hyperparameters that a model built here may have, in the order of its tables."""
 
 

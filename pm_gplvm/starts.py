@@ -77,7 +77,7 @@ EMBEDDINGS = {"pca": _pca, "isomap": _isomap, "random": _random}
 
 # For X of unit spread and data of unit scale: near Lawrence's (2005, section 7.1) 1, 1, e^-½, e^-½,
 # with less noise, as a start that explains all by noise may stay there.
-_THETA = {"lengthscale": 1.0, "amplitude": 1.0, "sigma": 0.3, "bias": 0.6}
+_THETA = {"lengthscale": 1.0, "amplitude": 1.0, "weight": 0.3, "sigma": 0.3, "bias": 0.6}
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,22 @@ from sklearn.gaussian_process.kernels import RBF, DotProduct, Matern
 from sklearn.neighbors import NearestNeighbors
 
 STATIONARY = ("rbf", "matern32", "matern52")
-ALL_KERNELS = (*STATIONARY, "linear")
+SUMS = tuple(f"{kernel} + linear" for kernel in STATIONARY)
+ALL_KERNELS = (*STATIONARY, "linear", *SUMS)
 
 
-def kernel_matrix(kernel, X, *, lengthscale=1.0, amplitude=1.0, sigma=0.0, bias=0.0):
+def kernel_matrix(kernel, X, *, lengthscale=1.0, amplitude=1.0, weight=1.0, sigma=0.0, bias=0.0):
     """K by scikit-learn's kernels."""
+    if kernel in SUMS:
+        part = kernel_matrix(
+            kernel.split()[0],
+            X,
+            lengthscale=lengthscale,
+            amplitude=amplitude,
+            sigma=sigma,
+            bias=bias,
+        )
+        return part + weight**2 * DotProduct(0.0, "fixed")(X)
     correlation = {
         "rbf": lambda: RBF(lengthscale)(X),
         "matern32": lambda: Matern(lengthscale, nu=1.5)(X),

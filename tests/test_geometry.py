@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from made import fit_of
+from oracles import ALL_KERNELS, SUMS
 from scipy.stats import multivariate_normal
 from test_prediction import conditional, made_fit
 
@@ -11,7 +12,7 @@ from pm_gplvm.geometry import occupancy
 from pm_gplvm.kernels import cross_covariance, cross_slope, prior_slope_variance
 from pm_gplvm.processes import each_process
 
-KERNELS = ["rbf", "matern32", "matern52", "linear", "rbf + bias"]
+KERNELS = ["rbf", "matern32", "matern52", "linear", "rbf + bias", *SUMS]
 STEP = 1e-5
 
 
@@ -21,9 +22,9 @@ def differences(function, x):
     return np.stack([(function(x + h) - function(x - h)) / (2 * STEP) for h in steps], axis=-1)
 
 
-@pytest.mark.parametrize("kernel", ["rbf", "matern32", "matern52", "linear"])
+@pytest.mark.parametrize("kernel", ALL_KERNELS)
 def test_slopes_of_the_kernel(kernel, rng):
-    theta = {"lengthscale": np.array([0.7, 1.4]), "amplitude": 1.3, "bias": 0.4}
+    theta = {"lengthscale": np.array([0.7, 1.4]), "amplitude": 1.3, "weight": 0.6, "bias": 0.4}
     theta = {"amplitude": 1.0, "bias": 0.4} if kernel == "linear" else theta
     X, x = rng.standard_normal((6, 2)), rng.standard_normal(2)
     expected = differences(lambda at: cross_covariance(kernel, at[None], X, **theta)[0], x)

@@ -6,6 +6,7 @@ import pytest
 import xarray as xr
 from oracles import (
     ALL_KERNELS,
+    SUMS,
     central_differences,
     centre_and_spread,
     column_logps,
@@ -23,7 +24,9 @@ def theta_of(kernel, ard):
     noise = {"sigma": 0.4, "bias": 0.7}
     if kernel == "linear":
         return noise
-    return {"lengthscale": np.array([0.8, 1.7]) if ard else 0.9, "amplitude": 1.3, **noise}
+    weight = {"weight": 0.6} if kernel in SUMS else {}
+    lengthscale = np.array([0.8, 1.7]) if ard else 0.9
+    return {"lengthscale": lengthscale, "amplitude": 1.3, **weight, **noise}
 
 
 def log_likelihood(Y, kernel, point):

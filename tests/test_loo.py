@@ -7,7 +7,7 @@ import numpy as np
 import pymc as pm
 import pytest
 from made import fit_of
-from oracles import ALL_KERNELS, column_logps, kernel_matrix
+from oracles import ALL_KERNELS, SUMS, column_logps, kernel_matrix
 from scipy.special import logsumexp
 from scipy.stats import norm
 
@@ -18,7 +18,9 @@ SHARED = {"lengthscale": 0.8, "amplitude": 1.3, "sigma": 0.4}
 
 
 def theta_of(kernel):
-    return {"sigma": 0.4} if kernel == "linear" else SHARED
+    if kernel == "linear":
+        return {"sigma": 0.4}
+    return SHARED | ({"weight": 0.6} if kernel in SUMS else {})
 
 
 def drawn(Y, kernel="rbf", *, chains=1, draws=1, scale="feature", spread=1.0, seed=2):

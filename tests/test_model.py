@@ -1,14 +1,18 @@
 """build_model: labels, priors of every kind, and the units of what comes out."""
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import pymc as pm
 import pytest
 import xarray as xr
-from oracles import kernel_matrix
+from oracles import ALL_KERNELS, kernel_matrix
 
 import pm_gplvm as gplvm
+from pm_gplvm.kernels import parse_kernel
 from pm_gplvm.model import describe
+from pm_gplvm.schema import THETA
 
 FIXED = {"lengthscale": 1.0, "amplitude": 1.0, "sigma": 0.3}
 
@@ -41,12 +45,14 @@ def test_variables_dims_and_coordinates(Y):
         ("matern32 + bias", ["X", "lengthscale", "amplitude", "sigma", "bias"]),
         ("linear", ["X", "sigma"]),
         ("linear + bias", ["X", "sigma", "bias"]),
+        ("linear + rbf", ["X", "lengthscale", "amplitude", "weight", "sigma"]),
+        ("matern52 + linear + bias", ["X", *THETA]),
     ],
 )
 def test_parameters_of_each_kernel(kernel, expected, Y):
     model = gplvm.build_model(Y, kernel=kernel)
     assert names(model.free_RVs) == expected
-    assert describe(model).kernel == kernel.split()[0]
+    assert describe(model).kernel == parse_kernel(kernel)[0].name
 
 
 def test_frame_gives_its_names_to_the_model(rng):
@@ -328,8 +334,8 @@ def test_latent_dim_from_numpy(Y):
 
 
 def test_unknown_kernel(Y):
-    with pytest.raises(ValueError, match=r"kernel must be one of rbf, .*got 'rbf\+linear'"):
-        gplvm.build_model(Y, kernel="rbf+linear")
+    with pytest.raises(ValueError, match=r"kernel must be one of rbf, .*got 'rbf\+cubic'"):
+        gplvm.build_model(Y, kernel="rbf+cubic")
 
 
 def test_ard_needs_a_lengthscale(Y):
@@ -364,14 +370,14 @@ def test_describe_without_positions(rng):
         describe(model)
 
 
-@pytest.mark.parametrize("kernel", ["rbf", "matern32", "matern52", "linear", "rbf + bias"])
+@pytest.mark.parametrize("kernel", [*ALL_KERNELS, "rbf + bias", "rbf + linear + bias"])
 @pytest.mark.parametrize("ard", [False, True])
 def test_the_kernel_is_read_off_the_graph(kernel, ard, Y):
     if ard and kernel == "linear":
         return
     model = gplvm.build_model(Y, kernel=kernel, ard=ard, priors={"sigma": 0.1})
     for one in (model, pm.do(model, {"X": np.ones((12, 2))})):
-        assert describe(one).kernel == kernel.split(" ")[0]
+        assert describe(one).kernel == kernel.removesuffix(" + bias")
 
 
 def test_parameters_of_other_names_make_a_covariance_custom(Y):
@@ -387,5 +393,11 @@ def test_parameters_of_other_names_make_a_covariance_custom(Y):
     assert described(lambda X: gplvm.covariance("rbf", X, lengthscale=length())) == "rbf"
     assert described(lambda X: gplvm.covariance("rbf", X, lengthscale=2 * length())) == "custom"
     assert described(lambda X: gplvm.covariance("rbf", 2 * X)) == "custom"
+    both = partial(gplvm.covariance, "rbf + linear")
+    assert described(lambda X: both(X, lengthscale=length())) == "rbf + linear"
+    assert described(both) == "rbf + linear"
+    assert described(lambda X: both(X, weight=pm.HalfNormal("weight"))) == "rbf + linear"
+    assert described(lambda X: both(X, weight=2.0)) == "custom"
+    assert described(lambda X: both(X, weight=pm.HalfNormal("w"))) == "custom"
     assert described(lambda X: gplvm.covariance("rbf", X, sigma=0.3)) == "custom"
     assert described(lambda X: gplvm.covariance("rbf", X, sigma=pm.HalfNormal("s"))) == "custom"

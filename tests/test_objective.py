@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from oracles import (
     ALL_KERNELS,
     STATIONARY,
+    SUMS,
     central_differences,
     centre_and_spread,
     column_logps,
@@ -28,6 +29,7 @@ few = settings(max_examples=8, deadline=None, derandomize=True, database=None)
 def point_of(kernel, rng, *, ard=False, n=12, bias=0.7):
     theta = {"lengthscale": np.array([0.8, 1.7]) if ard else 0.9, "amplitude": 1.3}
     theta = {} if kernel == "linear" else theta
+    theta |= {"weight": 0.6} if kernel in SUMS else {}
     noise = {"sigma": 0.4} | ({} if bias is None else {"bias": bias})
     return {"X": rng.normal(size=(n, 2)), **theta, **noise}
 
@@ -119,7 +121,7 @@ def test_shortened_data_give_the_gradient_of_all_columns(model, mode):
 
 
 @pytest.mark.parametrize(
-    ("kernel", "ard"), [*((k, a) for k in STATIONARY for a in (0, 1)), ("linear", 0)]
+    ("kernel", "ard"), [*((k, a) for k in (*STATIONARY, *SUMS) for a in (0, 1)), ("linear", 0)]
 )
 def test_gradient_equals_central_differences(kernel, ard, objectives, rng):
     objective = objectives(f"{kernel} + bias", ard=bool(ard), scale="feature")
@@ -149,7 +151,7 @@ def test_gradient_in_the_samplers_variables_equals_central_differences(Y, rng):
     np.testing.assert_allclose(gradient, expected, rtol=1e-6, atol=1e-6 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("kernel", ["rbf", "matern52", "linear"])
+@pytest.mark.parametrize("kernel", ["rbf", "matern52", "linear", "rbf + linear"])
 def test_second_derivatives_through_the_whole_density(kernel, Y, mode, rng):
     """Hessian times a vector, against differences of the gradient."""
     model = gplvm.build_model(Y, kernel=kernel)
@@ -311,7 +313,7 @@ def test_K_that_is_not_positive_definite(objectives, rng):
     assert value == -np.inf
 
 
-@pytest.mark.parametrize("kernel", ["rbf + bias", "linear + bias"])
+@pytest.mark.parametrize("kernel", ["rbf + bias", "linear + bias", "rbf + linear + bias"])
 def test_samplers_may_step_far_outside(kernel, Y):
     """An exception in the density would end a whole run; infinity is but a rejected step."""
     density = compile_log_density(gplvm.build_model(Y, kernel=kernel), jacobian=True)

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 import xarray as xr
-from oracles import kernel_matrix
+from oracles import SUMS, kernel_matrix
 from scipy.stats import multivariate_normal
 
 import pm_gplvm as gplvm
 from pm_gplvm.prediction import relative_uncertainty
 from pm_gplvm.results import as_fit
 
-KERNELS = ["rbf", "matern32", "matern52", "linear", "rbf + bias"]
+KERNELS = ["rbf", "matern32", "matern52", "linear", "rbf + bias", *SUMS, "rbf + linear + bias"]
 
 
 def made_fit(Y, kernel, draws=1, *, scale="global", seed=3):

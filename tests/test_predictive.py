@@ -10,7 +10,7 @@ from test_prediction import conditional, made_fit
 import pm_gplvm as gplvm
 
 
-@pytest.mark.parametrize("kernel", ["rbf", "matern32", "linear", "rbf + bias"])
+@pytest.mark.parametrize("kernel", ["rbf", "matern32", "linear", "rbf + bias", "rbf + linear"])
 def test_draws_have_the_mean_and_covariance_of_the_joint_gaussian(Y, kernel, rng):
     fit = made_fit(Y, kernel)
     X_new = rng.standard_normal((4, 2))
@@ -51,7 +51,7 @@ def test_one_place_twice_is_one_function(Y):
 
 
 @pytest.mark.parametrize("noise", [False, True])
-@pytest.mark.parametrize("kernel", ["rbf", "linear"])
+@pytest.mark.parametrize("kernel", ["rbf", "linear", "rbf + linear"])
 def test_a_reconstruction_is_the_prediction_at_the_rows_own_places(Y, kernel, noise):
     fit = made_fit(Y, kernel)
     expected = gplvm.predict(fit, fit.posterior["X"].to_numpy()[0, 0], noise=noise)

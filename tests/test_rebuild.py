@@ -65,6 +65,7 @@ POINT = {"lengthscale": 0.8, "amplitude": 1.2, "sigma": 0.4}
     [
         {},
         {"kernel": "matern32", "ard": True, "scale": "none"},
+        {"kernel": "rbf + linear + bias", "ard": True},
         {"priors": {"sigma": 0.3, "lengthscale": "flat"}},
         {"priors": {"amplitude": pm.HalfNormal.dist(2.0)}},
         {"priors": {"X": pm.Normal.dist(np.arange(24.0).reshape(12, 2), 0.5)}},
@@ -82,7 +83,7 @@ def test_the_model_built_again_has_the_same_density(Y, rng, settings):
     point = {
         rv.name: np.full(2, v) if rv.ndim else v
         for rv in model.free_RVs
-        if (v := POINT.get(rv.name)) is not None
+        if (v := (POINT | {"weight": 0.6, "bias": 0.5}).get(rv.name)) is not None
     }
     point["X"] = X
     assert logp_of(again, point) == logp_of(model, point)

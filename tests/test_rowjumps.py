@@ -2,16 +2,17 @@
 
 import numpy as np
 import pytest
-from oracles import ALL_KERNELS, column_logps, kernel_matrix
+from oracles import ALL_KERNELS, SUMS, column_logps, kernel_matrix
 from scipy import stats
 
 from pm_gplvm.rowjumps import Proposal, RowMoves, Theta, _wide, take_out
 
-AMPLITUDE, SIGMA, BIAS = 1.3, 0.4, 0.6
+AMPLITUDE, SIGMA, BIAS, WEIGHT = 1.3, 0.4, 0.6, 0.8
 
 
 def theta_of(kernel, R):
-    return Theta(kernel, np.full(R, AMPLITUDE), np.full(R, SIGMA), np.full(R, BIAS))
+    linear = np.full((R, 1, 1), WEIGHT) if kernel in SUMS else None
+    return Theta(kernel, np.full(R, AMPLITUDE), np.full(R, SIGMA), np.full(R, BIAS), linear)
 
 
 def normal_prior(n, C):
@@ -24,7 +25,7 @@ def moves(Z, F, rng, kernel="rbf", beta=1.0):
 
 
 def K_of(kernel, Z):
-    return kernel_matrix(kernel, Z, amplitude=AMPLITUDE, sigma=SIGMA, bias=BIAS)
+    return kernel_matrix(kernel, Z, amplitude=AMPLITUDE, sigma=SIGMA, bias=BIAS, weight=WEIGHT)
 
 
 @pytest.mark.parametrize("kernel", ALL_KERNELS)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from made import fit_of
-from oracles import central_differences, kernel_matrix
+from oracles import SUMS, central_differences, kernel_matrix
 from scipy.optimize import minimize, rosen, rosen_der
 from scipy.stats import multivariate_normal, multivariate_t, norm
 
@@ -14,11 +14,12 @@ from pm_gplvm.proposals import Proposals
 from pm_gplvm.rowdensity import RowDensity, Rows
 
 THETA = {"lengthscale": 0.8, "amplitude": 1.3, "sigma": 0.3}
-KERNELS = ["rbf", "matern32", "matern52", "linear", "rbf + bias"]
+KERNELS = ["rbf", "matern32", "matern52", "linear", "rbf + bias", *SUMS, "rbf + linear + bias"]
 
 
 def theta_of(kernel):
     theta = {"sigma": 0.3} if kernel == "linear" else dict(THETA)
+    theta |= {"weight": 0.6} if "+ linear" in kernel else {}
     return theta | ({"bias": 0.7} if "bias" in kernel else {})
 
 
@@ -41,7 +42,7 @@ def density_of(Y, kernel, rng):
 def by_the_joint_gaussian(density, kernel, x, y, seen, mean, sd):
     X, theta = density.draw.X, theta_of(kernel)
     sigma, N = theta.pop("sigma"), len(density.draw.X)
-    joint = kernel_matrix(kernel.split(" ")[0], np.vstack([X, x]), **theta)
+    joint = kernel_matrix(kernel.removesuffix(" + bias"), np.vstack([X, x]), **theta)
     joint += sigma**2 * np.eye(N + 1)
     gain = np.linalg.solve(joint[:N, :N], joint[:N, N])
     spread = np.sqrt(joint[N, N] - gain @ joint[:N, N])
