@@ -34,11 +34,15 @@ class Coordinates:
         Value variable of the positions, if they are free and untransformed.
     lengthscale : str, optional
         Value variable of the logarithm of the lengthscale, if it is free as well.
+    weight : str, optional
+        Value variable of the logarithm of the linear part's weight, if it is free as well: with it the
+        optimiser moves weight · lengthscale, on which the likelihood depends at given Z.
     """
 
     density: LogDensity
     X: str | None
     lengthscale: str | None
+    weight: str | None = None
 
     @cached_property
     def _steps(self) -> dict[str, float]:
@@ -51,6 +55,8 @@ class Coordinates:
         inner = dict(values)
         if self.X is not None and self.lengthscale is not None:
             inner[self.X] = values[self.X] / np.exp(values[self.lengthscale])
+            if self.weight is not None:
+                inner[self.weight] = values[self.weight] + np.mean(values[self.lengthscale])
         return self.density.pack({name: inner[name] / u for name, u in self._steps.items()})
 
     def outward(self, vector: Array) -> dict[str, Array]:
@@ -58,6 +64,8 @@ class Coordinates:
         values = {name: u * self._steps[name] for name, u in self.density.unpack(vector).items()}
         if self.X is not None and self.lengthscale is not None:
             values[self.X] = values[self.X] * np.exp(values[self.lengthscale])
+            if self.weight is not None:
+                values[self.weight] = values[self.weight] - np.mean(values[self.lengthscale])
         return values
 
     def __call__(self, vector: Array) -> tuple[float, Array]:
@@ -71,6 +79,8 @@ class Coordinates:
             along: Any = (gradient[self.X] * X).sum(axis=0)
             if log_lengthscale.ndim == 0:
                 along = along.sum()
+            if self.weight is not None:
+                along = along - gradient[self.weight] / log_lengthscale.size
             gradient[self.lengthscale] = gradient[self.lengthscale] + along
             gradient[self.X] = gradient[self.X] * np.exp(log_lengthscale)
         return value, self.density.pack({n: g * self._steps[n] for n, g in gradient.items()})
@@ -79,8 +89,9 @@ class Coordinates:
 def optimiser_coordinates(model: pm.Model, density: LogDensity) -> Coordinates:
     """Choose the coordinates for a model."""
     free = {rv.name: rv for rv in model.free_RVs}
-    names: dict[str, str | None] = {"X": None, "lengthscale": None}
-    for name, transform in (("X", type(None)), ("lengthscale", LogTransform)):
+    names: dict[str, str | None] = {"X": None, "lengthscale": None, "weight": None}
+    kinds = {"X": type(None), "lengthscale": LogTransform, "weight": LogTransform}
+    for name, transform in kinds.items():
         if name in free and isinstance(model.rvs_to_transforms[free[name]], transform):
             names[name] = model.rvs_to_values[free[name]].name
     return Coordinates(density, **names)

@@ -100,11 +100,13 @@ def _information(model: pm.Model) -> tuple[Variable, tuple[int, int]]:
     seen = ~np.isnan(data[0])
     Q = int(model["X"].shape[1].eval())
     kernel = KERNELS[described.kernel]
-    if kernel.stationary:
-        rate = float(prior_slope_variance(kernel.name, 1)[0])
-        slope = rate * pt.square(named.get("amplitude", 1.0) / named.get("lengthscale", 1.0))
-    else:
-        slope = pt.constant(1.0)
+    amplitude, weight = named.get("amplitude", 1.0), named.get("weight", 1.0)
+    slope = pt.constant(0.0)
+    if kernel.scaled is not None:
+        rate = float(prior_slope_variance(kernel.name, 1, weight=0.0)[0])
+        slope = slope + rate * pt.square(amplitude / named.get("lengthscale", 1.0))
+    if kernel.linear:
+        slope = slope + kernel.linear_variance(amplitude, weight)
     each = pt.broadcast_to(slope / pt.square(noise_in(model)), (Q,))
     count = pt.constant(seen.sum(axis=1).astype(np.float64))
     return count[:, None] * each, (len(seen), Q)
