@@ -26,10 +26,12 @@ __all__ = ["Start", "best_first", "start_columns", "starts_of"]
 
 Array = NDArray[np.float64]
 Relocate = Callable[[Mapping[str, Array]], tuple[dict[str, Array], int]]
+Judge = Callable[[Optimum], float]
 
 _SHORT, _LONGER = loosely(20.0), loosely(3.0)
 # Nats by which a start may lie below the best and yet go on: at least, and for each number sought.
 _BEHIND, _BEHIND_EACH = 20.0, 0.1
+_NOTHING = 0.1  # root mean square of X below which an end says that there is no structure
 _ROUNDS = 5  # of moving rows at most
 _SPREADS = {None: "given", True: "whitened", False: "own"}
 FELL_BEHIND = "fell behind another start"
@@ -72,6 +74,7 @@ def best_first(
     starts: Sequence[Start],
     relocate: Relocate | None,
     *,
+    judge: Judge | None,
     maxiter: int,
     tol: float,
     counter: Counter,
@@ -89,6 +92,9 @@ def best_first(
     starts : sequence of Start
     relocate : callable or None
         Values to better ones, and how many rows moved.
+    judge : callable or None
+        What to choose by between ends that are near each other: an optimum to a number, None for its
+        objective.
     maxiter : int
         Iterations of a climb.
     tol : float
@@ -110,35 +116,50 @@ def best_first(
             return _ranked(ended)
     top = _top(ended)
     if len(starts) > 1:
-        near = [i for i in ended if _goes_on(ended[i], ended[top])]
+        near = [
+            i for i in ended if ended[i].message == UNFINISHED and _is_near(ended[i], ended[top])
+        ]
         for i in near if len(near) > 1 else []:
             ended[i] = _further(landscape, ended[i], maxiter, _LONGER, counter)
             if ended[i].message == INTERRUPTED:
                 return _ranked(ended)
         top = _top(ended)
+        if judge is not None:
+            top = _chosen(ended, top, judge)
     best = ended[top]
     if relocate is not None:
         best = _relocated(landscape, best, relocate, maxiter, counter)
     if best.message != INTERRUPTED and not (alone or best.message == CONVERGED):
         best = _further(landscape, best, maxiter, tightly(tol), counter)
     ended[top] = best
-    return _ranked(ended)
+    return _ranked(ended, top)
 
 
-def _goes_on(optimum: Optimum, best: Optimum) -> bool:
+def _is_near(optimum: Optimum, best: Optimum) -> bool:
     size = sum(value.size for value in best.values.values())
-    return optimum.message == UNFINISHED and best.objective - optimum.objective < max(
-        _BEHIND, _BEHIND_EACH * size
-    )
+    return best.objective - optimum.objective < max(_BEHIND, _BEHIND_EACH * size)
+
+
+def _chosen(ended: Mapping[int, Optimum], top: int, judge: Judge) -> int:
+    """Choose between the best end and those near it, unless the best says that there is nothing."""
+    if not _spreads(ended[top]):
+        return top
+    near = [i for i in ended if _is_near(ended[i], ended[top]) and _spreads(ended[i])]
+    return max(near, key=lambda i: judge(ended[i])) if len(near) > 1 else top
+
+
+def _spreads(optimum: Optimum) -> bool:
+    X = optimum.values.get("X")
+    return X is None or float(np.sqrt((X**2).mean())) >= _NOTHING
 
 
 def _top(ended: Mapping[int, Optimum]) -> int:
     return max(ended, key=lambda i: ended[i].objective)
 
 
-def _ranked(ended: Mapping[int, Optimum]) -> list[tuple[int, Optimum]]:
-    """Sort them, the best first; starts that were left behind say so."""
-    order = sorted(ended, key=lambda i: -ended[i].objective)
+def _ranked(ended: Mapping[int, Optimum], chosen: int | None = None) -> list[tuple[int, Optimum]]:
+    """Sort them, the one that was chosen or else the best first; what was left behind says so."""
+    order = sorted(ended, key=lambda i: (i != chosen, -ended[i].objective))
     left = {
         i: replace(ended[i], message=FELL_BEHIND)
         for i in order[1:]

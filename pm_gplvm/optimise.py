@@ -1,13 +1,15 @@
 """The modes of a model: of X and θ together, or of θ with X integrated out."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, Self
 
 import numpy as np
 import pymc as pm
 import pytensor
+import pytensor.tensor as pt
 import xarray as xr
 from numpy.typing import NDArray
 
@@ -25,7 +27,7 @@ from pm_gplvm.compilation import Backend, compile_mode
 from pm_gplvm.coordinates import optimiser_coordinates
 from pm_gplvm.likelihood import standardised
 from pm_gplvm.model import describe
-from pm_gplvm.multistart import Start, best_first, start_columns, starts_of
+from pm_gplvm.multistart import best_first, start_columns, starts_of
 from pm_gplvm.objective import LogDensity, compile_log_density
 from pm_gplvm.preprocess import equal_rows
 from pm_gplvm.progress import Counter
@@ -33,7 +35,7 @@ from pm_gplvm.relocation import Relocation
 from pm_gplvm.results import as_fit, compile_constrain
 from pm_gplvm.schema import THETA
 from pm_gplvm.threads import blas_threads as limit_threads
-from pm_gplvm.volume import is_independent, log_volume, why_no_volume
+from pm_gplvm.volume import is_independent, log_volume, prior_sd, why_no_volume
 
 __all__ = ["fit_map", "fit_marginal"]
 
@@ -280,9 +282,15 @@ def _fit(
     )
     coordinates = optimiser_coordinates(model, density)
     relocation = None
-    if settings.relocate and Relocation.serves(model):
+    if Relocation.serves(model):
         # Without a seed a fit from PCA is the same each time; so are the places it offers.
-        relocation = Relocation(model, np.random.default_rng(0 if seed is None else seed), rows)
+        offers = np.random.default_rng(0 if seed is None else seed)
+        relocation = Relocation(model, offers, rows)
+    terms = _Terms.of(model, density, volume, rows)
+    sd = prior_sd(model) if volume else None
+    judge = None
+    if sd is not None and relocation is not None:
+        judge = partial(_by_rows, terms=terms, relocation=relocation, sd=sd)
     with (
         limit_threads(blas_threads),
         Counter(settings.caller, n_starts=len(starts), show=progressbar) as counter,
@@ -290,7 +298,8 @@ def _fit(
         ranked = best_first(
             coordinates,
             starts,
-            relocation,
+            relocation if settings.relocate else None,
+            judge=judge,
             maxiter=settings.maxiter,
             tol=settings.tol,
             counter=counter,
@@ -301,9 +310,72 @@ def _fit(
     ends = [constrain(*[o.values[name] for name in density.names]) for _, o in ranked]
     if volume and _says_nothing(ends[0]):
         ranked[0] = (ranked[0][0], replace(ranked[0][1], message=NO_STRUCTURE))
-    fit = _as_tree(model, density, starts, ranked, ends, settings, volume, rows)
+    best = ranked[0][1]
+    prior, term = terms(best)
+    if rows is None:
+        likelihood = best.objective - prior - term
+    else:
+        whole = compile_log_density(model, prior=False)
+        likelihood = whole(whole.pack(best.values))[0]
+    stats = {"lp": likelihood + prior, "log_likelihood": likelihood}
+    if volume:
+        stats["log_marginal"] = best.objective
+    start = settings.start
+    fit = as_fit(
+        model,
+        {name: np.asarray(v)[None, None] for name, v in ends[0].items()},
+        method="marginal" if volume else "map",
+        sample_stats={name: np.array([[value]]) for name, value in stats.items()},
+        settings={
+            "start": start if isinstance(start, str) else type(start).__name__,
+            "converged": int(best.converged),
+            "random_seed": seed,
+        },
+        groups={
+            "optima": optima_table(ranked).merge(start_columns(starts, ranked)),
+            **optima_positions([i for i, _ in ranked], ends),
+        },
+    )
     _warn(fit, settings)
     return fit
+
+
+@dataclass(frozen=True)
+class _Terms:
+    """What an objective has besides the likelihood: the priors, and the volume of X.
+
+    The likelihood is what they leave of it, so that its graph is compiled once only.
+    """
+
+    function: Callable[..., Any]
+    names: Sequence[str]
+
+    @classmethod
+    def of(
+        cls, model: pm.Model, density: LogDensity, volume: bool, rows: NDArray[np.intp] | None
+    ) -> Self:
+        """Compile them."""
+        prior = model.logp(vars=[*model.free_RVs, *model.potentials], jacobian=False)
+        term: list[Any] = [pt.constant(0.0)]
+        if volume:
+            term = model.replace_rvs_by_values([log_volume(model, rows)])
+        function = pytensor.function(
+            model.value_vars, [prior, *term], on_unused_input="ignore", mode=compile_mode()
+        )
+        return cls(function, density.names)
+
+    def __call__(self, optimum: Optimum) -> tuple[float, float]:
+        """Evaluate them where a climb ended."""
+        prior, volume = self.function(*(optimum.values[name] for name in self.names))
+        return float(prior), float(volume)
+
+
+def _by_rows(optimum: Optimum, terms: _Terms, relocation: Relocation, sd: float) -> float:
+    """Put what the rows are known to, each given the others, in place of what the prior expects.
+
+    It costs a few evaluations and is no better a function to climb, but the better one to choose by.
+    """
+    return optimum.objective - terms(optimum)[1] + relocation.log_volume(optimum.values, sd)
 
 
 def _copies(model: pm.Model) -> NDArray[np.intp] | None:
@@ -371,46 +443,3 @@ def _warn(fit: xr.DataTree, settings: _Settings) -> None:
 
 def _say(message: str) -> None:
     warnings.warn(message, RuntimeWarning, stacklevel=5)
-
-
-def _as_tree(
-    model: pm.Model,
-    density: LogDensity,
-    starts: Sequence[Start],
-    ranked: Sequence[tuple[int, Optimum]],
-    ends: Sequence[Mapping[str, Array]],
-    settings: _Settings,
-    volume: bool,
-    rows: NDArray[np.intp] | None,
-) -> xr.DataTree:
-    best = ranked[0][1]
-    values = [best.values[name] for name in density.names]
-    others = [model.logp(vars=[*model.free_RVs, *model.potentials], jacobian=False)]
-    if volume:
-        others += model.replace_rvs_by_values([log_volume(model)])
-    parts = pytensor.function(
-        model.value_vars, others, on_unused_input="ignore", mode=compile_mode()
-    )(*values)
-    if rows is None:
-        # What these leave of the objective: the likelihood's graph is compiled once only.
-        likelihood = best.objective - sum(map(float, parts))
-    else:
-        whole = compile_log_density(model, prior=False)
-        likelihood = whole(whole.pack(best.values))[0]
-    stats = {"lp": likelihood + float(parts[0]), "log_likelihood": likelihood}
-    if volume:
-        stats["log_marginal"] = best.objective
-    optima = optima_table(ranked).merge(start_columns(starts, ranked))
-    start = settings.start
-    return as_fit(
-        model,
-        {name: np.asarray(v)[None, None] for name, v in ends[0].items()},
-        method="marginal" if volume else "map",
-        sample_stats={name: np.array([[value]]) for name, value in stats.items()},
-        settings={
-            "start": start if isinstance(start, str) else type(start).__name__,
-            "converged": int(best.converged),
-            "random_seed": settings.random_seed,
-        },
-        groups={"optima": optima, **optima_positions([i for i, _ in ranked], ends)},
-    )

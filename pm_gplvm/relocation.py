@@ -13,7 +13,7 @@ import numpy as np
 import pymc as pm
 from numpy.typing import NDArray
 
-from pm_gplvm.kernels import KERNELS
+from pm_gplvm.kernels import KERNELS, cross_slope, prior_slope_variance
 from pm_gplvm.likelihood import standardised
 from pm_gplvm.model import describe, floor_of
 from pm_gplvm.patterns import column_patterns
@@ -106,6 +106,42 @@ class Relocation:
         X = values["X"].copy()
         X[self._rows] = Z[0] * lengthscale
         return {**values, "X": X}, n_moved
+
+    def log_volume(self, values: Mapping[str, Array], sd: float) -> float:
+        """Give the logarithm of the volume that the rows' positions take, each given the others.
+
+        -½ Σ_n ln|I + sd² B_n|, with B_n what row n's entries are expected to tell of its position: with
+        the slope m' of its conditional mean, the covariance S of its slopes and its variance V, all
+        given the other rows, B_n = (m' m'ᵀ + D S) / V. It is Laplace's determinant but for what rows
+        have in common, and bounded where that is not.
+
+        Parameters
+        ----------
+        values : mapping
+            Of the model's value variables, by name.
+        sd : float
+            Prior standard deviation of X.
+        """
+        theta, lengthscale = self._theta(values)
+        X = values["X"][self._rows]
+        N, Q = X.shape
+        named = {**self._fixed, **self._constrain(*(values[name] for name in self._names))}
+        parameters = {n: named[n] for n in THETA if n in named and n != "sigma"}
+        slope = cross_slope(self._kernel, X, X, **parameters)
+        slope[np.arange(N), :, np.arange(N)] = 0.0  # given the others
+        own = np.diag(prior_slope_variance(self._kernel, Q, **parameters))
+        information = np.zeros((N, Q, Q))
+        for rows, _, F in self._patterns.blocks(self._F):
+            part = _Part.of(theta, (X / lengthscale)[None], rows, F)
+            some, nn = slope[rows], part.A[rows, rows]
+            explained = some @ part.A
+            share = explained[np.arange(len(rows)), :, rows] / nn[:, None]
+            mean = some @ part.W - share[:, :, None] * part.W[rows, None]
+            known = explained @ some.transpose(0, 2, 1)
+            left = own - known + nn[:, None, None] * share[:, :, None] * share[:, None]
+            each = mean @ mean.transpose(0, 2, 1) + F.shape[1] * left
+            information[rows] += nn[:, None, None] * each
+        return float(-0.5 * np.linalg.slogdet(np.eye(Q) + sd**2 * information)[1].sum())
 
     def _theta(self, values: Mapping[str, Array]) -> tuple[Theta, Array]:
         named = {**self._fixed, **self._constrain(*(values[name] for name in self._names))}

@@ -21,6 +21,8 @@ import pytensor.tensor as pt
 from numpy.typing import NDArray
 from pymc.distributions.continuous import Normal
 from pytensor.graph.basic import Variable
+from pytensor.graph.traversal import ancestors
+from pytensor.tensor.random.op import RNGConsumerOp
 
 from pm_gplvm.back_constraints import basis_of, is_back_constrained
 from pm_gplvm.gaussian import GaussianTerms
@@ -28,7 +30,7 @@ from pm_gplvm.kernels import KERNELS, prior_slope_variance
 from pm_gplvm.likelihood import standardised
 from pm_gplvm.model import describe, noise_in
 
-__all__ = ["is_independent", "log_volume", "why_no_volume"]
+__all__ = ["is_independent", "log_volume", "prior_sd", "why_no_volume"]
 
 _LOG_2PI = float(np.log(2.0 * np.pi))
 
@@ -146,6 +148,17 @@ def is_independent(model: pm.Model) -> bool:
         return False
     parameters = model["X"].owner.op.dist_params(model["X"].owner)
     return all(p.type.ndim < 2 or p.type.shape[0] == 1 for p in parameters)
+
+
+def prior_sd(model: pm.Model) -> float | None:
+    """Give the prior standard deviation of X where it is one number for all, and known."""
+    if not is_independent(model):
+        return None
+    sd = _spread(model)
+    if any(v.owner and isinstance(v.owner.op, RNGConsumerOp) for v in ancestors([sd])):
+        return None
+    values = np.asarray(sd.eval())
+    return float(values.flat[0]) if values.size and (values == values.flat[0]).all() else None
 
 
 def _spread(model: pm.Model) -> Variable:
