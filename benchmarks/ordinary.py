@@ -143,9 +143,7 @@ def _spread(X: np.ndarray) -> float:
     return float(np.sqrt(X.var(axis=0).mean()))
 
 
-def _fitted(row: dict, table: Table, Q: int):
-    from pm_gplvm import GPLVM
-
+def _fitted(row: dict, table: Table, Q: int, GPLVM):
     holes = {"missing": "mask"} if np.isnan(table.Y).any() else {}
     before = time.process_time()
     try:
@@ -213,6 +211,8 @@ def measured(name: str, case: Case | None = None, limit: float = 120.0) -> dict 
 
     What was found before the limit of CPU seconds, or before an exception, is kept.
     """
+    from pm_gplvm import GPLVM  # here, as the limit could leave it half imported
+
     case = case or CASES[name]
     table = case.make()
     if table is None:
@@ -226,7 +226,7 @@ def measured(name: str, case: Case | None = None, limit: float = 120.0) -> dict 
     _beside(row, table, case.Q)
     try:
         with _cpu_limit(limit):
-            estimator = _fitted(row, table, case.Q)
+            estimator = _fitted(row, table, case.Q, GPLVM)
             if table.new is not None:
                 _held_out(row, table, estimator)
     except _OutOfTime:
