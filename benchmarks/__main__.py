@@ -21,6 +21,7 @@ BENCHMARKS = {
     "calibration": ("calibration", "Ranks of simulated truths among the draws of sample"),
     "variational": ("variational", "The variational Bayesian GP-LVM"),
     "stochastic": ("stochastic", "Neighbourhood gradients beside the full one"),
+    "ordinary": ("ordinary", "Ordinary tables at all defaults, beside PCA"),
 }
 
 
@@ -46,7 +47,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, default=0.3, help="of each in a turn (0.3)")
     parser.add_argument("--cap", type=float, default=60.0, help="converge: CPU seconds each (60)")
     parser.add_argument(
-        "--case", nargs="+", help="posterior: only these data, to files of their own"
+        "--limit", type=float, default=120.0, help="ordinary: CPU seconds of a table (120)"
+    )
+    parser.add_argument(
+        "--case",
+        nargs="+",
+        help="posterior, ordinary: only these data, to files of their own; ordinary: or 'short'",
     )
     parser.add_argument(
         "--replicates", type=int, default=200, help="calibration: simulated tables (200)"

@@ -11,6 +11,7 @@ import numpy as np
 from benchmarks.data import _OIL, has_oil
 from benchmarks.environment import HERE, quiet
 from benchmarks.installed import installed_peers
+from benchmarks.ppca import ProbabilisticPCA
 from benchmarks.report import Report
 
 ROWS = 1000  # of the test set
@@ -26,20 +27,6 @@ def _neighbour_error(known, labels, new, truth) -> float:
     from sklearn.neighbors import KNeighborsClassifier
 
     return 100.0 * float((KNeighborsClassifier(1).fit(known, labels).predict(new) != truth).mean())
-
-
-def _ppca_fill(Y, holes, Q):
-    """Conditional mean of the missing entries under probabilistic PCA, in closed form."""
-    from sklearn.decomposition import PCA
-
-    pca = PCA(Q).fit(Y)
-    covariance, filled = pca.get_covariance(), holes.copy()
-    for row in filled:
-        gone = np.isnan(row)
-        seen = ~gone
-        away = np.linalg.solve(covariance[np.ix_(seen, seen)], row[seen] - pca.mean_[seen])
-        row[gone] = pca.mean_[gone] + covariance[np.ix_(gone, seen)] @ away
-    return filled
 
 
 def _iterative_fill(Y, holes):
@@ -116,7 +103,7 @@ def _oil(report: Report, N: int, only: list[str] | None) -> None:
         pca = PCA(Q).fit(Y)
         error = wrong(pca.transform(Y), pca.transform(new))
         errors.append(["PCA", Q, None, error, pca.score(new[:PEER_ROWS]), None, None])
-        fills.append(["probabilistic PCA", Q, None, rmse(_ppca_fill(Y, holes, Q)), None])
+        fills.append(["probabilistic PCA", Q, None, rmse(ProbabilisticPCA(Y, Q).fill(holes)), None])
     for Q, sigma in CASES:
         fit, fit_s = _fit(Y, Q, sigma)
         errors += _placed(report, fit, fit_s, new, wrong, Q, sigma, only)
