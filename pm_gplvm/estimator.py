@@ -35,7 +35,10 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     ----------
     n_components : int, default 2
         Q, the number of latent dimensions, at most min(N, D).
-    kernel, ard, priors, scale, missing
+    kernel : str, default "rbf + linear"
+        As in :func:`build_model`. With its linear part it holds probabilistic PCA, and bends it where the
+        table asks for it.
+    ard, priors, scale, missing, resolution
         As in :func:`build_model`. With ``missing="mask"`` the rows that ``transform`` and ``score``
         take may have NaN too.
     start, n_restarts
@@ -82,11 +85,12 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self,
         n_components: int = 2,
         *,
-        kernel: str = "rbf",
+        kernel: str = "rbf + linear",
         ard: bool = False,
         priors: Mapping[str, Any] | None = None,
         scale: Scale = "global",
         missing: Literal["raise", "mask"] = "raise",
+        resolution: Literal["auto"] | float = "auto",
         start: Any = "pca",
         n_restarts: int = 0,
         max_iter: int = 5000,
@@ -99,6 +103,7 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self.priors = priors
         self.scale = scale
         self.missing = missing
+        self.resolution = resolution
         self.start = start
         self.n_restarts = n_restarts
         self.max_iter = max_iter
@@ -143,6 +148,7 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             priors=self.priors,
             scale=self.scale,
             missing=self.missing,
+            resolution=self.resolution,
         )
         fit = fit_marginal(
             model,
