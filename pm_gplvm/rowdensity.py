@@ -224,7 +224,7 @@ class _Part:
         self.kernel = KERNELS[draw.kernel]
         self.of_linear = 0.0
         if self.kernel.linear:
-            weight = float(draw.theta.get("weight", 1.0))
+            weight = float(draw.theta.get("weight", 1.0)) if self.kernel.summed else 1.0
             self.of_linear = self.kernel.linear_variance(self.amplitude, weight)
 
     def conditional(self, x: Array) -> tuple[Array, Array]:
