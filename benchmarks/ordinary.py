@@ -304,9 +304,9 @@ def present(report: Report, rows: list[dict], limit: float) -> None:
     report.text(
         f"Worse: R² of factors below {FACTORS_SHARE:g} of PCA's (where that exceeds "
         f"{FACTORS_LEAST:g}); ln p of held-out rows below PPCA's by more than "
-        f"{DENSITY_ROW:g} nats a row and {DENSITY_ENTRY:g} an entry; rms of held-out rows put back above {ROWS_SHARE:g} "
-        f"times PCA's and by {ROWS_SD:g} standard deviations. Silent: neither fit nor, for density "
-        f"and rows, the step itself warned. A table may take {limit:g} CPU seconds; CPU s is the "
-        "fit's."
+        f"{DENSITY_ROW:g} nats a row and {DENSITY_ENTRY:g} an entry; rms of held-out rows put back "
+        f"above {ROWS_SHARE:g} times PCA's and by {ROWS_SD:g} standard deviations. Silent: neither "
+        "fit nor, for density and rows, the step itself warned. A table may take "
+        f"{limit:g} CPU seconds; CPU s is the fit's."
     )
     report.text(counted(rows))
