@@ -1,5 +1,6 @@
 """Ordinary tables, each at all defaults beside PCA: can a default be trusted?"""
 
+import gc
 import signal
 import time
 import warnings
@@ -23,6 +24,10 @@ DENSITY_ROW = 0.5
 # The rest grows with the entries: the noise put 2 % too high costs 0.02 nats in each. A share of
 # the density itself would depend on the units of Y.
 DENSITY_ENTRY = 0.02
+# Held-out rows put back: an rms above so many times PCA's, and by more than so many standard
+# deviations of the table. Where there is noise alone, and a fit says so, it is 1.2 times PCA's,
+# which always follows Q directions; rows that were lost make it far larger.
+ROWS_SHARE, ROWS_SD = 1.3, 0.02
 
 OUT_OF_TIME, FAILED = "out of time", "failed"
 NO_WORSE, TOLD, SILENT = "no worse", "worse than PCA, warned", "worse than PCA, silent"
@@ -40,6 +45,8 @@ _WORDS = (
     ("cop", "copies"),
     ("encountered in", "numpy"),
 )
+# Beside the fit, the step whose warning tells of what is worse.
+_STEPS = {"factors": (), "density": ("score",), "rows": ("transform",)}
 # These say nothing about whether the fit is good.
 _BESIDE_THE_POINT = ("patterns", "numpy")
 
@@ -55,12 +62,17 @@ def _cpu_limit(seconds: float):
         yield
         return
 
-    def end(*_):
+    def end(_, frame):
+        # What is raised while the garbage collector calls is lost: the next signal then ends it.
+        callbacks = {getattr(callback, "__code__", None) for callback in gc.callbacks}
+        while frame is not None:
+            if frame.f_code in callbacks or frame.f_code.co_name == "__del__":
+                return
+            frame = frame.f_back
         raise _OutOfTime
 
     before = signal.signal(signal.SIGPROF, end)
-    # Again and again: one raised within a destructor is lost.
-    signal.setitimer(signal.ITIMER_PROF, seconds, 5.0)
+    signal.setitimer(signal.ITIMER_PROF, seconds, 0.5)
     try:
         yield
     finally:
@@ -134,7 +146,9 @@ def _beside(row: dict, table: Table, Q: int) -> None:
         row["pca_r2_factors"] = r2_of_factors(places, table.factors)
     if table.new is not None:
         seen = table.new if table.new_seen is None else table.new_seen
-        row["pca_rms"] = _rms(table, pca.inverse_transform(pca.transform(seen)))
+        # Hidden entries have a conditional mean, which a projection of the row would overshoot.
+        back = pca.inverse_transform(pca.transform(seen))
+        row["pca_rms"] = _rms(table, back if table.new_seen is None else pca.fill(seen))
         if table.density:
             row["pca_density"] = pca.score(seen)
 
@@ -181,7 +195,7 @@ def _held_out(row: dict, table: Table, estimator) -> None:
 
 
 def worse(row: dict) -> list[str]:
-    """In what the fit is worse than PCA by more than the margins: "factors", "density"."""
+    """In what the fit is worse than PCA by the margins: "factors", "density", "rows"."""
     found = []
     ours, theirs = row.get("r2_factors"), row.get("pca_r2_factors")
     if ours is not None and theirs > FACTORS_LEAST and not ours >= FACTORS_SHARE * theirs:
@@ -190,19 +204,20 @@ def worse(row: dict) -> list[str]:
     margin = DENSITY_ROW + DENSITY_ENTRY * row["D"] * row["seen"]
     if ours is not None and not ours >= theirs - margin:
         found.append("density")
+    ours, theirs = row.get("rms"), row.get("pca_rms")
+    if ours is not None and not ours <= max(ROWS_SHARE * theirs, theirs + ROWS_SD):
+        found.append("rows")
     return found
 
 
 def verdict(row: dict) -> str:
-    """Worse than PCA or not, and whether a warning of the fit (or of the score) said so."""
+    """Worse than PCA or not, and whether a warning of the step or of the fit said so."""
     if row["ended"] != "yes":
         return row["ended"]
     found = worse(row)
     if not found:
         return NO_WORSE
-    silent = any(
-        not _told(row, *("fit", "score") if what == "density" else ("fit",)) for what in found
-    )
+    silent = any(not _told(row, "fit", *_STEPS[what]) for what in found)
     return f"{SILENT if silent else TOLD} ({', '.join(found)})"
 
 
@@ -234,13 +249,8 @@ def measured(name: str, case: Case | None = None, limit: float = 120.0) -> dict 
     except Exception as error:
         row["ended"] = FAILED
         row["error"] = f"{type(error).__name__}: {error}"[:300]
-    row["verdict"] = verdict(row)
+    row["worse"], row["verdict"] = worse(row), verdict(row)
     return row
-
-
-def short(limit: float = 30.0) -> list[dict]:
-    """The short form: small tables, no files, a minute of CPU time."""
-    return [row for name in SHORT if (row := measured(name, limit=limit)) is not None]
 
 
 _HEADER = [
@@ -284,13 +294,19 @@ def run(report: Report, arguments) -> None:
             report.text(f"{name}: left out, its file is not in ../shared/data.")
             continue
         rows.append(row)
-        print(f"  {name}: {row['verdict']}, {row['cpu_s']:.1f} CPU s", flush=True)
+        print(f"  {name}: {row['verdict']}, {row.get('cpu_s', 0.0):.1f} CPU s", flush=True)
         report.write()  # a run that is cut off leaves what it has
+    present(report, rows, arguments.limit)
+
+
+def present(report: Report, rows: list[dict], limit: float) -> None:
     report.table(_HEADER, [_cells(row) for row in rows])
     report.text(
-        f"Worse: R² of factors below {FACTORS_SHARE:g} of PCA's (where that exceeds {FACTORS_LEAST:g}), or "
-        f"ln p of held-out rows below PPCA's by more than {DENSITY_ROW:g} nats a row and "
-        f"{DENSITY_ENTRY:g} an entry. Silent: no warning from fit (for the density: nor from score). A "
-        f"table may take {arguments.limit:g} CPU seconds; CPU s is the fit's."
+        f"Worse: R² of factors below {FACTORS_SHARE:g} of PCA's (where that exceeds "
+        f"{FACTORS_LEAST:g}); ln p of held-out rows below PPCA's by more than "
+        f"{DENSITY_ROW:g} nats a row and {DENSITY_ENTRY:g} an entry; rms of held-out rows put back "
+        f"above {ROWS_SHARE:g} times PCA's and by {ROWS_SD:g} standard deviations. Silent: neither "
+        "fit nor, for density and rows, the step itself warned. A table may take "
+        f"{limit:g} CPU seconds; CPU s is the fit's."
     )
     report.text(counted(rows))

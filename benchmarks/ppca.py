@@ -35,7 +35,7 @@ class ProbabilisticPCA:
         self.covariance = above @ self.axes.T + noise * np.eye(len(mean))
 
     def _expected(self, Y):
-        """Rows with their missing entries at the conditional mean; the summed covariance of these."""
+        """Missing entries at their conditional mean, and the summed covariance of these."""
         filled, spread = Y.copy(), np.zeros_like(self.covariance)
         for row in filled:
             gone = np.isnan(row)

@@ -153,12 +153,17 @@ def told(word, step="fit", category="RuntimeWarning"):
             {"r2_factors": 0.8, "warnings": told("x", category="DeprecationWarning")},
             "worse than PCA, silent (factors)",
         ),
+        ({"rms": 0.38}, "no worse"),
+        ({"rms": 0.4}, "worse than PCA, silent (rows)"),
+        ({"rms": 0.4, "warnings": told("x", "transform")}, "worse than PCA, warned (rows)"),
+        ({"rms": 0.01, "pca_rms": 1e-16}, "no worse"),
         ({"ended": "out of time"}, "out of time"),
     ],
 )
 def test_verdict(change, verdict):
     row = {"D": 8, "seen": 1.0, "warnings": [], "ended": "yes"}
     row |= {"r2_factors": 0.9, "pca_r2_factors": 0.95, "density": -9.0, "pca_density": -9.0}
+    row |= {"rms": 0.3, "pca_rms": 0.3}
     assert ordinary.verdict(row | change) == verdict
 
 
