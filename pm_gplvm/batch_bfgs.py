@@ -24,6 +24,7 @@ def maximise(
     *,
     maxiter: int = 200,
     tol: float = 1e-6,
+    inverse: Array | None = None,
 ) -> tuple[Array, Array, NDArray[np.bool_]]:
     """Climb from every point of its own to a maximum.
 
@@ -40,6 +41,9 @@ def maximise(
         Evaluations of each problem.
     tol : float, default 1e-6
         A problem is done when its quadratic model promises a rise of less than this.
+    inverse : ndarray, shape (S, Q, Q), optional
+        Of the negative Hessian where each begins, as far as it is known: the first step is then
+        that of Newton.
 
     Returns
     -------
@@ -72,8 +76,11 @@ def maximise(
 
     value, gradient = evaluate(u, everyone)
     length = np.linalg.norm(gradient, axis=1)
-    H = (_FIRST / np.maximum(length, 1e-300))[:, None, None] * np.eye(Q)
-    fraction, fresh = np.ones(S), np.ones(S, dtype=bool)
+    if inverse is None:
+        H = (_FIRST / np.maximum(length, 1e-300))[:, None, None] * np.eye(Q)
+    else:
+        H = inverse / np.outer(unit, unit)
+    fraction, fresh = np.ones(S), np.full(S, inverse is None)
     converged = length == 0.0
     active = everyone[~converged & np.isfinite(value)]
     for _ in range(maxiter):

@@ -1,6 +1,7 @@
 """The posterior of the places of unseen rows: starts, modes, and weighted places about them."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -8,6 +9,7 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from pm_gplvm.batch_bfgs import maximise
+from pm_gplvm.batch_least_squares import minimise
 from pm_gplvm.draws import data_of, each_draw
 from pm_gplvm.progress import Pieces
 from pm_gplvm.proposals import Proposals
@@ -21,6 +23,7 @@ _ROWS = 1000  # at a time
 _SCATTERED = 1000  # places beside those of the known rows, and as many from the prior
 _BESIDE = 0.3  # in lengthscales
 _APART = 0.2  # in lengthscales: nearer places climb the same peak
+_ENDS = 4  # of least squares, so many are climbed from
 _MODES = 8  # at most so many a row and draw
 _SAME = 0.02  # in lengthscales: nearer tops are one
 _STEP = 1e-4  # of the differences for a peak's curvature, in lengthscales
@@ -199,11 +202,8 @@ def _distinct(
 def _modes(density: RowDensity, rows: Rows, starts: Array) -> Modes:
     M, n, Q = starts.shape
     unit = density.unit
-    tops, heights, converged = maximise(
-        lambda x, which: density.log_joint(x, rows[which // n]), starts.reshape(-1, Q), unit
-    )
-    tops, heights = tops.reshape(M, n, Q), heights.reshape(M, n)
-    index, found = _distinct(tops / unit, heights, min(n, _MODES), _SAME)
+    tops, heights, converged = _climbed(density, rows, starts)
+    index, found = _distinct(tops / unit, heights, _MODES, _SAME)
     every = np.arange(M)[:, None]
     at, height = tops[every, index], heights[every, index]
     spread = np.broadcast_to(np.eye(Q), (*at.shape, Q)).copy()
@@ -211,8 +211,47 @@ def _modes(density: RowDensity, rows: Rows, starts: Array) -> Modes:
     spread[found] = _spread(density, rows[row], at[found])
     log_mass = height + 0.5 * Q * np.log(2.0 * np.pi)
     log_mass += np.log(np.diagonal(spread, axis1=2, axis2=3)).sum(axis=2)
-    highest = converged.reshape(M, n)[np.arange(M), index[:, 0]]
+    highest = converged[np.arange(M), index[:, 0]]
     return Modes(at, spread, np.where(found, log_mass, -np.inf), highest)
+
+
+def _climbed(
+    density: RowDensity, rows: Rows, starts: Array
+) -> tuple[Array, Array, NDArray[np.bool_]]:
+    """Climb ln p(y, x) from the starts, and from where the mean comes nearest to the row.
+
+    With hardly any noise the density is so steep that the first step of a climb can end where v(x)
+    is large and forgives any residual, a maximum of its own. Least squares know no v, and from
+    their ends a climb begins with the step of their curvature, which is short where it is steep.
+
+    Returns
+    -------
+    tops : ndarray, shape (M, T, Q)
+    heights, converged : ndarray, shape (M, T)
+        A height of -inf where there is no climb.
+    """
+    M, n, Q = starts.shape
+    unit, flat, row = density.unit, starts.reshape(-1, Q), np.repeat(np.arange(M), n)
+    ends, _, curvature = minimise(
+        lambda x, which: density.squares(x, rows[row[which]]), flat, unit
+    )
+    height = density.log_joint(ends, rows[row])[0].reshape(M, n)
+    index, found = _distinct((ends / unit).reshape(M, n, Q), height, min(n, _ENDS), _SAME)
+    own, slot = np.nonzero(found)
+    chosen = n * own + index[own, slot]
+    inverse = np.linalg.inv(curvature[chosen])
+
+    tops, heights = np.zeros((M, n + _ENDS, Q)), np.full((M, n + _ENDS), -np.inf)
+    converged = np.zeros((M, n + _ENDS), dtype=bool)
+
+    def climb(x: Array, own: NDArray[np.intp], slot: Any, inverse: Array | None = None) -> None:
+        tops[own, slot], heights[own, slot], converged[own, slot] = maximise(
+            lambda x, which: density.log_joint(x, rows[own[which]]), x, unit, inverse=inverse
+        )
+
+    climb(flat, row, np.tile(np.arange(n), M))
+    climb(ends[chosen], own, n + slot, inverse)
+    return tops, heights, converged
 
 
 def _spread(density: RowDensity, rows: Rows, at: Array) -> Array:
