@@ -200,7 +200,7 @@ def _distinct(
 
 
 def _modes(density: RowDensity, rows: Rows, starts: Array) -> Modes:
-    M, n, Q = starts.shape
+    M, _, Q = starts.shape
     unit = density.unit
     tops, heights, converged = _climbed(density, rows, starts)
     index, found = _distinct(tops / unit, heights, _MODES, _SAME)
@@ -232,9 +232,7 @@ def _climbed(
     """
     M, n, Q = starts.shape
     unit, flat, row = density.unit, starts.reshape(-1, Q), np.repeat(np.arange(M), n)
-    ends, _, curvature = minimise(
-        lambda x, which: density.squares(x, rows[row[which]]), flat, unit
-    )
+    ends, _, curvature = minimise(lambda x, which: density.squares(x, rows[row[which]]), flat, unit)
     height = density.log_joint(ends, rows[row])[0].reshape(M, n)
     index, found = _distinct((ends / unit).reshape(M, n, Q), height, min(n, _ENDS), _SAME)
     own, slot = np.nonzero(found)
