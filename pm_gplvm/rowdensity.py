@@ -1,6 +1,7 @@
 """ln p(y, x) of unseen rows at many places at once, with its gradient in x."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ __all__ = ["Mixture", "RowDensity", "Rows"]
 Array = NDArray[np.float64]
 
 _BLOCK = 2**19  # entries of one k(x, X): what a processor's cache still holds
+_BELOW = 0.16  # of the training rows: as far below the median as one standard deviation
+_LEAST_SPREAD = 0.1  # nats an entry: what differs by less in a wide table differs in nothing else
 _LEAST_NOISE = 1e-12  # σ² that least squares are divided by where a fit has none
 
 
@@ -162,6 +165,33 @@ class RowDensity:
         parts = [part.log_likelihood(x, rows.columns(c)) for c, part in self._parts]
         value, gradient = (sum(p) for p in zip(*parts, strict=True))
         return value + rows.log_prior(x), gradient + rows.prior_slope(x)
+
+    def shortfall(self, x: Array, rows: Rows) -> Array:
+        """How much worse the i-th row is explained at the i-th place than the training rows are.
+
+        What ln p(y given x), a seen entry, lies below the median over the training rows, each given
+        all others, in units of what their lower sixth does, at least 0.1.
+
+        Returns
+        -------
+        ndarray, shape (M,)
+        """
+        usual, spread = self._usual
+        value = self.log_joint(x, rows)[0] - rows.log_prior(x)
+        return np.asarray((usual - value / rows.seen.sum(axis=1)) / spread)
+
+    @cached_property
+    def _usual(self) -> tuple[float, float]:
+        """Median and lower spread of the training rows' own ln p, a seen entry, each left out."""
+        total, count = np.zeros((2, len(self.F)))
+        for known, _, block in self.patterns.blocks(self.F):
+            residual, variance = self.draw.given(known).left_out(block)
+            D = block.shape[1]
+            total[known] -= 0.5 * (residual**2).sum(axis=1) / variance
+            total[known] -= 0.5 * D * np.log(2.0 * np.pi * variance)
+            count[known] += D
+        low, usual = np.quantile(total / count, [_BELOW, 0.5])
+        return float(usual), max(float(usual - low), _LEAST_SPREAD)
 
     def squares(self, x: Array, rows: Rows) -> tuple[Array, Array, Array]:
         """Misfit of the i-th row at the i-th place to the mean alone, as nonlinear least squares.

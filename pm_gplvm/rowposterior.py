@@ -67,6 +67,8 @@ class Places:
         Of a measurement at x, in units of the scale² of Y, in each pattern of columns.
     modes : Modes
         Of all draws.
+    shortfalls : ndarray, shape (M, S)
+        :meth:`RowDensity.shortfall` at the weightiest mode, in each of S draws of the fit.
     n_draws : int
         From how many draws of the fit: T / n_draws places of the first, as many of the next.
     """
@@ -75,6 +77,7 @@ class Places:
     log_ratio: Array
     variance: Array
     modes: Modes
+    shortfalls: Array
     n_draws: int
 
     @property
@@ -87,6 +90,14 @@ class Places:
         """Standard error of ln p(y) from the choice of places, shape (M,)."""
         relative = np.exp(self.log_ratio - self.log_evidence[:, None])
         return np.asarray(relative.std(axis=1) / np.sqrt(relative.shape[1]))
+
+    @property
+    def shortfall(self) -> Array:
+        """How much worse a row is explained than those of the table, shape (M,).
+
+        The median over the draws: a row that few of them cannot place is not lost.
+        """
+        return np.asarray(np.median(self.shortfalls, axis=1))
 
     def smoothed(self) -> tuple[Array, Array]:
         """Pareto smoothed weights (M, T), a sum of 1 each row, and their Pareto k (M,)."""
@@ -146,7 +157,9 @@ def places_of(
         proposals = proposals.adapted(x, value - proposals.log_density(x), density.unit)
     x = proposals.draw(n, rng)
     value, variance = density.log_joint_and_variance(x, rows)
-    return Places(x, value - proposals.log_density(x), variance, modes, n_draws=1)
+    best = modes.at[np.arange(len(rows)), modes.log_mass.argmax(axis=1)]
+    shortfalls = density.shortfall(best, rows)[:, None]
+    return Places(x, value - proposals.log_density(x), variance, modes, shortfalls, n_draws=1)
 
 
 def _starts(density: RowDensity, rows: Rows, n: int, rng: np.random.Generator) -> Array:
@@ -294,9 +307,10 @@ def _joined(parts: list[Places], axis: int) -> Places:
     )
     reached = [p.modes.converged for p in parts]
     converged = np.concatenate(reached) if axis == 0 else np.all(reached, axis=0)
-    x, ratio, variance = (
+    x, ratio, variance, shortfalls = (
         np.concatenate([getattr(p, name) for p in parts], axis)
-        for name in ("x", "log_ratio", "variance")
+        for name in ("x", "log_ratio", "variance", "shortfalls")
     )
     n_draws = 1 if axis == 0 else len(parts)
-    return Places(x, ratio, variance, Modes(at, spread, log_mass, converged), n_draws)
+    modes = Modes(at, spread, log_mass, converged)
+    return Places(x, ratio, variance, modes, shortfalls, n_draws)
