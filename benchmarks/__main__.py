@@ -46,7 +46,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, default=0.3, help="of each in a turn (0.3)")
     parser.add_argument("--cap", type=float, default=60.0, help="converge: CPU seconds each (60)")
     parser.add_argument(
-        "--case", nargs="+", help="posterior: only these data, to files of their own"
+        "--case",
+        nargs="+",
+        help="posterior: only these data; embedding: spectra alone; to files of their own",
     )
     parser.add_argument(
         "--replicates", type=int, default=200, help="calibration: simulated tables (200)"
