@@ -112,7 +112,7 @@ def embed(
     Notes
     -----
     All rows and starts climb in step, so that the cost is that of few products of matrices: for
-    each row and draw about 15 ``n_starts`` + ``n_samples`` places of N² operations. A place that no
+    each row and draw about 20 ``n_starts`` + ``n_samples`` places of N² operations. A place that no
     start leads to is missed, and ``pareto_k`` may not show it: in more than about three latent
     dimensions compare with a greater ``n_starts``.
 
