@@ -52,7 +52,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--case",
         nargs="+",
-        help="posterior, ordinary: only these data, to files of their own; ordinary: or 'short'",
+        help="posterior, ordinary: only these data, to files of their own; ordinary: or 'short'; "
+        "embedding: spectra alone",
     )
     parser.add_argument(
         "--replicates", type=int, default=200, help="calibration: simulated tables (200)"

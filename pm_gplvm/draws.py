@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve, solve_triangular
+from scipy.linalg import cho_factor, cho_solve, lapack, solve_triangular
 
 from pm_gplvm.kernels import (
     KERNELS,
@@ -71,6 +71,15 @@ class Draw:
     def solve(self, F: Array) -> Array:
         """K⁻¹ F."""
         return np.asarray(cho_solve((self.chol, True), F, check_finite=False))
+
+    def left_out(self, F: Array) -> tuple[Array, Array]:
+        """Residuals (N, D) and variance (N,) of each row of F given the others, where it lies.
+
+        [K⁻¹F]_n / [K⁻¹]_nn and 1 / [K⁻¹]_nn (Rasmussen & Williams 2006, eq. 5.12).
+        """
+        inverse, _ = lapack.dpotri(self.chol, lower=1)
+        variance = 1.0 / np.diagonal(inverse)
+        return variance[:, None] * self.solve(F), variance
 
     def prior_variance(self, X_new: Array) -> Array:
         """Variance of the noise-free function before any data, shape (S,)."""

@@ -7,7 +7,6 @@ from contextlib import suppress
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
-from scipy.linalg import lapack
 from scipy.special import logsumexp
 
 from pm_gplvm.draws import Draw, data_of, each_draw
@@ -145,13 +144,8 @@ def leave_one_out(fit: xr.DataTree, *, draws: int = 200) -> xr.Dataset:
 
 def _left_out_of(draws: Sequence[Draw], F: Array) -> tuple[Array, Array]:
     """Residuals (S, N, D) and variances (S, N) of each entry given the others, draw by draw."""
-    residuals, variances = [], []
     with blas_threads(1):
-        for draw in draws:
-            inverse, _ = lapack.dpotri(draw.chol, lower=1)
-            variance = 1.0 / np.diagonal(inverse)
-            residuals.append(variance[:, None] * draw.solve(F))
-            variances.append(variance)
+        residuals, variances = zip(*(draw.left_out(F) for draw in draws), strict=True)
     return np.stack(residuals), np.stack(variances)
 
 

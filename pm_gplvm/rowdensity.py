@@ -1,6 +1,7 @@
 """ln p(y, x) of unseen rows at many places at once, with its gradient in x."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,9 @@ __all__ = ["Mixture", "RowDensity", "Rows"]
 Array = NDArray[np.float64]
 
 _BLOCK = 2**19  # entries of one k(x, X): what a processor's cache still holds
+_BELOW = 0.16  # of the training rows: as far below the median as one standard deviation
+_LEAST_SPREAD = 0.1  # nats an entry: what differs by less in a wide table differs in nothing else
+_LEAST_NOISE = 1e-12  # σ² that least squares are divided by where a fit has none
 
 
 @dataclass(frozen=True)
@@ -162,6 +166,58 @@ class RowDensity:
         value, gradient = (sum(p) for p in zip(*parts, strict=True))
         return value + rows.log_prior(x), gradient + rows.prior_slope(x)
 
+    def shortfall(self, x: Array, rows: Rows) -> Array:
+        """How much worse the i-th row is explained at the i-th place than the training rows are.
+
+        What ln p(y given x), a seen entry, lies below the median over the training rows, each given
+        all others, in units of what their lower sixth does, at least 0.1.
+
+        Returns
+        -------
+        ndarray, shape (M,)
+        """
+        usual, spread = self._usual
+        value = self.log_joint(x, rows)[0] - rows.log_prior(x)
+        return np.asarray((usual - value / rows.seen.sum(axis=1)) / spread)
+
+    @cached_property
+    def _usual(self) -> tuple[float, float]:
+        """Median and lower spread of the training rows' own ln p, a seen entry, each left out."""
+        total, count = np.zeros((2, len(self.F)))
+        for known, _, block in self.patterns.blocks(self.F):
+            residual, variance = self.draw.given(known).left_out(block)
+            D = block.shape[1]
+            total[known] -= 0.5 * (residual**2).sum(axis=1) / variance
+            total[known] -= 0.5 * D * np.log(2.0 * np.pi * variance)
+            count[known] += D
+        low, usual = np.quantile(total / count, [_BELOW, 0.5])
+        return float(usual), max(float(usual - low), _LEAST_SPREAD)
+
+    def squares(self, x: Array, rows: Rows) -> tuple[Array, Array, Array]:
+        """Misfit of the i-th row at the i-th place to the mean alone, as nonlinear least squares.
+
+        (Σ_d (y_d - m_d(x))² / σ² + |(x - mean)/sd|²) / 2 over the entries seen: what -ln p(y, x)
+        is where x is known as well as the training rows, but for constants. A mixture of the prior
+        stands by its moments.
+
+        Returns
+        -------
+        value : ndarray, shape (M,)
+        gradient : ndarray, shape (M, Q)
+        curvature : ndarray, shape (M, Q, Q)
+            JᵀJ, J the Jacobian of the scaled residuals.
+        """
+        noise = max(self.draw.sigma**2, _LEAST_NOISE)
+        away = (x - rows.mean) / rows.sd
+        value, gradient = 0.5 * (away**2).sum(axis=1), away / rows.sd
+        curvature = (1.0 / rows.sd**2)[:, :, None] * np.eye(x.shape[1])
+        for columns, part in self._parts:
+            misfit, slope, product = part.squares(x, rows.columns(columns))
+            value += 0.5 * misfit / noise
+            gradient -= slope / noise
+            curvature += product / noise
+        return value, gradient, curvature
+
     def log_joint_and_variance(self, x: Array, rows: Rows) -> tuple[Array, Array]:
         """Return ln p(y, x) of every row at T places of its own, and the variance there.
 
@@ -239,6 +295,20 @@ class _Part:
         value, gradient = (np.concatenate(p) for p in zip(*parts, strict=True))
         return value, gradient
 
+    def squares(self, x: Array, rows: Rows) -> tuple[Array, Array, Array]:
+        """Σ (y - m(x))² of the i-th row at the i-th place (M,), (∂m/∂x)ᵀ(y - m) and (∂m/∂x)²."""
+        (M, Q), D = x.shape, self.weights.shape[1]
+        misfit, slope, product = np.empty(M), np.empty((M, Q)), np.empty((M, Q, Q))
+        for b in self._blocks(M, Q * max(D, len(self.draw.X))):
+            seen = rows.seen[b]
+            residual = np.where(seen, rows.y[b] - self.draw.cross(x[b]) @ self.weights, 0.0)
+            jacobian = self.draw.slope(x[b]) @ self.weights
+            jacobian *= seen[:, None]
+            misfit[b] = (residual**2).sum(axis=1)
+            slope[b] = (jacobian @ residual[:, :, None])[:, :, 0]
+            product[b] = jacobian @ jacobian.transpose(0, 2, 1)
+        return misfit, slope, product
+
     def log_likelihood_and_variance(self, x: Array, rows: Rows) -> tuple[Array, Array]:
         """Return ln p(y given x) of every row at T places of its own, and v there, (M, T) each."""
         M, T, Q = x.shape
@@ -257,8 +327,8 @@ class _Part:
         count = rows.seen.sum(axis=1)[:, None]
         return np.asarray(-0.5 * (misfit / variance + count * np.log(2.0 * np.pi * variance)))
 
-    def _blocks(self, n: int) -> list[slice]:
-        size = max(1, _BLOCK // len(self.draw.X))
+    def _blocks(self, n: int, entries: int = 0) -> list[slice]:
+        size = max(1, _BLOCK // (entries or len(self.draw.X)))
         return [slice(i, i + size) for i in range(0, n, size)] or [slice(0, 0)]
 
     def _conditional(self, cross: Array, x: Array) -> tuple[Array, Array, Array]:
