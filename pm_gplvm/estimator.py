@@ -72,11 +72,12 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 
     Examples
     --------
+    >>> import numpy as np
     >>> import pm_gplvm as gplvm
     >>> from sklearn.pipeline import make_pipeline
-    >>> from sklearn.preprocessing import StandardScaler
+    >>> from sklearn.preprocessing import FunctionTransformer
     >>> Y = gplvm.load_digits(n=40).to_numpy()
-    >>> pipeline = make_pipeline(StandardScaler(), gplvm.GPLVM(random_state=1))
+    >>> pipeline = make_pipeline(FunctionTransformer(np.sqrt), gplvm.GPLVM(random_state=1))
     >>> pipeline.fit(Y[:30]).transform(Y[30:]).shape
     (10, 2)
     """
