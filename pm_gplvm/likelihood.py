@@ -14,6 +14,7 @@ from pytensor.graph.traversal import ancestors
 from pytensor.tensor.random.op import RNGConsumerOp
 from pytensor.tensor.random.utils import normalize_size_param
 
+from pm_gplvm.covariances import Covariance
 from pm_gplvm.gaussian import columns_logp, gram_factor, total_logp
 from pm_gplvm.incomplete import incomplete_columns_logp, incomplete_total_logp
 from pm_gplvm.memory import check_memory
@@ -211,6 +212,14 @@ def standardised(rv: Variable, value: Variable) -> tuple[Array, Array] | None:
     return F if seen is None else np.where(seen.T, F, np.nan), scale
 
 
+def _covariance_of(cov: Variable, rows: NDArray[np.intp]) -> Variable:
+    """Write down K of these rows alone, if it can be without the others'."""
+    if cov.owner is not None and isinstance(cov.owner.op, Covariance):
+        Z, *others = cov.owner.inputs
+        return cov.owner.op(Z[rows], *others)[0]
+    return cov[np.ix_(rows, rows)]
+
+
 def data_term(
     rv: Variable, value: Variable, rows: NDArray[np.intp] | None = None
 ) -> Variable | None:
@@ -241,7 +250,7 @@ def data_term(
     check_memory(len(F))
     cov = rv.owner.op.dist_params(rv.owner)[2]
     if rows is not None:
-        F, cov = F[rows], cov[np.ix_(rows, rows)]
+        F, cov = F[rows], _covariance_of(cov, rows)
     if np.isnan(F).any():
         return incomplete_total_logp(F, cov, scale=scale)
     factor = pytensor.shared(gram_factor(F), name=f"{rv.name}_factor")
