@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 from scipy.linalg import lapack
 from scipy.special import logsumexp
 
-from pm_gplvm.draws import Draw, data_of, each_draw
+from pm_gplvm.draws import Draw, data_of, each_draw, patterns_of
 from pm_gplvm.kernels import KERNELS
-from pm_gplvm.patterns import column_patterns
 from pm_gplvm.schema import FEATURE, OBS
 from pm_gplvm.threads import blas_threads
 
@@ -53,14 +52,14 @@ def compute_log_likelihood(fit: xr.DataTree) -> xr.DataTree:
     (1, 1, 64)
     """
     F, _, scale = data_of(fit, caller="compute_log_likelihood", missing=True)
-    patterns = column_patterns(~np.isnan(F))
+    patterns = patterns_of(fit, F)
     units = patterns.seen.sum(axis=1)[patterns.group] * (0.5 * np.log(2.0 * np.pi) + np.log(scale))
     terms = []
     with blas_threads(1):
         for draw in each_draw(fit, caller="compute_log_likelihood"):
             terms.append(-units)
             for rows, columns, block in patterns.blocks(F):
-                own = draw.given(rows)
+                own = draw.given(rows, columns)
                 half_logdet = np.log(np.diagonal(own.chol)).sum()
                 quad = np.einsum("nd,nd->d", block, own.solve(block))
                 terms[-1][columns] -= 0.5 * quad + half_logdet
@@ -122,11 +121,11 @@ def leave_one_out(fit: xr.DataTree, *, draws: int = 200) -> xr.Dataset:
     if isinstance(draws, bool) or not isinstance(draws, int | np.integer) or draws < 1:
         raise ValueError(f"draws must be a positive whole number, got {draws!r}.")
     F, centre, scale = data_of(fit, caller="leave_one_out", missing=True)
-    patterns = column_patterns(~np.isnan(F))
+    patterns = patterns_of(fit, F)
     chosen = list(each_draw(fit, caller="leave_one_out", limit=int(draws)))
     mean, sd, score, k = np.full((4, *F.shape), np.nan)
     for rows, columns, block in patterns.blocks(F):
-        residuals, variances = _left_out_of([draw.given(rows) for draw in chosen], block)
+        residuals, variances = _left_out_of([draw.given(rows, columns) for draw in chosen], block)
         for i, d in enumerate(columns):
             parts = _mixed(block[:, i], residuals[:, :, i], variances)
             mean[rows, d], sd[rows, d], score[rows, d], k[rows, d] = parts

@@ -12,7 +12,7 @@ from pytensor.tensor.shape import SpecifyShape
 
 from pm_gplvm.covariances import Covariance, covariance
 from pm_gplvm.kernels import parse_kernel
-from pm_gplvm.likelihood import GPColumns, GPColumnsRV
+from pm_gplvm.likelihood import GPColumns, GPColumnsRV, has_own_noise
 from pm_gplvm.patterns import column_patterns, warn_of_cost
 from pm_gplvm.preprocess import Scale, as_table, centre_and_scale
 from pm_gplvm.priors import DEFAULT_PRIORS, add_prior
@@ -31,6 +31,7 @@ def build_model(
     priors: Mapping[str, Any] | None = None,
     scale: Scale = "global",
     missing: Literal["raise", "mask"] = "raise",
+    noise: Literal["shared", "column"] = "shared",
 ) -> pm.Model:
     """Build the Gaussian process latent variable model of a table.
 
@@ -64,12 +65,19 @@ def build_model(
         likelihood of those that were; mean and scale are theirs too. An evaluation then takes one
         Cholesky factorisation for each pattern of columns with the same rows observed, instead of
         one for all: in a table with holes at random as many as there are columns.
+    noise : {"shared", "column"}, default "shared"
+        "column" gives every column d an amplitude and a noise of its own, y_d ~ N(mean, scale²
+        (amplitude_d² K + sigma_d² I)), as factor analysis has them: for columns that are measured
+        with different precision. K, of amplitude 1, has the other parameters of the kernel; the
+        linear one gets amplitudes too. An evaluation takes one spectral decomposition of K.
+        Columns of different spread are better put on a par by ``scale="feature"``.
 
     Returns
     -------
     pm.Model
         With ``X`` (obs, latent), ``lengthscale`` () or (latent,), ``amplitude``, ``sigma``,
-        ``bias`` and the observed ``Y`` (feature, obs): transposed, as PyMC puts batch
+        ``bias`` and the observed ``Y`` (feature, obs); amplitude and sigma have dims (feature,) with
+        ``noise="column"``. Y is transposed, as PyMC puts batch
         dimensions first. With missing entries the data ``Y_seen`` (feature, obs) tell where Y has
         any; elsewhere ``Y_data`` holds the column's mean, which is not looked at.
 
@@ -85,8 +93,8 @@ def build_model(
         If Y holds text, or a prior is of an unknown kind.
     ValueError
         If Y has the wrong shape, infinite or missing values, or with ``missing="mask"`` a row or
-        column without any; if ``latent_dim``, ``kernel``, ``scale``, ``missing`` or the name of a
-        prior is out of range.
+        column without any; if ``latent_dim``, ``kernel``, ``scale``, ``missing``, ``noise`` or the
+        name of a prior is out of range.
 
     Notes
     -----
@@ -118,7 +126,9 @@ def build_model(
             f"ard=True needs a kernel with a lengthscale, got kernel={kernel!r}. The linear kernel "
             "already scales each latent dimension by itself."
         )
-    names = ("X", *entry.parameters, "sigma", *(("bias",) if bias else ()))
+    by_column = _noise_by_column(noise)
+    signal = ("amplitude",) if by_column and "amplitude" not in entry.parameters else ()
+    names = ("X", *entry.parameters, *signal, "sigma", *(("bias",) if bias else ()))
     chosen = _chosen_priors(names, priors)
     mean, spread = centre_and_scale(table, scale)
     seen = ~np.isnan(table.to_numpy())
@@ -144,12 +154,16 @@ def build_model(
         }
         if ard:
             shapes["lengthscale"] = ((LATENT,), (latent_dim,))
+        if by_column:
+            shapes |= dict.fromkeys(_OF_COLUMNS, ((FEATURE,), (table.shape[1],)))
         parameters = {}
         for name in names:
             dims, shape = shapes.get(name, ((), ()))
             parameters[name] = add_prior(
                 name, chosen[name], dims=dims, shape=shape, positive=name != "X"
             )
+        if by_column:
+            table_of_model |= {name: parameters.pop(name) for name in _OF_COLUMNS}
         GPColumns(
             "Y",
             covariance(entry.name, parameters.pop("X"), **parameters),
@@ -167,6 +181,15 @@ def build_model(
                     )
                 model.add_coord(str(name), coord.to_numpy())
     return model
+
+
+_OF_COLUMNS = ("amplitude", "sigma")  # what a column has of its own with noise="column"
+
+
+def _noise_by_column(noise: str) -> bool:
+    if noise not in ("shared", "column"):
+        raise ValueError(f"noise must be 'shared' or 'column', got {noise!r}.")
+    return noise == "column"
 
 
 def _check_latent_dim(latent_dim: int, shape: tuple[int, ...]) -> None:
@@ -242,20 +265,27 @@ def describe(model: pm.Model) -> Description:
             "model must have latent positions called 'X', got the variables "
             f"{', '.join(model.named_vars)}."
         )
-    cov = tables[0].owner.op.dist_params(tables[0].owner)[2]
-    kernel = cov.owner.op.kernel if _in_named_parameters(model, cov) else "custom"
+    _, _, cov, *own = tables[0].owner.op.dist_params(tables[0].owner)
+    own = own[:2] if has_own_noise(tables[0]) else []
+    kernel = cov.owner.op.kernel if _in_named_parameters(model, cov, own) else "custom"
     return Description(kernel=kernel, observed=tables[0])
 
 
-def _in_named_parameters(model: pm.Model, cov: Variable) -> bool:
+def _in_named_parameters(model: pm.Model, cov: Variable, own: list[Variable]) -> bool:
     """Whether K is one of the table's, of the model's own X and θ by their names.
 
-    Only then can it be evaluated from the draws of a fit.
+    ``own`` are the amplitude and noise of the columns, which K then leaves out. Only then can it be evaluated from the draws of a fit.
     """
     if cov.owner is None or not isinstance(cov.owner.op, Covariance):
         return False
     Z, amplitude, bias, sigma = cov.owner.inputs
     named = model.named_vars
+    if own:
+        if not all(isinstance(v, Constant) for v in (amplitude, sigma)):
+            return False
+        if amplitude.data != 1.0 or sigma.data != 0.0:
+            return False
+        amplitude, sigma = own
 
     def is_named(variable: Variable, name: str, default: float | None) -> bool:
         while variable.owner is not None and isinstance(

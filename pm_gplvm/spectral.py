@@ -20,7 +20,7 @@ from scipy.linalg import blas, lapack
 from pm_gplvm.ops import GradientOp, TwinOp, reused, row_blocks
 from pm_gplvm.patterns import column_patterns
 
-__all__ = ["ColumnTerms", "Spectrum", "own_columns_logp", "spectrum"]
+__all__ = ["ColumnParts", "ColumnTerms", "Spectrum", "own_columns_logp", "spectrum"]
 
 Array = NDArray[np.float64]
 Spectrum = tuple[Array, Array]
@@ -125,7 +125,7 @@ class ColumnTerms(TwinOp):
             with np.errstate(divide="ignore"):
                 least = float((noise / signal).min())
             values, vectors = spectrum(K, least)
-            parts = _Parts(F, signal, noise, values, vectors)
+            parts = ColumnParts(F, signal, noise, values, vectors)
             results = (parts.terms, values, vectors)
         for slot, value in zip(storage, results, strict=True):
             slot[0] = value
@@ -169,7 +169,7 @@ class _ColumnGradient(GradientOp):
             for slot, value in zip(storage, inputs[:4], strict=True):
                 slot[0] = np.full(value.shape, np.nan)
             return
-        parts = _Parts(F, signal, noise, values, vectors)
+        parts = ColumnParts(F, signal, noise, values, vectors)
         solved = parts.solved()
         G = storage[0][0] = reused(storage[0][0], K.shape)
         parts.slope(solved, weight, G)
@@ -196,7 +196,7 @@ def _each_column(K: Variable, F: Variable, signal: Variable, noise: Variable) ->
     return [chol, pt.linalg.cho_solve((chol, True), F.T[:, :, None], b_ndim=2)[:, :, 0]]
 
 
-class _Parts:
+class ColumnParts:
     """The formulas above, one array an evaluation."""
 
     def __init__(self, F: Array, signal: Array, noise: Array, values: Array, vectors: Array):
@@ -264,7 +264,7 @@ def _mirror(G: Array) -> None:
 
 
 def own_columns_logp(
-    F: Any, K: Any, seen: NDArray[np.bool_], *, amplitude: Any, noise: Any, scale: Any = 1.0
+    F: Any, K: Any, seen: NDArray[np.bool_] | None, *, amplitude: Any, noise: Any, scale: Any = 1.0
 ) -> Variable:
     """Log-density of what was observed of each column of ``scale`` · F under N(0, scale² V_d).
 
@@ -274,7 +274,7 @@ def own_columns_logp(
         Standardised data, any number where missing.
     K : tensor_like, shape (N, N)
         Without noise.
-    seen : ndarray of bool, shape (N, D)
+    seen : ndarray of bool, shape (N, D), or None if nothing is missing
         Columns with the same rows observed share a decomposition.
     amplitude : tensor_like, shape (D,)
         a_d, a standard deviation.
@@ -289,13 +289,13 @@ def own_columns_logp(
     F, K, amplitude, noise, scale = (
         pt.as_tensor_variable(v, dtype="float64") for v in (F, K, amplitude, noise, scale)
     )
+    units = 0.5 * np.log(2.0 * np.pi) + pt.log(scale)
+    if seen is None or seen.all():
+        return ColumnTerms()(K, F, amplitude**2, noise)[0] - F.shape[0] * units
     terms, order = [], []
     for rows, columns in column_patterns(seen):
-        if seen.all():
-            terms.append(ColumnTerms()(K, F, amplitude**2, noise)[0])
-        else:
-            part, table = K[np.ix_(rows, rows)], F[np.ix_(rows, columns)]
-            terms.append(ColumnTerms()(part, table, amplitude[columns] ** 2, noise[columns])[0])
+        part, table = K[np.ix_(rows, rows)], F[np.ix_(rows, columns)]
+        terms.append(ColumnTerms()(part, table, amplitude[columns] ** 2, noise[columns])[0])
         order.append(columns)
-    together = terms[0] if seen.all() else pt.concatenate(terms)[np.argsort(np.concatenate(order))]
-    return together - seen.sum(axis=0) * (0.5 * np.log(2.0 * np.pi) + pt.log(scale))
+    together = pt.concatenate(terms)[np.argsort(np.concatenate(order))]
+    return together - seen.sum(axis=0) * units
