@@ -224,31 +224,43 @@ class _OwnColumns(Continuous):
     def support_point(rv: Variable, size: Any, mu: Any, *parameters: Any) -> Variable:
         return pt.zeros_like(rv) + mu[..., None]
 
-    def logp(
-        value: Variable, mu: Any, scale: Any, cov: Any, amplitude: Any, sigma: Any, *seen: Any
-    ) -> Variable:
+    def logp(value: Variable, *parameters: Any) -> Variable:
         if value.ndim > 2:
             raise NotImplementedError(
                 f"GPColumns has a log-density for one table (feature, obs), got {value.ndim} dimensions."
             )
-        F = (pt.atleast_2d(value) - mu[..., None]) / scale[..., None]
-        ones = pt.ones(F.shape[0])
-        terms = own_columns_logp(
-            F.T,
-            cov,
-            _numbers(seen[0]).T if seen else None,
-            amplitude=amplitude * ones,
-            noise=sigma**2 * ones,
-            scale=scale,
-        )
+        terms = _own_logp(pt.atleast_2d(value), None, *parameters)
         return terms if value.ndim == 2 else terms[0]
 
 
 class _IncompleteOwnColumns(Continuous):
-    """:class:`GPColumns` with ``sigma`` and ``seen``; its density is that of :class:`_OwnColumns`."""
+    """:class:`GPColumns` with ``sigma`` and ``seen``."""
 
     rv_type = IncompleteOwnColumnsRV
     rv_op = IncompleteOwnColumnsRV.rv_op
+
+    def support_point(rv: Variable, size: Any, mu: Any, *parameters: Any) -> Variable:
+        return pt.zeros_like(rv) + mu[..., None]
+
+    def logp(value: Variable, *parameters: Any) -> Variable:
+        *own, seen = parameters
+        return _own_logp(value, _numbers(seen).T, *own)
+
+
+def _own_logp(
+    value: Variable,
+    seen: NDArray[np.bool_] | None,
+    mu: Any,
+    scale: Any,
+    cov: Any,
+    amplitude: Any,
+    sigma: Any,
+) -> Variable:
+    """Log-density of each column with a noise of its own, shape (D,)."""
+    F = (value - mu[..., None]) / scale[..., None]
+    ones = pt.ones(F.shape[0])
+    own = {"amplitude": amplitude * ones, "noise": sigma**2 * ones}
+    return own_columns_logp(F.T, cov, seen, **own, scale=scale)
 
 
 def _mask(seen: Any) -> Variable:
