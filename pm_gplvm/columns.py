@@ -38,10 +38,28 @@ class OwnColumns:
         self.shares = self.signal**2 / variances
         """s (r, D)."""
 
+    def _parts(self, F: Array) -> ColumnParts:
+        return ColumnParts(F, self.signal, self.noise, self.values, self.vectors)
+
+    def logp(self, F: Array) -> Array:
+        """Log-density of each column, shape (D,)."""
+        return np.asarray(self._parts(F).terms - 0.5 * len(F) * np.log(2.0 * np.pi))
+
+    def solve(self, F: Array) -> Array:
+        """V_d⁻¹ f_d, shape (N, D)."""
+        return self._parts(F).solved()
+
     def weights(self, F: Array) -> Array:
         """Return what k(x, X) is multiplied by for the mean, shape (N, D)."""
-        parts = ColumnParts(F, self.signal, self.noise, self.values, self.vectors)
-        return np.asarray(self.signal * parts.solved())
+        return self.signal * self.solve(F)
+
+    @property
+    def precision(self) -> Array:
+        """Diagonal of V_d⁻¹, shape (N, D)."""
+        if self.vectors.shape[0] == self.vectors.shape[1]:
+            return np.asarray(self.vectors**2 @ (self.shares / self.signal**2))
+        known = self.vectors**2 @ (self.shares * self.values[:, None] / self.signal)
+        return np.asarray((1.0 - known) / self.noise)
 
     def variance(self, cross: Array, prior: Array) -> Array:
         """Variance of the noise-free functions, from k(x, X) (S, N) and k(x, x) (S,), shape (S, D)."""

@@ -35,7 +35,7 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     ----------
     n_components : int, default 2
         Q, the number of latent dimensions, at most min(N, D).
-    kernel, ard, priors, scale, missing
+    kernel, ard, priors, scale, missing, noise
         As in :func:`build_model`. With ``missing="mask"`` the rows that ``transform`` and ``score``
         take may have NaN too.
     start, n_restarts
@@ -88,6 +88,7 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         priors: Mapping[str, Any] | None = None,
         scale: Scale = "global",
         missing: Literal["raise", "mask"] = "raise",
+        noise: Literal["shared", "column"] = "shared",
         start: Any = "pca",
         n_restarts: int = 0,
         max_iter: int = 5000,
@@ -100,6 +101,7 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self.priors = priors
         self.scale = scale
         self.missing = missing
+        self.noise = noise
         self.start = start
         self.n_restarts = n_restarts
         self.max_iter = max_iter
@@ -144,6 +146,7 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             priors=self.priors,
             scale=self.scale,
             missing=self.missing,
+            noise=self.noise,
         )
         fit = fit_map(
             model,

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.linalg import lapack
 from scipy.special import logsumexp
 
+from pm_gplvm.columns import OwnColumns
 from pm_gplvm.draws import Draw, data_of, each_draw, patterns_of
 from pm_gplvm.kernels import KERNELS
 from pm_gplvm.schema import FEATURE, OBS
@@ -57,6 +58,9 @@ def compute_log_likelihood(fit: xr.DataTree) -> xr.DataTree:
     terms = []
     with blas_threads(1):
         for draw in each_draw(fit, caller="compute_log_likelihood"):
+            if draw.own_noise and patterns.seen.all():
+                terms.append(OwnColumns(draw).logp(F) - len(F) * np.log(scale))
+                continue
             terms.append(-units)
             for rows, columns, block in patterns.blocks(F):
                 own = draw.given(rows, columns)
@@ -124,11 +128,18 @@ def leave_one_out(fit: xr.DataTree, *, draws: int = 200) -> xr.Dataset:
     patterns = patterns_of(fit, F)
     chosen = list(each_draw(fit, caller="leave_one_out", limit=int(draws)))
     mean, sd, score, k = np.full((4, *F.shape), np.nan)
-    for rows, columns, block in patterns.blocks(F):
-        residuals, variances = _left_out_of([draw.given(rows, columns) for draw in chosen], block)
-        for i, d in enumerate(columns):
-            parts = _mixed(block[:, i], residuals[:, :, i], variances)
-            mean[rows, d], sd[rows, d], score[rows, d], k[rows, d] = parts
+    if chosen[0].own_noise and patterns.seen.all():
+        residuals, variances = _left_out_of_own(chosen, F)
+        for d in range(F.shape[1]):
+            parts = _mixed(F[:, d], residuals[:, :, d], variances[:, :, d])
+            mean[:, d], sd[:, d], score[:, d], k[:, d] = parts
+    else:
+        for rows, columns, block in patterns.blocks(F):
+            given = [draw.given(rows, columns) for draw in chosen]
+            residuals, variances = _left_out_of(given, block)
+            for i, d in enumerate(columns):
+                parts = _mixed(block[:, i], residuals[:, :, i], variances)
+                mean[rows, d], sd[rows, d], score[rows, d], k[rows, d] = parts
     known = {
         "mean": centre + scale * mean,
         "sd": scale * sd,
@@ -151,6 +162,17 @@ def _left_out_of(draws: Sequence[Draw], F: Array) -> tuple[Array, Array]:
             variance = 1.0 / np.diagonal(inverse)
             residuals.append(variance[:, None] * draw.solve(F))
             variances.append(variance)
+    return np.stack(residuals), np.stack(variances)
+
+
+def _left_out_of_own(draws: Sequence[Draw], F: Array) -> tuple[Array, Array]:
+    """Residuals and variances (S, N, D) where every column has a noise of its own."""
+    residuals, variances = [], []
+    with blas_threads(1):
+        for draw in draws:
+            own = OwnColumns(draw)
+            variances.append(1.0 / own.precision)
+            residuals.append(variances[-1] * own.solve(F))
     return np.stack(residuals), np.stack(variances)
 
 

@@ -70,7 +70,8 @@ def build_model(
         (amplitude_d² K + sigma_d² I)), as factor analysis has them: for columns that are measured
         with different precision. K, of amplitude 1, has the other parameters of the kernel; the
         linear one gets amplitudes too. An evaluation takes one spectral decomposition of K.
-        Columns of different spread are better put on a par by ``scale="feature"``.
+        Columns of different spread are better put on a par by ``scale="feature"``. :func:`sample`,
+        inducing inputs and what else knows one noise only say so.
 
     Returns
     -------

@@ -6,6 +6,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from pm_gplvm.columns import OwnColumns
 from pm_gplvm.draws import Draw, data_of, each_draw, patterns_of
 from pm_gplvm.kernels import cross_covariance
 from pm_gplvm.newrows import require_exact
@@ -169,6 +170,11 @@ def reconstruct(fit: xr.DataTree, *, noise: bool = False, draws: int = 100) -> x
 
 def _smoothed(draw: Draw, F: Array, patterns: Patterns) -> tuple[Array, Array]:
     """Mean (N, D) and variance (N, G) of the function at the training rows' own places."""
+    if draw.own_noise and patterns.seen.all():
+        columns_of = OwnColumns(draw)
+        noise = columns_of.noise
+        known = noise - noise**2 * columns_of.precision
+        return F - noise * columns_of.solve(F), np.maximum(known, 0.0)
     mean, variance = np.empty_like(F), np.empty((len(F), len(patterns)))
     for g, (rows, columns, block) in enumerate(patterns.blocks(F)):
         own = draw.given(rows, columns)

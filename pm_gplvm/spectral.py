@@ -27,8 +27,8 @@ Spectrum = tuple[Array, Array]
 """Eigenvalues (r,) above 0 and their eigenvectors (N, r)."""
 
 _FEW = 32  # rows below which nothing is gained by a low rank
-_GUESS = 0.7  # of every second row, the rank up to which that of all is taken to be low
-_WORTH = 0.75  # of all rows, the rank up to which its way costs less
+_GUESS = 0.95  # of every second row, the rank up to which that of all is taken to be low
+_WORTH = 0.8  # of all rows, the rank up to which its way costs less
 _TOLERANCE = 1e-11  # of what is left of K's diagonal, in units of the noise
 
 

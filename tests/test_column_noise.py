@@ -7,6 +7,7 @@ from oracles import column_logps, kernel_matrix
 from scipy.stats import multivariate_normal, norm
 
 import pm_gplvm as gplvm
+from pm_gplvm.columns import OwnColumns
 from pm_gplvm.draws import data_of, each_draw
 from pm_gplvm.likelihood import signal_to_noise
 from pm_gplvm.model import describe
@@ -368,6 +369,50 @@ def test_the_other_readers_take_such_a_fit():
     parts = gplvm.gradients(model, at, explicit=True)
     by_hand = 2.0 * (parts["dL_dK"] * parts["dK_dX"]).sum("obs_other")
     np.testing.assert_allclose(by_hand, parts["dL_dX"], rtol=1e-6, atol=1e-8)
+
+
+def test_the_ways_by_spectrum_and_by_factorisation_agree():
+    """A complete table goes by one decomposition, each column alone by its Cholesky factor."""
+    rng = np.random.default_rng(4)
+    n = 60  # of low rank
+    model = gplvm.build_model(table(n=n), 1, noise="column", scale="feature")
+    known = {
+        "X": 0.5 * rng.normal(size=(1, 1, n, 1)),
+        "lengthscale": np.ones((1, 1)),
+        "amplitude": np.exp(0.3 * rng.normal(size=(1, 1, D))),
+        "sigma": np.exp(0.5 * rng.normal(size=(1, 1, D)) - 1.0),
+    }
+    fit = as_fit(model, known, method="made", sample_stats={"lp": np.zeros((1, 1))}, settings={})
+    F, *_ = data_of(fit, caller="test")
+    draw = next(each_draw(fit, caller="test"))
+    own = OwnColumns(draw)
+    assert own.vectors.shape[1] < n // 2
+    x = rng.normal(size=(5, 1))
+    cross, prior = draw.cross(x), draw.prior_variance(x)
+    for d in range(D):
+        alone = draw.of_column(d)
+        solved = alone.solve(F[:, d])
+        np.testing.assert_allclose(own.solve(F)[:, d], solved, rtol=1e-8, atol=1e-9)
+        np.testing.assert_allclose(own.precision[:, d], np.diagonal(np.linalg.inv(alone.K)))
+        logdet = 2.0 * np.log(np.diagonal(alone.chol)).sum()
+        logp = -0.5 * (F[:, d] @ solved + logdet + n * np.log(2.0 * np.pi))
+        assert own.logp(F)[d] == pytest.approx(logp, rel=1e-11)
+        variance = alone.variance(alone.cross(x), alone.prior_variance(x))
+        np.testing.assert_allclose(
+            own.variance(cross, prior)[:, d], variance, rtol=1e-6, atol=1e-10
+        )
+        np.testing.assert_allclose(
+            (cross @ own.weights(F))[:, d], alone.cross(x) @ solved, rtol=1e-7, atol=1e-9
+        )
+
+
+def test_the_estimator_takes_a_noise_of_each_column():
+    Y = table()
+    estimator = gplvm.GPLVM(1, noise="column", scale="feature", random_state=1, max_iter=50)
+    with pytest.warns(RuntimeWarning, match="did not converge"):
+        estimator.fit(Y)
+    assert estimator.fit_["posterior"]["sigma"].dims == ("chain", "draw", "feature")
+    assert np.isfinite(estimator.score(table(seed=8, n=3)))
 
 
 def test_the_metric_of_the_map_is_the_sum_over_the_columns():
