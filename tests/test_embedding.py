@@ -32,7 +32,7 @@ def on_a_grid(fit, new, prior=(0.0, 1.0), end=6.0, n=3001):
     F, centre, scale = data_of(fit, caller="test")
     posterior = fit.posterior.to_dataset().isel(chain=0, draw=0)
     X, N = posterior["X"].to_numpy(), len(F)
-    sigma = THETA["sigma"]
+    sigma = np.hypot(THETA["sigma"], 0.01)  # its floor included
     theta = {name: THETA[name] for name in ("lengthscale", "amplitude")}
     grid = np.linspace(-end, end, n)
     K = kernel_matrix("rbf", X, **theta) + sigma**2 * np.eye(N)
