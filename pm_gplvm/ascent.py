@@ -254,6 +254,8 @@ def climb(
     maxiter: int,
     rule: Rule,
     counter: Counter,
+    *,
+    moved: bool = False,
 ) -> Optimum:
     """Run L-BFGS from one start.
 
@@ -268,6 +270,8 @@ def climb(
         When to end, and whether that is an arrival.
     counter : Counter
         Told of every evaluation.
+    moved : bool, default False
+        Whether an earlier climb has led here, so that X may already be where it should.
 
     Returns
     -------
@@ -290,7 +294,7 @@ def climb(
     message = _attempts(run, maxiter)
     top, vector, gradient = run.best
     end = landscape.outward(vector)
-    problem = _stuck(values, end)
+    problem = _stuck(values, end, moved)
     return Optimum(
         values=end,
         objective=top,
@@ -341,12 +345,12 @@ def _attempts(run: _Run, maxiter: int) -> str:
     return LINE_SEARCH
 
 
-def _stuck(start: Mapping[str, Array], end: Mapping[str, Array]) -> str | None:
+def _stuck(start: Mapping[str, Array], end: Mapping[str, Array], moved: bool) -> str | None:
     """All-zero X is a stationary point, where an optimiser would report success."""
     X = end.get("X")
     if X is None or X.ndim != 2:
         return None
-    if np.abs(X - start["X"]).max() <= 1e-10 * np.abs(start["X"]).max():
+    if not moved and np.abs(X - start["X"]).max() <= 1e-10 * np.abs(start["X"]).max():
         return DID_NOT_MOVE
     if X.std(axis=0).max() <= 1e-8:
         return COLLAPSED

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from pm_gplvm.ascent import (
     CONVERGED,
+    DID_NOT_MOVE,
     INTERRUPTED,
     UNFINISHED,
     Landscape,
@@ -171,7 +172,8 @@ def _ranked(ended: Mapping[int, Optimum], chosen: int | None = None) -> list[tup
 def _further(
     landscape: Landscape, optimum: Optimum, maxiter: int, rule: Rule, counter: Counter
 ) -> Optimum:
-    return optimum.after(climb(landscape, optimum.values, maxiter, rule, counter))
+    moved = optimum.message != DID_NOT_MOVE
+    return optimum.after(climb(landscape, optimum.values, maxiter, rule, counter, moved=moved))
 
 
 def _relocated(
