@@ -17,6 +17,7 @@ LONG = (
     "embed",
     "fit_laplace",
     "fit_map",
+    "fit_marginal",
     "fit_sparse",
     "fit_stochastic",
     "fit_variational",
@@ -63,11 +64,11 @@ def test_folds_are_counted(screen, Y):
     assert "folds," in screen.getvalue()
 
 
-@pytest.mark.parametrize("use", ["embed", "impute", "log_predictive", "fit_map"])
+@pytest.mark.parametrize("use", ["embed", "impute", "log_predictive", "fit_map", "fit_marginal"])
 def test_silence(screen, capsys, Y, use):
     fit = made_fit(Y, "rbf")
-    if use == "fit_map":
-        gplvm.fit_map(gplvm.build_model(Y), progressbar=False)
+    if use.startswith("fit"):
+        getattr(gplvm, use)(gplvm.build_model(Y), progressbar=False)
     else:
         getattr(gplvm, use)(fit, Y[:2], random_seed=1, progressbar=False)
     assert screen.getvalue() == ""
