@@ -20,7 +20,9 @@ BENCHMARKS = {
     "evidence": ("evidence", "Log evidence of latent dimensions"),
     "calibration": ("calibration", "Ranks of simulated truths among the draws of sample"),
     "variational": ("variational", "The variational Bayesian GP-LVM"),
+    "columns": ("columns", "A noise of each column: its cost, and the factor it finds"),
     "stochastic": ("stochastic", "Neighbourhood gradients beside the full one"),
+    "ordinary": ("ordinary", "Ordinary tables at all defaults, beside PCA"),
 }
 
 
@@ -46,7 +48,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, default=0.3, help="of each in a turn (0.3)")
     parser.add_argument("--cap", type=float, default=60.0, help="converge: CPU seconds each (60)")
     parser.add_argument(
-        "--case", nargs="+", help="posterior: only these data, to files of their own"
+        "--limit", type=float, default=120.0, help="ordinary: CPU seconds of a table (120)"
+    )
+    parser.add_argument(
+        "--case",
+        nargs="+",
+        help="posterior, ordinary: only these data, to files of their own; ordinary: or 'short'; "
+        "embedding: spectra alone",
     )
     parser.add_argument(
         "--replicates", type=int, default=200, help="calibration: simulated tables (200)"

@@ -6,6 +6,8 @@ import numpy as np
 
 _OIL = Path(__file__).resolve().parents[2] / "shared" / "data" / "oil_flow.npz"
 
+_NIR = _OIL.parent / "nir"
+
 
 def has_oil() -> bool:
     return _OIL.exists()
@@ -27,6 +29,28 @@ def _simulated(N: int, D: int) -> np.ndarray:
     X = rng.standard_normal((N, 2))
     signal = np.sin(X @ rng.standard_normal((2, D)) + rng.uniform(0.0, 2 * np.pi, D))
     return signal + 0.3 * rng.standard_normal((N, D))
+
+
+def simulated_spectra(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mixtures of four substances seen through a logarithm, with noise of 0.001: 172 rows, and 43."""
+    rng, at = np.random.default_rng(seed), np.linspace(0.0, 1.0, 100)
+    peaks = ((0.2, 0.1), (0.35, 0.2), (0.6, 0.08), (0.8, 0.25))
+    pure = np.array([np.exp(-0.5 * ((at - centre) / width) ** 2) for centre, width in peaks])
+    amounts = rng.gamma(2.0, 0.5, (215, 4))
+    Y = np.log1p(amounts @ pure) * rng.normal(1.0, 0.05, (215, 1))
+    Y += 1e-3 * rng.normal(size=Y.shape)
+    return Y[:172], Y[172:]
+
+
+def near_infrared() -> tuple[np.ndarray, np.ndarray] | None:
+    """Near infrared spectra of mixtures at several temperatures, a fifth held out; None if not there."""
+    files = [_NIR / f"flodat_{part}_spectra_0.txt" for part in ("training", "test")]
+    if not all(file.exists() for file in files):
+        return None
+    Y = np.vstack([np.loadtxt(file) for file in files])
+    Y = Y[np.random.default_rng(0).permutation(len(Y))]
+    n = int(0.8 * len(Y))
+    return Y[:n], Y[n:]
 
 
 def _standard(Y: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ KERNELS = {
     "matern32": {"kernel": "matern32"},
     "matern52": {"kernel": "matern52"},
     "linear": {"kernel": "linear"},
+    "rbf + linear": {"kernel": "rbf + linear"},
 }
 TABLES = (("oil", 2), ("digits", 5))
 WIDE = (300, 20_000)

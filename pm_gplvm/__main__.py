@@ -26,7 +26,11 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("table", nargs="?", help="a .csv or .nc file; default: 300 of scikit-learn's digits")
     add("--label", help="column (or coordinate) that names each row's class")
     add("--latent-dim", type=int, default=2, metavar="Q", help="latent dimensions (default 2)")
-    add("--kernel", default="rbf", help="such as rbf, matern52, linear, rbf + linear, rbf + bias")
+    add(
+        "--kernel",
+        default="rbf + linear",
+        help="such as rbf, matern52, linear or rbf + linear (default), '+ bias' if wanted",
+    )
     add(
         "--scale",
         choices=("global", "feature", "none"),

@@ -13,6 +13,7 @@ Index = NDArray[np.intp]
 _SUFFICIENT = 1e-4  # of the rise that the slope promises (Armijo)
 _SHRINK = 0.25
 _SMALLEST = 1e-8  # fraction of a step below which a problem is given up
+_ROUNDED = 1e-3  # a rise that no step, however short, brings about is lost in the values' rounding
 _FIRST = 0.1  # length of the first step, in units
 _LONGEST = 1.0
 
@@ -24,6 +25,7 @@ def maximise(
     *,
     maxiter: int = 200,
     tol: float = 1e-6,
+    inverse: Array | None = None,
 ) -> tuple[Array, Array, NDArray[np.bool_]]:
     """Climb from every point of its own to a maximum.
 
@@ -39,7 +41,11 @@ def maximise(
     maxiter : int, default 200
         Evaluations of each problem.
     tol : float, default 1e-6
-        A problem is done when its quadratic model promises a rise of less than this.
+        A problem is done when its quadratic model promises a rise of less than this; or
+        of less than 0.001 where no step brings any, as the values are not known better.
+    inverse : ndarray, shape (S, Q, Q), optional
+        Of the negative Hessian where each begins, as far as it is known: the first step is then
+        that of Newton.
 
     Returns
     -------
@@ -72,8 +78,11 @@ def maximise(
 
     value, gradient = evaluate(u, everyone)
     length = np.linalg.norm(gradient, axis=1)
-    H = (_FIRST / np.maximum(length, 1e-300))[:, None, None] * np.eye(Q)
-    fraction, fresh = np.ones(S), np.ones(S, dtype=bool)
+    if inverse is None:
+        H = (_FIRST / np.maximum(length, 1e-300))[:, None, None] * np.eye(Q)
+    else:
+        H = inverse / np.outer(unit, unit)
+    fraction, fresh = np.ones(S), np.full(S, inverse is None)
     converged = length == 0.0
     active = everyone[~converged & np.isfinite(value)]
     for _ in range(maxiter):
@@ -92,7 +101,8 @@ def maximise(
         fresh[moved], fraction[moved] = False, 1.0
         fraction[active[~better]] *= _SHRINK
         promised = 0.5 * np.einsum("sp,spq,sq->s", gradient[active], H[active], gradient[active])
-        converged[active] = ~fresh[active] & (promised < tol)
+        enough = np.where(fraction[active] > _SMALLEST, tol, max(tol, _ROUNDED))
+        converged[active] = ~fresh[active] & (promised < enough)
         active = active[~converged[active] & (fraction[active] > _SMALLEST)]
     return u * unit, value, converged
 

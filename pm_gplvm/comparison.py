@@ -68,7 +68,7 @@ def compare(
         ``bound``
             Of a variational fit, the bound on ln p(Y | θ), by which latent dimensions and kernels
             may be compared; NaN for others.
-        ``lengthscale``, ``amplitude``, ``sigma``, ``bias``
+        ``lengthscale``, ``amplitude``, ``weight``, ``sigma``, ``bias``
             Means; with ARD the lengthscales of each draw in ascending order, ``lengthscale[0]``
             the smallest.
         ``sd_X``, ``sd_Z``

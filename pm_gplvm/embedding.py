@@ -23,6 +23,8 @@ __all__ = ["embed", "log_predictive", "places_of_table"]
 Array = NDArray[np.float64]
 
 _UNRELIABLE = 0.7
+_STRANGE = 5.0  # shortfall: 0 to 4 % of the held-out rows of ordinary tables exceed it
+_NAMED = 5  # rows in a message
 
 
 def embed(
@@ -45,7 +47,8 @@ def embed(
 
     m and v those of :func:`predict`, is climbed from several starts: the places where it is highest
     among those of the known rows, places beside them and some from the prior, and the places of the
-    known rows most alike.
+    known rows most alike; and the best of the places to which least squares lead from these, where
+    m(x) alone comes nearest to the row.
     From a mixture of t-distributions about the modes found (the inverse Hessian there as their
     spread) and the prior, places are drawn, weighted by p(y, x) over their density, with Pareto
     smoothing (Vehtari et al. 2024), and resampled: Laplace's approximation, corrected. A draw of
@@ -84,13 +87,20 @@ def embed(
         and ``weight`` (obs_new, mode), the share of the posterior that lies about it. Modes
         nearer than two standard deviations are one. ``rows``: for each row ``effective_modes``, the
         exponential of the entropy of the weights (1: one place; 2: two as likely); ``ess``,
-        how many equal weights the places are worth; ``pareto_k`` of the weights, and ``converged``, whether its
-        highest mode was reached to tolerance in every draw.
+        how many equal weights the places are worth; ``pareto_k`` of the weights; ``shortfall``, how
+        much worse than the training rows it is explained, and ``converged``, whether its highest
+        mode was reached to tolerance in every draw.
+        ``shortfall`` compares ln p(y given x), divided by the number of entries seen, at the
+        weightiest mode with that of every training row given all others (R&W 2006, eq. 5.12): the
+        distance below their median, in units of that of their lower sixth (but at least 0.1), the
+        median over the draws. 0 is as usual, 1 as poor as for a sixth of the training rows. NaN
+        where a map gives the place (:func:`back_constrained`).
 
     Warns
     -----
     RuntimeWarning
-        If ``pareto_k`` of a row exceeds 0.7 or a highest mode was not reached; if the draws of X
+        If ``shortfall`` of a row exceeds 5, so that its place means little; if ``pareto_k`` of a row
+        exceeds 0.7 or a highest mode was not reached; if the draws of X
         stand in frames of their own (:func:`align`).
 
     Raises
@@ -102,7 +112,7 @@ def embed(
     Notes
     -----
     All rows and starts climb in step, so that the cost is that of few products of matrices: for
-    each row and draw about 15 ``n_starts`` + ``n_samples`` places of N² operations. A place that no
+    each row and draw about 20 ``n_starts`` + ``n_samples`` places of N² operations. A place that no
     start leads to is missed, and ``pareto_k`` may not show it: in more than about three latent
     dimensions compare with a greater ``n_starts``.
 
@@ -132,6 +142,7 @@ def embed(
     warn_unaligned(fit, caller="embed")
     weights, k = places.smoothed()
     _warn(k, places.modes.converged)
+    _warn_of_strangers(places.shortfall, new)
     rng = np.random.default_rng(None if random_seed is None else [random_seed, 1])
     chosen = _resampled(weights, rng)
     X = places.x[np.arange(len(new)), chosen]
@@ -140,6 +151,7 @@ def embed(
         "effective_modes": effective(weight),
         "ess": 1.0 / (weights**2).sum(axis=1),
         "pareto_k": k,
+        "shortfall": places.shortfall,
         "converged": places.modes.converged,
     }
     tree = tree_of_places(fit, new, X, (at, sd, weight), rows)
@@ -276,3 +288,21 @@ def _warn(k: Array, converged: NDArray[np.bool_]) -> None:
             RuntimeWarning,
             stacklevel=3,
         )
+
+
+def _warn_of_strangers(shortfall: Array, new: xr.DataArray) -> None:
+    strange = np.flatnonzero(shortfall > _STRANGE)
+    if not len(strange):
+        return
+    strange = strange[np.argsort(-shortfall[strange], kind="stable")]
+    labels = new["obs_new"].to_numpy() if "obs_new" in new.coords else np.arange(len(new))
+    named = ", ".join(str(labels[i]) for i in strange[:_NAMED])
+    more = ", ..." if len(strange) > _NAMED else ""
+    warnings.warn(
+        f"embed: {len(strange)} of {len(new)} rows ({named}{more}) are explained much worse than the "
+        f"table's own when left out (shortfall up to {shortfall.max():.1f}, above {_STRANGE:.0f}): their "
+        "places mean little. Compare their values with predict at their modes; rows unlike all "
+        "others need a fit that has seen such, and many such rows a fit with more noise.",
+        RuntimeWarning,
+        stacklevel=3,
+    )

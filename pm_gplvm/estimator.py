@@ -35,7 +35,10 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     ----------
     n_components : int, default 2
         Q, the number of latent dimensions, at most min(N, D).
-    kernel, ard, priors, scale, missing
+    kernel : str, default "rbf + linear"
+        As in :func:`build_model`. With its linear part it holds probabilistic PCA, and bends it where the
+        table asks for it.
+    ard, priors, scale, missing, resolution, noise
         As in :func:`build_model`. With ``missing="mask"`` the rows that ``transform`` and ``score``
         take may have NaN too.
     start, n_restarts
@@ -69,11 +72,12 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 
     Examples
     --------
+    >>> import numpy as np
     >>> import pm_gplvm as gplvm
     >>> from sklearn.pipeline import make_pipeline
-    >>> from sklearn.preprocessing import StandardScaler
+    >>> from sklearn.preprocessing import FunctionTransformer
     >>> Y = gplvm.load_digits(n=40).to_numpy()
-    >>> pipeline = make_pipeline(StandardScaler(), gplvm.GPLVM(random_state=1))
+    >>> pipeline = make_pipeline(FunctionTransformer(np.sqrt), gplvm.GPLVM(random_state=1))
     >>> pipeline.fit(Y[:30]).transform(Y[30:]).shape
     (10, 2)
     """
@@ -82,11 +86,13 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self,
         n_components: int = 2,
         *,
-        kernel: str = "rbf",
+        kernel: str = "rbf + linear",
         ard: bool = False,
         priors: Mapping[str, Any] | None = None,
         scale: Scale = "global",
         missing: Literal["raise", "mask"] = "raise",
+        resolution: Any = "auto",
+        noise: Literal["shared", "column"] = "shared",
         start: Any = "pca",
         n_restarts: int = 0,
         max_iter: int = 5000,
@@ -99,6 +105,8 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self.priors = priors
         self.scale = scale
         self.missing = missing
+        self.resolution = resolution
+        self.noise = noise
         self.start = start
         self.n_restarts = n_restarts
         self.max_iter = max_iter
@@ -143,6 +151,8 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             priors=self.priors,
             scale=self.scale,
             missing=self.missing,
+            resolution=self.resolution,
+            noise=self.noise,
         )
         fit = fit_marginal(
             model,

@@ -91,6 +91,7 @@ def places_by_map(fit: xr.DataTree, new: xr.DataArray, draws: int) -> xr.DataTre
         "effective_modes": np.ones(M),
         "ess": np.full(M, float(len(X))),
         "pareto_k": np.full(M, np.nan),
+        "shortfall": np.full(M, np.nan),
         "converged": np.ones(M, dtype=bool),
     }
     tree = tree_of_places(fit, new, X, found, rows)

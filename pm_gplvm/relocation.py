@@ -14,7 +14,7 @@ import pymc as pm
 from numpy.typing import NDArray
 
 from pm_gplvm.kernels import KERNELS, cross_slope, prior_slope_variance
-from pm_gplvm.likelihood import standardised
+from pm_gplvm.likelihood import has_own_noise, standardised
 from pm_gplvm.model import describe, floor_of
 from pm_gplvm.patterns import column_patterns
 from pm_gplvm.results import compile_constrain
@@ -72,6 +72,7 @@ class Relocation:
             X is not None
             and model.rvs_to_transforms[X] is None
             and described.kernel in KERNELS
+            and not has_own_noise(described.observed)
             and standardised(described.observed, model.rvs_to_values[described.observed])
             is not None
         )
@@ -94,7 +95,7 @@ class Relocation:
         batch = [np.asarray(values[name])[None] for name in self._names]
         parts = [_Part.of(theta, Z, rows, F) for rows, _, F in self._patterns.blocks(self._F)]
         n_moved = 0
-        for n in self._rng.permutation(len(self._F)):
+        for n in self._rng.permutation(_ill_explained(parts)):
             having = [part for part in parts if part.A[n, n] > 0.0]
             place = self._better(n, Z, theta, having, lengthscale, batch)
             if place is None:
@@ -186,6 +187,21 @@ class Relocation:
         if not log_density[m] > log_density[0] + _GAIN:
             return None
         return places[0, m], [(S[m - 1], float(variance[m - 1])) for S, variance in gains]
+
+
+def _ill_explained(parts: "list[_Part]") -> NDArray[np.intp]:
+    """Rows whose squared distance from what the others predict, in its own variance, is above median.
+
+    It is they that have better places, and who is offered some pays for them.
+    """
+    diagonals = [np.diagonal(part.A) for part in parts]
+    squares = sum(
+        (part.W**2).sum(axis=1) / np.where(d > 0.0, d, 1.0)
+        for part, d in zip(parts, diagonals, strict=True)
+    )
+    counts = sum((d > 0.0) * part.F.shape[1] for part, d in zip(parts, diagonals, strict=True))
+    each = np.asarray(squares / counts)
+    return np.flatnonzero(each >= np.median(each))
 
 
 @dataclass

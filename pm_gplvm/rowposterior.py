@@ -1,6 +1,7 @@
 """The posterior of the places of unseen rows: starts, modes, and weighted places about them."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -8,6 +9,7 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from pm_gplvm.batch_bfgs import maximise
+from pm_gplvm.batch_least_squares import minimise
 from pm_gplvm.draws import data_of, each_draw
 from pm_gplvm.progress import Pieces
 from pm_gplvm.proposals import Proposals
@@ -21,6 +23,7 @@ _ROWS = 1000  # at a time
 _SCATTERED = 1000  # places beside those of the known rows, and as many from the prior
 _BESIDE = 0.3  # in lengthscales
 _APART = 0.2  # in lengthscales: nearer places climb the same peak
+_ENDS = 4  # of least squares, so many are climbed from
 _MODES = 8  # at most so many a row and draw
 _SAME = 0.02  # in lengthscales: nearer tops are one
 _STEP = 1e-4  # of the differences for a peak's curvature, in lengthscales
@@ -64,6 +67,8 @@ class Places:
         Of a measurement at x, in units of the scale² of Y, in each pattern of columns.
     modes : Modes
         Of all draws.
+    shortfalls : ndarray, shape (M, S)
+        :meth:`RowDensity.shortfall` at the weightiest mode, in each of S draws of the fit.
     n_draws : int
         From how many draws of the fit: T / n_draws places of the first, as many of the next.
     """
@@ -72,6 +77,7 @@ class Places:
     log_ratio: Array
     variance: Array
     modes: Modes
+    shortfalls: Array
     n_draws: int
 
     @property
@@ -84,6 +90,14 @@ class Places:
         """Standard error of ln p(y) from the choice of places, shape (M,)."""
         relative = np.exp(self.log_ratio - self.log_evidence[:, None])
         return np.asarray(relative.std(axis=1) / np.sqrt(relative.shape[1]))
+
+    @property
+    def shortfall(self) -> Array:
+        """How much worse a row is explained than those of the table, shape (M,).
+
+        The median over the draws: a row that few of them cannot place is not lost.
+        """
+        return np.asarray(np.median(self.shortfalls, axis=1))
 
     def smoothed(self) -> tuple[Array, Array]:
         """Pareto smoothed weights (M, T), a sum of 1 each row, and their Pareto k (M,)."""
@@ -143,7 +157,9 @@ def places_of(
         proposals = proposals.adapted(x, value - proposals.log_density(x), density.unit)
     x = proposals.draw(n, rng)
     value, variance = density.log_joint_and_variance(x, rows)
-    return Places(x, value - proposals.log_density(x), variance, modes, n_draws=1)
+    best = modes.at[np.arange(len(rows)), modes.log_mass.argmax(axis=1)]
+    shortfalls = density.shortfall(best, rows)[:, None]
+    return Places(x, value - proposals.log_density(x), variance, modes, shortfalls, n_draws=1)
 
 
 def _starts(density: RowDensity, rows: Rows, n: int, rng: np.random.Generator) -> Array:
@@ -197,13 +213,10 @@ def _distinct(
 
 
 def _modes(density: RowDensity, rows: Rows, starts: Array) -> Modes:
-    M, n, Q = starts.shape
+    M, _, Q = starts.shape
     unit = density.unit
-    tops, heights, converged = maximise(
-        lambda x, which: density.log_joint(x, rows[which // n]), starts.reshape(-1, Q), unit
-    )
-    tops, heights = tops.reshape(M, n, Q), heights.reshape(M, n)
-    index, found = _distinct(tops / unit, heights, min(n, _MODES), _SAME)
+    tops, heights, converged = _climbed(density, rows, starts)
+    index, found = _distinct(tops / unit, heights, _MODES, _SAME)
     every = np.arange(M)[:, None]
     at, height = tops[every, index], heights[every, index]
     spread = np.broadcast_to(np.eye(Q), (*at.shape, Q)).copy()
@@ -211,8 +224,45 @@ def _modes(density: RowDensity, rows: Rows, starts: Array) -> Modes:
     spread[found] = _spread(density, rows[row], at[found])
     log_mass = height + 0.5 * Q * np.log(2.0 * np.pi)
     log_mass += np.log(np.diagonal(spread, axis1=2, axis2=3)).sum(axis=2)
-    highest = converged.reshape(M, n)[np.arange(M), index[:, 0]]
+    highest = converged[np.arange(M), index[:, 0]]
     return Modes(at, spread, np.where(found, log_mass, -np.inf), highest)
+
+
+def _climbed(
+    density: RowDensity, rows: Rows, starts: Array
+) -> tuple[Array, Array, NDArray[np.bool_]]:
+    """Climb ln p(y, x) from the starts, and from where the mean comes nearest to the row.
+
+    With hardly any noise the density is so steep that the first step of a climb can end where v(x)
+    is large and forgives any residual, a maximum of its own. Least squares know no v, and from
+    their ends a climb begins with the step of their curvature, which is short where it is steep.
+
+    Returns
+    -------
+    tops : ndarray, shape (M, T, Q)
+    heights, converged : ndarray, shape (M, T)
+        A height of -inf where there is no climb.
+    """
+    M, n, Q = starts.shape
+    unit, flat, row = density.unit, starts.reshape(-1, Q), np.repeat(np.arange(M), n)
+    ends, _, curvature = minimise(lambda x, which: density.squares(x, rows[row[which]]), flat, unit)
+    height = density.log_joint(ends, rows[row])[0].reshape(M, n)
+    index, found = _distinct((ends / unit).reshape(M, n, Q), height, min(n, _ENDS), _SAME)
+    own, slot = np.nonzero(found)
+    chosen = n * own + index[own, slot]
+    inverse = np.linalg.inv(curvature[chosen])
+
+    tops, heights = np.zeros((M, n + _ENDS, Q)), np.full((M, n + _ENDS), -np.inf)
+    converged = np.zeros((M, n + _ENDS), dtype=bool)
+
+    def climb(x: Array, own: NDArray[np.intp], slot: Any, inverse: Array | None = None) -> None:
+        tops[own, slot], heights[own, slot], converged[own, slot] = maximise(
+            lambda x, which: density.log_joint(x, rows[own[which]]), x, unit, inverse=inverse
+        )
+
+    climb(flat, row, np.tile(np.arange(n), M))
+    climb(ends[chosen], own, n + slot, inverse)
+    return tops, heights, converged
 
 
 def _spread(density: RowDensity, rows: Rows, at: Array) -> Array:
@@ -257,9 +307,10 @@ def _joined(parts: list[Places], axis: int) -> Places:
     )
     reached = [p.modes.converged for p in parts]
     converged = np.concatenate(reached) if axis == 0 else np.all(reached, axis=0)
-    x, ratio, variance = (
+    x, ratio, variance, shortfalls = (
         np.concatenate([getattr(p, name) for p in parts], axis)
-        for name in ("x", "log_ratio", "variance")
+        for name in ("x", "log_ratio", "variance", "shortfalls")
     )
     n_draws = 1 if axis == 0 else len(parts)
-    return Places(x, ratio, variance, Modes(at, spread, log_mass, converged), n_draws)
+    modes = Modes(at, spread, log_mass, converged)
+    return Places(x, ratio, variance, modes, shortfalls, n_draws)

@@ -13,6 +13,7 @@ __all__ = [
     "OBS",
     "THETA",
     "draws_of",
+    "has_own_noise",
     "noise_of",
     "observed_of",
     "require_fit",
@@ -109,6 +110,11 @@ def draws_of(fit: xr.DataTree, name: str, *, raw: bool = False) -> xr.DataArray:
     return fixed.expand_dims({"chain": posterior["chain"], "draw": posterior["draw"]})
 
 
+def has_own_noise(fit: xr.DataTree) -> bool:
+    """Whether the columns of a fit have an amplitude and a noise each (``noise="column"``)."""
+    return FEATURE in draws_of(fit, "sigma").dims
+
+
 # What samples X anew in each draw, and so in a frame of its own; PyMC itself leaves no method.
 _UNTURNED = {"replica_exchange", ""}
 
@@ -117,7 +123,7 @@ def noise_of(fit: xr.DataTree) -> xr.DataArray:
     """Give the standard deviation of all noise in each draw, its floor included, (chain, draw)."""
     floor = fit["constant_data"].to_dataset().get("Y_resolution", 0.0)
     sigma = draws_of(fit, "sigma")
-    return sigma.copy(data=np.hypot(sigma.to_numpy(), float(floor)))
+    return sigma.copy(data=np.hypot(sigma.to_numpy(), np.asarray(floor)))
 
 
 def warn_unaligned(fit: xr.DataTree, *, caller: str) -> None:

@@ -200,6 +200,61 @@ def test_intervals_contain_the_truth():
         assert 0.85 < inside.mean() < 0.93
 
 
+@pytest.fixture(scope="module")
+def waves():
+    """Rows of smooth functions of two coordinates, known for the first 80, with some noise."""
+    rng = np.random.default_rng(6)
+    X = rng.standard_normal((120, 2))
+    Y = np.sin(X @ rng.standard_normal((2, 12)) + rng.uniform(0.0, 2.0 * np.pi, 12))
+    Y += 0.1 * rng.standard_normal(Y.shape)
+    model = gplvm.build_model(Y[:80], 2, scale="none")
+    fit = fit_of(model, X[None, None, :80], lengthscale=1.2, amplitude=1.0, sigma=0.1)
+    return fit, Y[80:]
+
+
+def test_a_row_unlike_the_table_is_named_and_others_are_not(waves):
+    fit, new = waves
+    ordinary = gplvm.embed(fit, new, random_seed=1)  # warnings are errors here
+    assert float(ordinary["rows"]["shortfall"].median()) == pytest.approx(0.0, abs=1.0)
+    rng = np.random.default_rng(2)
+    table = pd.DataFrame(new, index=[f"row {i}" for i in range(len(new))])
+    table.columns = fit["observed_data"]["feature"].to_numpy()
+    table.loc["row 7"] = 5.0 * rng.standard_normal(12)
+    table.loc["row 20"] = 20.0 * rng.standard_normal(12)
+    table.iloc[20, :4] = NAN
+    message = r"2 of 40 rows \(row 20, row 7\) are explained much worse"
+    with pytest.warns(RuntimeWarning, match=message):
+        found = gplvm.embed(fit, table, random_seed=1)
+    assert (found["rows"]["shortfall"] > 5.0).to_numpy().nonzero()[0].tolist() == [7, 20]
+
+
+def test_the_shortfall_by_hand(waves):
+    fit, new = waves
+    found = gplvm.embed(fit, new, random_seed=1)
+    F, centre, _ = data_of(fit, caller="test")
+    X = fit["posterior"]["X"].to_numpy()[0, 0]
+
+    def of(y, x, known, at):
+        """Mean log-density of a row's entries given other rows, by the joint Gaussian."""
+        N = len(at)
+        K = kernel_matrix("rbf", np.vstack([at, x]), lengthscale=1.2, amplitude=1.0)
+        K += 0.01 * np.eye(N + 1)
+        gain = np.linalg.solve(K[:N, :N], K[:N, N])
+        return norm(gain @ known, np.sqrt(K[N, N] - gain @ K[:N, N])).logpdf(y).mean()
+
+    rest = [np.delete(np.arange(80), n) for n in range(80)]
+    own = [of(F[n], X[n], F[r], X[r]) for n, r in enumerate(rest)]
+    low, usual = np.quantile(own, [0.16, 0.5])
+    best = found["modes"]["X"].to_numpy()[:, 0]
+    scores = np.array([of(y, x, F, X) for y, x in zip(new - centre, best, strict=True)])
+    single = (found["rows"]["effective_modes"] < 1.0001).to_numpy()
+    assert single.sum() > 20
+    expected = (usual - scores) / (usual - low)
+    np.testing.assert_allclose(
+        found["rows"]["shortfall"].to_numpy()[single], expected[single], rtol=1e-5
+    )
+
+
 def test_labels_units_and_order_of_columns(line, Y):
     fit, new = line
     table = xr.DataArray(

@@ -4,14 +4,17 @@ import numpy as np
 import pytest
 from made import fit_of
 from oracles import SUMS, central_differences, kernel_matrix
-from scipy.optimize import minimize, rosen, rosen_der
+from scipy.optimize import least_squares, minimize, rosen, rosen_der
 from scipy.stats import multivariate_normal, multivariate_t, norm
+from sklearn.decomposition import PCA
 
 import pm_gplvm as gplvm
 from pm_gplvm.batch_bfgs import maximise
+from pm_gplvm.batch_least_squares import minimise as least
 from pm_gplvm.draws import data_of, each_draw
 from pm_gplvm.proposals import Proposals
 from pm_gplvm.rowdensity import RowDensity, Rows
+from pm_gplvm.rowposterior import _starts, places_of
 
 THETA = {"lengthscale": 0.8, "amplitude": 1.3, "sigma": 0.3}
 KERNELS = ["rbf", "matern32", "matern52", "linear", "rbf + bias", *SUMS, "rbf + linear + bias"]
@@ -112,6 +115,149 @@ def test_a_climb_that_is_cut_short_says_so():
 
     _, _, converged = maximise(function, np.array([[-1.9, 2.0], [1.0, 1.0]]), np.ones(2), maxiter=3)
     assert converged.tolist() == [False, True]
+
+
+def test_least_squares_end_where_scipys_end(Y, rng):
+    holes = Y.to_numpy().copy()
+    holes[:4, 1] = holes[2:5, 3] = np.nan
+    model = gplvm.build_model(holes, missing="mask")
+    X = rng.standard_normal((1, 1, 12, 2))
+    (draw,) = each_draw(fit_of(model, X, **THETA), caller="test")
+    F, _, _ = data_of(fit_of(model, X, **THETA), caller="test", missing=True)
+    density, rows = RowDensity(draw, F), some_rows(rng, 6, 4, 2)
+    x = rng.standard_normal((6, 2))
+
+    def residuals(point, i):
+        mean = density.conditional(point[None])[0][0]
+        misfit = np.where(rows.seen[i], rows.y[i] - mean, 0.0) / THETA["sigma"]
+        return np.append(misfit, (point - rows.mean[i]) / rows.sd[i])
+
+    def function(x, which):
+        return density.squares(x, rows[which])
+
+    value, gradient, curvature = function(x, np.arange(6))
+    end, lowest, _ = least(function, x, density.unit, maxiter=200, tol=1e-14)
+    for i in range(6):
+        at_start = least_squares(residuals, x[i], args=(i,), max_nfev=1)
+        assert value[i] == pytest.approx(at_start.cost, rel=1e-10)
+        np.testing.assert_allclose(gradient[i], at_start.grad, rtol=1e-4, atol=1e-5)
+        J = at_start.jac
+        np.testing.assert_allclose(curvature[i], J.T @ J, rtol=1e-4, atol=1e-5)
+        # From the start scipy may go down into another valley; from beside ours it must come back.
+        beside = end[i] + 0.01 * rng.standard_normal(2)
+        own = least_squares(residuals, beside, args=(i,), xtol=1e-12, ftol=1e-12, gtol=1e-12)
+        assert lowest[i] == pytest.approx(own.cost, rel=1e-8)
+        np.testing.assert_allclose(end[i], own.x, atol=1e-4)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_squares_have_their_slope_and_curvature(Y, kernel, rng):
+    density, rows = density_of(Y, kernel, rng), some_rows(rng, 6, 4, 2)
+    x = rng.standard_normal((6, 2))
+    _, gradient, curvature = density.squares(x, rows)
+    slope = central_differences(lambda p: density.squares(p["x"], rows)[0].sum(), {"x": x})
+    np.testing.assert_allclose(gradient, slope["x"], rtol=1e-5, atol=1e-5)
+    step = 1e-5 * np.eye(2)
+    up, down = (np.stack([density.conditional(x + s * e)[0] for e in step], 1) for s in (1, -1))
+    J = np.where(rows.seen[:, None], up - down, 0.0) / (2e-5 * 0.3)
+    expected = J @ J.transpose(0, 2, 1) + np.eye(2) / rows.sd[:, :, None] ** 2
+    np.testing.assert_allclose(curvature, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_climb_of_values_that_are_rounded_is_done_when_no_step_brings_more():
+    def function(x, which):
+        return np.round(-(x**4).sum(axis=1), 5), -4.0 * x**3
+
+    top, _, converged = maximise(function, np.array([[1.0, 0.5], [-0.3, 0.8]]), np.ones(2))
+    assert converged.all()
+    assert np.abs(top).max() < 0.2
+
+
+def test_a_climb_that_knows_its_curvature_begins_with_newtons_step(rng):
+    target, precise = rng.standard_normal((3, 2)), np.array([[1e6, 2e5], [2e5, 1e5]])
+    calls = []
+
+    def function(x, which):
+        calls.append(x)
+        slope = (target[which] - x) @ precise
+        return -0.5 * ((x - target[which]) * -slope).sum(axis=1), slope
+
+    inverse = np.tile(np.linalg.inv(precise), (3, 1, 1))
+    top, _, converged = maximise(function, target + 0.3, np.array([2.0, 0.5]), inverse=inverse)
+    assert converged.all()
+    assert len(calls) == 2
+    np.testing.assert_allclose(top, target, atol=1e-9)
+
+
+@pytest.fixture(scope="module")
+def steep():
+    """Rows with next to no noise, on functions of four coordinates that are known for the others."""
+    rng = np.random.default_rng(0)
+    N, M, Q, D, lengthscale, sigma = 150, 30, 4, 40, 5.0, 1e-4
+    X = rng.standard_normal((N + M, Q))
+    W, V = rng.standard_normal((2, Q, D)) / lengthscale
+    Y = np.sin(X @ W + rng.uniform(0.0, 2.0 * np.pi, D)) + 0.5 * np.cos(X @ V)
+    Y = Y / Y.std() + sigma * rng.standard_normal(Y.shape)
+    model = gplvm.build_model(Y[:N], Q, scale="none")
+    theta = {"lengthscale": lengthscale, "amplitude": 1.5, "sigma": sigma}
+    return fit_of(model, X[None, None, :N], **theta), Y[:N], Y[N:], X[N:]
+
+
+def ppca_fill(Y, holes, Q):
+    pca = PCA(Q).fit(Y)
+    covariance, filled = pca.get_covariance(), holes.copy()
+    for row in filled:
+        gone = np.isnan(row)
+        known = covariance[np.ix_(~gone, ~gone)]
+        away = np.linalg.solve(known, row[~gone] - pca.mean_[~gone])
+        row[gone] = pca.mean_[gone] + covariance[np.ix_(gone, ~gone)] @ away
+    return filled
+
+
+@pytest.mark.parametrize("holes", [False, True])
+def test_rows_without_noise_are_not_lost(steep, holes):
+    fit, known, new, at = steep
+    rng = np.random.default_rng(1)
+    D = new.shape[1]
+    gone = rng.permuted(np.tile(np.arange(D) < D // 2, (len(new), 1)), axis=1) & holes
+    table = np.where(gone, np.nan, new)
+    places = gplvm.embed(fit, table, random_seed=1)
+    x = places["modes"]["X"].to_numpy()[:, 0]
+    pca = PCA(4).fit(known)
+    error = np.abs(gplvm.predict(fit, x)["mean"].to_numpy() - new).max()
+    assert error < 0.1 * np.abs(pca.inverse_transform(pca.transform(new)) - new).max()
+    np.testing.assert_allclose(x, at, atol=0.05)
+    assert places["rows"]["converged"].all()
+    if holes:
+        filled = gplvm.impute(fit, table, random_seed=1)["mean"].to_numpy()
+        ours, theirs = (
+            np.sqrt(((f - new)[gone] ** 2).mean()) for f in (filled, ppca_fill(known, table, 4))
+        )
+        assert ours < 0.1 * theirs
+
+
+def test_climbs_of_the_density_alone_lose_them(steep):
+    fit, _, new, at = steep
+    F, _, _ = data_of(fit, caller="test")
+    (draw,) = each_draw(fit, caller="test")
+    density = RowDensity(draw, F)
+    M = len(new)
+    rows = Rows(new - known_mean(fit), np.ones(new.shape, bool), np.zeros((M, 4)), np.ones((M, 4)))
+    starts = _starts(density, rows, 16, np.random.default_rng(1))
+    row = np.repeat(np.arange(M), 16)
+    top, height, _ = maximise(
+        lambda x, which: density.log_joint(x, rows[row[which]]), starts.reshape(-1, 4), density.unit
+    )
+    best = height.reshape(M, 16).argmax(axis=1) + 16 * np.arange(M)
+    modes = places_of(density, rows, 100, 16, np.random.default_rng(1)).modes
+    ours = modes.at[np.arange(M), modes.log_mass.argmax(axis=1)]
+    assert (np.abs(top[best] - at).max(axis=1) > 0.3).sum() >= 3
+    assert (np.abs(ours - at).max(axis=1) < 0.05).all()
+    assert (density.log_joint(ours, rows)[0] > height.reshape(M, 16).max(axis=1) - 1e-3).all()
+
+
+def known_mean(fit):
+    return fit["constant_data"]["Y_mean"].to_numpy()
 
 
 def test_mixtures_have_the_density_they_are_drawn_from(rng):
