@@ -167,7 +167,9 @@ def _ranked(
 ) -> list[tuple[int, Optimum]]:
     """Sort them, the one that was chosen or else the best first; what was left behind says so."""
     order = sorted(ended, key=lambda i: (i != chosen, -ended[i].objective))
-    if interrupted and ended[order[0]].message == UNFINISHED:  # another start was being climbed from
+    if (
+        interrupted and ended[order[0]].message == UNFINISHED
+    ):  # another start was being climbed from
         ended = {**ended, order[0]: replace(ended[order[0]], message=INTERRUPTED)}
     left = {
         i: replace(ended[i], message=FELL_BEHIND)

@@ -339,9 +339,7 @@ def test_start_where_nothing_is_finite(Y):
     with pytest.raises(
         ValueError, match=r"not finite at the start: K is not positive definite.*larger sigma"
     ):
-        gplvm.fit_map(
-            without_floor, start={"X": np.eye(12, 2), "sigma": 1e-200}, progressbar=False
-        )
+        gplvm.fit_map(without_floor, start={"X": np.eye(12, 2), "sigma": 1e-200}, progressbar=False)
 
 
 @pytest.mark.parametrize(
