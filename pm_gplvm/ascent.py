@@ -290,7 +290,7 @@ def climb(
     message = _attempts(run, maxiter)
     top, vector, gradient = run.best
     end = landscape.outward(vector)
-    problem = _stuck(values, end)
+    problem = None if message == INTERRUPTED else _stuck(values, end)
     return Optimum(
         values=end,
         objective=top,

@@ -205,11 +205,11 @@ def _relocated(
             further = climb(landscape, values, maxiter, _LONGER, counter)
         except KeyboardInterrupt:
             return _stopped(best)
-        if not further.objective > best.objective:
-            return best.after(further, keep=True)
         gained = further.objective - best.objective
-        best = best.after(further)
-        if best.message == INTERRUPTED or gained < _LONGER.gain:
+        best = best.after(further, keep=gained <= 0.0)
+        if further.message == INTERRUPTED:
+            return _stopped(best)
+        if gained < _LONGER.gain:
             break
     return best
 
