@@ -294,7 +294,7 @@ def climb(
     message = _attempts(run, maxiter)
     top, vector, gradient = run.best
     end = landscape.outward(vector)
-    problem = _stuck(values, end, moved)
+    problem = None if message == INTERRUPTED else _stuck(values, end, moved)
     return Optimum(
         values=end,
         objective=top,
@@ -311,7 +311,7 @@ def climb(
 
 def _attempts(run: _Run, maxiter: int) -> str:
     """Climb, and begin anew where the line search fails: what L-BFGS remembers may be bad."""
-    relative = run.rule.relative
+    relative, expected = run.rule.relative, np.inf
     for attempt in range(1 if relative else 1 + _FRESH):
         before, vector = run.highest
         if attempt:
@@ -340,8 +340,12 @@ def _attempts(run: _Run, maxiter: int) -> str:
             return LIMIT
         # Nothing is higher along the line: its memory of the curvature is poor, or only rounding is left.
         gained = run.highest[0] - before
-        if run.settled() or (attempt and gained < _ROUNDING * abs(before)):
-            return CONVERGED if run.rule.arrives and run.settled() else LINE_SEARCH
+        idle = attempt > 0 and gained < _ROUNDING * abs(before)
+        if run.settled() or idle:
+            # A climb that reaches rounding within one window has gained much in that window.
+            there = run.settled() or expected < run.rule.remaining
+            return CONVERGED if run.rule.arrives and there else LINE_SEARCH
+        expected = run.remaining
     return LINE_SEARCH
 
 
