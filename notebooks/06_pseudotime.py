@@ -89,11 +89,11 @@ time = (divisions - divisions.mean()) / divisions.std()
 def informed_fit(Y, time):
     known = {"X": gplvm.informed(time, SD)}
     model = gplvm.build_model(Y, latent_dim=2, ard=True, priors=known)
-    return gplvm.fit_map(model, mode_of="Z", random_seed=1, progressbar=False)
+    return gplvm.fit_marginal(model, random_seed=1, progressbar=False)
 
 
-plain = gplvm.fit_map(
-    gplvm.build_model(Y, latent_dim=2, ard=True), mode_of="Z", random_seed=1, progressbar=False
+plain = gplvm.fit_marginal(
+    gplvm.build_model(Y, latent_dim=2, ard=True), random_seed=1, progressbar=False
 )
 informed = informed_fit(Y, time)
 
@@ -165,7 +165,7 @@ plt.show()
 
 # %% [markdown]
 # The genes alone tell when a cell was taken, to a fraction of a division. The intervals are narrower
-# than the scatter: they hold the other cells and θ at the mode, and cells of one stage do differ in
+# than the scatter: they hold the other cells and θ where they are, and cells of one stage do differ in
 # age.
 #
 # ## Genes over time

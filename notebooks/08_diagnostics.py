@@ -57,7 +57,7 @@ plt.show()
 # ## Do the chains agree?
 
 # %%
-best = gplvm.fit_map(model, n_restarts=2, random_seed=1, progressbar=False)
+best = gplvm.fit_marginal(model, n_restarts=2, random_seed=1, progressbar=False)
 
 
 def sampled(model, start):
@@ -221,7 +221,7 @@ print(f"RBF gains {gain.sum():.0f} ± {gain.std(ddof=1) * np.sqrt(ROWS):.0f} ove
 # %%
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", RuntimeWarning)  # of Pareto k, see above
-    table = gplvm.compare({"MAP": best, **fits}, reference=x, n_neighbors=5)
+    table = gplvm.compare({"marginal": best, **fits}, reference=x, n_neighbors=5)
 columns = ["method", "log_likelihood", "sigma", "sd_Z", "neighbours", "elpd_feature", "elpd_entry"]
 assert table.loc["RBF", "elpd_feature"] > table.loc["linear", "elpd_feature"]
 table[columns].round(2)
