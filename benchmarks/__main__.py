@@ -20,6 +20,7 @@ BENCHMARKS = {
     "evidence": ("evidence", "Log evidence of latent dimensions"),
     "calibration": ("calibration", "Ranks of simulated truths among the draws of sample"),
     "variational": ("variational", "The variational Bayesian GP-LVM"),
+    "columns": ("columns", "A noise of each column: its cost, and the factor it finds"),
     "stochastic": ("stochastic", "Neighbourhood gradients beside the full one"),
     "ordinary": ("ordinary", "Ordinary tables at all defaults, beside PCA"),
 }

@@ -17,9 +17,18 @@ from pm_gplvm.kernels import (
     prior_slope_variance,
     prior_variance,
 )
-from pm_gplvm.schema import FEATURE, THETA, draws_of, noise_of, observed_of, require_fit
+from pm_gplvm.patterns import Patterns, column_patterns, single_columns
+from pm_gplvm.schema import (
+    FEATURE,
+    THETA,
+    draws_of,
+    has_own_noise,
+    noise_of,
+    observed_of,
+    require_fit,
+)
 
-__all__ = ["Draw", "data_of", "each_draw", "evenly_spaced"]
+__all__ = ["Draw", "data_of", "each_draw", "evenly_spaced", "patterns_of"]
 
 Array = NDArray[np.float64]
 
@@ -34,14 +43,21 @@ class Draw:
     X : ndarray, shape (N, Q)
     theta : dict
         The kernel's hyperparameters and the bias, by name.
-    sigma : float
-        Standard deviation of the noise, its floor (``resolution`` of :func:`build_model`) included.
+    sigma : float or ndarray, shape (D,)
+        Standard deviation of the noise, its floor (``resolution`` of :func:`build_model`) included. An
+        array where every column has a noise of its own, and so an amplitude. Of such a draw only what
+        :meth:`given` makes of it for one column has a K.
     """
 
     kernel: str
     X: Array
     theta: dict[str, Any]
-    sigma: float
+    sigma: Any
+
+    @property
+    def own_noise(self) -> bool:
+        """Whether every column has an amplitude and a noise of its own."""
+        return np.ndim(self.sigma) > 0
 
     @property
     def Z(self) -> Array:
@@ -60,13 +76,39 @@ class Draw:
         """Lower Cholesky factor of K (what stands above the diagonal is meaningless)."""
         return np.asarray(cho_factor(self.K, lower=True, check_finite=False)[0])
 
-    def cross(self, X_new: Array) -> Array:
-        """k(X_new, X), without noise, shape (S, N)."""
-        return cross_covariance(self.kernel, X_new, self.X, **self.theta)
+    @property
+    def mean_covariance(self) -> Array:
+        """Covariance of the rows, noise included, averaged over the columns."""
+        if not self.own_noise:
+            return self.K
+        K = np.mean(self.theta["amplitude"] ** 2) * self.cross(self.X)
+        K.flat[:: len(K) + 1] += np.mean(self.sigma**2)
+        return np.asarray(K)
 
-    def given(self, rows: NDArray[np.intp]) -> "Draw":
-        """Return what is left of it if the other rows had not been observed."""
-        return self if len(rows) == len(self.X) else replace(self, X=self.X[rows])
+    def cross(self, X_new: Array) -> Array:
+        """k(X_new, X), without noise, shape (S, N); of amplitude 1 where the columns have their own."""
+        return cross_covariance(self.kernel, X_new, self.X, **self._common)
+
+    def given(self, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> "Draw":
+        """Return what is left of it, for these columns, if the other rows had not been observed."""
+        draw = self.of_column(int(columns[0])) if self.own_noise else self
+        return draw if len(rows) == len(self.X) else replace(draw, X=self.X[rows])
+
+    def of_column(self, d: int) -> "Draw":
+        """Return the process of one column of those that have a noise of their own."""
+        amplitude = self.theta["amplitude"][d]
+        # The kernel's other standard deviations are in units of the column's amplitude.
+        theta = {n: v if n == "lengthscale" else v * amplitude for n, v in self.unit.items()}
+        return replace(self, theta=theta | {"amplitude": amplitude}, sigma=float(self.sigma[d]))
+
+    @property
+    def _common(self) -> dict[str, Any]:
+        return self.unit if self.own_noise else self.theta
+
+    @property
+    def unit(self) -> dict[str, Any]:
+        """Hyperparameters of the kernel of amplitude 1."""
+        return {name: value for name, value in self.theta.items() if name != "amplitude"}
 
     def solve(self, F: Array) -> Array:
         """K⁻¹ F."""
@@ -82,8 +124,8 @@ class Draw:
         return variance[:, None] * self.solve(F), variance
 
     def prior_variance(self, X_new: Array) -> Array:
-        """Variance of the noise-free function before any data, shape (S,)."""
-        theta = {name: value for name, value in self.theta.items() if name != "lengthscale"}
+        """Variance of the noise-free function before any data, shape (S,); amplitude as of cross."""
+        theta = {name: value for name, value in self._common.items() if name != "lengthscale"}
         return prior_variance(self.kernel, X_new, **theta)
 
     def variance(self, cross: Array, prior: Array) -> Array:
@@ -129,14 +171,28 @@ def each_draw(fit: xr.DataTree, *, caller: str, limit: int | None = None) -> Ite
         )
     present = [n for n in THETA if n in fit["posterior"] or n in fit["constant_data"]]
     present.remove("sigma")
-    noise = noise_of(fit).to_numpy().ravel()
+    noise = noise_of(fit).to_numpy()
+    noise = noise.reshape(-1, *noise.shape[2:])
     stacked = {}
     for name in ("X", *present):
         draws = draws_of(fit, name).to_numpy()
         stacked[name] = draws.reshape(-1, *draws.shape[2:])
     for i in evenly_spaced(len(stacked["X"]), limit):
         theta = {name: stacked[name][i] for name in present}
-        yield Draw(kernel, stacked["X"][i], theta, float(noise[i]))
+        sigma = noise[i]
+        yield Draw(kernel, stacked["X"][i], theta, sigma if sigma.ndim else float(sigma))
+
+
+def patterns_of(fit: xr.DataTree, F: Array) -> Patterns:
+    """Group the columns that have one K: the same rows observed, and the same noise.
+
+    Parameters
+    ----------
+    fit : DataTree
+    F : ndarray, shape (N, D)
+        NaN where an entry is missing.
+    """
+    return (single_columns if has_own_noise(fit) else column_patterns)(~np.isnan(F))
 
 
 def evenly_spaced(total: int, limit: int | None) -> NDArray[np.intp]:

@@ -38,7 +38,7 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     kernel : str, default "rbf + linear"
         As in :func:`build_model`. With its linear part it holds probabilistic PCA, and bends it where the
         table asks for it.
-    ard, priors, scale, missing, resolution
+    ard, priors, scale, missing, resolution, noise
         As in :func:`build_model`. With ``missing="mask"`` the rows that ``transform`` and ``score``
         take may have NaN too.
     start, n_restarts
@@ -91,7 +91,8 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         priors: Mapping[str, Any] | None = None,
         scale: Scale = "global",
         missing: Literal["raise", "mask"] = "raise",
-        resolution: Literal["auto"] | float = "auto",
+        resolution: Any = "auto",
+        noise: Literal["shared", "column"] = "shared",
         start: Any = "pca",
         n_restarts: int = 0,
         max_iter: int = 5000,
@@ -105,6 +106,7 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self.scale = scale
         self.missing = missing
         self.resolution = resolution
+        self.noise = noise
         self.start = start
         self.n_restarts = n_restarts
         self.max_iter = max_iter
@@ -150,6 +152,7 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             scale=self.scale,
             missing=self.missing,
             resolution=self.resolution,
+            noise=self.noise,
         )
         fit = fit_marginal(
             model,

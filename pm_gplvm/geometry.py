@@ -6,8 +6,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from pm_gplvm.draws import Draw, data_of
-from pm_gplvm.patterns import column_patterns
+from pm_gplvm.draws import Draw, data_of, patterns_of
 from pm_gplvm.prediction import check_draws, check_positions
 from pm_gplvm.processes import Induced, each_process, given
 from pm_gplvm.schema import LATENT, require_fit, warn_unaligned
@@ -80,12 +79,12 @@ def magnification(fit: xr.DataTree, X_new: Any, *, draws: int = 50) -> xr.Datase
     check_draws(draws)
     positions = check_positions(fit, X_new)
     F, _, scale = data_of(fit, caller="magnification", missing=True)
-    patterns = column_patterns(~np.isnan(F))
+    patterns = patterns_of(fit, F)
     first, second = [], []
     for process in each_process(fit, caller="magnification", limit=draws):
         of_mean = of_rest = np.zeros((len(positions), positions.shape[1], positions.shape[1]))
         for rows, columns, block in patterns.blocks(F):
-            own = given(process, rows)
+            own = given(process, rows, columns)
             mean, rest = _metric(own, own.solve(block) * scale[columns], positions)
             of_mean, of_rest = of_mean + mean, of_rest + np.square(scale[columns]).sum() * rest
         first.append(of_mean)

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from pm_gplvm.draws import data_of, each_draw
+from pm_gplvm.columns import OwnColumns
+from pm_gplvm.draws import data_of, each_draw, patterns_of
 from pm_gplvm.embedding import places_of_table
-from pm_gplvm.patterns import column_patterns
 from pm_gplvm.predictive import reconstruct
 from pm_gplvm.schema import FEATURE
 from pm_gplvm.threads import blas_threads as limit_threads
@@ -75,15 +75,22 @@ def impute(
     )
     weights, k = places.smoothed()
     F, centre, scale = data_of(fit, caller="impute", missing=True)
-    patterns = column_patterns(~np.isnan(F))
+    patterns = patterns_of(fit, F)
     first, second = np.zeros(new.shape), np.zeros(new.shape)
     n_used = places.n_draws
     each = weights.shape[1] // n_used
     with limit_threads(blas_threads):
         for s, draw in enumerate(each_draw(fit, caller="impute", limit=n_used)):
             part = slice(s * each, (s + 1) * each)
+            if draw.own_noise and patterns.seen.all():
+                known = OwnColumns(draw).weights(F)
+                for row in range(len(new)):
+                    w, mean = weights[row, part], draw.cross(places.x[row, part]) @ known
+                    first[row] += w @ mean
+                    second[row] += w @ (mean**2 + places.variance[row, part])
+                continue
             for g, (rows, columns, block) in enumerate(patterns.blocks(F)):
-                own = draw.given(rows)
+                own = draw.given(rows, columns)
                 known = own.solve(block)
                 for row in range(len(new)):
                     w, mean = weights[row, part], own.cross(places.x[row, part]) @ known

@@ -17,7 +17,7 @@ from pm_gplvm.ascent import Optimum, optima_positions, optima_table
 from pm_gplvm.compilation import compile_mode
 from pm_gplvm.gaussian import gram_factor
 from pm_gplvm.kernels import KERNELS
-from pm_gplvm.likelihood import require_complete, standardised
+from pm_gplvm.likelihood import require_complete, require_shared, standardised
 from pm_gplvm.model import describe
 from pm_gplvm.results import compile_constrain
 from pm_gplvm.schema import LATENT, OBS, THETA
@@ -102,6 +102,7 @@ def read_exact(model: pm.Model, n_inducing: int) -> tuple[Exact, int]:
             "model must have a kernel of one part to be given inducing inputs, got "
             f"kernel={described.kernel!r}. Use fit_map, fit_stochastic or sample, or leave one part out."
         )
+    require_shared(rv, caller="A model with inducing inputs")
     require_complete(rv, caller="A model with inducing inputs")
     data = standardised(rv, model.rvs_to_values[rv])
     if data is None or "sigma" not in model.named_vars:

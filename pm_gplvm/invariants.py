@@ -6,10 +6,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from pm_gplvm.draws import data_of, each_draw
+from pm_gplvm.draws import data_of, each_draw, patterns_of
 from pm_gplvm.gaussian import gram_factor
 from pm_gplvm.kernels import KERNELS
-from pm_gplvm.patterns import column_patterns
 from pm_gplvm.schema import draws_of, require_fit
 from pm_gplvm.threads import blas_threads
 
@@ -153,22 +152,22 @@ def _of_covariance(
         return {}
     F, _, scale = data_of(fit, caller="invariants", missing=True)
     seen = ~np.isnan(F)
-    patterns = column_patterns(seen)
-    blocks = [(rows, len(c), gram_factor(block)) for rows, c, block in patterns.blocks(F)]
+    patterns = patterns_of(fit, F)
+    blocks = [(rows, c, gram_factor(block)) for rows, c, block in patterns.blocks(F)]
     units = 0.5 * seen.sum() * np.log(2.0 * np.pi) + seen.sum(axis=0) @ np.log(scale)
     entries, likelihoods, residuals = [], [], []
     with blas_threads(1):
         for draw in each_draw(fit, caller="invariants"):
             likelihood = squares = 0.0
-            for rows, count, factor in blocks:
-                own = draw.given(rows)
+            for rows, columns, factor in blocks:
+                own = draw.given(rows, columns)
                 weights = own.solve(factor)
                 logdet = 2.0 * np.log(np.diagonal(own.chol)).sum()
-                likelihood -= 0.5 * float(count * logdet + np.vdot(factor, weights))
-                squares += float(np.vdot(weights, weights))
+                likelihood -= 0.5 * float(len(columns) * logdet + np.vdot(factor, weights))
+                squares += own.sigma**4 * float(np.vdot(weights, weights))
             likelihoods.append(likelihood - units)
-            residuals.append(draw.sigma**2 * np.sqrt(squares / seen.sum()))
-            entries.append(draw.K[first, second])
+            residuals.append(np.sqrt(squares / seen.sum()))
+            entries.append(draw.mean_covariance[first, second])
     dims = ("chain", "draw")
     return {
         "log_likelihood": (dims, np.reshape(likelihoods, shape)),

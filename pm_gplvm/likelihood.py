@@ -14,11 +14,23 @@ from pytensor.graph.traversal import ancestors
 from pytensor.tensor.random.op import RNGConsumerOp
 from pytensor.tensor.random.utils import normalize_size_param
 
+from pm_gplvm.covariances import Covariance
 from pm_gplvm.gaussian import columns_logp, gram_factor, total_logp
 from pm_gplvm.incomplete import incomplete_columns_logp, incomplete_total_logp
 from pm_gplvm.memory import check_memory
+from pm_gplvm.spectral import own_columns_logp
 
-__all__ = ["GPColumns", "GPColumnsRV", "data_term", "require_complete", "seen_of", "standardised"]
+__all__ = [
+    "GPColumns",
+    "GPColumnsRV",
+    "data_term",
+    "has_own_noise",
+    "require_complete",
+    "require_shared",
+    "seen_of",
+    "signal_to_noise",
+    "standardised",
+]
 
 Array = NDArray[np.float64]
 
@@ -55,6 +67,44 @@ class IncompleteColumnsRV(GPColumnsRV):
     _print_name = ("IncompleteColumns", "\\operatorname{IncompleteColumns}")
 
 
+class OwnColumnsRV(GPColumnsRV):
+    """Columns with an amplitude and a noise of their own: ``cov`` is the signal's alone."""
+
+    name = "OwnColumns"
+    extended_signature = "[rng],[size],(),(),(n,n),(),()->[rng],(n)"
+    _print_name = ("OwnColumns", "\\operatorname{OwnColumns}")
+
+    @classmethod
+    def rv_op(cls, *parameters: Any, size: Any = None, rng: Any = None) -> Variable:
+        mu, scale, cov, amplitude, sigma, *seen = parameters = tuple(
+            pt.as_tensor_variable(v) for v in parameters
+        )
+        rng = normalize_rng_param(rng)
+        size = normalize_size_param(size)
+        if rv_size_is_none(size):
+            size = implicit_size_from_params(*parameters, ndims_params=cls.ndims_params)
+        shape = pt.concatenate([size, cov.shape[-1:]])
+        next_rng, z = pt.random.normal(size=shape, rng=rng, return_next_rng=True)
+        next_rng, white = pt.random.normal(size=shape, rng=next_rng, return_next_rng=True)
+        # cov itself may be singular. The noise that every column has, in units of its amplitude, is
+        # drawn with the signal; the rest by itself.
+        common = (sigma**2 / amplitude**2).min()
+        f = z @ pt.linalg.cholesky(cov + common * pt.eye(cov.shape[-1]), lower=True).mT
+        rest = pt.sqrt(pt.maximum(sigma**2 - common * amplitude**2, 0.0))
+        noisy = amplitude[..., None] * f + rest[..., None] * white
+        draws = mu[..., None] + scale[..., None] * noisy
+        inputs = [rng, size, mu, scale, cov, amplitude, sigma, *seen]
+        return cls(inputs=inputs, outputs=[next_rng, draws])(*inputs)
+
+
+class IncompleteOwnColumnsRV(OwnColumnsRV):
+    """The same of a table of which entries are missing."""
+
+    name = "IncompleteOwnColumns"
+    extended_signature = "[rng],[size],(),(),(n,n),(),(),(n)->[rng],(n)"
+    _print_name = ("IncompleteOwnColumns", "\\operatorname{IncompleteOwnColumns}")
+
+
 class GPColumns(Continuous):
     r"""One Gaussian N(mu, scale² K) for each column of a table, the columns independent.
 
@@ -74,6 +124,10 @@ class GPColumns(Continuous):
         Where there is an entry: what stands in ``observed`` elsewhere is not looked at, but must
         be finite, as PyMC makes variables of NaN. Columns with the same rows observed share a
         factorisation (see :mod:`pm_gplvm.incomplete`). Random draws are of whole tables.
+    amplitude, sigma : tensor_like, shape () or (D,), optional
+        With ``sigma``, a white noise of each column, the columns are N(mu, scale² (amplitude² cov +
+        sigma² I)), and ``cov`` is the signal's covariance alone; ``amplitude`` is 1 by default (see
+        :mod:`pm_gplvm.spectral`).
 
     Notes
     -----
@@ -97,12 +151,26 @@ class GPColumns(Continuous):
 
     @classmethod
     def dist(
-        cls, cov: Any, mu: Any = 0.0, scale: Any = 1.0, seen: Any = None, **kwargs: Any
+        cls,
+        cov: Any,
+        mu: Any = 0.0,
+        scale: Any = 1.0,
+        seen: Any = None,
+        amplitude: Any = None,
+        sigma: Any = None,
+        **kwargs: Any,
     ) -> Variable:
         mu, scale, cov = (pt.as_tensor_variable(v, dtype="float64") for v in (mu, scale, cov))
         if cov.ndim != 2:
             raise ValueError(
                 f"cov must be one N × N matrix shared by all columns, got {cov.ndim} dimensions."
+            )
+        if sigma is not None:
+            own = [1.0 if amplitude is None else amplitude, sigma]
+            return _OwnColumns.dist([mu, scale, cov, *own], seen, **kwargs)
+        if amplitude is not None:
+            raise ValueError(
+                "amplitude needs a sigma beside it, the noise that cov then leaves out, got none."
             )
         if seen is not None:
             return _IncompleteColumns.dist(cov, mu, scale, seen, **kwargs)
@@ -129,12 +197,7 @@ class _IncompleteColumns(Continuous):
 
     @classmethod
     def dist(cls, cov: Any, mu: Any, scale: Any, seen: Any, **kwargs: Any) -> Variable:
-        seen = pt.as_tensor_variable(seen, dtype="bool")
-        if seen.ndim != 2:
-            raise ValueError(
-                f"seen must have two dimensions (feature, obs), as observed has, got {seen.ndim}."
-            )
-        return super().dist([mu, scale, cov, seen], **kwargs)
+        return super().dist([mu, scale, cov, _mask(seen)], **kwargs)
 
     def support_point(
         rv: Variable, size: Any, mu: Any, scale: Any, cov: Any, seen: Any
@@ -144,6 +207,70 @@ class _IncompleteColumns(Continuous):
     def logp(value: Variable, mu: Any, scale: Any, cov: Any, seen: Any) -> Variable:
         F = (value - mu[..., None]) / scale[..., None]
         return incomplete_columns_logp(F.T, cov, _numbers(seen).T, scale)
+
+
+class _OwnColumns(Continuous):
+    """:class:`GPColumns` with ``sigma``."""
+
+    rv_type = OwnColumnsRV
+    rv_op = OwnColumnsRV.rv_op
+
+    @classmethod
+    def dist(cls, parameters: Any, seen: Any = None, **kwargs: Any) -> Variable:
+        parameters = [pt.as_tensor_variable(v, dtype="float64") for v in parameters]
+        if seen is not None:
+            return _IncompleteOwnColumns.dist([*parameters, _mask(seen)], **kwargs)
+        return super().dist(parameters, **kwargs)
+
+    def support_point(rv: Variable, size: Any, mu: Any, *parameters: Any) -> Variable:
+        return pt.zeros_like(rv) + mu[..., None]
+
+    def logp(value: Variable, *parameters: Any) -> Variable:
+        if value.ndim > 2:
+            raise NotImplementedError(
+                f"GPColumns has a log-density for one table (feature, obs), got {value.ndim} dimensions."
+            )
+        terms = _own_logp(pt.atleast_2d(value), None, *parameters)
+        return terms if value.ndim == 2 else terms[0]
+
+
+class _IncompleteOwnColumns(Continuous):
+    """:class:`GPColumns` with ``sigma`` and ``seen``."""
+
+    rv_type = IncompleteOwnColumnsRV
+    rv_op = IncompleteOwnColumnsRV.rv_op
+
+    def support_point(rv: Variable, size: Any, mu: Any, *parameters: Any) -> Variable:
+        return pt.zeros_like(rv) + mu[..., None]
+
+    def logp(value: Variable, *parameters: Any) -> Variable:
+        *own, seen = parameters
+        return _own_logp(value, _numbers(seen).T, *own)
+
+
+def _own_logp(
+    value: Variable,
+    seen: NDArray[np.bool_] | None,
+    mu: Any,
+    scale: Any,
+    cov: Any,
+    amplitude: Any,
+    sigma: Any,
+) -> Variable:
+    """Log-density of each column with a noise of its own, shape (D,)."""
+    F = (value - mu[..., None]) / scale[..., None]
+    ones = pt.ones(F.shape[0])
+    own = {"amplitude": amplitude * ones, "noise": sigma**2 * ones}
+    return own_columns_logp(F.T, cov, seen, **own, scale=scale)
+
+
+def _mask(seen: Any) -> Variable:
+    seen = pt.as_tensor_variable(seen, dtype="bool")
+    if seen.ndim != 2:
+        raise ValueError(
+            f"seen must have two dimensions (feature, obs), as observed has, got {seen.ndim}."
+        )
+    return seen
 
 
 def _numbers(seen: Variable) -> NDArray[np.bool_]:
@@ -160,9 +287,40 @@ def seen_of(rv: Variable) -> NDArray[np.bool_] | None:
     -------
     ndarray of bool, or None if nothing is missing.
     """
-    if not isinstance(rv.owner.op, IncompleteColumnsRV):
+    if not isinstance(rv.owner.op, IncompleteColumnsRV | IncompleteOwnColumnsRV):
         return None
-    return _numbers(rv.owner.op.dist_params(rv.owner)[3])
+    return _numbers(rv.owner.op.dist_params(rv.owner)[-1])
+
+
+def has_own_noise(rv: Variable) -> bool:
+    """Whether each column of a :class:`GPColumns` has an amplitude and a noise of its own."""
+    return isinstance(rv.owner.op, OwnColumnsRV)
+
+
+def signal_to_noise(rv: Variable) -> Variable:
+    """Σ_d a_d² / n_d over the columns of a :class:`GPColumns` with ``sigma``, shape ().
+
+    Returns
+    -------
+    TensorVariable
+        In terms of the model's random variables.
+    """
+    _, _, _, amplitude, sigma, *_ = rv.owner.op.dist_params(rv.owner)
+    return ((amplitude / sigma) ** 2 + pt.zeros(rv.shape[0])).sum()
+
+
+def require_shared(rv: Variable, *, caller: str) -> None:
+    """Refuse columns with a noise of their own.
+
+    Raises
+    ------
+    ValueError
+    """
+    if has_own_noise(rv):
+        raise ValueError(
+            f"{caller} needs one noise for all columns, got a model with one for each. Use fit_map or "
+            "sample_theta, or build the model with noise='shared'."
+        )
 
 
 def require_complete(rv: Variable, *, caller: str) -> None:
@@ -211,6 +369,14 @@ def standardised(rv: Variable, value: Variable) -> tuple[Array, Array] | None:
     return F if seen is None else np.where(seen.T, F, np.nan), scale
 
 
+def _covariance_of(cov: Variable, rows: NDArray[np.intp]) -> Variable:
+    """Write down K of these rows alone, if it can be without the others'."""
+    if cov.owner is not None and isinstance(cov.owner.op, Covariance):
+        Z, *others = cov.owner.inputs
+        return cov.owner.op(Z[rows], *others)[0]
+    return cov[np.ix_(rows, rows)]
+
+
 def data_term(
     rv: Variable, value: Variable, rows: NDArray[np.intp] | None = None
 ) -> Variable | None:
@@ -239,9 +405,15 @@ def data_term(
         return None
     F, scale = data
     check_memory(len(F))
+    if has_own_noise(rv):
+        _, _, cov, amplitude, sigma, *_ = rv.owner.op.dist_params(rv.owner)
+        seen, ones = ~np.isnan(F), np.ones(F.shape[1])
+        table = pytensor.shared(np.asfortranarray(np.where(seen, F, 0.0)), name=f"{rv.name}_table")
+        own = {"amplitude": amplitude * ones, "noise": sigma**2 * ones}
+        return own_columns_logp(table, cov, seen, **own, scale=scale).sum()
     cov = rv.owner.op.dist_params(rv.owner)[2]
     if rows is not None:
-        F, cov = F[rows], cov[np.ix_(rows, rows)]
+        F, cov = F[rows], _covariance_of(cov, rows)
     if np.isnan(F).any():
         return incomplete_total_logp(F, cov, scale=scale)
     factor = pytensor.shared(gram_factor(F), name=f"{rv.name}_factor")

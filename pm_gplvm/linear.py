@@ -15,7 +15,7 @@ from pytensor.tensor.random.op import RNGConsumerOp
 from scipy.optimize import minimize_scalar
 
 from pm_gplvm.compilation import compile_mode
-from pm_gplvm.likelihood import require_complete, standardised
+from pm_gplvm.likelihood import require_complete, require_shared, standardised
 from pm_gplvm.model import describe
 from pm_gplvm.results import as_fit, compile_constrain
 
@@ -164,6 +164,7 @@ class _Modes:
 def _checked_table(model: pm.Model) -> tuple[Array, Array]:
     """Return the standardised table and its scale, if the model is one with a closed form."""
     described = describe(model)
+    require_shared(described.observed, caller="fit_linear")
     free = {rv.name for rv in model.free_RVs}
     if described.kernel != "linear" or "bias" in model.named_vars or "X" not in free:
         raise ValueError(

@@ -9,9 +9,9 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
-from pm_gplvm.draws import Draw, data_of, each_draw
+from pm_gplvm.columns import OwnColumns
+from pm_gplvm.draws import Draw, data_of, each_draw, patterns_of
 from pm_gplvm.kernels import KERNELS
-from pm_gplvm.patterns import column_patterns
 from pm_gplvm.schema import FEATURE, OBS
 from pm_gplvm.threads import blas_threads
 
@@ -52,14 +52,17 @@ def compute_log_likelihood(fit: xr.DataTree) -> xr.DataTree:
     (1, 1, 64)
     """
     F, _, scale = data_of(fit, caller="compute_log_likelihood", missing=True)
-    patterns = column_patterns(~np.isnan(F))
+    patterns = patterns_of(fit, F)
     units = patterns.seen.sum(axis=1)[patterns.group] * (0.5 * np.log(2.0 * np.pi) + np.log(scale))
     terms = []
     with blas_threads(1):
         for draw in each_draw(fit, caller="compute_log_likelihood"):
+            if draw.own_noise and patterns.seen.all():
+                terms.append(OwnColumns(draw).logp(F) - len(F) * np.log(scale))
+                continue
             terms.append(-units)
             for rows, columns, block in patterns.blocks(F):
-                own = draw.given(rows)
+                own = draw.given(rows, columns)
                 half_logdet = np.log(np.diagonal(own.chol)).sum()
                 quad = np.einsum("nd,nd->d", block, own.solve(block))
                 terms[-1][columns] -= 0.5 * quad + half_logdet
@@ -121,14 +124,21 @@ def leave_one_out(fit: xr.DataTree, *, draws: int = 200) -> xr.Dataset:
     if isinstance(draws, bool) or not isinstance(draws, int | np.integer) or draws < 1:
         raise ValueError(f"draws must be a positive whole number, got {draws!r}.")
     F, centre, scale = data_of(fit, caller="leave_one_out", missing=True)
-    patterns = column_patterns(~np.isnan(F))
+    patterns = patterns_of(fit, F)
     chosen = list(each_draw(fit, caller="leave_one_out", limit=int(draws)))
     mean, sd, score, k = np.full((4, *F.shape), np.nan)
-    for rows, columns, block in patterns.blocks(F):
-        residuals, variances = _left_out_of([draw.given(rows) for draw in chosen], block)
-        for i, d in enumerate(columns):
-            parts = _mixed(block[:, i], residuals[:, :, i], variances)
-            mean[rows, d], sd[rows, d], score[rows, d], k[rows, d] = parts
+    if chosen[0].own_noise and patterns.seen.all():
+        residuals, variances = _left_out_of_own(chosen, F)
+        for d in range(F.shape[1]):
+            parts = _mixed(F[:, d], residuals[:, :, d], variances[:, :, d])
+            mean[:, d], sd[:, d], score[:, d], k[:, d] = parts
+    else:
+        for rows, columns, block in patterns.blocks(F):
+            given = [draw.given(rows, columns) for draw in chosen]
+            residuals, variances = _left_out_of(given, block)
+            for i, d in enumerate(columns):
+                parts = _mixed(block[:, i], residuals[:, :, i], variances)
+                mean[rows, d], sd[rows, d], score[rows, d], k[rows, d] = parts
     known = {
         "mean": centre + scale * mean,
         "sd": scale * sd,
@@ -146,6 +156,17 @@ def _left_out_of(draws: Sequence[Draw], F: Array) -> tuple[Array, Array]:
     """Residuals (S, N, D) and variances (S, N) of each entry given the others, draw by draw."""
     with blas_threads(1):
         residuals, variances = zip(*(draw.left_out(F) for draw in draws), strict=True)
+    return np.stack(residuals), np.stack(variances)
+
+
+def _left_out_of_own(draws: Sequence[Draw], F: Array) -> tuple[Array, Array]:
+    """Residuals and variances (S, N, D) where every column has a noise of its own."""
+    residuals, variances = [], []
+    with blas_threads(1):
+        for draw in draws:
+            residual, variance = OwnColumns(draw).left_out(F)
+            residuals.append(residual)
+            variances.append(variance)
     return np.stack(residuals), np.stack(variances)
 
 

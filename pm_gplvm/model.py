@@ -15,7 +15,7 @@ from pytensor.tensor.shape import SpecifyShape
 
 from pm_gplvm.covariances import Covariance, covariance
 from pm_gplvm.kernels import parse_kernel
-from pm_gplvm.likelihood import GPColumns, GPColumnsRV
+from pm_gplvm.likelihood import GPColumns, GPColumnsRV, has_own_noise
 from pm_gplvm.patterns import column_patterns, warn_of_cost
 from pm_gplvm.preprocess import Scale, as_table, centre_and_scale, resolution_of
 from pm_gplvm.priors import DEFAULT_PRIORS, add_prior
@@ -34,7 +34,8 @@ def build_model(
     priors: Mapping[str, Any] | None = None,
     scale: Scale = "global",
     missing: Literal["raise", "mask"] = "raise",
-    resolution: Literal["auto"] | float = "auto",
+    resolution: Any = "auto",
+    noise: Literal["shared", "column"] = "shared",
 ) -> pm.Model:
     """Build the Gaussian process latent variable model of a table.
 
@@ -73,15 +74,23 @@ def build_model(
         one for all: in a table with holes at random as many as there are columns.
     resolution : "auto" or number, default "auto"
         r, a floor of the noise, in units of the scale as ``sigma`` is: the noise variance is sigma² +
-        r². "auto": r² = mean δ²/12 + 0.01², δ the step of the
-        grid that a column's values lie on (answers 1 to 5, counts, rounded readings), 0 if on none.
-        Without it a fit may take a grid, or equal rows, for signal without noise. 0: none.
+        r². "auto": r² = mean δ²/12 + 0.01², δ the step of the grid that a column's values lie on (answers
+        1 to 5, counts, rounded readings), 0 if on none; by column with ``noise="column"``. Without it a
+        fit may take a grid for signal without noise. 0: none.
+    noise : {"shared", "column"}, default "shared"
+        "column" gives every column d an amplitude and a noise of its own, y_d ~ N(mean, scale²
+        (amplitude_d² K + sigma_d² I)), as factor analysis has them: for columns that are measured
+        with different precision. K, of amplitude 1, has the other parameters of the kernel; the
+        linear one gets amplitudes too. An evaluation takes one spectral decomposition of K.
+        Columns of different spread are better put on a par by ``scale="feature"``. :func:`sample`,
+        inducing inputs and what else knows one noise only say so.
 
     Returns
     -------
     pm.Model
         With ``X`` (obs, latent), ``lengthscale`` () or (latent,), ``amplitude``, ``weight``,
-        ``sigma``, ``bias``, as the kernel has them, and the observed ``Y`` (feature, obs): transposed, as PyMC puts batch
+        ``sigma``, ``bias``, as the kernel has them, and the observed ``Y`` (feature, obs); amplitude and
+        sigma have dims (feature,) with ``noise="column"``. Y is transposed, as PyMC puts batch
         dimensions first. With missing entries the data ``Y_seen`` (feature, obs) tell where Y has
         any; elsewhere ``Y_data`` holds the column's mean, which is not looked at.
 
@@ -97,8 +106,8 @@ def build_model(
         If Y holds text, or a prior is of an unknown kind.
     ValueError
         If Y has the wrong shape, infinite or missing values, or with ``missing="mask"`` a row or
-        column without any; if ``latent_dim``, ``kernel``, ``scale``, ``missing`` or the name of a
-        prior is out of range.
+        column without any; if ``latent_dim``, ``kernel``, ``scale``, ``missing``, ``noise`` or the
+        name of a prior is out of range.
 
     Notes
     -----
@@ -130,10 +139,12 @@ def build_model(
             f"ard=True needs a kernel with a lengthscale, got kernel={kernel!r}. The linear kernel "
             "already scales each latent dimension by itself."
         )
-    names = ("X", *entry.parameters, "sigma", *(("bias",) if bias else ()))
+    by_column = _noise_by_column(noise)
+    signal = ("amplitude",) if by_column and "amplitude" not in entry.parameters else ()
+    names = ("X", *entry.parameters, *signal, "sigma", *(("bias",) if bias else ()))
     chosen = _chosen_priors(names, priors)
     mean, spread = centre_and_scale(table, scale)
-    floor = _checked_resolution(resolution, table, spread)
+    floor = _checked_resolution(resolution, table, spread, by_column=by_column)
     seen = ~np.isnan(table.to_numpy())
     if not seen.all():
         warn_of_cost(column_patterns(seen))
@@ -157,15 +168,19 @@ def build_model(
         }
         if ard:
             shapes["lengthscale"] = ((LATENT,), (latent_dim,))
+        if by_column:
+            shapes |= dict.fromkeys(_OF_COLUMNS, ((FEATURE,), (table.shape[1],)))
         parameters = {}
         for name in names:
             dims, shape = shapes.get(name, ((), ()))
             parameters[name] = add_prior(
                 name, chosen[name], dims=dims, shape=shape, positive=name != "X"
             )
-        if floor > 0.0:
-            pm.Data("Y_resolution", floor)
+        if floor.any():
+            pm.Data("Y_resolution", floor, dims=FEATURE if floor.ndim else None)
             parameters["sigma"] = noise_in(model)
+        if by_column:
+            table_of_model |= {name: parameters.pop(name) for name in _OF_COLUMNS}
         GPColumns(
             "Y",
             covariance(entry.name, parameters.pop("X"), **parameters),
@@ -186,17 +201,32 @@ def build_model(
 
 
 def _checked_resolution(
-    resolution: str | float, table: xr.DataArray, scale: NDArray[np.float64]
-) -> float:
-    if isinstance(resolution, str):
-        if resolution == "auto":
-            return resolution_of(table, scale)
-    elif not isinstance(resolution, bool) and np.isfinite(resolution) and resolution >= 0.0:
-        return float(resolution)
+    resolution: Any, table: xr.DataArray, scale: NDArray[np.float64], *, by_column: bool
+) -> NDArray[np.float64]:
+    """Give the floor of the noise, a number or with noise="column" one for each column."""
+    if isinstance(resolution, str) and resolution == "auto":
+        return resolution_of(table, scale, by_column=by_column)
+    try:
+        floor = np.asarray(resolution, dtype=np.float64)
+    except (TypeError, ValueError):
+        floor = np.array(np.nan)
+    shapes = [(), scale.shape] if by_column else [()]
+    if floor.shape in shapes and not isinstance(resolution, bool) and (floor >= 0.0).all():
+        if np.isfinite(floor).all():
+            return floor
     raise ValueError(
-        f"resolution must be 'auto', 0 or a positive number, in units of the scale as sigma is, "
-        f"got {resolution!r}."
+        "resolution must be 'auto', 0 or a positive number (with noise='column' one for each column if "
+        f"wanted), in units of the scale as sigma is, got {resolution!r}."
     )
+
+
+_OF_COLUMNS = ("amplitude", "sigma")  # what a column has of its own with noise="column"
+
+
+def _noise_by_column(noise: str) -> bool:
+    if noise not in ("shared", "column"):
+        raise ValueError(f"noise must be 'shared' or 'column', got {noise!r}.")
+    return noise == "column"
 
 
 def _check_latent_dim(latent_dim: int, shape: tuple[int, ...]) -> None:
@@ -227,7 +257,7 @@ def noise_in(model: pm.Model) -> Variable:
 def floor_of(model: pm.Model) -> float:
     """Read the floor of a model's noise, in units of the scale; 0 if it has none."""
     floor = model.named_vars.get("Y_resolution")
-    return 0.0 if floor is None else float(floor.get_value())
+    return 0.0 if floor is None else float(np.max(floor.get_value()))
 
 
 def _is_noise(model: pm.Model, variable: Variable) -> bool:
@@ -290,20 +320,27 @@ def describe(model: pm.Model) -> Description:
             "model must have latent positions called 'X', got the variables "
             f"{', '.join(model.named_vars)}."
         )
-    cov = tables[0].owner.op.dist_params(tables[0].owner)[2]
-    kernel = cov.owner.op.kernel if _in_named_parameters(model, cov) else "custom"
+    _, _, cov, *own = tables[0].owner.op.dist_params(tables[0].owner)
+    own = own[:2] if has_own_noise(tables[0]) else []
+    kernel = cov.owner.op.kernel if _in_named_parameters(model, cov, own) else "custom"
     return Description(kernel=kernel, observed=tables[0])
 
 
-def _in_named_parameters(model: pm.Model, cov: Variable) -> bool:
+def _in_named_parameters(model: pm.Model, cov: Variable, own: list[Variable]) -> bool:
     """Whether K is one of the table's, of the model's own X and θ by their names.
 
-    Only then can it be evaluated from the draws of a fit.
+    ``own`` are the amplitude and noise of the columns, which K then leaves out. Only then can it be evaluated from the draws of a fit.
     """
     if cov.owner is None or not isinstance(cov.owner.op, Covariance):
         return False
     Z, amplitude, bias, sigma, *linear = cov.owner.inputs
     named = model.named_vars
+    if own:
+        if not all(isinstance(v, Constant) for v in (amplitude, sigma)):
+            return False
+        if amplitude.data != 1.0 or sigma.data != 0.0:
+            return False
+        amplitude, sigma = own
 
     def is_named(variable: Variable, name: str, default: float | None) -> bool:
         while variable.owner is not None and isinstance(

@@ -28,7 +28,7 @@ from pytensor.tensor.random.op import RandomVariable
 from pm_gplvm.compilation import Backend, resolve_mode
 from pm_gplvm.covariances import covariance
 from pm_gplvm.gaussian import GaussianTerms, gram_factor, total_logp
-from pm_gplvm.likelihood import require_complete, standardised
+from pm_gplvm.likelihood import require_complete, require_shared, standardised
 from pm_gplvm.model import describe, noise_in
 from pm_gplvm.schema import THETA
 
@@ -107,6 +107,7 @@ def compile_neighbourhood(model: pm.Model, *, backend: Backend = "python") -> Ne
     """
     described = describe(model)
     table = described.observed
+    require_shared(table, caller="Learning by neighbourhoods")
     require_complete(table, caller="Learning by neighbourhoods")
     data = standardised(table, model.rvs_to_values[table])
     if data is None:

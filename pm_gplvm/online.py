@@ -190,7 +190,13 @@ def _only_draw(fit: xr.DataTree) -> Draw:
             "update needs a fit of one draw, as fit_map and fit_stochastic make it, got "
             f"{sizes['chain']} chains of {sizes['draw']}."
         )
-    return next(each_draw(fit, caller="update"))
+    draw = next(each_draw(fit, caller="update"))
+    if draw.own_noise:
+        raise ValueError(
+            "update needs one noise for all columns, got a fit with one for each. Place the rows with "
+            "embed, or fit all of them again with fit_map."
+        )
+    return draw
 
 
 def _nearest(F_new: Array, F: Array) -> Rows:

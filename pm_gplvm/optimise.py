@@ -431,11 +431,12 @@ def _warn(fit: xr.DataTree, settings: _Settings) -> None:
         )
     floor = fit["constant_data"].get("Y_resolution")
     if floor is not None and "sigma" in posterior and message != NO_STRUCTURE:
-        sigma, floor = float(posterior["sigma"][0, 0]), float(floor)
-        if sigma < _AT_FLOOR * floor:
+        sigma, floor = np.broadcast_arrays(posterior["sigma"][0, 0], floor)
+        if (low := sigma < _AT_FLOOR * floor).any():
+            of = f" in {int(low.sum())} of {low.size} columns" if low.size > 1 else ""
             _say(
-                f"{caller}: the noise ended at its floor, resolution = {floor:.3g} (sigma = {sigma:.2g}, in "
-                "units of the scale). The table is explained as well as it is written down: take fewer "
+                f"{caller}: the noise ended at its floor{of}, resolution = {floor[low].max():.3g} (sigma = "
+                f"{sigma[low].min():.2g}, in units of the scale). The table is explained as well as it is written down: take fewer "
                 "latent dimensions, or, if it is known better than that, resolution=0; if less well, a "
                 "greater resolution."
             )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Patterns", "column_patterns", "warn_of_cost"]
+__all__ = ["Patterns", "column_patterns", "single_columns", "warn_of_cost"]
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -42,7 +42,11 @@ class Patterns:
     def blocks(self, F: Array) -> Iterator[tuple[Indices, Indices, Array]]:
         """Cut a table (N, D) into complete ones: rows, columns, and the entries there."""
         for rows, columns in self:
-            yield rows, columns, F if self.seen.all() else F[np.ix_(rows, columns)]
+            yield (
+                rows,
+                columns,
+                F if len(self) == 1 and self.seen.all() else F[np.ix_(rows, columns)],
+            )
 
 
 def column_patterns(seen: Mask) -> Patterns:
@@ -68,6 +72,17 @@ def column_patterns(seen: Mask) -> Patterns:
         return Patterns(np.ones((1, len(seen)), dtype=bool), np.zeros(seen.shape[1], dtype=np.intp))
     patterns, group = np.unique(seen.T, axis=0, return_inverse=True)
     return Patterns(patterns, group.ravel().astype(np.intp))
+
+
+def single_columns(seen: Mask) -> Patterns:
+    """Give each column a pattern of its own, also where others have the same rows observed.
+
+    Examples
+    --------
+    >>> len(single_columns(np.ones((3, 2), dtype=bool)))
+    2
+    """
+    return Patterns(np.ascontiguousarray(seen.T), np.arange(seen.shape[1]))
 
 
 def warn_of_cost(patterns: Patterns) -> None:

@@ -6,8 +6,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from pm_gplvm.draws import data_of
-from pm_gplvm.patterns import Patterns, column_patterns
+from pm_gplvm.columns import column_variances
+from pm_gplvm.draws import data_of, patterns_of
+from pm_gplvm.patterns import Patterns
 from pm_gplvm.processes import conditional, conditional_variance, each_process
 from pm_gplvm.schema import FEATURE, LATENT, draws_of, require_fit, warn_unaligned
 
@@ -77,7 +78,7 @@ def predict(fit: xr.DataTree, X_new: Any, *, noise: bool = False, draws: int = 1
     check_draws(draws)
     positions = check_positions(fit, X_new)
     F, centre, scale = data_of(fit, caller="predict", missing=True)
-    patterns = column_patterns(~np.isnan(F))
+    patterns = patterns_of(fit, F)
 
     means, variances = [], []
     for draw in each_process(fit, caller="predict", limit=draws):
@@ -122,7 +123,8 @@ def relative_uncertainty(fit: xr.DataTree, X_new: Any, *, draws: int = 20) -> Ar
     posterior, prior = [], []
     for draw in each_process(fit, caller="relative_uncertainty", limit=draws):
         prior.append(draw.prior_variance(positions))
-        posterior.append(conditional_variance(draw, patterns, positions) @ share)
+        unit = column_variances(draw)
+        posterior.append((conditional_variance(draw, patterns, positions) / unit) @ share)
     ratio = np.mean(posterior, axis=0) / np.maximum(np.mean(prior, axis=0), 1e-300)
     return np.asarray(np.sqrt(ratio))
 
@@ -131,9 +133,10 @@ def _patterns(fit: xr.DataTree) -> Patterns:
     """Columns by their observed rows; all alike in a fit that does not hold its table."""
     name = str(fit.attrs.get("observed"))
     if "observed_data" not in fit.children or name not in fit["observed_data"]:
-        return column_patterns(np.ones((draws_of(fit, "X").shape[2], 1), dtype=bool))
+        columns = draws_of(fit, "sigma").sizes.get(FEATURE, 1)
+        return patterns_of(fit, np.zeros((draws_of(fit, "X").shape[2], columns)))
     table = fit["observed_data"][name].transpose(..., FEATURE)
-    return column_patterns(~np.isnan(table.to_numpy()))
+    return patterns_of(fit, table.to_numpy())
 
 
 def check_draws(draws: int) -> None:

@@ -6,10 +6,11 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from pm_gplvm.draws import Draw, data_of, each_draw
+from pm_gplvm.columns import OwnColumns
+from pm_gplvm.draws import Draw, data_of, each_draw, patterns_of
 from pm_gplvm.kernels import cross_covariance
 from pm_gplvm.newrows import require_exact
-from pm_gplvm.patterns import Patterns, column_patterns
+from pm_gplvm.patterns import Patterns
 from pm_gplvm.prediction import check_draws, check_positions
 from pm_gplvm.schema import FEATURE, OBS, warn_unaligned
 
@@ -75,14 +76,14 @@ def sample_predictive(
     check_draws(draws)
     positions = check_positions(fit, X_new)
     F, centre, scale = data_of(fit, caller="sample_predictive", missing=True)
-    patterns = column_patterns(~np.isnan(F))
+    patterns = patterns_of(fit, F)
     rng = np.random.default_rng(random_seed)
     chosen = list(each_draw(fit, caller="sample_predictive", limit=draws))
     tables = []
     for draw, share in zip(chosen, np.array_split(np.arange(draws), len(chosen)), strict=True):
         own = rng.standard_normal((len(share), len(positions), F.shape[1]))
         for rows, columns, block in patterns.blocks(F):
-            mean, root = _joint(draw.given(rows), block, positions)
+            mean, root = _joint(draw.given(rows, columns), block, positions)
             own[..., columns] = mean + root @ own[..., columns]
         if noise:
             own = own + draw.sigma * rng.standard_normal(own.shape)
@@ -149,7 +150,7 @@ def reconstruct(fit: xr.DataTree, *, noise: bool = False, draws: int = 100) -> x
     require_exact(fit, caller="reconstruct")
     check_draws(draws)
     F, centre, scale = data_of(fit, caller="reconstruct", missing=True)
-    patterns = column_patterns(~np.isnan(F))
+    patterns = patterns_of(fit, F)
     means, variances = [], []
     for draw in each_draw(fit, caller="reconstruct", limit=draws):
         mean, variance = _smoothed(draw, F, patterns)
@@ -169,9 +170,14 @@ def reconstruct(fit: xr.DataTree, *, noise: bool = False, draws: int = 100) -> x
 
 def _smoothed(draw: Draw, F: Array, patterns: Patterns) -> tuple[Array, Array]:
     """Mean (N, D) and variance (N, G) of the function at the training rows' own places."""
+    if draw.own_noise and patterns.seen.all():
+        columns_of = OwnColumns(draw)
+        noise = columns_of.noise
+        known = noise - noise**2 * columns_of.precision
+        return F - noise * columns_of.solve(F), np.maximum(known, 0.0)
     mean, variance = np.empty_like(F), np.empty((len(F), len(patterns)))
     for g, (rows, columns, block) in enumerate(patterns.blocks(F)):
-        own = draw.given(rows)
+        own = draw.given(rows, columns)
         inverse = own.solve(np.eye(len(rows)))
         mean[np.ix_(rows, columns)] = block - own.sigma**2 * (inverse @ block)
         known = own.sigma**2 - own.sigma**4 * np.diagonal(inverse)

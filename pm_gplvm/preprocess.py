@@ -323,7 +323,9 @@ def equal_rows(values: NDArray[np.float64]) -> NDArray[np.intp] | None:
     return first if gridded < _GRIDDED else None
 
 
-def resolution_of(table: xr.DataArray, scale: NDArray[np.float64]) -> float:
+def resolution_of(
+    table: xr.DataArray, scale: NDArray[np.float64], *, by_column: bool = False
+) -> NDArray[np.float64]:
     """Give the standard deviation below which the noise of a table cannot lie.
 
     A value rounded to a grid of step δ is off by an error of variance δ²/12. Without that a fit to
@@ -334,18 +336,20 @@ def resolution_of(table: xr.DataArray, scale: NDArray[np.float64]) -> float:
     table : DataArray, dims (obs, feature)
     scale : ndarray, shape (D,)
         From :func:`centre_and_scale`.
+    by_column : bool, default False
+        Whether it is wanted of each column, rather than of all together.
 
     Returns
     -------
-    float
-        Root of the mean of δ²/12 over the columns (0 for one on no grid) and 0.01² besides, in units of
-        the scale.
+    ndarray, shape () or (D,)
+        Root of δ²/12 (0 for a column on no grid), or its mean over the columns, and 0.01² besides, in
+        units of the scale.
 
     Examples
     --------
     >>> table = as_table([[1], [2], [3], [5], [5], [3], [2], [1]])
-    >>> round(resolution_of(table, centre_and_scale(table)[1]), 2)
+    >>> round(float(resolution_of(table, centre_and_scale(table)[1])), 2)
     0.19
     """
-    steps = grid_steps(table.to_numpy()) / scale
-    return float(np.sqrt((steps**2).mean() / 12.0 + _LEAST_NOISE**2))
+    rounding = (grid_steps(table.to_numpy()) / scale) ** 2 / 12.0
+    return np.sqrt((rounding if by_column else rounding.mean()) + _LEAST_NOISE**2)

@@ -9,6 +9,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from pm_gplvm.bound import InducingPosterior, WholeKernel
+from pm_gplvm.columns import OwnColumns
 from pm_gplvm.draws import Draw, data_of, each_draw
 from pm_gplvm.kernels import cross_covariance, cross_slope, prior_slope_variance, prior_variance
 from pm_gplvm.patterns import Patterns
@@ -141,9 +142,13 @@ def conditional(
     variance : ndarray, shape (S, G)
         The same in all columns of a pattern; in units of the scale² of Y.
     """
+    if isinstance(process, Draw) and process.own_noise and patterns.seen.all():
+        columns_of = OwnColumns(process)
+        cross, prior = process.cross(X_new), process.prior_variance(X_new)
+        return cross @ columns_of.weights(F), columns_of.variance(cross, prior)
     mean, variance = np.empty((len(X_new), F.shape[1])), np.empty((len(X_new), len(patterns)))
     for g, (rows, columns, block) in enumerate(patterns.blocks(F)):
-        own = given(process, rows)
+        own = given(process, rows, columns)
         cross = own.cross(X_new)
         mean[:, columns] = cross @ own.solve(block)
         variance[:, g] = own.variance(cross, own.prior_variance(X_new))
@@ -152,14 +157,19 @@ def conditional(
 
 def conditional_variance(process: Draw | Induced, patterns: Patterns, X_new: Array) -> Array:
     """Form the variance of :func:`conditional` alone, shape (S, G)."""
-    each = [given(process, rows) for rows, _ in patterns]
-    prior = process.prior_variance(X_new)
-    return np.stack([own.variance(own.cross(X_new), prior) for own in each], axis=1)
+    if isinstance(process, Draw) and process.own_noise and patterns.seen.all():
+        cross, prior = process.cross(X_new), process.prior_variance(X_new)
+        return OwnColumns(process).variance(cross, prior)
+    each = [given(process, rows, columns) for rows, columns in patterns]
+    variances = [own.variance(own.cross(X_new), own.prior_variance(X_new)) for own in each]
+    return np.stack(variances, axis=1)
 
 
-def given(process: Draw | Induced, rows: NDArray[np.intp]) -> Draw | Induced:
-    """Return what is left of a process if only these rows had been observed; Induced knows no others."""
-    return process.given(rows) if isinstance(process, Draw) else process
+def given(
+    process: Draw | Induced, rows: NDArray[np.intp], columns: NDArray[np.intp]
+) -> Draw | Induced:
+    """Return a process for these columns if only these rows had been observed; Induced knows no others."""
+    return process.given(rows, columns) if isinstance(process, Draw) else process
 
 
 def _induced(fit: xr.DataTree, caller: str) -> Induced:

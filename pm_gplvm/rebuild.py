@@ -18,7 +18,7 @@ from pytensor.tensor.random.op import RNGConsumerOp
 from pm_gplvm.kernels import KERNELS
 from pm_gplvm.model import build_model
 from pm_gplvm.preprocess import Scale, as_table, centre_and_scale
-from pm_gplvm.schema import LATENT, THETA, draws_of, require_fit
+from pm_gplvm.schema import LATENT, THETA, draws_of, has_own_noise, require_fit
 
 __all__ = ["priors_of", "rebuild_model"]
 
@@ -76,7 +76,8 @@ def rebuild_model(fit: xr.DataTree, *, priors: Mapping[str, Any] | None = None) 
         priors={**flat, **held, **(priors or {})},
         scale=_scale(table, constant["Y_scale"].to_numpy()),
         missing="mask",
-        resolution=float(constant.get("Y_resolution", 0.0)),
+        resolution=constant["Y_resolution"].to_numpy() if "Y_resolution" in constant else 0,
+        noise="column" if has_own_noise(fit) else "shared",
     )
     # The very numbers, also where they were not made by a rule.
     for name in ("Y_mean", "Y_scale"):

@@ -14,7 +14,7 @@ import pymc as pm
 from numpy.typing import NDArray
 
 from pm_gplvm.kernels import KERNELS, cross_slope, prior_slope_variance
-from pm_gplvm.likelihood import standardised
+from pm_gplvm.likelihood import has_own_noise, standardised
 from pm_gplvm.model import describe, floor_of
 from pm_gplvm.patterns import column_patterns
 from pm_gplvm.results import compile_constrain
@@ -72,6 +72,7 @@ class Relocation:
             X is not None
             and model.rvs_to_transforms[X] is None
             and described.kernel in KERNELS
+            and not has_own_noise(described.observed)
             and standardised(described.observed, model.rvs_to_values[described.observed])
             is not None
         )

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pm_gplvm.ensemble import Ensemble, compile_ensemble
 from pm_gplvm.exchange import respaced, swap
 from pm_gplvm.kernels import KERNELS
-from pm_gplvm.likelihood import standardised
+from pm_gplvm.likelihood import require_shared, standardised
 from pm_gplvm.model import describe, floor_of
 from pm_gplvm.pattern_moves import PatternMoves
 from pm_gplvm.row_priors import RowPrior, compile_row_prior
@@ -88,6 +88,7 @@ def compile_posterior(model: pm.Model) -> Posterior:
             f"sample knows the kernels {', '.join(KERNELS)}, got a covariance of another kind. "
             "Sample such a model with pm.sample, and compare its chains with gplvm.diagnose."
         )
+    require_shared(described.observed, caller="sample")
     data = standardised(described.observed, model.rvs_to_values[described.observed])
     if data is None:
         raise ValueError(

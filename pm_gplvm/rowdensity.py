@@ -11,9 +11,10 @@ from scipy.linalg.blas import dtrmm
 from scipy.spatial.distance import cdist
 from scipy.special import logsumexp, softmax
 
+from pm_gplvm.columns import OwnColumns
 from pm_gplvm.draws import Draw
 from pm_gplvm.kernels import KERNELS
-from pm_gplvm.patterns import column_patterns
+from pm_gplvm.patterns import column_patterns, single_columns
 
 __all__ = ["Mixture", "RowDensity", "Rows"]
 
@@ -123,7 +124,8 @@ class RowDensity:
     """One draw of X and θ, and what it says of unseen rows.
 
     Columns in which the same training rows were observed have the same conditional variance: they
-    are a part by themselves, and a complete table is one part.
+    are a part by themselves, and a complete table is one part. Columns with a noise of their own are
+    a part each where entries are missing; the variance is then that of every column.
 
     Parameters
     ----------
@@ -134,20 +136,28 @@ class RowDensity:
 
     def __init__(self, draw: Draw, F: Array) -> None:
         self.draw, self.F = draw, F
-        self.patterns = column_patterns(~np.isnan(F))
-        self._parts = [
-            (columns, _Part(draw.given(rows), block))
-            for rows, columns, block in self.patterns.blocks(F)
-        ]
+        self._alike = column_patterns(~np.isnan(F))
+        if draw.own_noise and not np.isnan(F).any():
+            self._parts: list[tuple[NDArray[np.intp], _Part]] = [
+                (np.arange(F.shape[1]), _OwnPart(draw, F))
+            ]
+            self._rows = [np.arange(len(F))]
+        else:
+            patterns = single_columns(~np.isnan(F)) if draw.own_noise else self._alike
+            self._parts = [
+                (columns, _Part(draw.given(rows, columns), block))
+                for rows, columns, block in patterns.blocks(F)
+            ]
+            self._rows = [rows for rows, _ in patterns]
         self.unit = self._parts[0][1].unit
 
     def conditional(self, x: Array) -> tuple[Array, Array]:
         """Mean (S, D) and variance (S, G) of a measurement at places x of shape (S, Q)."""
-        mean = np.empty((len(x), self.F.shape[1]))
-        variance = np.empty((len(x), len(self._parts)))
-        for g, (columns, part) in enumerate(self._parts):
-            mean[:, columns], variance[:, g] = part.conditional(x)
-        return mean, variance
+        mean, variances = np.empty((len(x), self.F.shape[1])), []
+        for columns, part in self._parts:
+            mean[:, columns], variance = part.conditional(x)
+            variances.append(variance.reshape(len(x), -1))
+        return mean, np.concatenate(variances, axis=1)
 
     def log_joint(self, x: Array, rows: Rows) -> tuple[Array, Array]:
         """Return ln p(y, x) of the i-th row at the i-th place, and its gradient in x.
@@ -184,12 +194,11 @@ class RowDensity:
     def _usual(self) -> tuple[float, float]:
         """Median and lower spread of the training rows' own ln p, a seen entry, each left out."""
         total, count = np.zeros((2, len(self.F)))
-        for known, _, block in self.patterns.blocks(self.F):
-            residual, variance = self.draw.given(known).left_out(block)
-            D = block.shape[1]
-            total[known] -= 0.5 * (residual**2).sum(axis=1) / variance
-            total[known] -= 0.5 * D * np.log(2.0 * np.pi * variance)
-            count[known] += D
+        for (columns, part), known in zip(self._parts, self._rows, strict=True):
+            residual, variance = part.left_out(self.F[np.ix_(known, columns)])
+            each = residual**2 / variance + np.log(2.0 * np.pi * variance)
+            total[known] -= 0.5 * each.sum(axis=1)
+            count[known] += len(columns)
         low, usual = np.quantile(total / count, [_BELOW, 0.5])
         return float(usual), max(float(usual - low), _LEAST_SPREAD)
 
@@ -207,15 +216,14 @@ class RowDensity:
         curvature : ndarray, shape (M, Q, Q)
             JᵀJ, J the Jacobian of the scaled residuals.
         """
-        noise = max(self.draw.sigma**2, _LEAST_NOISE)
         away = (x - rows.mean) / rows.sd
         value, gradient = 0.5 * (away**2).sum(axis=1), away / rows.sd
         curvature = (1.0 / rows.sd**2)[:, :, None] * np.eye(x.shape[1])
         for columns, part in self._parts:
             misfit, slope, product = part.squares(x, rows.columns(columns))
-            value += 0.5 * misfit / noise
-            gradient -= slope / noise
-            curvature += product / noise
+            value += 0.5 * misfit
+            gradient -= slope
+            curvature += product
         return value, gradient, curvature
 
     def log_joint_and_variance(self, x: Array, rows: Rows) -> tuple[Array, Array]:
@@ -233,7 +241,8 @@ class RowDensity:
         """
         parts = [part.log_likelihood_and_variance(x, rows.columns(c)) for c, part in self._parts]
         values, variances = zip(*parts, strict=True)
-        return sum(values) + rows.log_prior(x), np.stack(variances, axis=-1)
+        of_groups = [v.reshape(*x.shape[:2], -1) for v in variances]
+        return sum(values) + rows.log_prior(x), np.concatenate(of_groups, axis=-1)
 
     def heights(self, places: Array, rows: Rows) -> Array:
         """Return ln p(y, x) of every row at the same places of shape (P, Q), shape (M, P)."""
@@ -244,7 +253,7 @@ class RowDensity:
     def misfits(self, rows: Rows) -> Array:
         """Return mean squared distances to the training rows over common entries, shape (M, N)."""
         squares, counts = np.zeros((2, len(rows), len(self.F)))
-        for known, columns, block in self.patterns.blocks(self.F):
+        for known, columns, block in self._alike.blocks(self.F):
             some = rows.columns(columns)
             squares[:, known] += distances2(some, block)
             counts[:, known] += some.seen.sum(axis=1)[:, None]
@@ -296,7 +305,11 @@ class _Part:
         return value, gradient
 
     def squares(self, x: Array, rows: Rows) -> tuple[Array, Array, Array]:
-        """Σ (y - m(x))² of the i-th row at the i-th place (M,), (∂m/∂x)ᵀ(y - m) and (∂m/∂x)²."""
+        """Σ (y - m(x))² of the i-th row at the i-th place (M,), (∂m/∂x)ᵀ(y - m) and (∂m/∂x)².
+
+        All in units of the noise.
+        """
+        noise = np.maximum(np.square(self.draw.sigma), _LEAST_NOISE)
         (M, Q), D = x.shape, self.weights.shape[1]
         misfit, slope, product = np.empty(M), np.empty((M, Q)), np.empty((M, Q, Q))
         for b in self._blocks(M, Q * max(D, len(self.draw.X))):
@@ -304,10 +317,15 @@ class _Part:
             residual = np.where(seen, rows.y[b] - self.draw.cross(x[b]) @ self.weights, 0.0)
             jacobian = self.draw.slope(x[b]) @ self.weights
             jacobian *= seen[:, None]
-            misfit[b] = (residual**2).sum(axis=1)
-            slope[b] = (jacobian @ residual[:, :, None])[:, :, 0]
-            product[b] = jacobian @ jacobian.transpose(0, 2, 1)
+            misfit[b] = (residual**2 / noise).sum(axis=1)
+            slope[b] = (jacobian @ (residual / noise)[:, :, None])[:, :, 0]
+            product[b] = (jacobian / noise) @ jacobian.transpose(0, 2, 1)
         return misfit, slope, product
+
+    def left_out(self, F: Array) -> tuple[Array, Array]:
+        """Residuals (N, D) and variances (N, 1) of the training rows, each given the others."""
+        residual, variance = self.draw.left_out(F)
+        return residual, variance[:, None]
 
     def log_likelihood_and_variance(self, x: Array, rows: Rows) -> tuple[Array, Array]:
         """Return ln p(y given x) of every row at T places of its own, and v there, (M, T) each."""
@@ -375,6 +393,74 @@ class _Part:
         if not self.of_linear:
             return value + self.bias**2, slope
         return value + self.of_linear * x @ self.draw.X.T + self.bias**2, slope
+
+
+class _OwnPart(_Part):
+    """The same of all columns of a complete table, each with a noise of its own: v is (S, D).
+
+    See :mod:`pm_gplvm.columns` for the formulas.
+    """
+
+    def __init__(self, draw: Draw, F: Array) -> None:
+        self.draw, self.own = draw, OwnColumns(draw)
+        self.weights = self.own.weights(F)
+        Q = draw.X.shape[1]
+        lengthscale = np.asarray(draw.theta.get("lengthscale", 1.0), dtype=np.float64)
+        self.unit = np.broadcast_to(lengthscale, Q)
+        self.amplitude = 1.0
+        self.bias = float(draw.theta.get("bias", 0.0))
+        self.kernel = KERNELS[draw.kernel]
+        self.of_linear = 0.0
+        if self.kernel.linear:
+            self.of_linear = self.kernel.linear_variance(1.0, float(draw.theta.get("weight", 1.0)))
+
+    def left_out(self, F: Array) -> tuple[Array, Array]:
+        return self.own.left_out(F)
+
+    def log_likelihood_and_variance(self, x: Array, rows: Rows) -> tuple[Array, Array]:
+        M, T, Q = x.shape
+        value, variance = np.empty(M * T), np.empty((M * T, self.weights.shape[1]))
+        flat, row = x.reshape(-1, Q), np.repeat(np.arange(M), T)
+        for b in self._blocks(M * T):
+            mean, variance[b], _ = self._conditional(self.draw.cross(flat[b]), flat[b])
+            value[b] = self._given(rows[row[b]], mean, variance[b])[0]
+        return value.reshape(M, T), variance.reshape(M, T, -1)
+
+    def heights(self, places: Array, rows: Rows) -> Array:
+        mean, variance = self.conditional(places)
+        seen = rows.seen.astype(np.float64)
+        known = seen * rows.y
+        misfit = (seen * rows.y**2) @ (1.0 / variance).T - 2.0 * known @ (mean / variance).T
+        misfit += seen @ (mean**2 / variance + np.log(2.0 * np.pi * variance)).T
+        return np.asarray(-0.5 * misfit)
+
+    def _conditional(self, cross: Array, x: Array) -> tuple[Array, Array, Array]:
+        """Mean, variance (S, D), and k(x, X) by the eigenvectors, of shape (S, r)."""
+        variance = self.own.variance(cross, self.draw.prior_variance(x)) + self.own.noise
+        return cross @ self.weights, variance, cross @ self.own.vectors
+
+    def _given(self, rows: Rows, mean: Array, variance: Array) -> tuple[Array, Array, Any, Any]:
+        residual = np.where(rows.seen, rows.y - mean, 0.0)
+        misfit = residual**2
+        units = np.where(rows.seen, np.log(2.0 * np.pi * variance), 0.0)
+        return -0.5 * (misfit / variance + units).sum(axis=1), residual, misfit, rows.seen
+
+    def _log_likelihood(self, x: Array, rows: Rows) -> tuple[Array, Array]:
+        cross, slope = self._cross_and_slope(x)
+        mean, variance, turned = self._conditional(cross, x)
+        value, residual, misfit, seen = self._given(rows, mean, variance)
+        by_variance = 0.5 * (misfit / variance - seen) / variance
+        by_cross = (residual / variance) @ self.weights.T
+        by_cross -= 2.0 * (turned * (by_variance @ self.own.shares.T)) @ self.own.vectors.T
+        X = self.draw.X
+        gradient = np.zeros_like(x)
+        if slope is not None:
+            by_r2 = by_cross * slope
+            gradient = 2.0 * (x * by_r2.sum(axis=1)[:, None] - by_r2 @ X) / self.unit**2
+        if self.of_linear:
+            own = 2.0 * (by_variance @ self.own.signal)[:, None] * x
+            gradient += self.of_linear * (by_cross @ X + own)
+        return value, gradient
 
 
 def distances2(rows: Rows, F: Array) -> Array:

@@ -13,6 +13,7 @@ __all__ = [
     "OBS",
     "THETA",
     "draws_of",
+    "has_own_noise",
     "noise_of",
     "observed_of",
     "require_fit",
@@ -107,6 +108,11 @@ def draws_of(fit: xr.DataTree, name: str, *, raw: bool = False) -> xr.DataArray:
         return posterior[name].transpose("chain", "draw", ...)
     fixed = fit["constant_data"].to_dataset()[name]
     return fixed.expand_dims({"chain": posterior["chain"], "draw": posterior["draw"]})
+
+
+def has_own_noise(fit: xr.DataTree) -> bool:
+    """Whether the columns of a fit have an amplitude and a noise each (``noise="column"``)."""
+    return FEATURE in draws_of(fit, "sigma").dims
 
 
 # What samples X anew in each draw, and so in a frame of its own; PyMC itself leaves no method.

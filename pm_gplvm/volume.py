@@ -7,7 +7,8 @@ Laplace's approximation of the marginal likelihood with X integrated out is
 P the precision of X's prior and H = -∂²L/∂X² at X̂. In it H is replaced by what the prior expects of
 it. A function drawn from the kernel has in dimension q slopes of variance c amplitude² / lengthscale_q²
 + weight², c = -κ''(0), and each of the D_n entries of a row that were observed tells of the row's
-position with the precision slope² / noise variance:
+position with the precision slope² / noise variance (each with the amplitude and the noise of its
+column, where columns have their own):
 
     h_nq = D_n (c amplitude² / lengthscale_q² + weight²) / (sigma² + resolution²).
 
@@ -27,7 +28,7 @@ from pytensor.tensor.random.op import RNGConsumerOp
 from pm_gplvm.back_constraints import basis_of, is_back_constrained
 from pm_gplvm.gaussian import GaussianTerms
 from pm_gplvm.kernels import KERNELS, prior_slope_variance
-from pm_gplvm.likelihood import standardised
+from pm_gplvm.likelihood import has_own_noise, standardised
 from pm_gplvm.model import describe, noise_in
 
 __all__ = ["is_independent", "log_volume", "prior_sd", "why_no_volume"]
@@ -99,19 +100,22 @@ def _information(model: pm.Model) -> tuple[Variable, tuple[int, int]]:
     data = standardised(described.observed, model.rvs_to_values[described.observed])
     if data is None:
         raise ValueError("the mean and scale of the table must be data, got random variables.")
-    seen = ~np.isnan(data[0])
+    seen = (~np.isnan(data[0])).astype(np.float64)
+    own = has_own_noise(described.observed)
     Q = int(model["X"].shape[1].eval())
     kernel = KERNELS[described.kernel]
     amplitude, weight = named.get("amplitude", 1.0), named.get("weight", 1.0)
+    signal = 1.0 if own else pt.square(amplitude)  # of the stationary part
     slope = pt.constant(0.0)
     if kernel.scaled is not None:
         rate = float(prior_slope_variance(kernel.name, 1, weight=0.0)[0])
-        slope = slope + rate * pt.square(amplitude / named.get("lengthscale", 1.0))
+        slope = slope + rate * signal / pt.square(named.get("lengthscale", 1.0))
     if kernel.linear:
-        slope = slope + kernel.linear_variance(amplitude, weight)
-    each = pt.broadcast_to(slope / pt.square(noise_in(model)), (Q,))
-    count = pt.constant(seen.sum(axis=1).astype(np.float64))
-    return count[:, None] * each, (len(seen), Q)
+        slope = slope + (pt.square(weight) if kernel.summed else 1.0)
+    # What an entry tells: with a noise of its own each column has an amplitude of its own, too.
+    each = pt.square(amplitude if own else 1.0) / pt.square(noise_in(model))
+    told = pt.constant(seen) @ pt.broadcast_to(each, (seen.shape[1],))
+    return told[:, None] * pt.broadcast_to(slope, (Q,)), (len(seen), Q)
 
 
 def _log_det(C: Variable, h: Variable, N: int, Q: int) -> Variable:

@@ -205,7 +205,9 @@ def test_expected_curvature_against_the_true_one(table, low, high):
     """What the documentation says of the approximation: off by up to half."""
     Y, _ = table()
     fit = gplvm.fit_marginal(gplvm.build_model(Y), **QUIET)
-    lengthscale, amplitude, sigma = (value_of(fit, n) for n in ("lengthscale", "amplitude", "sigma"))
+    lengthscale, amplitude, sigma = (
+        value_of(fit, n) for n in ("lengthscale", "amplitude", "sigma")
+    )
     h = Y.shape[1] * (amplitude / lengthscale) ** 2 / (sigma**2 + 0.01**2)
     expected = 0.5 * Y.shape[0] * 2 * np.log1p(h)
     assert low < expected / exact_half_logdet(Y, fit) < high
@@ -301,7 +303,9 @@ def test_every_start_has_its_form_in_the_table(curved):
     assert set(optima["size"].to_numpy()) == {0.3, 0.5, 1.0, 2.0}
     assert set(optima["spread"].to_numpy()) == {"own", "whitened"}
     assert optima.sizes["start"] == 5
-    given = gplvm.fit_marginal(gplvm.build_model(curved), start=curved.to_numpy()[:, :2], **QUIET)["optima"]
+    given = gplvm.fit_marginal(gplvm.build_model(curved), start=curved.to_numpy()[:, :2], **QUIET)[
+        "optima"
+    ]
     assert given["spread"].to_numpy().tolist() == ["given"]
 
 
