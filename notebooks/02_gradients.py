@@ -274,7 +274,7 @@ assert finished["sample_stats"]["lp"][0, 0] > learnt["sample_stats"]["lp"][0, 0]
 # %%
 known = ROWS * 4 // 5
 old = gplvm.fit_stochastic(gplvm.build_model(Y[:known]), random_seed=1, progressbar=False)
-new = gplvm.update(old, Y[known:], random_seed=1)
+new = gplvm.update(old, Y[known:], random_seed=1, progressbar=False)
 np.testing.assert_array_equal(positions(new)[:known], positions(old))
 
 

@@ -137,7 +137,7 @@ unseen = np.random.default_rng(0).random(len(Y)) < 1 / 3
 learnt = informed_fit(Y[~unseen], time[~unseen])
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", RuntimeWarning)  # a few rows of unreliable weights
-    places = gplvm.embed(learnt, Y[unseen], random_seed=1)
+    places = gplvm.embed(learnt, Y[unseen], random_seed=1, progressbar=False)
 draws = places["posterior"]["X"][0, :, :, 0]
 low, centre, high = np.quantile(draws, [0.055, 0.5, 0.945], axis=0)
 
