@@ -55,7 +55,7 @@ def save(fit: xr.DataTree, path: str | Path, *, overwrite: bool = False) -> Path
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = gplvm.save(best, pathlib.Path(folder) / "best.nc")
     ...     gplvm.load(path).attrs["method"]
-    'map'
+    'marginal'
     """
     require_fit(fit, caller="save")
     path = Path(path)
