@@ -241,7 +241,15 @@ def _spectra(report: Report) -> None:
 
         pca = PCA(Q).fit(known)
         back = pca.inverse_transform(pca.transform(new))
-        rows.append([name, "PCA", *errors(back), hidden(_ppca_fill(known, holes, Q)), *[None] * 4])
+        rows.append(
+            [
+                name,
+                "PCA",
+                *errors(back),
+                hidden(ProbabilisticPCA(known, Q).fill(holes)),
+                *[None] * 4,
+            ]
+        )
         for kernel in _known_kernels():
             fit, fit_s = _fit(known, Q, kernel=kernel, ard=False)
             before = time.process_time()

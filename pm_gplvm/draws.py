@@ -136,7 +136,7 @@ class Draw:
 
     def slope(self, X_new: Array) -> Array:
         """∂k(X_new, X)/∂X_new, shape (S, Q, N)."""
-        return cross_slope(self.kernel, X_new, self.X, **self.theta)
+        return cross_slope(self.kernel, X_new, self.X, **self._common)
 
     def slope_covariance(self, slope: Array) -> Array:
         """Covariance of the function's slopes, in units of scale² of Y / X², shape (S, Q, Q)."""

@@ -211,9 +211,9 @@ def _checked_resolution(
     except (TypeError, ValueError):
         floor = np.array(np.nan)
     shapes = [(), scale.shape] if by_column else [()]
-    if floor.shape in shapes and not isinstance(resolution, bool) and (floor >= 0.0).all():
-        if np.isfinite(floor).all():
-            return floor
+    known = floor.shape in shapes and not isinstance(resolution, bool)
+    if known and np.isfinite(floor).all() and (floor >= 0.0).all():
+        return floor
     raise ValueError(
         "resolution must be 'auto', 0 or a positive number (with noise='column' one for each column if "
         f"wanted), in units of the scale as sigma is, got {resolution!r}."

@@ -123,7 +123,7 @@ def noise_of(fit: xr.DataTree) -> xr.DataArray:
     """Give the standard deviation of all noise in each draw, its floor included, (chain, draw)."""
     floor = fit["constant_data"].to_dataset().get("Y_resolution", 0.0)
     sigma = draws_of(fit, "sigma")
-    return sigma.copy(data=np.hypot(sigma.to_numpy(), float(floor)))
+    return sigma.copy(data=np.hypot(sigma.to_numpy(), np.asarray(floor)))
 
 
 def warn_unaligned(fit: xr.DataTree, *, caller: str) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pm_gplvm.back_constraints import is_back_constrained, weights_of
 from pm_gplvm.kernels import KERNELS
-from pm_gplvm.likelihood import standardised
+from pm_gplvm.likelihood import has_own_noise, standardised
 from pm_gplvm.model import describe
 from pm_gplvm.schema import LATENT, OBS, draws_of, require_fit
 
@@ -127,18 +127,23 @@ def forms(
     list of (Form or None, dict)
     """
     first = start_values(model, start, rng)
-    kernel = KERNELS.get(describe(model).kernel)
+    described = describe(model)
+    kernel = KERNELS.get(described.kernel)
     free = {rv.name: rv for rv in model.free_RVs}
     if not isinstance(start, str) or kernel is None or "X" not in free:
         return [(None, first)]
     F = _table(model, start)
-    raw = EMBEDDINGS[start](F, _latent_dim(model), rng)
+    raw = {start: EMBEDDINGS[start](F, _latent_dim(model), rng)}
+    noise = None
+    if has_own_noise(described.observed):
+        # What a noise of each column is for: factors rather than the widest directions.
+        raw["factors"], noise = _factors(F, _latent_dim(model))
     linear = "weight" in kernel.parameters
     chosen = _WITH_LINEAR if linear else _CURVED if kernel.stationary else _LINEAR
     made: list[tuple[Form | None, Values]] = []
-    for form in chosen:
-        X = _placed(model, raw, rng, whitened=form.whitened)
-        theta: dict[str, float] = {
+    for form, way in [(form, way) for way in raw for form in chosen]:
+        X = _placed(model, raw[way], rng, whitened=form.whitened)
+        theta: dict[str, Any] = {
             "lengthscale": 1.0 / form.size,
             "amplitude": 1.0,
             "sigma": _THETA["sigma"],
@@ -147,6 +152,8 @@ def forms(
             theta |= {"amplitude": 0.3, "weight": 1.0, "sigma": _residual(F, X.shape[1])}
         elif linear:
             theta["weight"] = 0.1
+        if noise is not None:
+            theta["sigma"] = noise
         if "lengthscale" not in free and "lengthscale" in model.named_vars:
             X = X * form.size * model["lengthscale"].eval()
         values = dict(first)
@@ -161,6 +168,15 @@ def forms(
                 )
         made.append((form, {n: np.asarray(v, dtype=np.float64) for n, v in values.items()}))
     return made
+
+
+def _factors(F: Array, latent_dim: int) -> tuple[Array, Array]:
+    """Scores by factor analysis, and the standard deviation of each column's noise, not below 0.1."""
+    from sklearn.decomposition import FactorAnalysis
+
+    analysis = FactorAnalysis(latent_dim, random_state=0)
+    X = analysis.fit_transform(F)
+    return np.asarray(X), np.sqrt(np.maximum(analysis.noise_variance_, _NOISE))
 
 
 def _residual(F: Array, latent_dim: int) -> float:

@@ -3,8 +3,10 @@
 import numpy as np
 import pymc as pm
 import pytest
+from made import fit_of
 from oracles import column_logps, kernel_matrix
 from scipy.stats import multivariate_normal, norm
+from sklearn.decomposition import FactorAnalysis
 
 import pm_gplvm as gplvm
 from pm_gplvm.columns import OwnColumns
@@ -14,6 +16,7 @@ from pm_gplvm.model import describe
 from pm_gplvm.objective import log_density
 from pm_gplvm.results import as_fit
 from pm_gplvm.rowdensity import RowDensity, Rows
+from pm_gplvm.volume import log_volume
 
 N, D = 25, 4
 KERNELS = ("rbf + bias", "matern52", "linear + bias")
@@ -40,6 +43,7 @@ def made(kernel="rbf + bias", holes=False, draws=1, latent_dim=1):
         noise="column",
         scale="feature",
         missing="mask",
+        resolution=0,
     )
     known = {
         "X": rng.normal(size=(1, draws, N, latent_dim)),
@@ -116,7 +120,7 @@ def test_the_density_through_the_data_is_that_of_PyMC(holes):
 
 
 def test_priors_are_those_of_a_shared_noise_for_each_column():
-    model = gplvm.build_model(table(), 1, noise="column", scale="feature")
+    model = gplvm.build_model(table(), 1, noise="column", scale="feature", resolution=0)
     assert (
         model.named_vars_to_dims["sigma"] == model.named_vars_to_dims["amplitude"] == ("feature",)
     )
@@ -375,7 +379,7 @@ def test_the_ways_by_spectrum_and_by_factorisation_agree():
     """A complete table goes by one decomposition, each column alone by its Cholesky factor."""
     rng = np.random.default_rng(4)
     n = 60  # of low rank
-    model = gplvm.build_model(table(n=n), 1, noise="column", scale="feature")
+    model = gplvm.build_model(table(n=n), 1, noise="column", scale="feature", resolution=0)
     known = {
         "X": 0.5 * rng.normal(size=(1, 1, n, 1)),
         "lengthscale": np.ones((1, 1)),
@@ -408,7 +412,9 @@ def test_the_ways_by_spectrum_and_by_factorisation_agree():
 
 def test_the_estimator_takes_a_noise_of_each_column():
     Y = table()
-    estimator = gplvm.GPLVM(1, noise="column", scale="feature", random_state=1, max_iter=50)
+    estimator = gplvm.GPLVM(
+        1, noise="column", scale="feature", resolution=0, random_state=1, max_iter=5
+    )
     with pytest.warns(RuntimeWarning, match="did not converge"):
         estimator.fit(Y)
     assert estimator.fit_["posterior"]["sigma"].dims == ("chain", "draw", "feature")
@@ -444,3 +450,79 @@ def test_evaluations_take_turns_in_the_same_memory():
     for name in kept:
         np.testing.assert_array_equal(kept[name], again[1][name])
         np.testing.assert_array_equal(kept[name], first[1][name])
+
+
+# The marginal estimate, and the floor of each column
+
+
+def factor_table(seed=0, n=120, d=10):
+    """One factor; the noise differs by column, up to twenty times."""
+    rng = np.random.default_rng(seed)
+    T = rng.normal(size=(n, 1))
+    noise = np.exp(rng.uniform(np.log(0.1), np.log(2.0), d))
+    return T @ rng.normal(size=(1, d)) + noise * rng.normal(size=(n, d)), T[:, 0], noise
+
+
+def test_the_marginal_estimate_finds_the_factor_and_each_noise():
+    Y, T, noise = factor_table(1)
+    model = gplvm.build_model(Y, 1, kernel="rbf + linear", noise="column", scale="feature")
+    fit = gplvm.fit_marginal(model, random_seed=1, progressbar=False)
+    assert fit.attrs["converged"] == 1
+    X = fit["posterior"]["X"].to_numpy()[0, 0, :, 0]
+    factors = FactorAnalysis(1).fit_transform(Y)[:, 0]
+    assert abs(np.corrcoef(X, T)[0, 1]) > abs(np.corrcoef(factors, T)[0, 1]) - 0.01
+    floor, scale = (fit["constant_data"][name].to_numpy() for name in ("Y_resolution", "Y_scale"))
+    assert floor.shape == scale.shape
+    found = np.hypot(fit["posterior"]["sigma"].to_numpy()[0, 0], floor) * scale
+    np.testing.assert_allclose(found, noise, rtol=0.25)
+
+
+def test_the_volume_has_the_amplitude_and_noise_of_each_column():
+    Y, _, _ = factor_table(n=20, d=4)
+    Y[0, :2] = np.nan
+    model = gplvm.build_model(
+        Y, 2, kernel="rbf + linear", noise="column", missing="mask", resolution=[0.1, 0.2, 0.3, 0.4]
+    )
+    a, s = np.array([0.5, 1.0, 1.5, 2.0]), np.array([0.3, 0.4, 0.5, 0.6])
+    (term,) = model.replace_rvs_by_values([log_volume(model)])
+    point = {"amplitude": a, "sigma": s, "lengthscale": 1.3, "weight": 0.7}
+    given = {
+        value: np.log(point[rv.name]) if rv.name in point else np.zeros((20, 2))
+        for rv, value in model.rvs_to_values.items()
+        if rv in model.free_RVs
+    }
+    found = term.eval(given, on_unused_input="ignore", mode=gplvm.compile_mode())
+    told = ~np.isnan(Y) @ (a**2 / (s**2 + np.array([0.1, 0.2, 0.3, 0.4]) ** 2))
+    h = told * (1 / 1.3**2 + 0.7**2)
+    assert float(found) == pytest.approx((np.log(2 * np.pi) - np.log1p(h)).sum(), rel=1e-12)
+
+
+def test_new_rows_of_a_sum_with_a_noise_of_each_column():
+    """The gradient of ln p(y, x), and the least squares that it starts from, by differences."""
+    Y, _, _ = factor_table(n=30, d=5)
+    model = gplvm.build_model(Y, 2, kernel="rbf + linear", noise="column", scale="feature")
+    rng = np.random.default_rng(3)
+    theta = {"amplitude": rng.uniform(0.5, 1.5, 5), "sigma": rng.uniform(0.2, 0.6, 5)}
+    fit = fit_of(
+        model,
+        rng.normal(size=(1, 1, 30, 2)),
+        lengthscale=0.8,
+        weight=0.6,
+        **{name: value[None, None] for name, value in theta.items()},
+    )
+    F, _, _ = data_of(fit, caller="test")
+    (draw,) = each_draw(fit, caller="test")
+    density = RowDensity(draw, F)
+    seen = rng.uniform(size=(4, 5)) < 0.7
+    seen[:, 0] = True
+    rows = Rows(
+        np.where(seen, rng.normal(size=(4, 5)), 0.0), seen, np.zeros((4, 2)), np.ones((4, 2))
+    )
+    x, h = rng.normal(size=(4, 2)), 1e-6
+    for what in (density.log_joint, density.squares):
+        gradient = what(x, rows)[1]
+        for q in range(2):
+            step = h * np.eye(2)[q]
+            difference = (what(x + step, rows)[0] - what(x - step, rows)[0]) / (2 * h)
+            np.testing.assert_allclose(gradient[:, q], difference, rtol=1e-5, atol=1e-5)
+    assert np.isfinite(density.shortfall(x, rows)).all()
