@@ -28,7 +28,6 @@ __all__ = [
     "require_complete",
     "require_shared",
     "seen_of",
-    "signal_to_noise",
     "standardised",
 ]
 
@@ -295,18 +294,6 @@ def seen_of(rv: Variable) -> NDArray[np.bool_] | None:
 def has_own_noise(rv: Variable) -> bool:
     """Whether each column of a :class:`GPColumns` has an amplitude and a noise of its own."""
     return isinstance(rv.owner.op, OwnColumnsRV)
-
-
-def signal_to_noise(rv: Variable) -> Variable:
-    """Σ_d a_d² / n_d over the columns of a :class:`GPColumns` with ``sigma``, shape ().
-
-    Returns
-    -------
-    TensorVariable
-        In terms of the model's random variables.
-    """
-    _, _, _, amplitude, sigma, *_ = rv.owner.op.dist_params(rv.owner)
-    return ((amplitude / sigma) ** 2 + pt.zeros(rv.shape[0])).sum()
 
 
 def require_shared(rv: Variable, *, caller: str) -> None:

@@ -7,10 +7,19 @@ Laplace's approximation of the marginal likelihood with X integrated out is
 P the precision of X's prior and H = -∂²L/∂X² at X̂. In it H is replaced by what the prior expects of
 it. A function drawn from the kernel has in dimension q slopes of variance c amplitude² / lengthscale_q²
 + weight², c = -κ''(0), and each of the D_n entries of a row that were observed tells of the row's
-position with the precision slope² / noise variance (each with the amplitude and the noise of its
-column, where columns have their own):
+position with the precision slope² / noise variance:
 
     h_nq = D_n (c amplitude² / lengthscale_q² + weight²) / (sigma² + resolution²).
+
+Where columns have an amplitude and a noise of their own, n_d, each amplitude would shrink for the sake
+of this term, and the noise of one column go to 0 (a Heywood case). What a column's function varies by
+is then taken from the column itself, its variance v_d less its noise, and the kernel only says how
+steep a function is that varies by 1 over x ~ N(0, I):
+
+    h_nq = Σ_d (v_d / n_d - 1)₊ (c / lengthscale_q² + weight²) / (1 - E κ + Q weight²),
+    E κ = Π_q (1 + 2 c / lengthscale_q²)^-½,
+
+which is exact for rbf and takes a Matérn kernel as the rbf of the same curvature.
 
 With P diagonal the term is -½ Σ ln(P_nq + h_nq). Its opposite limits are the mode of (X, θ) jointly, which
 leaves the volume out, and the density of X / lengthscale, which takes only its factor lengthscaleᴺᑫ.
@@ -105,16 +114,21 @@ def _information(model: pm.Model) -> tuple[Variable, tuple[int, int]]:
     Q = int(model["X"].shape[1].eval())
     kernel = KERNELS[described.kernel]
     amplitude, weight = named.get("amplitude", 1.0), named.get("weight", 1.0)
-    signal = 1.0 if own else pt.square(amplitude)  # of the stationary part
-    slope = pt.constant(0.0)
+    signal = pt.constant(1.0) if own else pt.square(amplitude)  # of the stationary part
+    linear = (pt.square(weight) if kernel.summed else 1.0) if kernel.linear else 0.0
+    slope, rate = pt.constant(0.0) + linear, 0.0
+    lengthscale = pt.broadcast_to(named.get("lengthscale", 1.0), (Q,))
     if kernel.scaled is not None:
         rate = float(prior_slope_variance(kernel.name, 1, weight=0.0)[0])
-        slope = slope + rate * signal / pt.square(named.get("lengthscale", 1.0))
-    if kernel.linear:
-        slope = slope + (pt.square(weight) if kernel.summed else 1.0)
-    # What an entry tells: with a noise of its own each column has an amplitude of its own, too.
-    each = pt.square(amplitude if own else 1.0) / pt.square(noise_in(model))
-    told = pt.constant(seen) @ pt.broadcast_to(each, (seen.shape[1],))
+        slope = slope + rate * signal / pt.square(lengthscale)
+    noise = pt.broadcast_to(pt.square(noise_in(model)), (seen.shape[1],))
+    each = 1.0 / noise
+    if own:
+        near = pt.exp(-0.5 * pt.log1p(2.0 * rate / pt.square(lengthscale)).sum())
+        varies = (1.0 - near if rate else 0.0) + Q * linear
+        variance = pt.constant(np.nanvar(data[0], axis=0))
+        each = pt.maximum(variance / noise - 1.0, 0.0) / varies
+    told = pt.constant(seen) @ each
     return told[:, None] * pt.broadcast_to(slope, (Q,)), (len(seen), Q)
 
 
