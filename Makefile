@@ -48,6 +48,6 @@ bench: .venv/.installed ## all benchmarks; one of them by BENCH="converge --cap 
 	$(PY) -m benchmarks $(or $(BENCH),all)
 
 clean: ## remove build products and caches; .venv stays
-	rm -rf docs/_build docs/generated docs/api.rst build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf docs/_build docs/generated docs/api.rst docs/ordinary_results.rst build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find pm_gplvm tests notebooks benchmarks -path benchmarks/.peers -prune -o -name __pycache__ -o -name .ipynb_checkpoints \
 	2>/dev/null | xargs rm -rf

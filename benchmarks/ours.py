@@ -19,7 +19,13 @@ class Negative:
 
     def __init__(self, Y, X0, kernel="rbf", ard=False, flat=False):
         self.model = gplvm.build_model(
-            Y, X0.shape[1], kernel=kernel, ard=ard, scale="none", priors=FLAT if flat else None
+            Y,
+            X0.shape[1],
+            kernel=kernel,
+            ard=ard,
+            scale="none",
+            priors=FLAT if flat else None,
+            resolution=0,
         )
         theta = {"amplitude": 1.0, "sigma": math.sqrt(0.1)}
         theta["lengthscale"] = np.ones(X0.shape[1]) if ard else 1.0

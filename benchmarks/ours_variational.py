@@ -17,7 +17,9 @@ class Negative:
 
     def __init__(self, Y, X0, n_inducing, own_start):
         self.n_inducing, self.own_start = n_inducing, own_start
-        self.exact = gplvm.build_model(Y, X0.shape[1], ard=True, scale="none", priors=FLAT)
+        self.exact = gplvm.build_model(
+            Y, X0.shape[1], ard=True, scale="none", priors=FLAT, resolution=0
+        )
         self.model = gplvm.build_variational(self.exact, n_inducing)
         self.density = compile_log_density(self.model)
         rows = np.random.default_rng(0).permutation(len(Y))[:n_inducing]

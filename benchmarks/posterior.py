@@ -132,7 +132,7 @@ def _main(file: str, out: str, options: dict) -> None:
         Y, X0 = arrays["Y"], arrays["X0"]
     warnings.simplefilter("ignore", RuntimeWarning)
     started = time.process_time()
-    model = gplvm.build_model(Y, X0.shape[1], scale="none")
+    model = gplvm.build_model(Y, X0.shape[1], scale="none", resolution=0)
     if options.pop("uncentred", False):
         pm.set_data({"Y_mean": np.zeros(Y.shape[1])}, model)
     if options.pop("hold", False):
@@ -141,7 +141,7 @@ def _main(file: str, out: str, options: dict) -> None:
         )
     else:
         optima = [
-            gplvm.fit_map(model, start=start, random_seed=i, progressbar=False, mode_of="Z")
+            gplvm.fit_marginal(model, start=start, random_seed=i, progressbar=False)
             for i, start in enumerate(("pca", "random", "random", "random"))
         ]
         fit = gplvm.sample(model, optima, random_seed=0, progressbar=False, **options)
@@ -228,7 +228,7 @@ def _costs(report: Report) -> None:
 
     rows = []
     for N in COSTS:
-        model = gplvm.build_model(_standard(rows_of("oil", N, 2)), 2, scale="none")
+        model = gplvm.build_model(_standard(rows_of("oil", N, 2)), 2, scale="none", resolution=0)
         rng = np.random.default_rng(0)
         model, starts = begun(model, "pca", 4, rng)
         posterior = compile_posterior(model)

@@ -16,7 +16,7 @@ maximum_signature_line_length = 88  # longer ones get a line for each argument
 
 html_theme = "alabaster"
 html_theme_options = {"description": pm_gplvm.__doc__.splitlines()[0]}
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "ordinary_results.rst"]
 
 # The list of names is the package's own.
 names = "\n".join(f"   {name}" for name in pm_gplvm.__all__)
@@ -25,3 +25,18 @@ names = "\n".join(f"   {name}" for name in pm_gplvm.__all__)
     f".. autosummary::\n   :toctree: generated\n\n{names}\n",
     encoding="utf-8",
 )
+
+# The table of ordinary tables is the benchmark's own.
+made = Path(__file__).resolve().parents[1] / "benchmarks" / "results" / "ordinary.md"
+text = made.read_text(encoding="utf-8") if made.is_file() else "There is none yet."
+lines = []
+for line in text.splitlines():
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    if not line.startswith("|"):
+        # A title of the file is none of the page, and an asterisk is no markup.
+        lines.append(line.lstrip("# ").replace("*", "\\*"))
+    elif not set(line) <= set("|-"):
+        if not lines or not lines[-1].startswith("   "):
+            lines += [".. list-table::", "   :header-rows: 1", "   :class: wide", ""]
+        lines += [f"   {'*' if i == 0 else ' '} - {cell}" for i, cell in enumerate(cells)]
+(Path(__file__).parent / "ordinary_results.rst").write_text("\n".join(lines) + "\n", "utf-8")

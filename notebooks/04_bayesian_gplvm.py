@@ -11,7 +11,7 @@
 # %% [markdown]
 # # How many dimensions, and how sure of the positions?
 #
-# A MAP takes as many latent dimensions as it is given. The variational Bayesian GP-LVM (Titsias &
+# A joint mode (`fit_map`) takes as many latent dimensions as it is given. The variational Bayesian GP-LVM (Titsias &
 # Lawrence 2010) does not: it replaces each position by a Gaussian, integrates the functions out
 # through a few inducing inputs, and switches dimensions off that are not worth their price. It pays
 # with standard deviations that are too small. Both can be seen here.

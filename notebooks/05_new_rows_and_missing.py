@@ -33,23 +33,32 @@ Y, Y_new = digits[order[:TRAIN]], digits[order[TRAIN:]]
 labels, labels_new = Y["label"].to_numpy(), Y_new["label"].to_numpy()
 
 # %% [markdown]
-# A new row has the prior N(0, 1) on its place. A MAP in X has rows that lie within a few tenths of
-# the origin, where that prior would be far too wide; so the mode is taken in Z = X / lengthscale.
+# A new row has the prior N(0, 1) on its place. `fit_marginal` keeps the positions at that scale; at the
+# joint mode of `fit_map` they lie within a few tenths of the origin, where that prior is far too wide.
 
 # %%
-best = gplvm.fit_map(gplvm.build_model(Y), mode_of="Z", random_seed=1, progressbar=False)
+model = gplvm.build_model(Y, kernel="rbf + linear")
+best = gplvm.fit_marginal(model, random_seed=1, progressbar=False)
+joint = gplvm.fit_map(model, random_seed=1, progressbar=False)
+sd = {name: float(f["posterior"]["X"].std()) for name, f in (("marginal", best), ("joint", joint))}
+assert sd["joint"] < 0.7 < sd["marginal"]
+{name: round(value, 2) for name, value in sd.items()}
 
 # %% [markdown]
 # ## Places of new rows
 #
 # `pareto_k` above 0.7 says that the draws of a row may have missed a place: rely on the others.
+# `shortfall` tells how much worse a row is explained than the table's own rows are when left out:
+# above 5 its place means little, and `embed` warns.
 
 # %%
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore", RuntimeWarning)  # of pareto_k, which is in the table
+    warnings.simplefilter("ignore", RuntimeWarning)  # of single rows, which are in the table
     new = gplvm.embed(best, Y_new, random_seed=1, progressbar=False)
 assert (new["rows"]["pareto_k"] > 0.7).mean() < 0.1
-new["rows"].to_dataset().to_dataframe()[["effective_modes", "ess", "pareto_k"]].describe().round(2)
+new["rows"].to_dataset().to_dataframe()[
+    ["effective_modes", "pareto_k", "shortfall"]
+].describe().round(2)
 
 # %%
 X = best["posterior"]["X"][0, 0].to_numpy()
@@ -97,7 +106,8 @@ assert effective[row] > 1.3
 # ## Missing entries
 #
 # The lower half of each new digit is taken away. `impute` places the row by what is left, and fills
-# in the rest, with a standard deviation.
+# in the rest, with a standard deviation. (Fewer than the nominal 95 % lie within two of them: the model
+# has one noise for all pixels, and θ and the known digits' places are held.)
 
 # %%
 holes = Y_new.copy()
@@ -112,7 +122,7 @@ inside = (np.abs(score) < 2.0).mean()
 print(f"root mean square error: {by_model:.2f}, of the pixels' means {by_mean:.2f} (of 16)")
 print(f"within 2 sd: {inside:.0%}")
 assert by_model < by_mean
-assert inside > 0.85
+assert inside > 0.8
 
 # %%
 shown = range(8)
@@ -149,12 +159,34 @@ ax.legend()
 plt.show()
 
 # %% [markdown]
-# It is also what compares models fairly: the rows have not been seen. Two dimensions against one,
-# on the same held-out rows:
+# What `embed` says of them is their shortfall:
 
 # %%
-line = gplvm.fit_map(gplvm.build_model(Y, 1), mode_of="Z", random_seed=1, progressbar=False)
-scores = gplvm.log_predictive(line, Y_new, random_seed=1, progressbar=False)["log_score"].to_numpy()
-gain = known - scores
-print(f"two dimensions gain {gain.mean():.1f} ± {gain.std() / np.sqrt(TEST):.1f} a row")
-assert gain.mean() > 0.0
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", RuntimeWarning)  # it warns of them, which is the point
+    strangers = gplvm.embed(best, shuffled, random_seed=1, progressbar=False)
+shortfall = {
+    name: tree["rows"]["shortfall"].to_numpy()
+    for name, tree in (("digits", new), ("shuffled", strangers))
+}
+print({name: f"{(rows > 5).mean():.0%} above 5" for name, rows in shortfall.items()})
+assert (shortfall["digits"] > 5).mean() < 0.1
+assert np.median(shortfall["shuffled"]) > np.quantile(shortfall["digits"], 0.9)
+
+# %% [markdown]
+# The density also compares models fairly: the rows have not been seen. Two dimensions against one,
+# and the marginal estimate against the joint mode, on the same held-out rows:
+
+# %%
+line = gplvm.fit_marginal(
+    gplvm.build_model(Y, 1, kernel="rbf + linear"), random_seed=1, progressbar=False
+)
+gains = {}
+for name, other in (("one dimension", line), ("the joint mode", joint)):
+    scores = gplvm.log_predictive(other, Y_new, random_seed=1, progressbar=False)["log_score"]
+    gains[name] = known - scores.to_numpy()
+    error = gains[name].std() / np.sqrt(TEST)
+    print(
+        f"two dimensions, marginal, against {name}: {gains[name].mean():.2f} ± {error:.2f} nats a row"
+    )
+assert gains["one dimension"].mean() > 0.0

@@ -89,11 +89,11 @@ time = (divisions - divisions.mean()) / divisions.std()
 def informed_fit(Y, time):
     known = {"X": gplvm.informed(time, SD)}
     model = gplvm.build_model(Y, latent_dim=2, ard=True, priors=known)
-    return gplvm.fit_map(model, mode_of="Z", random_seed=1, progressbar=False)
+    return gplvm.fit_marginal(model, random_seed=1, progressbar=False)
 
 
-plain = gplvm.fit_map(
-    gplvm.build_model(Y, latent_dim=2, ard=True), mode_of="Z", random_seed=1, progressbar=False
+plain = gplvm.fit_marginal(
+    gplvm.build_model(Y, latent_dim=2, ard=True), random_seed=1, progressbar=False
 )
 informed = informed_fit(Y, time)
 
@@ -137,7 +137,7 @@ unseen = np.random.default_rng(0).random(len(Y)) < 1 / 3
 learnt = informed_fit(Y[~unseen], time[~unseen])
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", RuntimeWarning)  # a few rows of unreliable weights
-    places = gplvm.embed(learnt, Y[unseen], random_seed=1)
+    places = gplvm.embed(learnt, Y[unseen], random_seed=1, progressbar=False)
 draws = places["posterior"]["X"][0, :, :, 0]
 low, centre, high = np.quantile(draws, [0.055, 0.5, 0.945], axis=0)
 
@@ -165,7 +165,7 @@ plt.show()
 
 # %% [markdown]
 # The genes alone tell when a cell was taken, to a fraction of a division. The intervals are narrower
-# than the scatter: they hold the other cells and θ at the mode, and cells of one stage do differ in
+# than the scatter: they hold the other cells and θ where they are, and cells of one stage do differ in
 # age.
 #
 # ## Genes over time

@@ -34,7 +34,9 @@ labels = Y["label"].to_numpy()
 # ## Other priors
 #
 # `priors` takes numbers (held fixed), `.dist()`s, or a function that makes the variable. Here the
-# noise is held, the amplitude has another prior, and X has heavier tails.
+# noise is held, the amplitude has another prior, and X has heavier tails. `fit_map` takes any model;
+# `fit_marginal` integrates X out, and needs a Normal prior of X and a kernel of the table for that: of other
+# models it says so.
 
 # %%
 priors = {
@@ -157,10 +159,11 @@ plt.show()
 # ## How do I know that I wrote it right?
 #
 # With the kernel of the table written by hand, `pm.gp.cov.ExpQuad`, the log-density and its gradient
-# must be those of the package at any point.
+# must be those of the package at any point. (`build_model` adds a floor to the noise, as pixels are whole
+# numbers; `resolution=0` leaves it out.)
 
 # %%
-ours = gplvm.build_model(Y)
+ours = gplvm.build_model(Y, resolution=0)
 with pm.Model(coords=coords) as by_hand:
     X = pm.Normal("X", dims=("obs", "latent"))
     lengthscale = pm.InverseGamma("lengthscale", 3.0, 2.0)

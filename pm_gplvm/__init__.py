@@ -5,7 +5,7 @@ A table Y goes in, a low-dimensional picture X of it comes out, with uncertainty
 >>> import pm_gplvm as gplvm
 >>> Y = gplvm.load_digits(n=30)
 >>> model = gplvm.build_model(Y, latent_dim=2)
->>> best = gplvm.fit_map(model, random_seed=1, progressbar=False)
+>>> best = gplvm.fit_marginal(model, random_seed=1, progressbar=False)
 >>> best.posterior["X"].dims
 ('chain', 'draw', 'obs', 'latent')
 

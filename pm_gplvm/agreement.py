@@ -120,8 +120,8 @@ def neighbour_probabilities(
     """Posterior probability that one row is among the nearest neighbours of another.
 
     Distances are those of Z = X / lengthscale within each draw, so that no rotation and no
-    alignment matters. A neighbourhood on which all draws agree has probabilities of 0 and 1; with a
-    MAP there are no others.
+    alignment matters. A neighbourhood on which all draws agree has probabilities of 0 and 1; with
+    one draw there are no others.
 
     Parameters
     ----------
@@ -145,7 +145,7 @@ def neighbour_probabilities(
     Examples
     --------
     >>> import pm_gplvm as gplvm
-    >>> best = gplvm.fit_map(gplvm.build_model(gplvm.load_digits(n=20)), progressbar=False)
+    >>> best = gplvm.fit_marginal(gplvm.build_model(gplvm.load_digits(n=20)), progressbar=False)
     >>> float(gplvm.neighbour_probabilities(best, 3).sum("neighbour").max())
     3.0
     """

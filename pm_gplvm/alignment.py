@@ -47,7 +47,7 @@ def align(fit: xr.DataTree, to: Any = None, *, scale: bool = False) -> xr.DataTr
         widest first, of each dimension the entry farthest from 0 positive.
     scale : bool, default False
         Whether each draw is also enlarged or shrunk onto the reference by least squares, its
-        lengthscale with it, which K does not notice. To see a MAP, whose X is small, beside draws.
+        lengthscale with it, which K does not notice. To see a joint mode, whose X is small, beside draws.
 
     Returns
     -------
@@ -84,7 +84,7 @@ def align(fit: xr.DataTree, to: Any = None, *, scale: bool = False) -> xr.DataTr
     Examples
     --------
     >>> import pm_gplvm as gplvm
-    >>> best = gplvm.fit_map(gplvm.build_model(gplvm.load_digits(n=20)), progressbar=False)
+    >>> best = gplvm.fit_marginal(gplvm.build_model(gplvm.load_digits(n=20)), progressbar=False)
     >>> mirrored = gplvm.align(best, to=-best.posterior["X"][0, 0])
     >>> bool(mirrored["aligned"]["residual"] < 1e-9)
     True

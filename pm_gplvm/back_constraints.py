@@ -66,7 +66,7 @@ def back_constrained(
     >>> import pm_gplvm as gplvm
     >>> Y = gplvm.load_digits(n=32)
     >>> model = gplvm.build_model(Y[:30], priors={"X": gplvm.back_constrained()})
-    >>> best = gplvm.fit_map(model, progressbar=False)
+    >>> best = gplvm.fit_marginal(model, progressbar=False)
     >>> gplvm.embed(best, Y[30:], progressbar=False)["posterior"]["X"].dims
     ('chain', 'draw', 'obs_new', 'latent')
     """

@@ -35,14 +35,14 @@ def compare(
 ) -> pd.DataFrame:
     """Set fits of the same table side by side.
 
-    Positions are compared in units of the lengthscale, Z = X / lengthscale, as X of a MAP is far
-    smaller than that of posterior draws at the same K. Every number of an embedding is taken draw
+    Positions are compared in units of the lengthscale, Z = X / lengthscale, as X of a joint mode is
+    far smaller than that of posterior draws at the same K. Every number of an embedding is taken draw
     by draw and then averaged: none is that of a mean position, and none depends on the frame.
 
     Parameters
     ----------
     fits : mapping
-        Name to fit: of one model or of several, MAP or draws.
+        Name to fit: of one model or of several, estimates or draws.
     reference : str, DataTree or array_like, shape (N, Q), optional
         Name of one of the fits, another fit, or positions; the first fit by default. Of a fit of
         many draws the one of the highest likelihood is taken.
@@ -86,10 +86,10 @@ def compare(
             With labels: share of rows whose nearest row has the same label.
         ``elpd_feature``, ``elpd_feature_se``, ``elpd_feature_k``
             PSIS-LOO by feature (``az.loo``), and its largest Pareto k. NaN with fewer than 25
-            draws; too high where X is held at a MAP; draws of an approximation are taken as if
+            draws; too high where X is held at an estimate; draws of an approximation are taken as if
             they were the posterior's.
         ``elpd_entry``, ``elpd_entry_se``, ``elpd_entry_k``
-            Leave-one-entry-out, summed over the table (:func:`leave_one_out`). For a MAP, and for X
+            Leave-one-entry-out, summed over the table (:func:`leave_one_out`). For an estimate, and for X
             held at one, the positions have seen the entry: the number is too high.
         ``elpd_row``, ``elpd_row_se``
             From ``kfold``.
@@ -119,8 +119,8 @@ def compare(
     >>> import pm_gplvm as gplvm
     >>> Y = gplvm.load_digits(n=20)
     >>> rbf, linear = (gplvm.build_model(Y, kernel=k) for k in ("rbf", "linear"))
-    >>> fits = {"RBF": gplvm.fit_map(rbf, progressbar=False)}
-    >>> fits["PCA"] = gplvm.fit_map(linear, progressbar=False)
+    >>> fits = {"RBF": gplvm.fit_marginal(rbf, progressbar=False)}
+    >>> fits["PCA"] = gplvm.fit_marginal(linear, progressbar=False)
     >>> table = gplvm.compare(fits, labels="label")
     >>> table.index.tolist(), float(table.loc["RBF", "neighbours"])
     (['RBF', 'PCA'], 1.0)

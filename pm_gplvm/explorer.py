@@ -57,7 +57,7 @@ def explore(
     Parameters
     ----------
     fit : DataTree
-        From :func:`fit_map` or any with ``X`` and θ, of two or more latent dimensions; after
+        From :func:`fit_marginal` or any with ``X`` and θ, of two or more latent dimensions; after
         :func:`align` in the aligned frame.
     color : str or array_like, shape (N,), optional
         As in :func:`plot_latent`.
@@ -104,7 +104,7 @@ def explore(
     Examples
     --------
     >>> import pm_gplvm as gplvm, tempfile, pathlib
-    >>> best = gplvm.fit_map(gplvm.build_model(gplvm.load_digits(n=20)), progressbar=False)
+    >>> best = gplvm.fit_marginal(gplvm.build_model(gplvm.load_digits(n=20)), progressbar=False)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     page = pathlib.Path(folder) / "digits.html"
     ...     gplvm.explore(best, "label", path=page, image_shape=(8, 8), grid=10).name

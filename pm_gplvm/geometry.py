@@ -36,7 +36,7 @@ def magnification(fit: xr.DataTree, X_new: Any, *, draws: int = 50) -> xr.Datase
     Parameters
     ----------
     fit : DataTree
-        From :func:`fit_map`, :func:`sample_theta`, or any with ``X`` and θ. Draws of X in frames of
+        From :func:`fit_marginal`, :func:`sample_theta`, or any with ``X`` and θ. Draws of X in frames of
         their own (:func:`sample`) must be turned onto one by :func:`align` first.
     X_new : array_like, dims (obs_new, latent), shape (S, Q)
         In the frame of the fit's ``X``.
@@ -70,7 +70,7 @@ def magnification(fit: xr.DataTree, X_new: Any, *, draws: int = 50) -> xr.Datase
     Examples
     --------
     >>> import numpy as np, pm_gplvm as gplvm
-    >>> best = gplvm.fit_map(gplvm.build_model(gplvm.load_digits(n=20)), progressbar=False)
+    >>> best = gplvm.fit_marginal(gplvm.build_model(gplvm.load_digits(n=20)), progressbar=False)
     >>> gplvm.magnification(best, np.zeros((3, 2)))["magnification"].shape
     (3,)
     """

@@ -124,16 +124,16 @@ def group_optima(fit: xr.DataTree, same: float = 0.01) -> xr.Dataset:
     --------
     >>> import pm_gplvm as gplvm
     >>> model = gplvm.build_model(gplvm.load_digits(n=20))
-    >>> best = gplvm.fit_map(model, n_restarts=1, random_seed=1, progressbar=False)
+    >>> best = gplvm.fit_marginal(model, n_restarts=1, random_seed=1, progressbar=False)
     >>> group_optima(best)["embedding"].shape
-    (2,)
+    (5,)
     """
     if not 0.0 < same < 1.0:
         raise ValueError(f"same must lie between 0 and 1, got {same!r}.")
     if not {"optima", "optima_positions"} <= set(fit.children):
         raise ValueError(
             "fit must hold where its starts ended (optima, optima_positions), got the groups "
-            f"{', '.join(fit.children)}. Take what fit_map returns with n_restarts=4."
+            f"{', '.join(fit.children)}. Take what fit_marginal or fit_map returns."
         )
     Z = fit["optima_positions"]["Z"].to_numpy()
     distance = np.zeros((len(Z), len(Z)))

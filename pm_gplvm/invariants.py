@@ -55,7 +55,7 @@ def invariants(fit: xr.DataTree, *, n_pairs: int = 60, seed: int = 0) -> xr.Data
     Parameters
     ----------
     fit : DataTree
-        From any sampler or optimiser; a MAP gives one number each.
+        From any sampler or optimiser; an estimate gives one number each.
     n_pairs : int, default 60
         Pairs of rows, at most N(N - 1)/2 (see :func:`row_pairs`).
     seed : int, default 0
@@ -84,7 +84,7 @@ def invariants(fit: xr.DataTree, *, n_pairs: int = 60, seed: int = 0) -> xr.Data
     Examples
     --------
     >>> import pm_gplvm as gplvm
-    >>> best = gplvm.fit_map(gplvm.build_model(gplvm.load_digits(n=20)), progressbar=False)
+    >>> best = gplvm.fit_marginal(gplvm.build_model(gplvm.load_digits(n=20)), progressbar=False)
     >>> invariants(best)["distance"].shape
     (1, 1, 60)
     """

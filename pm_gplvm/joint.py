@@ -230,7 +230,7 @@ def _check_start(sampler: Replicas) -> None:
         raise ValueError(
             "start must have a finite density, got "
             f"{int((~np.isfinite(value)).sum())} chains outside the support or with a singular K. "
-            "Start from a fit of fit_map."
+            "Start from a fit of fit_marginal."
         )
 
 

@@ -114,7 +114,7 @@ def fit_laplace(
     --------
     >>> import pm_gplvm as gplvm
     >>> model = gplvm.build_model(gplvm.load_digits(n=20))
-    >>> best = gplvm.fit_map(model, progressbar=False)
+    >>> best = gplvm.fit_marginal(model, progressbar=False)
     >>> sketch = gplvm.fit_laplace(model, best, draws=50, progressbar=False, random_seed=1)
     >>> sketch.posterior["X"].shape, sketch.attrs["null_directions"]
     ((1, 50, 20, 2), 1)
@@ -258,7 +258,7 @@ def _warn(gaussian: Expansion, maxiter: int) -> None:
         warnings.warn(
             f"fit_laplace found no curvature in {gaussian.n_flat} of {len(gaussian.mode)} directions "
             "(those of rotations aside) and draws nothing along them: the start is no maximum, or "
-            "the priors leave these directions free. Start from fit_map(model, n_restarts=...), or "
+            "the priors leave these directions free. Start from fit_marginal(model, n_restarts=...), or "
             "give X and θ proper priors.",
             RuntimeWarning,
             stacklevel=3,

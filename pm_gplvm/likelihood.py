@@ -321,8 +321,8 @@ def require_complete(rv: Variable, *, caller: str) -> None:
     if seen is not None:
         raise ValueError(
             f"{caller} needs a complete table, got one with {int((~seen).sum())} missing entries. "
-            "Use fit_map, sample_theta or sample, or fill them: "
-            "impute(fit_map(model))['mean'] is a complete table."
+            "Use fit_marginal, sample_theta or sample, or fill them: "
+            "impute(fit_marginal(model))['mean'] is a complete table."
         )
 
 

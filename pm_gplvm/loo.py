@@ -47,7 +47,7 @@ def compute_log_likelihood(fit: xr.DataTree) -> xr.DataTree:
     Examples
     --------
     >>> import pm_gplvm as gplvm
-    >>> best = gplvm.fit_map(gplvm.build_model(gplvm.load_digits(n=20)), progressbar=False)
+    >>> best = gplvm.fit_marginal(gplvm.build_model(gplvm.load_digits(n=20)), progressbar=False)
     >>> gplvm.compute_log_likelihood(best)["log_likelihood"]["Y"].shape
     (1, 1, 64)
     """
@@ -99,7 +99,7 @@ def leave_one_out(fit: xr.DataTree, *, draws: int = 200) -> xr.Dataset:
     Dataset, dims (obs, feature)
         ``mean`` and ``sd`` of the prediction, in the units of Y; ``log_score``, the logarithm of
         its density at the entry; ``pareto_k`` of the weights: above 0.7 the entry sways the
-        posterior so much that its score is unreliable. With one draw (a MAP) there is nothing to
+        posterior so much that its score is unreliable. With one draw (an estimate) there is nothing to
         weight: the score is that of an X and θ that *have* seen the entry, and ``pareto_k`` is
         NaN, as below 25 draws, which are weighted without smoothing. All are NaN where there is no
         entry to leave out.
@@ -117,7 +117,7 @@ def leave_one_out(fit: xr.DataTree, *, draws: int = 200) -> xr.Dataset:
     Examples
     --------
     >>> import pm_gplvm as gplvm
-    >>> best = gplvm.fit_map(gplvm.build_model(gplvm.load_digits(n=20)), progressbar=False)
+    >>> best = gplvm.fit_marginal(gplvm.build_model(gplvm.load_digits(n=20)), progressbar=False)
     >>> dict(gplvm.leave_one_out(best).sizes)
     {'obs': 20, 'feature': 64}
     """

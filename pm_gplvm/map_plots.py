@@ -43,7 +43,7 @@ def plot_reconstruction(
     Parameters
     ----------
     fit : DataTree
-        From :func:`fit_map` or any with ``X`` and θ; after :func:`align` in the aligned frame.
+        From :func:`fit_marginal` or any with ``X`` and θ; after :func:`align` in the aligned frame.
     image_shape : (height, width), optional
         For rows of Y that are images, stored line by line. Curves are drawn without it.
     dims : pair of int, optional
@@ -72,7 +72,7 @@ def plot_reconstruction(
     Examples
     --------
     >>> import pm_gplvm as gplvm
-    >>> best = gplvm.fit_map(gplvm.build_model(gplvm.load_digits(n=20)), progressbar=False)
+    >>> best = gplvm.fit_marginal(gplvm.build_model(gplvm.load_digits(n=20)), progressbar=False)
     >>> ax = gplvm.plot_reconstruction(best, image_shape=(8, 8), grid=4)
     >>> ax.get_ylabel()
     'latent 1'
@@ -174,7 +174,7 @@ def plot_magnification(
     Parameters
     ----------
     fit : DataTree
-        From :func:`fit_map` or any with ``X`` and θ; after :func:`align` in the aligned frame.
+        From :func:`fit_marginal` or any with ``X`` and θ; after :func:`align` in the aligned frame.
     color : str or array_like, shape (N,), optional
         As in :func:`plot_latent`, for the rows' places on the map.
     path : array_like, shape (S, Q), optional
@@ -204,7 +204,7 @@ def plot_magnification(
     Examples
     --------
     >>> import pm_gplvm as gplvm
-    >>> best = gplvm.fit_map(gplvm.build_model(gplvm.load_digits(n=20)), progressbar=False)
+    >>> best = gplvm.fit_marginal(gplvm.build_model(gplvm.load_digits(n=20)), progressbar=False)
     >>> ax = gplvm.plot_magnification(best, "label", grid=10)
     >>> ax.get_xlabel()
     'latent 0'

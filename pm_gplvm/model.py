@@ -98,7 +98,7 @@ def build_model(
     -----
     RuntimeWarning
         If there are so many patterns of missing entries that a fit takes much longer; if Y looks
-        transposed, or a column like labels, or a few columns have a far larger spread than others.
+        transposed, or a column like labels, or a few columns hold nearly all of its variance.
 
     Raises
     ------

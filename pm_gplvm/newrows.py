@@ -34,7 +34,7 @@ def require_exact(fit: xr.DataTree, *, caller: str) -> None:
     if "approximation" in fit.children:
         raise ValueError(
             f"{caller} needs a fit of the exact model, got a sparse or variational one. Go on from it "
-            "with fit_map(build_model(Y), start=fit)."
+            "with fit_marginal(build_model(Y), start=fit)."
         )
 
 

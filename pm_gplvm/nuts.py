@@ -61,7 +61,7 @@ def sample_theta(
     model : pm.Model
         From :func:`build_model`, or your own with latent positions ``X``.
     X : DataTree or array_like, shape (N, Q)
-        A fit of one draw, such as :func:`fit_map` returns (its θ is then where the chains
+        A fit of one draw, such as :func:`fit_marginal` returns (its θ is then where the chains
         begin, each moved at random), or positions.
     draws, tune, chains : int
         Kept draws and warm-up draws a chain.
@@ -98,7 +98,7 @@ def sample_theta(
     --------
     >>> import pm_gplvm as gplvm
     >>> model = gplvm.build_model(gplvm.load_digits(n=20))
-    >>> best = gplvm.fit_map(model, progressbar=False)
+    >>> best = gplvm.fit_marginal(model, progressbar=False)
     >>> theta = gplvm.sample_theta(model, best, draws=500, progressbar=False, random_seed=1)
     >>> theta.posterior["sigma"].sizes["chain"]
     4

@@ -56,7 +56,7 @@ def update(
     Parameters
     ----------
     fit : DataTree
-        Of one draw, from :func:`fit_map`, :func:`fit_stochastic`, or this function.
+        Of one draw, from :func:`fit_marginal`, :func:`fit_stochastic`, or this function.
     Y_new : array_like, DataFrame or DataArray, dims (obs, feature), shape (S, D)
         New rows of the same columns, in the same units. One row is a table of shape (1, D).
     hold : float, default inf
@@ -94,7 +94,7 @@ def update(
     -----
     The cost is that of the steps, O(R³) each, and of one search for the nearest old rows. The
     gradient is that of neighbourhoods, with its bias (see :func:`fit_stochastic`); to go on from
-    here with all rows, build their model and call ``fit_map(model, start=fit)``.
+    here with all rows, build their model and call ``fit_marginal(model, start=fit)``.
 
     References
     ----------
@@ -105,7 +105,7 @@ def update(
     --------
     >>> import pm_gplvm as gplvm
     >>> Y = gplvm.load_digits(n=40)
-    >>> old = gplvm.fit_map(gplvm.build_model(Y[:30]), progressbar=False)
+    >>> old = gplvm.fit_marginal(gplvm.build_model(Y[:30]), progressbar=False)
     >>> new = gplvm.update(old, Y[30:], random_seed=1, progressbar=False)
     >>> new["posterior"].sizes["obs"], old["posterior"].sizes["obs"]
     (40, 30)
@@ -187,7 +187,7 @@ def _only_draw(fit: xr.DataTree) -> Draw:
     sizes = fit["posterior"].sizes
     if sizes["chain"] * sizes["draw"] != 1:
         raise ValueError(
-            "update needs a fit of one draw, as fit_map and fit_stochastic make it, got "
+            "update needs a fit of one draw, as fit_marginal and fit_stochastic make it, got "
             f"{sizes['chain']} chains of {sizes['draw']}."
         )
     draw = next(each_draw(fit, caller="update"))

@@ -26,7 +26,7 @@ def plot_optima(fit: xr.DataTree, *, same: float = 0.01, axes: Any = None) -> ND
     Parameters
     ----------
     fit : DataTree
-        From :func:`fit_map` with ``n_restarts``, or another fit by an optimiser.
+        From :func:`fit_marginal` or :func:`fit_map`, or another fit by an optimiser.
     same : float, default 0.01
         Two starts found the same embedding if at most this share is left.
     axes : sequence of two matplotlib.axes.Axes, optional
@@ -44,7 +44,7 @@ def plot_optima(fit: xr.DataTree, *, same: float = 0.01, axes: Any = None) -> ND
     --------
     >>> import pm_gplvm as gplvm
     >>> model = gplvm.build_model(gplvm.load_digits(n=20))
-    >>> best = gplvm.fit_map(model, n_restarts=2, random_seed=1, progressbar=False)
+    >>> best = gplvm.fit_marginal(model, n_restarts=2, random_seed=1, progressbar=False)
     >>> axes = gplvm.plot_optima(best)
     >>> axes[0].get_ylabel()
     'objective below the best'

@@ -69,7 +69,7 @@ def plot_latent(
     Parameters
     ----------
     fit : DataTree
-        From :func:`fit_map`, :func:`sample_theta` or any with ``X``; after :func:`align` the
+        From :func:`fit_marginal`, :func:`sample_theta` or any with ``X``; after :func:`align` the
         aligned draws are shown.
     color : str or array_like, shape (N,), optional
         A coordinate along the rows (``"label"``) or one value a row: text and whole numbers are
@@ -114,7 +114,7 @@ def plot_latent(
     Examples
     --------
     >>> import pm_gplvm as gplvm
-    >>> best = gplvm.fit_map(gplvm.build_model(gplvm.load_digits(n=20)), progressbar=False)
+    >>> best = gplvm.fit_marginal(gplvm.build_model(gplvm.load_digits(n=20)), progressbar=False)
     >>> ax = gplvm.plot_latent(best, color="label")
     >>> ax.get_xlabel()
     'latent 0'

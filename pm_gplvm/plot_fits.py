@@ -38,8 +38,8 @@ def plot_compare(
     In the units of the lengthscale, X / lengthscale, all turned onto the first fit (:func:`align`).
     Where a fit has draws, each row has its mean and the ellipse that holds 89 % of a Gaussian with
     the draws' covariance. In every panel but the first a line leads from a row's place to a black
-    dot where the first fit has it. Put the MAP first: a dot outside its ellipse, drawn with a
-    heavier line, is a place of which the MAP was surer than the data are. Their number stands
+    dot where the first fit has it. Put an estimate first: a dot outside its ellipse, drawn with a
+    heavier line, is a place of which it was surer than the data are. Their number stands
     above the panel.
 
     Parameters
@@ -69,11 +69,11 @@ def plot_compare(
     --------
     >>> import pm_gplvm as gplvm
     >>> model = gplvm.build_model(gplvm.load_digits(n=20))
-    >>> best = gplvm.fit_map(model, progressbar=False)
+    >>> best = gplvm.fit_marginal(model, progressbar=False)
     >>> sketch = gplvm.fit_laplace(model, best, draws=100, progressbar=False, random_seed=1)
-    >>> axes = gplvm.plot_compare({"MAP": best, "Laplace": sketch}, color="label")
+    >>> axes = gplvm.plot_compare({"estimate": best, "Laplace": sketch}, color="label")
     >>> axes[0].get_title()
-    'MAP'
+    'estimate'
     """
     N = len(same_table(fits, caller="plot_compare"))
     if isinstance(draws, bool) or not isinstance(draws, int | np.integer) or draws < 1:

@@ -42,7 +42,7 @@ def predict(fit: xr.DataTree, X_new: Any, *, noise: bool = False, draws: int = 1
     Parameters
     ----------
     fit : DataTree
-        From :func:`fit_map`, :func:`sample_theta`, or any with ``X`` and θ.
+        From :func:`fit_marginal`, :func:`sample_theta`, or any with ``X`` and θ.
     X_new : array_like, dims (obs_new, latent), shape (S, Q)
         In the frame of the fit's ``X``: the aligned one after :func:`align`.
     noise : bool, default False
@@ -69,7 +69,7 @@ def predict(fit: xr.DataTree, X_new: Any, *, noise: bool = False, draws: int = 1
     --------
     >>> import numpy as np, pm_gplvm as gplvm
     >>> model = gplvm.build_model(gplvm.load_digits(n=20))
-    >>> best = gplvm.fit_map(model, progressbar=False)
+    >>> best = gplvm.fit_marginal(model, progressbar=False)
     >>> dict(gplvm.predict(best, np.zeros((1, 2))).sizes)
     {'obs_new': 1, 'feature': 64}
     """

@@ -349,7 +349,7 @@ def resolution_of(
     --------
     >>> table = as_table([[1], [2], [3], [5], [5], [3], [2], [1]])
     >>> round(float(resolution_of(table, centre_and_scale(table)[1])), 2)
-    0.19
+    0.2
     """
     rounding = (grid_steps(table.to_numpy()) / scale) ** 2 / 12.0
     return np.sqrt((rounding if by_column else rounding.mean()) + _LEAST_NOISE**2)

@@ -42,7 +42,7 @@ def rebuild_model(fit: xr.DataTree, *, priors: Mapping[str, Any] | None = None) 
     Returns
     -------
     pm.Model
-        On which :func:`fit_map`, :func:`sample`, :func:`sample_more` and the others go on.
+        On which :func:`fit_marginal`, :func:`sample`, :func:`sample_more` and the others go on.
 
     Raises
     ------
@@ -52,9 +52,9 @@ def rebuild_model(fit: xr.DataTree, *, priors: Mapping[str, Any] | None = None) 
     Examples
     --------
     >>> import pm_gplvm as gplvm
-    >>> best = gplvm.fit_map(gplvm.build_model(gplvm.load_digits(n=20)), progressbar=False)
+    >>> best = gplvm.fit_marginal(gplvm.build_model(gplvm.load_digits(n=20)), progressbar=False)
     >>> model = gplvm.rebuild_model(best)
-    >>> better = gplvm.fit_map(model, start=best, n_restarts=1, random_seed=1, progressbar=False)
+    >>> better = gplvm.fit_marginal(model, start=best, n_restarts=1, random_seed=1, progressbar=False)
     """
     require_fit(fit, "X", "sigma", "Y_mean", "Y_scale", caller="rebuild_model")
     kernel, noted = fit.attrs.get("kernel", "custom"), fit.attrs.get("priors")

@@ -19,7 +19,7 @@ def relevance(fit: xr.DataTree, *, caller: str = "relevance") -> xr.DataArray:
 
     Over one lengthscale the function changes little, over many it can be anything: a dimension
     along which all rows lie within a small part of one does not tell them apart. The number does
-    not depend on the scale of X, which a MAP leaves open. In a variational fit it is the spread of
+    not depend on the scale of X, which differs between estimates. In a variational fit it is the spread of
     the means of q: where a dimension is not needed q is the prior, and they are all 0.
 
     Parameters
@@ -86,7 +86,7 @@ def dimensions(fit: xr.DataTree, *, threshold: float = 0.05) -> pd.DataFrame:
     --------
     >>> import pm_gplvm as gplvm
     >>> model = gplvm.build_model(gplvm.load_digits(n=30), latent_dim=3, ard=True)
-    >>> best = gplvm.fit_map(model, progressbar=False)
+    >>> best = gplvm.fit_marginal(model, progressbar=False)
     >>> gplvm.dimensions(best).columns.tolist()
     ['relevance', 'low', 'high', 'in_use', 'probability']
     """

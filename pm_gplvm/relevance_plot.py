@@ -38,7 +38,7 @@ def plot_relevance(fit: xr.DataTree, *, threshold: float = 0.05, ax: Axes | None
     --------
     >>> import pm_gplvm as gplvm
     >>> model = gplvm.build_model(gplvm.load_digits(n=30), latent_dim=3, ard=True)
-    >>> ax = gplvm.plot_relevance(gplvm.fit_map(model, progressbar=False))
+    >>> ax = gplvm.plot_relevance(gplvm.fit_marginal(model, progressbar=False))
     >>> ax.get_xlabel()
     'latent dimension'
     """

@@ -50,7 +50,7 @@ def require_fit(fit: Any, *variables: str, caller: str) -> xr.DataTree:
     """
     if not isinstance(fit, xr.DataTree):
         raise TypeError(
-            f"{caller} needs a fit (a DataTree, as fit_map and sample_theta return it), "
+            f"{caller} needs a fit (a DataTree, as fit_marginal and sample_theta return it), "
             f"got {type(fit).__name__}."
         )
     if "posterior" not in fit.children:

@@ -78,7 +78,7 @@ def score_embedding(
 
 
 def summarise_theta(best: xr.DataTree, draws: xr.DataTree) -> pd.DataFrame:
-    """Set the hyperparameters of a MAP beside their posterior.
+    """Set the hyperparameters of an estimate beside their posterior.
 
     Parameters
     ----------
@@ -90,17 +90,17 @@ def summarise_theta(best: xr.DataTree, draws: xr.DataTree) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row a hyperparameter (and dimension, if ARD), columns ``map``, ``mean``, ``sd``,
+        One row a hyperparameter (and dimension, if ARD), columns ``estimate``, ``mean``, ``sd``,
         ``ess_bulk``, ``r_hat``; in units of the scale of Y, the lengthscale in units of X.
 
     Examples
     --------
     >>> import pm_gplvm as gplvm
     >>> model = gplvm.build_model(gplvm.load_digits(n=20))
-    >>> best = gplvm.fit_map(model, progressbar=False)
+    >>> best = gplvm.fit_marginal(model, progressbar=False)
     >>> theta = gplvm.sample_theta(model, best, draws=500, progressbar=False, random_seed=1)
     >>> gplvm.summarise_theta(best, theta).columns.tolist()
-    ['map', 'mean', 'sd', 'ess_bulk', 'r_hat']
+    ['estimate', 'mean', 'sd', 'ess_bulk', 'r_hat']
     """
     import arviz_stats
 
@@ -109,7 +109,7 @@ def summarise_theta(best: xr.DataTree, draws: xr.DataTree) -> pd.DataFrame:
     posterior = draws["posterior"].to_dataset()
     names = [name for name in THETA if name in posterior]
     statistics = {
-        "map": xr.Dataset({name: draws_of(best, name)[0, 0] for name in names}),
+        "estimate": xr.Dataset({name: draws_of(best, name)[0, 0] for name in names}),
         "mean": posterior[names].mean(("chain", "draw")),
         "sd": posterior[names].std(("chain", "draw"), ddof=1),
         "ess_bulk": arviz_stats.ess(posterior[names]),

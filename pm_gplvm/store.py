@@ -51,11 +51,11 @@ def save(fit: xr.DataTree, path: str | Path, *, overwrite: bool = False) -> Path
     Examples
     --------
     >>> import pm_gplvm as gplvm, tempfile, pathlib
-    >>> best = gplvm.fit_map(gplvm.build_model(gplvm.load_digits(n=20)), progressbar=False)
+    >>> best = gplvm.fit_marginal(gplvm.build_model(gplvm.load_digits(n=20)), progressbar=False)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = gplvm.save(best, pathlib.Path(folder) / "best.nc")
     ...     gplvm.load(path).attrs["method"]
-    'map'
+    'marginal'
     """
     require_fit(fit, caller="save")
     path = Path(path)

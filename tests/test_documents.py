@@ -19,19 +19,20 @@ import pm_gplvm as gplvm
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 MODULES = sorted(m.name for m in pkgutil.iter_modules(gplvm.__path__))
 
 
-def section(title):
-    return re.search(rf"^## {title}$(.*?)(?=^## |\Z)", README, re.MULTILINE | re.DOTALL)[1]
+def section(title, text=README):
+    return re.search(rf"^## {title}$(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)[1]
 
 
 def test_the_readme_lists_the_public_names():
     assert set(re.findall(r"`(\w+)`", section("Public names"))) == set(gplvm.__all__)
 
 
-def test_the_readme_lists_the_modules_from_the_top_layer_down():
-    listed = re.findall(r"^\| `(\w+)\.py`", section("Layout"), re.MULTILINE)
+def test_the_modules_are_listed_from_the_top_layer_down():
+    listed = re.findall(r"^\| `(\w+)\.py`", section("Layout", CONTRIBUTING), re.MULTILINE)
     assert sorted(listed) == [name for name in MODULES if name != "__init__"]
     config = (ROOT / "pyproject.toml").read_text()
     layers = re.findall(r'^    "([\w |]+)",$', config.split("exhaustive = true")[1], re.MULTILINE)
@@ -88,17 +89,24 @@ def test_a_notebook_is_its_source_with_outputs(source):
     assert sum(line.startswith("# ") for line in titles) == 1
 
 
-def test_the_readme_lists_the_notebooks_and_the_folders():
+def test_notebooks_folders_and_guides_are_listed():
     listed = re.findall(r"^\| `(\d\d_\w+)` \|", README, re.MULTILINE)
     assert listed == sorted(p.stem for p in (ROOT / "notebooks").glob("*.py"))
-    folders = re.findall(r"^\| `([\w/]+)/` \|", section("Folders"), re.MULTILINE)
+    folders = re.findall(r"^\| `([\w/]+)/` \|", section("Folders", CONTRIBUTING), re.MULTILINE)
     assert folders
     assert all((ROOT / folder).is_dir() for folder in folders)
+    guides = re.findall(r"^\| \[`(\w+)`\]\(docs/\1\.rst\) \|", README, re.MULTILINE)
+    made = ("api", "index", "ordinary_results")
+    assert sorted(guides) == sorted(
+        p.stem for p in (ROOT / "docs").glob("*.rst") if p.stem not in made
+    )
 
 
 def test_the_pages_of_the_public_names_are_built_without_a_warning(tmp_path):
     """Sphinx of a copy, so that nothing is left in the tree."""
     shutil.copytree(ROOT / "docs", tmp_path / "docs", ignore=shutil.ignore_patterns("_build"))
+    results = ("benchmarks", "results")
+    shutil.copytree(ROOT.joinpath(*results), tmp_path.joinpath(*results))  # one page shows a table
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "docs", "built"]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr

@@ -172,5 +172,5 @@ def test_wrong_optima(ends, Y):
         gplvm.plot_optima(ends, same=2)
     with pytest.raises(ValueError, match="axes must be two, got 1"):
         gplvm.plot_optima(ends, axes=[plt.gca()])
-    with pytest.raises(ValueError, match="fit_map returns with n_restarts=4"):
+    with pytest.raises(ValueError, match="Take what fit_marginal or fit_map returns"):
         gplvm.plot_optima(made_fit(Y, "rbf"))

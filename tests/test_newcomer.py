@@ -174,7 +174,7 @@ def test_one_latent_dimension(Y):
 
 
 def test_a_model_where_a_fit_is_wanted_and_the_other_way_round(model, best):
-    with pytest.raises(TypeError, match=r"needs a fit \(a DataTree, as fit_map .* got Model"):
+    with pytest.raises(TypeError, match=r"needs a fit \(a DataTree, as fit_marginal .* got Model"):
         gplvm.plot_latent(model)
     with pytest.raises(
         TypeError, match=r"model must be a pm\.Model, got DataTree\. See build_model"

@@ -50,9 +50,9 @@ def test_the_table_of_theta_holds_what_it_says(best, theta):
     draws = theta.posterior["sigma"].to_numpy()
     assert table.loc["sigma", "mean"] == pytest.approx(draws.mean())
     assert table.loc["sigma", "sd"] == pytest.approx(draws.std(ddof=1))
-    assert table.loc["sigma", "map"] == pytest.approx(best.posterior["sigma"].item())
+    assert table.loc["sigma", "estimate"] == pytest.approx(best.posterior["sigma"].item())
     # The mode lies within the draws: θ is well known given X.
-    assert (np.abs(table["map"] - table["mean"]) < 3 * table["sd"]).all()
+    assert (np.abs(table["estimate"] - table["mean"]) < 3 * table["sd"]).all()
 
 
 def test_unknown_coordinates_are_named(best):
