@@ -54,7 +54,9 @@ def rebuild_model(fit: xr.DataTree, *, priors: Mapping[str, Any] | None = None) 
     >>> import pm_gplvm as gplvm
     >>> best = gplvm.fit_marginal(gplvm.build_model(gplvm.load_digits(n=20)), progressbar=False)
     >>> model = gplvm.rebuild_model(best)
-    >>> better = gplvm.fit_marginal(model, start=best, n_restarts=1, random_seed=1, progressbar=False)
+    >>> better = gplvm.fit_marginal(
+    ...     model, start=best, n_restarts=1, random_seed=1, progressbar=False
+    ... )
     """
     require_fit(fit, "X", "sigma", "Y_mean", "Y_scale", caller="rebuild_model")
     kernel, noted = fit.attrs.get("kernel", "custom"), fit.attrs.get("priors")
