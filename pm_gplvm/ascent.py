@@ -254,6 +254,8 @@ def climb(
     maxiter: int,
     rule: Rule,
     counter: Counter,
+    *,
+    moved: bool = False,
 ) -> Optimum:
     """Run L-BFGS from one start.
 
@@ -268,6 +270,8 @@ def climb(
         When to end, and whether that is an arrival.
     counter : Counter
         Told of every evaluation.
+    moved : bool, default False
+        Whether an earlier climb has led here, so that X may already be where it should.
 
     Returns
     -------
@@ -290,7 +294,7 @@ def climb(
     message = _attempts(run, maxiter)
     top, vector, gradient = run.best
     end = landscape.outward(vector)
-    problem = _stuck(values, end)
+    problem = None if message == INTERRUPTED else _stuck(values, end, moved)
     return Optimum(
         values=end,
         objective=top,
@@ -307,7 +311,7 @@ def climb(
 
 def _attempts(run: _Run, maxiter: int) -> str:
     """Climb, and begin anew where the line search fails: what L-BFGS remembers may be bad."""
-    relative = run.rule.relative
+    relative, expected = run.rule.relative, np.inf
     for attempt in range(1 if relative else 1 + _FRESH):
         before, vector = run.highest
         if attempt:
@@ -336,17 +340,21 @@ def _attempts(run: _Run, maxiter: int) -> str:
             return LIMIT
         # Nothing is higher along the line: its memory of the curvature is poor, or only rounding is left.
         gained = run.highest[0] - before
-        if run.settled() or (attempt and gained < _ROUNDING * abs(before)):
-            return CONVERGED if run.rule.arrives and run.settled() else LINE_SEARCH
+        idle = attempt > 0 and gained < _ROUNDING * abs(before)
+        if run.settled() or idle:
+            # A climb that reaches rounding within one window has gained much in that window.
+            there = run.settled() or expected < run.rule.remaining
+            return CONVERGED if run.rule.arrives and there else LINE_SEARCH
+        expected = run.remaining
     return LINE_SEARCH
 
 
-def _stuck(start: Mapping[str, Array], end: Mapping[str, Array]) -> str | None:
+def _stuck(start: Mapping[str, Array], end: Mapping[str, Array], moved: bool) -> str | None:
     """All-zero X is a stationary point, where an optimiser would report success."""
     X = end.get("X")
     if X is None or X.ndim != 2:
         return None
-    if np.abs(X - start["X"]).max() <= 1e-10 * np.abs(start["X"]).max():
+    if not moved and np.abs(X - start["X"]).max() <= 1e-10 * np.abs(start["X"]).max():
         return DID_NOT_MOVE
     if X.std(axis=0).max() <= 1e-8:
         return COLLAPSED

@@ -18,7 +18,7 @@ from pm_gplvm.compilation import compile_mode
 from pm_gplvm.gaussian import gram_factor
 from pm_gplvm.kernels import KERNELS
 from pm_gplvm.likelihood import require_complete, require_shared, standardised
-from pm_gplvm.model import describe
+from pm_gplvm.model import describe, floor_of, noise_in
 from pm_gplvm.results import compile_constrain
 from pm_gplvm.schema import LATENT, OBS, THETA
 
@@ -60,6 +60,8 @@ class Exact:
     latent_dim : int
     bias : bool
         Whether the kernel has one.
+    floor : float
+        Of the noise, besides sigma.
     """
 
     kernel: str
@@ -68,6 +70,7 @@ class Exact:
     log_scale: float
     latent_dim: int
     bias: bool
+    floor: float
 
     @property
     def factor(self) -> Array:
@@ -120,6 +123,7 @@ def read_exact(model: pm.Model, n_inducing: int) -> tuple[Exact, int]:
         log_scale=float(np.log(scale).sum()),
         latent_dim=latent_dim,
         bias="bias" in model.named_vars,
+        floor=floor_of(model),
     )
     return exact, _checked(n_inducing, exact)
 
@@ -183,11 +187,13 @@ def add_inducing_inputs(exact: Exact, n_inducing: int) -> Variable:
 
 
 def theta_of(model: pm.Model) -> dict[str, Variable]:
-    """Return the kernel's parameters in a model, by name, its defaults where it has none."""
-    defaults = {"lengthscale": 1.0, "amplitude": 1.0, "bias": 0.0, "sigma": None}
-    return {
-        name: model.named_vars.get(name, None if value is None else pt.constant(value))
-        for name, value in defaults.items()
+    """Return the kernel's parameters in a model, by name, its defaults where it has none.
+
+    ``sigma`` is all of the noise, its floor included.
+    """
+    defaults = {"lengthscale": 1.0, "amplitude": 1.0, "bias": 0.0}
+    return {name: model.named_vars.get(name, pt.constant(v)) for name, v in defaults.items()} | {
+        "sigma": noise_in(model)
     }
 
 

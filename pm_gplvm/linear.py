@@ -16,7 +16,7 @@ from scipy.optimize import minimize_scalar
 
 from pm_gplvm.compilation import compile_mode
 from pm_gplvm.likelihood import require_complete, require_shared, standardised
-from pm_gplvm.model import describe
+from pm_gplvm.model import describe, floor_of
 from pm_gplvm.results import as_fit, compile_constrain
 
 __all__ = ["fit_linear"]
@@ -27,7 +27,8 @@ Array = NDArray[np.float64]
 def fit_linear(model: pm.Model) -> xr.DataTree:
     r"""Give the mode of a model with the linear kernel without an optimiser.
 
-    Its likelihood has K = X Xᵀ + σ² I. With λ₁ ≥ λ₂ ≥ … the eigenvalues of F Fᵀ / D, F the
+    Its likelihood has K = X Xᵀ + σ² I, σ² the variance of all noise: sigma² and the square of its floor,
+    ``resolution`` of :func:`build_model`. With λ₁ ≥ λ₂ ≥ … the eigenvalues of F Fᵀ / D, F the
     standardised table (N × D), and uᵢ their eigenvectors, the mode has
 
         X = [u₁ ℓ₁, …, u_Q ℓ_Q],    ℓᵢ² = max(kᵢ - σ², 0),    a kᵢ² + D kᵢ = D λᵢ,
@@ -82,9 +83,11 @@ def fit_linear(model: pm.Model) -> xr.DataTree:
     N, D = F.shape
     U, singular, _ = np.linalg.svd(F, full_matrices=False)
     values = singular**2 / D
-    mode = _Modes(values[:Q], float(values[Q:].sum()), N, D, _precision_of_X(model))
+    rest, floor = float(values[Q:].sum()), floor_of(model)
+    mode = _Modes(values[:Q], rest, N, D, _precision_of_X(model), floor**2)
     sigma = _best_sigma(model, mode)
-    X = U[:, :Q] * mode.lengths(sigma**2)
+    noise = sigma**2 + mode.floor
+    X = U[:, :Q] * mode.lengths(noise)
     X *= np.where(X[np.abs(X).argmax(axis=0), np.arange(Q)] < 0.0, -1.0, 1.0)
 
     plain = remove_value_transforms(model)  # whose values are the parameters themselves
@@ -94,7 +97,7 @@ def fit_linear(model: pm.Model) -> xr.DataTree:
     prior = pytensor.function(
         plain.value_vars, plain.logp(vars=plain.free_RVs, jacobian=False), mode=compile_mode()
     )
-    likelihood = mode.log_likelihood(sigma**2) - N * float(np.log(scale).sum())
+    likelihood = mode.log_likelihood(noise) - N * float(np.log(scale).sum())
     stats = {"lp": likelihood + float(prior(*point)), "log_likelihood": likelihood}
     return as_fit(
         model,
@@ -118,6 +121,8 @@ class _Modes:
     N, D : int
     a : float
         Precision of X's prior.
+    floor : float
+        The least that σ² may be.
     """
 
     values: Array
@@ -125,6 +130,7 @@ class _Modes:
     N: int
     D: int
     a: float
+    floor: float
 
     @property
     def _roots(self) -> Array:
@@ -148,7 +154,7 @@ class _Modes:
         return self.log_likelihood(noise) - 0.5 * self.a * float((self.lengths(noise) ** 2).sum())
 
     def noise(self) -> float:
-        """Best σ² under a flat prior: of the stationary points, one for each q, the highest."""
+        """Best σ² under a flat prior: of the stationary points, one for each q, or the floor, the highest."""
         N, D, a = self.N, self.D, self.a
         stationary = []
         for q in range(len(self.values) + 1):
@@ -156,9 +162,9 @@ class _Modes:
             square = (D * (N - q)) ** 2 - 4.0 * a * q * D * discarded
             if square >= 0.0:
                 stationary.append(2.0 * D * discarded / (D * (N - q) + np.sqrt(square)))
-        if stationary[-1] == 0.0:  # noise-free: the density has no maximum
+        if max(stationary[-1], self.floor) == 0.0:  # noise-free: the density has no maximum
             return 0.0
-        return float(max(stationary, key=self.log_density))
+        return max((max(s, self.floor) for s in stationary), key=self.log_density)
 
 
 def _checked_table(model: pm.Model) -> tuple[Array, Array]:
@@ -216,7 +222,7 @@ def _best_sigma(model: pm.Model, mode: _Modes) -> float:
                 "nothing is left for the noise, and the density has no maximum. Give sigma a prior or "
                 "a number."
             )
-        return float(np.sqrt(noise))
+        return float(np.sqrt(noise - mode.floor))
     value = model.rvs_to_values[sigma]
     (of_value,) = model.replace_rvs_by_values([sigma])
     outputs = [of_value, model.logp(vars=[sigma], jacobian=False)]
@@ -224,7 +230,7 @@ def _best_sigma(model: pm.Model, mode: _Modes) -> float:
 
     def negative(at: float) -> float:
         at_sigma, log_prior = (float(v) for v in function(at))
-        return -(mode.log_density(at_sigma**2) + log_prior)
+        return -(mode.log_density(at_sigma**2 + mode.floor) + log_prior)
 
     # There may be two maxima, one of them all noise, and where a prior ends abruptly none inside.
     grid = float(model.initial_point()[value.name]) + np.linspace(-12.0, 12.0, 97)

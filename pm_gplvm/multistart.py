@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from pm_gplvm.ascent import (
     CONVERGED,
+    DID_NOT_MOVE,
     INTERRUPTED,
     UNFINISHED,
     Landscape,
@@ -110,10 +111,15 @@ def best_first(
     alone = len(starts) == 1 and relocate is None
     for i, start in enumerate(starts):
         rule = tightly(tol) if start.asked or alone else _SHORT
-        ended[i] = climb(landscape, start.values, maxiter, rule, counter)
+        try:
+            ended[i] = climb(landscape, start.values, maxiter, rule, counter)
+        except KeyboardInterrupt:  # at its very first evaluation
+            if not ended:
+                raise
+            return _ranked(ended, interrupted=True)
         counter.finish(ended[i].objective)
         if ended[i].message == INTERRUPTED:
-            return _ranked(ended)
+            return _ranked(ended, interrupted=True)
     top = _top(ended)
     if len(starts) > 1:
         near = [
@@ -122,7 +128,7 @@ def best_first(
         for i in near if len(near) > 1 else []:
             ended[i] = _further(landscape, ended[i], maxiter, _LONGER, counter)
             if ended[i].message == INTERRUPTED:
-                return _ranked(ended)
+                return _ranked(ended, interrupted=True)
         top = _top(ended)
         if judge is not None:
             top = _chosen(ended, top, judge)
@@ -157,9 +163,15 @@ def _top(ended: Mapping[int, Optimum]) -> int:
     return max(ended, key=lambda i: ended[i].objective)
 
 
-def _ranked(ended: Mapping[int, Optimum], chosen: int | None = None) -> list[tuple[int, Optimum]]:
+def _ranked(
+    ended: Mapping[int, Optimum], chosen: int | None = None, *, interrupted: bool = False
+) -> list[tuple[int, Optimum]]:
     """Sort them, the one that was chosen or else the best first; what was left behind says so."""
     order = sorted(ended, key=lambda i: (i != chosen, -ended[i].objective))
+    if (
+        interrupted and ended[order[0]].message == UNFINISHED
+    ):  # another start was being climbed from
+        ended = {**ended, order[0]: replace(ended[order[0]], message=INTERRUPTED)}
     left = {
         i: replace(ended[i], message=FELL_BEHIND)
         for i in order[1:]
@@ -171,7 +183,16 @@ def _ranked(ended: Mapping[int, Optimum], chosen: int | None = None) -> list[tup
 def _further(
     landscape: Landscape, optimum: Optimum, maxiter: int, rule: Rule, counter: Counter
 ) -> Optimum:
-    return optimum.after(climb(landscape, optimum.values, maxiter, rule, counter))
+    moved = optimum.message != DID_NOT_MOVE
+    try:
+        return optimum.after(climb(landscape, optimum.values, maxiter, rule, counter, moved=moved))
+    except KeyboardInterrupt:
+        return _stopped(optimum)
+
+
+def _stopped(optimum: Optimum) -> Optimum:
+    """Where it had come to when it was interrupted outside a climb."""
+    return replace(optimum, converged=False, message=INTERRUPTED)
 
 
 def _relocated(
@@ -179,15 +200,18 @@ def _relocated(
 ) -> Optimum:
     """Move rows to better places and climb on, for as long as that gains."""
     for _ in range(_ROUNDS):
-        values, n_moved = relocate(best.values)
-        if not n_moved:
-            break
-        further = climb(landscape, values, maxiter, _LONGER, counter)
-        if not further.objective > best.objective:
-            return best.after(further, keep=True)
+        try:
+            values, n_moved = relocate(best.values)
+            if not n_moved:
+                break
+            further = climb(landscape, values, maxiter, _LONGER, counter)
+        except KeyboardInterrupt:
+            return _stopped(best)
         gained = further.objective - best.objective
-        best = best.after(further)
-        if best.message == INTERRUPTED or gained < _LONGER.gain:
+        best = best.after(further, keep=gained <= 0.0)
+        if further.message == INTERRUPTED:
+            return _stopped(best)
+        if gained < _LONGER.gain:
             break
     return best
 

@@ -25,7 +25,7 @@ from pm_gplvm.ascent import (
 )
 from pm_gplvm.compilation import Backend, compile_mode
 from pm_gplvm.coordinates import optimiser_coordinates
-from pm_gplvm.likelihood import standardised
+from pm_gplvm.likelihood import has_own_noise, standardised
 from pm_gplvm.model import describe
 from pm_gplvm.multistart import best_first, start_columns, starts_of
 from pm_gplvm.objective import LogDensity, compile_log_density
@@ -308,7 +308,7 @@ def _fit(
         ranked = [(i, replace(o, values=o.values | {"X": o.values["X"][first]})) for i, o in ranked]
     constrain = compile_constrain(model)
     ends = [constrain(*[o.values[name] for name in density.names]) for _, o in ranked]
-    if volume and _says_nothing(ends[0]):
+    if volume and _says_nothing(model, ends[0]):
         ranked[0] = (ranked[0][0], replace(ranked[0][1], message=NO_STRUCTURE))
     best = ranked[0][1]
     prior, term = terms(best)
@@ -389,9 +389,21 @@ def _copies(model: pm.Model) -> NDArray[np.intp] | None:
     return equal_rows(data[0])
 
 
-def _says_nothing(end: Mapping[str, Array]) -> bool:
+def _says_nothing(model: pm.Model, end: Mapping[str, Array]) -> bool:
+    """Whether X is 0, or with a noise of each column the noise is all that the columns vary by."""
     X = end.get("X")
-    return X is not None and float(X.std(axis=0).max()) < _NOTHING
+    if X is None:
+        return False
+    observed = describe(model).observed
+    if not has_own_noise(observed):
+        return float(X.std(axis=0).max()) < _NOTHING
+    data = standardised(observed, model.rvs_to_values[observed])
+    if data is None:
+        return False
+    floor = model["Y_resolution"].get_value() if "Y_resolution" in model.named_vars else 0.0
+    sigma = end["sigma"] if "sigma" in end else model["sigma"].eval()
+    left = 1.0 - (np.square(sigma) + np.square(floor)) / np.nanvar(data[0], axis=0)
+    return float(np.max(left)) < _NOTHING
 
 
 def _warn(fit: xr.DataTree, settings: _Settings) -> None:

@@ -14,7 +14,7 @@ from pm_gplvm.draws import Draw, data_of, each_draw
 from pm_gplvm.kernels import cross_covariance, cross_slope, prior_slope_variance, prior_variance
 from pm_gplvm.patterns import Patterns
 from pm_gplvm.rules import point_rule
-from pm_gplvm.schema import THETA, draws_of, require_fit
+from pm_gplvm.schema import THETA, draws_of, noise_of, require_fit
 
 __all__ = ["Induced", "conditional", "conditional_variance", "each_process", "given"]
 
@@ -177,7 +177,8 @@ def _induced(fit: xr.DataTree, caller: str) -> Induced:
     kernel, known = fit.attrs["kernel"], fit["approximation"].to_dataset()
     present = [n for n in THETA if n in fit["posterior"] or n in fit["constant_data"]]
     theta = {n: draws_of(fit, n, raw=True)[0, 0].to_numpy() for n in present}
-    sigma = float(theta.pop("sigma"))
+    del theta["sigma"]
+    sigma = float(noise_of(fit)[0, 0])
     W = known["X_inducing"].to_numpy()
     if "X_mean" in known:
         mean, sd, rule = known["X_mean"].to_numpy(), known["X_sd"].to_numpy(), None

@@ -245,7 +245,8 @@ class _Findings:
 
 
 def _findings(exact: Exact, named: Mapping[str, Array]) -> _Findings:
-    F, sigma, mean, sd = exact.F, float(named["sigma"]), named["X_mean"], named["X_sd"]
+    F, mean, sd = exact.F, named["X_mean"], named["X_sd"]
+    sigma = float(np.hypot(named["sigma"], exact.floor))
     size = float((F**2).sum()), *F.shape
     whole = _statistics(exact, named)
     posterior = whole.posterior(F, sigma)

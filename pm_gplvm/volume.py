@@ -16,10 +16,11 @@ of this term, and the noise of one column go to 0 (a Heywood case). What a colum
 is then taken from the column itself, its variance v_d less its noise, and the kernel only says how
 steep a function is that varies by 1 over x ~ N(0, I):
 
-    h_nq = Σ_d (v_d / n_d - 1)₊ (c / lengthscale_q² + weight²) / (1 - E κ + Q weight²),
+    h_nq = Σ_d (v_d / n_d - 1)₊ (c / lengthscale_q² + weight²) / [(1 - E κ + Q weight²) mean x²],
     E κ = Π_q (1 + 2 c / lengthscale_q²)^-½,
 
-which is exact for rbf and takes a Matérn kernel as the rbf of the same curvature.
+which is exact for rbf and takes a Matérn kernel as the rbf of the same curvature. The mean of x² is in
+it as nothing else holds the scale of X once no amplitude does; X is the mode given θ but for that scale.
 
 With P diagonal the term is -½ Σ ln(P_nq + h_nq). Its opposite limits are the mode of (X, θ) jointly, which
 leaves the volume out, and the density of X / lengthscale, which takes only its factor lengthscaleᴺᑫ.
@@ -127,7 +128,8 @@ def _information(model: pm.Model) -> tuple[Variable, tuple[int, int]]:
         near = pt.exp(-0.5 * pt.log1p(2.0 * rate / pt.square(lengthscale)).sum())
         varies = (1.0 - near if rate else 0.0) + Q * linear
         variance = pt.constant(np.nanvar(data[0], axis=0))
-        each = pt.maximum(variance / noise - 1.0, 0.0) / varies
+        # The scale of X is free then; that at which X has its prior's spread is taken.
+        each = pt.maximum(variance / noise - 1.0, 0.0) / (varies * pt.square(model["X"]).mean())
     told = pt.constant(seen) @ each
     return told[:, None] * pt.broadcast_to(slope, (Q,)), (len(seen), Q)
 

@@ -133,9 +133,20 @@ def test_theta_and_all_are_drawn(model, fit):
     assert gplvm.predict(full, np.zeros((1, Q)))["mean"].notnull().all()
 
 
-def test_there_is_no_mode_in_Z(model):
-    with pytest.raises(ValueError, match="mode_of='Z' needs a model with a free X"):
-        gplvm.fit_map(model, mode_of="Z")
+def test_the_weights_can_be_integrated_out(kernel):
+    """X is then the mode given θ, in the span of the kernel, and has the scale of its prior."""
+    Y = simulated(30, 10, seed=2, noise=0.3)
+    model = gplvm.build_model(Y, priors={"X": gplvm.back_constrained(kernel)})
+    fit = gplvm.fit_marginal(model, tol=1e-8, random_seed=1, progressbar=False)
+    assert (fit.attrs["method"], fit.attrs["converged"]) == ("marginal", 1)
+    point = {n: v.to_numpy()[0, 0] for n, v in fit.posterior.data_vars.items() if n != "X"}
+    _, gradient = gplvm.compile_objective(model)(point)
+    assert np.abs(gradient["X_weights"]).max() < 1e-2
+    X = fit.posterior["X"].to_numpy()[0, 0]
+    np.testing.assert_allclose(weights_of(model, X), point["X_weights"], atol=1e-5)
+    joint = gplvm.fit_map(model, random_seed=1, progressbar=False)
+    assert joint.posterior["sigma"].item() < fit.posterior["sigma"].item()
+    assert joint.posterior["X"].std() < X.std()
 
 
 def test_a_row_with_holes_is_placed_by_its_density_only(table, fit):

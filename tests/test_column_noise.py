@@ -476,7 +476,7 @@ def test_the_volume_has_the_variance_and_noise_of_each_column():
     (term,) = model.replace_rvs_by_values([log_volume(model)])
     point = {"amplitude": a, "sigma": s, "lengthscale": 1.3, "weight": 0.7}
     given = {
-        value: np.log(point[rv.name]) if rv.name in point else np.zeros((20, 2))
+        value: np.log(point[rv.name]) if rv.name in point else np.full((20, 2), 0.5)
         for rv, value in model.rvs_to_values.items()
         if rv in model.free_RVs
     }
@@ -489,7 +489,7 @@ def test_the_volume_has_the_variance_and_noise_of_each_column():
     varies = 1.0 + 2 * 0.7**2 - k.mean()
     noise = s**2 + np.array([0.1, 0.2, 0.3, 0.4]) ** 2
     each = np.maximum(variance / noise - 1.0, 0.0) / varies
-    h = ~np.isnan(Y) @ each * (1 / 1.3**2 + 0.7**2)
+    h = ~np.isnan(Y) @ each * (1 / 1.3**2 + 0.7**2) / 0.5**2
     expected = (np.log(2 * np.pi) - np.log1p(h)).sum()
     assert float(found) == pytest.approx(expected, abs=0.02)  # of the draws
 

@@ -16,7 +16,7 @@ THETA = {"lengthscale": 0.8, "amplitude": 1.3, "sigma": 0.4}
 
 @pytest.fixture(scope="module")
 def small(Y):
-    return gplvm.build_model(Y)
+    return gplvm.build_model(Y, resolution=0)
 
 
 def draws_about(centre, shape, spread, rng):

@@ -20,7 +20,7 @@ NAN = np.nan
 def line(Y):
     """A fit in one dimension, and rows to be placed, some with holes."""
     rng = np.random.default_rng(4)
-    model = gplvm.build_model(Y, 1)
+    model = gplvm.build_model(Y, 1, resolution=0)
     fit = fit_of(model, rng.standard_normal((1, 1, 12, 1)), **THETA)
     new = Y.to_numpy()[:4] + 0.3 * rng.standard_normal((4, 4))
     new[1, 2] = new[2, :2] = new[3, 1:] = NAN
@@ -132,7 +132,7 @@ def test_two_places_are_reported(folded):
 
 
 def test_draws_of_the_fit_count_by_the_density_they_give_the_row(Y, rng):
-    model = gplvm.build_model(Y, 1)
+    model = gplvm.build_model(Y, 1, resolution=0)
     X = rng.standard_normal((1, 3, 12, 1))
     several = fit_of(model, X, **THETA)
     singles = [fit_of(model, X[:, [s]], **THETA) for s in range(3)]
@@ -185,7 +185,7 @@ def test_intervals_contain_the_truth():
     X = rng.standard_normal((N + M, 2))
     K = kernel_matrix("rbf", X, lengthscale=1.0, amplitude=1.0, sigma=sigma)
     Y = np.linalg.cholesky(K) @ rng.standard_normal((N + M, D))
-    model = gplvm.build_model(Y[:N], scale="none")
+    model = gplvm.build_model(Y[:N], scale="none", resolution=0)
     fit = fit_of(model, X[None, None, :N], lengthscale=1.0, amplitude=1.0, sigma=sigma)
     # The process has mean 0; the model's centring would be a mean known wrongly.
     fit["constant_data"]["Y_mean"].values[:] = 0.0
@@ -207,7 +207,7 @@ def waves():
     X = rng.standard_normal((120, 2))
     Y = np.sin(X @ rng.standard_normal((2, 12)) + rng.uniform(0.0, 2.0 * np.pi, 12))
     Y += 0.1 * rng.standard_normal(Y.shape)
-    model = gplvm.build_model(Y[:80], 2, scale="none")
+    model = gplvm.build_model(Y[:80], 2, scale="none", resolution=0)
     fit = fit_of(model, X[None, None, :80], lengthscale=1.2, amplitude=1.0, sigma=0.1)
     return fit, Y[80:]
 

@@ -19,7 +19,7 @@ QUIET = {"progressbar": False, "random_seed": 1}
 
 def small_model(n=5, d=2, **priors):
     Y = simulated(n, d, seed=4).to_numpy()
-    return Y, gplvm.build_model(Y, latent_dim=1, priors={**THETA, **priors})
+    return Y, gplvm.build_model(Y, latent_dim=1, priors={**THETA, **priors}, resolution=0)
 
 
 def by_integration(Y):
@@ -88,7 +88,7 @@ def test_log_evidence_against_numerical_integration(integrated, tempered):
 def test_log_evidence_of_the_linear_kernel():
     """N = 6, θ held: X integrated out by importance sampling from its prior."""
     Y = simulated(6, 2, seed=2).to_numpy()
-    model = gplvm.build_model(Y, latent_dim=1, kernel="linear", priors={"sigma": 0.7})
+    model = gplvm.build_model(Y, latent_dim=1, kernel="linear", priors={"sigma": 0.7}, resolution=0)
     F = Y - Y.mean(axis=0)
     scale = np.sqrt((F**2).mean())
     rng = np.random.default_rng(0)
@@ -107,9 +107,8 @@ def test_log_likelihood_and_lp_are_those_of_the_draws(Y, mode):
     fit = gplvm.sample(model, draws=5, tune=9, chains=2, replicas=3, **QUIET)
     draw = {name: v.to_numpy()[1, 3] for name, v in fit["posterior"].data_vars.items()}
     table = Y.to_numpy()
-    K = kernel_matrix(
-        "rbf", draw["X"], **{n: draw[n] for n in ("lengthscale", "amplitude", "sigma")}
-    )
+    theta = {n: draw[n] for n in ("lengthscale", "amplitude")}
+    K = kernel_matrix("rbf", draw["X"], **theta, sigma=np.hypot(draw["sigma"], 0.01))
     scale = fit["constant_data"]["Y_scale"].to_numpy()[0]
     wanted = sum(
         multivariate_normal(np.zeros(len(K)), scale**2 * K).logpdf(column - column.mean())
@@ -169,7 +168,7 @@ def test_a_posterior_that_mixes_needs_no_ladder(integrated):
 
 def test_chains_that_disagree_get_a_ladder(Y):
     """With hardly any noise rows are held fast, and chains from random places disagree."""
-    model = gplvm.build_model(Y, priors={"sigma": 0.01})
+    model = gplvm.build_model(Y, priors={"sigma": 0.01}, resolution=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # so little noise may let some diverge
         fit = gplvm.sample(model, "random", draws=10, tune=90, chains=3, **QUIET)

@@ -22,8 +22,8 @@ def table():
     return signal @ rng.normal(size=(3, 6)) + 0.5 * rng.normal(size=(20, 6))
 
 
-def linear(table, latent_dim=2, **options):
-    return gplvm.build_model(table, latent_dim, kernel="linear", **options)
+def linear(table, latent_dim=2, *, resolution=0, **options):
+    return gplvm.build_model(table, latent_dim, kernel="linear", resolution=resolution, **options)
 
 
 def positions(fit):
@@ -90,10 +90,35 @@ def test_equals_the_map_by_gradients(latent_dim, priors, table):
     )
     assert number(fit, "lp", "sample_stats") == pytest.approx(value, rel=1e-10)
     assert max(np.abs(slope).max() for slope in gradient.values()) < 1e-3
-    other = gplvm.fit_map(model, n_restarts=4, random_seed=1, tol=1e-13, progressbar=False)
+    other = gplvm.fit_map(model, n_restarts=4, random_seed=1, tol=1e-8, progressbar=False)
     assert 0.0 <= value - number(other, "lp", "sample_stats") + 1e-9 < 1e-3
     outer = positions(fit) @ positions(fit).T
     np.testing.assert_allclose(positions(other) @ positions(other).T, outer, atol=2e-3)
+
+
+@pytest.mark.parametrize("priors", [{}, {"sigma": 0.3}, {"sigma": "flat"}], ids=str)
+@pytest.mark.parametrize("resolution", ["auto", 0.3])
+def test_the_floor_of_the_noise_is_part_of_it(resolution, priors, table):
+    model = linear(table, priors=priors, resolution=resolution)
+    fit = gplvm.fit_linear(model)
+    point = {rv.name: fit["posterior"][rv.name][0, 0].to_numpy() for rv in model.free_RVs}
+    value, gradient = gplvm.compile_objective(model)(point)
+    assert number(fit, "lp", "sample_stats") == pytest.approx(value, rel=1e-10)
+    assert max(np.abs(slope).max() for slope in gradient.values()) < 1e-3
+    if priors.get("sigma") == "flat":
+        floor = float(model["Y_resolution"].get_value())
+        plain = number(gplvm.fit_linear(linear(table, priors=priors)), "sigma")
+        assert np.hypot(number(fit, "sigma"), floor) == pytest.approx(max(plain, floor), rel=1e-10)
+
+
+def test_a_floor_above_what_is_left(table):
+    """sigma is 0 then, and the floor all of the noise: there is a mode, of rank Q too."""
+    for latent_dim in (2, 6):
+        model = linear(table, latent_dim, priors={"sigma": "flat"}, resolution=0.8, scale="none")
+        fit = gplvm.fit_linear(model)
+        assert number(fit, "sigma") == 0.0
+        outer = ppca_with_prior(standardised(table, "none"), latent_dim, 0.64)
+        np.testing.assert_allclose(positions(fit) @ positions(fit).T, outer, atol=1e-9)
 
 
 def test_standard_normal_prior_has_its_own_roots(table):

@@ -28,7 +28,7 @@ def drawn(Y, kernel="rbf", *, chains=1, draws=1, scale="feature", spread=1.0, se
     rng = np.random.default_rng(seed)
     centre = rng.standard_normal((len(Y), 2))
     X = centre + spread * rng.standard_normal((chains, draws, len(Y), 2))
-    model = gplvm.build_model(Y, kernel=kernel, scale=scale)
+    model = gplvm.build_model(Y, kernel=kernel, scale=scale, resolution=0)
     return model, fit_of(model, X, **theta_of(kernel))
 
 
@@ -89,7 +89,7 @@ def test_the_weights_turn_the_posterior_into_the_one_without_the_entry():
     whole = np.array([column_logps(y[:, None], K)[0] for K in Ks])
     # Each place as often among the draws as the posterior given all of y says.
     counts = np.round(20_000 * np.exp(whole - logsumexp(whole))).astype(int)
-    model = gplvm.build_model(y[:, None], 1, scale="none")
+    model = gplvm.build_model(y[:, None], 1, scale="none", resolution=0)
     draws = np.repeat(X, counts, axis=0)[None]
     left = gplvm.leave_one_out(
         fit_of(model, draws, lengthscale=1.0, amplitude=1.0, sigma=0.4), draws=20_000
@@ -156,7 +156,7 @@ def test_residuals_are_calibrated_under_the_true_positions(rng):
     X = rng.standard_normal((60, 2))
     K = kernel_matrix("rbf", X, sigma=0.3)
     Y = np.linalg.cholesky(K) @ rng.standard_normal((60, 30))
-    model = gplvm.build_model(Y, scale="none")
+    model = gplvm.build_model(Y, scale="none", resolution=0)
     fit = fit_of(model, X[None, None], lengthscale=1.0, amplitude=1.0, sigma=0.3)
     left = gplvm.leave_one_out(fit)
     white = ((Y - left["mean"]) / left["sd"]).to_numpy()

@@ -41,7 +41,7 @@ def call(*arguments, cwd, answer=None):
 @pytest.fixture(scope="module")
 def done(cells, tmp_path_factory):
     folder = tmp_path_factory.mktemp("out")
-    return folder, call(cells, "--label", "stage", *FAST, cwd=folder)
+    return folder, call(cells, "--label", "stage", "--scale", "feature", *FAST, cwd=folder)
 
 
 def test_it_writes_two_fits_and_a_picture_and_prints_a_table(done):
@@ -49,12 +49,14 @@ def test_it_writes_two_fits_and_a_picture_and_prints_a_table(done):
     assert result.returncode == 0, result.stderr
     assert sorted(p.name for p in folder.iterdir()) == [
         "cells.png",
-        "cells_map.nc",
+        "cells_fit.nc",
         "cells_theta.nc",
     ]
-    for word in ("objective", "nn_agreement", "trustworthiness", "PCA", "MAP", "ess_bulk", "r_hat"):
+    words = ("objective", "nn_agreement", "trustworthiness", "PCA", "GP-LVM", "ess_bulk", "r_hat")
+    for word in words:
         assert word in result.stdout
-    best = gplvm.load(folder / "cells_map.nc")
+    best = gplvm.load(folder / "cells_fit.nc")
+    assert best.attrs["method"] == "marginal"
     assert best.posterior["obs"].to_numpy()[0] == "row0"
     assert set(best.posterior["label"].to_numpy()) == {"left", "right"}
     assert gplvm.load(folder / "cells_theta.nc").posterior.sizes["draw"] == 300
@@ -63,10 +65,17 @@ def test_it_writes_two_fits_and_a_picture_and_prints_a_table(done):
 
 def test_the_printed_numbers_are_those_of_the_files(done):
     folder, result = done
-    best, theta = (gplvm.load(folder / f"cells_{kind}.nc") for kind in ("map", "theta"))
+    best, theta = (gplvm.load(folder / f"cells_{kind}.nc") for kind in ("fit", "theta"))
     table = gplvm.summarise_theta(best, theta)
     for name in table.index:
         assert f"{table.loc[name, 'mean']:.4g}" in result.stdout
+
+
+def test_columns_are_divided_by_what_was_asked_for(done, cells):
+    folder, _ = done
+    columns = pd.read_csv(cells, index_col="id").drop(columns="stage")
+    scale = gplvm.load(folder / "cells_fit.nc").constant_data["Y_scale"]
+    np.testing.assert_allclose(scale, columns.std(ddof=0), rtol=1e-6)
 
 
 def test_it_does_not_overwrite_without_being_told(done, cells):
@@ -74,7 +83,7 @@ def test_it_does_not_overwrite_without_being_told(done, cells):
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
     result = call(cells, "--label", "stage", *FAST, cwd=folder)
     assert result.returncode == 2
-    assert "cells_map.nc" in result.stderr
+    assert "cells_fit.nc" in result.stderr
     assert "--overwrite" in result.stderr
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
 

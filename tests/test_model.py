@@ -11,7 +11,7 @@ from oracles import ALL_KERNELS, kernel_matrix
 
 import pm_gplvm as gplvm
 from pm_gplvm.kernels import parse_kernel
-from pm_gplvm.model import describe
+from pm_gplvm.model import describe, noise_in
 from pm_gplvm.schema import THETA
 
 FIXED = {"lengthscale": 1.0, "amplitude": 1.0, "sigma": 0.3}
@@ -25,7 +25,7 @@ def test_variables_dims_and_coordinates(Y):
     model = gplvm.build_model(Y, 2, kernel="rbf + bias", ard=True)
     assert names(model.free_RVs) == ["X", "lengthscale", "amplitude", "sigma", "bias"]
     assert names(model.observed_RVs) == ["Y"]
-    assert names(model.data_vars) == ["Y_mean", "Y_scale", "Y_data"]
+    assert names(model.data_vars) == ["Y_mean", "Y_scale", "Y_data", "Y_resolution"]
     dims = {k: tuple(v) for k, v in model.named_vars_to_dims.items()}
     assert dims["X"] == ("obs", "latent")
     assert dims["lengthscale"] == ("latent",)
@@ -36,6 +36,20 @@ def test_variables_dims_and_coordinates(Y):
     assert tuple(model.coords["latent"]) == (0, 1)
     assert tuple(model.coords["label"]) == tuple(Y["label"].to_numpy())
     np.testing.assert_array_equal(model["Y_data"].get_value(), Y.to_numpy().T)
+
+
+def test_a_floor_of_0_is_no_variable(Y):
+    model = gplvm.build_model(Y, resolution=0)
+    assert names(model.data_vars) == ["Y_mean", "Y_scale", "Y_data"]
+    assert model["sigma"] is noise_in(model)
+    given = gplvm.build_model(Y, resolution=0.2)["Y_resolution"]
+    assert float(given.get_value()) == 0.2
+
+
+@pytest.mark.parametrize("resolution", [-0.1, np.nan, np.inf, True, "fine"])
+def test_floors_out_of_range(resolution, Y):
+    with pytest.raises(ValueError, match=r"resolution must be 'auto', 0 or a positive number.*got"):
+        gplvm.build_model(Y, resolution=resolution)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from oracles import ALL_KERNELS, centre_and_spread, column_logps, kernel_matrix
 from scipy import stats
 
 import pm_gplvm as gplvm
+from pm_gplvm.model import floor_of
 from pm_gplvm.neighbourhood import compile_neighbourhood
 from pm_gplvm.objective import compile_log_density
 
@@ -62,9 +63,10 @@ def test_more_columns_than_rows(digits, model, rng):
     assert density.factor.shape == (30, 30)
     X, rows = rng.normal(size=(30, 2)), np.array([3, 7, 8, 20])
     point = {"X": X, "lengthscale": 0.9, "amplitude": 1.3, "sigma": 0.4}
+    noise = np.hypot(0.4, floor_of(model))
     logs = [np.log(point[name.removesuffix("_log__")]) for name in density.theta]
     _, likelihood, _ = density.judge(rows, X[rows], list(map(np.asarray, logs)))
-    assert likelihood == pytest.approx(of_rows(digits, rows, **point), rel=1e-10)
+    assert likelihood == pytest.approx(of_rows(digits, rows, **point | {"sigma": noise}), rel=1e-10)
 
 
 # Some rows
@@ -103,7 +105,7 @@ def test_rows_far_apart_are_left_out_otherwise(Y, rng):
 
 
 def test_theta_held_fixed(Y, rng):
-    density = compile_neighbourhood(gplvm.build_model(Y, priors={"sigma": 0.4}))
+    density = compile_neighbourhood(gplvm.build_model(Y, priors={"sigma": 0.4}, resolution=0))
     assert set(density.theta) == {"lengthscale_log__", "amplitude_log__"}
     X, rows = rng.normal(size=(12, 2)), np.arange(3, 9)
     _, likelihood, _ = density.judge(rows, X[rows], [np.zeros(()), np.zeros(())])
@@ -180,7 +182,7 @@ def test_prior_of_the_priors_parameter_counts_by_share(Y, rng):
 def test_left_out_rows_by_conditioning(n_columns, rng):
     """Each row of some given the others, as a ratio of two of SciPy's densities."""
     table = simulated(12, n_columns)
-    density = compile_neighbourhood(gplvm.build_model(table, priors={"sigma": 0.4}))
+    density = compile_neighbourhood(gplvm.build_model(table, priors={"sigma": 0.4}, resolution=0))
     X, rows = rng.normal(size=(12, 2)), np.array([0, 2, 3, 7, 11])
     point = {"X": X, "sigma": 0.4}
     together = of_rows(table, rows, **point)

@@ -1,5 +1,7 @@
 """The mistakes of a first hour, and what each message offers instead."""
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pymc as pm
@@ -70,15 +72,34 @@ def test_labels_among_the_columns(frame):
 
 def test_a_feature_in_other_units(frame):
     mixed = frame.assign(gene2=1e6 * frame["gene2"])
-    with pytest.warns(RuntimeWarning, match=r"1 of 4 features .*: gene2\. .*scale='feature'"):
+    with pytest.warns(RuntimeWarning, match=r"1 of 4 features, .*: gene2\. .*scale='feature'"):
         gplvm.build_model(mixed)
     gplvm.build_model(mixed, scale="feature")
     gplvm.build_model(1e6 * frame)  # all alike: no word
 
 
 def test_two_features_of_which_one_dominates(frame):
-    with pytest.warns(RuntimeWarning, match="1 of 2 features .*: gene1"):
+    with pytest.warns(RuntimeWarning, match="1 of 2 features, .*: gene1"):
         gplvm.build_model(frame[["gene0", "gene1"]] * [1.0, 1e6], 1)
+
+
+@pytest.mark.parametrize(
+    ("n_large", "times", "told"),
+    [(3, 6.0, True), (3, 4.0, False), (4, 1e6, False)],
+    ids=["3 of 12 hold 92 %", "84 %", "a third of them"],
+)
+def test_it_is_the_share_of_a_few_features_that_is_told(n_large, times, told, rng):
+    """At most a quarter of the features with 90 % of all variance; no ratio of two of them."""
+    table = rng.standard_normal((400, 12))
+    table /= table.std(axis=0)
+    table[:, :n_large] *= times
+    table[0, 5] = np.nan
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        gplvm.build_model(table, missing="mask")
+    said = [str(w.message) for w in caught]
+    assert any("nearly all of its variance in 3 of 12" in one for one in said) == told
+    assert any("nearly all" in one for one in said) == told
 
 
 def test_too_few_rows_and_too_many_dimensions(frame):

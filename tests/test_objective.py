@@ -76,7 +76,7 @@ def test_objective_adds_the_log_priors(Y, objectives, rng):
 
 def test_pymcs_own_ways_to_the_likelihood(Y, mode, rng):
     """point_logps, and compute_log_likelihood with one term a feature."""
-    model = gplvm.build_model(Y, kernel="rbf + bias", scale="feature")
+    model = gplvm.build_model(Y, kernel="rbf + bias", scale="feature", resolution=0)
     point = point_of("rbf", rng)
     logs = {f"{k}_log__": np.log(v) for k, v in point.items() if k != "X"}
     expected = expected_log_likelihood(Y, "rbf", point, "feature")
@@ -335,7 +335,9 @@ START = {"amplitude": 1.0, "lengthscale": 1.0, "sigma": np.exp(-0.5), "bias": np
 
 def assert_is_lawrences(Y, X):
     flat = dict.fromkeys(START, "flat")
-    model = gplvm.build_model(Y, X.shape[1], kernel="rbf + bias", priors=flat, scale="none")
+    model = gplvm.build_model(
+        Y, X.shape[1], kernel="rbf + bias", priors=flat, scale="none", resolution=0
+    )
     value, gradient = gplvm.compile_objective(model)({"X": X, **START})
     centred = Y - Y.mean(axis=0)
     expected, slopes = lawrence(X, centred, rbf=1.0, gamma=1.0, white=np.exp(-1), bias=np.exp(-1))

@@ -17,6 +17,7 @@ LONG = (
     "embed",
     "fit_laplace",
     "fit_map",
+    "fit_marginal",
     "fit_sparse",
     "fit_stochastic",
     "fit_variational",
@@ -56,18 +57,25 @@ def test_rows_are_counted_and_the_line_goes(screen, Y):
     assert "rows," in screen.getvalue()
 
 
-def test_folds_are_counted(screen, Y):
+@pytest.fixture
+def factors(rng):
+    """40 x 8: two factors, plain in each half of the rows too."""
+    noise = 0.1 * rng.standard_normal((40, 8))
+    return rng.standard_normal((40, 2)) @ rng.standard_normal((2, 8)) + noise
+
+
+def test_folds_are_counted(screen, factors):
     settings = {"n_folds": 2, "n_samples": 100, "random_seed": 1}
-    gplvm.cross_validate(Y, **settings)
+    gplvm.cross_validate(factors, **settings)
     assert "2/2" in screen.getvalue()
     assert "folds," in screen.getvalue()
 
 
-@pytest.mark.parametrize("use", ["embed", "impute", "log_predictive", "fit_map"])
-def test_silence(screen, capsys, Y, use):
+@pytest.mark.parametrize("use", ["embed", "impute", "log_predictive", "fit_map", "fit_marginal"])
+def test_silence(screen, capsys, Y, factors, use):
     fit = made_fit(Y, "rbf")
-    if use == "fit_map":
-        gplvm.fit_map(gplvm.build_model(Y), progressbar=False)
+    if use.startswith("fit"):
+        getattr(gplvm, use)(gplvm.build_model(factors), progressbar=False)
     else:
         getattr(gplvm, use)(fit, Y[:2], random_seed=1, progressbar=False)
     assert screen.getvalue() == ""

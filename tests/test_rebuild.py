@@ -19,7 +19,7 @@ def fits(Y):
     """A fit of each kind, of one small model with nothing but defaults."""
     model = gplvm.build_model(Y, kernel="rbf + bias", scale="feature")
     quiet = {"random_seed": 1, "progressbar": False}
-    best = gplvm.fit_map(model, mode_of="Z", **quiet)
+    best = gplvm.fit_marginal(model, **quiet)
     few = {"draws": 20, "tune": 20, "chains": 2}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # too short to have converged

@@ -34,9 +34,8 @@ def some_rows(rng, M, D, Q):
 
 
 def density_of(Y, kernel, rng):
-    fit = fit_of(
-        gplvm.build_model(Y, kernel=kernel), rng.standard_normal((1, 1, 12, 2)), **theta_of(kernel)
-    )
+    model = gplvm.build_model(Y, kernel=kernel, resolution=0)
+    fit = fit_of(model, rng.standard_normal((1, 1, 12, 2)), **theta_of(kernel))
     F, _, _ = data_of(fit, caller="test")
     (draw,) = each_draw(fit, caller="test")
     return RowDensity(draw, F)
@@ -120,7 +119,7 @@ def test_a_climb_that_is_cut_short_says_so():
 def test_least_squares_end_where_scipys_end(Y, rng):
     holes = Y.to_numpy().copy()
     holes[:4, 1] = holes[2:5, 3] = np.nan
-    model = gplvm.build_model(holes, missing="mask")
+    model = gplvm.build_model(holes, missing="mask", resolution=0)
     X = rng.standard_normal((1, 1, 12, 2))
     (draw,) = each_draw(fit_of(model, X, **THETA), caller="test")
     F, _, _ = data_of(fit_of(model, X, **THETA), caller="test", missing=True)
@@ -198,7 +197,7 @@ def steep():
     W, V = rng.standard_normal((2, Q, D)) / lengthscale
     Y = np.sin(X @ W + rng.uniform(0.0, 2.0 * np.pi, D)) + 0.5 * np.cos(X @ V)
     Y = Y / Y.std() + sigma * rng.standard_normal(Y.shape)
-    model = gplvm.build_model(Y[:N], Q, scale="none")
+    model = gplvm.build_model(Y[:N], Q, scale="none", resolution=0)
     theta = {"lengthscale": lengthscale, "amplitude": 1.5, "sigma": sigma}
     return fit_of(model, X[None, None, :N], **theta), Y[:N], Y[N:], X[N:]
 

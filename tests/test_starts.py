@@ -6,7 +6,7 @@ import pytest
 from sklearn.decomposition import PCA
 
 import pm_gplvm as gplvm
-from pm_gplvm.starts import perturbed, start_values
+from pm_gplvm.starts import Form, forms, perturbed, start_values
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +129,57 @@ def test_bounded_parameter_takes_its_own_transform(Y):
 def test_usual_start_keeps_to_a_prior_that_excludes_it(Y):
     model = gplvm.build_model(Y, priors={"sigma": pm.Uniform.dist(0.5, 1.0)})
     assert np.isfinite(begin(model, "pca")["sigma_interval__"])
+
+
+# The forms of a start
+
+
+def rms(values):
+    return np.sqrt((values["X"] ** 2).mean()) / np.exp(values["lengthscale_log__"])
+
+
+def test_a_way_to_place_X_is_tried_at_several_sizes(small, Y):
+    made = forms(small, "pca", np.random.default_rng(0))
+    assert [form.size for form, _ in made] == [0.5, 1.0, 2.0, 0.3]
+    assert [form.whitened for form, _ in made] == [True, True, True, False]
+    scores = PCA(2).fit_transform(Y.to_numpy())
+    for form, values in made:
+        assert rms(values) == pytest.approx(form.size)
+        assert np.sqrt((values["X"] ** 2).mean()) == pytest.approx(1.0)
+        spread = values["X"].std(axis=0)
+        wanted = np.ones(2) if form.whitened else scores.std(axis=0) / scores[:, 0].std()
+        np.testing.assert_allclose(spread / spread[0], wanted, rtol=1e-10)
+        assert set(values) == set(begin(small, "pca"))
+
+
+def test_where_the_lengthscale_is_held_X_has_the_size(Y):
+    model = gplvm.build_model(Y, priors={"lengthscale": 3.0})
+    for form, values in forms(model, "pca", np.random.default_rng(0)):
+        assert np.sqrt((values["X"] ** 2).mean()) / 3.0 == pytest.approx(form.size)
+
+
+@pytest.mark.parametrize("kernel", ["linear", "rbf + linear"])
+def test_a_straight_start_leaves_to_the_noise_what_pca_leaves(kernel, Y):
+    model = gplvm.build_model(Y, kernel=kernel, scale="none")
+    (form, values), *others = forms(model, "pca", np.random.default_rng(0))
+    assert form == Form(1.0, False, straight=True)
+    assert len(others) == (0 if kernel == "linear" else 3)
+    pca = PCA(2).fit(Y)
+    left = np.sqrt(((Y - pca.inverse_transform(pca.transform(Y))) ** 2).to_numpy().mean())
+    assert np.exp(values["sigma_log__"]) == pytest.approx(left)
+    if kernel == "rbf + linear":
+        weights = [np.exp(v["weight_log__"]) for _, v in ((form, values), *others)]
+        np.testing.assert_allclose(weights, [1.0, 1.0, 0.1, 0.1])
+
+
+def test_what_is_no_way_to_place_X_is_one_start(small, Y, rng):
+    X = rng.normal(size=(12, 2))
+    held = gplvm.build_model(Y, priors={"X": X})
+    for model, start in ((small, X), (small, {"X": X, "sigma": 0.2}), (held, "pca")):
+        ((form, values),) = forms(model, start, np.random.default_rng(0))
+        assert form is None
+        for name, value in begin(model, start).items():
+            np.testing.assert_array_equal(values[name], value)
 
 
 # Turned away

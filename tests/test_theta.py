@@ -35,7 +35,7 @@ def test_one_free_parameter_against_a_grid(name, Y, rng):
     held = {"lengthscale": 1.2, "amplitude": 1.0, "sigma": 0.3, "bias": 0.5}
     del held[name]
     X = rng.normal(size=(12, 2))
-    model = gplvm.build_model(Y, kernel="rbf + bias", priors=held)
+    model = gplvm.build_model(Y, kernel="rbf + bias", priors=held, resolution=0)
     fit = gplvm.sample_theta(model, X, draws=1000, tune=500, chains=2, random_seed=1, **QUIET)
     assert list(fit["posterior"].data_vars) == [name]
     logs = np.log(fit["posterior"][name])
