@@ -196,7 +196,7 @@ def driven(name, dims):
 
 @pytest.mark.parametrize("prior", [bounded, smooth, driven], ids=lambda f: f.__name__)
 def test_any_prior_on_x(prior, Y):
-    model = gplvm.build_model(Y, priors={"X": prior})
+    model = gplvm.build_model(Y, priors={"X": prior}, resolution=0)
     fit = gplvm.sample(model, draws=15, tune=15, chains=2, replicas=2, **QUIET)
     X = fit["posterior"]["X"].to_numpy()
     assert np.isfinite(fit["sample_stats"]["lp"].to_numpy()).all()
