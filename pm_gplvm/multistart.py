@@ -23,7 +23,7 @@ from pm_gplvm.ascent import (
 from pm_gplvm.progress import Counter
 from pm_gplvm.starts import Form, forms, perturbed
 
-__all__ = ["Start", "best_first", "start_columns", "starts_of"]
+__all__ = ["Start", "best_first", "from_joint_mode", "start_columns", "starts_of"]
 
 Array = NDArray[np.float64]
 Relocate = Callable[[Mapping[str, Array]], tuple[dict[str, Array], int]]
@@ -34,7 +34,6 @@ _SHORT, _LONGER = loosely(20.0), loosely(3.0)
 _BEHIND, _BEHIND_EACH = 20.0, 0.1
 _NOTHING = 0.1  # root mean square of X below which an end says that there is no structure
 _ROUNDS = 5  # of moving rows at most
-_SPREADS = {None: "given", True: "whitened", False: "own"}
 FELL_BEHIND = "fell behind another start"
 
 
@@ -68,6 +67,24 @@ def starts_of(
         for i in range(n_restarts)
     ]
     return [*first, *moved]
+
+
+def from_joint_mode(joint: Landscape, starts: Sequence[Start], maxiter: int) -> Start:
+    """Make a start of where the mode of X and θ together lies: at little noise, more strongly curved.
+
+    Parameters
+    ----------
+    joint : Landscape
+        The objective of :func:`pm_gplvm.fit_map`.
+    starts : sequence of Start
+        It is climbed to from the most curved of them whose Z has the size 1.
+    maxiter : int
+    """
+    whitened = [s for s in starts if s.form is not None and not s.form.straight]
+    begin = next((s for s in whitened if s.form is not None and s.form.size == 1.0), starts[0])
+    with Counter("", n_starts=1, show=False) as counter:
+        end = climb(joint, begin.values, maxiter, _LONGER, counter)
+    return Start(end.values, replace(begin.form, joint=True) if begin.form else None)
 
 
 def best_first(
@@ -221,6 +238,6 @@ def start_columns(starts: Sequence[Start], ranked: Sequence[tuple[int, Optimum]]
     chosen = [starts[i].form for i, _ in ranked]
     columns = {
         "size": [np.nan if form is None else form.size for form in chosen],
-        "spread": [_SPREADS[None if form is None else form.whitened] for form in chosen],
+        "spread": ["given" if form is None else form.name for form in chosen],
     }
     return xr.Dataset({name: ("start", np.asarray(column)) for name, column in columns.items()})

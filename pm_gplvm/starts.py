@@ -92,11 +92,19 @@ class Form:
         Whether each latent dimension has the same spread, or that of its component.
     straight : bool
         Whether the linear part of the kernel explains the table, if it has one, or the other.
+    joint : bool
+        Whether it went on to the mode of X and θ together.
     """
 
     size: float
     whitened: bool
     straight: bool = False
+    joint: bool = False
+
+    @property
+    def name(self) -> str:
+        """What the table of optima says of the spread."""
+        return "joint mode" if self.joint else "whitened" if self.whitened else "own"
 
 
 # No size is right for every table: low-noise ones need flat starts, folded ones a curved one.

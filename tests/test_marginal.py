@@ -299,14 +299,26 @@ def test_noise_is_said_to_be_noise():
 
 
 def test_every_start_has_its_form_in_the_table(curved):
-    optima = gplvm.fit_marginal(gplvm.build_model(curved), n_restarts=1, **QUIET)["optima"]
+    fit = gplvm.fit_marginal(gplvm.build_model(curved), n_restarts=1, **QUIET)
+    optima = fit["optima"]
     assert set(optima["size"].to_numpy()) == {0.3, 0.5, 1.0, 2.0}
-    assert set(optima["spread"].to_numpy()) == {"own", "whitened"}
-    assert optima.sizes["start"] == 5
-    given = gplvm.fit_marginal(gplvm.build_model(curved), start=curved.to_numpy()[:, :2], **QUIET)[
-        "optima"
-    ]
+    assert set(optima["spread"].to_numpy()) == {"own", "whitened", "joint mode"}
+    assert optima.sizes["start"] == 6
+    again = gplvm.fit_marginal(gplvm.build_model(curved), start=value_of(fit, "X"), **QUIET)
+    given = again["optima"]
     assert given["spread"].to_numpy().tolist() == ["given"]
+
+
+def test_little_noise_is_found_from_the_joint_mode():
+    """Twenty rows of a curved sheet: the other starts take most of it for noise."""
+    Y = simulated(20, 8, noise=0.1)
+    fit = gplvm.fit_marginal(gplvm.build_model(Y), **QUIET)
+    assert fit["optima"]["spread"].to_numpy()[0] == "joint mode"
+    assert value_of(fit, "sigma") * float(fit["constant_data"]["Y_scale"][0]) < 0.5
+    others = fit["optima"]["spread"].to_numpy() != "joint mode"
+    assert (
+        fit["optima"]["objective"].to_numpy()[others] < float(fit["optima"]["objective"][0])
+    ).all()
 
 
 # What it refuses
