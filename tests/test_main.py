@@ -12,13 +12,13 @@ from conftest import simulated
 import pm_gplvm as gplvm
 from pm_gplvm.__main__ import run
 
-FAST = ["--draws", "300", "--tune", "200", "--chains", "2", "--quiet"]
+FAST = ["--draws", "800", "--tune", "400", "--chains", "2", "--quiet"]
 
 
 @pytest.fixture(scope="module")
 def cells(tmp_path_factory):
     """A CSV file with names of rows and a column of classes."""
-    table = simulated(n=24, d=5, seed=4)
+    table = simulated(n=40, d=10, seed=4)
     frame = pd.DataFrame(table.to_numpy(), index=table["obs"], columns=table["feature"])
     frame.insert(0, "stage", table["label"].to_numpy())
     path = tmp_path_factory.mktemp("csv") / "cells.csv"
@@ -59,7 +59,7 @@ def test_it_writes_two_fits_and_a_picture_and_prints_a_table(done):
     assert best.attrs["method"] == "marginal"
     assert best.posterior["obs"].to_numpy()[0] == "row0"
     assert set(best.posterior["label"].to_numpy()) == {"left", "right"}
-    assert gplvm.load(folder / "cells_theta.nc").posterior.sizes["draw"] == 300
+    assert gplvm.load(folder / "cells_theta.nc").posterior.sizes["draw"] == 800
     assert (folder / "cells.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -275,7 +275,8 @@ def test_model_of_a_table_in_other_units(scale, Y, objectives, rng):
     units = 1000.0 if scale == "global" else np.array([1000.0, 0.01, 1.0, 20.0])
     point = point_of("rbf", rng)
     other = gplvm.compile_objective(
-        gplvm.build_model(Y * units + 50.0, kernel="rbf + bias", scale=scale), prior=False
+        gplvm.build_model(Y * units + 50.0, kernel="rbf + bias", scale=scale, resolution=0),
+        prior=False,
     )
     value, gradient = objectives("rbf + bias", scale=scale)(point)
     changed, same = other(point)
@@ -288,7 +289,7 @@ def test_model_of_a_table_in_another_order(Y, objectives, rng):
     rows, columns = rng.permutation(12), rng.permutation(4)
     point = point_of("rbf", rng)
     other = gplvm.compile_objective(
-        gplvm.build_model(Y[rows, columns], kernel="rbf + bias"), prior=False
+        gplvm.build_model(Y[rows, columns], kernel="rbf + bias", resolution=0), prior=False
     )
     value, gradient = objectives("rbf + bias")(point)
     changed, permuted = other({**point, "X": point["X"][rows]})

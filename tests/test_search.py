@@ -108,7 +108,7 @@ def test_a_line_search_that_gives_up_is_begun_afresh(variational, rng, monkeypat
 def test_where_a_fresh_start_gains_nothing_it_has_converged(variational, rng, monkeypatch):
     model, density = variational
     giving_up(monkeypatch, [LINE_SEARCH, LINE_SEARCH])
-    settings = {"maxiter": 3000, "tol": 1e-7, "progressbar": False, "blas_threads": 1}
+    settings = {"maxiter": 3000, "tol": 1e-10, "progressbar": False, "blas_threads": 1}
     ((_, best),) = search(model, [values_of(model, density, rng)], title="t", hold=0, **settings)
     assert best.converged
     assert best.message == CONVERGED
