@@ -126,7 +126,7 @@ def group_optima(fit: xr.DataTree, same: float = 0.01) -> xr.Dataset:
     >>> model = gplvm.build_model(gplvm.load_digits(n=20))
     >>> best = gplvm.fit_marginal(model, n_restarts=1, random_seed=1, progressbar=False)
     >>> group_optima(best)["embedding"].shape
-    (5,)
+    (6,)
     """
     if not 0.0 < same < 1.0:
         raise ValueError(f"same must lie between 0 and 1, got {same!r}.")
