@@ -106,21 +106,6 @@ class Landscape(Protocol):
 
 
 @dataclass(frozen=True)
-class Patience:
-    """A climb that is not to arrive yet: it ends when ``window`` iterations gained too little.
-
-    Parameters
-    ----------
-    nats : float
-        What they must gain together.
-    window : int
-    """
-
-    nats: float
-    window: int = 5
-
-
-@dataclass(frozen=True)
 class Optimum:
     """Where one start ended; ``trace`` is the best objective after each evaluation.
 

@@ -290,7 +290,8 @@ def _fit(
         relocation = Relocation(model, offers, rows)
     if volume and len(starts) > 1 and len(model.coords.get(OBS, ())) <= _FEW_ROWS:
         joint = optimiser_coordinates(model, compile_log_density(model, rows=rows))
-        starts = [*starts, from_joint_mode(joint, starts, settings.maxiter)]
+        with limit_threads(blas_threads):
+            starts = [*starts, from_joint_mode(joint, starts, settings.maxiter)]
     terms = _Terms.of(model, density, volume, rows)
     sd = prior_sd(model) if volume else None
     judge = None
