@@ -12,6 +12,7 @@ from benchmarks.installed import PEERS, REQUIREMENTS, set_up_peers
 BENCHMARKS = {
     "evaluate": ("evaluate", "One value and gradient, in units of dpotrf + dpotri"),
     "converge": ("converge", "From the common start to an objective"),
+    "picture": ("picture", "The first picture: GPLVM() at all defaults beside t-SNE"),
     "compile": ("compiling", "What the first call costs"),
     "memory": ("memory", "Peak memory"),
     "growth": ("growth", "Time of an evaluation against N"),

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import numpy as np
 
-_OIL = Path(__file__).resolve().parents[2] / "shared" / "data" / "oil_flow.npz"
+OIL = Path(__file__).resolve().parents[2] / "shared" / "data" / "oil_flow.npz"
 
-_NIR = _OIL.parent / "nir"
+_NIR = OIL.parent / "nir"
 
 
 def has_oil() -> bool:
-    return _OIL.exists()
+    return OIL.exists()
 
 
 def _rows(name: str, N: int) -> np.ndarray:
@@ -18,7 +18,7 @@ def _rows(name: str, N: int) -> np.ndarray:
         from sklearn.datasets import load_digits
 
         return load_digits().data
-    with np.load(_OIL) as file:
+    with np.load(OIL) as file:
         parts = ("Y_train",) if len(file["Y_train"]) >= N else ("Y_train", "Y_test", "Y_valid")
         return np.concatenate([file[part] for part in parts])
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.data import _OIL, has_oil, near_infrared, simulated_spectra
+from benchmarks.data import OIL, has_oil, near_infrared, simulated_spectra
 from benchmarks.environment import HERE, quiet
 from benchmarks.installed import installed_peers
 from benchmarks.ppca import ProbabilisticPCA
@@ -83,7 +83,7 @@ def _infer_newX(fit, new) -> dict | None:
 def _oil(report: Report, N: int, only: list[str] | None) -> None:
     from sklearn.decomposition import PCA
 
-    with np.load(_OIL) as file:
+    with np.load(OIL) as file:
         Y, labels = file["Y_train"][:N], file["labels_train"][:N]
         new, truth = file["Y_test"][:ROWS], file["labels_test"][:ROWS]
     holes, gone = _hidden(new, np.random.default_rng(0))

@@ -14,7 +14,7 @@ from statistics import median
 
 import numpy as np
 
-from benchmarks.data import _OIL, has_oil, table
+from benchmarks.data import OIL, has_oil, table
 from benchmarks.environment import HERE, quiet
 from benchmarks.limit import limit_times
 from benchmarks.report import Report
@@ -26,7 +26,7 @@ R = 50
 
 def _labelled() -> tuple[np.ndarray, np.ndarray, str]:
     if has_oil():
-        with np.load(_OIL) as file:
+        with np.load(OIL) as file:
             return file["Y_train"].astype(float), file["labels_train"], "oil"
     from sklearn.datasets import load_digits
 

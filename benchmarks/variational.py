@@ -18,7 +18,7 @@ from statistics import median
 
 import numpy as np
 
-from benchmarks.data import _OIL, has_oil, table
+from benchmarks.data import OIL, has_oil, table
 from benchmarks.environment import HERE, quiet
 from benchmarks.installed import installed_peers
 from benchmarks.memory import _from_kernel, _peak
@@ -237,7 +237,7 @@ def _oil(report: Report) -> None:
         return
     import pm_gplvm as gplvm
 
-    with np.load(_OIL) as file:
+    with np.load(OIL) as file:
         Y, labels = file["Y_train"], file["labels_train"]
     model, rows = gplvm.build_model(Y, 10, ard=True), []
     for seed in SEEDS:

@@ -20,6 +20,7 @@ from pm_gplvm.objective import compile_log_density
 from pm_gplvm.progress import Counter
 from pm_gplvm.results import as_fit, compile_constrain
 from pm_gplvm.starts import start_values
+from pm_gplvm.threads import BlasThreads, threads_for
 from pm_gplvm.threads import blas_threads as limit_threads
 from pm_gplvm.volume import log_volume, why_no_volume
 
@@ -39,7 +40,7 @@ def fit_laplace(
     maxiter: int = 5000,
     random_seed: int | None = None,
     progressbar: bool = True,
-    blas_threads: int | None = 1,
+    blas_threads: BlasThreads = "auto",
     backend: Backend = "auto",
     compile_kwargs: Mapping[str, Any] | None = None,
 ) -> xr.DataTree:
@@ -65,8 +66,8 @@ def fit_laplace(
         Iterations of the climb.
     random_seed : int, optional
     progressbar : bool, default True
-    blas_threads : int or None, default 1
-        Threads of the linear algebra while it runs; None leaves the machine's setting.
+    blas_threads : {"auto"}, int or None, default "auto"
+        As in :func:`fit_map`.
     backend : {"auto", "python", "numba", "jax"}, default "auto"
         What compiles the model (see :func:`pm_gplvm.compilation.choose_backend`).
     compile_kwargs : mapping, optional
@@ -135,7 +136,8 @@ def fit_laplace(
         coordinates = replace(coordinates, lengthscale=None)
     target = _Target(coordinates, _compile_volume(model) if volume else None)
     begin = start_values(model, start, rng)
-    with limit_threads(blas_threads):
+    n_rows = max(map(len, map(np.atleast_1d, begin.values())))
+    with limit_threads(threads_for(blas_threads, n_rows)):
         with Counter("fit_laplace", n_starts=1, show=progressbar) as counter:
             optimum = climb(coordinates, begin, maxiter, tightly(_TOL), counter)
             counter.finish(optimum.objective)

@@ -12,6 +12,7 @@ from pm_gplvm.ascent import (
     CONVERGED,
     DID_NOT_MOVE,
     INTERRUPTED,
+    LIMIT,
     UNFINISHED,
     Landscape,
     Optimum,
@@ -28,12 +29,15 @@ __all__ = ["Start", "best_first", "from_joint_mode", "start_columns", "starts_of
 Array = NDArray[np.float64]
 Relocate = Callable[[Mapping[str, Array]], tuple[dict[str, Array], int]]
 Judge = Callable[[Optimum], float]
+Measure = Callable[[Mapping[str, Array]], Landscape]
 
-_SHORT, _LONGER = loosely(20.0), loosely(3.0)
+# Nats that five iterations must gain for a climb to go on: at least, and for each number sought.
+_SHORT, _SHORT_EACH, _LONGER, _LONGER_EACH = 20.0, 0.1, 3.0, 0.02
 # Nats by which a start may lie below the best and yet go on: at least, and for each number sought.
 _BEHIND, _BEHIND_EACH = 20.0, 0.1
 _NOTHING = 0.1  # root mean square of X below which an end says that there is no structure
 _ROUNDS = 5  # of moving rows at most
+_MEASURED = 60  # iterations after which the coordinates are chosen anew
 FELL_BEHIND = "fell behind another start"
 
 
@@ -83,7 +87,7 @@ def from_joint_mode(joint: Landscape, starts: Sequence[Start], maxiter: int) -> 
     whitened = [s for s in starts if s.form is not None and not s.form.straight]
     begin = next((s for s in whitened if s.form is not None and s.form.size == 1.0), starts[0])
     with Counter("", n_starts=1, show=False) as counter:
-        end = climb(joint, begin.values, maxiter, _LONGER, counter)
+        end = climb(joint, begin.values, maxiter, loosely(_LONGER), counter)
     return Start(end.values, replace(begin.form, joint=True) if begin.form else None)
 
 
@@ -93,6 +97,7 @@ def best_first(
     relocate: Relocate | None,
     *,
     judge: Judge | None,
+    measure: Measure | None = None,
     maxiter: int,
     tol: float,
     counter: Counter,
@@ -113,6 +118,9 @@ def best_first(
     judge : callable or None
         What to choose by between ends that are near each other: an optimum to a number, None for its
         objective.
+    measure : callable, optional
+        Values to the landscape in coordinates that suit the place: what the climbs after the first
+        ones go by.
     maxiter : int
         Iterations of a climb.
     tol : float
@@ -124,16 +132,19 @@ def best_first(
     list of (int, Optimum)
         The number of the start and where it ended.
     """
+    climbs = _Climbs(landscape, measure, maxiter, counter)
+    short, longer = _loose_rules(starts[0])
     ended: dict[int, Optimum] = {}
     alone = len(starts) == 1 and relocate is None
     for i, start in enumerate(starts):
-        rule = tightly(tol) if start.asked or alone else _SHORT
         try:
-            ended[i] = climb(landscape, start.values, maxiter, rule, counter)
+            ended[i] = climb(landscape, start.values, maxiter, short, counter)
         except KeyboardInterrupt:  # at its very first evaluation
             if not ended:
                 raise
             return _ranked(ended, interrupted=True)
+        if start.asked or alone:
+            ended[i] = climbs.to_the_end(ended[i], tol)
         counter.finish(ended[i].objective)
         if ended[i].message == INTERRUPTED:
             return _ranked(ended, interrupted=True)
@@ -143,19 +154,70 @@ def best_first(
             i for i in ended if ended[i].message == UNFINISHED and _is_near(ended[i], ended[top])
         ]
         for i in near if len(near) > 1 else []:
-            ended[i] = _further(landscape, ended[i], maxiter, _LONGER, counter)
+            ended[i] = climbs.further(ended[i], longer)
             if ended[i].message == INTERRUPTED:
                 return _ranked(ended, interrupted=True)
         top = _top(ended)
         if judge is not None:
             top = _chosen(ended, top, judge)
-    best = ended[top]
+    best, here = ended[top], None
     if relocate is not None:
-        best = _relocated(landscape, best, relocate, maxiter, counter)
-    if best.message != INTERRUPTED and not (alone or best.message == CONVERGED):
-        best = _further(landscape, best, maxiter, tightly(tol), counter)
-    ended[top] = best
+        best, here = _relocated(climbs, best, relocate, longer)
+    ended[top] = climbs.to_the_end(best, tol, here)
     return _ranked(ended, top)
+
+
+def _loose_rules(start: Start) -> tuple[Rule, Rule]:
+    """When the first climbs end, and those between which rows are moved."""
+    size = sum(value.size for value in start.values.values())
+    short, longer = max(_SHORT, _SHORT_EACH * size), max(_LONGER, _LONGER_EACH * size)
+    return loosely(short), loosely(longer)
+
+
+@dataclass(frozen=True)
+class _Climbs:
+    """Climbs on from where one ended."""
+
+    landscape: Landscape
+    measure: Measure | None
+    maxiter: int
+    counter: Counter
+
+    def here(self, values: Mapping[str, Array]) -> Landscape:
+        """Take coordinates that suit this place."""
+        return self.landscape if self.measure is None else self.measure(values)
+
+    def further(
+        self,
+        optimum: Optimum,
+        rule: Rule,
+        landscape: Landscape | None = None,
+        maxiter: int | None = None,
+    ) -> Optimum:
+        """Go on by another rule; in the coordinates that suit this place if no others are given."""
+        moved = optimum.message != DID_NOT_MOVE
+        try:
+            landscape = landscape or self.here(optimum.values)
+            most = maxiter or self.maxiter
+            end = climb(landscape, optimum.values, most, rule, self.counter, moved=moved)
+            return optimum.after(end)
+        except KeyboardInterrupt:
+            return _stopped(optimum)
+
+    def to_the_end(
+        self, optimum: Optimum, tol: float, landscape: Landscape | None = None
+    ) -> Optimum:
+        """Go on until it has converged, or there is nothing higher."""
+        if optimum.message in (INTERRUPTED, CONVERGED):
+            return optimum
+        left = self.maxiter
+        while left > 0:
+            some = left if self.measure is None else min(left, _MEASURED)
+            optimum = self.further(optimum, tightly(tol), landscape, some)
+            if optimum.message != LIMIT:
+                break
+            left, landscape = left - some, None
+        return optimum
 
 
 def _is_near(optimum: Optimum, best: Optimum) -> bool:
@@ -197,40 +259,32 @@ def _ranked(
     return [(i, left.get(i, ended[i])) for i in order]
 
 
-def _further(
-    landscape: Landscape, optimum: Optimum, maxiter: int, rule: Rule, counter: Counter
-) -> Optimum:
-    moved = optimum.message != DID_NOT_MOVE
-    try:
-        return optimum.after(climb(landscape, optimum.values, maxiter, rule, counter, moved=moved))
-    except KeyboardInterrupt:
-        return _stopped(optimum)
-
-
 def _stopped(optimum: Optimum) -> Optimum:
     """Where it had come to when it was interrupted outside a climb."""
     return replace(optimum, converged=False, message=INTERRUPTED)
 
 
 def _relocated(
-    landscape: Landscape, best: Optimum, relocate: Relocate, maxiter: int, counter: Counter
-) -> Optimum:
-    """Move rows to better places and climb on, for as long as that gains."""
+    climbs: _Climbs, best: Optimum, relocate: Relocate, rule: Rule
+) -> tuple[Optimum, Landscape | None]:
+    """Move rows to better places and climb on, for as long as that gains; and in what coordinates."""
+    landscape = None
     for _ in range(_ROUNDS):
         try:
             values, n_moved = relocate(best.values)
             if not n_moved:
                 break
-            further = climb(landscape, values, maxiter, _LONGER, counter)
+            landscape = landscape or climbs.here(best.values)
+            further = climb(landscape, values, climbs.maxiter, rule, climbs.counter)
         except KeyboardInterrupt:
-            return _stopped(best)
+            return _stopped(best), landscape
         gained = further.objective - best.objective
         best = best.after(further, keep=gained <= 0.0)
         if further.message == INTERRUPTED:
-            return _stopped(best)
-        if gained < _LONGER.gain:
+            return _stopped(best), landscape
+        if gained < _LONGER:
             break
-    return best
+    return best, landscape
 
 
 def start_columns(starts: Sequence[Start], ranked: Sequence[tuple[int, Optimum]]) -> xr.Dataset:

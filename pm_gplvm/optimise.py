@@ -24,7 +24,7 @@ from pm_gplvm.ascent import (
     optima_table,
 )
 from pm_gplvm.compilation import Backend, compile_mode
-from pm_gplvm.coordinates import optimiser_coordinates
+from pm_gplvm.coordinates import Coordinates, Measured, measured, optimiser_coordinates
 from pm_gplvm.likelihood import has_own_noise, standardised
 from pm_gplvm.model import describe
 from pm_gplvm.multistart import best_first, from_joint_mode, start_columns, starts_of
@@ -34,6 +34,7 @@ from pm_gplvm.progress import Counter
 from pm_gplvm.relocation import Relocation
 from pm_gplvm.results import as_fit, compile_constrain
 from pm_gplvm.schema import OBS, THETA
+from pm_gplvm.threads import BlasThreads, threads_for
 from pm_gplvm.threads import blas_threads as limit_threads
 from pm_gplvm.volume import is_independent, log_volume, prior_sd, why_no_volume
 
@@ -59,7 +60,7 @@ def fit_map(
     tol: float = TOL,
     random_seed: int | None = None,
     progressbar: bool = True,
-    blas_threads: int | None = 1,
+    blas_threads: BlasThreads = "auto",
     backend: Backend = "auto",
     compile_kwargs: Mapping[str, Any] | None = None,
 ) -> xr.DataTree:
@@ -99,8 +100,9 @@ def fit_map(
         Of the random start and of the restarts; also of the places offered, which are the same
         each time where it is None.
     progressbar : bool, default True
-    blas_threads : int or None, default 1
-        Threads of the linear algebra while it runs; None leaves the machine's setting.
+    blas_threads : {"auto"}, int or None, default "auto"
+        Threads of the linear algebra while it runs: 1, or from 800 rows on as many as there are cores, up
+        to 4. None leaves the machine's setting. Another number may lead to another mode, by rounding.
     backend : {"auto", "python", "numba", "jax"}, default "auto"
         What compiles the model (see :func:`pm_gplvm.compilation.choose_backend`).
     compile_kwargs : mapping, optional
@@ -152,7 +154,7 @@ def fit_marginal(
     tol: float = TOL,
     random_seed: int | None = None,
     progressbar: bool = True,
-    blas_threads: int | None = 1,
+    blas_threads: BlasThreads = "auto",
     backend: Backend = "auto",
     compile_kwargs: Mapping[str, Any] | None = None,
 ) -> xr.DataTree:
@@ -257,7 +259,7 @@ def _fit(
     settings: _Settings,
     volume: bool,
     progressbar: bool,
-    blas_threads: int | None,
+    blas_threads: BlasThreads,
     backend: Backend,
     compile_kwargs: Mapping[str, Any] | None,
 ) -> xr.DataTree:
@@ -273,13 +275,15 @@ def _fit(
             "entered twice, drop them."
         )
     starts = starts_of(model, settings.start, settings.n_restarts, np.random.default_rng(seed))
+    n_rows = max(map(len, map(np.atleast_1d, starts[0].values.values())))
+    threads = threads_for(blas_threads, n_rows)
     density = compile_log_density(
         model,
         volume=volume,
         rows=rows,
         backend=backend,
         compile_kwargs=compile_kwargs,
-        n_rows=max(map(len, map(np.atleast_1d, starts[0].values.values()))),
+        n_rows=n_rows,
         n_evaluations=_EVALUATIONS * len(starts),
     )
     coordinates = optimiser_coordinates(model, density)
@@ -290,15 +294,18 @@ def _fit(
         relocation = Relocation(model, offers, rows)
     if volume and len(starts) > 1 and len(model.coords.get(OBS, ())) <= _FEW_ROWS:
         joint = optimiser_coordinates(model, compile_log_density(model, rows=rows))
-        with limit_threads(blas_threads):
+        with limit_threads(threads):
             starts = [*starts, from_joint_mode(joint, starts, settings.maxiter)]
     terms = _Terms.of(model, density, volume, rows)
-    sd = prior_sd(model) if volume else None
+    sd = prior_sd(model)
     judge = None
-    if sd is not None and relocation is not None:
+    if volume and sd is not None and relocation is not None:
         judge = partial(_by_rows, terms=terms, relocation=relocation, sd=sd)
+    measure = None
+    if relocation is not None:
+        measure = partial(_coordinates_at, plain=coordinates, relocation=relocation, sd=sd)
     with (
-        limit_threads(blas_threads),
+        limit_threads(threads),
         Counter(settings.caller, n_starts=len(starts), show=progressbar) as counter,
     ):
         ranked = best_first(
@@ -306,6 +313,7 @@ def _fit(
             starts,
             relocation if settings.relocate else None,
             judge=judge,
+            measure=measure,
             maxiter=settings.maxiter,
             tol=settings.tol,
             counter=counter,
@@ -315,7 +323,9 @@ def _fit(
     constrain = compile_constrain(model)
     ends = [constrain(*[o.values[name] for name in density.names]) for _, o in ranked]
     if volume and _says_nothing(model, ends[0]):
-        ranked[0] = (ranked[0][0], replace(ranked[0][1], message=NO_STRUCTURE))
+        end = ranked[0][1]  # X = 0 to rounding is no failure here: it is what was found
+        arrived = end.converged or (end.message == COLLAPSED and end.remaining < settings.tol)
+        ranked[0] = (ranked[0][0], replace(end, converged=arrived, message=NO_STRUCTURE))
     best = ranked[0][1]
     prior, term = terms(best)
     if rows is None:
@@ -382,6 +392,16 @@ def _by_rows(optimum: Optimum, terms: _Terms, relocation: Relocation, sd: float)
     It costs a few evaluations and is no better a function to climb, but the better one to choose by.
     """
     return optimum.objective - terms(optimum)[1] + relocation.log_volume(optimum.values, sd)
+
+
+def _coordinates_at(
+    values: Mapping[str, Array], plain: Coordinates, relocation: Relocation, sd: float | None
+) -> Coordinates | Measured:
+    """Choose the coordinates by the curvature that is expected at a place."""
+    information = relocation.information(values)
+    N = information.shape[1]
+    information[:, np.arange(N), np.arange(N)] += 1.0 if sd is None else sd**-2
+    return measured(plain, values, information) or plain
 
 
 def _copies(model: pm.Model) -> NDArray[np.intp] | None:

@@ -126,11 +126,9 @@ class Relocation:
         theta, lengthscale = self._theta(values)
         X = values["X"][self._rows]
         N, Q = X.shape
-        named = {**self._fixed, **self._constrain(*(values[name] for name in self._names))}
-        parameters = {n: named[n] for n in THETA if n in named and n != "sigma"}
-        slope = cross_slope(self._kernel, X, X, **parameters)
+        slope = self._slopes(values)
         slope[np.arange(N), :, np.arange(N)] = 0.0  # given the others
-        own = np.diag(prior_slope_variance(self._kernel, Q, **parameters))
+        own = np.diag(prior_slope_variance(self._kernel, Q, **self._parameters(values)))
         information = np.zeros((N, Q, Q))
         for rows, _, F in self._patterns.blocks(self._F):
             part = _Part.of(theta, (X / lengthscale)[None], rows, F)
@@ -143,6 +141,46 @@ class Relocation:
             each = mean @ mean.transpose(0, 2, 1) + F.shape[1] * left
             information[rows] += nn[:, None, None] * each
         return float(-0.5 * np.linalg.slogdet(np.eye(Q) + sd**2 * information)[1].sum())
+
+    def information(self, values: Mapping[str, Array]) -> Array:
+        """Give what the table is expected to tell of each dimension of X, by itself.
+
+        Fisher's information of x_q (N,): with J_nm = ∂k(x_n, x_m)/∂x_nq and A = K⁻¹,
+        D (A ∘ J A Jᵀ + J A ∘ (J A)ᵀ), added up over columns that have the same rows observed.
+
+        Parameters
+        ----------
+        values : mapping
+            Of the model's value variables, by name.
+
+        Returns
+        -------
+        ndarray, shape (Q, N, N)
+            Of all rows, 0 for those that are left out.
+        """
+        theta, lengthscale = self._theta(values)
+        X = values["X"]
+        slope = self._slopes(values)
+        blocks = [
+            (F.shape[1], _Part.of(theta, (X[self._rows] / lengthscale)[None], rows, F).A)
+            for rows, _, F in self._patterns.blocks(self._F)
+        ]
+        information = np.zeros((X.shape[1], len(X), len(X)))
+        for q, whole in enumerate(information):
+            J = np.ascontiguousarray(slope[:, q])
+            for n_columns, A in blocks:
+                JA = J @ A
+                whole[np.ix_(self._rows, self._rows)] += n_columns * (A * (JA @ J.T) + JA * JA.T)
+        return information
+
+    def _slopes(self, values: Mapping[str, Array]) -> Array:
+        """∂k(x, X)/∂x at each row, shape (N, Q, N)."""
+        X = values["X"][self._rows]
+        return cross_slope(self._kernel, X, X, **self._parameters(values))
+
+    def _parameters(self, values: Mapping[str, Array]) -> dict[str, Any]:
+        named = {**self._fixed, **self._constrain(*(values[name] for name in self._names))}
+        return {n: named[n] for n in THETA if n in named and n != "sigma"}
 
     def _theta(self, values: Mapping[str, Array]) -> tuple[Theta, Array]:
         named = {**self._fixed, **self._constrain(*(values[name] for name in self._names))}
@@ -174,9 +212,16 @@ class Relocation:
         cross = theta.cross(C, Z)[0] * present
         misfits = [part.misfit(n, cross) for part in parts]
         best = np.argsort(sum(misfits))[:_EXACT]
-        prior_variance = theta.variance(C)[0, best]
         places = np.concatenate([Z[:, n, None], C[:, best]], axis=1)
         log_density = self._prior(int(self._rows[n]), places * lengthscale, batch)[0]
+        # What no variance could bring above the present place needs none.
+        bound = log_density + sum(
+            part.bound(n, misfit[best], float(theta.sigma[0]))
+            for part, misfit in zip(parts, misfits, strict=True)
+        )
+        if not bound[1:].max() > bound[0] + _GAIN:
+            return None
+        prior_variance = theta.variance(C)[0, best]
         gains = []
         for part, misfit in zip(parts, misfits, strict=True):
             S, explained = part.gain(n, cross[best])
@@ -240,6 +285,10 @@ class _Part:
         share = cross @ self.A[:, n] / self.A[n, n]
         S = cross @ self.A - share[:, None] * self.A[n]
         return S, np.einsum("mn,mn->m", S, cross)
+
+    def bound(self, n: int, misfit: Array, sigma: float) -> Array:
+        """As :meth:`fit`, at the variance that suits each of the other places best."""
+        return self.fit(n, misfit, np.maximum(misfit / self.F.shape[1], sigma**2))
 
     def fit(self, n: int, misfit: Array, variance: Array) -> Array:
         """Log-density of row n where it lies, and at other places, up to a constant."""
