@@ -191,9 +191,11 @@ def compile_log_density(
         **resolve_mode(backend, compile_kwargs, n_rows=n_rows, n_evaluations=n_evaluations),
     )
     function.trust_input = True
-    start = model.initial_point()
-    names = tuple(value.name for value in values)
-    return LogDensity(names, tuple(np.shape(start[name]) for name in names), function)
+    shapes = [value.type.shape for value in values]
+    if any(None in shape for shape in shapes):
+        start = model.initial_point()
+        shapes = [np.shape(start[value.name]) for value in values]
+    return LogDensity(tuple(value.name for value in values), tuple(shapes), function)
 
 
 def compile_objective(

@@ -10,6 +10,7 @@ import pymc as pm
 import pytensor
 import xarray as xr
 from numpy.typing import NDArray
+from pymc.distributions.transforms import LogTransform
 
 from pm_gplvm.back_constraints import is_back_constrained, weights_of
 from pm_gplvm.kernels import KERNELS
@@ -364,6 +365,8 @@ def _transformed(model: pm.Model, rv: Any, value: Array) -> Array:
     transform = model.rvs_to_transforms[rv]
     if transform is None:
         return value
+    if isinstance(transform, LogTransform) and (np.asarray(value) > 0.0).all():
+        return np.log(value)  # needs no compiled function
     forward = transform.forward(pytensor.tensor.constant(value), *rv.owner.inputs)
     result = np.asarray(pytensor.function([], forward, mode="FAST_COMPILE")())
     if not np.isfinite(result).all():

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_info, threadpool_limits
 
 __all__ = ["BlasThreads", "blas_threads", "threads_for"]
 
@@ -35,9 +35,9 @@ def blas_threads(n: int | None) -> Iterator[None]:
 def threads_for(asked: BlasThreads, n_rows: int) -> int | None:
     """Choose the number of threads where the caller leaves it to the library.
 
-    From 800 rows on up to 4, the cores that this process may use. Two threads take .7 of the time of one
-    at N = 1000 on an idle machine and no more than it on a busy one; at N = 500 they gain less than
-    they may cost.
+    From 800 rows on up to 4: the cores that this process may use, and no more than BLAS is set to (by
+    OPENBLAS_NUM_THREADS, say). Two threads take .7 of the time of one at N = 1000 on an idle machine and no
+    more than it on a busy one; at N = 500 they gain less than they may cost.
 
     Parameters
     ----------
@@ -51,11 +51,15 @@ def threads_for(asked: BlasThreads, n_rows: int) -> int | None:
         raise ValueError(
             f"blas_threads must be 'auto', a positive whole number or None, got {asked!r}."
         )
-    if n_rows < _MANY_ROWS:
-        return 1
-    return min(_MOST, len(os.sched_getaffinity(0)) if _has_affinity() else os.cpu_count() or 1)
+    return 1 if n_rows < _MANY_ROWS else max(1, min(_MOST, _cores(), _set_threads()))
 
 
-def _has_affinity() -> bool:
-    """Not everywhere, macOS among others."""
-    return hasattr(os, "sched_getaffinity")
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):  # not everywhere, macOS among others
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _set_threads() -> int:
+    pools = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+    return min(pools, default=1)

@@ -1,10 +1,9 @@
 """How many threads the linear algebra may use."""
 
-import os
-
 import pytest
 
-from pm_gplvm.threads import threads_for
+from pm_gplvm import threads
+from pm_gplvm.threads import blas_threads, threads_for
 
 
 def test_small_tables_take_one_thread():
@@ -12,11 +11,16 @@ def test_small_tables_take_one_thread():
 
 
 def test_large_tables_take_the_cores(monkeypatch):
+    monkeypatch.setattr(threads, "_set_threads", lambda: 64)
     for cores, wanted in ((1, 1), (3, 3), (64, 4)):
-        monkeypatch.setattr(
-            os, "sched_getaffinity", lambda _, n=cores: set(range(n)), raising=False
-        )
+        monkeypatch.setattr(threads, "_cores", lambda n=cores: n)
         assert threads_for("auto", 800) == wanted
+
+
+def test_no_more_than_blas_is_set_to(monkeypatch):
+    monkeypatch.setattr(threads, "_cores", lambda: 4)
+    with blas_threads(1):
+        assert threads_for("auto", 5000) == 1
 
 
 def test_a_number_or_none_is_taken_as_it_is():
