@@ -161,10 +161,8 @@ def compile_log_density(
     jacobian: bool = False,
     volume: bool = False,
     rows: NDArray[np.intp] | None = None,
-    backend: Backend = "auto",
+    backend: Backend = "python",
     compile_kwargs: Mapping[str, Any] | None = None,
-    n_rows: int = 0,
-    n_evaluations: int = 0,
 ) -> LogDensity:
     """Compile the log-density of a model's value variables, with its gradient.
 
@@ -173,8 +171,8 @@ def compile_log_density(
     model : pm.Model
     prior, jacobian, volume, rows
         See :func:`log_density`.
-    backend, compile_kwargs, n_rows, n_evaluations
-        See :func:`pm_gplvm.compilation.choose_backend`.
+    backend, compile_kwargs
+        See :func:`pm_gplvm.compilation.resolve_mode`.
 
     Returns
     -------
@@ -188,7 +186,7 @@ def compile_log_density(
         values,
         [total, *gradients],
         on_unused_input="ignore",
-        **resolve_mode(backend, compile_kwargs, n_rows=n_rows, n_evaluations=n_evaluations),
+        **resolve_mode(backend, compile_kwargs),
     )
     function.trust_input = True
     shapes = [value.type.shape for value in values]
@@ -202,7 +200,7 @@ def compile_objective(
     model: pm.Model,
     *,
     prior: bool = True,
-    backend: Backend = "auto",
+    backend: Backend = "python",
     compile_kwargs: Mapping[str, Any] | None = None,
 ) -> Callable[[Mapping[str, Any]], tuple[float, dict[str, Array]]]:
     """Compile the function that ``fit_map`` maximises, in the untransformed variables.
@@ -213,7 +211,7 @@ def compile_objective(
         From :func:`build_model`, or your own with a :class:`GPColumns`.
     prior : bool, default True
         Whether the priors are added; False gives the log-likelihood alone.
-    backend : {"auto", "python", "numba", "jax"}, default "auto"
+    backend : {"python", "numba", "jax"}, default "python"
     compile_kwargs : mapping, optional
         Handed to ``pytensor.function``.
 

@@ -250,6 +250,6 @@ def test_users_own_mode_wins():
 
 def test_unknown_backend():
     with pytest.raises(
-        ValueError, match=r"backend must be 'auto', 'python', 'numba' or 'jax', got 'torch'"
+        ValueError, match=r"backend must be 'python', 'numba' or 'jax', got 'torch'"
     ):
         gplvm.compile_mode("torch")

@@ -221,7 +221,7 @@ def test_step_that_is_not_finite(Y):
         ({"learning_rate_theta": -0.1}, r"learning_rate_theta must be finite and not negative"),
         ({"momentum": 1.0}, r"momentum must be at least 0 and below 1, got 1\.0"),
         ({"blas_threads": 0}, r"blas_threads must be a positive whole number or None, got 0"),
-        ({"backend": "torch"}, r"backend must be 'auto', 'python', 'numba' or 'jax', got 'torch'"),
+        ({"backend": "torch"}, r"backend must be 'python', 'numba' or 'jax', got 'torch'"),
     ],
 )
 def test_arguments_out_of_range(arguments, message, Y):
