@@ -12,7 +12,9 @@ from scipy.linalg import cho_factor, cho_solve, lapack, solve_triangular
 
 from pm_gplvm.kernels import (
     KERNELS,
+    cross_and_rate,
     cross_covariance,
+    cross_pullback,
     cross_slope,
     prior_slope_variance,
     prior_variance,
@@ -88,6 +90,17 @@ class Draw:
     def cross(self, X_new: Array) -> Array:
         """k(X_new, X), without noise, shape (S, N); of amplitude 1 where the columns have their own."""
         return cross_covariance(self.kernel, X_new, self.X, **self._common)
+
+    def cross_and_rate(self, X_new: Array) -> tuple[Array, Array | None]:
+        """As :meth:`cross`, and its derivative in the squared distance."""
+        return cross_and_rate(self.kernel, X_new, self.X, **self._common)
+
+    def cross_pullback(
+        self, X_new: Array, rate: Array | None, by_cross: Array, by_prior: Array
+    ) -> Array:
+        """Gradient in X_new of what depends on it by :meth:`cross` and :meth:`prior_variance`."""
+        between = (self.kernel, X_new, self.X, rate, by_cross, by_prior)
+        return cross_pullback(*between, **self._common)
 
     def given(self, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> "Draw":
         """Return what is left of it, for these columns, if the other rows had not been observed."""

@@ -19,7 +19,9 @@ from scipy.spatial.distance import cdist
 __all__ = [
     "KERNELS",
     "Kernel",
+    "cross_and_rate",
     "cross_covariance",
+    "cross_pullback",
     "cross_slope",
     "parse_kernel",
     "prior_slope_variance",
@@ -192,17 +194,80 @@ def cross_covariance(
     -------
     ndarray, shape (S, N)
     """
+    theta = {"lengthscale": lengthscale, "amplitude": amplitude, "weight": weight, "bias": bias}
+    return cross_and_rate(kernel, X_new, X, **theta)[0]
+
+
+def cross_and_rate(
+    kernel: str,
+    X_new: Array,
+    X: Array,
+    *,
+    lengthscale: Any = 1.0,
+    amplitude: float = 1.0,
+    weight: float = 1.0,
+    bias: float = 0.0,
+) -> tuple[Array, Array | None]:
+    """Evaluate k(X_new, X) and its derivative in r² = Σ_q (x - x')² / lengthscale².
+
+    Returns
+    -------
+    K : ndarray, shape (S, N)
+    rate : ndarray, shape (S, N), or None
+        amplitude² κ'(r²); None for the inner product, which has no such part.
+    """
     entry = KERNELS[kernel]
     if entry.scaled is None:
-        K = np.zeros((len(X_new), len(X)))
+        K, rate = np.zeros((len(X_new), len(X))), None
     else:
         r2 = cdist(X_new / lengthscale, X / lengthscale, "sqeuclidean")
-        K = entry.profile(r2, np)[0]
-        K *= amplitude**2
+        K, rate = entry.profile(r2, np, amplitude)
     if entry.linear:
         K += entry.linear_variance(amplitude, weight) * X_new @ X.T
     K += bias**2
-    return np.asarray(K)
+    return K, rate
+
+
+def cross_pullback(
+    kernel: str,
+    X_new: Array,
+    X: Array,
+    rate: Array | None,
+    by_cross: Array,
+    by_prior: Array,
+    *,
+    lengthscale: Any = 1.0,
+    amplitude: float = 1.0,
+    weight: float = 1.0,
+    bias: float = 0.0,
+) -> Array:
+    """Gradient in X_new of what depends on it by k(X_new, X) and k(x, x).
+
+    Parameters
+    ----------
+    kernel, X_new, X, lengthscale, amplitude, weight, bias
+        As in :func:`cross_covariance`.
+    rate : ndarray, shape (S, N), or None
+        From :func:`cross_and_rate`.
+    by_cross : ndarray, shape (S, N)
+        Derivatives in k(X_new, X).
+    by_prior : ndarray, shape (S,)
+        Derivatives in k(x, x).
+
+    Returns
+    -------
+    ndarray, shape (S, Q)
+    """
+    entry = KERNELS[kernel]
+    gradient = np.zeros_like(X_new)
+    if rate is not None:
+        by_r2 = by_cross * rate
+        along = X_new * by_r2.sum(axis=1)[:, None] - by_r2 @ X
+        gradient += 2.0 * along / np.square(lengthscale)
+    if entry.linear:
+        variance = entry.linear_variance(amplitude, weight)
+        gradient += variance * (by_cross @ X + 2.0 * by_prior[:, None] * X_new)
+    return gradient
 
 
 def prior_variance(
@@ -242,12 +307,11 @@ def cross_slope(
     ndarray, shape (S, Q, N)
     """
     entry = KERNELS[kernel]
+    _, rate = cross_and_rate(kernel, X_new, X, lengthscale=lengthscale, amplitude=amplitude)
     slope = np.zeros((len(X_new), *X.T.shape))
-    if entry.scaled is not None:
-        r2 = cdist(X_new / lengthscale, X / lengthscale, "sqeuclidean")
-        rate = 2.0 * amplitude**2 * entry.profile(r2, np)[1]
+    if rate is not None:
         apart = (X_new[:, None] - X) / np.square(lengthscale)
-        slope += rate[:, None] * apart.transpose(0, 2, 1)
+        slope += 2.0 * rate[:, None] * apart.transpose(0, 2, 1)
     if entry.linear:
         slope += entry.linear_variance(amplitude, weight) * X.T
     return slope

@@ -8,12 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 from scipy.linalg.blas import dtrmm
-from scipy.spatial.distance import cdist
 from scipy.special import logsumexp, softmax
 
 from pm_gplvm.columns import OwnColumns
 from pm_gplvm.draws import Draw
-from pm_gplvm.kernels import KERNELS
 from pm_gplvm.patterns import column_patterns, single_columns
 
 __all__ = ["Mixture", "RowDensity", "Rows"]
@@ -149,7 +147,8 @@ class RowDensity:
                 for rows, columns, block in patterns.blocks(F)
             ]
             self._rows = [rows for rows, _ in patterns]
-        self.unit = self._parts[0][1].unit
+        lengthscale = np.asarray(draw.theta.get("lengthscale", 1.0), dtype=np.float64)
+        self.unit = np.broadcast_to(lengthscale, draw.X.shape[1])
 
     def conditional(self, x: Array) -> tuple[Array, Array]:
         """Mean (S, D) and variance (S, G) of a measurement at places x of shape (S, Q)."""
@@ -281,16 +280,6 @@ class _Part:
         # Products with L⁻¹ are faster than that many small systems solved.
         inverse = solve_triangular(draw.chol, np.eye(len(draw.X)), lower=True)
         self.inverse = np.asfortranarray(inverse)
-        Q = draw.X.shape[1]
-        lengthscale = np.asarray(draw.theta.get("lengthscale", 1.0), dtype=np.float64)
-        self.unit = np.broadcast_to(lengthscale, Q)
-        self.amplitude = float(draw.theta.get("amplitude", 1.0))
-        self.bias = float(draw.theta.get("bias", 0.0))
-        self.kernel = KERNELS[draw.kernel]
-        self.of_linear = 0.0
-        if self.kernel.linear:
-            weight = float(draw.theta.get("weight", 1.0)) if self.kernel.summed else 1.0
-            self.of_linear = self.kernel.linear_variance(self.amplitude, weight)
 
     def conditional(self, x: Array) -> tuple[Array, Array]:
         """Mean (S, D) and variance (S,) of a measurement at places x."""
@@ -366,7 +355,7 @@ class _Part:
         return value, residual, misfit, count
 
     def _log_likelihood(self, x: Array, rows: Rows) -> tuple[Array, Array]:
-        cross, slope = self._cross_and_slope(x)
+        cross, rate = self.draw.cross_and_rate(x)
         mean, variance, half = self._conditional(cross, x)
         value, residual, misfit, count = self._given(rows, mean, variance)
         # ∂/∂v, and with ∂v/∂k = -2 K⁻¹k and ∂m/∂k = K⁻¹F the derivative in every k(x, x_n).
@@ -375,24 +364,7 @@ class _Part:
         by_cross -= (
             2.0 * by_variance[:, None] * dtrmm(1.0, self.inverse, half, lower=1, trans_a=1).T
         )
-        X = self.draw.X
-        gradient = np.zeros_like(x)
-        if slope is not None:
-            by_r2 = by_cross * slope  # r² = Σ (x - x_n)² / lengthscale²
-            gradient = 2.0 * (x * by_r2.sum(axis=1)[:, None] - by_r2 @ X) / self.unit**2
-        if self.of_linear:
-            gradient += self.of_linear * (by_cross @ X + 2.0 * by_variance[:, None] * x)
-        return value, gradient
-
-    def _cross_and_slope(self, x: Array) -> tuple[Array, Array | None]:
-        """Return k(x, X) and its derivative in r², both (S, N); no slope of the inner product."""
-        if self.kernel.scaled is None:
-            return self.draw.cross(x), None
-        r2 = cdist(x / self.unit, self.draw.Z, "sqeuclidean")
-        value, slope = self.kernel.profile(r2, np, self.amplitude)
-        if not self.of_linear:
-            return value + self.bias**2, slope
-        return value + self.of_linear * x @ self.draw.X.T + self.bias**2, slope
+        return value, self.draw.cross_pullback(x, rate, by_cross, by_variance)
 
 
 class _OwnPart(_Part):
@@ -404,15 +376,6 @@ class _OwnPart(_Part):
     def __init__(self, draw: Draw, F: Array) -> None:
         self.draw, self.own = draw, OwnColumns(draw)
         self.weights = self.own.weights(F)
-        Q = draw.X.shape[1]
-        lengthscale = np.asarray(draw.theta.get("lengthscale", 1.0), dtype=np.float64)
-        self.unit = np.broadcast_to(lengthscale, Q)
-        self.amplitude = 1.0
-        self.bias = float(draw.theta.get("bias", 0.0))
-        self.kernel = KERNELS[draw.kernel]
-        self.of_linear = 0.0
-        if self.kernel.linear:
-            self.of_linear = self.kernel.linear_variance(1.0, float(draw.theta.get("weight", 1.0)))
 
     def left_out(self, F: Array) -> tuple[Array, Array]:
         return self.own.left_out(F)
@@ -446,21 +409,14 @@ class _OwnPart(_Part):
         return -0.5 * (misfit / variance + units).sum(axis=1), residual, misfit, rows.seen
 
     def _log_likelihood(self, x: Array, rows: Rows) -> tuple[Array, Array]:
-        cross, slope = self._cross_and_slope(x)
+        cross, rate = self.draw.cross_and_rate(x)
         mean, variance, turned = self._conditional(cross, x)
         value, residual, misfit, seen = self._given(rows, mean, variance)
         by_variance = 0.5 * (misfit / variance - seen) / variance
         by_cross = (residual / variance) @ self.weights.T
         by_cross -= 2.0 * (turned * (by_variance @ self.own.shares.T)) @ self.own.vectors.T
-        X = self.draw.X
-        gradient = np.zeros_like(x)
-        if slope is not None:
-            by_r2 = by_cross * slope
-            gradient = 2.0 * (x * by_r2.sum(axis=1)[:, None] - by_r2 @ X) / self.unit**2
-        if self.of_linear:
-            own = 2.0 * (by_variance @ self.own.signal)[:, None] * x
-            gradient += self.of_linear * (by_cross @ X + own)
-        return value, gradient
+        by_prior = by_variance @ self.own.signal
+        return value, self.draw.cross_pullback(x, rate, by_cross, by_prior)
 
 
 def distances2(rows: Rows, F: Array) -> Array:

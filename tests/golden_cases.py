@@ -23,7 +23,8 @@ TABLES = ("complete", "holes")
 THETA = {"lengthscale": 0.9, "amplitude": 1.1, "sigma": 0.3}
 QUIET = {"random_seed": 3, "progressbar": False}
 # Rounding grows along a path: a few steps of an optimiser or a sampler keep fewer digits.
-EXACT, PATH = 1e-9, 1e-5
+# R-hat goes by ranks: two draws of one log-likelihood to rounding may change places.
+EXACT, PATH, RANKS = 1e-9, 1e-5, 1e-4
 _TIMES, _GIVEN = ("seconds",), ("constant_data", "observed_data")
 
 
@@ -137,7 +138,7 @@ CASES: dict[str, tuple[Callable[[str], object], float]] = {
     ),
     "reconstruct": (lambda k: gplvm.reconstruct(made(k)), EXACT),
     "align": (lambda k: gplvm.align(made(k))["aligned"], EXACT),
-    "diagnose": (_diagnosis, EXACT),
+    "diagnose": (_diagnosis, RANKS),
     "compare": (_comparison, EXACT),
     "leave_one_out": (lambda k: gplvm.leave_one_out(made(k)), EXACT),
     "compute_log_likelihood": (
