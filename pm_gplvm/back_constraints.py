@@ -8,8 +8,9 @@ import pytensor.tensor as pt
 import xarray as xr
 from numpy.typing import NDArray
 from pytensor.graph.basic import Variable
-from scipy.spatial.distance import cdist, pdist
+from scipy.spatial.distance import pdist
 
+from pm_gplvm.kernels import cross_covariance
 from pm_gplvm.latent_priors import LatentPrior
 from pm_gplvm.schema import LATENT
 
@@ -113,8 +114,8 @@ def _table(model: pm.Model) -> Array:
 def _similarity(F_new: Array, F: Array, lengthscale: float) -> Array:
     """φ of new rows and the known ones, shape (M, N)."""
     if np.isinf(lengthscale):
-        return np.asarray(F_new @ F.T / (F**2).sum(axis=1).mean())
-    return np.asarray(np.exp(-0.5 * cdist(F_new, F, "sqeuclidean") / lengthscale**2))
+        return cross_covariance("linear", F_new, F) / (F**2).sum(axis=1).mean()
+    return cross_covariance("rbf", F_new, F, lengthscale=lengthscale)
 
 
 def _eigen(F: Array, lengthscale: float) -> tuple[Array, Array]:

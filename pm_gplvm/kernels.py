@@ -224,7 +224,8 @@ def cross_and_rate(
         K, rate = entry.profile(r2, np, amplitude)
     if entry.linear:
         K += entry.linear_variance(amplitude, weight) * X_new @ X.T
-    K += bias**2
+    if bias:
+        K += bias**2
     return K, rate
 
 

@@ -21,9 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import blas
 from scipy.sparse import csr_array
-from scipy.spatial.distance import cdist
 
-from pm_gplvm.kernels import KERNELS
+from pm_gplvm.kernels import cross_and_rate
 from pm_gplvm.rules import Rule, cubature
 
 __all__ = [
@@ -106,10 +105,8 @@ def kept_shape(N: int, M: int) -> tuple[int, int]:
 
 def correlation(kernel: str, A: Array, B: Array) -> tuple[Array, Array]:
     """κ(A, B) and its derivative in the squared distance, or 1 for the inner product."""
-    entry = KERNELS[kernel]
-    if not entry.stationary:
-        return A @ B.T, np.ones((len(A), len(B)))
-    return entry.profile(cdist(A, B, "sqeuclidean"), np)
+    value, rate = cross_and_rate(kernel, A, B)
+    return value, np.ones_like(value) if rate is None else rate
 
 
 class _Linear:
