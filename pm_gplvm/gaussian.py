@@ -17,8 +17,9 @@ import pytensor.tensor as pt
 from numpy.typing import NDArray
 from pytensor.gradient import DisconnectedType
 from pytensor.graph.basic import Apply, Variable
-from scipy.linalg import blas, lapack, qr
+from scipy.linalg import blas, qr
 
+from pm_gplvm.inversion import invert
 from pm_gplvm.ops import SymmetricGradient, TwinOp, reused, row_blocks
 
 __all__ = ["GaussianTerms", "columns_logp", "gram_factor", "total_logp"]
@@ -74,13 +75,11 @@ class GaussianTerms(TwinOp):
 
     def perform(self, node: Apply, inputs: Sequence[Any], storage: Any) -> None:
         K, F = inputs
-        # Seen in Fortran order, as LAPACK does, the lower triangle of a C-ordered K is the upper one.
         inverse = reused(storage[2][0], K.shape, "F")
+        # In Fortran order the upper triangle of the inverse is the lower one of its transpose.
         np.copyto(inverse, K.T)
-        _, info = lapack.dpotrf(inverse, lower=0, overwrite_a=1, clean=0)
-        if info == 0:
-            logdet = 2.0 * np.log(np.diagonal(inverse)).sum()
-            lapack.dpotri(inverse, lower=0, overwrite_c=1)
+        logdet = invert(inverse.T)
+        if logdet is not None:
             weights = blas.dsymm(1.0, inverse, F, lower=0)
             quad = np.einsum("nm,nm->m", F, weights)
         else:

@@ -18,10 +18,11 @@ import pytensor.tensor as pt
 from numpy.typing import NDArray
 from pytensor.gradient import DisconnectedType
 from pytensor.graph.basic import Apply, Variable
-from scipy.linalg import blas, lapack
+from scipy.linalg import blas
 
 from pm_gplvm.gaussian import GaussianTerms, gram_factor
-from pm_gplvm.ops import TwinOp, reused, row_blocks
+from pm_gplvm.inversion import invert, mirror
+from pm_gplvm.ops import TwinOp, reused
 from pm_gplvm.patterns import Patterns, column_patterns
 
 __all__ = ["PatternTerms", "incomplete_columns_logp", "incomplete_total_logp"]
@@ -68,15 +69,13 @@ class PatternTerms(TwinOp):
         for (rows, columns), count in zip(self.patterns, self.counts, strict=True):
             where: Any = np.ix_(rows, rows) if len(rows) < len(K) else ...
             part = np.array(K[where], order="C")
-            # Seen in Fortran order, as LAPACK does, its lower triangle is the upper one.
-            _, info = lapack.dpotrf(part.T, lower=0, overwrite_a=1, clean=0)
-            if info:
+            log_det = invert(part)
+            if log_det is None:
                 value = -np.inf
                 slope.fill(np.nan)
                 weights.fill(np.nan)
                 break
-            value -= count * np.log(np.diagonal(part)).sum()
-            lapack.dpotri(part.T, lower=0, overwrite_c=1)
+            value -= 0.5 * count * log_det
             own = F[np.ix_(rows, columns)]
             weights[np.ix_(rows, columns)] = solved = blas.dsymm(1.0, part.T, own, lower=0)
             value -= 0.5 * np.vdot(own, solved)
@@ -84,10 +83,7 @@ class PatternTerms(TwinOp):
             slope[where] -= part
         # What lies below the diagonal is right so far, what lies above it is not.
         blas.dsyrk(0.5, weights.T, beta=1.0, c=slope.T, trans=1, lower=0, overwrite_c=1)
-        for start, end in row_blocks(len(K)):
-            corner = slope[start:end, start:end]
-            np.copyto(corner, corner.T, where=~np.tri(end - start, dtype=bool))
-            slope[:start, start:end] = slope[start:end, :start].T
+        mirror(slope)
         storage[0][0] = np.asarray(value)
 
     def symbolic(self, *inputs: Variable) -> list[Variable]:

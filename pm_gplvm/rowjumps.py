@@ -23,9 +23,10 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import blas, lapack
+from scipy.linalg import blas
 from scipy.spatial.distance import cdist
 
+from pm_gplvm.inversion import invert, mirror
 from pm_gplvm.kernels import KERNELS
 
 __all__ = ["Proposal", "RowMoves", "RowPrior", "Theta", "choose", "put_back", "take_out"]
@@ -98,12 +99,10 @@ class Theta:
         N = K.shape[1]
         rows = np.arange(N)
         K[:, rows, rows] = self.variance(Z)
-        for r in range(len(K)):
-            chol, failed = lapack.dpotrf(K[r], lower=1, clean=0)
-            if failed:
+        for each in K:
+            if invert(each) is None:
                 raise np.linalg.LinAlgError("K of a state with a finite density is singular.")
-            lower = np.tril(lapack.dpotri(chol, lower=1)[0])
-            K[r] = lower + np.tril(lower, -1).T
+            mirror(each)
         return K
 
 

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from pytensor.graph.basic import Apply, Variable
 from scipy.linalg import blas, lapack
 
-from pm_gplvm.ops import GradientOp, TwinOp, reused, row_blocks
+from pm_gplvm.inversion import mirror
+from pm_gplvm.ops import GradientOp, TwinOp, reused
 from pm_gplvm.patterns import column_patterns
 
 __all__ = ["ColumnParts", "ColumnTerms", "Spectrum", "own_columns_logp", "spectrum"]
@@ -249,18 +250,10 @@ class ColumnParts:
         signs = np.sign(np.concatenate([scaled, shares]))
         if (signs >= 0.0).all():
             blas.dsyrk(0.5, left, c=G.T, lower=0, overwrite_c=1)
-            _mirror(G)
+            mirror(G)
         else:
             np.matmul(left * (0.5 * signs), left.T, out=G)
         G.flat[:: len(G) + 1] -= 0.5 * (scaled / self.noise).sum()
-
-
-def _mirror(G: Array) -> None:
-    """Copy what stands below the diagonal to above it."""
-    for start, end in row_blocks(len(G)):
-        corner = G[start:end, start:end]
-        np.copyto(corner, corner.T, where=~np.tri(end - start, dtype=bool))
-        G[:start, start:end] = G[start:end, :start].T
 
 
 def own_columns_logp(
