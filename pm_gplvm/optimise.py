@@ -294,7 +294,7 @@ def _fit(
         with limit_threads(threads):
             starts = [*starts, from_joint_mode(joint, starts, settings.maxiter)]
     terms = _Terms.of(model, density, volume, rows)
-    sd = prior_sd(model)
+    sd = None if relocation is None else prior_sd(model)
     judge = None
     if volume and sd is not None and relocation is not None:
         judge = partial(_by_rows, terms=terms, relocation=relocation, sd=sd)
