@@ -202,18 +202,19 @@ def sample_more(
     _check_same(model, posterior, earlier, kept)
     rng = np.random.default_rng()
     rng.bit_generator.state = json.loads(kept.attrs["generator"])
-    sampler = Replicas(
-        posterior,
-        kept["state"].to_numpy(),
-        kept["beta"].to_numpy(),
-        kept["step_size"].to_numpy(),
-        n_candidates=int(kept.attrs["n_candidates"]),
-        rng=rng,
-    )
     settings = {n: json.loads(str(earlier.attrs[n])) for n in ("tune", "thin", "random_seed")}
     thin = int(settings["thin"])
     record = Record.of(earlier)
     with limit_threads(blas_threads), Steps("sample_more", draws * thin, progressbar) as steps:
+        # Its densities are computed here, by as many threads as those of the run before.
+        sampler = Replicas(
+            posterior,
+            kept["state"].to_numpy(),
+            kept["beta"].to_numpy(),
+            kept["step_size"].to_numpy(),
+            n_candidates=int(kept.attrs["n_candidates"]),
+            rng=rng,
+        )
         record = _run(model, sampler, draws, thin, settings, store, steps, record)
     return _finished(model, sampler, record, settings, store)
 
