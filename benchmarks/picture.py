@@ -5,8 +5,7 @@ import warnings
 
 import numpy as np
 from sklearn.datasets import load_digits
-from sklearn.manifold import TSNE, trustworthiness
-from sklearn.neighbors import NearestNeighbors
+from sklearn.manifold import TSNE
 
 import pm_gplvm as gplvm
 from benchmarks.data import OIL, has_oil
@@ -24,12 +23,6 @@ def labelled(name: str, N: int) -> tuple[np.ndarray, np.ndarray]:
         return data.data[rows], data.target[rows]
     with np.load(OIL) as file:
         return file["Y_train"][:N], file["labels_train"][:N]
-
-
-def errors(X: np.ndarray, classes: np.ndarray) -> int:
-    """Rows whose nearest neighbour is of another class."""
-    _, near = NearestNeighbors(n_neighbors=2).fit(X).kneighbors(X)
-    return int((classes[near[:, 1]] != classes).sum())
 
 
 def _timed(make, Y: np.ndarray) -> tuple[float, np.ndarray]:
@@ -56,13 +49,12 @@ def run(report: Report, arguments) -> None:
                 seconds[way].append(taken)
         ratio = float(np.median(np.divide(seconds["GPLVM"], seconds["TSNE"])))
         for way in ways:
-            trust = float(trustworthiness(Y, X[way], n_neighbors=5))
-            row = [name, N, way, float(np.median(seconds[way])), trust, errors(X[way], classes)]
+            scores = gplvm.score_embedding(X[way], Y, classes, n_neighbors=5)
+            trust, errors = scores["trustworthiness"], int(scores["nn_errors"])
+            row = [name, N, way, float(np.median(seconds[way])), trust, errors]
             table.append([*row, ratio if way == "GPLVM" else None])
-            report.data.setdefault("pictures", []).append(
-                {"table": name, "N": N, "way": way, "seconds": seconds[way], "trust": trust}
-                | {"errors": row[-1]}
-            )
+            case = {"table": name, "N": N, "way": way, "seconds": seconds[way]}
+            report.data.setdefault("pictures", []).append(case | {"trust": trust, "errors": errors})
     report.text(f"Medians of {TURNS} turns; the ratio is that of turns, GPLVM over TSNE.")
     report.table(
         ["table", "N", "way", "CPU s", "trust at 5", "nearest of another class", "ratio"], table

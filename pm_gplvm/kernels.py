@@ -171,30 +171,8 @@ def parse_kernel(text: str) -> tuple[Kernel, bool]:
     return KERNELS[name], "bias" in words
 
 
-def cross_covariance(
-    kernel: str,
-    X_new: Array,
-    X: Array,
-    *,
-    lengthscale: Any = 1.0,
-    amplitude: float = 1.0,
-    weight: float = 1.0,
-    bias: float = 0.0,
-) -> Array:
-    """Evaluate k(X_new, X), without noise, in NumPy.
-
-    Parameters
-    ----------
-    kernel : str
-    X_new, X : ndarray, shape (S, Q) and (N, Q)
-    lengthscale, amplitude, weight, bias
-        As in :func:`covariance`, numbers.
-
-    Returns
-    -------
-    ndarray, shape (S, N)
-    """
-    theta = {"lengthscale": lengthscale, "amplitude": amplitude, "weight": weight, "bias": bias}
+def cross_covariance(kernel: str, X_new: Array, X: Array, **theta: Any) -> Array:
+    """Evaluate k(X_new, X), without noise, in NumPy, shape (S, N): see :func:`cross_and_rate`."""
     return cross_and_rate(kernel, X_new, X, **theta)[0]
 
 
@@ -208,7 +186,14 @@ def cross_and_rate(
     weight: float = 1.0,
     bias: float = 0.0,
 ) -> tuple[Array, Array | None]:
-    """Evaluate k(X_new, X) and its derivative in r² = Σ_q (x - x')² / lengthscale².
+    """Evaluate k(X_new, X) and its derivative in r² = Σ_q (x - x')² / lengthscale², without noise.
+
+    Parameters
+    ----------
+    kernel : str
+    X_new, X : ndarray, shape (S, Q) and (N, Q)
+    lengthscale, amplitude, weight, bias
+        As in :func:`covariance`, numbers.
 
     Returns
     -------
@@ -247,7 +232,7 @@ def cross_pullback(
     Parameters
     ----------
     kernel, X_new, X, lengthscale, amplitude, weight, bias
-        As in :func:`cross_covariance`.
+        As in :func:`cross_and_rate`.
     rate : ndarray, shape (S, N), or None
         From :func:`cross_and_rate`.
     by_cross : ndarray, shape (S, N)

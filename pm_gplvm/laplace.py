@@ -136,8 +136,7 @@ def fit_laplace(
         coordinates = replace(coordinates, lengthscale=None)
     target = _Target(coordinates, _compile_volume(model) if volume else None)
     begin = start_values(model, start, rng)
-    n_rows = max(map(len, map(np.atleast_1d, begin.values())))
-    with limit_threads(threads_for(blas_threads, n_rows)):
+    with limit_threads(threads_for(blas_threads, density.n_rows)):
         with Counter("fit_laplace", n_starts=1, show=progressbar) as counter:
             optimum = climb(coordinates, begin, maxiter, tightly(_TOL), counter)
             counter.finish(optimum.objective)

@@ -132,6 +132,11 @@ class LogDensity:
         """Length of the vector."""
         return self._ends[-1]
 
+    @property
+    def n_rows(self) -> int:
+        """Length of the longest variable: N, where X is free."""
+        return max((shape[0] for shape in self.shapes if shape), default=1)
+
     def _parts(self, vector: Array) -> list[Array]:
         spans = zip(self._ends, self._ends[1:], self.shapes, strict=False)
         return [vector[start:end].reshape(shape) for start, end, shape in spans]

@@ -274,8 +274,6 @@ def _fit(
             "entered twice, drop them."
         )
     starts = starts_of(model, settings.start, settings.n_restarts, np.random.default_rng(seed))
-    n_rows = max(map(len, map(np.atleast_1d, starts[0].values.values())))
-    threads = threads_for(blas_threads, n_rows)
     density = compile_log_density(
         model,
         volume=volume,
@@ -283,6 +281,7 @@ def _fit(
         backend=backend,
         compile_kwargs=compile_kwargs,
     )
+    threads = threads_for(blas_threads, density.n_rows)
     coordinates = optimiser_coordinates(model, density)
     relocation = None
     if Relocation.serves(model):

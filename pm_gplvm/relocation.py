@@ -179,11 +179,15 @@ class Relocation:
         return cross_slope(self._kernel, X, X, **self._parameters(values))
 
     def _parameters(self, values: Mapping[str, Array]) -> dict[str, Any]:
-        named = {**self._fixed, **self._constrain(*(values[name] for name in self._names))}
+        named = self._named(values)
         return {n: named[n] for n in THETA if n in named and n != "sigma"}
 
+    def _named(self, values: Mapping[str, Array]) -> dict[str, Any]:
+        """Give the model's variables by name, those that are held among them."""
+        return {**self._fixed, **self._constrain(*(values[name] for name in self._names))}
+
     def _theta(self, values: Mapping[str, Array]) -> tuple[Theta, Array]:
-        named = {**self._fixed, **self._constrain(*(values[name] for name in self._names))}
+        named = self._named(values)
         amplitude, sigma, bias = (
             np.atleast_1d(np.asarray(named.get(name, default), dtype=np.float64))
             for name, default in (("amplitude", 1.0), ("sigma", 0.0), ("bias", 0.0))

@@ -11,23 +11,18 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
+from typing import get_args
 
 import numpy as np
 from made import fit_of, turned
 
 import pm_gplvm as gplvm
+from pm_gplvm.diagnosis import Verdict
 
 N, D, Q = 12, 6, 2
 QUIET = {"progressbar": False, "random_seed": 1}
 EXACT, VALUE = 1e-9, "values at given points"
-VERDICTS = (
-    "converged",
-    "differ by symmetry",
-    "different embeddings",
-    "not converged",
-    "one chain",
-    "too few draws",
-)
+VERDICTS = get_args(Verdict)
 CASES = {}
 
 
