@@ -28,7 +28,7 @@ import xarray as xr
 import pm_gplvm as gplvm
 
 SHORT = bool(os.environ.get("PM_GPLVM_SHORT"))  # set by the tests
-DRAWS, TUNE = (150, 150) if SHORT else (800, 400)
+DRAWS, TUNE = 150 if SHORT else 800, 400
 azp.style.use("arviz-variat")
 
 ROWS, COLUMNS = 20, 15
