@@ -11,6 +11,7 @@ from scipy.spatial.distance import pdist, squareform
 from scipy.stats import chi2
 
 from pm_gplvm.alignment import align
+from pm_gplvm.checks import Array, count
 from pm_gplvm.invariants import scale_free
 from pm_gplvm.schema import LATENT, OBS, draws_of, require_fit
 from pm_gplvm.scores import score_embedding
@@ -26,8 +27,6 @@ __all__ = [
     "positions",
     "procrustes_distance",
 ]
-
-Array = NDArray[np.float64]
 
 
 def positions(fit: xr.DataTree) -> Array:
@@ -167,8 +166,7 @@ def neighbour_probabilities(
 def check_counts(n_rows: int, n_neighbors: int, draws: int) -> None:
     """Refuse numbers of neighbours and draws that are out of range."""
     for name, value in (("n_neighbors", n_neighbors), ("draws", draws)):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-            raise ValueError(f"{name} must be a positive whole number, got {value!r}.")
+        count(name, value)
     if n_neighbors >= n_rows:
         raise ValueError(
             f"n_neighbors must be below the number of rows, {n_rows}, got {n_neighbors}."

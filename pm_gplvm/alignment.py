@@ -6,15 +6,13 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
+from pm_gplvm.checks import Array
 from pm_gplvm.kernels import KERNELS
 from pm_gplvm.schema import draws_of, require_fit
 
 __all__ = ["align", "procrustes_mean"]
-
-Array = NDArray[np.float64]
 
 _ITERATIONS = 1000
 _SETTLED = 1e-9

@@ -8,9 +8,9 @@ from typing import Any, Protocol
 
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 from scipy.optimize import minimize
 
+from pm_gplvm.checks import Array
 from pm_gplvm.progress import Counter
 from pm_gplvm.schema import LATENT, OBS
 
@@ -32,8 +32,6 @@ __all__ = [
     "relatively",
     "tightly",
 ]
-
-Array = NDArray[np.float64]
 
 CONVERGED = "converged"
 UNFINISHED = "not climbed to the end"

@@ -6,17 +6,15 @@ import numpy as np
 import pymc as pm
 import pytensor.tensor as pt
 import xarray as xr
-from numpy.typing import NDArray
 from pytensor.graph.basic import Variable
 from scipy.spatial.distance import pdist
 
+from pm_gplvm.checks import Array
 from pm_gplvm.kernels import cross_covariance
 from pm_gplvm.latent_priors import LatentPrior
 from pm_gplvm.schema import LATENT
 
 __all__ = ["back_constrained", "basis_of", "is_back_constrained", "mapped", "weights_of"]
-
-Array = NDArray[np.float64]
 
 _ROUNDING = 1e-8  # of the largest eigenvalue: what is below is taken for 0
 

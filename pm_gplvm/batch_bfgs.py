@@ -5,9 +5,10 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from pm_gplvm.checks import Array
+
 __all__ = ["maximise"]
 
-Array = NDArray[np.float64]
 Index = NDArray[np.intp]
 
 _SUFFICIENT = 1e-4  # of the rise that the slope promises (Armijo)

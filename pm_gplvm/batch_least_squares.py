@@ -5,9 +5,10 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from pm_gplvm.checks import Array
+
 __all__ = ["minimise"]
 
-Array = NDArray[np.float64]
 Index = NDArray[np.intp]
 
 _DAMPING = 1e-2  # of the first step, relative to the curvature in each dimension

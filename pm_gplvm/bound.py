@@ -13,15 +13,13 @@ With the statistics Ψ₀, Ψ₁, Ψ₂ of the whole kernel k = amplitude² κ +
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.linalg import LinAlgError, lapack
 
+from pm_gplvm.checks import Array
 from pm_gplvm.psi import correlation, psi_statistics
 from pm_gplvm.rules import Rule
 
 __all__ = ["JITTER", "InducingPosterior", "WholeKernel", "bound_and_gradient"]
-
-Array = NDArray[np.float64]
 
 JITTER = 1e-8
 """Share of amplitude² added to the diagonal of K: the inducing values are seen with that much

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from rich.progress import track
 from scipy.stats import chisquare, kstest
 
+from pm_gplvm.checks import Array, count
 from pm_gplvm.gaussian import gram_factor
 from pm_gplvm.likelihood import require_complete
 from pm_gplvm.model import describe
@@ -21,8 +22,6 @@ from pm_gplvm.starts import start_values
 from pm_gplvm.threads import blas_threads as limit_threads
 
 __all__ = ["calibrate", "uniformity"]
-
-Array = NDArray[np.float64]
 
 
 def calibrate(
@@ -81,8 +80,7 @@ def calibrate(
     """
     counts = {"n_replicates": n_replicates, "draws": draws, "thin": thin, "tune": tune}
     for name, value in {**counts, "chains": chains, "n_pairs": n_pairs}.items():
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-            raise ValueError(f"{name} must be a positive whole number, got {value!r}.")
+        count(name, value)
     require_complete(describe(model).observed, caller="calibrate")
     rng = np.random.default_rng(random_seed)
     posterior = compile_posterior(model)

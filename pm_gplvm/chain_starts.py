@@ -6,15 +6,13 @@ from typing import Any
 import numpy as np
 import pymc as pm
 import pytensor.tensor as pt
-from numpy.typing import NDArray
 from pymc.model.transform.conditioning import remove_value_transforms
 from pytensor.graph.basic import Variable
 
+from pm_gplvm.checks import Array
 from pm_gplvm.starts import perturbed, start_values
 
 __all__ = ["begun", "plain"]
-
-Array = NDArray[np.float64]
 
 
 def _bounded(model: pm.Model) -> Variable | None:

@@ -11,14 +11,12 @@ every V_d.
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from pm_gplvm.checks import Array
 from pm_gplvm.draws import Draw
 from pm_gplvm.spectral import ColumnParts, spectrum
 
 __all__ = ["OwnColumns", "column_variances"]
-
-Array = NDArray[np.float64]
 
 
 class OwnColumns:

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import xarray as xr
-from numpy.typing import NDArray
 
 from pm_gplvm.agreement import agreement, check_counts, positions
+from pm_gplvm.checks import Array
 from pm_gplvm.draws import data_of
 from pm_gplvm.invariants import invariants
 from pm_gplvm.loo import error_of_sum, left_out
@@ -18,8 +18,6 @@ from pm_gplvm.scores import classes_of
 from pm_gplvm.threads import blas_threads
 
 __all__ = ["compare", "same_table", "thinned"]
-
-Array = NDArray[np.float64]
 
 _LOW, _HIGH = 0.055, 0.945  # the ends of ArviZ's 89 % interval
 

@@ -7,15 +7,13 @@ from typing import Any
 
 import numpy as np
 import pymc as pm
-from numpy.typing import NDArray
 from pymc.distributions.transforms import LogTransform
 from scipy.linalg import blas
 
+from pm_gplvm.checks import Array
 from pm_gplvm.objective import LogDensity
 
 __all__ = ["Coordinates", "Measured", "measured", "optimiser_coordinates"]
-
-Array = NDArray[np.float64]
 
 _STEP = 1e-4  # by which a gradient is differenced
 _FEW = 20  # entries of a variable for which that is done

@@ -19,16 +19,14 @@ from typing import Any
 
 import numpy as np
 import pytensor.tensor as pt
-from numpy.typing import NDArray
 from pytensor.gradient import DisconnectedType
 from pytensor.graph.basic import Apply, Variable
 
+from pm_gplvm.checks import Array
 from pm_gplvm.kernels import KERNELS, Kernel, parse_kernel
 from pm_gplvm.ops import GradientOp, SymmetricGradient, TwinOp, reused, row_blocks
 
 __all__ = ["SYMBOLIC", "Covariance", "covariance"]
-
-Array = NDArray[np.float64]
 
 
 def _safe_sqrt(r2: Variable) -> Variable:

@@ -7,9 +7,9 @@ import numpy as np
 import pymc as pm
 import pytensor
 import xarray as xr
-from numpy.typing import NDArray
 from scipy.stats import norm
 
+from pm_gplvm.checks import count
 from pm_gplvm.compilation import compile_mode
 from pm_gplvm.embedding import log_predictive
 from pm_gplvm.model import build_model
@@ -20,8 +20,6 @@ from pm_gplvm.schema import OBS
 from pm_gplvm.volume import why_no_volume
 
 __all__ = ["cross_validate"]
-
-Array = NDArray[np.float64]
 
 
 def cross_validate(
@@ -92,8 +90,7 @@ def cross_validate(
     N = len(table)
     least = {"n_folds": (n_folds, 2), "draws": (draws, 1), "n_samples": (n_samples, 100)}
     for name, (value, low) in least.items():
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
-            raise ValueError(f"{name} must be a whole number of at least {low}, got {value!r}.")
+        count(name, value, low)
     if n_folds > N:
         raise ValueError(f"n_folds must be at most the number of rows, {N}, got {n_folds}.")
     show = progressbar and fit is None  # two lines of progress do not go together

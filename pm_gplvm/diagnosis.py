@@ -8,15 +8,14 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import xarray as xr
-from numpy.typing import NDArray
 
+from pm_gplvm.checks import Array
 from pm_gplvm.grouping import embedding_table, group_halves
 from pm_gplvm.invariants import invariants, row_pairs
 from pm_gplvm.schema import draws_of, require_fit
 
 __all__ = ["Diagnosis", "diagnose"]
 
-Array = NDArray[np.float64]
 Verdict = Literal[
     "converged",
     "differ by symmetry",

@@ -10,6 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve, lapack, solve_triangular
 
+from pm_gplvm.checks import Array
 from pm_gplvm.kernels import (
     KERNELS,
     cross_and_rate,
@@ -31,8 +32,6 @@ from pm_gplvm.schema import (
 )
 
 __all__ = ["Draw", "data_of", "each_draw", "evenly_spaced", "patterns_of"]
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from pm_gplvm.back_constraints import is_back_constrained
+from pm_gplvm.checks import Array, count
 from pm_gplvm.draws import data_of
 from pm_gplvm.newrows import new_table, rows_by_draw
 from pm_gplvm.placed import places_by_map, row_labels, tree_of_places
@@ -19,8 +20,6 @@ from pm_gplvm.schema import warn_unaligned
 from pm_gplvm.threads import blas_threads as limit_threads
 
 __all__ = ["embed", "log_predictive", "places_of_table"]
-
-Array = NDArray[np.float64]
 
 _UNRELIABLE = 0.7
 _STRANGE = 5.0  # shortfall: 0 to 4 % of the held-out rows of ordinary tables exceed it
@@ -258,8 +257,7 @@ def places_of_table(
 
 def _check_settings(settings: dict[str, int]) -> None:
     for (name, value), least in zip(settings.items(), (1, 100, 4), strict=True):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-            raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}.")
+        count(name, value, least)
 
 
 def _resampled(weights: Array, rng: np.random.Generator) -> NDArray[np.intp]:

@@ -21,12 +21,11 @@ from pymc.distributions.transforms import LogTransform
 from pytensor.graph.basic import Variable
 from pytensor.graph.replace import graph_replace, vectorize_graph
 
+from pm_gplvm.checks import Array
 from pm_gplvm.compilation import compile_mode
 from pm_gplvm.objective import likelihood_and_prior
 
 __all__ = ["Ensemble", "Evaluation", "compile_ensemble"]
-
-Array = NDArray[np.float64]
 
 
 @dataclass

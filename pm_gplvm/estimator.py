@@ -6,11 +6,11 @@ from typing import Any, Literal, Self
 import numpy as np
 import pandas as pd
 import xarray as xr
-from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from pm_gplvm.checks import Array, count
 from pm_gplvm.embedding import embed, log_predictive
 from pm_gplvm.model import build_model
 from pm_gplvm.optimise import fit_marginal
@@ -19,8 +19,6 @@ from pm_gplvm.preprocess import Scale
 from pm_gplvm.schema import FEATURE, LATENT, draws_of, require_fit
 
 __all__ = ["GPLVM"]
-
-Array = NDArray[np.float64]
 
 
 class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -305,8 +303,7 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 
     def _check(self, shape: tuple[int, int]) -> None:
         for name, value in (("n_components", self.n_components), ("max_iter", self.max_iter)):
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
+            count(name, value)
         if self.n_components > min(shape):
             raise ValueError(
                 f"n_components must lie between 1 and min(n_samples, n_features) = {min(shape)}, "

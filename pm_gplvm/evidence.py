@@ -5,14 +5,12 @@ from itertools import pairwise
 
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 from scipy.special import logsumexp
 
+from pm_gplvm.checks import Array
 from pm_gplvm.schema import require_fit
 
 __all__ = ["Evidence", "log_evidence"]
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

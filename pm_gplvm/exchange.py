@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
 
-__all__ = ["ladder", "respaced", "swap"]
+from pm_gplvm.checks import Array
 
-Array = NDArray[np.float64]
+__all__ = ["ladder", "respaced", "swap"]
 
 _REJECTION = 0.5  # wanted share of swaps that are rejected
 _MOST = 30  # replicas

@@ -13,16 +13,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.progress import track
 from scipy.linalg import null_space, orth
 
+from pm_gplvm.checks import Array
 from pm_gplvm.coordinates import Coordinates
 from pm_gplvm.symmetries import invariant_planes, log_copies, tangents
 
 __all__ = ["Expansion", "expand", "laplace_evidence"]
-
-Array = NDArray[np.float64]
 
 # In the optimiser's units, where the density changes over a length of about 1: balances the
 # gradient's rounding against the third-order term (step²).

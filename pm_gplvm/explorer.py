@@ -13,10 +13,10 @@ import numpy as np
 import xarray as xr
 from matplotlib import colormaps
 from matplotlib.colors import Normalize, to_hex
-from numpy.typing import NDArray
 from scipy.spatial.distance import pdist, squareform
 
 from pm_gplvm.agreement import neighbour_probabilities, positions
+from pm_gplvm.checks import count
 from pm_gplvm.draws import evenly_spaced
 from pm_gplvm.marks import COLOURS, are_classes, check_image_shape, row_values
 from pm_gplvm.plane import plane_of
@@ -24,8 +24,6 @@ from pm_gplvm.prediction import predict, relative_uncertainty
 from pm_gplvm.schema import FEATURE, OBS
 
 __all__ = ["explore"]
-
-Array = NDArray[np.float64]
 
 _SCRIPT = Path(__file__).with_name("explorer.js")
 _MOST_NUMBERS = 600_000  # of the decoded means that a page holds
@@ -228,8 +226,7 @@ def _target(path: Path, overwrite: bool) -> Path:
 
 
 def _check(grid: Any, kind: Any, image_shape: Any) -> None:
-    if isinstance(grid, bool) or not isinstance(grid, int | np.integer) or grid < 4:
-        raise ValueError(f"grid must be a whole number of at least 4, got {grid!r}.")
+    count("grid", grid, 4)
     if kind not in (None, *_KINDS):
         raise ValueError(f"kind must be one of {', '.join(_KINDS)}, got {kind!r}.")
     if kind == "image" and image_shape is None:

@@ -16,13 +16,13 @@ from sklearn.cluster import HDBSCAN
 from sklearn.decomposition import PCA
 from sklearn.neighbors import KNeighborsClassifier
 
+from pm_gplvm.checks import Array
 from pm_gplvm.grouping import mean_embedding
 from pm_gplvm.invariants import pair_distances, scale_free
 from pm_gplvm.schema import draws_of, require_fit
 
 __all__ = ["Embeddings", "embeddings"]
 
-Array = NDArray[np.float64]
 Labels = NDArray[np.integer[Any]]
 
 _DRAWS = 2000  # that are sorted by density; the others follow their nearest

@@ -14,17 +14,15 @@ from typing import Any
 
 import numpy as np
 import pytensor.tensor as pt
-from numpy.typing import NDArray
 from pytensor.gradient import DisconnectedType
 from pytensor.graph.basic import Apply, Variable
 from scipy.linalg import blas, qr
 
+from pm_gplvm.checks import Array
 from pm_gplvm.inversion import invert
 from pm_gplvm.ops import SymmetricGradient, TwinOp, reused, row_blocks
 
 __all__ = ["GaussianTerms", "columns_logp", "gram_factor", "total_logp"]
-
-Array = NDArray[np.float64]
 
 
 def gram_factor(F: Array) -> Array:

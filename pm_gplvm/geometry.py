@@ -4,16 +4,14 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 
+from pm_gplvm.checks import Array, count
 from pm_gplvm.draws import Draw, data_of, patterns_of
-from pm_gplvm.prediction import check_draws, check_positions
+from pm_gplvm.prediction import check_positions
 from pm_gplvm.processes import Induced, each_process, given
 from pm_gplvm.schema import LATENT, require_fit, warn_unaligned
 
 __all__ = ["magnification", "occupancy"]
-
-Array = NDArray[np.float64]
 
 _LOW, _HIGH = 0.055, 0.945  # the ends of ArviZ's 89 % interval
 _BLOCK = 4_000_000  # numbers of ∂k/∂x held at once
@@ -76,7 +74,7 @@ def magnification(fit: xr.DataTree, X_new: Any, *, draws: int = 50) -> xr.Datase
     """
     require_fit(fit, "X", "sigma", "Y_mean", "Y_scale", caller="magnification")
     warn_unaligned(fit, caller="magnification")
-    check_draws(draws)
+    count("draws", draws)
     positions = check_positions(fit, X_new)
     F, _, scale = data_of(fit, caller="magnification", missing=True)
     patterns = patterns_of(fit, F)

@@ -8,11 +8,11 @@ import pymc as pm
 import pytensor
 import pytensor.tensor as pt
 import xarray as xr
-from numpy.typing import NDArray
 from pymc.model.transform.conditioning import remove_value_transforms
 from pytensor.graph.basic import Variable
 from pytensor.graph.traversal import ancestors
 
+from pm_gplvm.checks import Array
 from pm_gplvm.compilation import compile_mode
 from pm_gplvm.likelihood import data_term
 from pm_gplvm.model import describe
@@ -20,8 +20,6 @@ from pm_gplvm.objective import compile_objective
 from pm_gplvm.schema import OBS, draws_of, require_fit
 
 __all__ = ["gradients"]
-
-Array = NDArray[np.float64]
 
 _OTHER = f"{OBS}_other"
 

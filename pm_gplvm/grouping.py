@@ -10,11 +10,10 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import procrustes
 
 from pm_gplvm.alignment import procrustes_mean
+from pm_gplvm.checks import Array
 from pm_gplvm.invariants import scale_free
 
 __all__ = ["embedding_table", "group_halves", "group_optima", "mean_embedding"]
-
-Array = NDArray[np.float64]
 
 # In standard deviations. Stretches of one embedding come so far apart by chance only where their
 # effective size is below 2.

@@ -20,14 +20,13 @@ from pytensor.gradient import DisconnectedType
 from pytensor.graph.basic import Apply, Variable
 from scipy.linalg import blas
 
+from pm_gplvm.checks import Array
 from pm_gplvm.gaussian import GaussianTerms, gram_factor
 from pm_gplvm.inversion import invert, mirror
 from pm_gplvm.ops import TwinOp, reused
 from pm_gplvm.patterns import Patterns, column_patterns
 
 __all__ = ["PatternTerms", "incomplete_columns_logp", "incomplete_total_logp"]
-
-Array = NDArray[np.float64]
 
 
 class PatternTerms(TwinOp):

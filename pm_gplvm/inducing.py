@@ -9,11 +9,11 @@ import pymc as pm
 import pytensor
 import pytensor.tensor as pt
 import xarray as xr
-from numpy.typing import NDArray
 from pymc.model.fgraph import fgraph_from_model, model_from_fgraph
 from pytensor.graph.basic import Variable
 
 from pm_gplvm.ascent import Optimum, optima_positions, optima_table
+from pm_gplvm.checks import Array, count
 from pm_gplvm.compilation import compile_mode
 from pm_gplvm.gaussian import gram_factor
 from pm_gplvm.kernels import KERNELS
@@ -38,8 +38,6 @@ __all__ = [
     "theta_of",
     "without",
 ]
-
-Array = NDArray[np.float64]
 
 INDUCING = "inducing"
 
@@ -131,8 +129,7 @@ def read_exact(model: pm.Model, n_inducing: int) -> tuple[Exact, int]:
 def check_settings(tol: float, **counts: tuple[Any, int]) -> None:
     """Check a fit's settings: ``counts`` are name=(value, least)."""
     for name, (value, least) in counts.items():
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-            raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}.")
+        count(name, value, least)
     if not 0.0 < tol < 1.0:
         raise ValueError(f"tol must lie between 0 and 1, got {tol!r}.")
 

@@ -6,6 +6,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from pm_gplvm.checks import count
 from pm_gplvm.draws import data_of, each_draw, patterns_of
 from pm_gplvm.gaussian import gram_factor
 from pm_gplvm.kernels import KERNELS
@@ -14,7 +15,6 @@ from pm_gplvm.threads import blas_threads
 
 __all__ = ["invariants", "pair_distances", "row_pairs", "scale_free"]
 
-Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
 
 
@@ -114,8 +114,7 @@ def pair_distances(fit: xr.DataTree, *, n_pairs: int, seed: int = 0) -> xr.DataA
     ValueError
         If ``n_pairs`` is not a positive whole number.
     """
-    if isinstance(n_pairs, bool) or not isinstance(n_pairs, int | np.integer) or n_pairs < 1:
-        raise ValueError(f"n_pairs must be a positive whole number, got {n_pairs!r}.")
+    count("n_pairs", n_pairs)
     Z = scale_free(fit)
     rows, latent = map(str, Z.dims[2:])
     first, second = row_pairs(Z.sizes[rows], int(n_pairs), seed)

@@ -1,14 +1,12 @@
 """The inverse of a covariance matrix and its determinant, by one Cholesky factorisation."""
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.linalg import lapack
 
+from pm_gplvm.checks import Array
 from pm_gplvm.ops import row_blocks
 
 __all__ = ["invert", "mirror"]
-
-Array = NDArray[np.float64]
 
 
 def invert(A: Array) -> float | None:

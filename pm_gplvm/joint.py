@@ -10,9 +10,9 @@ from typing import Any, Literal
 import numpy as np
 import pymc as pm
 import xarray as xr
-from numpy.typing import NDArray
 
 from pm_gplvm.chain_starts import begun, plain
+from pm_gplvm.checks import count
 from pm_gplvm.likelihood import seen_of
 from pm_gplvm.progress import Steps
 from pm_gplvm.recording import Record
@@ -23,8 +23,6 @@ from pm_gplvm.threads import blas_threads as limit_threads
 from pm_gplvm.tuning import iterations, tune_sampler
 
 __all__ = ["sample", "sample_more"]
-
-Array = NDArray[np.float64]
 
 _CHECKPOINT = 60.0  # seconds between two writings of the store
 
@@ -221,8 +219,7 @@ def sample_more(
 
 def _check_counts(**counts: Any) -> None:
     for name, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-            raise ValueError(f"{name} must be a positive whole number, got {value!r}.")
+        count(name, value)
 
 
 def _check_start(sampler: Replicas) -> None:

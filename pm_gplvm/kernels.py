@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
+
+from pm_gplvm.checks import Array
 
 __all__ = [
     "KERNELS",
@@ -28,7 +29,6 @@ __all__ = [
     "prior_variance",
 ]
 
-Array = NDArray[np.float64]
 Profile = Callable[[Any, Any, Any], tuple[Any, Any]]
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pymc as pm
 import pytensor
 import xarray as xr
-from numpy.typing import NDArray
 
 from pm_gplvm.ascent import climb, tightly
+from pm_gplvm.checks import Array, count
 from pm_gplvm.compilation import Backend, compile_mode
 from pm_gplvm.coordinates import Coordinates, optimiser_coordinates
 from pm_gplvm.expansion import Expansion, expand, laplace_evidence
@@ -25,8 +25,6 @@ from pm_gplvm.threads import blas_threads as limit_threads
 from pm_gplvm.volume import log_volume, why_no_volume
 
 __all__ = ["fit_laplace"]
-
-Array = NDArray[np.float64]
 
 _TOL = 1e-7  # nats at which the climb ends
 _CONVERGED = 1e-4  # nats still to be gained: the mode is then within 0.014 sd of where it should be
@@ -124,8 +122,7 @@ def fit_laplace(
     if not model.free_RVs:
         raise ValueError("model must have a free variable, got every one fixed by a number.")
     for name, value in (("draws", draws), ("maxiter", maxiter)):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-            raise ValueError(f"{name} must be a positive whole number, got {value!r}.")
+        count(name, value)
     rng = np.random.default_rng(random_seed)
     volume = why_no_volume(model) is None
     density = compile_log_density(

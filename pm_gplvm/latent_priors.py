@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import pymc as pm
 import pytensor.tensor as pt
-from numpy.typing import NDArray
 from pytensor.graph.basic import Variable
 
 from pm_gplvm.covariances import covariance
@@ -20,7 +19,6 @@ from pm_gplvm.schema import CLASS, LATENT, OBS
 
 __all__ = ["LatentPrior", "classes", "dynamics", "informed"]
 
-Array = NDArray[np.float64]
 LatentPrior = Callable[[str, tuple[str, ...]], Variable]
 
 _KERNELS = ("rbf", "matern32", "matern52")

@@ -14,6 +14,7 @@ from pytensor.graph.traversal import ancestors
 from pytensor.tensor.random.op import RNGConsumerOp
 from pytensor.tensor.random.utils import normalize_size_param
 
+from pm_gplvm.checks import Array
 from pm_gplvm.covariances import Covariance
 from pm_gplvm.gaussian import columns_logp, gram_factor, total_logp
 from pm_gplvm.incomplete import incomplete_columns_logp, incomplete_total_logp
@@ -30,8 +31,6 @@ __all__ = [
     "seen_of",
     "standardised",
 ]
-
-Array = NDArray[np.float64]
 
 
 class GPColumnsRV(SymbolicRandomVariable):

@@ -6,7 +6,6 @@ import numpy as np
 import pymc as pm
 import pytensor
 import xarray as xr
-from numpy.typing import NDArray
 from pymc.distributions.continuous import FlatRV, HalfFlatRV
 from pymc.model.transform.conditioning import remove_value_transforms
 from pytensor.graph.traversal import ancestors
@@ -14,14 +13,13 @@ from pytensor.tensor.random.basic import NormalRV
 from pytensor.tensor.random.op import RNGConsumerOp
 from scipy.optimize import minimize_scalar
 
+from pm_gplvm.checks import Array
 from pm_gplvm.compilation import compile_mode
 from pm_gplvm.likelihood import require_complete, require_shared, standardised
 from pm_gplvm.model import describe, floor_of
 from pm_gplvm.results import as_fit, compile_constrain
 
 __all__ = ["fit_linear"]
-
-Array = NDArray[np.float64]
 
 
 def fit_linear(model: pm.Model) -> xr.DataTree:

@@ -6,9 +6,9 @@ from contextlib import suppress
 
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 from scipy.special import logsumexp
 
+from pm_gplvm.checks import Array, count
 from pm_gplvm.columns import OwnColumns
 from pm_gplvm.draws import Draw, data_of, each_draw, patterns_of
 from pm_gplvm.kernels import KERNELS
@@ -16,8 +16,6 @@ from pm_gplvm.schema import FEATURE, OBS
 from pm_gplvm.threads import blas_threads
 
 __all__ = ["compute_log_likelihood", "error_of_sum", "leave_one_out", "left_out"]
-
-Array = NDArray[np.float64]
 
 _FEWEST = 25  # below these Pareto smoothing has no tail to look at
 
@@ -121,8 +119,7 @@ def leave_one_out(fit: xr.DataTree, *, draws: int = 200) -> xr.Dataset:
     >>> dict(gplvm.leave_one_out(best).sizes)
     {'obs': 20, 'feature': 64}
     """
-    if isinstance(draws, bool) or not isinstance(draws, int | np.integer) or draws < 1:
-        raise ValueError(f"draws must be a positive whole number, got {draws!r}.")
+    count("draws", draws)
     F, centre, scale = data_of(fit, caller="leave_one_out", missing=True)
     patterns = patterns_of(fit, F)
     chosen = list(each_draw(fit, caller="leave_one_out", limit=int(draws)))

@@ -11,14 +11,13 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.ticker import ScalarFormatter
 from numpy.typing import NDArray
 
+from pm_gplvm.checks import Array, count
 from pm_gplvm.geometry import magnification
 from pm_gplvm.marks import check_image_shape, draw_key, draw_points, frame, row_values
 from pm_gplvm.plane import Plane, plane_of
 from pm_gplvm.prediction import check_positions, predict, relative_uncertainty
 
 __all__ = ["plot_magnification", "plot_reconstruction"]
-
-Array = NDArray[np.float64]
 
 _LINE = "#332288"
 _GAP = 0.06  # between a cell's edge and what it shows, in units of the cell
@@ -78,8 +77,7 @@ def plot_reconstruction(
     'latent 1'
     """
     plane = plane_of(fit, dims, caller="plot_reconstruction")
-    if isinstance(grid, bool) or not isinstance(grid, int | np.integer) or grid < 2:
-        raise ValueError(f"grid must be a whole number of at least 2, got {grid!r}.")
+    count("grid", grid, 2)
     cells = (int(grid),) * len(plane.dims)
     limits = plane.limits(0.02)
     places = plane.mesh(limits, cells)
@@ -210,8 +208,7 @@ def plot_magnification(
     'latent 0'
     """
     plane = plane_of(fit, dims, caller="plot_magnification")
-    if isinstance(grid, bool) or not isinstance(grid, int | np.integer) or grid < 2:
-        raise ValueError(f"grid must be a whole number of at least 2, got {grid!r}.")
+    count("grid", grid, 2)
     N, Q = plane.draws.shape[1:]
     values = None if color is None else row_values(fit, color, N)
     if ax is None:

@@ -11,6 +11,7 @@ from matplotlib.collections import EllipseCollection, PathCollection
 from matplotlib.transforms import offset_copy
 from numpy.typing import NDArray
 
+from pm_gplvm.checks import Array
 from pm_gplvm.schema import FEATURE
 from pm_gplvm.scores import classes_of
 
@@ -25,8 +26,6 @@ __all__ = [
     "frame",
     "row_values",
 ]
-
-Array = NDArray[np.float64]
 
 # Paul Tol's "muted" colours, told apart by the colour-blind; with the shapes also in black and white.
 COLOURS = (

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pymc as pm
 import xarray as xr
-from numpy.typing import NDArray
 
 from pm_gplvm.ascent import (
     CONVERGED,
@@ -21,12 +20,12 @@ from pm_gplvm.ascent import (
     loosely,
     tightly,
 )
+from pm_gplvm.checks import Array
 from pm_gplvm.progress import Counter
 from pm_gplvm.starts import Form, forms, perturbed
 
 __all__ = ["Start", "best_first", "from_joint_mode", "start_columns", "starts_of"]
 
-Array = NDArray[np.float64]
 Relocate = Callable[[Mapping[str, Array]], tuple[dict[str, Array], int]]
 Judge = Callable[[Optimum], float]
 Measure = Callable[[Mapping[str, Array]], Landscape]

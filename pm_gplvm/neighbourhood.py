@@ -25,6 +25,7 @@ from pytensor.graph.basic import Variable
 from pytensor.graph.traversal import ancestors
 from pytensor.tensor.random.op import RandomVariable
 
+from pm_gplvm.checks import Array
 from pm_gplvm.compilation import Backend, resolve_mode
 from pm_gplvm.covariances import covariance
 from pm_gplvm.gaussian import GaussianTerms, gram_factor, total_logp
@@ -34,7 +35,6 @@ from pm_gplvm.schema import THETA
 
 __all__ = ["FEW_ROWS", "Neighbourhood", "compile_neighbourhood"]
 
-Array = NDArray[np.float64]
 Rows = NDArray[np.intp]
 
 FEW_ROWS = 2000

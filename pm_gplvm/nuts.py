@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pymc as pm
 import xarray as xr
-from numpy.typing import NDArray
 
 from pm_gplvm.back_constraints import is_back_constrained, weights_of
+from pm_gplvm.checks import Array, count
 from pm_gplvm.compilation import Backend
 from pm_gplvm.model import describe
 from pm_gplvm.objective import LogDensity, compile_log_density
@@ -21,8 +21,6 @@ from pm_gplvm.starts import start_values
 from pm_gplvm.threads import blas_threads as limit_threads
 
 __all__ = ["sample_theta"]
-
-Array = NDArray[np.float64]
 
 
 _STATS = {
@@ -104,8 +102,7 @@ def sample_theta(
     """
     describe(model)
     for name, value in (("draws", draws), ("tune", tune), ("chains", chains), ("cores", cores)):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-            raise ValueError(f"{name} must be a positive whole number, got {value!r}.")
+        count(name, value)
     held, theta = _positions(model, X)
     fixed = {"X": held}
     if is_back_constrained(model):

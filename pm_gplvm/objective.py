@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pymc.model.transform.conditioning import remove_value_transforms
 from pytensor.graph.basic import Variable
 
+from pm_gplvm.checks import Array
 from pm_gplvm.compilation import Backend, resolve_mode
 from pm_gplvm.likelihood import data_term
 from pm_gplvm.model import describe
@@ -27,8 +28,6 @@ __all__ = [
     "likelihood_and_prior",
     "log_density",
 ]
-
-Array = NDArray[np.float64]
 
 
 def log_density(

@@ -11,6 +11,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from pm_gplvm.checks import Array, count
 from pm_gplvm.draws import Draw, data_of, each_draw
 from pm_gplvm.model import build_model
 from pm_gplvm.neighbourhood import Neighbourhood, compile_neighbourhood
@@ -24,7 +25,6 @@ from pm_gplvm.walk import Walk
 
 __all__ = ["update"]
 
-Array = NDArray[np.float64]
 Rows = NDArray[np.intp]
 
 _STEPS_EACH = 50
@@ -119,8 +119,7 @@ def update(
     N, S = len(F), len(new)
     R = neighbors_of(n_neighbors, N + S)
     steps = _STEPS_EACH * S if steps is None else steps
-    if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 1:
-        raise ValueError(f"steps must be a whole number of at least 1, got {steps!r}.")
+    count("steps", steps)
 
     places = _nearest((new.to_numpy() - mean) / scale, F)
     X = np.concatenate([draw.X, draw.X[places[:, 0]]])

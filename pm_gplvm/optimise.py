@@ -23,6 +23,7 @@ from pm_gplvm.ascent import (
     optima_positions,
     optima_table,
 )
+from pm_gplvm.checks import Array, count
 from pm_gplvm.compilation import Backend, compile_mode
 from pm_gplvm.coordinates import Coordinates, Measured, measured, optimiser_coordinates
 from pm_gplvm.likelihood import has_own_noise, standardised
@@ -39,8 +40,6 @@ from pm_gplvm.threads import blas_threads as limit_threads
 from pm_gplvm.volume import is_independent, log_volume, prior_sd, why_no_volume
 
 __all__ = ["fit_map", "fit_marginal"]
-
-Array = NDArray[np.float64]
 
 _FEW_ROWS = 200  # of a table that is climbed from its joint mode too: it costs one fit more
 _NOTHING = 0.05  # of the prior's standard deviation: X then says nothing of the table
@@ -245,10 +244,7 @@ class _Settings:
     def __post_init__(self) -> None:
         for name, least in (("n_restarts", 0), ("maxiter", 1)):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-                raise ValueError(
-                    f"{name} must be a whole number of at least {least}, got {value!r}."
-                )
+            count(name, value, least)
         if not 0.0 < self.tol < np.inf:
             raise ValueError(f"tol must be a positive number of nats, got {self.tol!r}.")
 

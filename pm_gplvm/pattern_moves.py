@@ -11,12 +11,12 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
+from pm_gplvm.checks import Array
 from pm_gplvm.patterns import column_patterns
 from pm_gplvm.rowjumps import Proposal, RowMoves, RowPrior, Theta, choose, put_back, take_out
 
 __all__ = ["PatternMoves"]
 
-Array = NDArray[np.float64]
 Known = list[tuple[Array, Array]]
 Gain = list[tuple[Array, Array]]
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pm_gplvm.checks import Array
+
 __all__ = ["Patterns", "column_patterns", "single_columns", "warn_of_cost"]
 
-Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 Indices = NDArray[np.intp]
 

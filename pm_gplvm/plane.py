@@ -5,14 +5,12 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 
+from pm_gplvm.checks import Array
 from pm_gplvm.relevance import dominant
 from pm_gplvm.schema import LATENT, OBS, draws_of, require_fit
 
 __all__ = ["Plane", "plane_of"]
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

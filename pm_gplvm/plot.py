@@ -13,6 +13,7 @@ from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from pm_gplvm.checks import Array
 from pm_gplvm.geometry import occupancy
 from pm_gplvm.kernels import KERNELS
 from pm_gplvm.marks import draw_ellipses, draw_key, draw_points, frame, row_values
@@ -21,8 +22,6 @@ from pm_gplvm.prediction import relative_uncertainty
 from pm_gplvm.schema import warn_unaligned
 
 __all__ = ["plot_latent"]
-
-Array = NDArray[np.float64]
 
 
 @overload

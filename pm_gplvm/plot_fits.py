@@ -11,13 +11,12 @@ from matplotlib.collections import LineCollection, PathCollection
 from numpy.typing import NDArray
 
 from pm_gplvm.agreement import common_frame, outside
+from pm_gplvm.checks import Array, count
 from pm_gplvm.comparison import same_table
 from pm_gplvm.marks import draw_ellipses, draw_key, draw_points, frame, row_values
 from pm_gplvm.prior_draws import check_prior
 
 __all__ = ["plot_compare", "plot_prior"]
-
-Array = NDArray[np.float64]
 
 _SHARE = 0.89
 _SHADE = (0.0, 0.0, 0.0, 0.04)  # lets a wide ellipse lie over others
@@ -76,8 +75,7 @@ def plot_compare(
     'estimate'
     """
     N = len(same_table(fits, caller="plot_compare"))
-    if isinstance(draws, bool) or not isinstance(draws, int | np.integer) or draws < 1:
-        raise ValueError(f"draws must be a positive whole number, got {draws!r}.")
+    count("draws", draws)
     first = next(iter(fits))
     values = None if color is None else row_values(fits[first], color, N)
     placed = common_frame(fits, draws=int(draws))

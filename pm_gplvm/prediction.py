@@ -4,17 +4,15 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 
+from pm_gplvm.checks import Array, count
 from pm_gplvm.columns import column_variances
 from pm_gplvm.draws import data_of, patterns_of
 from pm_gplvm.patterns import Patterns
 from pm_gplvm.processes import conditional, conditional_variance, each_process
 from pm_gplvm.schema import FEATURE, LATENT, draws_of, require_fit, warn_unaligned
 
-__all__ = ["check_draws", "check_positions", "predict", "relative_uncertainty"]
-
-Array = NDArray[np.float64]
+__all__ = ["check_positions", "predict", "relative_uncertainty"]
 
 
 def check_positions(fit: xr.DataTree, X_new: Any) -> Array:
@@ -75,7 +73,7 @@ def predict(fit: xr.DataTree, X_new: Any, *, noise: bool = False, draws: int = 1
     """
     require_fit(fit, "X", "sigma", "Y_mean", "Y_scale", caller="predict")
     warn_unaligned(fit, caller="predict")
-    check_draws(draws)
+    count("draws", draws)
     positions = check_positions(fit, X_new)
     F, centre, scale = data_of(fit, caller="predict", missing=True)
     patterns = patterns_of(fit, F)
@@ -116,7 +114,7 @@ def relative_uncertainty(fit: xr.DataTree, X_new: Any, *, draws: int = 20) -> Ar
         beside many rows, 1 where the data say nothing. The root mean square of all columns.
     """
     require_fit(fit, "X", "sigma", caller="relative_uncertainty")
-    check_draws(draws)
+    count("draws", draws)
     positions = check_positions(fit, X_new)
     patterns = _patterns(fit)
     share = np.bincount(patterns.group) / len(patterns.group)
@@ -137,9 +135,3 @@ def _patterns(fit: xr.DataTree) -> Patterns:
         return patterns_of(fit, np.zeros((draws_of(fit, "X").shape[2], columns)))
     table = fit["observed_data"][name].transpose(..., FEATURE)
     return patterns_of(fit, table.to_numpy())
-
-
-def check_draws(draws: int) -> None:
-    """Refuse a number of draws that is no positive whole number."""
-    if isinstance(draws, bool) or not isinstance(draws, int | np.integer) or draws < 1:
-        raise ValueError(f"draws must be a positive whole number, got {draws!r}.")

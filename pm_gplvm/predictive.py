@@ -4,19 +4,17 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 
+from pm_gplvm.checks import Array, count
 from pm_gplvm.columns import OwnColumns
 from pm_gplvm.draws import Draw, data_of, each_draw, patterns_of
 from pm_gplvm.kernels import cross_covariance
 from pm_gplvm.newrows import require_exact
 from pm_gplvm.patterns import Patterns
-from pm_gplvm.prediction import check_draws, check_positions
+from pm_gplvm.prediction import check_positions
 from pm_gplvm.schema import FEATURE, OBS, warn_unaligned
 
 __all__ = ["reconstruct", "sample_predictive"]
-
-Array = NDArray[np.float64]
 
 
 def sample_predictive(
@@ -73,7 +71,7 @@ def sample_predictive(
     """
     require_exact(fit, caller="sample_predictive")
     warn_unaligned(fit, caller="sample_predictive")
-    check_draws(draws)
+    count("draws", draws)
     positions = check_positions(fit, X_new)
     F, centre, scale = data_of(fit, caller="sample_predictive", missing=True)
     patterns = patterns_of(fit, F)
@@ -148,7 +146,7 @@ def reconstruct(fit: xr.DataTree, *, noise: bool = False, draws: int = 100) -> x
     {'obs': 20, 'feature': 64}
     """
     require_exact(fit, caller="reconstruct")
-    check_draws(draws)
+    count("draws", draws)
     F, centre, scale = data_of(fit, caller="reconstruct", missing=True)
     patterns = patterns_of(fit, F)
     means, variances = [], []

@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 import pymc as pm
 import xarray as xr
-from numpy.typing import NDArray
 from pymc.distributions.continuous import FlatRV, HalfFlatRV
 from scipy.spatial.distance import pdist
 
 from pm_gplvm.agreement import positions
+from pm_gplvm.checks import Array, count
 from pm_gplvm.comparison import thinned
 from pm_gplvm.compilation import compile_mode
 from pm_gplvm.model import describe
@@ -18,8 +18,6 @@ from pm_gplvm.schema import OBS
 from pm_gplvm.threads import blas_threads
 
 __all__ = ["check_prior", "sample_prior"]
-
-Array = NDArray[np.float64]
 
 _SHARES = np.linspace(0.0, 1.0, 101)  # of the sorted numbers, at which distributions are compared
 _MOST_COMPONENTS = 20
@@ -62,8 +60,7 @@ def sample_prior(
     (1, 10, 64, 20)
     """
     name = describe(model).observed.name
-    if isinstance(draws, bool) or not isinstance(draws, int | np.integer) or draws < 1:
-        raise ValueError(f"draws must be a positive whole number, got {draws!r}.")
+    count("draws", draws)
     flat = [rv.name for rv in model.free_RVs if isinstance(rv.owner.op, FlatRV | HalfFlatRV)]
     if flat:
         raise ValueError(

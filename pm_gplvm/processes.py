@@ -9,6 +9,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from pm_gplvm.bound import InducingPosterior, WholeKernel
+from pm_gplvm.checks import Array
 from pm_gplvm.columns import OwnColumns
 from pm_gplvm.draws import Draw, data_of, each_draw
 from pm_gplvm.kernels import cross_covariance, cross_slope, prior_slope_variance, prior_variance
@@ -17,8 +18,6 @@ from pm_gplvm.rules import point_rule
 from pm_gplvm.schema import THETA, draws_of, noise_of, require_fit
 
 __all__ = ["Induced", "conditional", "conditional_variance", "each_process", "given"]
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,11 @@
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import gammaln, logsumexp
 
-__all__ = ["Proposals"]
+from pm_gplvm.checks import Array
 
-Array = NDArray[np.float64]
+__all__ = ["Proposals"]
 
 _FREEDOM = 5.0  # degrees of freedom: tails heavier than the peaks' own
 _CENTRES, _ADDED = 4, 0.5  # of an adaptation: how many, and their share

@@ -18,10 +18,10 @@ from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.linalg import blas
 from scipy.sparse import csr_array
 
+from pm_gplvm.checks import Array
 from pm_gplvm.kernels import cross_and_rate
 from pm_gplvm.rules import Rule, cubature
 
@@ -32,8 +32,6 @@ __all__ = [
     "kept_shape",
     "psi_statistics",
 ]
-
-Array = NDArray[np.float64]
 
 _BLOCK_SIZE = 40 * 2**10  # numbers in a block of rows: a third of a megabyte stays in the cache
 _KEPT_SIZE = 2**22  # exponentials kept for the gradient, 32 MB; those of further rows are redone

@@ -10,12 +10,11 @@ import pymc as pm
 import xarray as xr
 from numpy.typing import NDArray
 
+from pm_gplvm.checks import Array
 from pm_gplvm.replicas import Iteration, Replicas
 from pm_gplvm.results import as_fit
 
 __all__ = ["Record"]
-
-Array = NDArray[np.float64]
 
 
 @dataclass

@@ -3,13 +3,11 @@
 import numpy as np
 import pandas as pd
 import xarray as xr
-from numpy.typing import NDArray
 
+from pm_gplvm.checks import Array
 from pm_gplvm.schema import LATENT, OBS, draws_of, require_fit
 
 __all__ = ["dimensions", "dominant", "relevance"]
-
-Array = NDArray[np.float64]
 
 _LOW, _HIGH = 0.055, 0.945  # the 89 % interval of ArviZ
 

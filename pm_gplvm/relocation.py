@@ -13,6 +13,7 @@ import numpy as np
 import pymc as pm
 from numpy.typing import NDArray
 
+from pm_gplvm.checks import Array
 from pm_gplvm.kernels import KERNELS, cross_slope, prior_slope_variance
 from pm_gplvm.likelihood import has_own_noise, standardised
 from pm_gplvm.model import describe, floor_of
@@ -23,8 +24,6 @@ from pm_gplvm.rowjumps import Proposal, Theta
 from pm_gplvm.schema import THETA
 
 __all__ = ["Relocation"]
-
-Array = NDArray[np.float64]
 
 _EXACT = 4  # of the candidates that fit best by their mean, so many get a variance
 _GAIN = 0.5  # nats by which another place must be better

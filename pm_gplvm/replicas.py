@@ -7,6 +7,7 @@ import numpy as np
 import pymc as pm
 from numpy.typing import NDArray
 
+from pm_gplvm.checks import Array
 from pm_gplvm.ensemble import Ensemble, compile_ensemble
 from pm_gplvm.exchange import respaced, swap
 from pm_gplvm.kernels import KERNELS
@@ -19,8 +20,6 @@ from pm_gplvm.schema import THETA
 from pm_gplvm.trajectories import StepSizes, move
 
 __all__ = ["Iteration", "Posterior", "Replicas", "compile_posterior"]
-
-Array = NDArray[np.float64]
 
 STEPS = (8, 30)
 """Shortest and longest trajectory, in leapfrog steps."""

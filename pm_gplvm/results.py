@@ -9,8 +9,8 @@ import numpy as np
 import pymc as pm
 import pytensor
 import xarray as xr
-from numpy.typing import NDArray
 
+from pm_gplvm.checks import Array
 from pm_gplvm.compilation import compile_mode
 from pm_gplvm.likelihood import seen_of
 from pm_gplvm.model import describe
@@ -18,8 +18,6 @@ from pm_gplvm.rebuild import priors_of
 from pm_gplvm.schema import LATENT, OBS, THETA
 
 __all__ = ["as_fit", "compile_constrain"]
-
-Array = NDArray[np.float64]
 
 
 def compile_constrain(model: pm.Model) -> Any:

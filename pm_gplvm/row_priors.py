@@ -7,18 +7,16 @@ import numpy as np
 import pymc as pm
 import pytensor
 import pytensor.tensor as pt
-from numpy.typing import NDArray
 from pytensor.graph.basic import Variable
 from pytensor.graph.replace import graph_replace, vectorize_graph
 from pytensor.graph.traversal import ancestors
 from pytensor.tensor.random.op import RandomVariable
 
+from pm_gplvm.checks import Array
 from pm_gplvm.compilation import compile_mode
 from pm_gplvm.objective import likelihood_and_prior
 
 __all__ = ["RowPrior", "compile_row_prior"]
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,12 @@ from scipy.linalg import solve_triangular
 from scipy.linalg.blas import dtrmm
 from scipy.special import logsumexp, softmax
 
+from pm_gplvm.checks import Array
 from pm_gplvm.columns import OwnColumns
 from pm_gplvm.draws import Draw
 from pm_gplvm.patterns import column_patterns, single_columns
 
 __all__ = ["Mixture", "RowDensity", "Rows"]
-
-Array = NDArray[np.float64]
 
 _BLOCK = 2**19  # entries of one k(x, X): what a processor's cache still holds
 _BELOW = 0.16  # of the training rows: as far below the median as one standard deviation

@@ -26,12 +26,12 @@ from numpy.typing import NDArray
 from scipy.linalg import blas
 from scipy.spatial.distance import cdist
 
+from pm_gplvm.checks import Array
 from pm_gplvm.inversion import invert, mirror
 from pm_gplvm.kernels import KERNELS
 
 __all__ = ["Proposal", "RowMoves", "RowPrior", "Theta", "choose", "put_back", "take_out"]
 
-Array = NDArray[np.float64]
 RowPrior = Callable[[int, Array], Array]
 
 _FAR = 0.5  # share of the wide component, and of a choice that ignores Y, in the proposal

@@ -1,14 +1,12 @@
 """The few places that a row may have, and the share of its posterior about each."""
 
 import numpy as np
-from numpy.typing import NDArray
 
+from pm_gplvm.checks import Array
 from pm_gplvm.proposals import squared_distances
 from pm_gplvm.rowposterior import Modes, Places
 
 __all__ = ["effective", "peaks"]
-
-Array = NDArray[np.float64]
 
 _MODES = 8
 _ONE_PEAK = 2.0  # two equal Gaussians nearer than two standard deviations have one peak

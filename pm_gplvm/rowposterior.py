@@ -10,14 +10,13 @@ from scipy.special import logsumexp
 
 from pm_gplvm.batch_bfgs import maximise
 from pm_gplvm.batch_least_squares import minimise
+from pm_gplvm.checks import Array
 from pm_gplvm.draws import data_of, each_draw
 from pm_gplvm.progress import Pieces
 from pm_gplvm.proposals import Proposals
 from pm_gplvm.rowdensity import RowDensity, Rows
 
 __all__ = ["Modes", "Places", "places_of", "weighted_places"]
-
-Array = NDArray[np.float64]
 
 _ROWS = 1000  # at a time
 _SCATTERED = 1000  # places beside those of the known rows, and as many from the prior

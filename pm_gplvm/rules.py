@@ -4,11 +4,11 @@ from functools import lru_cache
 from itertools import product
 
 import numpy as np
-from numpy.typing import NDArray
+
+from pm_gplvm.checks import Array
 
 __all__ = ["Rule", "cubature", "fine_rule", "point_rule"]
 
-Array = NDArray[np.float64]
 Rule = tuple[Array, Array]
 
 _MOST_NODES = 64

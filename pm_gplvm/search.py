@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pymc as pm
-from numpy.typing import NDArray
 from pymc.distributions.transforms import LogTransform
 
 from pm_gplvm.ascent import (
@@ -18,13 +17,12 @@ from pm_gplvm.ascent import (
     climb,
     relatively,
 )
+from pm_gplvm.checks import Array
 from pm_gplvm.objective import LogDensity, compile_log_density
 from pm_gplvm.progress import Counter
 from pm_gplvm.threads import blas_threads as limit_threads
 
 __all__ = ["InducedCoordinates", "induced_coordinates", "search"]
-
-Array = NDArray[np.float64]
 
 _FRESH = 3
 _ROUNDING = 1e-6  # of the objective: β tr K⁻¹Ψ₂ is large, and K's condition may be 1e6

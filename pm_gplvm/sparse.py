@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pymc as pm
 import xarray as xr
-from numpy.typing import NDArray
 
 from pm_gplvm.approximations import Method, build_sparse
 from pm_gplvm.inducing import (
@@ -25,8 +24,6 @@ from pm_gplvm.search import search
 from pm_gplvm.starts import perturbed, start_values
 
 __all__ = ["fit_sparse"]
-
-Array = NDArray[np.float64]
 
 
 def fit_sparse(

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from pytensor.graph.basic import Apply, Variable
 from scipy.linalg import blas, lapack
 
+from pm_gplvm.checks import Array
 from pm_gplvm.inversion import mirror
 from pm_gplvm.ops import GradientOp, TwinOp, reused
 from pm_gplvm.patterns import column_patterns
 
 __all__ = ["ColumnParts", "ColumnTerms", "Spectrum", "own_columns_logp", "spectrum"]
 
-Array = NDArray[np.float64]
 Spectrum = tuple[Array, Array]
 """Eigenvalues (r,) above 0 and their eigenvectors (N, r)."""
 

@@ -9,10 +9,10 @@ import numpy as np
 import pymc as pm
 import pytensor
 import xarray as xr
-from numpy.typing import NDArray
 from pymc.distributions.transforms import LogTransform
 
 from pm_gplvm.back_constraints import is_back_constrained, weights_of
+from pm_gplvm.checks import Array
 from pm_gplvm.kernels import KERNELS
 from pm_gplvm.likelihood import has_own_noise, standardised
 from pm_gplvm.model import describe
@@ -20,7 +20,6 @@ from pm_gplvm.schema import LATENT, OBS, draws_of, require_fit
 
 __all__ = ["EMBEDDINGS", "Form", "forms", "perturbed", "start_values"]
 
-Array = NDArray[np.float64]
 Values = dict[str, Array]
 
 _NOISE = 0.01  # at least so much at a start, in units of the scale

@@ -16,6 +16,7 @@ import pymc as pm
 import xarray as xr
 from numpy.typing import NDArray
 
+from pm_gplvm.checks import Array, count
 from pm_gplvm.compilation import Backend
 from pm_gplvm.neighbourhood import Neighbourhood, compile_neighbourhood
 from pm_gplvm.progress import Counter
@@ -26,7 +27,6 @@ from pm_gplvm.walk import Walk
 
 __all__ = ["check_rates", "fit_stochastic", "neighbors_of", "spread", "walk_fit"]
 
-Array = NDArray[np.float64]
 Rows = NDArray[np.intp]
 
 _NEIGHBORS = 50
@@ -143,8 +143,7 @@ def fit_stochastic(
     R = neighbors_of(n_neighbors, N)
     steps = ceil(_PASSES * N / R) if steps is None else steps
     for name, value, least in (("steps", steps, 1), ("monitor", monitor, 0)):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-            raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}.")
+        count(name, value, least)
     rng = np.random.default_rng(random_seed)
     values = start_values(model, start, rng)
     walk = Walk(

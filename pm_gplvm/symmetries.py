@@ -4,14 +4,13 @@ from collections.abc import Sequence
 from itertools import combinations
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import gammaln
 
+from pm_gplvm.checks import Array
 from pm_gplvm.coordinates import Coordinates
 
 __all__ = ["invariant_planes", "log_copies", "tangents"]
 
-Array = NDArray[np.float64]
 Plane = tuple[int, int]
 
 

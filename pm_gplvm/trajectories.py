@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from pm_gplvm.checks import Array
 from pm_gplvm.ensemble import Ensemble, Evaluation
 
 __all__ = ["StepSizes", "Trajectory", "move"]
-
-Array = NDArray[np.float64]
 
 _DIVERGED = 1000.0  # energy error above which PyMC and Stan call a trajectory divergent
 

@@ -5,15 +5,13 @@ from copy import copy
 
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 
+from pm_gplvm.checks import Array
 from pm_gplvm.exchange import ladder
 from pm_gplvm.progress import Steps
 from pm_gplvm.replicas import Iteration, Replicas
 
 __all__ = ["iterations", "tune_sampler"]
-
-Array = NDArray[np.float64]
 
 _FIRST_LADDER = 10  # replicas until the first swaps have told how many it takes
 _HOTTEST_START = 0.05  # power of the likelihood from which the chains are cooled

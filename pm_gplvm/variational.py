@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pymc as pm
 import xarray as xr
-from numpy.typing import NDArray
 from pymc.distributions.transforms import LogTransform
 
 from pm_gplvm.approximations import build_variational
 from pm_gplvm.ascent import Optimum
 from pm_gplvm.bound import WholeKernel
+from pm_gplvm.checks import Array
 from pm_gplvm.inducing import (
     Exact,
     approximation_groups,
@@ -32,8 +32,6 @@ from pm_gplvm.search import search
 from pm_gplvm.starts import perturbed, start_values
 
 __all__ = ["fit_variational"]
-
-Array = NDArray[np.float64]
 
 _SPREAD, _NOISE = 0.2, 0.1  # of q, and of the noise, at the start
 _EXPLAINED = 0.01

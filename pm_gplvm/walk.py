@@ -7,9 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from pm_gplvm.checks import Array
+
 __all__ = ["Walk"]
 
-Array = NDArray[np.float64]
 Rows = NDArray[np.intp]
 Slopes = Callable[[Rows, Array, Sequence[Array]], tuple[float, Array, list[Array]]]
 

@@ -62,7 +62,9 @@ def test_another_table_in_the_same_functions(small, rng):
 
 
 def test_bad_arguments(small, Y):
-    with pytest.raises(ValueError, match="n_replicates must be a positive whole number, got 0"):
+    with pytest.raises(
+        ValueError, match="n_replicates must be a whole number of at least 1, got 0"
+    ):
         gplvm.calibrate(small, n_replicates=0)
     flat = gplvm.build_model(Y, priors={"sigma": "flat"})
     with pytest.raises(ValueError, match="proper priors"):

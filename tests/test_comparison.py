@@ -66,8 +66,8 @@ def test_ard_measures_in_each_lengthscale(Y, rng):
     ("settings", "message"),
     [
         ({"n_neighbors": 12}, "n_neighbors must be below the number of rows, 12, got 12"),
-        ({"n_neighbors": 0}, "n_neighbors must be a positive whole number, got 0"),
-        ({"draws": 1.5}, "draws must be a positive whole number, got 1.5"),
+        ({"n_neighbors": 0}, "n_neighbors must be a whole number of at least 1, got 0"),
+        ({"draws": 1.5}, "draws must be a whole number of at least 1, got 1.5"),
     ],
 )
 def test_wrong_counts(fits, settings, message):

@@ -259,5 +259,5 @@ def test_it_is_printed_and_shown_in_notebooks(small, rng, places):
 def test_wrong_input_is_refused(best):
     with pytest.raises(TypeError, match="diagnose needs a fit"):
         gplvm.diagnose([1.0])
-    with pytest.raises(ValueError, match="n_pairs must be a positive whole number"):
+    with pytest.raises(ValueError, match="n_pairs must be a whole number of at least 1"):
         gplvm.diagnose(best, n_pairs=0)

@@ -83,7 +83,7 @@ def test_users_mistakes(small, places, rng):
     with pytest.raises(ValueError, match=r"min_weight must lie between 0 and 0\.5, got 0\.7"):
         gplvm.embeddings(fit, min_weight=0.7)
     for n_pairs in (0, 2.5, True):
-        with pytest.raises(ValueError, match="n_pairs must be a positive whole number"):
+        with pytest.raises(ValueError, match="n_pairs must be a whole number of at least 1"):
             gplvm.embeddings(
                 draws_about(rng, small, places, np.zeros((2, 20), int)), n_pairs=n_pairs
             )

@@ -187,7 +187,7 @@ def test_occupancy_is_the_mixture_of_gaussians(rng):
 def test_wrong_arguments(best):
     with pytest.raises(ValueError, match=r"X_new must have shape \(n, latent_dim\) = \(n, 2\)"):
         gplvm.magnification(best, np.zeros((3, 1)))
-    with pytest.raises(ValueError, match="draws must be a positive whole number, got 0"):
+    with pytest.raises(ValueError, match="draws must be a whole number of at least 1, got 0"):
         gplvm.magnification(best, np.zeros((3, 2)), draws=0)
     with pytest.raises(TypeError, match="magnification needs a fit"):
         gplvm.magnification("fit", np.zeros((3, 2)))

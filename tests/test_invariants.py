@@ -138,7 +138,7 @@ def test_a_covariance_of_the_users_own_gives_what_needs_no_k(Y, rng):
 
 @pytest.mark.parametrize("n_pairs", [0, -1, 2.0, True, "all"])
 def test_a_wrong_number_of_pairs_is_refused(best, n_pairs):
-    with pytest.raises(ValueError, match="n_pairs must be a positive whole number"):
+    with pytest.raises(ValueError, match="n_pairs must be a whole number of at least 1"):
         invariants(best, n_pairs=n_pairs)
 
 

@@ -215,7 +215,7 @@ def test_starts_are_dealt_out(Y):
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        ({"draws": 0}, "draws must be a positive whole number, got 0"),
+        ({"draws": 0}, "draws must be a whole number of at least 1, got 0"),
         ({"chains": 1.5}, "chains must be"),
         ({"thin": True}, "thin must be"),
         ({"replicas": "some"}, "replicas must be"),

@@ -347,8 +347,8 @@ def test_directions_without_curvature_are_said_and_left_alone():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"draws": 0}, "draws must be a positive whole number, got 0"),
-        ({"maxiter": 1.5}, "maxiter must be a positive whole number, got 1.5"),
+        ({"draws": 0}, "draws must be a whole number of at least 1, got 0"),
+        ({"maxiter": 1.5}, "maxiter must be a whole number of at least 1, got 1.5"),
         ({"start": np.zeros((6, 2))}, "all latent positions equal"),
     ],
 )

@@ -165,7 +165,7 @@ def test_residuals_are_calibrated_under_the_true_positions(rng):
 
 @pytest.mark.parametrize("draws", [0, 2.5, True])
 def test_wrong_draws(best, draws):
-    with pytest.raises(ValueError, match="draws must be a positive whole number"):
+    with pytest.raises(ValueError, match="draws must be a whole number of at least 1"):
         gplvm.leave_one_out(best, draws=draws)
 
 

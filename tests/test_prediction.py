@@ -143,7 +143,7 @@ def test_what_is_no_fit_is_refused(best):
         gplvm.predict({"posterior": 1}, np.zeros((1, 2)))
     with pytest.raises(ValueError, match="needs a fit with the group 'posterior'"):
         gplvm.predict(xr.DataTree(), np.zeros((1, 2)))
-    with pytest.raises(ValueError, match="draws must be a positive whole number"):
+    with pytest.raises(ValueError, match="draws must be a whole number of at least 1"):
         gplvm.predict(best, np.zeros((1, 2)), draws=0)
 
 

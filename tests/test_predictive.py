@@ -89,9 +89,9 @@ def test_wrong_arguments(Y):
     fit = made_fit(Y, "rbf")
     with pytest.raises(ValueError, match="X_new must have shape"):
         gplvm.sample_predictive(fit, np.zeros((2, 3)))
-    with pytest.raises(ValueError, match="draws must be a positive whole number, got 0"):
+    with pytest.raises(ValueError, match="draws must be a whole number of at least 1, got 0"):
         gplvm.sample_predictive(fit, np.zeros((2, 2)), draws=0)
-    with pytest.raises(ValueError, match=r"draws must be a positive whole number, got 1\.5"):
+    with pytest.raises(ValueError, match=r"draws must be a whole number of at least 1, got 1\.5"):
         gplvm.reconstruct(fit, draws=1.5)
     with pytest.raises(TypeError, match="reconstruct needs a fit"):
         gplvm.reconstruct(Y)

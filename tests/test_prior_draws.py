@@ -109,7 +109,7 @@ def test_flat_priors_cannot_be_drawn_from(Y):
 
 @pytest.mark.parametrize("draws", [0, 1.5, True])
 def test_wrong_draws(model, draws):
-    with pytest.raises(ValueError, match="draws must be a positive whole number"):
+    with pytest.raises(ValueError, match="draws must be a whole number of at least 1"):
         gplvm.sample_prior(model, draws=draws)
 
 

@@ -222,7 +222,9 @@ def test_model_without_free_hyperparameters(Y, one_parameter):
 @pytest.mark.parametrize("value", [0, -1, 1.5, True])
 def test_counts_out_of_range(name, value, one_parameter):
     model, X = one_parameter
-    with pytest.raises(ValueError, match=rf"{name} must be a positive whole number, got {value}"):
+    with pytest.raises(
+        ValueError, match=rf"{name} must be a whole number of at least 1, got {value}"
+    ):
         sample(model, X, **{name: value})
 
 
