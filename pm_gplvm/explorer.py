@@ -18,8 +18,15 @@ from scipy.spatial.distance import pdist, squareform
 from pm_gplvm.agreement import neighbour_probabilities, positions
 from pm_gplvm.checks import count
 from pm_gplvm.draws import evenly_spaced
-from pm_gplvm.marks import COLOURS, are_classes, check_image_shape, row_values
-from pm_gplvm.plane import plane_of
+from pm_gplvm.elements import (
+    COLOURS,
+    are_classes,
+    check_image_shape,
+    limits_of,
+    mesh,
+    plane_of,
+    row_values,
+)
 from pm_gplvm.prediction import predict, relative_uncertainty
 from pm_gplvm.schema import FEATURE, OBS
 
@@ -118,11 +125,11 @@ def explore(
     if target is None:
         widget = _widget_class()
     _check(grid, kind, image_shape)
-    limits = plane.limits()
+    limits = limits_of(plane.X)
     table = fit["observed_data"][fit.attrs["observed"]].transpose(OBS, FEATURE)
     Y = table.to_numpy()
     side = int(min(grid, max(8, np.sqrt(_MOST_NUMBERS / Y.shape[1]))))
-    cells = plane.lift(plane.mesh(limits, (side, side)))
+    cells = plane.lift(mesh(limits, (side, side)))
     decoded = predict(fit, cells, draws=draws)
     shape = check_image_shape(image_shape, Y.shape[1])
     chosen = kind or ("image" if shape else "bars" if Y.shape[1] <= _MOST_BARS else "curve")
