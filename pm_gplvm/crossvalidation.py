@@ -14,9 +14,9 @@ from pm_gplvm.compilation import compile_mode
 from pm_gplvm.embedding import log_predictive
 from pm_gplvm.model import build_model
 from pm_gplvm.optimise import fit_map, fit_marginal
-from pm_gplvm.preprocess import as_table
 from pm_gplvm.progress import progress_bar
 from pm_gplvm.schema import OBS
+from pm_gplvm.table import as_table
 from pm_gplvm.volume import why_no_volume
 
 __all__ = ["cross_validate"]
