@@ -27,36 +27,34 @@ if TYPE_CHECKING:
     from pm_gplvm.covariances import covariance
     from pm_gplvm.crossvalidation import cross_validate
     from pm_gplvm.datasets import load_digits, load_table
+    from pm_gplvm.decoded import plot_magnification, plot_reconstruction
     from pm_gplvm.diagnosis import diagnose
     from pm_gplvm.embedding import embed, log_predictive
     from pm_gplvm.estimator import GPLVM
     from pm_gplvm.evidence import log_evidence
     from pm_gplvm.explorer import explore
     from pm_gplvm.families import embeddings
+    from pm_gplvm.fit_plots import plot_compare, plot_optima, plot_prior, plot_relevance
     from pm_gplvm.geometry import magnification
     from pm_gplvm.gradient_parts import gradients
     from pm_gplvm.imputation import impute
     from pm_gplvm.joint import sample, sample_more
     from pm_gplvm.laplace import fit_laplace
+    from pm_gplvm.latent_plot import plot_latent
     from pm_gplvm.latent_priors import classes, dynamics, informed
     from pm_gplvm.likelihood import GPColumns
     from pm_gplvm.linear import fit_linear
     from pm_gplvm.loo import compute_log_likelihood, leave_one_out
-    from pm_gplvm.map_plots import plot_magnification, plot_reconstruction
     from pm_gplvm.model import build_model
     from pm_gplvm.nuts import sample_theta
     from pm_gplvm.objective import compile_objective
     from pm_gplvm.online import update
-    from pm_gplvm.optima_plot import plot_optima
     from pm_gplvm.optimise import fit_map, fit_marginal
-    from pm_gplvm.plot import plot_latent
-    from pm_gplvm.plot_fits import plot_compare, plot_prior
     from pm_gplvm.prediction import predict
     from pm_gplvm.predictive import reconstruct, sample_predictive
     from pm_gplvm.prior_draws import sample_prior
     from pm_gplvm.rebuild import rebuild_model
     from pm_gplvm.relevance import dimensions
-    from pm_gplvm.relevance_plot import plot_relevance
     from pm_gplvm.scores import score_embedding, summarise_theta
     from pm_gplvm.sparse import fit_sparse
     from pm_gplvm.stochastic import fit_stochastic
@@ -103,13 +101,13 @@ _HOME = {
     "log_predictive": "embedding",
     "magnification": "geometry",
     "neighbour_probabilities": "agreement",
-    "plot_compare": "plot_fits",
-    "plot_latent": "plot",
-    "plot_magnification": "map_plots",
-    "plot_optima": "optima_plot",
-    "plot_prior": "plot_fits",
-    "plot_reconstruction": "map_plots",
-    "plot_relevance": "relevance_plot",
+    "plot_compare": "fit_plots",
+    "plot_latent": "latent_plot",
+    "plot_magnification": "decoded",
+    "plot_optima": "fit_plots",
+    "plot_prior": "fit_plots",
+    "plot_reconstruction": "decoded",
+    "plot_relevance": "fit_plots",
     "predict": "prediction",
     "rebuild_model": "rebuild",
     "reconstruct": "predictive",

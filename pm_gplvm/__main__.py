@@ -12,8 +12,8 @@ import pandas as pd
 import xarray as xr
 
 import pm_gplvm as gplvm
+from pm_gplvm.checks import check_target
 from pm_gplvm.schema import draws_of
-from pm_gplvm.store import check_writable
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -64,7 +64,7 @@ def _outputs(name: str, *, overwrite: bool) -> dict[str, Path] | None:
         if input(f"{', '.join(standing)} exist. Replace them? [y/N] ").strip().lower() != "y":
             return None
     for path in paths.values():
-        check_writable(path, overwrite=True)
+        check_target(path, overwrite=True)
     return paths
 
 

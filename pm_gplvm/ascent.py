@@ -11,7 +11,7 @@ import xarray as xr
 from scipy.optimize import minimize
 
 from pm_gplvm.checks import Array
-from pm_gplvm.progress import Counter
+from pm_gplvm.progress import Bar
 from pm_gplvm.schema import LATENT, OBS
 
 __all__ = [
@@ -169,7 +169,7 @@ class _Curvature:
 class _Run:
     """One run of L-BFGS: what it has met, and whether it may stop."""
 
-    def __init__(self, landscape: Landscape, counter: Counter, rule: Rule) -> None:
+    def __init__(self, landscape: Landscape, counter: Bar, rule: Rule) -> None:
         self.landscape, self.counter, self.rule = landscape, counter, rule
         self.best: tuple[float, Array, Array] | None = None
         self.trace: list[float] = []
@@ -236,7 +236,7 @@ def climb(
     values: Mapping[str, Array],
     maxiter: int,
     rule: Rule,
-    counter: Counter,
+    counter: Bar,
     *,
     moved: bool = False,
 ) -> Optimum:
@@ -251,7 +251,7 @@ def climb(
     maxiter : int
     rule : Rule
         When to end, and whether that is an arrival.
-    counter : Counter
+    counter : Bar
         Told of every evaluation.
     moved : bool, default False
         Whether an earlier climb has led here, so that X may already be where it should.

@@ -14,9 +14,9 @@ from pm_gplvm.compilation import compile_mode
 from pm_gplvm.embedding import log_predictive
 from pm_gplvm.model import build_model
 from pm_gplvm.optimise import fit_map, fit_marginal
-from pm_gplvm.preprocess import as_table
-from pm_gplvm.progress import Pieces
+from pm_gplvm.progress import progress_bar
 from pm_gplvm.schema import OBS
+from pm_gplvm.table import as_table
 from pm_gplvm.volume import why_no_volume
 
 __all__ = ["cross_validate"]
@@ -98,7 +98,7 @@ def cross_validate(
     rng = np.random.default_rng(random_seed)
     fold = rng.permutation(np.arange(N) % n_folds)
     known = {name: np.empty(N) for name in ("log_score", "error", "pareto_k")}
-    with Pieces("cross_validate", n_folds, "folds", show) as progress:
+    with progress_bar("cross_validate", n_folds, "folds", show=show) as progress:
         for k in range(n_folds):
             held = fold == k
             model = build(table[~held])

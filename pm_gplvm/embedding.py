@@ -13,7 +13,7 @@ from pm_gplvm.checks import Array, count
 from pm_gplvm.draws import data_of
 from pm_gplvm.newrows import new_table, rows_by_draw
 from pm_gplvm.placed import places_by_map, row_labels, tree_of_places
-from pm_gplvm.progress import Pieces
+from pm_gplvm.progress import progress_bar
 from pm_gplvm.rowmodes import effective, peaks
 from pm_gplvm.rowposterior import Places, weighted_places
 from pm_gplvm.schema import warn_unaligned
@@ -242,7 +242,7 @@ def places_of_table(
     by_draw = rows_by_draw(fit, new, prior, settings["draws"])
     with (
         limit_threads(blas_threads),
-        Pieces(caller, len(new) * len(by_draw), "rows", progressbar) as progress,
+        progress_bar(caller, len(new) * len(by_draw), "rows", show=progressbar) as progress,
     ):
         places = weighted_places(
             fit,

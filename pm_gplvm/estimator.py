@@ -15,8 +15,8 @@ from pm_gplvm.embedding import embed, log_predictive
 from pm_gplvm.model import build_model
 from pm_gplvm.optimise import fit_marginal
 from pm_gplvm.prediction import predict
-from pm_gplvm.preprocess import Scale
 from pm_gplvm.schema import FEATURE, LATENT, draws_of, require_fit
+from pm_gplvm.table import Scale
 
 __all__ = ["GPLVM"]
 

@@ -1,4 +1,4 @@
-// A fit to move about in: the latent plane on the left, what the model decodes there on the right.
+// Interactive view of a fit: the latent plane on the left, the decoded row on the right.
 // One module for Jupyter (anywidget calls `render`) and for the page that `explore` writes.
 
 const SIDE = 420; // pixels of the plane

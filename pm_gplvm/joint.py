@@ -14,7 +14,7 @@ import xarray as xr
 from pm_gplvm.chain_starts import begun, plain
 from pm_gplvm.checks import count
 from pm_gplvm.likelihood import seen_of
-from pm_gplvm.progress import Steps
+from pm_gplvm.progress import Bar, progress_bar
 from pm_gplvm.recording import Record
 from pm_gplvm.replicas import Posterior, Replicas, compile_posterior
 from pm_gplvm.schema import require_fit
@@ -128,7 +128,10 @@ def sample(
     posterior = compile_posterior(model)
     states = np.array([posterior.ensemble.state(values) for values in starts])
     settings = {"tune": tune, "thin": thin, "random_seed": random_seed}
-    with limit_threads(blas_threads), Steps("sample", tune + draws * thin, progressbar) as steps:
+    with (
+        limit_threads(blas_threads),
+        progress_bar("sample", tune + draws * thin, "iterations", show=progressbar) as steps,
+    ):
         sampler = Replicas(
             posterior,
             states[:, None],
@@ -203,7 +206,10 @@ def sample_more(
     settings = {n: json.loads(str(earlier.attrs[n])) for n in ("tune", "thin", "random_seed")}
     thin = int(settings["thin"])
     record = Record.of(earlier)
-    with limit_threads(blas_threads), Steps("sample_more", draws * thin, progressbar) as steps:
+    with (
+        limit_threads(blas_threads),
+        progress_bar("sample_more", draws * thin, "iterations", show=progressbar) as steps,
+    ):
         # Its densities are computed here, by as many threads as those of the run before.
         sampler = Replicas(
             posterior,
@@ -239,7 +245,7 @@ def _run(
     thin: int,
     settings: Mapping[str, Any],
     store: str | Path | None,
-    steps: Steps,
+    steps: Bar,
     record: Record | None = None,
 ) -> Record:
     """Draw, and write what there is to the store now and then."""

@@ -17,7 +17,7 @@ from pm_gplvm.coordinates import Coordinates, optimiser_coordinates
 from pm_gplvm.expansion import Expansion, expand, laplace_evidence
 from pm_gplvm.model import describe
 from pm_gplvm.objective import compile_log_density
-from pm_gplvm.progress import Counter
+from pm_gplvm.progress import progress_bar
 from pm_gplvm.results import as_fit, compile_constrain
 from pm_gplvm.starts import start_values
 from pm_gplvm.threads import BlasThreads, threads_for
@@ -134,7 +134,7 @@ def fit_laplace(
     target = _Target(coordinates, _compile_volume(model) if volume else None)
     begin = start_values(model, start, rng)
     with limit_threads(threads_for(blas_threads, density.n_rows)):
-        with Counter("fit_laplace", n_starts=1, show=progressbar) as counter:
+        with progress_bar("fit_laplace", 1, "starts", show=progressbar) as counter:
             optimum = climb(coordinates, begin, maxiter, tightly(_TOL), counter)
             counter.finish(optimum.objective)
         mode = coordinates.inward(optimum.values)

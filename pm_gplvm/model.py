@@ -17,10 +17,15 @@ from pm_gplvm.covariances import Covariance, covariance
 from pm_gplvm.kernels import parse_kernel
 from pm_gplvm.likelihood import GPColumns, GPColumnsRV, has_own_noise
 from pm_gplvm.patterns import column_patterns, warn_of_cost
-from pm_gplvm.preprocess import Scale, as_table, centre_and_scale, resolution_of
 from pm_gplvm.priors import DEFAULT_PRIORS, add_prior
 from pm_gplvm.schema import FEATURE, LATENT, OBS
-from pm_gplvm.suspicions import warn_suspicious
+from pm_gplvm.table import (
+    Scale,
+    as_table,
+    centre_and_scale,
+    resolution_of,
+    warn_of_odd_table,
+)
 
 __all__ = ["Description", "build_model", "describe", "floor_of", "noise_in"]
 
@@ -131,7 +136,7 @@ def build_model(
     5
     """
     table = as_table(Y, missing=missing)
-    warn_suspicious(table, scale)
+    warn_of_odd_table(table, scale)
     _check_latent_dim(latent_dim, table.shape)
     entry, bias = parse_kernel(kernel)
     if ard and not entry.parameters:

@@ -21,7 +21,7 @@ from pm_gplvm.ascent import (
     tightly,
 )
 from pm_gplvm.checks import Array
-from pm_gplvm.progress import Counter
+from pm_gplvm.progress import Bar, progress_bar
 from pm_gplvm.starts import Form, forms, perturbed
 
 __all__ = ["Start", "best_first", "from_joint_mode", "start_columns", "starts_of"]
@@ -85,7 +85,7 @@ def from_joint_mode(joint: Landscape, starts: Sequence[Start], maxiter: int) -> 
     """
     whitened = [s for s in starts if s.form is not None and not s.form.straight]
     begin = next((s for s in whitened if s.form is not None and s.form.size == 1.0), starts[0])
-    with Counter("", n_starts=1, show=False) as counter:
+    with progress_bar("", 1, "starts", show=False) as counter:
         end = climb(joint, begin.values, maxiter, loosely(_LONGER), counter)
     return Start(end.values, replace(begin.form, joint=True) if begin.form else None)
 
@@ -99,7 +99,7 @@ def best_first(
     measure: Measure | None = None,
     maxiter: int,
     tol: float,
-    counter: Counter,
+    counter: Bar,
 ) -> list[tuple[int, Optimum]]:
     """Climb from all starts and list where they ended, the best first.
 
@@ -124,7 +124,7 @@ def best_first(
         Iterations of a climb.
     tol : float
         See :func:`pm_gplvm.ascent.tightly`.
-    counter : Counter
+    counter : Bar
 
     Returns
     -------
@@ -180,7 +180,7 @@ class _Climbs:
     landscape: Landscape
     measure: Measure | None
     maxiter: int
-    counter: Counter
+    counter: Bar
 
     def here(self, values: Mapping[str, Array]) -> Landscape:
         """Take coordinates that suit this place."""

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from pm_gplvm.checks import Array
 from pm_gplvm.draws import data_of, evenly_spaced
-from pm_gplvm.preprocess import _labelled as labelled
 from pm_gplvm.rowdensity import Mixture, Rows
 from pm_gplvm.schema import FEATURE, LATENT, OBS, draws_of, require_fit
+from pm_gplvm.table import labelled
 
 __all__ = ["Frames", "new_table", "require_exact", "rows_by_draw"]
 

@@ -16,7 +16,7 @@ from pm_gplvm.draws import Draw, data_of, each_draw
 from pm_gplvm.model import build_model
 from pm_gplvm.neighbourhood import Neighbourhood, compile_neighbourhood
 from pm_gplvm.newrows import new_table
-from pm_gplvm.progress import Pieces
+from pm_gplvm.progress import progress_bar
 from pm_gplvm.schema import FEATURE, OBS, THETA, draws_of, require_fit
 from pm_gplvm.starts import start_values
 from pm_gplvm.stochastic import check_rates, neighbors_of, spread, walk_fit
@@ -133,7 +133,7 @@ def update(
     sample = density.sample(rng)
     with (
         limit_threads(blas_threads),
-        Pieces("update", int(steps), "steps", progressbar) as progress,
+        progress_bar("update", int(steps), "steps", show=progressbar) as progress,
     ):
         X[N:] = draw.X[_likeliest(density, draw.X, theta, places, R)]
         walk = Walk(

@@ -30,11 +30,11 @@ from pm_gplvm.likelihood import has_own_noise, standardised
 from pm_gplvm.model import describe
 from pm_gplvm.multistart import best_first, from_joint_mode, start_columns, starts_of
 from pm_gplvm.objective import LogDensity, compile_log_density
-from pm_gplvm.preprocess import equal_rows
-from pm_gplvm.progress import Counter
+from pm_gplvm.progress import progress_bar
 from pm_gplvm.relocation import Relocation
 from pm_gplvm.results import as_fit, compile_constrain
 from pm_gplvm.schema import OBS, THETA
+from pm_gplvm.table import equal_rows
 from pm_gplvm.threads import BlasThreads, threads_for
 from pm_gplvm.threads import blas_threads as limit_threads
 from pm_gplvm.volume import is_independent, log_volume, prior_sd, why_no_volume
@@ -298,7 +298,7 @@ def _fit(
         measure = partial(_coordinates_at, plain=coordinates, relocation=relocation, sd=sd)
     with (
         limit_threads(threads),
-        Counter(settings.caller, n_starts=len(starts), show=progressbar) as counter,
+        progress_bar(settings.caller, len(starts), "starts", show=progressbar) as counter,
     ):
         ranked = best_first(
             coordinates,

@@ -1,155 +1,74 @@
-"""What a user sees while an optimisation or a sampler runs."""
+"""A line of progress on the screen while an optimiser, a sampler or another loop runs."""
 
-from types import TracebackType
-from typing import Self
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     SpinnerColumn,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
-__all__ = ["Counter", "Pieces", "Steps"]
 
+class Bar:
+    """What :func:`progress_bar` shows: the work done, and numbers beside it."""
 
-class _Shown:
-    """A line of progress that is there as long as its ``with`` block."""
+    def __init__(self, shown: Progress, task: TaskID) -> None:
+        self._shown, self._task, self._evaluations = shown, task, 0
 
-    _progress: Progress
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._progress.stop()
-
-
-class Counter(_Shown):
-    """Count starts and evaluations, with the best objective so far and the rate.
-
-    Parameters
-    ----------
-    title : str
-    n_starts : int
-    show : bool
-        False keeps silent.
-    """
-
-    def __init__(self, title: str, *, n_starts: int, show: bool) -> None:
-        self._progress = Progress(
-            SpinnerColumn(),
-            TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=20),
-            TextColumn("start {task.completed:.0f}/{task.total:.0f}"),
-            TextColumn("{task.fields[evaluations]} evaluations"),
-            TextColumn("objective {task.fields[objective]:.2f}"),
-            TextColumn("{task.fields[rate]:.0f}/s"),
-            TimeElapsedColumn(),
-            disable=not show,
-        )
-        self._task = self._progress.add_task(
-            title, total=n_starts, evaluations=0, objective=float("nan"), rate=0.0
-        )
-        self._evaluations = 0
+    def advance(self, n: int = 1, **numbers: Any) -> None:
+        """Count n more units as done."""
+        speed = self._shown.tasks[0].speed or 0.0
+        self._shown.update(self._task, advance=n, **({"rate": speed} | numbers))
 
     def step(self, objective: float) -> None:
-        """Note one evaluation."""
+        """Count one evaluation of a start."""
         self._evaluations += 1
         if self._evaluations % 20 == 0:
             self._show(objective)
 
     def finish(self, objective: float) -> None:
-        """Note the end of one start."""
-        self._show(objective)
-        self._progress.advance(self._task)
+        """Count one start as done."""
+        self._show(objective, advance=1)
 
-    def _show(self, objective: float) -> None:
-        elapsed = self._progress.tasks[0].elapsed or 0.0
-        self._progress.update(
-            self._task,
-            evaluations=self._evaluations,
-            objective=objective,
-            rate=self._evaluations / elapsed if elapsed else 0.0,
-        )
+    def _show(self, objective: float, advance: int = 0) -> None:
+        elapsed = self._shown.tasks[0].elapsed
+        rate = self._evaluations / elapsed if elapsed else 0.0
+        self.advance(advance, evaluations=self._evaluations, objective=objective, rate=rate)
 
 
-class Steps(_Shown):
-    """Count iterations of a sampler, with its log-likelihood, rate and the time that remains.
+@contextmanager
+def progress_bar(title: str, total: int, unit: str, *, show: bool) -> Iterator[Bar]:
+    """Show a bar inside a ``with`` block: of ``"starts"``, of ``"iterations"``, or of other units.
 
-    Parameters
-    ----------
-    title : str
-    total : int
-        Iterations.
-    show : bool
-        False keeps silent.
+    Starts have evaluations and the objective beside them, iterations the log-likelihood and the number
+    of replicas. The bar of other units vanishes at the end. Without ``show`` nothing is written.
     """
-
-    def __init__(self, title: str, total: int, show: bool) -> None:
-        self._progress = Progress(
-            SpinnerColumn(),
-            TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TextColumn("log-likelihood {task.fields[log_likelihood]:.1f}"),
-            TextColumn("{task.fields[replicas]} replicas"),
-            TextColumn("{task.fields[rate]:.1f}/s"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            disable=not show,
-        )
-        self._task = self._progress.add_task(
-            title, total=total, log_likelihood=float("nan"), replicas=1, rate=0.0
-        )
-
-    def advance(self, *, log_likelihood: float, replicas: int) -> None:
-        """Note one iteration."""
-        self._progress.update(
-            self._task,
-            advance=1,
-            log_likelihood=log_likelihood,
-            replicas=replicas,
-            rate=self._progress.tasks[0].speed or 0.0,
-        )
-
-
-class Pieces(_Shown):
-    """Count pieces of work, with their rate and the time that remains; gone when they are done.
-
-    Parameters
-    ----------
-    title : str
-    total : int
-    what : str
-        Name of a piece: "rows".
-    show : bool
-        False keeps silent.
-    """
-
-    def __init__(self, title: str, total: int, what: str, show: bool) -> None:
-        self._progress = Progress(
-            SpinnerColumn(),
-            TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TextColumn(f"{what}, {{task.fields[rate]:.3g}}/s"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            disable=not show,
-            transient=True,
-        )
-        self._task = self._progress.add_task(title, total=total, rate=0.0)
-
-    def advance(self, n: int = 1) -> None:
-        """Note that so many more are done."""
-        self._progress.update(self._task, advance=n, rate=self._progress.tasks[0].speed or 0.0)
+    numbers: dict[str, Any] = {"rate": 0.0}
+    columns: list[ProgressColumn] = [SpinnerColumn(), TextColumn("[bold]{task.description}")]
+    columns += [BarColumn(bar_width=20), MofNCompleteColumn()]
+    if unit == "starts":
+        numbers |= {"evaluations": 0, "objective": float("nan")}
+        columns[-1] = TextColumn("start {task.completed:.0f}/{task.total:.0f}")
+        columns.append(TextColumn("{task.fields[evaluations]} evaluations"))
+        columns.append(TextColumn("objective {task.fields[objective]:.2f}"))
+        columns += [TextColumn("{task.fields[rate]:.0f}/s"), TimeElapsedColumn()]
+    elif unit == "iterations":
+        numbers |= {"log_likelihood": float("nan"), "replicas": 1}
+        columns.append(TextColumn("log-likelihood {task.fields[log_likelihood]:.1f}"))
+        columns.append(TextColumn("{task.fields[replicas]} replicas"))
+        columns += [TextColumn("{task.fields[rate]:.1f}/s"), TimeElapsedColumn()]
+        columns.append(TimeRemainingColumn())
+    else:
+        columns.append(TextColumn(unit + ", {task.fields[rate]:.3g}/s"))
+        columns += [TimeElapsedColumn(), TimeRemainingColumn()]
+    transient = unit not in ("starts", "iterations")
+    with Progress(*columns, disable=not show, transient=transient) as shown:
+        yield Bar(shown, shown.add_task(title, total=total, **numbers))

@@ -17,8 +17,8 @@ from pytensor.tensor.random.op import RNGConsumerOp
 
 from pm_gplvm.kernels import KERNELS
 from pm_gplvm.model import build_model
-from pm_gplvm.preprocess import Scale, as_table, centre_and_scale
 from pm_gplvm.schema import LATENT, THETA, draws_of, has_own_noise, require_fit
+from pm_gplvm.table import Scale, as_table, centre_and_scale
 
 __all__ = ["priors_of", "rebuild_model"]
 

@@ -12,7 +12,7 @@ from pm_gplvm.batch_bfgs import maximise
 from pm_gplvm.batch_least_squares import minimise
 from pm_gplvm.checks import Array
 from pm_gplvm.draws import data_of, each_draw
-from pm_gplvm.progress import Pieces
+from pm_gplvm.progress import Bar
 from pm_gplvm.proposals import Proposals
 from pm_gplvm.rowdensity import RowDensity, Rows
 
@@ -113,7 +113,7 @@ def weighted_places(
     n_samples: int,
     n_starts: int,
     rng: np.random.Generator,
-    progress: Pieces | None = None,
+    progress: Bar | None = None,
 ) -> Places:
     """Draw places of each row from its mixtures, the same number from each draw of the fit.
 
@@ -126,7 +126,7 @@ def weighted_places(
         Places a row, over all draws, rounded up to a whole number of each.
     n_starts : int
     rng : numpy.random.Generator
-    progress : Pieces, optional
+    progress : Bar, optional
         Told of every row and draw.
     """
     F, _, _ = data_of(fit, caller="embed", missing=True)

@@ -19,7 +19,7 @@ from pm_gplvm.ascent import (
 )
 from pm_gplvm.checks import Array
 from pm_gplvm.objective import LogDensity, compile_log_density
-from pm_gplvm.progress import Counter
+from pm_gplvm.progress import Bar, progress_bar
 from pm_gplvm.threads import blas_threads as limit_threads
 
 __all__ = ["InducedCoordinates", "induced_coordinates", "search"]
@@ -148,7 +148,7 @@ def search(
     optima: list[Optimum] = []
     with (
         limit_threads(blas_threads),
-        Counter(title, n_starts=len(starts), show=progressbar) as counter,
+        progress_bar(title, len(starts), "starts", show=progressbar) as counter,
     ):
         for values in starts:
             optimum = _two_phases(model, density, values, keep, hold, maxiter, tol, counter)
@@ -167,7 +167,7 @@ def _two_phases(
     hold: int,
     maxiter: int,
     tol: float,
-    counter: Counter,
+    counter: Bar,
 ) -> Optimum:
     free = induced_coordinates(model, density, {})
     if not hold or not keep:

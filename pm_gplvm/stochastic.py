@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pm_gplvm.checks import Array, count
 from pm_gplvm.compilation import Backend
 from pm_gplvm.neighbourhood import Neighbourhood, compile_neighbourhood
-from pm_gplvm.progress import Counter
+from pm_gplvm.progress import progress_bar
 from pm_gplvm.results import as_fit, compile_constrain
 from pm_gplvm.starts import start_values
 from pm_gplvm.threads import blas_threads as limit_threads
@@ -215,7 +215,7 @@ def _run(
         seen.append((walk.taken, objective, held_out, time.perf_counter() - began))
         return objective
 
-    with Counter("fit_stochastic", n_starts=1, show=show) as counter:
+    with progress_bar("fit_stochastic", 1, "starts", show=show) as counter:
         shown = look()
         try:
             while walk.taken < steps:

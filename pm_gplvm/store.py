@@ -1,4 +1,4 @@
-"""Fits on disk: NetCDF or Zarr, written whole or not at all, nothing by pickle."""
+"""Fits on disk, as NetCDF or Zarr: written completely or not at all, without pickle."""
 
 import hashlib
 import os
@@ -14,16 +14,15 @@ import xarray as xr
 from numpy.typing import NDArray
 from packaging.version import InvalidVersion, Version
 
+from pm_gplvm.checks import check_target
 from pm_gplvm.schema import require_fit
 
-__all__ = ["load", "save"]
-
 _SUFFIXES = (".nc", ".zarr")
-_SEAL = "sha256"
+_CHECKSUM = "sha256"  # attribute of the root
 
 
 def save(fit: xr.DataTree, path: str | Path, *, overwrite: bool = False) -> Path:
-    """Write a fit to a file, from which everything goes on.
+    """Write a fit to a file, from which all work can go on.
 
     Parameters
     ----------
@@ -31,7 +30,7 @@ def save(fit: xr.DataTree, path: str | Path, *, overwrite: bool = False) -> Path
     path : path
         ``.nc`` (NetCDF 4) or ``.zarr`` (a folder). Both hold data only, and a checksum of them.
     overwrite : bool, default False
-        Whether what stands at ``path`` may be replaced.
+        Whether an existing file may be replaced.
 
     Returns
     -------
@@ -42,9 +41,9 @@ def save(fit: xr.DataTree, path: str | Path, *, overwrite: bool = False) -> Path
     TypeError
         If ``fit`` is not a fit.
     ValueError
-        If the ending is another.
+        If the suffix is neither.
     FileExistsError
-        If something stands at ``path`` and may not be replaced.
+        If ``path`` exists and may not be replaced.
     OSError
         If the folder does not exist or cannot be written.
 
@@ -60,44 +59,32 @@ def save(fit: xr.DataTree, path: str | Path, *, overwrite: bool = False) -> Path
     require_fit(fit, caller="save")
     path = Path(path)
     check_writable(path, overwrite=overwrite)
-    sealed = fit.copy()
-    sealed.attrs = {**fit.attrs, _SEAL: _digest(fit)}
-    # Written beside its place and moved there when whole: a crash leaves the old file.
-    scratch = Path(tempfile.mkdtemp(prefix=f".{path.stem}-", dir=path.parent))
-    try:
-        whole = scratch / path.name
+    marked = fit.copy()
+    marked.attrs = {**fit.attrs, _CHECKSUM: _digest(fit)}
+    # Written in a folder beside the target and moved when complete: a crash leaves the old file.
+    with tempfile.TemporaryDirectory(
+        dir=path.parent, prefix=f".{path.stem}-", ignore_cleanup_errors=True
+    ) as scratch:
+        complete = Path(scratch) / path.name
         if path.suffix == ".nc":
-            sealed.to_netcdf(whole, engine="h5netcdf")
+            marked.to_netcdf(complete, engine="h5netcdf")
         else:
-            sealed.to_zarr(whole, zarr_format=2, consolidated=True)
+            marked.to_zarr(complete, zarr_format=2, consolidated=True)
         if path.is_dir():
             shutil.rmtree(path)
-        os.replace(whole, path)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        os.replace(complete, path)
     return path
 
 
-def check_writable(path: str | Path, *, overwrite: bool = False) -> None:
-    """Raise now what :func:`save` would raise after the work is done.
-
-    Raises
-    ------
-    ValueError, FileExistsError, FileNotFoundError, PermissionError
-    """
-    path = Path(path)
-    if path.suffix not in (*_SUFFIXES, ".png"):
+def check_writable(path: Path, *, overwrite: bool = False) -> None:
+    """Raise now what :func:`save` would raise after the work is done."""
+    if path.suffix not in _SUFFIXES:
         raise ValueError(f"A fit is saved as {' or '.join(_SUFFIXES)}, got {path.name!r}.")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"The folder {path.parent} does not exist. Make it first.")
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} exists. Pass overwrite=True or choose another name.")
-    if not os.access(path.parent, os.W_OK):
-        raise PermissionError(f"The folder {path.parent} cannot be written to. Choose another one.")
+    check_target(path, overwrite=overwrite)
 
 
 def _digest(fit: xr.DataTree) -> str:
-    """SHA-256 of all that a fit holds, the same before it is written and after it is read."""
+    """SHA-256 of all groups, variables and attrs, the same before writing and after reading."""
     digest = hashlib.sha256()
     for group in sorted(fit.subtree, key=lambda group: group.path):
         data = group.to_dataset(inherit=False)
@@ -114,7 +101,7 @@ def _plain(attrs: Mapping[Any, Any]) -> list[tuple[str, Any]]:
 
 
 def _bytes(values: NDArray[Any]) -> bytes:
-    """Of values in the one form that does not depend on how a file keeps them."""
+    """Values in a form that does not depend on how a file stores them."""
     kind = values.dtype.kind
     if kind in "OUST":
         return "\0".join(map(str, values.ravel().tolist())).encode()
@@ -143,9 +130,9 @@ def load(path: str | Path) -> xr.DataTree:
     Raises
     ------
     FileNotFoundError
-        If nothing stands at ``path``.
+        If ``path`` does not exist.
     ValueError
-        If it cannot be read, is no fit, was written by a newer version, or has been changed since.
+        If it cannot be read, is not a fit, was written by a newer version, or has been changed since.
 
     Examples
     --------
@@ -167,8 +154,8 @@ def load(path: str | Path) -> xr.DataTree:
             f"{path.name} cannot be read as a fit; it is damaged or of another kind ({error})."
         ) from error
     _check_version(path, fit.attrs.get("pm_gplvm_version"))
-    # A tree that was not written by save has none.
-    if (seal := fit.attrs.pop(_SEAL, None)) is not None and seal != _digest(fit):
+    # A tree that was not written by save has no checksum.
+    if (checksum := fit.attrs.pop(_CHECKSUM, None)) is not None and checksum != _digest(fit):
         raise ValueError(
             f"{path.name} cannot be read as a fit; it is damaged: it does not hold what was written "
             "(its SHA-256 is another)."

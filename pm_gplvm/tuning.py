@@ -8,7 +8,7 @@ import xarray as xr
 
 from pm_gplvm.checks import Array
 from pm_gplvm.exchange import ladder
-from pm_gplvm.progress import Steps
+from pm_gplvm.progress import Bar
 from pm_gplvm.replicas import Iteration, Replicas
 
 __all__ = ["iterations", "tune_sampler"]
@@ -20,7 +20,7 @@ _TOO_FEW = 20  # iterations that tell nothing
 
 
 def tune_sampler(
-    sampler: Replicas, tune: int, replicas: int | str, beta_min: float, steps: Steps
+    sampler: Replicas, tune: int, replicas: int | str, beta_min: float, steps: Bar
 ) -> Replicas:
     """Adapt step sizes, and temperatures where there are several.
 
@@ -58,7 +58,7 @@ def tune_sampler(
     return _learn(sampler, left, steps)
 
 
-def iterations(sampler: Replicas, n: int, steps: Steps, *, tuning: bool) -> Iterator[Iteration]:
+def iterations(sampler: Replicas, n: int, steps: Bar, *, tuning: bool) -> Iterator[Iteration]:
     """Iterate, and show it."""
     for _ in range(n):
         iteration = sampler.iterate(tuning=tuning)
@@ -69,14 +69,14 @@ def iterations(sampler: Replicas, n: int, steps: Steps, *, tuning: bool) -> Iter
         yield iteration
 
 
-def _learn(sampler: Replicas, n: int, steps: Steps) -> Replicas:
+def _learn(sampler: Replicas, n: int, steps: Bar) -> Replicas:
     """Iterate for the step sizes' sake."""
     for _ in iterations(sampler, n, steps, tuning=True):
         pass
     return sampler
 
 
-def _cool(sampler: Replicas, n: int, steps: Steps) -> int:
+def _cool(sampler: Replicas, n: int, steps: Bar) -> int:
     """Raise β to 1 in n iterations."""
     for beta in np.geomspace(_HOTTEST_START, 1.0, n):
         sampler.beta = np.array([beta])
@@ -85,7 +85,7 @@ def _cool(sampler: Replicas, n: int, steps: Steps) -> int:
     return n
 
 
-def _agrees(sampler: Replicas, n: int, steps: Steps) -> bool:
+def _agrees(sampler: Replicas, n: int, steps: Bar) -> bool:
     """Iterate, and see whether the chains agree in the latter two thirds."""
     seen = [_watched(sampler) for _ in iterations(sampler, n, steps, tuning=True)]
     return n >= _TOO_FEW and _disagreement(np.array(seen[n // 3 :])) <= _MIXED

@@ -15,6 +15,7 @@ from scipy.interpolate import RegularGridInterpolator
 from test_prediction import made_fit
 
 import pm_gplvm as gplvm
+from pm_gplvm import explorer
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
@@ -139,7 +140,7 @@ def test_missing_entries_stay_missing(Y, tmp_path):
 
 def test_without_anywidget_the_remedy_is_told(best, monkeypatch):
     monkeypatch.setitem(sys.modules, "anywidget", None)
-    monkeypatch.delitem(sys.modules, "pm_gplvm.explorer_widget", raising=False)
+    explorer._widget_class.cache_clear()
     with pytest.raises(ImportError, match=r"pip install 'pm-gplvm\[explore\]', or write a page"):
         gplvm.explore(best)
 

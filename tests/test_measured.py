@@ -9,7 +9,7 @@ import pm_gplvm as gplvm
 from pm_gplvm.ascent import climb, loosely, tightly
 from pm_gplvm.coordinates import measured, optimiser_coordinates
 from pm_gplvm.objective import compile_log_density
-from pm_gplvm.progress import Counter
+from pm_gplvm.progress import progress_bar
 from pm_gplvm.relocation import Relocation
 from pm_gplvm.starts import start_values
 
@@ -100,7 +100,7 @@ def test_they_save_evaluations_near_the_maximum():
         rng = np.random.default_rng(seed)
         model = gplvm.build_model(simulated(100, 8, seed=seed), resolution=0)
         plain = optimiser_coordinates(model, compile_log_density(model, volume=True))
-        with Counter("", n_starts=1, show=False) as counter:
+        with progress_bar("", 1, "starts", show=False) as counter:
             near = climb(plain, start_values(model, "pca", rng), 1000, loosely(3.0), counter).values
             information = Relocation(model, rng).information(near) + np.eye(100)
             there = measured(plain, near, information)

@@ -15,8 +15,8 @@ from scipy.stats import norm
 import pm_gplvm as gplvm
 from pm_gplvm.draws import each_draw
 from pm_gplvm.invariants import invariants
-from pm_gplvm.preprocess import as_table, centre_and_scale
 from pm_gplvm.rowdensity import RowDensity, Rows
+from pm_gplvm.table import as_table, centre_and_scale
 
 THETA = {"lengthscale": 0.9, "amplitude": 1.1, "sigma": 0.3}
 N, D = 20, 8

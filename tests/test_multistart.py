@@ -6,7 +6,7 @@ from scipy.optimize import rosen, rosen_der
 
 from pm_gplvm.ascent import CONVERGED, INTERRUPTED
 from pm_gplvm.multistart import FELL_BEHIND, Start, best_first
-from pm_gplvm.progress import Counter
+from pm_gplvm.progress import progress_bar
 
 
 class Valley:
@@ -39,7 +39,7 @@ def aside(values):
 
 
 def climbed(valley):
-    with Counter("test", n_starts=3, show=False) as counter:
+    with progress_bar("test", 3, "starts", show=False) as counter:
         return best_first(
             valley, starts(), aside, judge=None, maxiter=500, tol=0.01, counter=counter
         )

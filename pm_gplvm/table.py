@@ -1,33 +1,33 @@
-"""From what a user has to a checked, labelled table, its centre and its scale."""
+"""The user's table: checked, labelled, its centre and scale, the grid of its values, odd tables."""
 
-from typing import Any, Literal
+import warnings
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
+from pm_gplvm.checks import Array
 from pm_gplvm.schema import FEATURE, OBS
 
-__all__ = [
-    "MISSING",
-    "SCALES",
-    "as_table",
-    "centre_and_scale",
-    "equal_rows",
-    "grid_steps",
-    "resolution_of",
-]
-
 Scale = Literal["global", "feature", "none"]
-SCALES = ("global", "feature", "none")
-MISSING = ("raise", "mask")
 
+_FEWEST = 3  # rows of a table
+
+# Grids of values
 _DISTINCT = 0.9  # share of a column's entries above which its values are on no grid
 _MULTIPLES, _ROUNDING = 0.95, 1e-3  # share of the gaps that must be whole multiples, and how nearly
 _GRIDDED = 0.5  # share of gridded columns from which equal rows are no copies
-_FEWEST = 3  # rows of a table
 _LEAST_NOISE = 0.01  # no table is known to more than a hundredth of its spread
+
+# Odd tables
+_LABELS = {"class", "classes", "cluster", "group", "label", "labels", "species", "stage", "target"}
+_NUMBERS = {"id", "index", "row", "unnamed: 0"}
+_FEW_ROWS, _MANY_COLUMNS = 20, 50  # columns per row
+_SHARE, _FEW = 0.9, 0.25  # of all variance in at most this share of the columns
+_SHARE_OF_FEW = 0.99  # in one column where there are only two or three
 
 _REMEDY_LABEL = (
     "Move labels out of the table (a DataArray coordinate on obs keeps them) or drop them."
@@ -35,47 +35,22 @@ _REMEDY_LABEL = (
 
 
 def as_table(Y: Any, *, missing: str = "raise") -> xr.DataArray:
-    """Check a table and bring it into float64 with named rows and columns.
+    """Return a table as float64 with dims (obs, feature), checked, in the user's units.
 
-    Parameters
-    ----------
-    Y : array_like, DataFrame or DataArray, shape (N, D)
-        Rows are observations. A DataFrame's index and columns, a DataArray's coordinates are
-        kept; further coordinates along the rows (``label``) stay attached to them.
-    missing : {"raise", "mask"}
-        Whether NaN is an error, or stays.
-
-    Returns
-    -------
-    DataArray, dims (obs, feature), float64
-        In the user's units.
-
-    Raises
-    ------
-    TypeError
-        If a column holds text or complex numbers.
-    ValueError
-        If the shape is not N × D with N ≥ 3 and D ≥ 1, a value is infinite or missing, a whole row
-        or column is missing, all rows are equal, or ``missing`` is unknown.
-
-    Examples
-    --------
-    >>> as_table([[1, 2], [3, 4], [5, 7]]).sizes["obs"]
-    3
+    Names of rows and columns are kept, and further coordinates along the rows (``label``).
     """
-    table = _labelled(Y)
+    table = labelled(Y)
     N, D = table.shape
-    if N < 3 or D < 1:
+    if N < _FEWEST or D < 1:
         raise ValueError(
             f"Y must have at least 3 rows (obs) and 1 column (feature), got shape {(N, D)}. Rows are "
             "what is embedded: if columns were meant, pass Y.T."
         )
-    values = table.to_numpy()
-    if missing not in MISSING:
-        raise ValueError(f"missing must be one of {', '.join(MISSING)}, got {missing!r}.")
+    if missing not in ("raise", "mask"):
+        raise ValueError(f"missing must be one of raise, mask, got {missing!r}.")
     _check_finite(table, allow_missing=missing == "mask")
-    low, high = np.nanmin(values, axis=0), np.nanmax(values, axis=0)
-    if (low == high).all():
+    values = table.to_numpy()
+    if (np.nanmin(values, axis=0) == np.nanmax(values, axis=0)).all():
         raise ValueError(f"Y has {N} equal rows: there is nothing to embed.")
     return table
 
@@ -106,7 +81,15 @@ def _name(table: xr.DataArray, dim: str, position: int) -> str:
     return f"{position}" if str(label) == f"{position}" else f"{position} ({label})"
 
 
-def _labelled(Y: Any) -> xr.DataArray:
+def _listed(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:5])}{', …' if len(names) > 5 else ''}"
+
+
+# Kinds of tables
+
+
+def labelled(Y: Any) -> xr.DataArray:
+    """Return any kind of table as float64 with dims (obs, feature), its values unchecked."""
     if isinstance(Y, xr.DataArray):
         return _from_dataarray(Y)
     if isinstance(Y, pd.DataFrame):
@@ -140,7 +123,7 @@ def _from_frame(Y: pd.DataFrame) -> xr.DataArray:
     if text:
         raise TypeError(
             f"Y must hold numbers, got text or other objects in {len(text)} of {Y.shape[1]} columns: "
-            f"{', '.join(text[:5])}{', …' if len(text) > 5 else ''}. {_REMEDY_LABEL}"
+            f"{_listed(text)}. {_REMEDY_LABEL}"
         )
     values = Y.to_numpy(dtype=np.float64, na_value=np.nan)
     coords = {OBS: _plain_index(Y.index), FEATURE: _plain_index(Y.columns)}
@@ -152,7 +135,7 @@ def _numeric(dtype: Any) -> bool:
 
 
 def _plain_index(index: pd.Index) -> NDArray[Any]:
-    """Labels that a file can hold: numbers and dates as they are, all else as text."""
+    """Labels that a file can hold: numbers and dates as they are, others as text."""
     if isinstance(index, pd.MultiIndex):
         return np.array([" ".join(map(str, entry)) for entry in index])
     if pd.api.types.is_numeric_dtype(index) or pd.api.types.is_datetime64_dtype(index):
@@ -164,14 +147,9 @@ def _from_dataarray(Y: xr.DataArray) -> xr.DataArray:
     if Y.ndim != 2:
         raise ValueError(f"Y must have two dimensions (obs, feature), got dims {tuple(Y.dims)}.")
     rows, columns = Y.dims
-    if {rows, columns} == {OBS, FEATURE}:
-        Y = Y.transpose(OBS, FEATURE)
-    elif OBS in Y.dims or FEATURE in Y.dims:
-        known = OBS if OBS in Y.dims else FEATURE
-        other = next(dim for dim in Y.dims if dim != known)
-        Y = Y.rename({other: FEATURE if known == OBS else OBS}).transpose(OBS, FEATURE)
-    else:
-        Y = Y.rename({rows: OBS, columns: FEATURE})
+    if rows == FEATURE or columns == OBS:
+        rows, columns = columns, rows
+    Y = Y.transpose(rows, columns).rename({rows: OBS, columns: FEATURE})
     values = _floats(Y.to_numpy())
     coords: dict[str, Any] = {
         dim: _plain_index(Y.indexes[dim]) if dim in Y.indexes else np.arange(size)
@@ -183,7 +161,7 @@ def _from_dataarray(Y: xr.DataArray) -> xr.DataArray:
     return xr.DataArray(values, dims=(OBS, FEATURE), coords=coords)
 
 
-def _floats(values: NDArray[Any]) -> NDArray[np.float64]:
+def _floats(values: NDArray[Any]) -> Array:
     if np.iscomplexobj(values):
         raise TypeError(
             "Y must hold real numbers, got complex ones. Stack real and imaginary parts."
@@ -196,82 +174,44 @@ def _floats(values: NDArray[Any]) -> NDArray[np.float64]:
         ) from error
 
 
-def centre_and_scale(
-    table: xr.DataArray, scale: Scale = "global"
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and scale of each column.
+# Centre, scale and grid
 
-    Parameters
-    ----------
-    table : DataArray, dims (obs, feature)
-        What is missing (NaN) is left out.
-    scale : {"global", "feature", "none"}
-        One number for all columns, such that the centred table has mean square 1; each column's
-        own standard deviation; or 1. A column that is constant is allowed unless each column is
-        scaled by itself: it is centred to 0 and counts as noise-free data.
 
-    Returns
-    -------
-    mean, scale : ndarray, shape (D,)
-        In the units of the table.
+def centre_and_scale(table: xr.DataArray, scale: Scale = "global") -> tuple[Array, Array]:
+    """Return mean and scale of each column, both (D,), in the units of the table.
 
-    Raises
-    ------
-    ValueError
-        If ``scale`` is unknown, or "feature" and a column is constant.
-
-    Examples
-    --------
-    >>> mean, scale = centre_and_scale(as_table([[1, 0], [3, 0], [5, 0]]))
-    >>> mean.tolist(), scale.round(3).tolist()
-    ([3.0, 0.0], [1.155, 1.155])
+    A constant column is allowed unless each column has its own scale: it becomes 0, as if it were data
+    without noise.
     """
-    if scale not in SCALES:
-        raise ValueError(f"scale must be one of {', '.join(SCALES)}, got {scale!r}.")
+    if scale not in (rules := get_args(Scale)):
+        raise ValueError(f"scale must be one of {', '.join(rules)}, got {scale!r}.")
     values = table.to_numpy()
     mean = np.nanmean(values, axis=0)
-    spread = np.nanstd(values - mean, axis=0)
-    # A constant column leaves rounding noise of the size of its mean times machine precision.
-    constant = np.nanmin(values, axis=0) == np.nanmax(values, axis=0)
     if scale == "none":
         return mean, np.ones_like(mean)
+    spread = np.nanstd(values - mean, axis=0)
     if scale == "global":
         share = (~np.isnan(values)).sum(axis=0)
         return mean, np.full_like(mean, np.sqrt(np.average(spread**2, weights=share)))
+    # A constant column leaves rounding noise of the size of its mean times machine precision.
+    constant = np.nanmin(values, axis=0) == np.nanmax(values, axis=0)
     if constant.any():
         names = [str(name) for name in table[FEATURE].to_numpy()[constant]]
         raise ValueError(
             f"scale='feature' cannot divide by the spread of {len(names)} constant features: "
-            f"{', '.join(names[:5])}{', …' if len(names) > 5 else ''}. Drop them or use scale='global'."
+            f"{_listed(names)}. Drop them or use scale='global'."
         )
     return mean, spread
 
 
-def grid_steps(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Find the step of the grid that each column's values lie on.
+def grid_steps(values: Array) -> Array:
+    """Return the step of the grid that each column's values (N, D) lie on; 0 where there is none.
 
-    A column is gridded where values come again (at most 90 % of its entries are different ones) and
-    at least 95 % of the gaps between neighbouring values are whole multiples of the smallest; a column
-    of two values is.
-
-    Parameters
-    ----------
-    values : ndarray, shape (N, D)
-        NaN where missing.
-
-    Returns
-    -------
-    ndarray, shape (D,)
-        In the units of the table; 0 where a column is on no grid, or constant.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> grid_steps(np.array([[1.0, 0.1], [2.0, 0.25], [4.0, 0.7], [2.0, 1.1]])).tolist()
-    [1.0, 0.0]
+    A column is gridded if values repeat (at most 90 % of its entries are distinct) and at least 95 % of
+    the gaps between neighbouring values are whole multiples of the smallest; or if it has two values.
     """
     ordered = np.sort(values, axis=0)
-    # NaN stands at the end, and is above nothing.
+    # NaN is sorted to the end, and no comparison with it is true.
     counts = 1 + (np.diff(ordered, axis=0) > 0.0).sum(axis=0)
     known = (~np.isnan(values)).sum(axis=0)
     steps = np.zeros(values.shape[1])
@@ -280,7 +220,7 @@ def grid_steps(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return steps
 
 
-def _grid_step(distinct: NDArray[np.float64]) -> float:
+def _grid_step(distinct: Array) -> float:
     gaps = np.diff(distinct)
     # Two numbers that should be equal may differ in their last digits.
     gaps = gaps[gaps > 1e-9 * np.ptp(distinct)]
@@ -290,28 +230,11 @@ def _grid_step(distinct: NDArray[np.float64]) -> float:
     return step if len(distinct) == 2 or (len(gaps) > 1 and whole.mean() >= _MULTIPLES) else 0.0
 
 
-def equal_rows(values: NDArray[np.float64]) -> NDArray[np.intp] | None:
-    """Find rows that are exact copies of others, in a table whose columns are on no grid.
+def equal_rows(values: Array) -> NDArray[np.intp] | None:
+    """Return for each row the first that equals it, (N,); None without copies, or on a grid.
 
-    Where values are measured on a continuous scale two rows are equal by having been entered twice. On
-    a grid (answers, counts) they may well be equal by themselves, and say so much more.
-
-    Parameters
-    ----------
-    values : ndarray, shape (N, D)
-        NaN where missing.
-
-    Returns
-    -------
-    ndarray of int, shape (N,), or None
-        For each row the first one that is equal to it; None if there are no copies.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> values = np.random.default_rng(0).normal(size=(4, 2))
-    >>> equal_rows(values[[0, 1, 1, 2, 3, 0]]).tolist()
-    [0, 1, 1, 3, 4, 0]
+    Measured on a continuous scale, two rows are equal because one was entered twice. On a grid (answers,
+    counts) rows may well be equal, and each says something.
     """
     firsts: dict[bytes, int] = {}
     # 0.0 is added as -0.0, equal to 0.0, has other bytes.
@@ -323,33 +246,57 @@ def equal_rows(values: NDArray[np.float64]) -> NDArray[np.intp] | None:
     return first if gridded < _GRIDDED else None
 
 
-def resolution_of(
-    table: xr.DataArray, scale: NDArray[np.float64], *, by_column: bool = False
-) -> NDArray[np.float64]:
-    """Give the standard deviation below which the noise of a table cannot lie.
+def resolution_of(table: xr.DataArray, scale: Array, *, by_column: bool = False) -> Array:
+    """Return the least standard deviation of the noise, in units of the scale: () or by column (D,).
 
-    A value rounded to a grid of step δ is off by an error of variance δ²/12. Without that a fit to
-    gridded data may take the grid for signal and the noise for nothing.
-
-    Parameters
-    ----------
-    table : DataArray, dims (obs, feature)
-    scale : ndarray, shape (D,)
-        From :func:`centre_and_scale`.
-    by_column : bool, default False
-        Whether it is wanted of each column, rather than of all together.
-
-    Returns
-    -------
-    ndarray, shape () or (D,)
-        Root of δ²/12 (0 for a column on no grid), or its mean over the columns, and 0.01² besides, in
-        units of the scale.
-
-    Examples
-    --------
-    >>> table = as_table([[1], [2], [3], [5], [5], [3], [2], [1]])
-    >>> round(float(resolution_of(table, centre_and_scale(table)[1])), 2)
-    0.2
+    A value rounded to a grid of step δ has an error of variance δ²/12; its mean over the columns counts,
+    and 0.01² besides. Without it a fit to gridded data may take the grid for signal.
     """
     rounding = (grid_steps(table.to_numpy()) / scale) ** 2 / 12.0
     return np.sqrt((rounding if by_column else rounding.mean()) + _LEAST_NOISE**2)
+
+
+# Odd tables
+
+
+def warn_of_odd_table(table: xr.DataArray, scale: str) -> None:
+    """Warn of a table that looks transposed, holds labels, or has columns in different units."""
+    N, D = table.shape
+    names = [str(name) for name in table[FEATURE].to_numpy()]
+    if N < _FEW_ROWS and D >= _MANY_COLUMNS * N:
+        _warn(
+            f"Y has {N} rows and {D} columns, and rows are what is embedded. If columns were meant, "
+            "pass Y.T."
+        )
+    if labels := [n for n in names if n.lower() in _LABELS]:
+        _warn(
+            f"Y has a column called {_listed(labels)}, which would be embedded as a measurement. If it "
+            f"holds classes, take it out: load_table(path, label={labels[0]!r}), or a DataArray with "
+            "the coordinate 'label' along obs."
+        )
+    if numbers := [n for n in names if n.lower() in _NUMBERS]:
+        _warn(
+            f"Y has a column called {_listed(numbers)}, which would be embedded as a measurement. If "
+            f"it numbers the rows, make it the index: Y.set_index({numbers[0]!r})."
+        )
+    if scale == "global" and (large := _dominant(table, names)):
+        _warn(
+            f"Y has nearly all of its variance in {len(large)} of {D} features, and they decide alone: "
+            f"{_listed(large)}. If the units differ, scale='feature' divides each by its own spread: "
+            "build_model(Y, scale='feature'), GPLVM(scale='feature'), or --scale feature."
+        )
+
+
+def _dominant(table: xr.DataArray, names: list[str]) -> list[str]:
+    """Return the columns that hold nearly all variance, if they are few."""
+    variance = np.nanvar(table.to_numpy(), axis=0)
+    varies = int((variance > 0.0).sum())
+    order = np.argsort(-variance)
+    share = np.cumsum(variance[order]) / variance.sum()
+    few = int(_FEW * varies)
+    n = int(np.searchsorted(share, _SHARE if few else _SHARE_OF_FEW)) + 1
+    return [names[i] for i in order[:n]] if varies > 1 and n <= max(few, 1) else []
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, RuntimeWarning, stacklevel=4)

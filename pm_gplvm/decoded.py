@@ -1,4 +1,4 @@
-"""Pictures of the map from X to Y: Matplotlib axes in, Matplotlib axes out."""
+"""Plots of the function from X to Y: predicted rows, and how much it stretches the latent space."""
 
 from typing import Any
 
@@ -12,14 +12,23 @@ from matplotlib.ticker import ScalarFormatter
 from numpy.typing import NDArray
 
 from pm_gplvm.checks import Array, count
+from pm_gplvm.elements import (
+    COLOURS,
+    Plane,
+    check_image_shape,
+    draw_grid,
+    draw_legend,
+    draw_points,
+    limits_of,
+    mesh,
+    plane_of,
+    row_values,
+    set_limits,
+)
 from pm_gplvm.geometry import magnification
-from pm_gplvm.marks import check_image_shape, draw_key, draw_points, frame, row_values
-from pm_gplvm.plane import Plane, plane_of
 from pm_gplvm.prediction import check_positions, predict, relative_uncertainty
 
-__all__ = ["plot_magnification", "plot_reconstruction"]
-
-_LINE = "#332288"
+_LINE = COLOURS[0]
 _GAP = 0.06  # between a cell's edge and what it shows, in units of the cell
 _RATIOS = (1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 100.0)
 
@@ -35,9 +44,9 @@ def plot_reconstruction(
 ) -> Axes:
     """Draw what the model decodes across the latent space.
 
-    The plane is cut into cells, each of which shows the mean of :func:`predict` at its centre: an
-    image, or a curve over the features in their order with a band of ± 2 sd. Cells pale by the
-    standard deviation that is left of the prior's: where nothing is known nothing is seen.
+    The plane is divided into cells. Each shows the mean of :func:`predict` at its centre: an image,
+    or a curve over the features in their order with a band of ± 2 sd. The larger the standard
+    deviation is, as a share of the prior's, the paler is the cell.
 
     Parameters
     ----------
@@ -51,7 +60,7 @@ def plot_reconstruction(
     grid : int, default 9
         Cells along each axis.
     draws : int, default 20
-        At most so many draws are used, evenly spaced.
+        Number of draws used at most, evenly spaced.
     ax : matplotlib.axes.Axes, optional
 
     Returns
@@ -61,7 +70,7 @@ def plot_reconstruction(
     Warns
     -----
     RuntimeWarning
-        If the draws of X stand in frames of their own (:func:`align`).
+        If the draws of X are not aligned (:func:`align`).
 
     Raises
     ------
@@ -79,10 +88,10 @@ def plot_reconstruction(
     plane = plane_of(fit, dims, caller="plot_reconstruction")
     count("grid", grid, 2)
     cells = (int(grid),) * len(plane.dims)
-    limits = plane.limits(0.02)
-    places = plane.mesh(limits, cells)
-    rows = predict(fit, plane.lift(places), draws=draws)
-    pale = relative_uncertainty(fit, plane.lift(places), draws=draws)
+    limits = limits_of(plane.X, 0.02)
+    centres = mesh(limits, cells)
+    rows = predict(fit, plane.lift(centres), draws=draws)
+    share = relative_uncertainty(fit, plane.lift(centres), draws=draws)
     mean, sd = rows["mean"].to_numpy(), rows["sd"].to_numpy()
     shape = check_image_shape(image_shape, mean.shape[1])
     if ax is None:
@@ -90,13 +99,13 @@ def plot_reconstruction(
         _, ax = plt.subplots(figsize=size, layout="constrained")
     if len(cells) == 1:
         limits = np.column_stack([limits, [0.0, 1.0]])
-        places = np.column_stack([places, np.full(len(places), 0.5)])
+        centres = np.column_stack([centres, np.full(len(centres), 0.5)])
     size_of = (limits[1] - limits[0]) / np.array([*cells, 1])[:2]
-    corners = places - 0.5 * size_of
+    corners = centres - 0.5 * size_of
     if shape is None:
-        _curves(ax, corners, size_of, mean, sd, pale)
+        _draw_curves(ax, corners, size_of, mean, sd, share)
     else:
-        _images(ax, corners, size_of, mean.reshape(-1, *shape), pale)
+        _draw_images(ax, corners, size_of, mean.reshape(-1, *shape), share)
     ax.set(xlim=limits[:, 0], ylim=limits[:, 1], xlabel=f"latent {plane.dims[0]}", aspect="auto")
     if len(cells) == 1:
         ax.set_yticks([])
@@ -105,9 +114,9 @@ def plot_reconstruction(
     return ax
 
 
-def _images(ax: Axes, corners: Array, size: Array, images: Array, pale: Array) -> None:
+def _draw_images(ax: Axes, corners: Array, size: Array, images: Array, shares: Array) -> None:
     scale = Normalize(images.min(), images.max())
-    for (left, bottom), image, share in zip(corners, images, pale, strict=True):
+    for (left, bottom), image, share in zip(corners, images, shares, strict=True):
         ax.imshow(
             image,
             extent=(
@@ -121,33 +130,37 @@ def _images(ax: Axes, corners: Array, size: Array, images: Array, pale: Array) -
             alpha=1.0 - 0.9 * min(share, 1.0),
             interpolation="nearest",
         )
-    for edges, rule in ((corners[:, 0], ax.axvline), (corners[:, 1], ax.axhline)):
-        for edge in np.unique(edges):
-            rule(edge, color="0.8", linewidth=0.5)
+    _draw_edges(ax, corners, "0.8")
     across, up = (len(np.unique(edges)) for edges in corners.T)
     ax.set_box_aspect(up * images.shape[1] / (across * images.shape[2]))  # as images are stored
     bar = ax.figure.colorbar(ScalarMappable(scale, "Greys"), ax=ax, fraction=0.045, pad=0.02)
     bar.set_label("mean of Y,\npaler: less known")
 
 
-def _curves(ax: Axes, corners: Array, size: Array, mean: Array, sd: Array, pale: Array) -> None:
-    """One scale for all cells: from the lowest to the highest mean."""
+def _draw_edges(ax: Axes, corners: Array, color: str) -> None:
+    for edges, draw_line in ((corners[:, 0], ax.axvline), (corners[:, 1], ax.axhline)):
+        for edge in np.unique(edges):
+            draw_line(edge, color=color, linewidth=0.5)
+
+
+def _draw_curves(
+    ax: Axes, corners: Array, size: Array, mean: Array, sd: Array, shares: Array
+) -> None:
+    """Draw one curve per cell, all on one scale from the lowest to the highest mean."""
     low, high = mean.min(), mean.max()
     inner = (1.0 - 2.0 * _GAP) * size
     along = np.linspace(0.0, inner[0], mean.shape[1])
 
-    def heights(values: Array) -> Array:
+    def scaled(values: Array) -> Array:
         return np.clip((values - low) / max(high - low, 1e-300), 0.0, 1.0) * inner[1]
 
-    for corner, curve, width, share in zip(corners, mean, sd, pale, strict=True):
+    for corner, curve, width, share in zip(corners, mean, sd, shares, strict=True):
         left, bottom = corner + _GAP * size
         alpha = 1.0 - 0.85 * min(share, 1.0)
-        band = (bottom + heights(curve - 2.0 * width), bottom + heights(curve + 2.0 * width))
+        band = (bottom + scaled(curve - 2.0 * width), bottom + scaled(curve + 2.0 * width))
         ax.fill_between(left + along, *band, color="0.6", alpha=0.5 * alpha, linewidth=0.0)
-        ax.plot(left + along, bottom + heights(curve), color=_LINE, linewidth=0.9, alpha=alpha)
-    for edges, rule in ((corners[:, 0], ax.axvline), (corners[:, 1], ax.axhline)):
-        for edge in np.unique(edges):
-            rule(edge, color="0.85", linewidth=0.5)
+        ax.plot(left + along, bottom + scaled(curve), color=_LINE, linewidth=0.9, alpha=alpha)
+    _draw_edges(ax, corners, "0.85")
     ax.set_title(
         f"each cell: the features in order, from {low:.3g} to {high:.3g}; band ± 2 sd",
         fontsize="small",
@@ -164,25 +177,26 @@ def plot_magnification(
     draws: int = 20,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw how much the map from x to Y stretches the latent space: √det of :func:`magnification`.
+    """Draw how much the function from x to Y stretches the latent space: √det of :func:`magnification`.
 
-    Over the plane as a map: bright is stretched, so that what looks near is far in Y. Where there
-    are draws, lines join the places where the upper end of the 89 % interval is so many times the lower. Along a path, or with one latent dimension, as a curve with that interval as its band.
+    Over the plane it is drawn as a map. Bright means stretched: what looks near is far apart in Y. If
+    the fit has draws, contours give the ratio of the upper end of the 89 % interval to the lower. Along
+    a path, or with one latent dimension, it is drawn as a curve with that interval as its band.
 
     Parameters
     ----------
     fit : DataTree
         From :func:`fit_marginal` or any with ``X`` and θ; after :func:`align` in the aligned frame.
     color : str or array_like, shape (N,), optional
-        As in :func:`plot_latent`, for the rows' places on the map.
+        As in :func:`plot_latent`, for the positions of the rows on the map.
     path : array_like, shape (S, Q), optional
-        Positions to go along instead of the map; the axis is the way covered.
+        Positions along which a curve is drawn instead of the map; the axis is the length covered.
     dims : pair of int, optional
         As in :func:`plot_latent`; further dimensions are held at their median.
     grid : int, default 50
         Points along each axis of the map, or along the one dimension times 4.
     draws : int, default 20
-        At most so many draws are used, evenly spaced.
+        Number of draws used at most, evenly spaced.
     ax : matplotlib.axes.Axes, optional
 
     Returns
@@ -192,7 +206,7 @@ def plot_magnification(
     Warns
     -----
     RuntimeWarning
-        If the draws of X stand in frames of their own (:func:`align`).
+        If the draws of X are not aligned (:func:`align`).
 
     Raises
     ------
@@ -214,9 +228,10 @@ def plot_magnification(
     if ax is None:
         _, ax = plt.subplots(figsize=(6.0, 4.6), layout="constrained")
     if path is None and Q > 1:
-        return _map(ax, fit, plane, values, color if isinstance(color, str) else "", grid, draws)
+        name = color if isinstance(color, str) else ""
+        return _draw_map(ax, fit, plane, values, name, grid, draws)
     if path is None:
-        way = plane.mesh(plane.limits(), (4 * grid,))
+        way = mesh(limits_of(plane.X), (4 * grid,))
         along, name = way[:, 0], "latent 0"
         ax.plot(plane.X[:, 0], np.zeros(N), "|", color="0.3", transform=ax.get_xaxis_transform())
     else:
@@ -232,7 +247,7 @@ def plot_magnification(
     return ax
 
 
-def _map(
+def _draw_map(
     ax: Axes,
     fit: xr.DataTree,
     plane: Plane,
@@ -241,34 +256,17 @@ def _map(
     grid: int,
     draws: int,
 ) -> Axes:
-    frame(ax, plane.X)
-    limits = np.array([ax.get_xlim(), ax.get_ylim()]).T
-    places = plane.mesh(limits, (grid, grid))
-    found = magnification(fit, plane.lift(places), draws=draws)
-    heights = found["magnification"].to_numpy()
-    low, high = max(heights.min(), 1e-12 * heights.max()), heights.max()
+    limits = set_limits(ax, plane.X)
+    centres = mesh(limits, (grid, grid))
+    found = magnification(fit, plane.lift(centres), draws=draws)
+    factor = found["magnification"].to_numpy()
+    low, high = max(factor.min(), 1e-12 * factor.max()), factor.max()
     norm = LogNorm(low, high) if high > 20.0 * low else Normalize(low, high)
-    picture = ax.imshow(
-        heights.reshape(grid, grid),
-        extent=(*limits[:, 0], *limits[:, 1]),
-        origin="lower",
-        aspect="auto",
-        cmap="cividis",
-        norm=norm,
-        interpolation="bilinear",
-        zorder=0,
-    )
+    picture = draw_grid(ax, limits, factor, cmap="cividis", norm=norm)
     if found["low"].notnull().all():
         ratio = (found["high"] / found["low"]).to_numpy().reshape(grid, grid)
-        mesh = places.reshape(grid, grid, 2)
-        lines = ax.contour(
-            mesh[..., 0],
-            mesh[..., 1],
-            ratio,
-            levels=_RATIOS,
-            colors="white",
-            linewidths=0.8,
-        )
+        x, y = centres.reshape(grid, grid, 2).transpose(2, 0, 1)
+        lines = ax.contour(x, y, ratio, levels=_RATIOS, colors="white", linewidths=0.8)
         ax.clabel(lines, fmt="×%g", fontsize=7)
     scale = draw_points(ax, plane.X, values, size=12.0)
     ticks = ScalarFormatter()
@@ -276,7 +274,7 @@ def _map(
     form = None if isinstance(norm, LogNorm) else ticks
     bar = ax.figure.colorbar(picture, ax=ax, fraction=0.045, pad=0.02, format=form)
     bar.set_label(_unit(plane.draws.shape[2]))
-    draw_key([ax], scale, name, left=True)
+    draw_legend([ax], scale, name, left=True)
     ax.set(xlabel=f"latent {plane.dims[0]}", ylabel=f"latent {plane.dims[1]}")
     return ax
 

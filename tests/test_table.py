@@ -1,4 +1,4 @@
-"""What comes in through the door: kinds of tables, and those that are turned away."""
+"""Kinds of tables, those that are refused, their scale and their grid."""
 
 import numpy as np
 import pandas as pd
@@ -8,7 +8,7 @@ import xarray as xr
 from oracles import centre_and_spread
 
 import pm_gplvm as gplvm
-from pm_gplvm.preprocess import as_table, centre_and_scale
+from pm_gplvm.table import as_table, centre_and_scale, equal_rows, grid_steps, resolution_of
 
 
 @pytest.fixture
@@ -298,3 +298,24 @@ def test_scale_of_huge_and_tiny_numbers(numbers):
 def test_unknown_scale(scale, numbers):
     with pytest.raises(ValueError, match=r"scale must be one of global, feature, none, got"):
         gplvm.build_model(numbers, scale=scale)
+
+
+# The grid of values
+
+
+def test_a_grid_is_found_where_gaps_are_multiples_and_values_repeat():
+    values = np.array([[1.0, 0.1], [2.0, 0.25], [4.0, 0.7], [2.0, 1.1]])
+    assert grid_steps(values).tolist() == [1.0, 0.0]
+
+
+def test_the_resolution_is_that_of_rounding():
+    table = as_table([[1], [2], [3], [5], [5], [3], [2], [1]])
+    scale = centre_and_scale(table)[1]
+    expected = np.sqrt(1.0 / np.var(table) / 12.0 + 0.01**2)
+    assert resolution_of(table, scale) == pytest.approx(float(expected), rel=1e-12)
+    assert resolution_of(table, scale, by_column=True) == pytest.approx([float(expected)])
+
+
+def test_copies_are_found_off_a_grid(rng):
+    values = rng.normal(size=(4, 2))[[0, 1, 1, 2, 3, 0]]
+    assert equal_rows(values).tolist() == [0, 1, 1, 3, 4, 0]

@@ -1,4 +1,4 @@
-"""Pictures of a fit's positions: Matplotlib axes in, Matplotlib axes out."""
+"""Plots of the latent positions of a fit."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,14 +14,21 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from pm_gplvm.checks import Array
+from pm_gplvm.elements import (
+    Plane,
+    draw_ellipses,
+    draw_grid,
+    draw_legend,
+    draw_points,
+    mesh,
+    plane_of,
+    row_values,
+    set_limits,
+)
 from pm_gplvm.geometry import occupancy
 from pm_gplvm.kernels import KERNELS
-from pm_gplvm.marks import draw_ellipses, draw_key, draw_points, frame, row_values
-from pm_gplvm.plane import Plane, plane_of
 from pm_gplvm.prediction import relative_uncertainty
 from pm_gplvm.schema import warn_unaligned
-
-__all__ = ["plot_latent"]
 
 
 @overload
@@ -81,13 +88,14 @@ def plot_latent(
         A coordinate along the rows or one number a row. With one latent dimension the horizontal
         axis; with more a line joins the rows in its order.
     background : {"uncertainty", "density"} or bool, default True
-        Shade the plane by the standard deviation that is left of the prior's, for the
-        noise-free function, mixed over the draws: dark is unknown (also True, but for a covariance of
-        your own, which has none). Further latent dimensions are held at their median. Or by the posterior density of a row's place, averaged
-        over the rows, which needs draws of X: dark is where rows lie.
+        What the shades show. "uncertainty" is the standard deviation of the noise-free function, as
+        a share of the prior's, mixed over the draws: dark is unknown. Further latent dimensions are
+        held at their median. "density" is the posterior density of a row's position, averaged over
+        the rows; it needs draws of X. True means "uncertainty", and no shades for a covariance of
+        your own.
     spread : bool, default True
-        Where X has more than one draw: an ellipse about each mean position that holds 68 % of
-        the draws if they are Gaussian; an 89 % interval where there is one dimension.
+        Where X has more than one draw, draw an ellipse about each mean position that holds 68 % of
+        the draws if they are Gaussian; with one latent dimension an 89 % interval.
     grid : int, default 80
         Points of the background along each axis.
     ax : matplotlib.axes.Axes, optional
@@ -102,7 +110,7 @@ def plot_latent(
     Warns
     -----
     RuntimeWarning
-        If the draws of X stand in frames of their own (:func:`align`).
+        If the draws of X are not aligned (:func:`align`).
 
     Raises
     ------
@@ -140,13 +148,13 @@ def plot_latent(
     else:
         scale = _plot_plane(ax, plane, rows, shading, spread)
         shading.label([ax])
-    draw_key([ax], scale, rows.name, left=True)
+    draw_legend([ax], scale, rows.name, left=True)
     return ax
 
 
 @dataclass
 class _Rows:
-    """What is shown of the rows beside their places."""
+    """Values and order of the rows, and their names."""
 
     values: NDArray[Any] | None
     name: str
@@ -167,7 +175,7 @@ def _kind(background: Any, plane: Plane, known: bool) -> str:
         raise ValueError(
             f"background must be 'uncertainty', 'density', True or False, got {background!r}."
         )
-    if kind == "density" and (len(plane.draws) <= 2 or not plane.moves):
+    if kind == "density" and (len(plane.draws) <= 2 or not plane.varies):
         raise ValueError(
             "background='density' needs draws of X, got a fit with one position a row. Take the draws of "
             "sample or fit_laplace, or background='uncertainty'."
@@ -177,34 +185,24 @@ def _kind(background: Any, plane: Plane, known: bool) -> str:
 
 @dataclass
 class _Shading:
-    """The background of one picture: what it shows, and its scale of colours."""
+    """The background of one plot: the quantity shown, and its colour scale."""
 
     fit: xr.DataTree
     kind: str
     grid: int
     picture: AxesImage | None = None
 
-    def draw(self, ax: Axes, plane: Plane) -> None:
+    def draw(self, ax: Axes, plane: Plane, limits: Array) -> None:
         if not self.kind:
             return
-        limits = np.array([ax.get_xlim(), ax.get_ylim()]).T
-        places = plane.mesh(limits, (self.grid, self.grid))
+        positions = mesh(limits, (self.grid, self.grid))
+        # The darkest shade used stays light enough for the points.
         if self.kind == "density":
-            shades, top = occupancy(plane.draws[:, :, list(plane.dims)], places), None
+            shades = occupancy(plane.draws[:, :, list(plane.dims)], positions)
+            top = 1.6 * float(shades.max())
         else:
-            # The darkest shade used stays light enough for the points.
-            shades, top = relative_uncertainty(self.fit, plane.lift(places)), 1.6
-        self.picture = ax.imshow(
-            shades.reshape(self.grid, self.grid),
-            extent=(*limits[:, 0], *limits[:, 1]),
-            origin="lower",
-            aspect="auto",
-            cmap="Greys",
-            vmin=0.0,
-            vmax=1.6 * shades.max() if top is None else top,
-            interpolation="bilinear",
-            zorder=0,
-        )
+            shades, top = relative_uncertainty(self.fit, plane.lift(positions)), 1.6
+        self.picture = draw_grid(ax, limits, shades, cmap="Greys", vmin=0.0, vmax=top)
 
     def label(self, axes: Sequence[Axes]) -> None:
         if self.picture is None:
@@ -230,9 +228,8 @@ def _plot_plane(
     ax: Axes, plane: Plane, rows: _Rows, shading: _Shading, spread: bool
 ) -> PathCollection | None:
     X = plane.X
-    frame(ax, X)
-    shading.draw(ax, plane)
-    if spread and plane.moves:
+    shading.draw(ax, plane, set_limits(ax, X))
+    if spread and plane.varies:
         draw_ellipses(ax, plane.draws[:, :, list(plane.dims)])
     if rows.order is not None:
         path = X[np.argsort(rows.order, kind="stable")]
@@ -264,7 +261,7 @@ def _plot_pairs(
         panels[i, j].label_outer()
     shading.label(panels.ravel().tolist())
     if scale is not None:
-        draw_key(panels.ravel().tolist(), scale, rows.name)
+        draw_legend(panels.ravel().tolist(), scale, rows.name)
     else:
         handles, labels = panels[0, 0].get_legend_handles_labels()
         if labels:
@@ -275,7 +272,7 @@ def _plot_pairs(
 
 
 def _plot_line(ax: Axes, draws: Array, rows: _Rows, spread: bool) -> PathCollection | None:
-    """One latent dimension: against time, or each row a line of the picture."""
+    """Plot one latent dimension against time, or across with one line per row."""
     X = draws.mean(axis=0)
     across = rows.order is not None
     order = rows.order if rows.order is not None else np.arange(len(X), dtype=np.float64)
@@ -287,5 +284,5 @@ def _plot_line(ax: Axes, draws: Array, rows: _Rows, spread: bool) -> PathCollect
         xlabel=rows.time if across else "latent 0",
         ylabel="latent 0" if across else "row",
     )
-    places = np.column_stack([order, X] if across else [X, order])
-    return draw_points(ax, places, rows.values)
+    positions = np.column_stack([order, X] if across else [X, order])
+    return draw_points(ax, positions, rows.values)

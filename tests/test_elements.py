@@ -1,11 +1,11 @@
-"""The plane that the pictures are drawn in."""
+"""The plane that the plots are drawn in."""
 
 import numpy as np
 import pytest
 from made import fit_of
 
 import pm_gplvm as gplvm
-from pm_gplvm.plane import plane_of
+from pm_gplvm.elements import limits_of, mesh, plane_of
 
 
 @pytest.fixture
@@ -23,15 +23,15 @@ def test_the_most_relevant_dimensions_are_chosen_and_the_others_held(fit):
     np.testing.assert_allclose(plane.X, X.mean(axis=0)[:, [1, 2]])
     lifted = plane.lift(np.array([[5.0, 6.0]]))
     np.testing.assert_allclose(lifted, [[np.median(X.mean(axis=0)[:, 0]), 5.0, 6.0]])
-    assert plane.moves
+    assert plane.varies
 
 
 def test_the_mesh_is_of_cell_centres_the_first_dimension_fastest(fit):
     plane = plane_of(fit, (0, 1), caller="test")
-    mesh = plane.mesh(np.array([[0.0, 10.0], [1.0, 14.0]]), (2, 4))
-    assert mesh[:3].tolist() == [[0.25, 10.5], [0.75, 10.5], [0.25, 11.5]]
-    assert mesh[-1].tolist() == [0.75, 13.5]
-    low, high = plane.limits(0.0)
+    centres = mesh(np.array([[0.0, 10.0], [1.0, 14.0]]), (2, 4))
+    assert centres[:3].tolist() == [[0.25, 10.5], [0.75, 10.5], [0.25, 11.5]]
+    assert centres[-1].tolist() == [0.75, 13.5]
+    low, high = limits_of(plane.X, 0.0)
     assert (low == plane.X.min(axis=0)).all()
     assert (high == plane.X.max(axis=0)).all()
 

@@ -1,14 +1,12 @@
-"""Pictures of the map from X to Y, and of where the starts ended."""
+"""Plots of the function from X to Y."""
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-import xarray as xr
 from made import fit_of
 from test_prediction import made_fit
 
 import pm_gplvm as gplvm
-from pm_gplvm.grouping import group_optima
 
 
 @pytest.fixture(autouse=True)
@@ -118,59 +116,3 @@ def test_a_path_and_one_dimension_are_curves_with_a_band(line, Y):
     assert not ax.collections
     with pytest.raises(ValueError, match="grid must be a whole number of at least 2"):
         gplvm.plot_magnification(line, grid=True)
-
-
-# plot_optima
-
-
-@pytest.fixture
-def ends(best):
-    """Three starts, two of which ended in one embedding, mirrored and enlarged."""
-    rng = np.random.default_rng(2)
-    Z = best["optima_positions"]["Z"].to_numpy()[0]
-    other = rng.standard_normal(Z.shape)
-    made = best.copy()
-    table = best["optima"].to_dataset().isel(start=[0, 1, 2])
-    made["optima"] = table.assign(
-        objective=("start", [9.0, 7.0, 4.0]), converged=("start", [True, True, False])
-    )
-    made["optima_positions"] = xr.Dataset(
-        {"Z": (("start", "obs", "latent"), np.stack([Z, other, 3.0 * Z[:, ::-1]]))}
-    )
-    return made
-
-
-def test_starts_are_grouped_by_embedding(ends):
-    found = group_optima(ends)
-    assert found["embedding"].to_numpy().tolist() == [0, 1, 0]
-    distance = found["distance"].to_numpy()
-    assert distance[0, 2] < 1e-12
-    assert distance[0, 1] > 0.3
-    np.testing.assert_array_equal(distance, distance.T)
-    assert group_optima(ends, 0.999)["embedding"].to_numpy().tolist() == [0, 0, 0]
-
-
-def test_the_positions_of_a_fit_are_those_of_its_best_start(best):
-    Z = best["posterior"]["X"][0, 0] / best["posterior"]["lengthscale"][0, 0]
-    np.testing.assert_allclose(best["optima_positions"]["Z"][0], Z, rtol=1e-9)
-    np.testing.assert_array_equal(best["optima_positions"]["start"], best["optima"]["start"])
-
-
-def test_starts_are_drawn_by_embedding_and_convergence(ends):
-    axes = gplvm.plot_optima(ends)
-    drawn = {part.get_label(): part for part in axes[0].collections}
-    heights = {name: part.get_offsets()[:, 1].tolist() for name, part in drawn.items()}
-    assert heights["A"] == [0.0]
-    assert heights["B"] == [2.0]
-    assert [5.0] in heights.values()  # the one that did not converge
-    np.testing.assert_allclose(axes[1].images[0].get_array(), group_optima(ends)["distance"])
-    assert any("share of variance" in label for label in labels(axes[1]))
-
-
-def test_wrong_optima(ends, Y):
-    with pytest.raises(ValueError, match="same must lie between 0 and 1, got 2"):
-        gplvm.plot_optima(ends, same=2)
-    with pytest.raises(ValueError, match="axes must be two, got 1"):
-        gplvm.plot_optima(ends, axes=[plt.gca()])
-    with pytest.raises(ValueError, match="Take what fit_marginal or fit_map returns"):
-        gplvm.plot_optima(made_fit(Y, "rbf"))
