@@ -6,13 +6,12 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
-from scipy.spatial import procrustes
-from scipy.spatial.distance import pdist, squareform
 from scipy.stats import chi2
 
 from pm_gplvm.alignment import align
 from pm_gplvm.checks import Array, count
 from pm_gplvm.invariants import scale_free
+from pm_gplvm.procrustes import distance_correlation, procrustes_distance
 from pm_gplvm.schema import LATENT, OBS, draws_of, require_fit
 from pm_gplvm.scores import score_embedding
 
@@ -20,12 +19,10 @@ __all__ = [
     "agreement",
     "check_counts",
     "common_frame",
-    "distance_correlation",
     "neighbour_probabilities",
     "neighbours",
     "outside",
     "positions",
-    "procrustes_distance",
 ]
 
 
@@ -214,41 +211,3 @@ def agreement(
         }
         rows.append(row)
     return xr.Dataset({n: ("sample", np.array([row[n] for row in rows])) for n in rows[0]})
-
-
-def procrustes_distance(X: Array, reference: Array) -> float:
-    """Share of the variance that is left after centring, scaling and turning one onto the other.
-
-    SciPy's disparity: 0 for the same shape, at most 1. Missing dimensions count as 0.
-
-    Examples
-    --------
-    >>> X = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 2.0]])
-    >>> round(procrustes_distance(X, 3.0 * X[:, ::-1] + 1.0), 12)
-    0.0
-    """
-    Q = max(X.shape[1], reference.shape[1])
-    padded = [np.pad(A, ((0, 0), (0, Q - A.shape[1]))) for A in (reference, X)]
-    return float(procrustes(*padded)[2])
-
-
-def distance_correlation(X: Any, Y: Any) -> float:
-    """Distance correlation of two tables with the same rows (Székely, Rizzo & Bakirov 2007, def. 3).
-
-    In [0, 1]; 1 if one is the other turned, moved and scaled.
-
-    Examples
-    --------
-    >>> x = np.arange(4.0)[:, None]
-    >>> round(distance_correlation(x, -2.0 * x), 12)
-    1.0
-    """
-    A, B = _centred_distances(X), _centred_distances(Y)
-    scale = np.sqrt((A**2).mean() * (B**2).mean())
-    return float(np.sqrt(max((A * B).mean(), 0.0) / scale)) if scale > 0.0 else 0.0
-
-
-def _centred_distances(X: Any) -> Array:
-    D = squareform(pdist(np.asarray(X, dtype=np.float64)))
-    means = D.mean(axis=0)
-    return np.asarray(D - means - means[:, None] + means.mean())

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import procrustes
 
-from pm_gplvm.alignment import procrustes_mean
 from pm_gplvm.checks import Array
 from pm_gplvm.invariants import scale_free
+from pm_gplvm.procrustes import procrustes_mean
 
 __all__ = ["embedding_table", "group_halves", "group_optima", "mean_embedding"]
 

@@ -8,8 +8,8 @@ from scipy.spatial.distance import cdist
 from sklearn.manifold import trustworthiness
 
 import pm_gplvm as gplvm
-from pm_gplvm.agreement import distance_correlation, procrustes_distance
 from pm_gplvm.comparison import thinned
+from pm_gplvm.procrustes import distance_correlation, procrustes_distance
 
 THETA = {"lengthscale": 0.8, "amplitude": 1.3, "sigma": 0.4}
 
