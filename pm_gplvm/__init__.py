@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from pm_gplvm.estimator import GPLVM
     from pm_gplvm.evidence import log_evidence
     from pm_gplvm.explorer import explore
-    from pm_gplvm.families import embeddings
     from pm_gplvm.geometry import magnification
     from pm_gplvm.gradient_parts import gradients
     from pm_gplvm.imputation import impute
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
     from pm_gplvm.loo import compute_log_likelihood, leave_one_out
     from pm_gplvm.map_plots import plot_magnification, plot_reconstruction
     from pm_gplvm.model import build_model
+    from pm_gplvm.modes import embeddings
     from pm_gplvm.nuts import sample_theta
     from pm_gplvm.objective import compile_objective
     from pm_gplvm.online import update
@@ -83,7 +83,7 @@ _HOME = {
     "dimensions": "relevance",
     "dynamics": "latent_priors",
     "embed": "embedding",
-    "embeddings": "families",
+    "embeddings": "modes",
     "explore": "explorer",
     "fit_laplace": "laplace",
     "fit_linear": "linear",

@@ -8,8 +8,8 @@ import xarray as xr
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from pm_gplvm.grouping import group_optima
 from pm_gplvm.marks import COLOURS, SHAPES
+from pm_gplvm.modes import group_optima
 from pm_gplvm.schema import require_fit
 
 __all__ = ["plot_optima"]

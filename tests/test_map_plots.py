@@ -8,7 +8,7 @@ from made import fit_of
 from test_prediction import made_fit
 
 import pm_gplvm as gplvm
-from pm_gplvm.grouping import group_optima
+from pm_gplvm.modes import group_optima
 
 
 @pytest.fixture(autouse=True)
