@@ -17,12 +17,12 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pm_gplvm.agreement import neighbour_probabilities
+    from pm_gplvm.agreement import neighbour_probabilities, score_embedding
     from pm_gplvm.alignment import align
     from pm_gplvm.approximations import build_sparse, build_variational
     from pm_gplvm.back_constraints import back_constrained
     from pm_gplvm.calibration import calibrate, uniformity
-    from pm_gplvm.comparison import compare
+    from pm_gplvm.comparison import compare, summarise_theta
     from pm_gplvm.compilation import compile_mode
     from pm_gplvm.covariances import covariance
     from pm_gplvm.crossvalidation import cross_validate
@@ -57,7 +57,6 @@ if TYPE_CHECKING:
     from pm_gplvm.rebuild import rebuild_model
     from pm_gplvm.relevance import dimensions
     from pm_gplvm.relevance_plot import plot_relevance
-    from pm_gplvm.scores import score_embedding, summarise_theta
     from pm_gplvm.sparse import fit_sparse
     from pm_gplvm.stochastic import fit_stochastic
     from pm_gplvm.store import load, save
@@ -119,8 +118,8 @@ _HOME = {
     "sample_prior": "prior_draws",
     "sample_theta": "nuts",
     "save": "store",
-    "score_embedding": "scores",
-    "summarise_theta": "scores",
+    "score_embedding": "agreement",
+    "summarise_theta": "comparison",
     "uniformity": "calibration",
     "update": "online",
 }

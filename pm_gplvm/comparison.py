@@ -13,11 +13,8 @@ from pm_gplvm.checks import Array
 from pm_gplvm.draws import data_of
 from pm_gplvm.invariants import invariants
 from pm_gplvm.loo import error_of_sum, left_out
-from pm_gplvm.schema import THETA, draws_of, observed_of, require_fit
-from pm_gplvm.scores import classes_of
+from pm_gplvm.schema import THETA, classes_of, draws_of, observed_of, require_fit
 from pm_gplvm.threads import blas_threads
-
-__all__ = ["compare", "same_table", "thinned"]
 
 _LOW, _HIGH = 0.055, 0.945  # the ends of ArviZ's 89 % interval
 
@@ -151,6 +148,52 @@ def compare(
     table = pd.DataFrame.from_dict(rows, orient="index")
     _warn(table)
     return table
+
+
+def summarise_theta(best: xr.DataTree, draws: xr.DataTree) -> pd.DataFrame:
+    """Set the hyperparameters of an estimate beside their posterior.
+
+    Parameters
+    ----------
+    best : DataTree
+        A fit of one draw.
+    draws : DataTree
+        From :func:`sample_theta`.
+
+    Returns
+    -------
+    DataFrame
+        One row a hyperparameter (and dimension, if ARD), columns ``estimate``, ``mean``, ``sd``,
+        ``ess_bulk``, ``r_hat``; in units of the scale of Y, the lengthscale in units of X.
+
+    Examples
+    --------
+    >>> import pm_gplvm as gplvm
+    >>> model = gplvm.build_model(gplvm.load_digits(n=20))
+    >>> best = gplvm.fit_marginal(model, progressbar=False)
+    >>> theta = gplvm.sample_theta(model, best, draws=500, progressbar=False, random_seed=1)
+    >>> gplvm.summarise_theta(best, theta).columns.tolist()
+    ['estimate', 'mean', 'sd', 'ess_bulk', 'r_hat']
+    """
+    import arviz_stats
+
+    require_fit(best, caller="summarise_theta")
+    require_fit(draws, caller="summarise_theta")
+    posterior = draws["posterior"].to_dataset()
+    names = [name for name in THETA if name in posterior]
+    statistics = {
+        "estimate": xr.Dataset({name: draws_of(best, name)[0, 0] for name in names}),
+        "mean": posterior[names].mean(("chain", "draw")),
+        "sd": posterior[names].std(("chain", "draw"), ddof=1),
+        "ess_bulk": arviz_stats.ess(posterior[names]),
+        "r_hat": arviz_stats.rhat(posterior[names]),
+    }
+    rows: dict[str, list[float]] = {}
+    for name in names:
+        columns = [np.atleast_1d(table[name].to_numpy()) for table in statistics.values()]
+        for i, row in enumerate(zip(*columns, strict=True)):
+            rows[name if len(columns[0]) == 1 else f"{name}[{i}]"] = [float(v) for v in row]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=list(statistics))
 
 
 def same_table(fits: Mapping[str, xr.DataTree], *, caller: str) -> Array:

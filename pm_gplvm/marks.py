@@ -12,8 +12,7 @@ from matplotlib.transforms import offset_copy
 from numpy.typing import NDArray
 
 from pm_gplvm.checks import Array
-from pm_gplvm.schema import FEATURE
-from pm_gplvm.scores import classes_of
+from pm_gplvm.schema import FEATURE, classes_of
 
 __all__ = [
     "COLOURS",
