@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from pm_gplvm.comparison import compare, summarise_theta
     from pm_gplvm.compilation import compile_mode
     from pm_gplvm.covariances import covariance
-    from pm_gplvm.crossvalidation import cross_validate
     from pm_gplvm.datasets import load_digits, load_table
     from pm_gplvm.diagnosis import diagnose
     from pm_gplvm.embedding import embed, log_predictive
@@ -34,13 +33,13 @@ if TYPE_CHECKING:
     from pm_gplvm.explorer import explore
     from pm_gplvm.geometry import magnification
     from pm_gplvm.gradient_parts import gradients
+    from pm_gplvm.held_out import compute_log_likelihood, cross_validate, leave_one_out
     from pm_gplvm.imputation import impute
     from pm_gplvm.joint import sample, sample_more
     from pm_gplvm.laplace import fit_laplace
     from pm_gplvm.latent_priors import classes, dynamics, informed
     from pm_gplvm.likelihood import GPColumns
     from pm_gplvm.linear import fit_linear
-    from pm_gplvm.loo import compute_log_likelihood, leave_one_out
     from pm_gplvm.map_plots import plot_magnification, plot_reconstruction
     from pm_gplvm.model import build_model
     from pm_gplvm.modes import embeddings
@@ -75,9 +74,9 @@ _HOME = {
     "compare": "comparison",
     "compile_mode": "compilation",
     "compile_objective": "objective",
-    "compute_log_likelihood": "loo",
+    "compute_log_likelihood": "held_out",
     "covariance": "covariances",
-    "cross_validate": "crossvalidation",
+    "cross_validate": "held_out",
     "diagnose": "diagnosis",
     "dimensions": "relevance",
     "dynamics": "latent_priors",
@@ -94,7 +93,7 @@ _HOME = {
     "gradients": "gradient_parts",
     "impute": "imputation",
     "informed": "latent_priors",
-    "leave_one_out": "loo",
+    "leave_one_out": "held_out",
     "load": "store",
     "load_digits": "datasets",
     "load_table": "datasets",

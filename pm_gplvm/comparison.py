@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,9 @@ import xarray as xr
 from pm_gplvm.agreement import agreement, check_counts, positions
 from pm_gplvm.checks import Array
 from pm_gplvm.draws import data_of
+from pm_gplvm.held_out import FEWEST_SMOOTHED, compute_log_likelihood, leave_one_out
 from pm_gplvm.invariants import invariants
-from pm_gplvm.loo import error_of_sum, left_out
+from pm_gplvm.kernels import KERNELS
 from pm_gplvm.schema import THETA, classes_of, draws_of, observed_of, require_fit
 from pm_gplvm.threads import blas_threads
 
@@ -311,6 +313,48 @@ def _of_agreement(measured: xr.Dataset) -> dict[str, float]:
         else:
             known[str(name)] = float(values.mean())
     return known
+
+
+def left_out(fit: xr.DataTree) -> dict[str, float]:
+    """Sum up leave-one-out by feature and by entry, as :func:`pm_gplvm.compare` tells it.
+
+    Returns
+    -------
+    dict
+        ``elpd_feature`` and ``elpd_entry`` with their standard errors (``_se``) and largest Pareto k
+        (``_k``); NaN where there are too few draws, or K is not known.
+    """
+    known = {
+        f"elpd_{of}{part}": np.nan for of in ("feature", "entry") for part in ("", "_se", "_k")
+    }
+    if fit.attrs.get("kernel") not in KERNELS:
+        return known
+    sizes = fit["posterior"].sizes
+    n_draws = sizes["chain"] * sizes["draw"]
+    if n_draws >= FEWEST_SMOOTHED:
+        import arviz_stats
+
+        with warnings.catch_warnings(), suppress(ValueError):  # all weights the same
+            warnings.simplefilter("ignore", UserWarning)  # the largest k is told
+            loo = arviz_stats.loo(compute_log_likelihood(fit), pointwise=True)
+            known |= {
+                "elpd_feature": float(loo.elpd),
+                "elpd_feature_se": float(loo.se),
+                "elpd_feature_k": float(loo.pareto_k.max()),
+            }
+    entries = leave_one_out(fit, draws=n_draws)
+    scores = entries["log_score"].to_numpy()
+    scores = scores[~np.isnan(scores)]
+    return known | {
+        "elpd_entry": float(scores.sum()),
+        "elpd_entry_se": error_of_sum(scores),
+        "elpd_entry_k": float(entries["pareto_k"].max()),
+    }
+
+
+def error_of_sum(values: Array) -> float:
+    """Give the standard error of the sum of scores that are taken for independent."""
+    return float(np.sqrt(values.size * values.var()))
 
 
 def _rows_left_out(scores: xr.Dataset | None) -> dict[str, float]:
