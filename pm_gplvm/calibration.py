@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rich.progress import track
 from scipy.stats import chisquare, kstest
 
-from pm_gplvm.checks import Array, count
+from pm_gplvm.checks import INTERVAL, Array, count
 from pm_gplvm.gaussian import gram_factor
 from pm_gplvm.likelihood import require_complete
 from pm_gplvm.model import describe
@@ -143,7 +143,7 @@ def uniformity(ranks: xr.Dataset, *, n_bins: int = 10) -> pd.DataFrame:
         table[name] = {
             "chi2_p": chisquare(counts).pvalue,
             "ks_p": kstest(share, "uniform").pvalue,
-            "coverage_89": ((share > 0.055) & (share < 0.945)).mean(),
+            "coverage_89": ((share > INTERVAL[0]) & (share < INTERVAL[1])).mean(),
         }
     return pd.DataFrame(table).T
 

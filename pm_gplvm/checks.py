@@ -1,13 +1,16 @@
-"""Checks of arguments that many functions share, and the type of an array."""
+"""Checks of arguments that many functions share, the type of an array, and the 89 % interval."""
 
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Array", "count"]
+__all__ = ["INTERVAL", "Array", "count", "interval"]
 
 Array = NDArray[np.float64]
+
+INTERVAL = (0.055, 0.945)
+"""Probabilities at the ends of ArviZ's 89 % interval."""
 
 
 def count(name: str, value: Any, least: int = 1) -> int:
@@ -15,3 +18,9 @@ def count(name: str, value: Any, least: int = 1) -> int:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
         raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}.")
     return int(value)
+
+
+def interval(draws: Array) -> Array:
+    """Compute the ends (2, ...) of the 89 % interval over draws (S, ...), NaN if there is one draw."""
+    ends: Array = np.quantile(draws, INTERVAL, axis=0)
+    return ends if len(draws) > 1 else np.full_like(ends, np.nan)

@@ -10,15 +10,13 @@ import pandas as pd
 import xarray as xr
 
 from pm_gplvm.agreement import agreement, check_counts, positions
-from pm_gplvm.checks import Array
+from pm_gplvm.checks import Array, interval
 from pm_gplvm.draws import data_of
 from pm_gplvm.held_out import FEWEST_SMOOTHED, compute_log_likelihood, leave_one_out
 from pm_gplvm.invariants import invariants
 from pm_gplvm.kernels import KERNELS
 from pm_gplvm.schema import THETA, classes_of, draws_of, observed_of, require_fit
 from pm_gplvm.threads import blas_threads
-
-_LOW, _HIGH = 0.055, 0.945  # the ends of ArviZ's 89 % interval
 
 
 def compare(
@@ -275,9 +273,9 @@ def _log_likelihood(fit: xr.DataTree) -> Array:
     return np.asarray(known.get("log_likelihood", missing), dtype=np.float64).ravel()
 
 
-def _interval(name: str, values: Array) -> dict[str, float]:
-    """Mean and the ends of the 89 % interval, which one draw does not have."""
-    low, high = np.quantile(values, [_LOW, _HIGH]) if len(values) > 1 else (np.nan, np.nan)
+def _mean_and_interval(name: str, values: Array) -> dict[str, float]:
+    """Mean of the draws and the ends of their 89 % interval."""
+    low, high = interval(values)
     return {name: float(values.mean()), f"{name}_lb": float(low), f"{name}_ub": float(high)}
 
 
@@ -298,7 +296,7 @@ def _of_positions(fit: xr.DataTree, Z: Array) -> dict[str, float]:
         if any(name in fit[group] for group in ("posterior", "constant_data")):
             values = draws_of(fit, name).to_numpy().reshape(len(Z), -1)
             for i, column in enumerate(np.sort(values, axis=1).T):
-                known |= _interval(f"{name}[{i}]" if values.shape[1] > 1 else name, column)
+                known |= _mean_and_interval(f"{name}[{i}]" if values.shape[1] > 1 else name, column)
     X = draws_of(fit, "X").to_numpy().reshape(Z.shape)
     for name, draws in (("sd_X", X), ("sd_Z", Z)):
         known[name] = float(np.sqrt(draws.var(axis=1).mean(axis=1)).mean())
@@ -309,7 +307,7 @@ def _of_agreement(measured: xr.Dataset) -> dict[str, float]:
     known: dict[str, float] = {}
     for name, values in measured.data_vars.items():
         if name in ("procrustes", "nn_agreement"):
-            known |= _interval(str(name), values.to_numpy())
+            known |= _mean_and_interval(str(name), values.to_numpy())
         else:
             known[str(name)] = float(values.mean())
     return known

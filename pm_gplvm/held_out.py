@@ -30,8 +30,9 @@ FEWEST_SMOOTHED = 25  # draws below which Pareto smoothing has no tail to fit
 def compute_log_likelihood(fit: xr.DataTree) -> xr.DataTree:
     """Add the log-likelihood of each feature, draw by draw, as ArviZ reads it.
 
-    ln N(y_d given mean_d, scale_d² K), d = 1 … D, of the entries that were observed: what
-    ``pm.compute_log_likelihood`` gives, without its compiler. ``az.loo`` and ``az.compare`` then leave out one *feature* at a time.
+    ln N(y_d given mean_d, scale_d² K), d = 1 … D, of the observed entries, as by
+    ``pm.compute_log_likelihood`` but without compilation. ``az.loo`` and ``az.compare`` then leave out one
+    *feature* at a time.
 
     Parameters
     ----------
@@ -42,12 +43,12 @@ def compute_log_likelihood(fit: xr.DataTree) -> xr.DataTree:
     -------
     DataTree
         The fit with the group ``log_likelihood``: the table's name, dims (chain, draw, feature),
-        in the units of Y. The given tree is left as it is.
+        in the units of Y. The given tree does not change.
 
     Raises
     ------
     TypeError, ValueError
-        If ``fit`` is no fit of a model of :func:`build_model`.
+        If ``fit`` is not a fit of a model of :func:`build_model`.
 
     Examples
     --------
@@ -86,10 +87,10 @@ def compute_log_likelihood(fit: xr.DataTree) -> xr.DataTree:
 def leave_one_out(fit: xr.DataTree, *, draws: int = 200) -> xr.Dataset:
     """Predict each entry of the table from all others.
 
-    Given X and θ an entry has, given the rest of its column, the Gaussian with mean
+    Given X, θ and the rest of its column, an entry is Gaussian with mean
     f_nd - [K⁻¹f_d]_n / [K⁻¹]_nn and variance 1 / [K⁻¹]_nn (Rasmussen & Williams 2006, eq. 5.12).
-    The draws of X and θ have seen the entry; they are weighted by one over its density, which
-    turns the posterior given Y into that given Y without it, with Pareto smoothing (Bürkner,
+    The draws of X and θ were made given the entry. They are weighted by one over its density, which
+    turns the posterior given Y into that given Y without the entry, with Pareto smoothing (Bürkner,
     Gabry & Vehtari 2021).
 
     Parameters
@@ -97,22 +98,21 @@ def leave_one_out(fit: xr.DataTree, *, draws: int = 200) -> xr.Dataset:
     fit : DataTree
         Of a model of :func:`build_model`.
     draws : int, default 200
-        At most so many draws are used, evenly spaced.
+        Largest number of draws used, evenly spaced.
 
     Returns
     -------
     Dataset, dims (obs, feature)
         ``mean`` and ``sd`` of the prediction, in the units of Y; ``log_score``, the logarithm of
-        its density at the entry; ``pareto_k`` of the weights: above 0.7 the entry sways the
-        posterior so much that its score is unreliable. With one draw (an estimate) there is nothing to
-        weight: the score is that of an X and θ that *have* seen the entry, and ``pareto_k`` is
-        NaN, as below 25 draws, which are weighted without smoothing. All are NaN where there is no
-        entry to leave out.
+        its density at the entry; ``pareto_k`` of the weights: above 0.7 the score is unreliable,
+        because the posterior depends too much on the entry. One draw (an estimate) has no
+        weights: its X and θ *have* seen the entry, and ``pareto_k`` is NaN. Below 25 draws the weights are
+        not smoothed, and ``pareto_k`` is NaN too. All are NaN where the entry is missing.
 
     Raises
     ------
     TypeError, ValueError
-        If ``fit`` is no fit of a model of :func:`build_model`, or ``draws`` is out of range.
+        If ``fit`` is not a fit of a model of :func:`build_model`, or ``draws`` is out of range.
 
     References
     ----------
@@ -175,13 +175,9 @@ def _left_out_of_own(draws: Sequence[Draw], F: Array) -> tuple[Array, Array]:
 
 
 def _mixed(f: Array, residuals: Array, variances: Array) -> tuple[Array, Array, Array, Array]:
-    """Mean, sd, log-density and Pareto k of the entries of one column, each shape (N,).
+    """Mean, sd, log-density and Pareto k of the entries f (N,) of one column, each shape (N,).
 
-    Parameters
-    ----------
-    f : ndarray, shape (N,)
-    residuals, variances : ndarray, shape (S, N)
-        Of each draw: f minus its mean, and its variance.
+    Residuals, f minus the mean, and variances (S, N) are those of each draw.
     """
     logs = -0.5 * (residuals**2 / variances + np.log(2.0 * np.pi * variances))
     log_weights, k = _weights(logs)
@@ -214,43 +210,43 @@ def cross_validate(
     random_seed: int | None = None,
     progressbar: bool = True,
 ) -> xr.Dataset:
-    """Score a model by rows that it has not seen.
+    """Score a model by K-fold cross-validation over rows.
 
-    The rows are dealt into folds at random. For each fold the model is built from, and fitted to,
-    the other rows; each row y of the fold then gets ln p(y), its place x integrated out:
+    The rows are split into folds at random. For each fold the model is built from, and fitted to,
+    the other rows. The score of a row y of the fold is ln p(y), its position x integrated out:
 
         p(y) = E ∫ N(y; m(x), v(x) I) N(x; 0, I) dx,
 
-    the expectation over the draws of the fit, m and v those of :func:`predict`
+    with the expectation over the draws of the fit, and m and v as in :func:`predict`
     (:func:`log_predictive`).
 
     Parameters
     ----------
     Y : array_like, DataFrame or DataArray, dims (obs, feature), shape (N, D)
     build : callable, default build_model
-        The table of some rows to a model, such as ``partial(build_model, latent_dim=3)``. X must
+        Makes a model of the table of some rows, such as ``partial(build_model, latent_dim=3)``. X must
         have the prior N(0, 1).
     fit : callable, optional
-        The model to a fit; :func:`fit_marginal` by default (:func:`fit_map` where X cannot be integrated
-        out). For draws of X and θ give a sampler.
+        Fits the model; :func:`fit_marginal` by default (:func:`fit_map` where X cannot be integrated
+        out). A sampler gives draws of X and θ.
     n_folds : int, default 5
         Between 2 and N.
     draws : int, default 20
-        At most so many draws of each fit are used, evenly spaced.
+        Largest number of draws used of each fit, evenly spaced.
     n_samples : int, default 1000
         Points of the integral over x, for each row, at least 100.
     random_seed : int, optional
-        Of the folds and the points.
+        Seed of the folds and the points.
     progressbar : bool, default True
-        Of the folds; a ``fit`` of your own shows its own.
+        Shows the folds; not with a ``fit`` of your own.
 
     Returns
     -------
     Dataset, dims (obs,)
         ``log_score``: ln p(y), the density in the units of Y; ``error``: the standard error
-        that the integral leaves in it, and ``pareto_k`` of its weights; ``fold``. The sum of ``log_score`` compares models (number of
-        latent dimensions, kernels, priors) on the same Y and ``random_seed``; :func:`compare`
-        takes the Dataset as ``kfold``.
+        of the integral in it; ``pareto_k`` of the weights of the points; ``fold``. The sum of
+        ``log_score`` compares models (number of latent dimensions, kernels, priors) on the same Y and
+        ``random_seed``; :func:`compare` takes the Dataset as ``kfold``.
 
     Raises
     ------
@@ -274,7 +270,7 @@ def cross_validate(
         count(name, value, low)
     if n_folds > N:
         raise ValueError(f"n_folds must be at most the number of rows, {N}, got {n_folds}.")
-    show = progressbar and fit is None  # two lines of progress do not go together
+    show = progressbar and fit is None  # a fit of the user's shows its own progress
     fit = fit or _mode
     rng = np.random.default_rng(random_seed)
     fold = rng.permutation(np.arange(N) % n_folds)
@@ -301,12 +297,13 @@ def cross_validate(
 
 
 def _mode(model: pm.Model) -> xr.DataTree:
-    """At the scale of the prior: under the joint mode that of a new row would be far too wide."""
+    """Fit at the scale of the prior: relative to a joint mode the prior of a new row is far too wide."""
     fit = fit_marginal if why_no_volume(model) is None else fit_map
     return fit(model, progressbar=False)
 
 
 def _check_prior(model: pm.Model) -> None:
+    """Raise unless the prior of X is N(0, 1), as seen from its density at one random point."""
     X = next((rv for rv in model.free_RVs if rv.name == "X"), None)
     if X is not None:
         at = np.random.default_rng(0).standard_normal(model.initial_point()["X"].shape)
