@@ -1,6 +1,6 @@
 """Scores of what a fit has not seen: features by PSIS-LOO, entries in closed form, rows by K-fold."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -131,18 +131,14 @@ def leave_one_out(fit: xr.DataTree, *, draws: int = 200) -> xr.Dataset:
     patterns = patterns_of(fit, F)
     chosen = list(each_draw(fit, caller="leave_one_out", limit=int(draws)))
     mean, sd, score, k = np.full((4, *F.shape), np.nan)
-    if chosen[0].own_noise and patterns.seen.all():
-        residuals, variances = _left_out_of_own(chosen, F)
-        for d in range(F.shape[1]):
-            parts = _mixed(F[:, d], residuals[:, :, d], variances[:, :, d])
-            mean[:, d], sd[:, d], score[:, d], k[:, d] = parts
-    else:
-        for rows, columns, block in patterns.blocks(F):
-            given = [draw.given(rows, columns) for draw in chosen]
-            residuals, variances = _left_out_of(given, block)
-            for i, d in enumerate(columns):
-                parts = _mixed(block[:, i], residuals[:, :, i], variances)
-                mean[rows, d], sd[rows, d], score[rows, d], k[rows, d] = parts
+    together = chosen[0].own_noise and patterns.seen.all()
+    whole = (np.arange(F.shape[0]), np.arange(F.shape[1]), F)
+    for rows, columns, block in [whole] if together else patterns.blocks(F):
+        given = (OwnColumns(d) if together else d.given(rows, columns) for d in chosen)
+        residuals, variances = _left_out_of(given, block)
+        for i, d in enumerate(columns):
+            parts = _mixed(block[:, i], residuals[:, :, i], variances[:, :, i])
+            mean[rows, d], sd[rows, d], score[rows, d], k[rows, d] = parts
     known = {
         "mean": centre + scale * mean,
         "sd": scale * sd,
@@ -156,22 +152,13 @@ def leave_one_out(fit: xr.DataTree, *, draws: int = 200) -> xr.Dataset:
     return xr.Dataset({n: ((OBS, FEATURE), v) for n, v in known.items()}, coords=coords)
 
 
-def _left_out_of(draws: Sequence[Draw], F: Array) -> tuple[Array, Array]:
-    """Residuals (S, N, D) and variances (S, N) of each entry given the others, draw by draw."""
+def _left_out_of(processes: Iterable[Draw | OwnColumns], F: Array) -> tuple[Array, Array]:
+    """Residuals and variances (S, N, D) of each entry given the others of its column, draw by draw."""
     with blas_threads(1):
-        residuals, variances = zip(*(draw.left_out(F) for draw in draws), strict=True)
-    return np.stack(residuals), np.stack(variances)
-
-
-def _left_out_of_own(draws: Sequence[Draw], F: Array) -> tuple[Array, Array]:
-    """Residuals and variances (S, N, D) where every column has a noise of its own."""
-    residuals, variances = [], []
-    with blas_threads(1):
-        for draw in draws:
-            residual, variance = OwnColumns(draw).left_out(F)
-            residuals.append(residual)
-            variances.append(variance)
-    return np.stack(residuals), np.stack(variances)
+        residuals, variances = map(np.stack, zip(*(p.left_out(F) for p in processes), strict=True))
+    if variances.ndim == 2:  # the same in all columns
+        variances = np.broadcast_to(variances[:, :, None], residuals.shape)
+    return residuals, variances
 
 
 def _mixed(f: Array, residuals: Array, variances: Array) -> tuple[Array, Array, Array, Array]:
