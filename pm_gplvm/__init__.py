@@ -17,15 +17,14 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pm_gplvm.agreement import neighbour_probabilities
+    from pm_gplvm.agreement import neighbour_probabilities, score_embedding
     from pm_gplvm.alignment import align
     from pm_gplvm.approximations import build_sparse, build_variational
     from pm_gplvm.back_constraints import back_constrained
     from pm_gplvm.calibration import calibrate, uniformity
-    from pm_gplvm.comparison import compare
+    from pm_gplvm.comparison import compare, summarise_theta
     from pm_gplvm.compilation import compile_mode
     from pm_gplvm.covariances import covariance
-    from pm_gplvm.crossvalidation import cross_validate
     from pm_gplvm.datasets import load_digits, load_table
     from pm_gplvm.decoded import plot_magnification, plot_reconstruction
     from pm_gplvm.diagnosis import diagnose
@@ -33,10 +32,10 @@ if TYPE_CHECKING:
     from pm_gplvm.estimator import GPLVM
     from pm_gplvm.evidence import log_evidence
     from pm_gplvm.explorer import explore
-    from pm_gplvm.families import embeddings
     from pm_gplvm.fit_plots import plot_compare, plot_optima, plot_prior, plot_relevance
     from pm_gplvm.geometry import magnification
     from pm_gplvm.gradient_parts import gradients
+    from pm_gplvm.held_out import compute_log_likelihood, cross_validate, leave_one_out
     from pm_gplvm.imputation import impute
     from pm_gplvm.joint import sample, sample_more
     from pm_gplvm.laplace import fit_laplace
@@ -44,8 +43,8 @@ if TYPE_CHECKING:
     from pm_gplvm.latent_priors import classes, dynamics, informed
     from pm_gplvm.likelihood import GPColumns
     from pm_gplvm.linear import fit_linear
-    from pm_gplvm.loo import compute_log_likelihood, leave_one_out
     from pm_gplvm.model import build_model
+    from pm_gplvm.modes import embeddings
     from pm_gplvm.nuts import sample_theta
     from pm_gplvm.objective import compile_objective
     from pm_gplvm.online import update
@@ -55,15 +54,14 @@ if TYPE_CHECKING:
     from pm_gplvm.prior_draws import sample_prior
     from pm_gplvm.rebuild import rebuild_model
     from pm_gplvm.relevance import dimensions
-    from pm_gplvm.scores import score_embedding, summarise_theta
     from pm_gplvm.sparse import fit_sparse
     from pm_gplvm.stochastic import fit_stochastic
     from pm_gplvm.store import load, save
     from pm_gplvm.variational import fit_variational
 
 _HOME = {
-    "GPLVM": "estimator",
     "GPColumns": "likelihood",
+    "GPLVM": "estimator",
     "align": "alignment",
     "back_constrained": "back_constraints",
     "build_model": "model",
@@ -74,14 +72,14 @@ _HOME = {
     "compare": "comparison",
     "compile_mode": "compilation",
     "compile_objective": "objective",
-    "compute_log_likelihood": "loo",
+    "compute_log_likelihood": "held_out",
     "covariance": "covariances",
-    "cross_validate": "crossvalidation",
+    "cross_validate": "held_out",
     "diagnose": "diagnosis",
     "dimensions": "relevance",
     "dynamics": "latent_priors",
     "embed": "embedding",
-    "embeddings": "families",
+    "embeddings": "modes",
     "explore": "explorer",
     "fit_laplace": "laplace",
     "fit_linear": "linear",
@@ -93,7 +91,7 @@ _HOME = {
     "gradients": "gradient_parts",
     "impute": "imputation",
     "informed": "latent_priors",
-    "leave_one_out": "loo",
+    "leave_one_out": "held_out",
     "load": "store",
     "load_digits": "datasets",
     "load_table": "datasets",
@@ -117,8 +115,8 @@ _HOME = {
     "sample_prior": "prior_draws",
     "sample_theta": "nuts",
     "save": "store",
-    "score_embedding": "scores",
-    "summarise_theta": "scores",
+    "score_embedding": "agreement",
+    "summarise_theta": "comparison",
     "uniformity": "calibration",
     "update": "online",
 }

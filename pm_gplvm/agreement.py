@@ -1,4 +1,4 @@
-"""How far latent positions agree: draws with a reference, draws with each other."""
+"""Agreement of latent positions with each other, with a reference, with Y and with labels."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,27 +6,14 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
-from scipy.spatial import procrustes
-from scipy.spatial.distance import pdist, squareform
 from scipy.stats import chi2
 
 from pm_gplvm.alignment import align
 from pm_gplvm.checks import Array, count
+from pm_gplvm.draws import evenly_spaced
 from pm_gplvm.invariants import scale_free
+from pm_gplvm.procrustes import distance_correlation, procrustes_distance
 from pm_gplvm.schema import LATENT, OBS, draws_of, require_fit
-from pm_gplvm.scores import score_embedding
-
-__all__ = [
-    "agreement",
-    "check_counts",
-    "common_frame",
-    "distance_correlation",
-    "neighbour_probabilities",
-    "neighbours",
-    "outside",
-    "positions",
-    "procrustes_distance",
-]
 
 
 def positions(fit: xr.DataTree) -> Array:
@@ -36,31 +23,20 @@ def positions(fit: xr.DataTree) -> Array:
 
 
 def common_frame(fits: Mapping[str, xr.DataTree], *, draws: int = 500) -> dict[str, Array]:
-    """Turn the positions of several fits, in units of the lengthscale, into the frame of the first.
+    """Positions of several fits in lengthscales, aligned with the mean of the first, never scaled.
 
-    Parameters
-    ----------
-    fits : mapping
-        Name to fit, with the same rows and number of latent dimensions.
-    draws : int, default 500
-        At most so many draws of each fit, evenly spaced.
-
-    Returns
-    -------
-    dict
-        Name to array, shape (S, N, Q): each draw turned, and under a stationary kernel moved, onto
-        the mean of the first fit by :func:`pm_gplvm.align`; never scaled.
+    Of each fit at most ``draws`` draws are taken, evenly spaced; the arrays have shape (S, N, Q).
 
     Raises
     ------
     ValueError
         If two fits differ in the number of latent dimensions.
     """
-    turned: dict[str, Array] = {}
+    aligned: dict[str, Array] = {}
     target: Array = np.empty((0, 0))
     for name, fit in fits.items():
         Z = positions(fit)
-        Z = Z[np.unique(np.linspace(0, len(Z) - 1, min(draws, len(Z))).round().astype(int))]
+        Z = Z[evenly_spaced(len(Z), draws)]
         first = next(iter(fits))
         if target.size and Z.shape[1:] != target.shape:
             raise ValueError(
@@ -74,28 +50,18 @@ def common_frame(fits: Mapping[str, xr.DataTree], *, draws: int = 500) -> dict[s
             tree.attrs = {"kernel": fit.attrs.get("kernel", "custom")}
             Z = align(tree, to=target if target.size else None)["aligned"]["X"].to_numpy()[0]
         target = target if target.size else Z.mean(axis=0)
-        turned[name] = Z
-    return turned
+        aligned[name] = Z
+    return aligned
 
 
 def outside(draws: Array, at: Array, share: float = 0.89) -> NDArray[np.bool_]:
-    """Whether a position lies outside the ellipse that holds so much of its row's draws.
+    """Whether the positions ``at`` (N, Q) lie outside the ellipses that hold this share of the draws.
 
-    Parameters
-    ----------
-    draws : ndarray, shape (S, N, Q)
-        More than Q of them.
-    at : ndarray, shape (N, Q)
-    share : float, default 0.89
-        Of a Gaussian with the draws' mean and covariance.
-
-    Returns
-    -------
-    ndarray of bool, shape (N,)
+    The ellipses are those of Gaussians with the mean and covariance of the draws (S, N, Q), S > Q.
     """
     centred, off = draws - draws.mean(axis=0), at - draws.mean(axis=0)
     covariances = np.einsum("sni,snj->nij", centred, centred) / (len(draws) - 1)
-    # A row that the draws hold still is inside at its own place only.
+    # A row that is the same in all draws has an ellipse of one point.
     distance2 = np.einsum("ni,nij,nj->n", off, np.linalg.pinv(covariances, hermitian=True), off)
     return np.asarray(distance2 > chi2.ppf(share, draws.shape[2]))
 
@@ -118,9 +84,8 @@ def neighbour_probabilities(
 ) -> xr.DataArray:
     """Posterior probability that one row is among the nearest neighbours of another.
 
-    Distances are those of Z = X / lengthscale within each draw, so that no rotation and no
-    alignment matters. A neighbourhood on which all draws agree has probabilities of 0 and 1; with
-    one draw there are no others.
+    Distances are those of Z = X / lengthscale within each draw, so that the orientation of the draws does
+    not matter. Probabilities are 0 and 1 where all draws agree, and with one draw everywhere.
 
     Parameters
     ----------
@@ -129,7 +94,7 @@ def neighbour_probabilities(
     n_neighbors : int, default 10
         k, below N.
     draws : int, default 500
-        At most so many draws are used, evenly spaced.
+        Largest number of draws used, evenly spaced.
 
     Returns
     -------
@@ -152,7 +117,7 @@ def neighbour_probabilities(
     Z = positions(fit)
     N = Z.shape[1]
     check_counts(N, n_neighbors, draws)
-    chosen = np.unique(np.linspace(0, len(Z) - 1, min(draws, len(Z))).round().astype(int))
+    chosen = evenly_spaced(len(Z), draws)
     shares = np.zeros((N, N))
     for z in Z[chosen]:
         shares += neighbours(z, n_neighbors)
@@ -164,7 +129,7 @@ def neighbour_probabilities(
 
 
 def check_counts(n_rows: int, n_neighbors: int, draws: int) -> None:
-    """Refuse numbers of neighbours and draws that are out of range."""
+    """Raise if the number of neighbours or draws is out of range."""
     for name, value in (("n_neighbors", n_neighbors), ("draws", draws)):
         count(name, value)
     if n_neighbors >= n_rows:
@@ -173,24 +138,78 @@ def check_counts(n_rows: int, n_neighbors: int, draws: int) -> None:
         )
 
 
-def agreement(
-    draws: Array, reference: Array, Y: Array, labels: Any = None, *, n_neighbors: int = 10
-) -> xr.Dataset:
-    """Measure every draw against a reference, the table and the labels.
+def score_embedding(
+    X: Any, Y: Any, labels: Any | None = None, *, n_neighbors: int = 10
+) -> dict[str, float]:
+    """Score latent positions by their neighbours.
 
     Parameters
     ----------
-    draws : ndarray, shape (S, N, Q)
-    reference : ndarray, shape (N, Q')
-    Y : ndarray, shape (N, D)
-        With missing entries (NaN) it has no distances, and what needs them is NaN.
+    X : array_like, shape (N, Q)
+        Latent positions.
+    Y : array_like, shape (N, D)
+        The table.
     labels : array_like, shape (N,), optional
+        A class for each row.
     n_neighbors : int, default 10
+        Size of the neighbourhood for the trustworthiness, at most (N - 1) // 2.
 
     Returns
     -------
-    Dataset, dims (sample)
-        The measures that :func:`pm_gplvm.compare` averages, by its names.
+    dict
+        ``trustworthiness`` in [0, 1]: whether neighbours in X are neighbours in Y (Venna & Kaski
+        2001). With labels, ``nn_errors``: rows whose nearest other row in X has another label,
+        and ``nn_agreement``, the share of the other rows.
+
+    Raises
+    ------
+    TypeError
+        If X is a fit.
+    ValueError
+        If the lengths differ or a position is not finite.
+
+    Examples
+    --------
+    >>> score_embedding([[0.0], [0.1], [5.0], [5.1]], [[0], [0], [9], [9]], list("aabb"))[
+    ...     "nn_errors"
+    ... ]
+    0.0
+    """
+    from sklearn.manifold import trustworthiness
+    from sklearn.neighbors import NearestNeighbors
+
+    if isinstance(X, xr.DataTree):
+        raise TypeError(
+            "X must be positions of shape (N, Q), got a fit. Pass one draw of it: "
+            "fit['posterior']['X'][0, 0]."
+        )
+    X, Y = np.asarray(X, dtype=np.float64), np.asarray(Y, dtype=np.float64)
+    N = len(X)
+    if X.ndim != 2 or Y.ndim != 2 or len(Y) != N:
+        raise ValueError(
+            f"X and Y must be tables with the same rows, got shapes {X.shape} and {Y.shape}."
+        )
+    if not np.isfinite(X).all():
+        raise ValueError("X must be finite, got missing or infinite positions.")
+    n_neighbors = max(1, min(n_neighbors, (N - 1) // 2))
+    scores = {"trustworthiness": float(trustworthiness(Y, X, n_neighbors=n_neighbors))}
+    if labels is not None:
+        classes = np.asarray(labels)
+        if classes.shape != (N,):
+            raise ValueError(f"labels must have one entry a row, {N}, got shape {classes.shape}.")
+        nearest = NearestNeighbors(n_neighbors=1).fit(X).kneighbors(return_distance=False)[:, 0]
+        errors = float((classes[nearest] != classes).sum())
+        scores |= {"nn_errors": errors, "nn_agreement": 1.0 - errors / N}
+    return scores
+
+
+def agreement(
+    draws: Array, reference: Array, Y: Array, labels: Any = None, *, n_neighbors: int = 10
+) -> xr.Dataset:
+    """Measures of every draw (S, N, Q) against a reference (N, Q'), the table (N, D) and the labels.
+
+    They are those that :func:`pm_gplvm.compare` averages, by its names, with the dim sample. Where Y has
+    missing entries, and so no distances, the measures that need them are NaN.
     """
     if np.isnan(Y).any():
         known = agreement(draws, reference, reference, labels, n_neighbors=n_neighbors)
@@ -203,52 +222,14 @@ def agreement(
     rows = []
     for z in draws:
         scores = score_embedding(z, Y, labels, n_neighbors=n_neighbors)
-        mine = neighbours(z, n_neighbors)
+        own = neighbours(z, n_neighbors)
         row = {
             "procrustes": procrustes_distance(z, reference),
             "distance_correlation": distance_correlation(z, reference),
             "distance_correlation_Y": distance_correlation(z, Y),
             "trustworthiness": scores["trustworthiness"],
-            **{name: (mine & others).sum() / others.sum() for name, others in near.items()},
+            **{name: (own & others).sum() / others.sum() for name, others in near.items()},
             **{name: scores[name] for name in ("nn_agreement",) if name in scores},
         }
         rows.append(row)
     return xr.Dataset({n: ("sample", np.array([row[n] for row in rows])) for n in rows[0]})
-
-
-def procrustes_distance(X: Array, reference: Array) -> float:
-    """Share of the variance that is left after centring, scaling and turning one onto the other.
-
-    SciPy's disparity: 0 for the same shape, at most 1. Missing dimensions count as 0.
-
-    Examples
-    --------
-    >>> X = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 2.0]])
-    >>> round(procrustes_distance(X, 3.0 * X[:, ::-1] + 1.0), 12)
-    0.0
-    """
-    Q = max(X.shape[1], reference.shape[1])
-    padded = [np.pad(A, ((0, 0), (0, Q - A.shape[1]))) for A in (reference, X)]
-    return float(procrustes(*padded)[2])
-
-
-def distance_correlation(X: Any, Y: Any) -> float:
-    """Distance correlation of two tables with the same rows (Székely, Rizzo & Bakirov 2007, def. 3).
-
-    In [0, 1]; 1 if one is the other turned, moved and scaled.
-
-    Examples
-    --------
-    >>> x = np.arange(4.0)[:, None]
-    >>> round(distance_correlation(x, -2.0 * x), 12)
-    1.0
-    """
-    A, B = _centred_distances(X), _centred_distances(Y)
-    scale = np.sqrt((A**2).mean() * (B**2).mean())
-    return float(np.sqrt(max((A * B).mean(), 0.0) / scale)) if scale > 0.0 else 0.0
-
-
-def _centred_distances(X: Any) -> Array:
-    D = squareform(pdist(np.asarray(X, dtype=np.float64)))
-    means = D.mean(axis=0)
-    return np.asarray(D - means - means[:, None] + means.mean())

@@ -1,6 +1,5 @@
-"""Simulation-based calibration: whether the sampler's uncertainty is what it says it is."""
+"""Simulation-based calibration of the sampler."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -8,20 +7,18 @@ import numpy as np
 import pandas as pd
 import pymc as pm
 import xarray as xr
-from numpy.typing import NDArray
 from rich.progress import track
 from scipy.stats import chisquare, kstest
 
-from pm_gplvm.checks import Array, count
+from pm_gplvm.checks import INTERVAL, Array, count
 from pm_gplvm.gaussian import gram_factor
+from pm_gplvm.invariants import Indices, row_pairs
 from pm_gplvm.likelihood import require_complete
 from pm_gplvm.model import describe
 from pm_gplvm.prior_draws import sample_prior
 from pm_gplvm.replicas import Posterior, Replicas, compile_posterior
 from pm_gplvm.starts import start_values
 from pm_gplvm.threads import blas_threads as limit_threads
-
-__all__ = ["calibrate", "uniformity"]
 
 
 def calibrate(
@@ -36,39 +33,38 @@ def calibrate(
     random_seed: int | None = None,
     progressbar: bool = True,
 ) -> xr.Dataset:
-    """Draw tables from a model, sample each, and rank the truth among the draws.
+    """Rank true values among the sampler's draws, over simulated tables.
 
-    θ, X and Y are drawn from the model's priors, and (θ, X) sampled again given Y, from a start
-    that does not know the truth. If the sampler draws from the posterior, the rank of the true
+    θ, X and Y are drawn from the model's priors, and (θ, X) sampled given Y, from a random
+    start. If the sampler draws from the posterior, the rank of the true
     value of any quantity among the draws is uniform (Talts, Betancourt, Simpson, Vehtari & Gelman
     2018, arXiv:1804.06788, theorem 1).
 
     Parameters
     ----------
     model : pm.Model
-        From :func:`build_model`, all priors proper. Its table gives the size, the mean and the
-        scale, nothing else.
+        From :func:`build_model`, all priors proper. Only the size, mean and scale of its table are
+        used.
     n_replicates : int, default 200
-        Tables.
+        Number of tables.
     draws, thin, tune, chains : int
-        Kept draws of each chain of each table, iterations for each of them, iterations before,
-        and chains, each from a start of its own.
+        For each table: kept draws a chain, iterations a kept draw, tuning iterations,
+        and chains, each from a random start.
     n_pairs : int, default 3
-        Pairs of rows whose distance in lengthscales is ranked.
+        Number of pairs of rows whose distance in lengthscales is ranked.
     random_seed : int, optional
     progressbar : bool, default True
 
     Returns
     -------
     Dataset, dims (replicate)
-        Ranks from 0 to ``attrs["draws"]``, the draws of all chains, of each θ, of ``log_likelihood`` and of
-        ``distance_0`` and so on.
+        Ranks of each θ, of ``log_likelihood`` and of ``distance_0`` and so on, from 0 to
+        ``attrs["draws"]``, the number of draws of all chains.
 
     Raises
     ------
     TypeError, ValueError
-        If an argument is out of range, a prior is flat or the model is one that :func:`sample`
-        does not know.
+        If an argument is out of range, a prior is flat or :func:`sample` does not support the model.
 
     Examples
     --------
@@ -91,15 +87,18 @@ def calibrate(
     centre, scale = (prior["constant_data"][f"Y_{n}"].to_numpy() for n in ("mean", "scale"))
     tables = prior["prior_predictive"]["Y"].transpose(..., "obs", "feature").to_numpy()[0]
     truths = _states(model, prior, ensemble)
-    pairs = _pairs(tables.shape[1], n_pairs)
+    pairs = np.stack(row_pairs(tables.shape[1], n_pairs))
     ranks: list[dict[str, int]] = []
     with limit_threads(1):
         for i in track(range(n_replicates), "calibrate", disable=not progressbar):
-            mine = _with_data(posterior, (tables[i] - centre) / scale)
-            starts = np.array([_start(model, ensemble, rng) for _ in range(chains)])
-            seen = _sampled(mine, starts, draws, thin, tune, pairs, rng)
-            truth = _quantities(mine, truths[i][None], pairs)
-            # Ties only occur where a row never moved; they are broken at random.
+            simulated = _with_data(posterior, (tables[i] - centre) / scale)
+            starts = np.array(
+                [ensemble.state(start_values(model, "random", rng)) for _ in range(chains)]
+            )
+            states = _sampled(simulated, starts, draws, thin, tune, rng)
+            seen = _quantities(simulated, states, pairs)
+            truth = _quantities(simulated, truths[i][None], pairs)
+            # Ties, which occur only where a row never moved, are broken at random.
             ranks.append(
                 {
                     name: int((values < truth[name][0]).sum())
@@ -143,19 +142,13 @@ def uniformity(ranks: xr.Dataset, *, n_bins: int = 10) -> pd.DataFrame:
         table[name] = {
             "chi2_p": chisquare(counts).pvalue,
             "ks_p": kstest(share, "uniform").pvalue,
-            "coverage_89": ((share > 0.055) & (share < 0.945)).mean(),
+            "coverage_89": ((share > INTERVAL[0]) & (share < INTERVAL[1])).mean(),
         }
     return pd.DataFrame(table).T
 
 
-def _pairs(n_rows: int, n_pairs: int) -> NDArray[np.int64]:
-    chosen = [(i, j) for i in range(n_rows) for j in range(i)]
-    picked = np.linspace(0, len(chosen) - 1, min(n_pairs, len(chosen))).astype(int)
-    return np.array(chosen)[picked].T
-
-
 def _states(model: pm.Model, prior: xr.DataTree, ensemble: Any) -> list[Array]:
-    """Bring the drawn truths into states of the ensemble."""
+    """Convert the prior draws to states of the ensemble."""
     drawn = prior["prior"].to_dataset()
     states = []
     for i in range(drawn.sizes["draw"]):
@@ -165,16 +158,19 @@ def _states(model: pm.Model, prior: xr.DataTree, ensemble: Any) -> list[Array]:
     return states
 
 
-def _start(model: pm.Model, ensemble: Any, rng: np.random.Generator) -> Array:
-    values: Mapping[str, Array] = start_values(model, "random", rng)
-    return np.asarray(ensemble.state(values))
-
-
 def _with_data(posterior: Posterior, F: Array) -> Posterior:
-    """Give the model another table; the compiled functions are shared, and follow."""
-    for shared in posterior.ensemble.function.get_shared():
-        if str(shared.name).endswith("_factor"):
-            shared.set_value(gram_factor(F))
+    """Replace the table (N, D) in the compiled density, which all posteriors of the model share."""
+    factors = [
+        shared
+        for shared in posterior.ensemble.function.get_shared()
+        if str(shared.name).endswith("_factor")
+    ]
+    if len(factors) != 1:
+        raise RuntimeError(
+            f"calibrate needs the table in one shared variable '..._factor' of the compiled density, got "
+            f"{len(factors)}: it would sample given the table of the model."
+        )
+    factors[0].set_value(gram_factor(F))
     return replace(posterior, F=F)
 
 
@@ -184,9 +180,9 @@ def _sampled(
     draws: int,
     thin: int,
     tune: int,
-    pairs: NDArray[np.int64],
     rng: np.random.Generator,
-) -> dict[str, Array]:
+) -> Array:
+    """Sample from each of the starts (C, P) without tempering: states, shape (draws · C, P)."""
     sampler = Replicas(
         posterior, starts[:, None], np.ones(1), np.full(1, 0.03), n_candidates=32, rng=rng
     )
@@ -197,11 +193,11 @@ def _sampled(
         for _ in range(thin):
             sampler.iterate()
         states.append(sampler.states.copy())
-    return _quantities(posterior, np.concatenate(states), pairs)
+    return np.concatenate(states)
 
 
-def _quantities(posterior: Posterior, states: Array, pairs: NDArray[np.int64]) -> dict[str, Array]:
-    """Compute what is ranked, at each state."""
+def _quantities(posterior: Posterior, states: Array, pairs: Indices) -> dict[str, Array]:
+    """Compute the ranked quantities at each state, for these pairs of rows (2, P)."""
     ensemble = posterior.ensemble
     named = ensemble.draws(states)
     _, lengthscale = posterior.theta(named, len(states))

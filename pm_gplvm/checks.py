@@ -1,4 +1,4 @@
-"""Checks of arguments that many functions share, and the type of an array."""
+"""Checks of arguments that many functions share, the type of an array, and the 89 % interval."""
 
 import os
 from pathlib import Path
@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Array", "check_target", "count"]
-
 Array = NDArray[np.float64]
+
+INTERVAL = (0.055, 0.945)
+"""Probabilities at the ends of ArviZ's 89 % interval."""
 
 
 def count(name: str, value: Any, least: int = 1) -> int:
@@ -27,3 +28,9 @@ def check_target(path: Path, *, overwrite: bool) -> None:
         raise FileExistsError(f"{path} exists. Pass overwrite=True or choose another name.")
     if not os.access(path.parent, os.W_OK):
         raise PermissionError(f"The folder {path.parent} cannot be written to. Choose another one.")
+
+
+def interval(draws: Array) -> Array:
+    """Compute the ends (2, ...) of the 89 % interval over draws (S, ...), NaN if there is one draw."""
+    ends: Array = np.quantile(draws, INTERVAL, axis=0)
+    return ends if len(draws) > 1 else np.full_like(ends, np.nan)

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -9,17 +10,13 @@ import pandas as pd
 import xarray as xr
 
 from pm_gplvm.agreement import agreement, check_counts, positions
-from pm_gplvm.checks import Array
+from pm_gplvm.checks import Array, interval
 from pm_gplvm.draws import data_of
+from pm_gplvm.held_out import FEWEST_SMOOTHED, compute_log_likelihood, leave_one_out
 from pm_gplvm.invariants import invariants
-from pm_gplvm.loo import error_of_sum, left_out
-from pm_gplvm.schema import THETA, draws_of, observed_of, require_fit
-from pm_gplvm.scores import classes_of
+from pm_gplvm.kernels import KERNELS
+from pm_gplvm.schema import THETA, classes_of, draws_of, observed_of, require_fit
 from pm_gplvm.threads import blas_threads
-
-__all__ = ["compare", "same_table", "thinned"]
-
-_LOW, _HIGH = 0.055, 0.945  # the ends of ArviZ's 89 % interval
 
 
 def compare(
@@ -153,6 +150,52 @@ def compare(
     return table
 
 
+def summarise_theta(best: xr.DataTree, draws: xr.DataTree) -> pd.DataFrame:
+    """Set the hyperparameters of an estimate beside their posterior.
+
+    Parameters
+    ----------
+    best : DataTree
+        A fit of one draw.
+    draws : DataTree
+        From :func:`sample_theta`.
+
+    Returns
+    -------
+    DataFrame
+        One row a hyperparameter (and dimension, if ARD), columns ``estimate``, ``mean``, ``sd``,
+        ``ess_bulk``, ``r_hat``; in units of the scale of Y, the lengthscale in units of X.
+
+    Examples
+    --------
+    >>> import pm_gplvm as gplvm
+    >>> model = gplvm.build_model(gplvm.load_digits(n=20))
+    >>> best = gplvm.fit_marginal(model, progressbar=False)
+    >>> theta = gplvm.sample_theta(model, best, draws=500, progressbar=False, random_seed=1)
+    >>> gplvm.summarise_theta(best, theta).columns.tolist()
+    ['estimate', 'mean', 'sd', 'ess_bulk', 'r_hat']
+    """
+    import arviz_stats
+
+    require_fit(best, caller="summarise_theta")
+    require_fit(draws, caller="summarise_theta")
+    posterior = draws["posterior"].to_dataset()
+    names = [name for name in THETA if name in posterior]
+    statistics = {
+        "estimate": xr.Dataset({name: draws_of(best, name)[0, 0] for name in names}),
+        "mean": posterior[names].mean(("chain", "draw")),
+        "sd": posterior[names].std(("chain", "draw"), ddof=1),
+        "ess_bulk": arviz_stats.ess(posterior[names]),
+        "r_hat": arviz_stats.rhat(posterior[names]),
+    }
+    rows: dict[str, list[float]] = {}
+    for name in names:
+        columns = [np.atleast_1d(table[name].to_numpy()) for table in statistics.values()]
+        for i, row in enumerate(zip(*columns, strict=True)):
+            rows[name if len(columns[0]) == 1 else f"{name}[{i}]"] = [float(v) for v in row]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=list(statistics))
+
+
 def same_table(fits: Mapping[str, xr.DataTree], *, caller: str) -> Array:
     """Return the table that all fits were made from, as the first one saw it, shape (N, D).
 
@@ -230,9 +273,9 @@ def _log_likelihood(fit: xr.DataTree) -> Array:
     return np.asarray(known.get("log_likelihood", missing), dtype=np.float64).ravel()
 
 
-def _interval(name: str, values: Array) -> dict[str, float]:
-    """Mean and the ends of the 89 % interval, which one draw does not have."""
-    low, high = np.quantile(values, [_LOW, _HIGH]) if len(values) > 1 else (np.nan, np.nan)
+def _mean_and_interval(name: str, values: Array) -> dict[str, float]:
+    """Mean of the draws and the ends of their 89 % interval."""
+    low, high = interval(values)
     return {name: float(values.mean()), f"{name}_lb": float(low), f"{name}_ub": float(high)}
 
 
@@ -253,7 +296,7 @@ def _of_positions(fit: xr.DataTree, Z: Array) -> dict[str, float]:
         if any(name in fit[group] for group in ("posterior", "constant_data")):
             values = draws_of(fit, name).to_numpy().reshape(len(Z), -1)
             for i, column in enumerate(np.sort(values, axis=1).T):
-                known |= _interval(f"{name}[{i}]" if values.shape[1] > 1 else name, column)
+                known |= _mean_and_interval(f"{name}[{i}]" if values.shape[1] > 1 else name, column)
     X = draws_of(fit, "X").to_numpy().reshape(Z.shape)
     for name, draws in (("sd_X", X), ("sd_Z", Z)):
         known[name] = float(np.sqrt(draws.var(axis=1).mean(axis=1)).mean())
@@ -264,10 +307,52 @@ def _of_agreement(measured: xr.Dataset) -> dict[str, float]:
     known: dict[str, float] = {}
     for name, values in measured.data_vars.items():
         if name in ("procrustes", "nn_agreement"):
-            known |= _interval(str(name), values.to_numpy())
+            known |= _mean_and_interval(str(name), values.to_numpy())
         else:
             known[str(name)] = float(values.mean())
     return known
+
+
+def left_out(fit: xr.DataTree) -> dict[str, float]:
+    """Sum up leave-one-out by feature and by entry, as :func:`pm_gplvm.compare` tells it.
+
+    Returns
+    -------
+    dict
+        ``elpd_feature`` and ``elpd_entry`` with their standard errors (``_se``) and largest Pareto k
+        (``_k``); NaN where there are too few draws, or K is not known.
+    """
+    known = {
+        f"elpd_{of}{part}": np.nan for of in ("feature", "entry") for part in ("", "_se", "_k")
+    }
+    if fit.attrs.get("kernel") not in KERNELS:
+        return known
+    sizes = fit["posterior"].sizes
+    n_draws = sizes["chain"] * sizes["draw"]
+    if n_draws >= FEWEST_SMOOTHED:
+        import arviz_stats
+
+        with warnings.catch_warnings(), suppress(ValueError):  # all weights the same
+            warnings.simplefilter("ignore", UserWarning)  # the largest k is told
+            loo = arviz_stats.loo(compute_log_likelihood(fit), pointwise=True)
+            known |= {
+                "elpd_feature": float(loo.elpd),
+                "elpd_feature_se": float(loo.se),
+                "elpd_feature_k": float(loo.pareto_k.max()),
+            }
+    entries = leave_one_out(fit, draws=n_draws)
+    scores = entries["log_score"].to_numpy()
+    scores = scores[~np.isnan(scores)]
+    return known | {
+        "elpd_entry": float(scores.sum()),
+        "elpd_entry_se": error_of_sum(scores),
+        "elpd_entry_k": float(entries["pareto_k"].max()),
+    }
+
+
+def error_of_sum(values: Array) -> float:
+    """Give the standard error of the sum of scores that are taken for independent."""
+    return float(np.sqrt(values.size * values.var()))
 
 
 def _rows_left_out(scores: xr.Dataset | None) -> dict[str, float]:

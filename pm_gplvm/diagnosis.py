@@ -10,8 +10,8 @@ import pandas as pd
 import xarray as xr
 
 from pm_gplvm.checks import Array
-from pm_gplvm.grouping import embedding_table, group_halves
 from pm_gplvm.invariants import invariants, row_pairs
+from pm_gplvm.modes import group_halves, mode_table
 from pm_gplvm.schema import draws_of, require_fit
 
 __all__ = ["Diagnosis", "diagnose"]
@@ -142,7 +142,7 @@ def diagnose(fit: xr.DataTree, *, n_pairs: int | None = None, seed: int = 0) -> 
             verdict, sentence = _of_agreement(fit, len(chains), draws)
         else:
             verdict, together, sentence = _of_disagreement(known)
-    embeddings = embedding_table(fit, known, together)
+    embeddings = mode_table(fit, known, together)
     if len(together) > 1:
         words = [*_described(embeddings), *words]
     return Diagnosis(verdict, (sentence, *words), table, embeddings, divergences, saturated)

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from pm_gplvm.checks import Array
 from pm_gplvm.relevance import dominant
-from pm_gplvm.schema import FEATURE, LATENT, OBS, draws_of, require_fit
-from pm_gplvm.scores import classes_of
+from pm_gplvm.schema import FEATURE, LATENT, OBS, classes_of, draws_of, require_fit
 
 # Paul Tol's "muted" colours, told apart by the colour-blind; with the shapes also in black and white.
 COLOURS = (

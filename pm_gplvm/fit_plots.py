@@ -24,7 +24,7 @@ from pm_gplvm.elements import (
     row_values,
     set_limits,
 )
-from pm_gplvm.grouping import group_optima
+from pm_gplvm.modes import group_optima
 from pm_gplvm.prior_draws import check_prior
 from pm_gplvm.relevance import dimensions
 from pm_gplvm.schema import require_fit

@@ -5,15 +5,12 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from pm_gplvm.checks import Array, count
+from pm_gplvm.checks import Array, count, interval
 from pm_gplvm.draws import Draw, data_of, patterns_of
 from pm_gplvm.prediction import check_positions
 from pm_gplvm.processes import Induced, each_process, given
 from pm_gplvm.schema import LATENT, require_fit, warn_unaligned
 
-__all__ = ["magnification", "occupancy"]
-
-_LOW, _HIGH = 0.055, 0.945  # the ends of ArviZ's 89 % interval
 _BLOCK = 4_000_000  # numbers of ∂k/∂x held at once
 
 
@@ -89,8 +86,7 @@ def magnification(fit: xr.DataTree, X_new: Any, *, draws: int = 50) -> xr.Datase
         second.append(of_mean + of_rest)
     volumes = _volume(np.stack(second))
     metric = np.mean(second, axis=0)
-    ends = np.quantile(volumes, [_LOW, _HIGH], axis=0)
-    low, high = ends if len(volumes) > 1 else np.full_like(ends, np.nan)
+    low, high = interval(volumes)
     known = {
         "metric": (("obs_new", LATENT, f"{LATENT}_to"), metric),
         "magnification": ("obs_new", _volume(metric)),

@@ -4,12 +4,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from pm_gplvm.checks import Array
+from pm_gplvm.checks import Array, interval
 from pm_gplvm.schema import LATENT, OBS, draws_of, require_fit
-
-__all__ = ["dimensions", "dominant", "relevance"]
-
-_LOW, _HIGH = 0.055, 0.945  # the 89 % interval of ArviZ
 
 
 def relevance(fit: xr.DataTree, *, caller: str = "relevance") -> xr.DataArray:
@@ -93,9 +89,7 @@ def dimensions(fit: xr.DataTree, *, threshold: float = 0.05) -> pd.DataFrame:
     found = relevance(fit, caller="dimensions")
     values = found.to_numpy()
     probability = (values >= threshold * values.max(axis=1, keepdims=True)).mean(axis=0)
-    low, high = (
-        np.quantile(values, [_LOW, _HIGH], axis=0) if len(values) > 1 else np.full((2, 1), np.nan)
-    )
+    low, high = interval(values)
     table = pd.DataFrame(
         {
             "relevance": np.median(values, axis=0),

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 __all__ = [
     "CLASS",
@@ -12,6 +13,7 @@ __all__ = [
     "LATENT",
     "OBS",
     "THETA",
+    "classes_of",
     "draws_of",
     "has_own_noise",
     "noise_of",
@@ -83,6 +85,24 @@ def observed_of(fit: xr.DataTree, *, caller: str) -> xr.DataArray:
             "it. Draw with sample or sample_theta instead of pm.sample."
         )
     return fit["observed_data"].to_dataset()[fit.attrs["observed"]]
+
+
+def classes_of(fit: xr.DataTree, name: str) -> NDArray[Any]:
+    """Read a coordinate along the rows of a fit.
+
+    Raises
+    ------
+    ValueError
+        If the fit has none of that name.
+    """
+    coords = fit["observed_data"].to_dataset().coords
+    if name not in coords:
+        kept = [str(key) for key, value in coords.items() if value.dims == (OBS,)]
+        raise ValueError(
+            f"The fit has no coordinate {name!r} along its rows, got {', '.join(kept) or 'none'}. Give Y as "
+            "a DataArray with that coordinate, or pass one value a row."
+        )
+    return np.asarray(coords[name].to_numpy())
 
 
 def draws_of(fit: xr.DataTree, name: str, *, raw: bool = False) -> xr.DataArray:

@@ -8,8 +8,9 @@ from scipy.spatial.distance import cdist
 from sklearn.manifold import trustworthiness
 
 import pm_gplvm as gplvm
-from pm_gplvm.agreement import distance_correlation, procrustes_distance
 from pm_gplvm.comparison import thinned
+from pm_gplvm.procrustes import distance_correlation, procrustes_distance
+from pm_gplvm.schema import classes_of
 
 THETA = {"lengthscale": 0.8, "amplitude": 1.3, "sigma": 0.4}
 
@@ -75,48 +76,6 @@ def test_wrong_counts(fits, settings, message):
         gplvm.neighbour_probabilities(fits["one"], **settings)
     with pytest.raises(ValueError, match=message):
         gplvm.compare(fits, **settings)
-
-
-# Distances
-
-
-def distance_correlation_by_loops(X, Y):
-    """Székely, Rizzo & Bakirov (2007), equations 2.8 to 2.10, one entry at a time."""
-    n = len(X)
-
-    def centred(Z):
-        a = [[np.linalg.norm(Z[k] - Z[j]) for j in range(n)] for k in range(n)]
-        rows = [sum(a[k]) / n for k in range(n)]
-        total = sum(rows) / n
-        return [[a[k][j] - rows[k] - rows[j] + total for j in range(n)] for k in range(n)]
-
-    def mean_product(A, B):
-        return sum(A[k][j] * B[k][j] for k in range(n) for j in range(n)) / n**2
-
-    A, B = centred(X), centred(Y)
-    return np.sqrt(mean_product(A, B) / np.sqrt(mean_product(A, A) * mean_product(B, B)))
-
-
-def test_distance_correlation(rng):
-    X, Y = rng.standard_normal((9, 2)), rng.standard_normal((9, 4))
-    expected = distance_correlation_by_loops(X, Y)
-    assert distance_correlation(X, Y) == pytest.approx(expected, rel=1e-10)
-    turn = rotations(rng, (1,), 2)[0]
-    assert distance_correlation(X, 3.0 + 2.0 * X @ turn) == pytest.approx(1.0)
-    assert distance_correlation(X, np.zeros((9, 1))) == 0.0
-
-
-def test_procrustes_distance(rng):
-    X = rng.standard_normal((9, 2))
-    turn = rotations(rng, (1,), 2)[0]
-    assert procrustes_distance(1.0 + 3.0 * X @ turn, X) == pytest.approx(0.0, abs=1e-12)
-    other = rng.standard_normal((9, 2))
-    # By the singular values of the overlap: 1 - (Σ s)² for centred tables of unit size.
-    A, B = (v - v.mean(axis=0) for v in (X, other))
-    s = np.linalg.svd(A.T @ B / np.linalg.norm(A) / np.linalg.norm(B), compute_uv=False)
-    assert procrustes_distance(other, X) == pytest.approx(1.0 - s.sum() ** 2)
-    flat = np.column_stack([X, np.zeros(9)])
-    assert procrustes_distance(flat, other) == pytest.approx(procrustes_distance(X, other))
 
 
 # The table
@@ -243,6 +202,26 @@ def test_a_large_pareto_k_is_said(small, rng):
         table = gplvm.compare({"wide": wide})
     assert caught[0].filename == __file__
     assert table.loc["wide", "elpd_feature_k"] > 0.7
+
+
+# Hyperparameters and labels
+
+
+def test_the_table_of_theta_holds_what_it_says(best, theta):
+    table = gplvm.summarise_theta(best, theta)
+    assert table.index.tolist() == ["lengthscale", "amplitude", "sigma"]
+    draws = theta.posterior["sigma"].to_numpy()
+    assert table.loc["sigma", "mean"] == pytest.approx(draws.mean())
+    assert table.loc["sigma", "sd"] == pytest.approx(draws.std(ddof=1))
+    assert table.loc["sigma", "estimate"] == pytest.approx(best.posterior["sigma"].item())
+    # The mode lies within the draws: θ is well known given X.
+    assert (np.abs(table["estimate"] - table["mean"]) < 3 * table["sd"]).all()
+
+
+def test_unknown_coordinates_are_named(best):
+    assert len(classes_of(best, "label")) == 30
+    with pytest.raises(ValueError, match="no coordinate 'stage' along its rows, got obs, label"):
+        classes_of(best, "stage")
 
 
 # Turned away

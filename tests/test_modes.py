@@ -1,4 +1,4 @@
-"""Embeddings among draws of which it is known where they lie."""
+"""Posterior modes of draws whose modes are known."""
 
 import numpy as np
 import pytest
