@@ -10,9 +10,9 @@ import xarray as xr
 
 from pm_gplvm.agreement import agreement, check_counts, positions
 from pm_gplvm.checks import Array
-from pm_gplvm.draws import data_of
 from pm_gplvm.invariants import invariants
 from pm_gplvm.loo import error_of_sum, left_out
+from pm_gplvm.processes import data_of
 from pm_gplvm.schema import THETA, draws_of, observed_of, require_fit
 from pm_gplvm.scores import classes_of
 from pm_gplvm.threads import blas_threads

@@ -17,10 +17,10 @@ from scipy.spatial.distance import pdist, squareform
 
 from pm_gplvm.agreement import neighbour_probabilities, positions
 from pm_gplvm.checks import count
-from pm_gplvm.draws import evenly_spaced
 from pm_gplvm.marks import COLOURS, are_classes, check_image_shape, row_values
 from pm_gplvm.plane import plane_of
 from pm_gplvm.prediction import predict, relative_uncertainty
+from pm_gplvm.processes import evenly_spaced
 from pm_gplvm.schema import FEATURE, OBS
 
 __all__ = ["explore"]

@@ -9,9 +9,9 @@ import xarray as xr
 from scipy.special import logsumexp
 
 from pm_gplvm.checks import Array, count
-from pm_gplvm.columns import OwnColumns
-from pm_gplvm.draws import Draw, data_of, each_draw, patterns_of
+from pm_gplvm.gaussian import GP
 from pm_gplvm.kernels import KERNELS
+from pm_gplvm.processes import OwnColumns, data_of, each_draw, patterns_of
 from pm_gplvm.schema import FEATURE, OBS
 from pm_gplvm.threads import blas_threads
 
@@ -149,14 +149,14 @@ def leave_one_out(fit: xr.DataTree, *, draws: int = 200) -> xr.Dataset:
     return xr.Dataset({n: ((OBS, FEATURE), v) for n, v in known.items()}, coords=coords)
 
 
-def _left_out_of(draws: Sequence[Draw], F: Array) -> tuple[Array, Array]:
+def _left_out_of(draws: Sequence[GP], F: Array) -> tuple[Array, Array]:
     """Residuals (S, N, D) and variances (S, N) of each entry given the others, draw by draw."""
     with blas_threads(1):
         residuals, variances = zip(*(draw.left_out(F) for draw in draws), strict=True)
     return np.stack(residuals), np.stack(variances)
 
 
-def _left_out_of_own(draws: Sequence[Draw], F: Array) -> tuple[Array, Array]:
+def _left_out_of_own(draws: Sequence[GP], F: Array) -> tuple[Array, Array]:
     """Residuals and variances (S, N, D) where every column has a noise of its own."""
     residuals, variances = [], []
     with blas_threads(1):

@@ -13,9 +13,9 @@ from oracles import column_logps, kernel_matrix
 from scipy.stats import norm
 
 import pm_gplvm as gplvm
-from pm_gplvm.draws import each_draw
 from pm_gplvm.invariants import invariants
 from pm_gplvm.preprocess import as_table, centre_and_scale
+from pm_gplvm.processes import each_draw
 from pm_gplvm.rowdensity import RowDensity, Rows
 
 THETA = {"lengthscale": 0.9, "amplitude": 1.1, "sigma": 0.3}
