@@ -58,7 +58,7 @@ def _hidden(Y, rng):
 
 def _infer_newX(fit, new) -> dict | None:
     """Places by GPy's infer_newX, at the X and θ of our fit, in a process of its own."""
-    from pm_gplvm.draws import data_of
+    from pm_gplvm.processes import data_of
     from pm_gplvm.schema import draws_of
 
     peer = installed_peers(["gpy"]).get("GPy")

@@ -10,8 +10,8 @@ from scipy.stats import chi2
 
 from pm_gplvm.alignment import align
 from pm_gplvm.checks import Array, count
-from pm_gplvm.draws import evenly_spaced
 from pm_gplvm.invariants import scale_free
+from pm_gplvm.processes import evenly_spaced
 from pm_gplvm.procrustes import distance_correlation, procrustes_distance
 from pm_gplvm.schema import LATENT, OBS, draws_of, require_fit
 

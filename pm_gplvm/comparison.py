@@ -11,10 +11,10 @@ import xarray as xr
 
 from pm_gplvm.agreement import agreement, check_counts, positions
 from pm_gplvm.checks import Array, interval
-from pm_gplvm.draws import data_of
 from pm_gplvm.held_out import FEWEST_SMOOTHED, compute_log_likelihood, leave_one_out
 from pm_gplvm.invariants import invariants
 from pm_gplvm.kernels import KERNELS
+from pm_gplvm.processes import data_of
 from pm_gplvm.schema import THETA, classes_of, draws_of, observed_of, require_fit
 from pm_gplvm.threads import blas_threads
 

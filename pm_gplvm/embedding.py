@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from pm_gplvm.back_constraints import is_back_constrained
 from pm_gplvm.checks import Array, count
-from pm_gplvm.draws import data_of
 from pm_gplvm.newrows import new_table, rows_by_draw
 from pm_gplvm.placed import places_by_map, row_labels, tree_of_places
+from pm_gplvm.processes import data_of
 from pm_gplvm.progress import progress_bar
 from pm_gplvm.rowmodes import effective, peaks
 from pm_gplvm.rowposterior import Places, weighted_places

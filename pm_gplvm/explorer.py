@@ -17,7 +17,6 @@ from scipy.spatial.distance import pdist, squareform
 
 from pm_gplvm.agreement import neighbour_probabilities, positions
 from pm_gplvm.checks import check_target, count
-from pm_gplvm.draws import evenly_spaced
 from pm_gplvm.elements import (
     COLOURS,
     are_classes,
@@ -28,6 +27,7 @@ from pm_gplvm.elements import (
     row_values,
 )
 from pm_gplvm.prediction import predict, relative_uncertainty
+from pm_gplvm.processes import evenly_spaced
 from pm_gplvm.schema import FEATURE, OBS
 
 _SCRIPT = Path(__file__).with_name("explorer.js")

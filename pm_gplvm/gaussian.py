@@ -1,45 +1,142 @@
-"""The log-density of independent Gaussian columns that share a covariance, and its gradient.
+"""Gaussian columns that share a covariance: densities, gradients and conditionals, in NumPy.
 
 With F = (Y - mu) / scale, one row of Y a row of F,
 
     L = -½ D N ln 2π - ½ D ln|K| - ½ tr(K⁻¹ F Fᵀ)    (Lawrence 2005, JMLR 6, section 3),
     ∂L/∂K = ½ (K⁻¹ F Fᵀ K⁻¹ - D K⁻¹),
 
-the second line being twice smaller than his printed eq. (10): the ½ is missing there. It is the
-pullback of :class:`GaussianTerms` below, so that it is what PyTensor uses for any gradient.
+the second line being twice smaller than his printed eq. (10): the ½ is missing there.
+
+Where entries are missing, columns that have the same rows observed share K_oo, a part of K, and its
+factorisation. Both lines then hold for each pattern g of D_g columns and are added up, the second
+at the rows it has: Σ_g n_g³ operations.
 """
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-import pytensor.tensor as pt
-from pytensor.gradient import DisconnectedType
-from pytensor.graph.basic import Apply, Variable
-from scipy.linalg import blas, qr
+from numpy.typing import NDArray
+from scipy.linalg import blas, cho_factor, cho_solve, lapack, qr, solve_triangular
 
 from pm_gplvm.checks import Array
-from pm_gplvm.inversion import invert
-from pm_gplvm.ops import SymmetricGradient, TwinOp, reused, row_blocks
+from pm_gplvm.kernels import (
+    cross_and_rate,
+    cross_covariance,
+    cross_pullback,
+    cross_slope,
+    prior_slope_variance,
+    prior_variance,
+    row_blocks,
+)
 
-__all__ = ["GaussianTerms", "columns_logp", "gram_factor", "total_logp"]
+Mask = NDArray[np.bool_]
+Indices = NDArray[np.intp]
+
+_MANY = 10  # patterns from which a fit takes so much longer that it is told
+
+
+@dataclass(frozen=True, eq=False)
+class Patterns:
+    """Which rows are observed in which columns.
+
+    ``seen`` (G, N) has one row a pattern: the rows of the table that are observed in its columns.
+    ``group`` (D,) is the pattern of each column.
+    """
+
+    seen: Mask
+    group: Indices
+
+    def __len__(self) -> int:
+        return len(self.seen)
+
+    def __iter__(self) -> Iterator[tuple[Indices, Indices]]:
+        """Go through the patterns: the rows observed, and the columns."""
+        for g, rows in enumerate(self.seen):
+            yield np.flatnonzero(rows), np.flatnonzero(self.group == g)
+
+    def blocks(self, F: Array) -> Iterator[tuple[Indices, Indices, Array]]:
+        """Cut a table (N, D) into complete ones: rows, columns, and the entries there."""
+        for rows, columns in self:
+            yield (
+                rows,
+                columns,
+                F if len(self) == 1 and self.seen.all() else F[np.ix_(rows, columns)],
+            )
+
+
+def column_patterns(seen: Mask) -> Patterns:
+    """Group columns that have the same rows observed: one pattern where nothing is missing.
+
+    ``seen`` (N, D) is without an empty row or column.
+
+    >>> seen = np.array([[True, False, True], [True, True, True]])
+    >>> [(rows.tolist(), columns.tolist()) for rows, columns in column_patterns(seen)]
+    [([1], [1]), ([0, 1], [0, 2])]
+    """
+    if seen.all():
+        return Patterns(np.ones((1, len(seen)), dtype=bool), np.zeros(seen.shape[1], dtype=np.intp))
+    patterns, group = np.unique(seen.T, axis=0, return_inverse=True)
+    return Patterns(patterns, group.ravel().astype(np.intp))
+
+
+def single_columns(seen: Mask) -> Patterns:
+    """Give each column a pattern of its own, also where others have the same rows observed."""
+    return Patterns(np.ascontiguousarray(seen.T), np.arange(seen.shape[1]))
+
+
+def warn_of_cost(patterns: Patterns) -> None:
+    """Warn of more than 10 patterns, and of how much one evaluation takes."""
+    if len(patterns) <= _MANY:
+        return
+    counts = patterns.seen.sum(axis=1, dtype=np.float64)
+    times = float((counts**3).sum()) / patterns.seen.shape[1] ** 3
+    warnings.warn(
+        f"Y has {len(patterns)} patterns of missing entries among its {len(patterns.group)} columns: every "
+        f"evaluation takes as many Cholesky factorisations, about {times:.0f} times the arithmetic "
+        "of a complete table. Fewer patterns cost less: drop rows or columns of which little was "
+        "seen.",
+        RuntimeWarning,
+        stacklevel=3,
+    )
+
+
+# The inverse of K in place, and what the density of the columns needs of it
+
+
+def invert(A: Array) -> float | None:
+    """Overwrite the lower triangle of a C-ordered positive definite matrix by its inverse's.
+
+    Returns ln|A|, or None if A is not positive definite. What stands above the diagonal stays.
+
+    >>> A = np.array([[2.0, 0.0], [1.0, 1.0]])
+    >>> round(invert(A), 12), mirror(A).round(12).tolist()
+    (0.0, [[1.0, -1.0], [-1.0, 2.0]])
+    """
+    # Seen in Fortran order, as LAPACK does, the lower triangle of a C-ordered matrix is the upper one.
+    _, failed = lapack.dpotrf(A.T, lower=0, overwrite_a=1, clean=0)
+    if failed:
+        return None
+    log_det = 2.0 * np.log(np.diagonal(A)).sum()
+    lapack.dpotri(A.T, lower=0, overwrite_c=1)
+    return float(log_det)
+
+
+def mirror(A: Array) -> Array:
+    """Copy the lower triangle of A to above it, in place."""
+    for start, end in row_blocks(len(A)):
+        corner = A[start:end, start:end]
+        np.copyto(corner, corner.T, where=~np.tri(end - start, dtype=bool))
+        A[:start, start:end] = A[start:end, :start].T
+    return A
 
 
 def gram_factor(F: Array) -> Array:
-    """Shorten F to a factor with the same F Fᵀ.
+    """Shorten F (N, D) to a factor (N, min(N, D)) with the same F Fᵀ.
 
-    Parameters
-    ----------
-    F : ndarray, shape (N, D)
-
-    Returns
-    -------
-    ndarray, shape (N, min(N, D))
-        F itself if it has no more columns than rows, else Rᵀ of Fᵀ = Q R.
-
-    Examples
-    --------
-    >>> import numpy as np
     >>> gram_factor(np.array([[3.0, 0.0, 4.0]])) ** 2
     array([[25.]])
     """
@@ -50,155 +147,241 @@ def gram_factor(F: Array) -> Array:
     return np.asfortranarray(R[:N].T)
 
 
-class GaussianTerms(TwinOp):
-    """fₘᵀ K⁻¹ fₘ for each column of F, and ln|K|.
+def column_terms(K: Array, F: Array, inverse: Array) -> tuple[Array, Any, Array]:
+    """fₘᵀ K⁻¹ fₘ of each column (M,), ln|K| and K⁻¹F (N, M); writes K⁻¹ into a Fortran-ordered array.
 
-    Inputs: ``K`` (N, N), of which the lower triangle is read, and ``F`` (N, M). Outputs: ``quad``
-    (M,), ``logdet`` (); then ``K⁻¹`` (N, N; lower triangle meaningless) and ``K⁻¹F`` (N, M), kept
-    for the pullback alone. A K that is not positive definite gives
-    infinite terms, thus a log-density of -inf.
+    The lower triangle of K is read, and the upper one of ``inverse`` is right. A K that is not positive
+    definite gives infinite terms.
     """
-
-    __props__ = ()
-
-    def make_node(self, K: Any, F: Any) -> Apply:
-        K = pt.as_tensor_variable(K, dtype="float64", ndim=2)
-        F = pt.as_tensor_variable(F, dtype="float64", ndim=2)
-        outputs = [pt.dvector(), pt.dscalar(), K.type(), F.type()]
-        return Apply(self, [K, F], outputs)
-
-    def infer_shape(self, node: Apply, shapes: Any) -> list[Any]:
-        K, F = shapes
-        return [(F[1],), (), K, F]
-
-    def perform(self, node: Apply, inputs: Sequence[Any], storage: Any) -> None:
-        K, F = inputs
-        inverse = reused(storage[2][0], K.shape, "F")
-        # In Fortran order the upper triangle of the inverse is the lower one of its transpose.
-        np.copyto(inverse, K.T)
-        logdet = invert(inverse.T)
-        if logdet is not None:
-            weights = blas.dsymm(1.0, inverse, F, lower=0)
-            quad = np.einsum("nm,nm->m", F, weights)
-        else:
-            inverse.fill(np.nan)
-            weights = np.full(F.shape, np.nan)
-            quad, logdet = np.full(F.shape[1], np.inf), np.inf
-        for slot, value in zip(storage, (quad, np.asarray(logdet), inverse, weights), strict=True):
-            slot[0] = value
-
-    def symbolic(self, *inputs: Variable) -> list[Variable]:
-        K, F = inputs
-        chol = pt.linalg.cholesky(K, lower=True, on_error="nan")
-        weights = pt.linalg.cho_solve((chol, True), F, b_ndim=2)
-        logdet = 2.0 * pt.log(pt.diagonal(chol)).sum()
-        failed = pt.isnan(logdet)
-        quad = pt.switch(failed, np.inf, (F * weights).sum(axis=0))
-        inverse = pt.linalg.cho_solve((chol, True), pt.eye(K.shape[0]), b_ndim=2)
-        return [quad, pt.switch(failed, np.inf, logdet), inverse, weights]
-
-    def pullback(
-        self,
-        inputs: Sequence[Variable],
-        outputs: Sequence[Variable],
-        cotangents: Sequence[Variable],
-    ) -> list[Variable]:
-        K, F = inputs
-        inverse, weights = outputs[2:]
-        connected = [not isinstance(bar.type, DisconnectedType) for bar in cotangents]
-        if connected[3] and not connected[2]:  # asked for by a second derivative in F
-            return super().pullback(inputs, outputs, cotangents)
-        if connected[2]:
-            raise NotImplementedError(
-                "GaussianTerms has no derivative of its inverse: use its first two outputs."
-            )
-        quad_bar, logdet_bar = (
-            out.zeros_like() if isinstance(bar.type, DisconnectedType) else bar
-            for out, bar in zip(outputs[:2], cotangents[:2], strict=True)
-        )
-        dK = _LawrenceGradient()(K, F, quad_bar, logdet_bar, inverse, weights)
-        return [dK, 2.0 * weights * quad_bar]
-
-
-class _LawrenceGradient(SymmetricGradient):
-    """∂L/∂K = ln|K|-bar K⁻¹ - K⁻¹F diag(quad-bar) FᵀK⁻¹, Lawrence's formula for quad-bar = -½.
-
-    ``inverse`` and ``weights`` are what :class:`GaussianTerms` has computed at the same K and F.
-    """
-
-    __props__ = ()
-
-    def make_node(self, *inputs: Variable) -> Apply:
-        return Apply(self, list(inputs), [inputs[0].type()])
-
-    def infer_shape(self, node: Apply, shapes: Any) -> list[Any]:
-        return [shapes[0]]
-
-    def perform(self, node: Apply, inputs: Sequence[Any], storage: Any) -> None:
-        G = storage[0][0] = reused(storage[0][0], inputs[0].shape)
-        for start, end in row_blocks(len(G)):
-            G[start:end, :end] = self.lower_block(inputs, start, end)
-            G[:start, start:end] = G[start:end, :start].T
-
-    def lower_block(self, inputs: Sequence[Any], start: int, end: int) -> Array:
-        _, _, quad_bar, logdet_bar, inverse, weights = inputs
-        block = inverse.T[start:end, :end].copy()
-        rows = (weights[start:end] * -quad_bar).T
-        # Seen in Fortran order, as BLAS does, the block is its own transpose.
-        blas.dgemm(1.0, weights[:end], rows, beta=float(logdet_bar), c=block.T, overwrite_c=1)
-        corner = block[:, start:]
-        np.copyto(corner, corner.T, where=_ABOVE[: end - start, : end - start])
-        return block
-
-    def symbolic(self, *inputs: Variable) -> list[Variable]:
-        K, F, quad_bar, logdet_bar, *known = inputs
-        # To be differentiated, the formula must stand in terms of K and F themselves.
-        inverse = known[0] if known else pt.linalg.inv(K)
-        weights = known[1] if known else inverse @ F
-        return [logdet_bar * inverse - (weights * quad_bar) @ weights.T]
+    # In Fortran order the upper triangle of the inverse is the lower one of its transpose.
+    np.copyto(inverse, K.T)
+    logdet = invert(inverse.T)
+    if logdet is None:
+        inverse.fill(np.nan)
+        return np.full(F.shape[1], np.inf), np.inf, np.full(F.shape, np.nan)
+    weights = blas.dsymm(1.0, inverse, F, lower=0)
+    return np.einsum("nm,nm->m", F, weights), logdet, weights
 
 
 _ABOVE = ~np.tri(128, dtype=bool)
 
 
-def columns_logp(F: Any, K: Any, scale: Any = 1.0) -> Variable:
-    """Log-density of each column of ``scale`` · F under N(0, scale² K).
+def lawrence_block(
+    by_quad: Array, by_logdet: Any, inverse: Array, weights: Array, start: int, end: int
+) -> Array:
+    """[start:end, :end] of ∂L/∂K, from derivatives in the terms of :func:`column_terms`.
 
-    Parameters
-    ----------
-    F : tensor_like, shape (N, D)
-        Standardised data.
-    K : tensor_like, shape (N, N)
-    scale : tensor_like, shape () or (D,)
-
-    Returns
-    -------
-    TensorVariable, shape (D,)
+    ∂L/∂K = ∂L/∂ln|K| K⁻¹ - K⁻¹F diag(∂L/∂quad) FᵀK⁻¹, Lawrence's formula for ∂L/∂quad = -½.
     """
-    F = pt.as_tensor_variable(F)
-    scale = pt.as_tensor_variable(scale, dtype="float64")
-    quad, logdet, *_ = GaussianTerms()(K, F)
-    return -0.5 * (quad + logdet) - F.shape[0] * (0.5 * np.log(2.0 * np.pi) + pt.log(scale))
+    block = inverse.T[start:end, :end].copy()
+    rows = (weights[start:end] * -by_quad).T
+    # Seen in Fortran order, as BLAS does, the block is its own transpose.
+    blas.dgemm(1.0, weights[:end], rows, beta=float(by_logdet), c=block.T, overwrite_c=1)
+    corner = block[:, start:]
+    np.copyto(corner, corner.T, where=_ABOVE[: end - start, : end - start])
+    return block
 
 
-def total_logp(factor: Any, K: Any, *, n_columns: int, log_scale: float = 0.0) -> Variable:
-    """Log-density of all columns at once from a factor with the same F Fᵀ.
+def pattern_terms(
+    K: Array,
+    F: Array,
+    patterns: Patterns,
+    counts: tuple[int, ...],
+    slope: Array,
+    weights: Array,
+) -> float:
+    """-½ Σ_g (tr(K_g⁻¹ F_g F_gᵀ) + D_g ln|K_g|); writes its slope in K (N, N), and K_g⁻¹F_g (N, M).
 
-    Parameters
-    ----------
-    factor : tensor_like, shape (N, M)
-        See :func:`gram_factor`.
-    K : tensor_like, shape (N, N)
-    n_columns : int
-        D, the number of columns that the factor stands for.
-    log_scale : float
-        Sum over the columns of the logarithm of their scale.
-
-    Returns
-    -------
-    TensorVariable, shape ()
+    F (N, M) is 0 where nothing was observed, and its columns of pattern g stand for D_g, the counts.
+    The lower triangle of K is read. A K_g that is not positive definite gives -inf.
     """
-    factor = pt.as_tensor_variable(factor)
-    quad, logdet, *_ = GaussianTerms()(K, factor)
-    N = factor.shape[0]
-    return -0.5 * (quad.sum() + n_columns * (logdet + N * np.log(2.0 * np.pi))) - N * log_scale
+    slope.fill(0.0)
+    weights.fill(0.0)
+    value = 0.0
+    for (rows, columns), count in zip(patterns, counts, strict=True):
+        where: Any = np.ix_(rows, rows) if len(rows) < len(K) else ...
+        part = np.array(K[where], order="C")
+        log_det = invert(part)
+        if log_det is None:
+            value = -np.inf
+            slope.fill(np.nan)
+            weights.fill(np.nan)
+            break
+        value -= 0.5 * count * log_det
+        own = F[np.ix_(rows, columns)]
+        weights[np.ix_(rows, columns)] = solved = blas.dsymm(1.0, part.T, own, lower=0)
+        value -= 0.5 * np.vdot(own, solved)
+        part *= 0.5 * count
+        slope[where] -= part
+    # What lies below the diagonal is right so far, what lies above it is not.
+    blas.dsyrk(0.5, weights.T, beta=1.0, c=slope.T, trans=1, lower=0, overwrite_c=1)
+    mirror(slope)
+    return value
+
+
+# One process
+
+
+@dataclass(frozen=True)
+class GP:
+    """A Gaussian process at positions X (N, Q), and what it says elsewhere once the rows are known.
+
+    ``theta`` holds the kernel's hyperparameters and the bias by name. ``sigma`` is the standard
+    deviation of the noise, its floor (``resolution`` of :func:`build_model`) included: an array (D,)
+    where every column has a noise of its own, and so an amplitude. Of such a process only what
+    :meth:`given` makes of it for one column has a K.
+    """
+
+    kernel: str
+    X: Array
+    theta: dict[str, Any]
+    sigma: Any
+
+    @property
+    def own_noise(self) -> bool:
+        """Whether every column has an amplitude and a noise of its own."""
+        return np.ndim(self.sigma) > 0
+
+    @property
+    def signal(self) -> Array:
+        """Variance by which the prior's is multiplied, one for all columns."""
+        return np.ones(1)
+
+    @property
+    def noise(self) -> Any:
+        """Variance of the noise."""
+        return self.sigma**2
+
+    @property
+    def Z(self) -> Array:
+        """Positions in units of the lengthscale, shape (N, Q)."""
+        return self.X / self.theta.get("lengthscale", 1.0)
+
+    @cached_property
+    def K(self) -> Array:
+        """Covariance of the rows, noise included, in units of the scale² of Y."""
+        K = self.cross(self.X)
+        K.flat[:: len(K) + 1] += self.sigma**2
+        return K
+
+    @cached_property
+    def chol(self) -> Array:
+        """Lower Cholesky factor of K (what stands above the diagonal is meaningless)."""
+        return np.asarray(cho_factor(self.K, lower=True, check_finite=False)[0])
+
+    @property
+    def mean_covariance(self) -> Array:
+        """Covariance of the rows, noise included, averaged over the columns."""
+        if not self.own_noise:
+            return self.K
+        K = np.mean(self.theta["amplitude"] ** 2) * self.cross(self.X)
+        K.flat[:: len(K) + 1] += np.mean(self.sigma**2)
+        return np.asarray(K)
+
+    def cross(self, X_new: Array) -> Array:
+        """k(X_new, X), without noise, shape (S, N); of amplitude 1 where the columns have their own."""
+        return cross_covariance(self.kernel, X_new, self.X, **self._common)
+
+    def cross_and_rate(self, X_new: Array) -> tuple[Array, Array | None]:
+        """As :meth:`cross`, and its derivative in the squared distance."""
+        return cross_and_rate(self.kernel, X_new, self.X, **self._common)
+
+    def cross_pullback(
+        self, X_new: Array, rate: Array | None, by_cross: Array, by_prior: Array
+    ) -> Array:
+        """Gradient in X_new of what depends on it by :meth:`cross` and :meth:`prior_variance`."""
+        between = (self.kernel, X_new, self.X, rate, by_cross, by_prior)
+        return cross_pullback(*between, **self._common)
+
+    def given(self, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> "GP":
+        """Return what is left of it, for these columns, if the other rows had not been observed."""
+        draw = self.of_column(int(columns[0])) if self.own_noise else self
+        return draw if len(rows) == len(self.X) else replace(draw, X=self.X[rows])
+
+    def of_column(self, d: int) -> "GP":
+        """Return the process of one column of those that have a noise of their own."""
+        amplitude = self.theta["amplitude"][d]
+        # The kernel's other standard deviations are in units of the column's amplitude.
+        theta = {n: v if n == "lengthscale" else v * amplitude for n, v in self.unit.items()}
+        return replace(self, theta=theta | {"amplitude": amplitude}, sigma=float(self.sigma[d]))
+
+    @property
+    def _common(self) -> dict[str, Any]:
+        return self.unit if self.own_noise else self.theta
+
+    @property
+    def unit(self) -> dict[str, Any]:
+        """Hyperparameters of the kernel of amplitude 1."""
+        return {name: value for name, value in self.theta.items() if name != "amplitude"}
+
+    def solve(self, F: Array) -> Array:
+        """K⁻¹ F."""
+        return np.asarray(cho_solve((self.chol, True), F, check_finite=False))
+
+    def weights(self, F: Array) -> Array:
+        """Return what k(x, X) is multiplied by for the mean, shape (N, D)."""
+        return self.solve(F)
+
+    @cached_property
+    def precision(self) -> Array:
+        """Diagonal of K⁻¹, shape (N,)."""
+        return np.diagonal(lapack.dpotri(self.chol, lower=1)[0]).copy()
+
+    def left_out(self, F: Array) -> tuple[Array, Array]:
+        """Residuals (N, D) and variance (N,) of each row of F given the others, where it lies.
+
+        [K⁻¹F]_n / [K⁻¹]_nn and 1 / [K⁻¹]_nn (Rasmussen & Williams 2006, eq. 5.12).
+        """
+        variance = 1.0 / self.precision
+        return variance[:, None] * self.solve(F), variance
+
+    def smoothed(self, F: Array) -> tuple[Array, Array]:
+        """Mean (N, D) and variance (N,) of the noise-free function at the rows' own positions."""
+        known = self.noise - self.noise**2 * self.precision
+        return F - self.noise * self.solve(F), np.maximum(known, 0.0)
+
+    def joint(self, F: Array, X_new: Array) -> tuple[Array, Array]:
+        """Mean (S, D) of the function at all positions, and a root (S, S) of its covariance."""
+        cross = self.cross(X_new)
+        prior = cross_covariance(self.kernel, X_new, X_new, **self.theta)
+        covariance = prior - cross @ self.solve(cross.T)
+        # Positions side by side make it singular: the root by eigenvalues needs no jitter.
+        values, vectors = np.linalg.eigh(0.5 * (covariance + covariance.T))
+        return cross @ self.solve(F), vectors * np.sqrt(np.maximum(values, 0.0))
+
+    def prior_variance(self, X_new: Array) -> Array:
+        """Variance of the noise-free function before any data, shape (S,); amplitude as of cross."""
+        theta = {name: value for name, value in self._common.items() if name != "lengthscale"}
+        return prior_variance(self.kernel, X_new, **theta)
+
+    def variance(self, cross: Array, prior: Array) -> Array:
+        """Variance of the noise-free function, in units of the scale² of Y, shape (S,)."""
+        half = solve_triangular(self.chol, cross.T, lower=True, check_finite=False)
+        # Rounding can leave a variance below zero where a new position meets a noise-free row.
+        return np.maximum(prior - np.einsum("ns,ns->s", half, half), 0.0)
+
+    @cached_property
+    def _root_inverse(self) -> Array:
+        """L⁻¹: products with it are faster than that many small systems solved."""
+        return np.asfortranarray(solve_triangular(self.chol, np.eye(len(self.X)), lower=True))
+
+    def explained(self, cross: Array) -> tuple[Array, Array]:
+        """k(x)ᵀ K⁻¹ k(x), shape (S, 1), and L⁻¹ k(x) (N, S), for many small sets of positions."""
+        half = blas.dtrmm(1.0, self._root_inverse, cross.T, lower=1)
+        return np.einsum("ns,ns->s", half, half)[:, None], half
+
+    def explained_pullback(self, half: Array, by_explained: Array) -> Array:
+        """Gradient in k(x) (S, N), from the derivatives in :meth:`explained` (S, 1)."""
+        solved = blas.dtrmm(1.0, self._root_inverse, half, lower=1, trans_a=1)
+        return 2.0 * by_explained * solved.T
+
+    def slope(self, X_new: Array) -> Array:
+        """∂k(X_new, X)/∂X_new, shape (S, Q, N)."""
+        return cross_slope(self.kernel, X_new, self.X, **self._common)
+
+    def slope_covariance(self, slope: Array) -> Array:
+        """Covariance of the function's slopes, in units of scale² of Y / X², shape (S, Q, Q)."""
+        S, Q, N = slope.shape
+        half = solve_triangular(self.chol, slope.reshape(-1, N).T, lower=True, check_finite=False)
+        known = np.einsum("nsi,nsj->sij", *[half.reshape(N, S, Q)] * 2, optimize=True)
+        return np.diag(prior_slope_variance(self.kernel, Q, **self.theta)) - known

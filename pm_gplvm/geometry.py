@@ -6,9 +6,9 @@ import numpy as np
 import xarray as xr
 
 from pm_gplvm.checks import Array, count, interval
-from pm_gplvm.draws import Draw, data_of, patterns_of
+from pm_gplvm.gaussian import GP
 from pm_gplvm.prediction import check_positions
-from pm_gplvm.processes import Induced, each_process, given
+from pm_gplvm.processes import Induced, data_of, each_process, given, patterns_of
 from pm_gplvm.schema import LATENT, require_fit, warn_unaligned
 
 _BLOCK = 4_000_000  # numbers of ∂k/∂x held at once
@@ -80,7 +80,7 @@ def magnification(fit: xr.DataTree, X_new: Any, *, draws: int = 50) -> xr.Datase
         of_mean = of_rest = np.zeros((len(positions), positions.shape[1], positions.shape[1]))
         for rows, columns, block in patterns.blocks(F):
             own = given(process, rows, columns)
-            mean, rest = _metric(own, own.solve(block) * scale[columns], positions)
+            mean, rest = _metric(own, own.weights(block) * scale[columns], positions)
             of_mean, of_rest = of_mean + mean, of_rest + np.square(scale[columns]).sum() * rest
         first.append(of_mean)
         second.append(of_mean + of_rest)
@@ -97,7 +97,7 @@ def magnification(fit: xr.DataTree, X_new: Any, *, draws: int = 50) -> xr.Datase
     return xr.Dataset(known, coords={"obs_new": np.arange(len(positions))})
 
 
-def _metric(process: Draw | Induced, weights: Array, positions: Array) -> tuple[Array, Array]:
+def _metric(process: GP | Induced, weights: Array, positions: Array) -> tuple[Array, Array]:
     """E Jᵀ E J (S, Q, Q), and the covariance of the slopes (S, Q, Q) in units of scale² of Y."""
     first, second = [], []
     for block in np.array_split(positions, -(-positions.size * len(weights) // _BLOCK)):

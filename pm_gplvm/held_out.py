@@ -12,12 +12,12 @@ from scipy.special import logsumexp
 from scipy.stats import norm
 
 from pm_gplvm.checks import Array, count
-from pm_gplvm.columns import OwnColumns
 from pm_gplvm.compilation import compile_mode
-from pm_gplvm.draws import Draw, data_of, each_draw, patterns_of
 from pm_gplvm.embedding import log_predictive
+from pm_gplvm.gaussian import GP
 from pm_gplvm.model import build_model
 from pm_gplvm.optimise import fit_map, fit_marginal
+from pm_gplvm.processes import OwnColumns, data_of, each_draw, patterns_of
 from pm_gplvm.progress import progress_bar
 from pm_gplvm.schema import FEATURE, OBS
 from pm_gplvm.table import as_table
@@ -152,7 +152,7 @@ def leave_one_out(fit: xr.DataTree, *, draws: int = 200) -> xr.Dataset:
     return xr.Dataset({n: ((OBS, FEATURE), v) for n, v in known.items()}, coords=coords)
 
 
-def _left_out_of(processes: Iterable[Draw | OwnColumns], F: Array) -> tuple[Array, Array]:
+def _left_out_of(processes: Iterable[GP | OwnColumns], F: Array) -> tuple[Array, Array]:
     """Residuals and variances (S, N, D) of each entry given the others of its column, draw by draw."""
     with blas_threads(1):
         residuals, variances = map(np.stack, zip(*(p.left_out(F) for p in processes), strict=True))

@@ -5,10 +5,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from pm_gplvm.columns import OwnColumns
-from pm_gplvm.draws import data_of, each_draw, patterns_of
 from pm_gplvm.embedding import places_of_table
 from pm_gplvm.predictive import reconstruct
+from pm_gplvm.processes import data_of, each_draw, parts, patterns_of
 from pm_gplvm.schema import FEATURE
 from pm_gplvm.threads import blas_threads as limit_threads
 
@@ -82,20 +81,12 @@ def impute(
     with limit_threads(blas_threads):
         for s, draw in enumerate(each_draw(fit, caller="impute", limit=n_used)):
             part = slice(s * each, (s + 1) * each)
-            if draw.own_noise and patterns.seen.all():
-                known = OwnColumns(draw).weights(F)
-                for row in range(len(new)):
-                    w, mean = weights[row, part], draw.cross(places.x[row, part]) @ known
-                    first[row] += w @ mean
-                    second[row] += w @ (mean**2 + places.variance[row, part])
-                continue
-            for g, (rows, columns, block) in enumerate(patterns.blocks(F)):
-                own = draw.given(rows, columns)
-                known = own.solve(block)
+            for _, columns, which, block, own in parts(draw, F, patterns):
+                known = own.weights(block)
                 for row in range(len(new)):
                     w, mean = weights[row, part], own.cross(places.x[row, part]) @ known
                     first[row, columns] += w @ mean
-                    second[row, columns] += w @ (mean**2 + places.variance[row, part, g, None])
+                    second[row, columns] += w @ (mean**2 + places.variance[row, part][:, which])
     missing = np.isnan(new.to_numpy())
     variance = np.maximum(second - first**2, 0.0)
     dims = ("obs_new", FEATURE)

@@ -7,9 +7,9 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from pm_gplvm.checks import count
-from pm_gplvm.draws import data_of, each_draw, patterns_of
 from pm_gplvm.gaussian import gram_factor
 from pm_gplvm.kernels import KERNELS
+from pm_gplvm.processes import data_of, each_draw, patterns_of
 from pm_gplvm.schema import draws_of, require_fit
 from pm_gplvm.threads import blas_threads
 

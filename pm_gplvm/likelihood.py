@@ -16,8 +16,13 @@ from pytensor.tensor.random.utils import normalize_size_param
 
 from pm_gplvm.checks import Array
 from pm_gplvm.covariances import Covariance
-from pm_gplvm.gaussian import columns_logp, gram_factor, total_logp
-from pm_gplvm.incomplete import incomplete_columns_logp, incomplete_total_logp
+from pm_gplvm.gaussian import gram_factor
+from pm_gplvm.gaussian_ops import (
+    columns_logp,
+    incomplete_columns_logp,
+    incomplete_total_logp,
+    total_logp,
+)
 from pm_gplvm.memory import check_memory
 from pm_gplvm.spectral import own_columns_logp
 
@@ -121,7 +126,7 @@ class GPColumns(Continuous):
     seen : array_like or pm.Data, bool, shape (D, N), optional
         Where there is an entry: what stands in ``observed`` elsewhere is not looked at, but must
         be finite, as PyMC makes variables of NaN. Columns with the same rows observed share a
-        factorisation (see :mod:`pm_gplvm.incomplete`). Random draws are of whole tables.
+        factorisation (see :mod:`pm_gplvm.gaussian`). Random draws are of whole tables.
     amplitude, sigma : tensor_like, shape () or (D,), optional
         With ``sigma``, a white noise of each column, the columns are N(mu, scale² (amplitude² cov +
         sigma² I)), and ``cov`` is the signal's covariance alone; ``amplitude`` is 1 by default (see

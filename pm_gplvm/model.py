@@ -14,9 +14,9 @@ from pytensor.tensor.elemwise import DimShuffle
 from pytensor.tensor.shape import SpecifyShape
 
 from pm_gplvm.covariances import Covariance, covariance
+from pm_gplvm.gaussian import column_patterns, warn_of_cost
 from pm_gplvm.kernels import parse_kernel
 from pm_gplvm.likelihood import GPColumns, GPColumnsRV, has_own_noise
-from pm_gplvm.patterns import column_patterns, warn_of_cost
 from pm_gplvm.priors import DEFAULT_PRIORS, add_prior
 from pm_gplvm.schema import FEATURE, LATENT, OBS
 from pm_gplvm.table import (

@@ -28,7 +28,8 @@ from pytensor.tensor.random.op import RandomVariable
 from pm_gplvm.checks import Array
 from pm_gplvm.compilation import Backend, resolve_mode
 from pm_gplvm.covariances import covariance
-from pm_gplvm.gaussian import GaussianTerms, gram_factor, total_logp
+from pm_gplvm.gaussian import gram_factor
+from pm_gplvm.gaussian_ops import GaussianTerms, total_logp
 from pm_gplvm.likelihood import require_complete, require_shared, standardised
 from pm_gplvm.model import describe, noise_in
 from pm_gplvm.schema import THETA

@@ -2,7 +2,6 @@
 
 import json
 import warnings
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,12 +10,12 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from pm_gplvm.checks import Array
-from pm_gplvm.draws import data_of, evenly_spaced
+from pm_gplvm.processes import Frames, data_of, evenly_spaced
 from pm_gplvm.rowdensity import Mixture, Rows
 from pm_gplvm.schema import FEATURE, LATENT, OBS, draws_of, require_fit
 from pm_gplvm.table import labelled
 
-__all__ = ["Frames", "new_table", "require_exact", "rows_by_draw"]
+__all__ = ["new_table", "require_exact", "rows_by_draw"]
 
 _STANDARD = "Normal(0.0, 1.0)"
 
@@ -146,39 +145,6 @@ def _warn_of_prior(fit: xr.DataTree) -> None:
             RuntimeWarning,
             stacklevel=5,
         )
-
-
-@dataclass(frozen=True)
-class Frames:
-    """How :func:`pm_gplvm.align` brought draws into one frame: x = scale · rotation raw + shift.
-
-    Parameters
-    ----------
-    rotation : ndarray, shape (S, Q, Q)
-    shift : ndarray, shape (S, Q)
-    scale : ndarray, shape (S, 1)
-    """
-
-    rotation: Array
-    shift: Array
-    scale: Array
-
-    @classmethod
-    def of(cls, fit: xr.DataTree, chosen: NDArray[np.intp]) -> "Frames":
-        """Read them off a fit; nothing moves in one that has not been aligned."""
-        Q, S = draws_of(fit, "X").sizes[LATENT], len(chosen)
-        rotation, shift, scale = np.tile(np.eye(Q), (S, 1, 1)), np.zeros((S, Q)), np.ones((S, 1))
-        if "aligned" in fit.children:
-            group = fit["aligned"].to_dataset()
-            rotation = group["rotation"].to_numpy().reshape(-1, Q, Q)[chosen]
-            shift = group["shift"].to_numpy().reshape(-1, Q)[chosen]
-            if "scale" in group:
-                scale = group["scale"].to_numpy().reshape(-1, 1)[chosen]
-        return cls(rotation, shift, scale)
-
-    def inward(self, i: int, raw: Array) -> Array:
-        """Bring raw positions (..., Q) of the i-th draw into the frame."""
-        return np.asarray(self.scale[i] * raw @ self.rotation[i].T + self.shift[i])
 
 
 def _default(fit: xr.DataTree, chosen: NDArray[np.intp]) -> list[tuple[Array, Array]]:

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from pm_gplvm.checks import Array, count
-from pm_gplvm.draws import Draw, data_of, each_draw
+from pm_gplvm.gaussian import GP
 from pm_gplvm.model import build_model
 from pm_gplvm.neighbourhood import Neighbourhood, compile_neighbourhood
 from pm_gplvm.newrows import new_table
+from pm_gplvm.processes import data_of, each_draw
 from pm_gplvm.progress import progress_bar
 from pm_gplvm.schema import FEATURE, OBS, THETA, draws_of, require_fit
 from pm_gplvm.starts import start_values
@@ -181,7 +182,7 @@ class _Held:
         return value - 0.5 * self.hold * float((away**2).sum()), dX, dtheta
 
 
-def _only_draw(fit: xr.DataTree) -> Draw:
+def _only_draw(fit: xr.DataTree) -> GP:
     require_fit(fit, "X", caller="update")
     sizes = fit["posterior"].sizes
     if sizes["chain"] * sizes["draw"] != 1:
@@ -280,7 +281,7 @@ def _continued(old: NDArray[Any], new: xr.DataArray | None, n_new: int) -> NDArr
 def _longer_model(
     fit: xr.DataTree,
     new: xr.DataArray,
-    draw: Draw,
+    draw: GP,
     mean: Array,
     scale: Array,
     priors: Mapping[str, Any] | None,

@@ -22,7 +22,7 @@ from pytensor.graph.op import Op
 from pytensor.graph.replace import clone_replace
 from pytensor.graph.rewriting.basic import in2out, node_rewriter
 
-__all__ = ["GradientOp", "SymmetricGradient", "TwinOp", "reused", "row_blocks"]
+__all__ = ["GradientOp", "SymmetricGradient", "TwinOp", "reused"]
 
 
 def reused(
@@ -32,24 +32,6 @@ def reused(
     if array is not None and array.shape == shape and array.flags[order]:
         return array
     return np.empty(shape, order=order)
-
-
-_BLOCK_SIZE = 2**16  # numbers in a block of rows: half a megabyte stays in the second-level cache
-
-
-def row_blocks(n_rows: int) -> list[tuple[int, int]]:
-    """Split the rows of an N × N array into blocks that stay in the cache.
-
-    Where an array is symmetric its *lower blocks* are ``[start:end, :end]`` for each block: the
-    lower triangle, and the squares along the diagonal whole.
-
-    Examples
-    --------
-    >>> row_blocks(100)
-    [(0, 100)]
-    """
-    step = min(max(_BLOCK_SIZE // n_rows, 32), 128)
-    return [(start, min(start + step, n_rows)) for start in range(0, n_rows, step)]
 
 
 class TwinOp(Op):

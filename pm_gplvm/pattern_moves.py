@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pm_gplvm.checks import Array
-from pm_gplvm.patterns import column_patterns
+from pm_gplvm.gaussian import column_patterns
 from pm_gplvm.rowjumps import Proposal, RowMoves, RowPrior, Theta, choose, put_back, take_out
 
 __all__ = ["PatternMoves"]

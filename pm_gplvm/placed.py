@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 from pm_gplvm.back_constraints import mapped
 from pm_gplvm.checks import Array
-from pm_gplvm.draws import data_of, evenly_spaced
-from pm_gplvm.newrows import Frames
+from pm_gplvm.processes import Frames, data_of, evenly_spaced
 from pm_gplvm.schema import LATENT, draws_of
 
 __all__ = ["places_by_map", "row_labels", "tree_of_places"]

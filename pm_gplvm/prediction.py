@@ -6,10 +6,15 @@ import numpy as np
 import xarray as xr
 
 from pm_gplvm.checks import Array, count
-from pm_gplvm.columns import column_variances
-from pm_gplvm.draws import data_of, patterns_of
-from pm_gplvm.patterns import Patterns
-from pm_gplvm.processes import conditional, conditional_variance, each_process
+from pm_gplvm.gaussian import Patterns
+from pm_gplvm.processes import (
+    column_variances,
+    conditional,
+    conditional_variance,
+    data_of,
+    each_process,
+    patterns_of,
+)
 from pm_gplvm.schema import FEATURE, LATENT, draws_of, require_fit, warn_unaligned
 
 __all__ = ["check_positions", "predict", "relative_uncertainty"]
@@ -116,22 +121,23 @@ def relative_uncertainty(fit: xr.DataTree, X_new: Any, *, draws: int = 20) -> Ar
     require_fit(fit, "X", "sigma", caller="relative_uncertainty")
     count("draws", draws)
     positions = check_positions(fit, X_new)
-    patterns = _patterns(fit)
+    table, patterns = _table(fit)
     share = np.bincount(patterns.group) / len(patterns.group)
     posterior, prior = [], []
     for draw in each_process(fit, caller="relative_uncertainty", limit=draws):
         prior.append(draw.prior_variance(positions))
         unit = column_variances(draw)
-        posterior.append((conditional_variance(draw, patterns, positions) / unit) @ share)
+        posterior.append((conditional_variance(draw, table, patterns, positions) / unit) @ share)
     ratio = np.mean(posterior, axis=0) / np.maximum(np.mean(prior, axis=0), 1e-300)
     return np.asarray(np.sqrt(ratio))
 
 
-def _patterns(fit: xr.DataTree) -> Patterns:
-    """Columns by their observed rows; all alike in a fit that does not hold its table."""
+def _table(fit: xr.DataTree) -> tuple[Array, Patterns]:
+    """Y (N, D) and its columns by their observed rows; all alike in a fit that does not hold it."""
     name = str(fit.attrs.get("observed"))
     if "observed_data" not in fit.children or name not in fit["observed_data"]:
         columns = draws_of(fit, "sigma").sizes.get(FEATURE, 1)
-        return patterns_of(fit, np.zeros((draws_of(fit, "X").shape[2], columns)))
-    table = fit["observed_data"][name].transpose(..., FEATURE)
-    return patterns_of(fit, table.to_numpy())
+        table = np.zeros((draws_of(fit, "X").shape[2], columns))
+    else:
+        table = fit["observed_data"][name].transpose(..., FEATURE).to_numpy()
+    return table, patterns_of(fit, table)

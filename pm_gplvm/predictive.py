@@ -5,13 +5,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from pm_gplvm.checks import Array, count
-from pm_gplvm.columns import OwnColumns
-from pm_gplvm.draws import Draw, data_of, each_draw, patterns_of
-from pm_gplvm.kernels import cross_covariance
+from pm_gplvm.checks import count
 from pm_gplvm.newrows import require_exact
-from pm_gplvm.patterns import Patterns
 from pm_gplvm.prediction import check_positions
+from pm_gplvm.processes import data_of, each_draw, patterns_of, smoothed
 from pm_gplvm.schema import FEATURE, OBS, warn_unaligned
 
 __all__ = ["reconstruct", "sample_predictive"]
@@ -81,7 +78,7 @@ def sample_predictive(
     for draw, share in zip(chosen, np.array_split(np.arange(draws), len(chosen)), strict=True):
         own = rng.standard_normal((len(share), len(positions), F.shape[1]))
         for rows, columns, block in patterns.blocks(F):
-            mean, root = _joint(draw.given(rows, columns), block, positions)
+            mean, root = draw.given(rows, columns).joint(block, positions)
             own[..., columns] = mean + root @ own[..., columns]
         if noise:
             own = own + draw.sigma * rng.standard_normal(own.shape)
@@ -98,16 +95,6 @@ def sample_predictive(
         },
     )
     return xr.DataTree.from_dict({"predictions": group})
-
-
-def _joint(draw: Draw, F: Array, x: Array) -> tuple[Array, Array]:
-    """Mean (S, D) of the function at all places, and a root (S, S) of its covariance."""
-    cross = draw.cross(x)
-    prior = cross_covariance(draw.kernel, x, x, **draw.theta)
-    covariance = prior - cross @ draw.solve(cross.T)
-    # Nearby places make it singular: the root by eigenvalues needs no jitter.
-    values, vectors = np.linalg.eigh(0.5 * (covariance + covariance.T))
-    return cross @ draw.solve(F), vectors * np.sqrt(np.maximum(values, 0.0))
 
 
 def reconstruct(fit: xr.DataTree, *, noise: bool = False, draws: int = 100) -> xr.Dataset:
@@ -151,7 +138,7 @@ def reconstruct(fit: xr.DataTree, *, noise: bool = False, draws: int = 100) -> x
     patterns = patterns_of(fit, F)
     means, variances = [], []
     for draw in each_draw(fit, caller="reconstruct", limit=draws):
-        mean, variance = _smoothed(draw, F, patterns)
+        mean, variance = smoothed(draw, F, patterns)
         means.append(mean)
         variances.append(variance + draw.sigma**2 if noise else variance)
     total = np.mean(variances, axis=0)[:, patterns.group] + np.var(means, axis=0)
@@ -164,26 +151,3 @@ def reconstruct(fit: xr.DataTree, *, noise: bool = False, draws: int = 100) -> x
         name: coord for name, coord in observed.coords.items() if coord.dims in ((OBS,), (FEATURE,))
     }
     return xr.Dataset({n: ((OBS, FEATURE), v) for n, v in known.items()}, coords=coords)
-
-
-def _smoothed(draw: Draw, F: Array, patterns: Patterns) -> tuple[Array, Array]:
-    """Mean (N, D) and variance (N, G) of the function at the training rows' own places."""
-    if draw.own_noise and patterns.seen.all():
-        columns_of = OwnColumns(draw)
-        noise = columns_of.noise
-        known = noise - noise**2 * columns_of.precision
-        return F - noise * columns_of.solve(F), np.maximum(known, 0.0)
-    mean, variance = np.empty_like(F), np.empty((len(F), len(patterns)))
-    for g, (rows, columns, block) in enumerate(patterns.blocks(F)):
-        own = draw.given(rows, columns)
-        inverse = own.solve(np.eye(len(rows)))
-        mean[np.ix_(rows, columns)] = block - own.sigma**2 * (inverse @ block)
-        known = own.sigma**2 - own.sigma**4 * np.diagonal(inverse)
-        variance[rows, g] = np.maximum(known, 0.0)
-        others = np.flatnonzero(~patterns.seen[g])
-        if others.size:
-            at = draw.X[others]
-            cross = own.cross(at)
-            mean[np.ix_(others, columns)] = cross @ own.solve(block)
-            variance[others, g] = own.variance(cross, own.prior_variance(at))
-    return mean, variance

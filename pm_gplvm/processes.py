@@ -1,4 +1,8 @@
-"""The draws of a fit as processes to predict from: exact ones, or through inducing inputs."""
+"""What predictions are mixed from: the draws of a fit as processes, exact or through inducing inputs.
+
+Predictions ask of each its ``cross`` and ``prior_variance`` at new positions, the ``weights`` that
+turn ``cross`` into a mean, and a ``variance``. :func:`parts` cuts it by which entries were observed.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -10,35 +14,108 @@ from numpy.typing import NDArray
 
 from pm_gplvm.bound import InducingPosterior, WholeKernel
 from pm_gplvm.checks import Array
-from pm_gplvm.columns import OwnColumns
-from pm_gplvm.draws import Draw, data_of, each_draw
-from pm_gplvm.kernels import cross_covariance, cross_slope, prior_slope_variance, prior_variance
-from pm_gplvm.patterns import Patterns
+from pm_gplvm.gaussian import GP, Patterns, column_patterns, single_columns
+from pm_gplvm.kernels import (
+    KERNELS,
+    cross_covariance,
+    cross_slope,
+    prior_slope_variance,
+    prior_variance,
+)
 from pm_gplvm.rules import point_rule
-from pm_gplvm.schema import THETA, draws_of, noise_of, require_fit
+from pm_gplvm.schema import (
+    FEATURE,
+    LATENT,
+    THETA,
+    draws_of,
+    has_own_noise,
+    noise_of,
+    observed_of,
+    require_fit,
+)
+from pm_gplvm.spectral import ColumnParts, spectrum
 
-__all__ = ["Induced", "conditional", "conditional_variance", "each_process", "given"]
+Indices = NDArray[np.intp]
+
+
+class OwnColumns:
+    """The columns of one draw, each with an amplitude and a noise of its own, given a complete table.
+
+    With K = U diag(λ) Uᵀ of amplitude 1, V_d = a_d² K + n_d I and k the vector of k(x, X), column d
+    has at x
+
+        mean_d = a_d² kᵀ V_d⁻¹ f_d,    variance_d = a_d² k(x, x) - Σ_i s_di (U_iᵀ k)²,
+        s_di = a_d⁴ / (a_d² λ_i + n_d):
+
+    the Gaussian conditional (Rasmussen & Williams 2006, eq. 2.25 and 2.26) without a factorisation
+    of every V_d.
+    """
+
+    def __init__(self, draw: GP) -> None:
+        self.cross, self.prior_variance = draw.cross, draw.prior_variance
+        self.signal = np.asarray(draw.theta["amplitude"]) ** 2
+        self.noise = np.asarray(draw.sigma) ** 2
+        K = draw.cross(draw.X)
+        self.values, self.vectors = spectrum(K, float((self.noise / self.signal).min()))
+        variances = self.values[:, None] * self.signal + self.noise
+        self.shares = self.signal**2 / variances
+        """s (r, D)."""
+
+    def _parts(self, F: Array) -> ColumnParts:
+        return ColumnParts(F, self.signal, self.noise, self.values, self.vectors)
+
+    def logp(self, F: Array) -> Array:
+        """Log-density of each column, shape (D,)."""
+        return np.asarray(self._parts(F).terms - 0.5 * len(F) * np.log(2.0 * np.pi))
+
+    def solve(self, F: Array) -> Array:
+        """V_d⁻¹ f_d, shape (N, D)."""
+        return self._parts(F).solved()
+
+    def weights(self, F: Array) -> Array:
+        """Return what k(x, X) is multiplied by for the mean, shape (N, D)."""
+        return self.signal * self.solve(F)
+
+    @property
+    def precision(self) -> Array:
+        """Diagonal of V_d⁻¹, shape (N, D)."""
+        if self.vectors.shape[0] == self.vectors.shape[1]:
+            return np.asarray(self.vectors**2 @ (self.shares / self.signal**2))
+        known = self.vectors**2 @ (self.shares * self.values[:, None] / self.signal)
+        return np.asarray((1.0 - known) / self.noise)
+
+    def left_out(self, F: Array) -> tuple[Array, Array]:
+        """Residuals and variances (N, D) of each entry given the others of its column."""
+        variance = 1.0 / self.precision
+        return variance * self.solve(F), variance
+
+    def smoothed(self, F: Array) -> tuple[Array, Array]:
+        """Mean and variance (N, D) of the noise-free functions at the rows' own positions."""
+        known = self.noise - self.noise**2 * self.precision
+        return F - self.noise * self.solve(F), np.maximum(known, 0.0)
+
+    def variance(self, cross: Array, prior: Array) -> Array:
+        """Variance of the noise-free functions, from k(x, X) (S, N) and k(x, x) (S,), shape (S, D)."""
+        known, _ = self.explained(cross)
+        return np.maximum(prior[:, None] * self.signal - known, 0.0)
+
+    def explained(self, cross: Array) -> tuple[Array, Array]:
+        """Return what the variance lacks to the prior's (S, D), and Uᵀ k(x) (S, r)."""
+        turned = cross @ self.vectors
+        return turned**2 @ self.shares, turned
+
+    def explained_pullback(self, turned: Array, by_explained: Array) -> Array:
+        """Gradient in k(x) (S, N), from the derivatives in :meth:`explained` (S, D)."""
+        return 2.0 * (turned * (by_explained @ self.shares.T)) @ self.vectors.T
 
 
 @dataclass(frozen=True)
 class Induced:
-    """The process of a sparse or variational fit, with the interface of a :class:`Draw`.
+    """The process of a sparse or variational fit, with the interface of a :class:`GP`.
 
-    Its rows are the inducing inputs. X being integrated over in a variational fit, there is one of
-    it, whatever the draws of X.
-
-    Parameters
-    ----------
-    kernel : str
-    W : ndarray, shape (M, Q)
-        Inducing inputs, in units of X.
-    theta : dict
-        The kernel's hyperparameters and the bias, by name.
-    sigma : float
-    posterior : InducingPosterior
-        Of the values at the inducing inputs, given the table.
-    frame : (rotation, shift, scale), optional
-        By which :func:`align` brought positions into the frame in which they are now given.
+    Its rows are the inducing inputs W (M, Q), in units of X. X being integrated over in a
+    variational fit, there is one of it, whatever the draws of X. ``frame`` (rotation, shift, scale)
+    is that into which :func:`align` brought positions.
     """
 
     kernel: str
@@ -58,7 +135,7 @@ class Induced:
         """k(X_new, W), without noise, shape (S, M)."""
         return cross_covariance(self.kernel, self._raw(X_new), self.W, **self.theta)
 
-    def solve(self, F: Array) -> Array:
+    def weights(self, F: Array) -> Array:
         """Return what k(x, W) is multiplied by for the mean; F is the table of the fit."""
         return self.posterior.weights
 
@@ -91,24 +168,39 @@ class Induced:
         return prior - slope @ self.posterior.reduction @ slope.transpose(0, 2, 1)
 
 
+@dataclass(frozen=True)
+class Frames:
+    """How :func:`pm_gplvm.align` brought S draws into one frame: x = scale · rotation raw + shift.
+
+    Shapes (S, Q, Q), (S, Q) and (S, 1).
+    """
+
+    rotation: Array
+    shift: Array
+    scale: Array
+
+    @classmethod
+    def of(cls, fit: xr.DataTree, chosen: Indices) -> "Frames":
+        """Read them off a fit; nothing moves in one that has not been aligned."""
+        Q, S = draws_of(fit, "X").sizes[LATENT], len(chosen)
+        rotation, shift, scale = np.tile(np.eye(Q), (S, 1, 1)), np.zeros((S, Q)), np.ones((S, 1))
+        if "aligned" in fit.children:
+            group = fit["aligned"].to_dataset()
+            rotation = group["rotation"].to_numpy().reshape(-1, Q, Q)[chosen]
+            shift = group["shift"].to_numpy().reshape(-1, Q)[chosen]
+            if "scale" in group:
+                scale = group["scale"].to_numpy().reshape(-1, 1)[chosen]
+        return cls(rotation, shift, scale)
+
+    def inward(self, i: int, raw: Array) -> Array:
+        """Bring raw positions (..., Q) of the i-th draw into the frame."""
+        return np.asarray(self.scale[i] * raw @ self.rotation[i].T + self.shift[i])
+
+
 def each_process(
     fit: xr.DataTree, *, caller: str, limit: int | None = None
-) -> Iterator[Draw | Induced]:
-    """Go through what a fit's predictions are mixed from.
-
-    Parameters
-    ----------
-    fit : DataTree
-    caller : str
-        Named in the message of an error.
-    limit : int, optional
-        At most so many, evenly spaced over all draws.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As :func:`pm_gplvm.draws.each_draw` and :func:`pm_gplvm.draws.data_of`.
-    """
+) -> Iterator[GP | Induced]:
+    """Go through what a fit's predictions are mixed from, ``limit`` of it at most, evenly spaced."""
     require_fit(fit, "X", "sigma", caller=caller)
     if "approximation" not in fit.children:
         yield from each_draw(fit, caller=caller, limit=limit)
@@ -117,58 +209,139 @@ def each_process(
     if "aligned" not in fit.children:
         yield induced
         return
-    for frame in _frames(fit["aligned"].to_dataset(), limit):
+    total = int(np.prod(fit["aligned"]["shift"].shape[:2]))
+    frames = Frames.of(fit, evenly_spaced(total, limit))
+    for frame in zip(frames.rotation, frames.shift, frames.scale, strict=True):
         yield replace(induced, frame=frame)
 
 
-def conditional(
-    process: Draw | Induced, F: Array, patterns: Patterns, X_new: Array
-) -> tuple[Array, Array]:
-    """Form the Gaussian conditional of the noise-free function at new positions.
+def given(process: GP | Induced, rows: Indices, columns: Indices) -> GP | Induced:
+    """Return a process for these columns if only these rows had been observed; Induced knows no others."""
+    return process.given(rows, columns) if isinstance(process, GP) else process
 
-    Parameters
-    ----------
-    process : Draw or Induced
-    F : ndarray, shape (N, D)
-        Standardised, NaN where an entry is missing.
-    patterns : Patterns
-        Of its columns.
-    X_new : ndarray, shape (S, Q)
 
-    Returns
-    -------
-    mean : ndarray, shape (S, D)
-    variance : ndarray, shape (S, G)
-        The same in all columns of a pattern; in units of the scale² of Y.
+def parts(
+    process: GP | Induced, F: Array, patterns: Patterns
+) -> Iterator[tuple[Indices, Indices, slice, Array, Any]]:
+    """Cut a process by the patterns of the columns of F (N, D), NaN where an entry is missing.
+
+    Rows, columns, patterns, the complete table there, and what tells of it. Columns with a noise of
+    their own are one part of as many patterns where the table is complete.
     """
-    if isinstance(process, Draw) and process.own_noise and patterns.seen.all():
-        columns_of = OwnColumns(process)
-        cross, prior = process.cross(X_new), process.prior_variance(X_new)
-        return cross @ columns_of.weights(F), columns_of.variance(cross, prior)
-    mean, variance = np.empty((len(X_new), F.shape[1])), np.empty((len(X_new), len(patterns)))
+    if isinstance(process, GP) and process.own_noise and patterns.seen.all():
+        rows, columns = (np.arange(n) for n in F.shape)
+        yield rows, columns, slice(None), F, OwnColumns(process)
+        return
     for g, (rows, columns, block) in enumerate(patterns.blocks(F)):
-        own = given(process, rows, columns)
+        yield rows, columns, slice(g, g + 1), block, given(process, rows, columns)
+
+
+def conditional(
+    process: GP | Induced, F: Array, patterns: Patterns, X_new: Array
+) -> tuple[Array, Array]:
+    """Mean (S, D) and variance (S, G) of the noise-free function at new positions (S, Q).
+
+    The variance is the same in all columns of a pattern; in units of the scale² of Y.
+    """
+    mean, variance = np.empty((len(X_new), F.shape[1])), np.empty((len(X_new), len(patterns)))
+    for _, columns, which, block, own in parts(process, F, patterns):
         cross = own.cross(X_new)
-        mean[:, columns] = cross @ own.solve(block)
-        variance[:, g] = own.variance(cross, own.prior_variance(X_new))
+        mean[:, columns] = cross @ own.weights(block)
+        variance[:, which] = _by_pattern(own.variance(cross, own.prior_variance(X_new)))
     return mean, variance
 
 
-def conditional_variance(process: Draw | Induced, patterns: Patterns, X_new: Array) -> Array:
-    """Form the variance of :func:`conditional` alone, shape (S, G)."""
-    if isinstance(process, Draw) and process.own_noise and patterns.seen.all():
-        cross, prior = process.cross(X_new), process.prior_variance(X_new)
-        return OwnColumns(process).variance(cross, prior)
-    each = [given(process, rows, columns) for rows, columns in patterns]
-    variances = [own.variance(own.cross(X_new), own.prior_variance(X_new)) for own in each]
-    return np.stack(variances, axis=1)
+def conditional_variance(
+    process: GP | Induced, F: Array, patterns: Patterns, X_new: Array
+) -> Array:
+    """Variance of :func:`conditional` alone, shape (S, G)."""
+    variances = [
+        own.variance(own.cross(X_new), own.prior_variance(X_new))
+        for *_, own in parts(process, F, patterns)
+    ]
+    return np.concatenate([_by_pattern(v) for v in variances], axis=1)
 
 
-def given(
-    process: Draw | Induced, rows: NDArray[np.intp], columns: NDArray[np.intp]
-) -> Draw | Induced:
-    """Return a process for these columns if only these rows had been observed; Induced knows no others."""
-    return process.given(rows, columns) if isinstance(process, Draw) else process
+def smoothed(draw: GP, F: Array, patterns: Patterns) -> tuple[Array, Array]:
+    """Mean (N, D) and variance (N, G) of the noise-free function at the rows' own positions."""
+    mean, variance = np.empty_like(F), np.empty((len(F), len(patterns)))
+    for rows, columns, which, block, own in parts(draw, F, patterns):
+        mean[np.ix_(rows, columns)], known = own.smoothed(block)
+        variance[rows, which] = _by_pattern(known)
+        others = np.setdiff1d(np.arange(len(F)), rows)
+        if others.size:
+            cross = own.cross(draw.X[others])
+            mean[np.ix_(others, columns)] = cross @ own.weights(block)
+            left = own.variance(cross, own.prior_variance(draw.X[others]))
+            variance[others, which] = _by_pattern(left)
+    return mean, variance
+
+
+def _by_pattern(variance: Array) -> Array:
+    """Give a variance that all columns share, (S,), the axis of the patterns."""
+    return variance.reshape(len(variance), -1)
+
+
+def column_variances(process: GP | Induced) -> Any:
+    """Amplitude² of the columns of a draw that has its kernel of amplitude 1, shape (D,), else 1."""
+    if isinstance(process, GP) and process.own_noise:
+        return np.asarray(process.theta["amplitude"]) ** 2
+    return 1.0
+
+
+def each_draw(fit: xr.DataTree, *, caller: str, limit: int | None = None) -> Iterator[GP]:
+    """Go through the draws of all chains in order, or ``limit`` of them, evenly spaced.
+
+    Errors name the caller.
+    """
+    require_fit(fit, "X", "sigma", caller=caller)
+    kernel = fit.attrs.get("kernel", "custom")
+    if kernel not in KERNELS:
+        raise ValueError(
+            f"{caller} knows the kernels {', '.join(KERNELS)}, got a fit with {kernel!r}. For a covariance "
+            "of your own condition with PyMC (pm.gp)."
+        )
+    present = [n for n in THETA if n in fit["posterior"] or n in fit["constant_data"]]
+    present.remove("sigma")
+    noise = noise_of(fit).to_numpy()
+    noise = noise.reshape(-1, *noise.shape[2:])
+    stacked = {}
+    for name in ("X", *present):
+        draws = draws_of(fit, name).to_numpy()
+        stacked[name] = draws.reshape(-1, *draws.shape[2:])
+    for i in evenly_spaced(len(stacked["X"]), limit):
+        theta = {name: stacked[name][i] for name in present}
+        sigma = noise[i]
+        yield GP(kernel, stacked["X"][i], theta, sigma if sigma.ndim else float(sigma))
+
+
+def patterns_of(fit: xr.DataTree, F: Array) -> Patterns:
+    """Group the columns of F (N, D) that have one K: the same rows observed, and the same noise."""
+    return (single_columns if has_own_noise(fit) else column_patterns)(~np.isnan(F))
+
+
+def evenly_spaced(total: int, limit: int | None) -> Indices:
+    """Choose at most ``limit`` of ``total`` draws, the first and the last among them."""
+    chosen = np.linspace(0, total - 1, min(limit or total, total)).round()
+    return np.unique(chosen).astype(np.intp)
+
+
+def data_of(fit: xr.DataTree, *, caller: str, missing: bool = False) -> tuple[Array, Array, Array]:
+    """Read F (N, D), standardised and NaN where an entry is missing, and its mean and scale (D,).
+
+    Missing entries are an error, in which the caller is named, unless it can do with them.
+    """
+    require_fit(fit, "Y_mean", "Y_scale", caller=caller)
+    constant = fit["constant_data"].to_dataset()
+    observed = observed_of(fit, caller=caller).transpose(..., FEATURE)
+    mean, scale = constant["Y_mean"].to_numpy(), constant["Y_scale"].to_numpy()
+    F = (observed.to_numpy() - mean) / scale
+    if not missing and (n := int(np.isnan(F).sum())):
+        raise ValueError(
+            f"{caller} needs a fit of a complete table, got one with {n} missing entries. Fill them and "
+            "fit again: build_model(impute(fit)['mean'])."
+        )
+    return F, mean, scale
 
 
 def _induced(fit: xr.DataTree, caller: str) -> Induced:
@@ -199,12 +372,3 @@ def _induced(fit: xr.DataTree, caller: str) -> Induced:
     else:
         posterior = whole.posterior(F, sigma)
     return Induced(kernel, W, theta, sigma, posterior)
-
-
-def _frames(aligned: xr.Dataset, limit: int | None) -> Iterator[tuple[Array, Array, Any]]:
-    flat = aligned.stack(every=("chain", "draw")).transpose("every", ...)
-    total = flat.sizes["every"]
-    for i in np.unique(np.linspace(0, total - 1, min(limit or total, total)).round().astype(int)):
-        one = flat.isel(every=int(i))
-        scale = float(one["scale"]) if "scale" in one else 1.0
-        yield one["rotation"].to_numpy(), one["shift"].to_numpy(), scale

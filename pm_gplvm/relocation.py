@@ -14,10 +14,10 @@ import pymc as pm
 from numpy.typing import NDArray
 
 from pm_gplvm.checks import Array
+from pm_gplvm.gaussian import column_patterns
 from pm_gplvm.kernels import KERNELS, cross_slope, prior_slope_variance
 from pm_gplvm.likelihood import has_own_noise, standardised
 from pm_gplvm.model import describe, floor_of
-from pm_gplvm.patterns import column_patterns
 from pm_gplvm.results import compile_constrain
 from pm_gplvm.row_priors import compile_row_prior
 from pm_gplvm.rowjumps import Proposal, Theta

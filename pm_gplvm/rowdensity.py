@@ -6,14 +6,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import solve_triangular
-from scipy.linalg.blas import dtrmm
 from scipy.special import logsumexp, softmax
 
 from pm_gplvm.checks import Array
-from pm_gplvm.columns import OwnColumns
-from pm_gplvm.draws import Draw
-from pm_gplvm.patterns import column_patterns, single_columns
+from pm_gplvm.gaussian import GP, column_patterns, single_columns
+from pm_gplvm.processes import OwnColumns, parts
 
 __all__ = ["Mixture", "RowDensity", "Rows"]
 
@@ -131,30 +128,23 @@ class RowDensity:
         The standardised rows it was made from, NaN where an entry is missing.
     """
 
-    def __init__(self, draw: Draw, F: Array) -> None:
+    def __init__(self, draw: GP, F: Array) -> None:
         self.draw, self.F = draw, F
         self._alike = column_patterns(~np.isnan(F))
-        if draw.own_noise and not np.isnan(F).any():
-            self._parts: list[tuple[NDArray[np.intp], _Part]] = [
-                (np.arange(F.shape[1]), _OwnPart(draw, F))
-            ]
-            self._rows = [np.arange(len(F))]
-        else:
-            patterns = single_columns(~np.isnan(F)) if draw.own_noise else self._alike
-            self._parts = [
-                (columns, _Part(draw.given(rows, columns), block))
-                for rows, columns, block in patterns.blocks(F)
-            ]
-            self._rows = [rows for rows, _ in patterns]
+        patterns = single_columns(~np.isnan(F)) if draw.own_noise else self._alike
+        self._parts = [
+            (rows, columns, _Part(draw, own, block))
+            for rows, columns, _, block, own in parts(draw, F, patterns)
+        ]
         lengthscale = np.asarray(draw.theta.get("lengthscale", 1.0), dtype=np.float64)
         self.unit = np.broadcast_to(lengthscale, draw.X.shape[1])
 
     def conditional(self, x: Array) -> tuple[Array, Array]:
         """Mean (S, D) and variance (S, G) of a measurement at places x of shape (S, Q)."""
         mean, variances = np.empty((len(x), self.F.shape[1])), []
-        for columns, part in self._parts:
+        for _, columns, part in self._parts:
             mean[:, columns], variance = part.conditional(x)
-            variances.append(variance.reshape(len(x), -1))
+            variances.append(variance)
         return mean, np.concatenate(variances, axis=1)
 
     def log_joint(self, x: Array, rows: Rows) -> tuple[Array, Array]:
@@ -170,8 +160,8 @@ class RowDensity:
         value : ndarray, shape (M,)
         gradient : ndarray, shape (M, Q)
         """
-        parts = [part.log_likelihood(x, rows.columns(c)) for c, part in self._parts]
-        value, gradient = (sum(p) for p in zip(*parts, strict=True))
+        found = [part.log_likelihood(x, rows.columns(c)) for _, c, part in self._parts]
+        value, gradient = (sum(p) for p in zip(*found, strict=True))
         return value + rows.log_prior(x), gradient + rows.prior_slope(x)
 
     def shortfall(self, x: Array, rows: Rows) -> Array:
@@ -192,7 +182,7 @@ class RowDensity:
     def _usual(self) -> tuple[float, float]:
         """Median and lower spread of the training rows' own ln p, a seen entry, each left out."""
         total, count = np.zeros((2, len(self.F)))
-        for (columns, part), known in zip(self._parts, self._rows, strict=True):
+        for known, columns, part in self._parts:
             residual, variance = part.left_out(self.F[np.ix_(known, columns)])
             each = residual**2 / variance + np.log(2.0 * np.pi * variance)
             total[known] -= 0.5 * each.sum(axis=1)
@@ -217,7 +207,7 @@ class RowDensity:
         away = (x - rows.mean) / rows.sd
         value, gradient = 0.5 * (away**2).sum(axis=1), away / rows.sd
         curvature = (1.0 / rows.sd**2)[:, :, None] * np.eye(x.shape[1])
-        for columns, part in self._parts:
+        for _, columns, part in self._parts:
             misfit, slope, product = part.squares(x, rows.columns(columns))
             value += 0.5 * misfit
             gradient -= slope
@@ -237,16 +227,15 @@ class RowDensity:
         value : ndarray, shape (M, T)
         variance : ndarray, shape (M, T, G)
         """
-        parts = [part.log_likelihood_and_variance(x, rows.columns(c)) for c, part in self._parts]
-        values, variances = zip(*parts, strict=True)
-        of_groups = [v.reshape(*x.shape[:2], -1) for v in variances]
-        return sum(values) + rows.log_prior(x), np.concatenate(of_groups, axis=-1)
+        found = [part.log_likelihood_and_variance(x, rows.columns(c)) for _, c, part in self._parts]
+        values, variances = zip(*found, strict=True)
+        return sum(values) + rows.log_prior(x), np.concatenate(variances, axis=-1)
 
     def heights(self, places: Array, rows: Rows) -> Array:
         """Return ln p(y, x) of every row at the same places of shape (P, Q), shape (M, P)."""
-        parts = [part.heights(places, rows.columns(c)) for c, part in self._parts]
+        found = [part.heights(places, rows.columns(c)) for _, c, part in self._parts]
         shared = np.broadcast_to(places, (len(rows), *places.shape))
-        return np.asarray(sum(parts) + rows.log_prior(shared))
+        return np.asarray(sum(found) + rows.log_prior(shared))
 
     def misfits(self, rows: Rows) -> Array:
         """Return mean squared distances to the training rows over common entries, shape (M, N)."""
@@ -262,34 +251,26 @@ class RowDensity:
 class _Part:
     """What one draw says of unseen rows in columns that have the same training rows observed.
 
-    Given x a row has mean m(x) = k(x)ᵀ K⁻¹F and in each column the variance v(x) = k(x, x) -
-    k(x)ᵀ K⁻¹ k(x) + σ² (Rasmussen & Williams 2006, eq. 2.25 and 2.26), so that missing entries
-    drop out of a sum.
-
-    Parameters
-    ----------
-    draw : Draw
-    F : ndarray, shape (N, D)
-        The standardised rows it was made from.
+    Given x a row has mean m(x) = k(x)ᵀ K⁻¹F and the variance v(x) = k(x, x) - k(x)ᵀ K⁻¹ k(x) + σ²
+    (Rasmussen & Williams 2006, eq. 2.25 and 2.26), independent between columns, so that missing
+    entries drop out of a sum. v is (S, 1), or (S, D) of columns with a noise of their own.
     """
 
-    def __init__(self, draw: Draw, F: Array) -> None:
-        self.draw = draw
-        self.weights = draw.solve(F)
-        # Products with L⁻¹ are faster than that many small systems solved.
-        inverse = solve_triangular(draw.chol, np.eye(len(draw.X)), lower=True)
-        self.inverse = np.asfortranarray(inverse)
+    def __init__(self, draw: GP, own: GP | OwnColumns, F: Array) -> None:
+        self.draw = own if isinstance(own, GP) else draw
+        self.own, self.weights = own, own.weights(F)
+        self.shared = isinstance(own, GP)
 
     def conditional(self, x: Array) -> tuple[Array, Array]:
-        """Mean (S, D) and variance (S,) of a measurement at places x."""
-        parts = [self._conditional(self.draw.cross(x[b]), x[b])[:2] for b in self._blocks(len(x))]
-        mean, variance = (np.concatenate(p) for p in zip(*parts, strict=True))
+        """Mean (S, D) and variance (S, 1) or (S, D) of a measurement at positions x."""
+        found = [self._conditional(self.draw.cross(x[b]), x[b])[:2] for b in self._blocks(len(x))]
+        mean, variance = (np.concatenate(p) for p in zip(*found, strict=True))
         return mean, variance
 
     def log_likelihood(self, x: Array, rows: Rows) -> tuple[Array, Array]:
-        """Return ln p(y given x) of the i-th row at the i-th place (M,), and its gradient in x."""
-        parts = [self._log_likelihood(x[b], rows[b]) for b in self._blocks(len(x))]
-        value, gradient = (np.concatenate(p) for p in zip(*parts, strict=True))
+        """Return ln p(y given x) of the i-th row at the i-th position (M,), and its gradient in x."""
+        found = [self._log_likelihood(x[b], rows[b]) for b in self._blocks(len(x))]
+        value, gradient = (np.concatenate(p) for p in zip(*found, strict=True))
         return value, gradient
 
     def squares(self, x: Array, rows: Rows) -> tuple[Array, Array, Array]:
@@ -297,7 +278,7 @@ class _Part:
 
         All in units of the noise.
         """
-        noise = np.maximum(np.square(self.draw.sigma), _LEAST_NOISE)
+        noise = np.maximum(self.own.noise, _LEAST_NOISE)
         (M, Q), D = x.shape, self.weights.shape[1]
         misfit, slope, product = np.empty(M), np.empty((M, Q)), np.empty((M, Q, Q))
         for b in self._blocks(M, Q * max(D, len(self.draw.X))):
@@ -311,47 +292,52 @@ class _Part:
         return misfit, slope, product
 
     def left_out(self, F: Array) -> tuple[Array, Array]:
-        """Residuals (N, D) and variances (N, 1) of the training rows, each given the others."""
-        residual, variance = self.draw.left_out(F)
-        return residual, variance[:, None]
+        """Residuals (N, D) and variances (N, 1) or (N, D) of the training rows, each given the others."""
+        residual, variance = self.own.left_out(F)
+        return residual, variance.reshape(len(F), -1)
 
     def log_likelihood_and_variance(self, x: Array, rows: Rows) -> tuple[Array, Array]:
-        """Return ln p(y given x) of every row at T places of its own, and v there, (M, T) each."""
+        """Return ln p(y given x) of every row at T positions of its own (M, T), and v there."""
         M, T, Q = x.shape
-        value, variance = np.empty(M * T), np.empty(M * T)
         flat, row = x.reshape(-1, Q), np.repeat(np.arange(M), T)
+        values, variances = [], []
         for b in self._blocks(M * T):
-            mean, variance[b], _ = self._conditional(self.draw.cross(flat[b]), flat[b])
-            some = rows[row[b]]
-            value[b] = self._given(some, mean, variance[b])[0]
-        return value.reshape(M, T), variance.reshape(M, T)
+            mean, variance, _ = self._conditional(self.draw.cross(flat[b]), flat[b])
+            values.append(self._given(rows[row[b]], mean, variance)[0])
+            variances.append(variance)
+        return np.concatenate(values).reshape(M, T), np.concatenate(variances).reshape(M, T, -1)
 
     def heights(self, places: Array, rows: Rows) -> Array:
-        """Return ln p(y given x) of every row at the same places of shape (P, Q), shape (M, P)."""
+        """Return ln p(y given x) of every row at the same positions (P, Q), shape (M, P)."""
         mean, variance = self.conditional(places)
-        misfit = distances2(rows, mean)
-        count = rows.seen.sum(axis=1)[:, None]
-        return np.asarray(-0.5 * (misfit / variance + count * np.log(2.0 * np.pi * variance)))
+        seen = rows.seen.astype(np.float64)
+        if self.shared:
+            misfit = distances2(rows, mean) / variance[:, 0]
+            misfit += seen.sum(axis=1)[:, None] * np.log(2.0 * np.pi * variance[:, 0])
+            return -0.5 * misfit
+        misfit = (seen * rows.y**2) @ (1.0 / variance).T
+        misfit -= 2.0 * (seen * rows.y) @ (mean / variance).T
+        misfit += seen @ (mean**2 / variance + np.log(2.0 * np.pi * variance)).T
+        return np.asarray(-0.5 * misfit)
 
     def _blocks(self, n: int, entries: int = 0) -> list[slice]:
         size = max(1, _BLOCK // (entries or len(self.draw.X)))
         return [slice(i, i + size) for i in range(0, n, size)] or [slice(0, 0)]
 
     def _conditional(self, cross: Array, x: Array) -> tuple[Array, Array, Array]:
-        """Mean, variance, and L⁻¹ k(x) of shape (N, S)."""
-        half = dtrmm(1.0, self.inverse, cross.T, lower=1)
-        explained = np.einsum("ns,ns->s", half, half)
-        variance = np.maximum(self.draw.prior_variance(x) - explained, 0.0)
-        return cross @ self.weights, variance + self.draw.sigma**2, half
+        """Mean, variance, and what the variance's gradient needs."""
+        known, half = self.own.explained(cross)
+        prior = self.own.prior_variance(x)[:, None] * self.own.signal
+        return cross @ self.weights, np.maximum(prior - known, 0.0) + self.own.noise, half
 
-    def _given(
-        self, rows: Rows, mean: Array, variance: Array
-    ) -> tuple[Array, Array, Array, NDArray[np.intp]]:
-        """Return ln p(y | x), the residuals, their squares' sum, and the number of entries seen."""
+    def _given(self, rows: Rows, mean: Array, variance: Array) -> tuple[Array, Array, Array, Array]:
+        """Return ln p(y | x), the residuals, and for each variance their squares and the entries seen."""
         residual = np.where(rows.seen, rows.y - mean, 0.0)
-        misfit, count = (residual**2).sum(axis=1), rows.seen.sum(axis=1)
-        value = -0.5 * (misfit / variance + count * np.log(2.0 * np.pi * variance))
-        return value, residual, misfit, count
+        misfit, count = residual**2, rows.seen.astype(np.float64)
+        if self.shared:
+            misfit, count = (a.sum(axis=1, keepdims=True) for a in (misfit, count))
+        terms = misfit / variance + count * np.log(2.0 * np.pi * variance)
+        return -0.5 * terms.sum(axis=1), residual, misfit, count
 
     def _log_likelihood(self, x: Array, rows: Rows) -> tuple[Array, Array]:
         cross, rate = self.draw.cross_and_rate(x)
@@ -359,61 +345,8 @@ class _Part:
         value, residual, misfit, count = self._given(rows, mean, variance)
         # ∂/∂v, and with ∂v/∂k = -2 K⁻¹k and ∂m/∂k = K⁻¹F the derivative in every k(x, x_n).
         by_variance = 0.5 * (misfit / variance - count) / variance
-        by_cross = (residual / variance[:, None]) @ self.weights.T
-        by_cross -= (
-            2.0 * by_variance[:, None] * dtrmm(1.0, self.inverse, half, lower=1, trans_a=1).T
-        )
-        return value, self.draw.cross_pullback(x, rate, by_cross, by_variance)
-
-
-class _OwnPart(_Part):
-    """The same of all columns of a complete table, each with a noise of its own: v is (S, D).
-
-    See :mod:`pm_gplvm.columns` for the formulas.
-    """
-
-    def __init__(self, draw: Draw, F: Array) -> None:
-        self.draw, self.own = draw, OwnColumns(draw)
-        self.weights = self.own.weights(F)
-
-    def left_out(self, F: Array) -> tuple[Array, Array]:
-        return self.own.left_out(F)
-
-    def log_likelihood_and_variance(self, x: Array, rows: Rows) -> tuple[Array, Array]:
-        M, T, Q = x.shape
-        value, variance = np.empty(M * T), np.empty((M * T, self.weights.shape[1]))
-        flat, row = x.reshape(-1, Q), np.repeat(np.arange(M), T)
-        for b in self._blocks(M * T):
-            mean, variance[b], _ = self._conditional(self.draw.cross(flat[b]), flat[b])
-            value[b] = self._given(rows[row[b]], mean, variance[b])[0]
-        return value.reshape(M, T), variance.reshape(M, T, -1)
-
-    def heights(self, places: Array, rows: Rows) -> Array:
-        mean, variance = self.conditional(places)
-        seen = rows.seen.astype(np.float64)
-        known = seen * rows.y
-        misfit = (seen * rows.y**2) @ (1.0 / variance).T - 2.0 * known @ (mean / variance).T
-        misfit += seen @ (mean**2 / variance + np.log(2.0 * np.pi * variance)).T
-        return np.asarray(-0.5 * misfit)
-
-    def _conditional(self, cross: Array, x: Array) -> tuple[Array, Array, Array]:
-        """Mean, variance (S, D), and k(x, X) by the eigenvectors, of shape (S, r)."""
-        variance = self.own.variance(cross, self.draw.prior_variance(x)) + self.own.noise
-        return cross @ self.weights, variance, cross @ self.own.vectors
-
-    def _given(self, rows: Rows, mean: Array, variance: Array) -> tuple[Array, Array, Any, Any]:
-        residual = np.where(rows.seen, rows.y - mean, 0.0)
-        misfit = residual**2
-        units = np.where(rows.seen, np.log(2.0 * np.pi * variance), 0.0)
-        return -0.5 * (misfit / variance + units).sum(axis=1), residual, misfit, rows.seen
-
-    def _log_likelihood(self, x: Array, rows: Rows) -> tuple[Array, Array]:
-        cross, rate = self.draw.cross_and_rate(x)
-        mean, variance, turned = self._conditional(cross, x)
-        value, residual, misfit, seen = self._given(rows, mean, variance)
-        by_variance = 0.5 * (misfit / variance - seen) / variance
         by_cross = (residual / variance) @ self.weights.T
-        by_cross -= 2.0 * (turned * (by_variance @ self.own.shares.T)) @ self.own.vectors.T
+        by_cross -= self.own.explained_pullback(half, by_variance)
         by_prior = by_variance @ self.own.signal
         return value, self.draw.cross_pullback(x, rate, by_cross, by_prior)
 

@@ -27,7 +27,7 @@ from scipy.linalg import blas
 from scipy.spatial.distance import cdist
 
 from pm_gplvm.checks import Array
-from pm_gplvm.inversion import invert, mirror
+from pm_gplvm.gaussian import invert, mirror
 from pm_gplvm.kernels import KERNELS
 
 __all__ = ["Proposal", "RowMoves", "RowPrior", "Theta", "choose", "put_back", "take_out"]

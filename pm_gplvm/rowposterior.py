@@ -11,7 +11,7 @@ from scipy.special import logsumexp
 from pm_gplvm.batch_bfgs import maximise
 from pm_gplvm.batch_least_squares import minimise
 from pm_gplvm.checks import Array
-from pm_gplvm.draws import data_of, each_draw
+from pm_gplvm.processes import data_of, each_draw
 from pm_gplvm.progress import Bar
 from pm_gplvm.proposals import Proposals
 from pm_gplvm.rowdensity import RowDensity, Rows

@@ -18,9 +18,8 @@ from pytensor.graph.basic import Apply, Variable
 from scipy.linalg import blas, lapack
 
 from pm_gplvm.checks import Array
-from pm_gplvm.inversion import mirror
+from pm_gplvm.gaussian import column_patterns, mirror
 from pm_gplvm.ops import GradientOp, TwinOp, reused
-from pm_gplvm.patterns import column_patterns
 
 __all__ = ["ColumnParts", "ColumnTerms", "Spectrum", "own_columns_logp", "spectrum"]
 

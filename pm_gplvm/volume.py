@@ -36,7 +36,7 @@ from pytensor.graph.traversal import ancestors
 from pytensor.tensor.random.op import RNGConsumerOp
 
 from pm_gplvm.back_constraints import basis_of, is_back_constrained
-from pm_gplvm.gaussian import GaussianTerms
+from pm_gplvm.gaussian_ops import GaussianTerms
 from pm_gplvm.kernels import KERNELS, prior_slope_variance
 from pm_gplvm.likelihood import has_own_noise, standardised
 from pm_gplvm.model import describe, noise_in

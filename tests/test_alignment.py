@@ -14,7 +14,7 @@ from scipy.spatial import procrustes
 
 import pm_gplvm as gplvm
 from pm_gplvm import alignment
-from pm_gplvm.draws import each_draw
+from pm_gplvm.processes import each_draw
 from pm_gplvm.schema import draws_of
 
 THETA = {"lengthscale": 0.8, "amplitude": 1.3, "sigma": 0.4}

@@ -10,7 +10,7 @@ from sklearn.gaussian_process.kernels import RBF
 
 import pm_gplvm as gplvm
 from pm_gplvm.back_constraints import is_back_constrained, weights_of
-from pm_gplvm.draws import data_of
+from pm_gplvm.processes import data_of
 
 N, Q = 16, 2
 THETA = {"lengthscale": 0.8, "amplitude": 1.2, "sigma": 0.4}

@@ -9,10 +9,9 @@ from scipy.stats import multivariate_normal, norm
 from sklearn.decomposition import FactorAnalysis
 
 import pm_gplvm as gplvm
-from pm_gplvm.columns import OwnColumns
-from pm_gplvm.draws import data_of, each_draw
 from pm_gplvm.model import describe
 from pm_gplvm.objective import log_density
+from pm_gplvm.processes import OwnColumns, data_of, each_draw
 from pm_gplvm.results import as_fit
 from pm_gplvm.rowdensity import RowDensity, Rows
 from pm_gplvm.volume import log_volume

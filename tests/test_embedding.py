@@ -10,7 +10,7 @@ from scipy.special import logsumexp
 from scipy.stats import norm
 
 import pm_gplvm as gplvm
-from pm_gplvm.draws import data_of
+from pm_gplvm.processes import data_of
 
 THETA = {"lengthscale": 0.8, "amplitude": 1.3, "sigma": 0.3}
 NAN = np.nan

@@ -10,6 +10,7 @@ from oracles import ALL_KERNELS, STATIONARY, SUMS, kernel_matrix
 from pytensor.gradient import verify_grad
 
 import pm_gplvm as gplvm
+from pm_gplvm import kernels
 from pm_gplvm.covariances import Covariance
 from pm_gplvm.kernels import KERNELS, parse_kernel
 
@@ -223,3 +224,27 @@ def test_unknown_kernel_is_refused_with_the_choices(text):
 def test_kernel_of_another_type_is_told_the_way_out(kernel):
     with pytest.raises(TypeError, match=r"put gplvm.GPColumns into a pm.Model"):
         parse_kernel(kernel)
+
+
+@cases
+@pytest.mark.parametrize("n", [5, 260])
+def test_blocks_of_rows_and_the_plain_formula_agree(kernel, shape, n, rng):
+    entry, inputs, G = KERNELS[kernel], point(rng, kernel, shape, n), rng.normal(size=(n, n))
+    Z, bias = inputs[0], inputs[2]
+    K, slope = np.empty((n, n)), np.zeros((n, n) if entry.keeps_slope else (0, 0))
+    kernels.fill(entry, *inputs, K=K, slope=slope)
+    whole = kernels.matrix(entry, *inputs)
+    np.testing.assert_allclose(K, whole[0], rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(np.tril(slope), np.tril(whole[1]), rtol=1e-10)
+
+    def lower_block(start, end):
+        return 0.5 * (G + G.T)[start:end, :end]
+
+    by_blocks = kernels.contract(entry, Z, lower_block, K, slope, bias)
+    at_once = kernels.contract_whole(entry, Z, G, *whole, bias)
+    for ours, plain in zip(
+        kernels.pullback(entry, inputs, by_blocks),
+        kernels.pullback(entry, inputs, at_once),
+        strict=True,
+    ):
+        np.testing.assert_allclose(ours, plain, rtol=1e-9, atol=1e-9)

@@ -11,12 +11,8 @@ from oracles import ALL_KERNELS, column_logps, kernel_matrix, likelihood_gradien
 from pytensor.gradient import verify_grad
 
 import pm_gplvm as gplvm
-from pm_gplvm.gaussian import (
-    GaussianTerms,
-    columns_logp,
-    gram_factor,
-    total_logp,
-)
+from pm_gplvm.gaussian import gram_factor
+from pm_gplvm.gaussian_ops import GaussianTerms, columns_logp, total_logp
 from pm_gplvm.likelihood import data_term, standardised
 
 

@@ -12,7 +12,7 @@ from scipy.special import expit, gammaln
 import pm_gplvm as gplvm
 from pm_gplvm.compilation import resolve_mode
 from pm_gplvm.covariances import Covariance
-from pm_gplvm.gaussian import GaussianTerms
+from pm_gplvm.gaussian_ops import GaussianTerms
 from pm_gplvm.linker import NumpyLinker
 
 OTHER = "FAST_COMPILE"

@@ -13,8 +13,8 @@ from oracles import column_logps, kernel_matrix
 from scipy.stats import norm
 
 import pm_gplvm as gplvm
-from pm_gplvm.draws import each_draw
 from pm_gplvm.invariants import invariants
+from pm_gplvm.processes import each_draw
 from pm_gplvm.rowdensity import RowDensity, Rows
 from pm_gplvm.table import as_table, centre_and_scale
 

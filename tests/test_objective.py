@@ -20,7 +20,7 @@ from oracles import (
 from scipy import stats
 
 import pm_gplvm as gplvm
-from pm_gplvm.gaussian import columns_logp
+from pm_gplvm.gaussian_ops import columns_logp
 from pm_gplvm.objective import compile_log_density, log_density
 
 few = settings(max_examples=8, deadline=None, derandomize=True, database=None)

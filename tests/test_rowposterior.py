@@ -11,7 +11,7 @@ from sklearn.decomposition import PCA
 import pm_gplvm as gplvm
 from pm_gplvm.batch_bfgs import maximise
 from pm_gplvm.batch_least_squares import minimise as least
-from pm_gplvm.draws import data_of, each_draw
+from pm_gplvm.processes import data_of, each_draw
 from pm_gplvm.proposals import Proposals
 from pm_gplvm.rowdensity import RowDensity, Rows
 from pm_gplvm.rowposterior import _starts, places_of
