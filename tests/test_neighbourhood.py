@@ -8,8 +8,8 @@ from oracles import ALL_KERNELS, centre_and_spread, column_logps, kernel_matrix
 from scipy import stats
 
 import pm_gplvm as gplvm
+from pm_gplvm.density import compile_log_density
 from pm_gplvm.neighbourhood import compile_neighbourhood
-from pm_gplvm.objective import compile_log_density
 from pm_gplvm.spec import ModelSpec
 
 CASES = [(kernel, ard) for kernel in ALL_KERNELS for ard in (False, True)]
