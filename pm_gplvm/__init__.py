@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from pm_gplvm.agreement import neighbour_probabilities, score_embedding
     from pm_gplvm.alignment import align
     from pm_gplvm.approximations import build_sparse, build_variational
-    from pm_gplvm.back_constraints import back_constrained
     from pm_gplvm.calibration import calibrate, uniformity
     from pm_gplvm.comparison import compare, summarise_theta
     from pm_gplvm.compilation import compile_mode
     from pm_gplvm.covariances import covariance
     from pm_gplvm.datasets import load_digits, load_table
     from pm_gplvm.decoded import plot_magnification, plot_reconstruction
+    from pm_gplvm.density import compile_objective
     from pm_gplvm.diagnosis import diagnose
     from pm_gplvm.embedding import embed, log_predictive
     from pm_gplvm.estimator import GPLVM
@@ -40,21 +40,20 @@ if TYPE_CHECKING:
     from pm_gplvm.joint import sample, sample_more
     from pm_gplvm.laplace import fit_laplace
     from pm_gplvm.latent_plot import plot_latent
-    from pm_gplvm.latent_priors import classes, dynamics, informed
+    from pm_gplvm.latent_priors import back_constrained, classes, dynamics, informed
     from pm_gplvm.likelihood import GPColumns
     from pm_gplvm.linear import fit_linear
     from pm_gplvm.model import build_model
     from pm_gplvm.modes import embeddings
     from pm_gplvm.nuts import sample_theta
-    from pm_gplvm.objective import compile_objective
     from pm_gplvm.online import update
     from pm_gplvm.optimise import fit_map, fit_marginal
     from pm_gplvm.prediction import predict
     from pm_gplvm.predictive import reconstruct, sample_predictive
     from pm_gplvm.prior_draws import sample_prior
-    from pm_gplvm.rebuild import rebuild_model
     from pm_gplvm.relevance import dimensions
     from pm_gplvm.sparse import fit_sparse
+    from pm_gplvm.spec import rebuild_model
     from pm_gplvm.stochastic import fit_stochastic
     from pm_gplvm.store import load, save
     from pm_gplvm.variational import fit_variational
@@ -63,7 +62,7 @@ _HOME = {
     "GPColumns": "likelihood",
     "GPLVM": "estimator",
     "align": "alignment",
-    "back_constrained": "back_constraints",
+    "back_constrained": "latent_priors",
     "build_model": "model",
     "build_sparse": "approximations",
     "build_variational": "approximations",
@@ -71,7 +70,7 @@ _HOME = {
     "classes": "latent_priors",
     "compare": "comparison",
     "compile_mode": "compilation",
-    "compile_objective": "objective",
+    "compile_objective": "density",
     "compute_log_likelihood": "held_out",
     "covariance": "covariances",
     "cross_validate": "held_out",
@@ -107,7 +106,7 @@ _HOME = {
     "plot_reconstruction": "decoded",
     "plot_relevance": "fit_plots",
     "predict": "prediction",
-    "rebuild_model": "rebuild",
+    "rebuild_model": "spec",
     "reconstruct": "predictive",
     "sample": "joint",
     "sample_more": "joint",

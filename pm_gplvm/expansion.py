@@ -17,7 +17,7 @@ from rich.progress import track
 from scipy.linalg import null_space, orth
 
 from pm_gplvm.checks import Array
-from pm_gplvm.coordinates import Coordinates
+from pm_gplvm.density import Coordinates
 from pm_gplvm.symmetries import invariant_planes, log_copies, tangents
 
 __all__ = ["Expansion", "expand", "laplace_evidence"]

@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from pymc.distributions.custom import CustomSymbolicDistRV
 from pymc.distributions.shape_utils import change_dist_size
 from pytensor.graph.basic import Variable
-from pytensor.graph.traversal import ancestors
 from pytensor.tensor.random.op import RandomVariable
 
 from pm_gplvm.checks import Array
@@ -30,9 +29,7 @@ from pm_gplvm.compilation import Backend, resolve_mode
 from pm_gplvm.covariances import covariance
 from pm_gplvm.gaussian import gram_factor
 from pm_gplvm.gaussian_ops import GaussianTerms, total_logp
-from pm_gplvm.likelihood import require_complete, require_shared, standardised
-from pm_gplvm.model import describe, noise_in
-from pm_gplvm.schema import THETA
+from pm_gplvm.spec import ModelSpec
 
 __all__ = ["FEW_ROWS", "Neighbourhood", "compile_neighbourhood"]
 
@@ -106,33 +103,31 @@ def compile_neighbourhood(model: pm.Model, *, backend: Backend = "python") -> Ne
     TypeError, ValueError
         If the model is of another kind.
     """
-    described = describe(model)
-    table = described.observed
-    require_shared(table, caller="Learning by neighbourhoods")
-    require_complete(table, caller="Learning by neighbourhoods")
-    data = standardised(table, model.rvs_to_values[table])
-    if data is None:
+    spec = ModelSpec.of(model)
+    spec.table.require_shared(caller="Learning by neighbourhoods")
+    spec.table.require_complete(caller="Learning by neighbourhoods")
+    if not spec.table.standardisable:
         raise ValueError(
             "model must have data for the mean and scale of its table, got random variables. "
             "Build it with build_model."
         )
-    if described.kernel == "custom":
+    if spec.kernel == "custom":
         raise ValueError(
             "model must have a kernel of the table to be learnt by neighbourhoods, got a covariance "
             "of its own. Write it with gplvm.covariance, or use fit_map."
         )
-    position = _checked_positions(model, table)
+    position, table = _checked_positions(spec), spec.table.variable
     value_of_X = model.rvs_to_values[position]
-    F, scale = data
+    F, scale = spec.table.F, spec.table.scale
     N, D = F.shape
 
     rows = pt.lvector("rows")
     X_rows = pt.tensor("X_rows", shape=(None, value_of_X.type.shape[1]), dtype="float64")
     factor = gram_factor(F) if N <= FEW_ROWS else F  # a factor may be an N × N array
     F_rows = pt.tensor("F_rows", shape=(None, factor.shape[1]), dtype="float64")
-    theta = {name: model[name] for name in THETA if name in model.named_vars}
-    noise = {"sigma": noise_in(model)} if "sigma" in theta else {}
-    K = covariance(described.kernel, X_rows, **{**theta, **noise})
+    theta = spec.theta
+    noise = {"sigma": spec.noise} if "sigma" in theta else {}
+    K = covariance(spec.kernel, X_rows, **{**theta, **noise})
     log_scale = float(np.log(scale).sum())
     likelihood, left_out, prior_of_X = model.replace_rvs_by_values(
         [
@@ -158,11 +153,10 @@ def compile_neighbourhood(model: pm.Model, *, backend: Backend = "python") -> Ne
     return Neighbourhood(np.ascontiguousarray(factor), value_of_X.name, names, slopes, terms)
 
 
-def _checked_positions(model: pm.Model, table: Variable) -> Variable:
+def _checked_positions(spec: ModelSpec) -> Variable:
     """Return the variable X if its rows can be learnt a few at a time."""
-    free = {rv.name: rv for rv in model.free_RVs}
-    X = free.get("X")
-    if X is None or model.rvs_to_transforms[X] is not None:
+    X = spec.free.get("X")
+    if X is None or not spec.is_X_plain:
         raise ValueError(
             "model must have a free X without a transform to be learnt by neighbourhoods, got an X "
             f"that is {'no free variable' if X is None else 'transformed'}. Use fit_map."
@@ -177,12 +171,10 @@ def _checked_positions(model: pm.Model, table: Variable) -> Variable:
             "model must have a prior of X that is a distribution of PyMC's to be learnt by "
             "neighbourhoods, got a CustomDist. Use fit_map."
         )
-    others = [v for v in (*model.basic_RVs, *model.potentials) if v is not X and v is not table]
-    tied = [v.name for v in others if X in ancestors([v])]
-    if tied:
+    if spec.tied:
         raise ValueError(
             "model must have nothing but its table that depends on X to be learnt by "
-            f"neighbourhoods, got {', '.join(tied)}. Use fit_map."
+            f"neighbourhoods, got {', '.join(spec.tied)}. Use fit_map."
         )
     return X
 

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from pm_gplvm.checks import Array, count
 from pm_gplvm.compilation import Backend
+from pm_gplvm.density import compile_constrain
 from pm_gplvm.neighbourhood import Neighbourhood, compile_neighbourhood
 from pm_gplvm.progress import progress_bar
-from pm_gplvm.results import as_fit, compile_constrain
+from pm_gplvm.results import as_fit
 from pm_gplvm.starts import start_values
 from pm_gplvm.threads import blas_threads as limit_threads
 from pm_gplvm.walk import Walk

@@ -7,7 +7,7 @@ import numpy as np
 from scipy.special import gammaln
 
 from pm_gplvm.checks import Array
-from pm_gplvm.coordinates import Coordinates
+from pm_gplvm.density import Coordinates
 
 __all__ = ["invariant_planes", "log_copies", "tangents"]
 

@@ -8,8 +8,7 @@ from scipy import stats
 from scipy.special import logsumexp
 
 import pm_gplvm as gplvm
-from pm_gplvm.coordinates import optimiser_coordinates
-from pm_gplvm.objective import compile_log_density
+from pm_gplvm.density import compile_log_density, optimiser_coordinates
 from pm_gplvm.symmetries import invariant_planes, log_copies
 
 QUIET = {"progressbar": False, "random_seed": 1}

@@ -8,9 +8,9 @@ from oracles import ALL_KERNELS, centre_and_spread, column_logps, kernel_matrix
 from scipy import stats
 
 import pm_gplvm as gplvm
-from pm_gplvm.model import floor_of
+from pm_gplvm.density import compile_log_density
 from pm_gplvm.neighbourhood import compile_neighbourhood
-from pm_gplvm.objective import compile_log_density
+from pm_gplvm.spec import ModelSpec
 
 CASES = [(kernel, ard) for kernel in ALL_KERNELS for ard in (False, True)]
 CASES.remove(("linear", True))
@@ -63,7 +63,7 @@ def test_more_columns_than_rows(digits, model, rng):
     assert density.factor.shape == (30, 30)
     X, rows = rng.normal(size=(30, 2)), np.array([3, 7, 8, 20])
     point = {"X": X, "lengthscale": 0.9, "amplitude": 1.3, "sigma": 0.4}
-    noise = np.hypot(0.4, floor_of(model))
+    noise = np.hypot(0.4, ModelSpec.of(model).floor)
     logs = [np.log(point[name.removesuffix("_log__")]) for name in density.theta]
     _, likelihood, _ = density.judge(rows, X[rows], list(map(np.asarray, logs)))
     assert likelihood == pytest.approx(of_rows(digits, rows, **point | {"sigma": noise}), rel=1e-10)
