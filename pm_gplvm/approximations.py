@@ -11,12 +11,11 @@ from pytensor.graph.traversal import ancestors
 from pytensor.tensor.random.basic import NormalRV
 from pytensor.tensor.random.op import RNGConsumerOp
 
-from pm_gplvm.bound import JITTER
 from pm_gplvm.collapsed import CollapsedBound
-from pm_gplvm.covariances import covariance
+from pm_gplvm.covariances import SYMBOLIC
 from pm_gplvm.inducing import Exact, add_inducing_inputs, read_exact, theta_of, without
-from pm_gplvm.kernels import KERNELS
-from pm_gplvm.twin import symbolic_cross
+from pm_gplvm.inducing_inputs import InducingKernel
+from pm_gplvm.psi import ONE_NODE
 
 __all__ = ["Method", "build_sparse", "build_variational"]
 
@@ -56,8 +55,8 @@ def build_variational(model: pm.Model, n_inducing: int = 50) -> pm.Model:
     Notes
     -----
     The psi statistics are in closed form for ``rbf`` and ``linear``, with or without a bias. For
-    the other kernels they are taken by a rule of nodes (:func:`pm_gplvm.psi.cubature`), and the
-    bound may then be missed by the error of that rule, which :func:`fit_variational` tells.
+    the other kernels they are taken by quadrature (:func:`pm_gplvm.psi.cubature`), and the
+    bound may then be missed by its error, which :func:`fit_variational` tells.
 
     Examples
     --------
@@ -167,30 +166,14 @@ def _vfe(exact: Exact, X: Variable, W: Variable, theta: dict[str, Variable]) -> 
 
 
 def _fitc(exact: Exact, X: Variable, W: Variable, theta: dict[str, Variable]) -> Variable:
-    """Through the inverse of Q + Λ (Snelson & Ghahramani 2006, eq. 9), Λ diagonal."""
-    factor, (N, D) = pytensor.shared(exact.factor, name="factor"), exact.F.shape
-    unit, amplitude, bias, sigma = (
-        theta[name] for name in ("lengthscale", "amplitude", "bias", "sigma")
+    positions = X / theta["lengthscale"], pt.zeros_like(X), W / theta["lengthscale"]
+    whole = InducingKernel(
+        exact.kernel,
+        positions,
+        theta["amplitude"],
+        theta["bias"],
+        quadrature=ONE_NODE,
+        xp=SYMBOLIC,
     )
-    Z, W = X / unit, W / unit
-    K = covariance(exact.kernel, W, amplitude=amplitude, bias=bias, sigma=_jitter(amplitude))
-    cross = amplitude**2 * symbolic_cross(exact.kernel, Z, W) + bias**2
-    own = 1.0 if KERNELS[exact.kernel].stationary else (Z**2).sum(axis=1)
-    prior = amplitude**2 * own + bias**2
-
-    def solve(chol: Variable, right: Variable) -> Variable:
-        return pt.linalg.solve_triangular(chol, right, lower=True, b_ndim=2)
-
-    half = solve(pt.linalg.cholesky(K, lower=True, on_error="nan"), cross.T)
-    noise = prior - (half**2).sum(axis=0) + sigma**2
-    scaled = half / pt.sqrt(noise)
-    table = factor / pt.sqrt(noise)[:, None]
-    inner = pt.linalg.cholesky(pt.eye(K.shape[0]) + scaled @ scaled.T, lower=True, on_error="nan")
-    fit = solve(inner, scaled @ table)
-    log_det = pt.log(noise).sum() + 2.0 * pt.log(pt.diagonal(inner)).sum()
-    constant = N * np.log(2.0 * np.pi) + log_det
-    return -0.5 * (D * constant + (table**2).sum() - (fit**2).sum())
-
-
-def _jitter(amplitude: Variable) -> Variable:
-    return np.sqrt(JITTER) * amplitude
+    factor = pytensor.shared(exact.factor, name="factor")
+    return whole.fitc_log_likelihood(factor, theta["sigma"], exact.F.shape[1])

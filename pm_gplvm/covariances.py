@@ -35,7 +35,7 @@ def _safe_sqrt(r2: Variable) -> Variable:
     return pt.switch(positive, pt.sqrt(pt.switch(positive, r2, 1.0)), 0.0)
 
 
-SYMBOLIC = SimpleNamespace(exp=pt.exp, sqrt=_safe_sqrt, log=pt.log)
+SYMBOLIC = SimpleNamespace(**{**vars(pt), "sqrt": _safe_sqrt})
 
 
 def _zero_diagonal(A: Variable) -> Variable:

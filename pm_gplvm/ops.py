@@ -10,7 +10,7 @@ linker leaves it there only where nobody else can hold it. At N = 1000 fresh mem
 N × N array would cost a fifth of the time.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -66,22 +66,29 @@ class TwinOp(Op):
         cotangents: Sequence[Variable],
     ) -> list[Variable]:
         """Differentiate the twin; Ops with a formula of their own override this."""
-        # Fresh inputs: the given ones may depend on each other, and only the Op's own
-        # partial derivatives are wanted.
-        fresh = [variable.type() for variable in inputs]
-        known = {
-            twin: bar
-            for twin, bar in zip(self.symbolic(*fresh), cotangents, strict=True)
-            if not isinstance(bar.type, gradient.DisconnectedType)
-        }
-        derivatives = gradient.grad(
-            None,
-            wrt=fresh,
-            known_grads=known,
-            disconnected_inputs="ignore",
-            return_disconnected="zero",
-        )
-        return list(clone_replace(derivatives, replace=dict(zip(fresh, inputs, strict=True))))
+        return partial_derivatives(self.symbolic, inputs, cotangents)
+
+
+def partial_derivatives(
+    written: Callable[..., list[Variable]],
+    inputs: Sequence[Variable],
+    cotangents: Sequence[Variable],
+) -> list[Variable]:
+    """Pull cotangents back through an expression, as if its inputs did not depend on each other."""
+    fresh = [variable.type() for variable in inputs]
+    known = {
+        output: bar
+        for output, bar in zip(written(*fresh), cotangents, strict=True)
+        if not isinstance(bar.type, gradient.DisconnectedType)
+    }
+    derivatives = gradient.grad(
+        None,
+        wrt=fresh,
+        known_grads=known,
+        disconnected_inputs="ignore",
+        return_disconnected="zero",
+    )
+    return list(clone_replace(derivatives, replace=dict(zip(fresh, inputs, strict=True))))
 
 
 class GradientOp(TwinOp):

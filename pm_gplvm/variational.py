@@ -12,7 +12,6 @@ from pymc.distributions.transforms import LogTransform
 
 from pm_gplvm.approximations import build_variational
 from pm_gplvm.ascent import Optimum
-from pm_gplvm.bound import WholeKernel
 from pm_gplvm.checks import Array
 from pm_gplvm.inducing import (
     Exact,
@@ -25,9 +24,9 @@ from pm_gplvm.inducing import (
     read_exact,
     spread_rows,
 )
-from pm_gplvm.psi import CLOSED_FORM
+from pm_gplvm.inducing_inputs import InducingKernel
+from pm_gplvm.psi import CLOSED_FORM, Quadrature, quasi_monte_carlo
 from pm_gplvm.results import as_fit
-from pm_gplvm.rules import Rule, fine_rule
 from pm_gplvm.search import search
 from pm_gplvm.starts import perturbed, start_values
 
@@ -253,7 +252,7 @@ def _findings(exact: Exact, named: Mapping[str, Array]) -> _Findings:
     rest = F - whole.psi1 @ posterior.weights
     error = None
     if exact.kernel not in CLOSED_FORM:
-        fine = _statistics(exact, named, fine_rule(exact.latent_dim))
+        fine = _statistics(exact, named, quasi_monte_carlo(exact.latent_dim))
         error = likelihood - fine.posterior(F, sigma).bound(*size)
     return _Findings(
         bound=likelihood - len(F) * exact.log_scale - divergence,
@@ -262,12 +261,16 @@ def _findings(exact: Exact, named: Mapping[str, Array]) -> _Findings:
     )
 
 
-def _statistics(exact: Exact, named: Mapping[str, Array], rule: Rule | None = None) -> WholeKernel:
+def _statistics(
+    exact: Exact, named: Mapping[str, Array], quadrature: Quadrature | None = None
+) -> InducingKernel:
     unit = named.get("lengthscale", 1.0)
     places = named["X_mean"] / unit, named["X_sd"] / unit, named["X_inducing"] / unit
     amplitude, bias = (float(named.get(name, d)) for name, d in (("amplitude", 1), ("bias", 0)))
     # There will be no gradient: nothing need be kept for it.
-    return WholeKernel(exact.kernel, places, amplitude, bias, rule=rule, kept=np.empty((0, 0)))
+    return InducingKernel(
+        exact.kernel, places, amplitude, bias, quadrature=quadrature, workspace=np.empty((0, 0))
+    )
 
 
 def _warn(best: Optimum, found: _Findings) -> None:
