@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pm_gplvm.agreement import neighbour_probabilities
     from pm_gplvm.alignment import align
-    from pm_gplvm.approximations import build_sparse, build_variational
+    from pm_gplvm.approximate import build_sparse, build_variational
     from pm_gplvm.back_constraints import back_constrained
     from pm_gplvm.calibration import calibrate, uniformity
     from pm_gplvm.comparison import compare
@@ -58,10 +58,9 @@ if TYPE_CHECKING:
     from pm_gplvm.relevance import dimensions
     from pm_gplvm.relevance_plot import plot_relevance
     from pm_gplvm.scores import score_embedding, summarise_theta
-    from pm_gplvm.sparse import fit_sparse
     from pm_gplvm.stochastic import fit_stochastic
     from pm_gplvm.store import load, save
-    from pm_gplvm.variational import fit_variational
+    from pm_gplvm.variational import fit_sparse, fit_variational
 
 _HOME = {
     "GPLVM": "estimator",
@@ -69,8 +68,8 @@ _HOME = {
     "align": "alignment",
     "back_constrained": "back_constraints",
     "build_model": "model",
-    "build_sparse": "approximations",
-    "build_variational": "approximations",
+    "build_sparse": "approximate",
+    "build_variational": "approximate",
     "calibrate": "calibration",
     "classes": "latent_priors",
     "compare": "comparison",
@@ -89,7 +88,7 @@ _HOME = {
     "fit_linear": "linear",
     "fit_map": "optimise",
     "fit_marginal": "optimise",
-    "fit_sparse": "sparse",
+    "fit_sparse": "variational",
     "fit_stochastic": "stochastic",
     "fit_variational": "variational",
     "gradients": "gradient_parts",
