@@ -5,7 +5,7 @@ from unittest.mock import patch
 import numpy as np
 
 import pm_gplvm as gplvm
-from pm_gplvm import search as searching
+from pm_gplvm import variational as searching
 from pm_gplvm.density import compile_log_density
 
 PACKAGES = ("pm_gplvm", "pymc", "pytensor")

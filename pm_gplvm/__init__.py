@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pm_gplvm.agreement import neighbour_probabilities, score_embedding
     from pm_gplvm.alignment import align
-    from pm_gplvm.approximations import build_sparse, build_variational
+    from pm_gplvm.approximate import build_sparse, build_variational
     from pm_gplvm.calibration import calibrate, uniformity
     from pm_gplvm.comparison import compare, summarise_theta
     from pm_gplvm.compilation import compile_mode
@@ -52,11 +52,10 @@ if TYPE_CHECKING:
     from pm_gplvm.predictive import reconstruct, sample_predictive
     from pm_gplvm.prior_draws import sample_prior
     from pm_gplvm.relevance import dimensions
-    from pm_gplvm.sparse import fit_sparse
     from pm_gplvm.spec import rebuild_model
     from pm_gplvm.stochastic import fit_stochastic
     from pm_gplvm.store import load, save
-    from pm_gplvm.variational import fit_variational
+    from pm_gplvm.variational import fit_sparse, fit_variational
 
 _HOME = {
     "GPColumns": "likelihood",
@@ -64,8 +63,8 @@ _HOME = {
     "align": "alignment",
     "back_constrained": "latent_priors",
     "build_model": "model",
-    "build_sparse": "approximations",
-    "build_variational": "approximations",
+    "build_sparse": "approximate",
+    "build_variational": "approximate",
     "calibrate": "calibration",
     "classes": "latent_priors",
     "compare": "comparison",
@@ -84,7 +83,7 @@ _HOME = {
     "fit_linear": "linear",
     "fit_map": "optimise",
     "fit_marginal": "optimise",
-    "fit_sparse": "sparse",
+    "fit_sparse": "variational",
     "fit_stochastic": "stochastic",
     "fit_variational": "variational",
     "gradients": "gradient_parts",

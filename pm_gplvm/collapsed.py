@@ -7,15 +7,11 @@ import numpy as np
 import pytensor.tensor as pt
 from pytensor.gradient import DisconnectedType
 from pytensor.graph.basic import Apply, Variable
-from pytensor.graph.replace import clone_replace
 
-from pm_gplvm.bound import JITTER, bound_and_gradient
-from pm_gplvm.ops import TwinOp, reused
-from pm_gplvm.psi import kept_shape
-from pm_gplvm.rules import point_rule
-from pm_gplvm.twin import symbolic_bound, symbolic_cross, symbolic_statistics
-
-__all__ = ["CollapsedBound"]
+from pm_gplvm.covariances import SYMBOLIC
+from pm_gplvm.inducing_inputs import InducingKernel
+from pm_gplvm.ops import TwinOp, partial_derivatives, reused
+from pm_gplvm.psi import CLOSED_FORM, ONE_NODE, Quadrature, cubature, workspace_shape
 
 
 class CollapsedBound(TwinOp):
@@ -43,46 +39,41 @@ class CollapsedBound(TwinOp):
     def infer_shape(self, node: Apply, shapes: Any) -> list[Any]:
         return [(), *shapes[:6], (node.outputs[-1].shape[0], node.outputs[-1].shape[1])]
 
+    def quadrature(self, Q: int) -> Quadrature | None:
+        """Return that of points or of q in Q dimensions, None where there is a closed form."""
+        if self.points:
+            return ONE_NODE
+        return None if self.kernel in CLOSED_FORM else cubature(Q)
+
     def perform(self, node: Apply, inputs: Sequence[Any], storage: Any) -> None:
         U, S, W, amplitude, bias, sigma, F = inputs
-        shape = kept_shape(len(U), len(W)) if self.kernel == "rbf" and not self.points else (0, 0)
-        kept = storage[-1][0] = reused(storage[-1][0], shape)
-        value, gradient = bound_and_gradient(
+        quadrature = self.quadrature(U.shape[1])
+        by_blocks = self.kernel == "rbf" and quadrature is None
+        shape = workspace_shape(len(U), len(W)) if by_blocks else (0, 0)
+        workspace = storage[-1][0] = reused(storage[-1][0], shape)
+        whole = InducingKernel(
             self.kernel,
             (U, S, W),
-            F,
-            amplitude=float(amplitude),
-            bias=float(bias),
-            sigma=float(sigma),
-            n_columns=self.n_columns,
-            rule=point_rule(U.shape[1]) if self.points else None,
-            kept=kept,
+            float(amplitude),
+            float(bias),
+            quadrature=quadrature,
+            workspace=workspace,
         )
+        value, gradient = whole.bound_and_gradient(F, float(sigma), self.n_columns)
         for slot, result in zip(storage, (value, *gradient), strict=False):
             slot[0] = np.asarray(result, dtype=np.float64)
 
     def symbolic(self, *inputs: Variable) -> list[Variable]:
-        # Fresh inputs: only the bound's own partial derivatives are wanted.
-        fresh = [variable.type() for variable in inputs]
-        value = self._written_out(*fresh)
-        gradient = pt.grad(
-            value, fresh[:6], disconnected_inputs="ignore", return_disconnected="zero"
-        )
-        known = dict(zip(fresh, inputs, strict=True))
-        return [*clone_replace([value, *gradient], replace=known), pt.zeros((0, 0))]
+        def written(*inputs: Variable) -> list[Variable]:
+            U, S, W, amplitude, bias, sigma, F = inputs
+            quadrature = self.quadrature(U.type.shape[1])
+            whole = InducingKernel(
+                self.kernel, (U, S, W), amplitude, bias, quadrature=quadrature, xp=SYMBOLIC
+            )
+            return [whole.bound(F, sigma, self.n_columns)]
 
-    def _written_out(self, *inputs: Variable) -> Variable:
-        U, S, W, amplitude, bias, sigma, F = inputs
-        a2, b2, N = amplitude**2, bias**2, U.shape[0]
-        psi0, psi1, psi2 = symbolic_statistics(self.kernel, U, S, W, points=self.points)
-        sums = psi1.sum(axis=0)
-        whole = (
-            a2 * psi0 + N * b2,
-            a2 * psi1 + b2,
-            a2**2 * psi2 + a2 * b2 * (sums[:, None] + sums) + N * b2**2,
-        )
-        K = a2 * (symbolic_cross(self.kernel, W, W) + JITTER * pt.eye(W.shape[0])) + b2
-        return symbolic_bound(K, whole, F, sigma=sigma, n_columns=self.n_columns)
+        gradient = partial_derivatives(written, inputs, [pt.constant(1.0)])[:6]
+        return [*written(*inputs), *gradient, pt.zeros((0, 0))]
 
     def connection_pattern(self, node: Apply) -> list[list[bool]]:
         return [*([[True] * 7 + [False]] * 6), [False] * 8]

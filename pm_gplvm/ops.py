@@ -1,16 +1,15 @@
-"""What the package's own PyTensor Ops share: a symbolic twin for every heavy step.
+"""What the package's own PyTensor Ops share: a symbolic form of every heavy step.
 
-An Op here computes one heavy step with LAPACK and NumPy, and can also write the same step down
-in ordinary PyTensor (``symbolic``). The twin serves twice: it is differentiated where a
-derivative beyond the first is asked for, and it replaces the Op where a compiler needs to see
-through it (the numba and JAX backends).
+An Op here computes one heavy step with LAPACK and NumPy, and can also write the same step in
+ordinary PyTensor (``symbolic``). The symbolic form is differentiated for derivatives beyond the
+first, and replaces the Op for the numba and JAX backends, which must see the expression.
 
 ``perform`` may find in its output slots what it returned at the last call, and overwrite it: the
 linker leaves it there only where nobody else can hold it. At N = 1000 fresh memory for every
 N × N array would cost a fifth of the time.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -35,7 +34,7 @@ def reused(
 
 
 class TwinOp(Op):
-    """An Op with a symbolic twin."""
+    """An Op with a symbolic form."""
 
     def symbolic(self, *inputs: Variable) -> list[Variable]:
         """Write the Op's outputs down in ordinary PyTensor."""
@@ -47,35 +46,42 @@ class TwinOp(Op):
         outputs: Sequence[Variable],
         cotangents: Sequence[Variable],
     ) -> list[Variable]:
-        """Differentiate the twin; Ops with a formula of their own override this."""
-        # Fresh inputs: the given ones may depend on each other, and only the Op's own
-        # partial derivatives are wanted.
-        fresh = [variable.type() for variable in inputs]
-        known = {
-            twin: bar
-            for twin, bar in zip(self.symbolic(*fresh), cotangents, strict=True)
-            if not isinstance(bar.type, gradient.DisconnectedType)
-        }
-        derivatives = gradient.grad(
-            None,
-            wrt=fresh,
-            known_grads=known,
-            disconnected_inputs="ignore",
-            return_disconnected="zero",
-        )
-        return list(clone_replace(derivatives, replace=dict(zip(fresh, inputs, strict=True))))
+        """Differentiate the symbolic form; Ops with a formula of their own override this."""
+        return partial_derivatives(self.symbolic, inputs, cotangents)
+
+
+def partial_derivatives(
+    written: Callable[..., list[Variable]],
+    inputs: Sequence[Variable],
+    cotangents: Sequence[Variable],
+) -> list[Variable]:
+    """Pull cotangents back through an expression, as if its inputs did not depend on each other."""
+    fresh = [variable.type() for variable in inputs]
+    known = {
+        output: bar
+        for output, bar in zip(written(*fresh), cotangents, strict=True)
+        if not isinstance(bar.type, gradient.DisconnectedType)
+    }
+    derivatives = gradient.grad(
+        None,
+        wrt=fresh,
+        known_grads=known,
+        disconnected_inputs="ignore",
+        return_disconnected="zero",
+    )
+    return list(clone_replace(derivatives, replace=dict(zip(fresh, inputs, strict=True))))
 
 
 class GradientOp(TwinOp):
-    """A twin Op whose last inputs, ``n_repeated`` of them, repeat what earlier Ops have computed.
+    """An Op whose last inputs, ``n_repeated`` of them, repeat what earlier Ops have computed.
 
-    They spare computing it twice, and carry no derivative of their own: it is in the other inputs.
+    They save computing it twice, and are not differentiated: the derivative is in the other inputs.
     """
 
     n_repeated = 2
 
     def connection_pattern(self, node: Apply) -> list[list[bool]]:
-        """Tell that the repeated inputs are not differentiated."""
+        """Mark the repeated inputs as not differentiated."""
         n = len(node.outputs)
         return [[i < len(node.inputs) - self.n_repeated] * n for i in range(len(node.inputs))]
 
@@ -85,17 +91,14 @@ class GradientOp(TwinOp):
         outputs: Sequence[Variable],
         cotangents: Sequence[Variable],
     ) -> list[Variable]:
-        """Differentiate the twin, which is written without the repeated inputs."""
+        """Differentiate the symbolic form, which is written without the repeated inputs."""
         repeated = [gradient.DisconnectedType()() for _ in range(self.n_repeated)]
         own = inputs[: len(inputs) - self.n_repeated]
         return [*super().pullback(own, outputs, cotangents), *repeated]
 
 
 class SymmetricGradient(GradientOp):
-    """A gradient in a symmetric matrix, which its reader may ask for block by block.
-
-    Who needs each number once then never has the N × N array written.
-    """
+    """A gradient in a symmetric matrix that may be asked for block by block, so that it is never stored."""
 
     def lower_block(self, inputs: Sequence[Any], start: int, end: int) -> NDArray[np.float64]:
         """Compute [start:end, :end] from the numbers of the Op's inputs, as a new array."""
@@ -104,7 +107,7 @@ class SymmetricGradient(GradientOp):
 
 @node_rewriter([TwinOp])
 def _write_out(fgraph: Any, node: Apply) -> list[Variable]:
-    """Replace a twin Op by its symbolic form."""
+    """Replace an Op by its symbolic form."""
     return node.op.symbolic(*node.inputs)
 
 

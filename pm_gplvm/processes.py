@@ -12,9 +12,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from pm_gplvm.bound import InducingPosterior, WholeKernel
 from pm_gplvm.checks import Array
 from pm_gplvm.gaussian import GP, Patterns, column_patterns, single_columns
+from pm_gplvm.inducing_inputs import InducingKernel, InducingPosterior
 from pm_gplvm.kernels import (
     KERNELS,
     cross_covariance,
@@ -22,7 +22,7 @@ from pm_gplvm.kernels import (
     prior_slope_variance,
     prior_variance,
 )
-from pm_gplvm.rules import point_rule
+from pm_gplvm.psi import ONE_NODE
 from pm_gplvm.schema import (
     FEATURE,
     LATENT,
@@ -353,22 +353,20 @@ def _induced(fit: xr.DataTree, caller: str) -> Induced:
     sigma = float(noise_of(fit)[0, 0])
     W = known["X_inducing"].to_numpy()
     if "X_mean" in known:
-        mean, sd, rule = known["X_mean"].to_numpy(), known["X_sd"].to_numpy(), None
+        mean, sd, quadrature = known["X_mean"].to_numpy(), known["X_sd"].to_numpy(), None
     else:
         mean = draws_of(fit, "X", raw=True)[0, 0].to_numpy()
-        sd, rule = np.zeros_like(mean), point_rule(mean.shape[1])
+        sd, quadrature = np.zeros_like(mean), ONE_NODE
     unit = theta.get("lengthscale", 1.0)
-    whole = WholeKernel(
+    whole = InducingKernel(
         kernel,
         (mean / unit, sd / unit, W / unit),
         float(theta.get("amplitude", 1.0)),
         float(theta.get("bias", 0.0)),
-        rule=rule,
+        quadrature=quadrature,
     )
     if fit.attrs.get("approximation") == "fitc":
-        scalars = {n: float(v) for n, v in theta.items() if n != "lengthscale"}
-        prior = prior_variance(kernel, mean, **scalars)
-        posterior = whole.fitc_posterior(F, sigma, prior)
+        posterior, _, _ = whole.fitc_posterior(F, sigma)
     else:
         posterior = whole.posterior(F, sigma)
     return Induced(kernel, W, theta, sigma, posterior)

@@ -1,40 +1,164 @@
-"""The variational Bayesian GP-LVM: q(X) = ∏ N(μₙ, diag sₙ²), and the bound that it maximises."""
+"""Fits through inducing inputs: the mode of X and θ (sparse), and q(X) = ∏ N(μₙ, diag sₙ²) (variational).
 
+``fit_sparse`` is ``fit_variational`` without q(X). Both start from X and θ of the exact model.
+"""
+
+import math
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pymc as pm
+import pytensor
 import xarray as xr
 from pymc.distributions.transforms import LogTransform
 
-from pm_gplvm.approximations import build_variational
-from pm_gplvm.ascent import Optimum
-from pm_gplvm.bound import WholeKernel
-from pm_gplvm.checks import Array
-from pm_gplvm.inducing import (
+from pm_gplvm.approximate import (
+    INDUCING,
     Exact,
-    approximation_groups,
-    check_settings,
-    drawn,
-    earlier,
-    label_approximation,
-    named_values,
+    Method,
+    build_sparse,
+    build_variational,
     read_exact,
-    spread_rows,
 )
-from pm_gplvm.psi import CLOSED_FORM
+from pm_gplvm.ascent import (
+    CONVERGED,
+    INTERRUPTED,
+    LINE_SEARCH,
+    Optimum,
+    climb,
+    optima_positions,
+    optima_table,
+    relatively,
+)
+from pm_gplvm.checks import Array, count
+from pm_gplvm.compilation import compile_mode
+from pm_gplvm.density import LogDensity, compile_constrain, compile_log_density
+from pm_gplvm.inducing_inputs import InducingKernel
+from pm_gplvm.progress import Bar, progress_bar
+from pm_gplvm.psi import CLOSED_FORM, Quadrature, quasi_monte_carlo
 from pm_gplvm.results import as_fit
-from pm_gplvm.rules import Rule, fine_rule
-from pm_gplvm.search import search
+from pm_gplvm.schema import LATENT, OBS, THETA
 from pm_gplvm.starts import perturbed, start_values
-
-__all__ = ["fit_variational"]
+from pm_gplvm.threads import blas_threads as limit_threads
 
 _SPREAD, _NOISE = 0.2, 0.1  # of q, and of the noise, at the start
 _EXPLAINED = 0.01
+_FRESH = 3
+_ROUNDING = 1e-6  # of the objective: β tr K⁻¹Ψ₂ is large, and K's condition may be 1e6
+_STEP_THETA, _STEP_INDUCING, _STEP_SPREAD = 4.0, 2.0, 2.0  # found on the oil flow data
+
+Values = dict[str, Array]
+
+
+def fit_sparse(
+    model: pm.Model,
+    *,
+    n_inducing: int = 100,
+    method: Method = "vfe",
+    start: Any = "pca",
+    n_restarts: int = 0,
+    hold: int = 0,
+    maxiter: int = 5000,
+    tol: float = 1e-8,
+    random_seed: int | None = None,
+    progressbar: bool = True,
+    blas_threads: int | None = 1,
+) -> xr.DataTree:
+    """Find the mode of X and θ with inducing inputs, where N is too large for ``fit_map``.
+
+    Maximises the log-density of :func:`build_sparse` by L-BFGS. Cost: N M² for an evaluation; no
+    N × N matrix is formed.
+
+    Parameters
+    ----------
+    model : pm.Model
+        From :func:`build_model`.
+    n_inducing : int, default 100
+        M, the number of inducing inputs.
+    method : {"vfe", "fitc"}
+        See :func:`build_sparse`.
+    start : {"pca", "isomap", "random"}, array_like (N, Q), mapping or DataTree
+        As in :func:`fit_map`; the inducing inputs begin at rows that lie apart (k-means++), or
+        where an earlier sparse or variational fit has them.
+    n_restarts : int, default 0
+        Further starts, X and the inducing inputs moved at random.
+    hold : int, default 0
+        Iterations at first in which amplitude and sigma stay where they start.
+    maxiter, tol, random_seed, progressbar, blas_threads
+        As in :func:`fit_variational`.
+
+    Returns
+    -------
+    DataTree
+        A posterior of one chain and one draw. ``approximation``: ``X_inducing`` (inducing,
+        latent). ``sample_stats``: ``lp``, the objective, and ``log_likelihood``, the approximate
+        one. ``optima`` and ``trace`` as :func:`fit_variational` gives them.
+
+    Warns
+    -----
+    RuntimeWarning
+        If the best start did not converge, or X did not move.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is out of range, the model is not one of :func:`build_model`, or the
+        objective is not finite at the start.
+
+    References
+    ----------
+    Titsias, M. K. (2009). Variational learning of inducing variables in sparse Gaussian
+    processes. AISTATS, PMLR 5, 567-574.
+    Snelson, E., Ghahramani, Z. (2006). Sparse Gaussian processes using pseudo-inputs. NIPS 18.
+    Lawrence, N. D. (2007). Learning for larger datasets with the Gaussian process latent variable
+    model. AISTATS, PMLR 2, 243-250.
+
+    Examples
+    --------
+    >>> import pm_gplvm as gplvm
+    >>> model = gplvm.build_model(gplvm.load_digits(n=30))
+    >>> best = gplvm.fit_sparse(model, n_inducing=10, random_seed=1, progressbar=False)
+    >>> dict(best.posterior.sizes)
+    {'chain': 1, 'draw': 1, 'obs': 30, 'latent': 2}
+    """
+    approximation = build_sparse(model, n_inducing, method=method)
+    if "X" not in {rv.name for rv in model.free_RVs}:
+        raise ValueError("model must have a free variable 'X', got one that is held.")
+    ranked = _maximised(
+        model,
+        approximation,
+        start,
+        np.random.default_rng(random_seed),
+        n_restarts,
+        title="fit_sparse",
+        hold=hold,
+        maxiter=maxiter,
+        tol=tol,
+        progressbar=progressbar,
+        blas_threads=blas_threads,
+    )
+    best, ends = ranked[0][1], _ends(approximation, ranked)
+    (likelihood,) = approximation.replace_rvs_by_values([approximation["likelihood"]])
+    inputs = approximation.value_vars
+    value = pytensor.function(inputs, likelihood, on_unused_input="ignore", mode=compile_mode())
+    fit = _as_fit(
+        model,
+        ranked,
+        ends,
+        {"lp": best.objective, "log_likelihood": value(*[best.values[v.name] for v in inputs])},
+        method="sparse",
+        settings={"approximation": method, "start": start, "random_seed": random_seed},
+    )
+    if not best.converged:
+        warnings.warn(
+            f"fit_sparse {_unconverged(best)}. Go on with fit_sparse(model, start=fit), or raise maxiter.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return fit
 
 
 def fit_variational(
@@ -128,19 +252,16 @@ def fit_variational(
     >>> fit["approximation"]["X_sd"].dims
     ('obs', 'latent')
     """
-    check_settings(
-        tol, hold=(hold, 0), n_restarts=(n_restarts, 0), draws=(draws, 1), maxiter=(maxiter, 1)
-    )
+    count("draws", draws)
     approximation = build_variational(model, n_inducing)
-    exact, n_inducing = read_exact(model, n_inducing)
+    exact, _ = read_exact(model, n_inducing)
     rng = np.random.default_rng(random_seed)
-    first = _start_theta(model, start, start_values(model, start, rng))
-    exact_starts = [first, *(perturbed(model, first, start, rng) for _ in range(n_restarts))]
-    starts = [_start_of_q(model, values, n_inducing, rng) for values in exact_starts]
-    starts[0] |= earlier(start, starts[0])
-    ranked = search(
+    ranked = _maximised(
+        model,
         approximation,
-        starts,
+        start,
+        rng,
+        n_restarts,
         title="fit_variational",
         hold=hold,
         maxiter=maxiter,
@@ -148,136 +269,211 @@ def fit_variational(
         progressbar=progressbar,
         blas_threads=blas_threads,
     )
-    settings = {
-        "start": start if isinstance(start, str) else type(start).__name__,
-        "hold": hold,
-        "random_seed": random_seed,
-    }
-    return _as_tree(model, approximation, exact, ranked, draws, rng, settings)
+    best, ends = ranked[0][1], _ends(approximation, ranked)
+    X = rng.standard_normal((draws, *ends[0]["X_mean"].shape))
+    X *= ends[0]["X_sd"]
+    X += ends[0]["X_mean"]
+    found = _findings(exact, ends[0])
+    settings = {"explained": found.explained, "start": start, "hold": hold}
+    if found.quadrature_error is not None:
+        settings["rule_error"] = found.quadrature_error
+    fit = _as_fit(
+        model,
+        ranked,
+        ends,
+        {"lp": best.objective, "bound": found.bound},
+        method="variational",
+        settings=settings | {"random_seed": random_seed},
+        X=X,
+    )
+    for text in _problems(best, found):
+        warnings.warn(f"fit_variational: {text}.", RuntimeWarning, stacklevel=2)
+    return fit
 
 
-def _start_theta(model: pm.Model, start: Any, values: dict[str, Array]) -> dict[str, Array]:
-    """Little noise, and as many lengthscales along each dimension as it is long, unless given."""
-    if isinstance(start, xr.DataTree):
-        return values
-    X = values["X"]
-    reach = np.ptp(X, axis=0) / np.sqrt(5.0)
-    usual = {"sigma": np.array(_NOISE), "lengthscale": reach}
-    given = set(start) if isinstance(start, Mapping) else set()
-    for rv in model.free_RVs:
-        if (
-            rv.name in usual
-            and rv.name not in given
-            and isinstance(model.rvs_to_transforms[rv], LogTransform)
-        ):
-            name = model.rvs_to_values[rv].name
-            value = np.log(usual[rv.name])
-            values[name] = value if values[name].ndim == value.ndim else value.mean()
-    return values
-
-
-def _start_of_q(
-    model: pm.Model, values: dict[str, Array], n_inducing: int, rng: np.random.Generator
-) -> dict[str, Array]:
-    X = values["X"]
-    unit = named_values(model, values).get("lengthscale", 1.0)
-    spread = np.maximum(X.std(axis=0), 1e-300)
-    return {
-        **{name: value for name, value in values.items() if name != "X"},
-        "X_mean": X,
-        "X_sd_log__": np.log(np.broadcast_to(_SPREAD * spread, X.shape)),
-        "X_inducing": spread_rows(X / unit, n_inducing, rng) * unit,
-    }
-
-
-def _as_tree(
+def _maximised(
     model: pm.Model,
     approximation: pm.Model,
-    exact: Exact,
-    ranked: list[tuple[int, Optimum]],
-    draws: int,
+    start: Any,
     rng: np.random.Generator,
-    settings: Mapping[str, Any],
-) -> xr.DataTree:
-    best = ranked[0][1]
-    named = named_values(approximation, best.values)
-    mean, sd = named["X_mean"], named["X_sd"]
-    posterior = {
-        name: np.broadcast_to(value, (1, draws, *np.shape(value)))
-        for name, value in drawn(model, named).items()
+    n_restarts: int,
+    **settings: Any,
+) -> list[tuple[int, Optimum]]:
+    """Search from X and θ of the exact model and its restarts, with inducing inputs beside them.
+
+    Where the approximation has q(X), its means take the place of X.
+    """
+    for name, least in (("hold", 0), ("maxiter", 1)):
+        count(name, settings[name], least)
+    count("n_restarts", n_restarts, 0)
+    if not 0.0 < settings["tol"] < 1.0:
+        raise ValueError(f"tol must lie between 0 and 1, got {settings['tol']!r}.")
+    of_q = "X_mean" in approximation.named_vars
+    first = start_values(model, start, rng)
+    if of_q and not isinstance(start, xr.DataTree):
+        _set_theta(model, start, first)
+    starts = [first, *(perturbed(model, first, start, rng) for _ in range(n_restarts))]
+    named, n_inducing = _naming(model), len(approximation.coords[INDUCING])
+    for values in starts:
+        X, unit = values["X"], named(values).get("lengthscale", 1.0)
+        values["X_inducing"] = _spread_rows(X / unit, n_inducing, rng) * unit
+        if of_q:
+            spread = _SPREAD * np.maximum(X.std(axis=0), 1e-300)
+            values["X_sd_log__"] = np.log(np.broadcast_to(spread, X.shape))
+            values["X_mean"] = values.pop("X")
+    starts[0] |= _previous(start, starts[0])
+    return search(approximation, starts, **settings)
+
+
+def _set_theta(model: pm.Model, start: Any, values: Values) -> None:
+    """Set little noise, and the lengthscales to the range of X over √5, where they are not given."""
+    usual = {
+        "sigma": np.array(_NOISE),
+        "lengthscale": np.ptp(values["X"], axis=0) / np.sqrt(5.0),
     }
-    X = posterior["X"] = rng.standard_normal((1, draws, *mean.shape))
-    X *= sd
-    X += mean
-    groups = approximation_groups(approximation, named, ranked)
-    found = _findings(exact, named)
-    stats = {"lp": best.objective, "bound": found.bound}
+    given = set(start) if isinstance(start, Mapping) else set()
+    for rv in model.free_RVs:
+        free = rv.name in usual and rv.name not in given
+        if free and isinstance(model.rvs_to_transforms[rv], LogTransform):
+            name, value = model.rvs_to_values[rv].name, np.log(usual[rv.name])
+            values[name] = value if values[name].ndim == value.ndim else value.mean()
+
+
+def _spread_rows(X: Array, n_inducing: int, rng: np.random.Generator) -> Array:
+    """Choose rows that lie apart, by the seeding of k-means++."""
+    from sklearn.cluster import kmeans_plusplus
+
+    seed = int(rng.integers(2**31))
+    return np.asarray(kmeans_plusplus(X, n_inducing, random_state=seed)[0])
+
+
+def _previous(start: Any, values: Values) -> Values:
+    """Inducing inputs and q(X) of an earlier fit, where they have the shapes of these values."""
+    if not isinstance(start, xr.DataTree) or "approximation" not in start.children:
+        return {}
+    known = start["approximation"].to_dataset()
+    found = {name: known[name].to_numpy() for name in ("X_mean", "X_inducing") if name in known}
+    if "X_sd" in known:
+        found["X_sd_log__"] = np.log(known["X_sd"].to_numpy())
+    return {n: v for n, v in found.items() if n in values and v.shape == values[n].shape}
+
+
+def _naming(model: pm.Model) -> Callable[[Values], Values]:
+    """Compile the way from value variables to named ones, with the fixed of θ and inducing inputs."""
+    constrain = compile_constrain(model)
+    fixed = [model.named_vars[n] for n in (*THETA, "X_inducing") if n in model.named_vars]
+    held = {v.name: v.get_value() for v in fixed if hasattr(v, "get_value")}
+
+    def named(values: Values) -> Values:
+        known = constrain(*[values[v.name] for v in model.value_vars])
+        return {name: np.asarray(value) for name, value in (known | held).items()}
+
+    return named
+
+
+def _ends(approximation: pm.Model, ranked: Sequence[tuple[int, Optimum]]) -> list[Values]:
+    named = _naming(approximation)
+    return [named(optimum.values) for _, optimum in ranked]
+
+
+def _as_fit(
+    model: pm.Model,
+    ranked: list[tuple[int, Optimum]],
+    ends: list[Values],
+    stats: Mapping[str, Any],
+    *,
+    method: str,
+    settings: Mapping[str, Any],
+    X: Array | None = None,
+) -> xr.DataTree:
+    """Put the best optimum into a fit, once, or with each draw of X (draw, obs, latent)."""
+    (_, best), named, draws = ranked[0], ends[0], 1 if X is None else len(X)
+    names = {variable.name for variable in (*model.free_RVs, *model.deterministics)}
+    posterior = {n: np.repeat(v[None, None], draws, 1) for n, v in named.items() if n in names}
+    if X is not None:
+        posterior["X"] = X[None]
+    start = settings["start"]
+    dims = {"X_mean": (OBS, LATENT), "X_sd": (OBS, LATENT), "X_inducing": (INDUCING, LATENT)}
+    approximation = xr.Dataset({n: (d, named[n]) for n, d in dims.items() if n in named})
     fit = as_fit(
         model,
         posterior,
-        method="variational",
+        method=method,
         sample_stats={name: np.full((1, draws), value) for name, value in stats.items()},
         settings={
+            **settings,
+            "start": start if isinstance(start, str) else type(start).__name__,
             "n_inducing": len(named["X_inducing"]),
             "converged": int(best.converged),
-            "explained": found.explained,
-            **({} if found.rule_error is None else {"rule_error": found.rule_error}),
-            **settings,
         },
-        groups=groups,
+        groups={
+            "approximation": approximation,
+            "optima": optima_table(ranked),
+            **optima_positions([i for i, _ in ranked], ends),
+            "trace": xr.Dataset({"objective": ("evaluation", best.trace)}),
+        },
     )
-    label_approximation(fit)
-    _warn(best, found)
+    coords = fit["posterior"].to_dataset().coords
+    shared = {OBS, LATENT} & set(approximation.dims)
+    labels = {name: c for name, c in coords.items() if set(c.dims) <= shared}
+    fit["approximation"] = xr.DataTree(approximation.assign_coords(labels))
     return fit
 
 
 @dataclass(frozen=True)
 class _Findings:
-    """What there is to say of an optimum."""
+    """Bound, share of the table's variance explained, and error of the bound by quadrature, if any."""
 
     bound: float
     explained: float
-    """Share of the table's variance that the mean of the fitted functions takes up."""
-    rule_error: float | None
-    """By how much a rule of nodes misses the bound, measured by a finer one."""
+    quadrature_error: float | None
 
 
-def _findings(exact: Exact, named: Mapping[str, Array]) -> _Findings:
+def _findings(exact: Exact, named: Values) -> _Findings:
     F, mean, sd = exact.F, named["X_mean"], named["X_sd"]
     sigma = float(np.hypot(named["sigma"], exact.floor))
     size = float((F**2).sum()), *F.shape
-    whole = _statistics(exact, named)
+    whole = _inducing_kernel(exact, named)
     posterior = whole.posterior(F, sigma)
     likelihood = posterior.bound(*size)
     divergence = 0.5 * float((mean**2 + sd**2 - 1.0 - 2.0 * np.log(sd)).sum())
     rest = F - whole.psi1 @ posterior.weights
     error = None
     if exact.kernel not in CLOSED_FORM:
-        fine = _statistics(exact, named, fine_rule(exact.latent_dim))
-        error = likelihood - fine.posterior(F, sigma).bound(*size)
+        fine = _inducing_kernel(exact, named, quasi_monte_carlo(exact.latent_dim))
+        error = float(likelihood - fine.posterior(F, sigma).bound(*size))
     return _Findings(
         bound=likelihood - len(F) * exact.log_scale - divergence,
         explained=1.0 - float((rest**2).sum()) / size[0],
-        rule_error=error,
+        quadrature_error=error,
     )
 
 
-def _statistics(exact: Exact, named: Mapping[str, Array], rule: Rule | None = None) -> WholeKernel:
+def _inducing_kernel(
+    exact: Exact, named: Values, quadrature: Quadrature | None = None
+) -> InducingKernel:
     unit = named.get("lengthscale", 1.0)
-    places = named["X_mean"] / unit, named["X_sd"] / unit, named["X_inducing"] / unit
-    amplitude, bias = (float(named.get(name, d)) for name, d in (("amplitude", 1), ("bias", 0)))
+    positions = named["X_mean"] / unit, named["X_sd"] / unit, named["X_inducing"] / unit
+    scalars = (float(named.get(name, d)) for name, d in (("amplitude", 1), ("bias", 0)))
     # There will be no gradient: nothing need be kept for it.
-    return WholeKernel(exact.kernel, places, amplitude, bias, rule=rule, kept=np.empty((0, 0)))
+    nothing = np.empty((0, 0))
+    return InducingKernel(
+        exact.kernel, positions, *scalars, quadrature=quadrature, workspace=nothing
+    )
 
 
-def _warn(best: Optimum, found: _Findings) -> None:
-    explained, error, texts = found.explained, found.rule_error, []
+def _unconverged(best: Optimum) -> str:
+    return (
+        f"did not converge: {best.message} (objective {best.objective:.6g} after "
+        f"{best.evaluations} evaluations, largest gradient {best.gradient:.3g})"
+    )
+
+
+def _problems(best: Optimum, found: _Findings) -> list[str]:
+    explained, error, texts = found.explained, found.quadrature_error, []
     if not best.converged:
         go_on = "go on with fit_variational(model, start=fit) or raise maxiter"
-        texts.append(
-            f"it did not converge: {best.message} (objective {best.objective:.6g} after "
-            f"{best.evaluations} evaluations, largest gradient {best.gradient:.3g}); {go_on}"
-        )
+        texts.append(f"it {_unconverged(best)}; {go_on}")
     if explained < _EXPLAINED:
         texts.append(
             f"the signal was switched off: it explains {100 * explained:.2g} % of the table's variance; "
@@ -289,5 +485,145 @@ def _warn(best: Optimum, found: _Findings) -> None:
             f"the rule of nodes misses the bound by {error:+.3g}, so that it may not be a bound; take "
             "kernel='rbf' where the bound itself is compared"
         )
-    for text in texts:
-        warnings.warn(f"fit_variational: {text}.", RuntimeWarning, stacklevel=4)
+    return texts
+
+
+@dataclass(frozen=True)
+class InducedCoordinates:
+    """Vectors of positions in units of the lengthscale and θ in units that follow the curvature.
+
+    Names are those of value variables: ``positions`` are divided by the lengthscale; from ``spreads``,
+    logarithms, its logarithm is taken (``lengthscale``, None if it is fixed); what is ``held`` does
+    not move.
+    """
+
+    density: LogDensity
+    positions: tuple[str, ...]
+    spreads: tuple[str, ...]
+    lengthscale: str | None
+    steps: Mapping[str, float]
+    held: Mapping[str, Array]
+
+    def _pack(self, values: Mapping[str, Array]) -> Array:
+        moving = [name for name in self.density.names if name not in self.held]
+        return np.concatenate([np.ravel(values[name]) for name in moving])
+
+    def inward(self, values: Mapping[str, Array]) -> Array:
+        """Bring values of the model's variables into the optimiser's vector."""
+        inner = dict(values)
+        if self.lengthscale is not None:
+            log_lengthscale = values[self.lengthscale]
+            inner |= {n: values[n] / np.exp(log_lengthscale) for n in self.positions}
+            inner |= {n: values[n] - log_lengthscale for n in self.spreads}
+        return self._pack({name: inner[name] / self.steps[name] for name in inner})
+
+    def outward(self, vector: Array) -> dict[str, Array]:
+        """Bring the optimiser's vector back to values of the model's variables."""
+        values, start = dict(self.held), 0
+        for name, shape in zip(self.density.names, self.density.shapes, strict=True):
+            if name not in self.held:
+                end = start + math.prod(shape)
+                values[name] = self.steps[name] * vector[start:end].reshape(shape)
+                start = end
+        if self.lengthscale is not None:
+            log_lengthscale = values[self.lengthscale]
+            values |= {n: values[n] * np.exp(log_lengthscale) for n in self.positions}
+            values |= {n: values[n] + log_lengthscale for n in self.spreads}
+        return values
+
+    def __call__(self, vector: Array) -> tuple[float, Array]:
+        """Objective and gradient at the optimiser's vector."""
+        values = self.outward(vector)
+        value, flat = self.density(self.density.pack(values))
+        gradient = self.density.unpack(flat)
+        if self.lengthscale is not None:
+            log_lengthscale = values[self.lengthscale]
+            along: Any = sum((gradient[n] * values[n]).sum(axis=0) for n in self.positions)
+            along = along + sum(gradient[n].sum(axis=0) for n in self.spreads)
+            total = along if log_lengthscale.ndim else along.sum()
+            gradient[self.lengthscale] = gradient[self.lengthscale] + total
+            gradient |= {n: gradient[n] * np.exp(log_lengthscale) for n in self.positions}
+        return value, self._pack({n: g * self.steps[n] for n, g in gradient.items()})
+
+
+def induced_coordinates(
+    model: pm.Model, density: LogDensity, held: Mapping[str, Array]
+) -> InducedCoordinates:
+    """Choose the coordinates for a model with inducing inputs.
+
+    The units follow the curvature: N rows share θ, and about N / M of them an inducing input.
+    """
+    free = {rv.name: model.rvs_to_values[rv].name for rv in model.free_RVs}
+    lengthscale = free.get("lengthscale")
+    if lengthscale is not None:
+        transform = model.rvs_to_transforms[model["lengthscale"]]
+        lengthscale = lengthscale if isinstance(transform, LogTransform) else None
+    shapes = dict(zip(density.names, density.shapes, strict=True))
+    rows = free["X_mean"] if "X_mean" in free else free["X"]
+    n_rows, n_inducing = shapes[rows][0], shapes.get("X_inducing", (1,))[0]
+    steps = dict.fromkeys(density.names, _STEP_THETA / np.sqrt(n_rows))
+    steps |= {free[name]: 1.0 for name in ("X", "X_mean") if name in free}
+    steps |= {free[name]: _STEP_SPREAD for name in ("X_sd",) if name in free}
+    steps["X_inducing"] = _STEP_INDUCING * np.sqrt(n_inducing / n_rows)
+    positions = tuple(free[n] for n in ("X", "X_mean", "X_inducing") if n in free)
+    spreads = (free["X_sd"],) if "X_sd" in free else ()
+    return InducedCoordinates(density, positions, spreads, lengthscale, steps, held)
+
+
+def search(
+    model: pm.Model,
+    starts: Sequence[Mapping[str, Array]],
+    *,
+    title: str,
+    hold: int,
+    maxiter: int,
+    tol: float,
+    progressbar: bool,
+    blas_threads: int | None,
+) -> list[tuple[int, Optimum]]:
+    """Maximise from each start, amplitude and sigma held for the first ``hold`` iterations.
+
+    Returns the number of each start and where it ended, the best first.
+    """
+    free = induced_coordinates(model, compile_log_density(model), {})
+    names = [rv.name for rv in model.free_RVs if rv.name in ("amplitude", "sigma")]
+    keep = [model.rvs_to_values[model[name]].name for name in names] if hold else []
+    optima: list[Optimum] = []
+    with (
+        limit_threads(blas_threads),
+        progress_bar(title, len(starts), "starts", show=progressbar) as counter,
+    ):
+        for values in starts:
+            held = replace(free, held={name: values[name] for name in keep})
+            optima.append(_two_phases(free, held, values, hold, maxiter, tol, counter))
+            counter.finish(optima[-1].objective)
+            if optima[-1].message == INTERRUPTED:
+                break
+    return sorted(enumerate(optima), key=lambda item: -item[1].objective)
+
+
+def _two_phases(
+    free: InducedCoordinates,
+    held: InducedCoordinates,
+    values: Mapping[str, Array],
+    hold: int,
+    maxiter: int,
+    tol: float,
+    counter: Bar,
+) -> Optimum:
+    rule = relatively(tol)
+    ended = climb(held, values, hold if held.held else maxiter, rule, counter)
+    if held.held and ended.message != INTERRUPTED:
+        ended = ended.after(climb(free, ended.values, maxiter, rule, counter))
+    for _ in range(_FRESH):
+        # The line search gave up: for a poor memory of the curvature, which a fresh beginning has
+        # not, or because rounding is all that is left, and then a fresh one gains nothing.
+        if ended.message != LINE_SEARCH:
+            break
+        fresh = climb(free, ended.values, maxiter, rule, counter)
+        gain = fresh.objective - ended.objective
+        little = gain <= max(tol, _ROUNDING) * max(1.0, abs(ended.objective))
+        ended = ended.after(fresh)
+        if little:
+            ended = replace(ended, converged=True, message=CONVERGED)
+    return ended

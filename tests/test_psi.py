@@ -9,8 +9,7 @@ from numpy.polynomial.hermite_e import hermegauss
 from oracles import kernel_matrix
 
 from pm_gplvm import psi
-from pm_gplvm.psi import kept_shape, psi_statistics
-from pm_gplvm.rules import cubature, fine_rule, point_rule
+from pm_gplvm.psi import ONE_NODE, cubature, psi_statistics, quasi_monte_carlo, workspace_shape
 
 KERNELS = ("rbf", "linear", "matern32", "matern52")
 
@@ -48,7 +47,7 @@ def test_rbf_is_what_quadrature_finds(rng):
     nodes, weights = hermegauss(40)
     grid = np.stack(np.meshgrid(nodes, nodes), axis=-1).reshape(-1, 2)
     rule = grid, np.outer(weights, weights).ravel() / weights.sum() ** 2
-    closed, summed = psi_statistics("rbf", U, S, W), psi_statistics("rbf", U, S, W, rule=rule)
+    closed, summed = psi_statistics("rbf", U, S, W), psi_statistics("rbf", U, S, W, quadrature=rule)
     np.testing.assert_allclose(closed.psi1, summed.psi1, rtol=1e-9)
     np.testing.assert_allclose(closed.psi2, summed.psi2, rtol=1e-9)
 
@@ -98,7 +97,7 @@ def test_blocks_and_kept_rows_do_not_matter(rng, monkeypatch):
     monkeypatch.setattr(psi, "_BLOCK_SIZE", 1)  # then 16 rows a block
     for size in (0, 40 * 21, 10**6):  # none, two blocks and a part of the third, all
         monkeypatch.setattr(psi, "_KEPT_SIZE", size)
-        assert kept_shape(70, 6)[0] == min(70, size // 21)
+        assert workspace_shape(70, 6)[0] == min(70, size // 21)
         parts = psi_statistics("rbf", *arguments)
         for a, b in zip((parts.psi2, *parts.pullback(1.0, d1, d2)), expected, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-12)
@@ -119,7 +118,7 @@ def test_no_array_of_rows_and_pairs_is_formed(rng):
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_a_point_has_the_kernel_itself(kernel, rng):
     U, _, W = places(rng)
-    found = psi_statistics(kernel, U, np.zeros_like(U), W, rule=point_rule(3))
+    found = psi_statistics(kernel, U, np.zeros_like(U), W, quadrature=ONE_NODE)
     K = kernel_matrix(kernel, np.concatenate([U, W]))[:20, 20:]
     np.testing.assert_allclose(found.psi1, K, rtol=1e-10, atol=1e-12)
     np.testing.assert_allclose(found.psi2, K.T @ K, rtol=1e-10, atol=1e-12)
@@ -128,7 +127,7 @@ def test_a_point_has_the_kernel_itself(kernel, rng):
 def test_rbf_tends_to_the_kernel_as_q_narrows(rng):
     U, _, W = places(rng)
     narrow = psi_statistics("rbf", U, np.full_like(U, 1e-7), W)
-    point = psi_statistics("rbf", U, np.zeros_like(U), W, rule=point_rule(3))
+    point = psi_statistics("rbf", U, np.zeros_like(U), W, quadrature=ONE_NODE)
     np.testing.assert_allclose(narrow.psi1, point.psi1, rtol=1e-11)
     np.testing.assert_allclose(narrow.psi2, point.psi2, rtol=1e-11)
 
@@ -160,7 +159,7 @@ def test_a_rule_has_the_moments_of_a_standard_normal(Q):
     assert weights.sum() == pytest.approx(1.0)
     np.testing.assert_allclose(weights @ nodes, 0.0, atol=1e-13)
     np.testing.assert_allclose(nodes.T @ (weights[:, None] * nodes), np.eye(Q), atol=1e-12)
-    fine, same = fine_rule(Q)
+    fine, same = quasi_monte_carlo(Q)
     np.testing.assert_allclose(same @ fine, 0.0, atol=1e-12)
     np.testing.assert_allclose(fine.T @ (same[:, None] * fine), np.eye(Q), atol=1e-12)
 
@@ -183,6 +182,6 @@ def test_the_error_of_a_rule_is_as_stated(kernel, Q, spread, rng):
     ours = psi_statistics(kernel, U, S, W)
     draws = rng.standard_normal((10_000, Q))
     draws = np.concatenate([draws, -draws])
-    sampled = psi_statistics(kernel, U, S, W, rule=(draws, np.full(20_000, 1 / 20_000)))
+    sampled = psi_statistics(kernel, U, S, W, quadrature=(draws, np.full(20_000, 1 / 20_000)))
     for mine, theirs in ((ours.psi1, sampled.psi1), (ours.psi2, sampled.psi2)):
         assert np.abs(mine - theirs).max() < STATED[Q, spread] + 0.002

@@ -12,10 +12,10 @@ from oracles import column_logps, kernel_matrix
 from scipy.optimize import minimize
 
 import pm_gplvm as gplvm
-from pm_gplvm.bound import WholeKernel, bound_and_gradient
 from pm_gplvm.collapsed import CollapsedBound
 from pm_gplvm.gaussian import gram_factor
-from pm_gplvm.rules import point_rule
+from pm_gplvm.inducing_inputs import InducingKernel
+from pm_gplvm.psi import ONE_NODE
 
 THETA = {"amplitude": 1.3, "bias": 0.4, "sigma": 0.5}
 
@@ -24,10 +24,17 @@ def places(rng, N=20, M=6, Q=3):
     return rng.standard_normal((N, Q)), rng.uniform(0.1, 0.9, (N, Q)), rng.standard_normal((M, Q))
 
 
+def bound_and_gradient(kernel, where, F, *, amplitude, bias, sigma, n_columns, quadrature=None):
+    whole = InducingKernel(kernel, where, amplitude, bias, quadrature=quadrature)
+    return whole.bound_and_gradient(F, sigma, n_columns)
+
+
 def value(kernel, where, F, *, points=False, **theta):
-    rule = point_rule(where[0].shape[1]) if points else None
+    quadrature = ONE_NODE if points else None
     theta = THETA | theta
-    return bound_and_gradient(kernel, where, F, n_columns=F.shape[1], rule=rule, **theta)[0]
+    return bound_and_gradient(
+        kernel, where, F, n_columns=F.shape[1], quadrature=quadrature, **theta
+    )[0]
 
 
 @pytest.mark.parametrize(("kernel", "M"), [("rbf", 6), ("linear", 3)])
@@ -143,7 +150,7 @@ def test_the_posterior_of_inducing_values_predicts_as_the_exact_one(rng):
     """Points, and inducing inputs at all of them."""
     X, _, _ = places(rng, N=10, Q=2)
     F, new = rng.standard_normal((10, 3)), rng.standard_normal((4, 2))
-    whole = WholeKernel("matern32", (X, 0 * X, X), 1.3, 0.4, rule=point_rule(2))
+    whole = InducingKernel("matern32", (X, 0 * X, X), 1.3, 0.4, quadrature=ONE_NODE)
     posterior = whole.posterior(F, 0.5)
     K = kernel_matrix("matern32", np.concatenate([X, new]), amplitude=1.3, bias=0.4)
     inverse = np.linalg.inv(K[:10, :10] + 0.25 * np.eye(10))
@@ -162,7 +169,7 @@ def variables(Q, N=None, M=None):
 
 @pytest.mark.parametrize("kernel", ["rbf", "matern52", "linear"])
 @pytest.mark.parametrize("points", [False, True])
-def test_the_op_and_its_twin_agree(kernel, points, rng, mode):
+def test_the_op_and_its_symbolic_form_agree(kernel, points, rng, mode):
     U, S, W = places(rng, N=8, M=3, Q=3)
     numbers = [U, 0 * S if points else S, W, *THETA.values()]
     F = pytensor.shared(rng.standard_normal((8, 4)))
@@ -175,7 +182,7 @@ def test_the_op_and_its_twin_agree(kernel, points, rng, mode):
         np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-8)
 
 
-def test_jax_sees_the_twin(rng):
+def test_jax_sees_the_symbolic_form(rng):
     pytest.importorskip("jax", reason="JAX is not installed (the extra [jax])")
     where, F = places(rng, N=8, M=3, Q=2), rng.standard_normal((8, 4))
     inputs = variables(2, N=8, M=3)
