@@ -253,12 +253,12 @@ def _costs(report: Report) -> None:
 
 def _row_move_seconds(sampler, repeats: int) -> float:
     """CPU seconds to offer one row of one state its candidates."""
-    from pm_gplvm.rowjumps import RowMoves
+    from pm_gplvm.row_moves import RowUpdates
 
     posterior, ensemble = sampler.posterior, sampler.posterior.ensemble
     theta, lengthscale = posterior.theta(ensemble.draws(sampler.states), len(sampler.states))
     Z = ensemble.values(sampler.states)[ensemble.X] / lengthscale
-    moves = RowMoves(
+    updates = RowUpdates(
         Z,
         theta,
         posterior.F,
@@ -270,7 +270,7 @@ def _row_move_seconds(sampler, repeats: int) -> float:
     rows = np.arange(min(len(posterior.F), 20))
     started = time.process_time()
     for _ in range(repeats):
-        moves.sweep(rows, sampler.n_candidates)
+        updates.sweep(rows, sampler.n_candidates)
     return (time.process_time() - started) / repeats / len(rows) / len(Z)
 
 

@@ -46,7 +46,7 @@ def sample(
     r"""Draw from the posterior of the latent positions and the hyperparameters together.
 
     One iteration is, for each state, a short Hamiltonian trajectory in (Z = X / lengthscale,
-    ln θ); then moves that take rows to other places (see :mod:`pm_gplvm.rowjumps`); then, if there
+    ln θ); then moves that take rows to other places (see :mod:`pm_gplvm.row_moves`); then, if there
     are several replicas, swaps between powers β of the likelihood, 1 the posterior's own (see
     :mod:`pm_gplvm.exchange`). All of them leave the posterior of the stated model invariant.
 

@@ -13,9 +13,8 @@ from pm_gplvm.exchange import respaced, swap
 from pm_gplvm.kernels import KERNELS
 from pm_gplvm.likelihood import require_shared, standardised
 from pm_gplvm.model import describe, floor_of
-from pm_gplvm.pattern_moves import PatternMoves
+from pm_gplvm.row_moves import Proposal, RowUpdates, Theta
 from pm_gplvm.row_priors import RowPrior, compile_row_prior
-from pm_gplvm.rowjumps import Proposal, RowMoves, Theta
 from pm_gplvm.schema import THETA
 from pm_gplvm.trajectories import StepSizes, move
 
@@ -55,22 +54,8 @@ class Posterior:
 
     def theta(self, draws: dict[str, Array], n_states: int) -> tuple[Theta, Array]:
         """Read off the kernel at the states and its lengthscales, (R, 1, 1) or (R, 1, Q)."""
-
-        def each(name: str, default: float) -> Array:
-            value = draws.get(name, self.fixed.get(name, np.asarray(default)))
-            return value if name in draws else np.broadcast_to(value, (n_states, *value.shape))
-
-        scalars = (
-            each("amplitude", 1.0),
-            np.hypot(each("sigma", 0.0), self.floor),
-            each("bias", 0.0),
-        )
-        lengthscale = each("lengthscale", 1.0).reshape(n_states, 1, -1)
-        # Rows move in units of the lengthscale, and the linear part is in units of X.
-        of_linear = None
-        if KERNELS[self.kernel].summed:
-            of_linear = each("weight", 1.0)[:, None, None] * lengthscale
-        return Theta(self.kernel, *scalars, linear=of_linear), lengthscale
+        fixed = {n: np.broadcast_to(v, (n_states, *v.shape)) for n, v in self.fixed.items()}
+        return Theta.of(self.kernel, {**fixed, **draws}, n_states, self.floor)
 
 
 def compile_posterior(model: pm.Model) -> Posterior:
@@ -223,19 +208,18 @@ class Replicas:
             return prior(n, C * lengthscale, parts)
 
         Z = values[str(ensemble.X)] / lengthscale
-        kind = PatternMoves if np.isnan(posterior.F).any() else RowMoves
         try:
-            moves = kind(
+            updates = RowUpdates(
                 Z, theta, posterior.F, self._betas[rows], log_prior, self.proposal, self.rng
             )
         except np.linalg.LinAlgError:
             return np.zeros(len(states))  # where K is singular in rounding its rows stay
         N = len(posterior.F)
-        share = moves.sweep(self.rng.permutation(N)[: self.n_rows], self.n_candidates)
+        share = updates.sweep(self.rng.permutation(N)[: self.n_rows], self.n_candidates)
         if prior.factorises and _GROUPS[1] < N:
             for _ in range(max(self.n_rows // 10, 1)):
                 size = int(self.rng.integers(_GROUPS[0], _GROUPS[1] + 1))
-                moves.regrow(self.proposal.group(size, self.rng), self.n_candidates)
+                updates.block_update(self.proposal.block(size, self.rng), self.n_candidates)
         ensemble.positions(states)[:] = Z if ensemble.lengthscale else Z * lengthscale
         return share
 
