@@ -304,8 +304,9 @@ class RowUpdates:
         bare, present = [part.copy() for part in self.parts], np.ones(self.Z.shape[1])
         for n in rows:
             _remove(bare, n, present)
-        forth, Z, parts = self._inserted(rows, n_proposals, bare, present, keep=False)
-        back, *_ = self._inserted(rows, n_proposals, bare, present, keep=True)
+        parts = [part.copy() for part in bare]
+        forth, Z = self._insert_all(rows, n_proposals, parts, present, keep=False)
+        back, _ = self._insert_all(rows, n_proposals, bare, present, keep=True)
         accepted = np.log(self.rng.random(len(self.Z))) < forth - back
         self.Z[accepted] = Z[accepted]
         for mine, new in zip(self.parts, parts, strict=True):
@@ -313,11 +314,17 @@ class RowUpdates:
             mine.weights[accepted] = new.weights[accepted]
         return accepted
 
-    def _inserted(
-        self, rows: Iterable[int], n_proposals: int, bare: list[Part], present: Array, *, keep: bool
-    ) -> tuple[Array, Array, list[Part]]:
-        """Insert rows at chosen proposals, or where they were, and sum the log mean weights."""
-        parts, Z, present = [part.copy() for part in bare], self.Z.copy(), present.copy()
+    def _insert_all(
+        self,
+        rows: Iterable[int],
+        n_proposals: int,
+        parts: list[Part],
+        present: Array,
+        *,
+        keep: bool,
+    ) -> tuple[Array, Array]:
+        """Insert rows at chosen proposals, or where they were: the log mean weights' sum, and Z."""
+        Z, present = self.Z.copy(), present.copy()
         total = np.zeros(len(Z))
         for n in rows:
             C, *wide = self.proposal.draw(n, n_proposals, Z, present, self.rng)
@@ -328,7 +335,7 @@ class RowUpdates:
             total += top + np.log(np.exp(log_weights - top[:, None]).sum(axis=1))
             chosen = np.zeros(len(Z), dtype=int) if keep else choose(log_weights, self.rng)
             _insert(n, C, chosen, inserts, Z, present)
-        return total, Z, parts
+        return total, Z
 
     def weigh(
         self, n: int, C: Array, Z: Array, parts: list[Part], present: Array, wide: list[Array]
