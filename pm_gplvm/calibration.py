@@ -188,7 +188,7 @@ def _sampled(
     rng: np.random.Generator,
 ) -> dict[str, Array]:
     sampler = Replicas(
-        posterior, starts[:, None], np.ones(1), np.full(1, 0.03), n_candidates=32, rng=rng
+        posterior, starts[:, None], np.ones(1), np.full(1, 0.03), n_proposals=32, rng=rng
     )
     for _ in range(tune):
         sampler.iterate(tuning=True)

@@ -1,8 +1,8 @@
-"""Better places for single rows at a mode: what no gradient can find.
+"""Local search over single rows at a mode.
 
-A row that L-BFGS left on the wrong side of the others stays there. Here each is offered other
-places z, and takes the one of the highest p(z) p(yₙ given z and the other rows) if that is higher
-than where it lies. Between two climbs that raises the mode more than further random starts do.
+A row that L-BFGS left on the wrong side of the others stays there. Here other positions z are
+proposed to each row, and it takes the one of the highest p(z) p(yₙ given z and the other rows) if
+that is higher than at its own. Alternating with L-BFGS, this finds higher modes than restarts do.
 """
 
 from collections.abc import Mapping
@@ -22,24 +22,14 @@ from pm_gplvm.row_moves import Part, Proposal, Theta
 from pm_gplvm.row_priors import compile_row_prior
 from pm_gplvm.schema import THETA
 
-__all__ = ["Relocation"]
-
-_EXACT = 4  # of the candidates that fit best by their mean, so many get a variance
-_GAIN = 0.5  # nats by which another place must be better
+_EXACT = 4  # proposals of the smallest residuals, for which the variance is computed
+_GAIN = 0.5  # nats by which another position must be better
 
 
 class Relocation:
-    """Offers the rows of a model other places.
+    """Local search over the rows of a model, and what their expected curvature tells.
 
-    Parameters
-    ----------
-    model : pm.Model
-        One that :meth:`serves`.
-    rng : numpy.random.Generator
-    rows : ndarray of int, optional
-        Of these rows alone, as if there were no others.
-    n_proposals : int, default 64
-        Places offered to a row.
+    The model must be one that :meth:`serves`. With ``rows`` the others count as not observed.
     """
 
     def __init__(
@@ -63,7 +53,7 @@ class Relocation:
 
     @staticmethod
     def serves(model: pm.Model) -> bool:
-        """Whether a model has rows that can be moved by themselves, and a kernel of the table."""
+        """Whether single rows of a model can be moved, and its kernel is in the table."""
         described = describe(model)
         X = next((rv for rv in model.free_RVs if rv.name == "X"), None)
         return (
@@ -76,18 +66,7 @@ class Relocation:
         )
 
     def __call__(self, values: Mapping[str, Array]) -> tuple[dict[str, Array], int]:
-        """Move rows to better places.
-
-        Parameters
-        ----------
-        values : mapping
-            Of the model's value variables, by name.
-
-        Returns
-        -------
-        values : dict
-        n_moved : int
-        """
+        """Move rows to better positions: the values of the value variables, and how many moved."""
         theta, lengthscale = self._theta(values)
         Z = values["X"][self._rows][None] / lengthscale
         batch = [np.asarray(values[name])[None] for name in self._names]
@@ -108,19 +87,12 @@ class Relocation:
         return {**values, "X": X}, n_moved
 
     def log_volume(self, values: Mapping[str, Array], sd: float) -> float:
-        """Give the logarithm of the volume that the rows' positions take, each given the others.
+        """Log volume of the rows' positions, each given the others: -½ Σ_n ln|I + sd² B_n|.
 
-        -½ Σ_n ln|I + sd² B_n|, with B_n what row n's entries are expected to tell of its position: with
-        the slope m' of its conditional mean, the covariance S of its slopes and its variance V, all
-        given the other rows, B_n = (m' m'ᵀ + D S) / V. It is Laplace's determinant but for what rows
-        have in common, and bounded where that is not.
-
-        Parameters
-        ----------
-        values : mapping
-            Of the model's value variables, by name.
-        sd : float
-            Prior standard deviation of X.
+        B_n = (m' m'ᵀ + D S) / V is the expected information of row n's entries on its position: m' is
+        the slope of its conditional mean, S the covariance of its slopes and V its variance, all given
+        the other rows; sd is the prior standard deviation of X. Laplace's determinant has the terms
+        between rows too, but is not bounded.
         """
         theta, lengthscale = self._theta(values)
         X = values["X"][self._rows]
@@ -142,20 +114,10 @@ class Relocation:
         return float(-0.5 * np.linalg.slogdet(np.eye(Q) + sd**2 * information)[1].sum())
 
     def information(self, values: Mapping[str, Array]) -> Array:
-        """Give what the table is expected to tell of each dimension of X, by itself.
+        """Fisher's information of each dimension of X by itself, (Q, N, N), 0 for rows not in ``rows``.
 
-        Fisher's information of x_q (N,): with J_nm = ∂k(x_n, x_m)/∂x_nq and A = K⁻¹,
-        D (A ∘ J A Jᵀ + J A ∘ (J A)ᵀ), added up over columns that have the same rows observed.
-
-        Parameters
-        ----------
-        values : mapping
-            Of the model's value variables, by name.
-
-        Returns
-        -------
-        ndarray, shape (Q, N, N)
-            Of all rows, 0 for those that are left out.
+        With J_nm = ∂k(x_n, x_m)/∂x_nq and A = K⁻¹ it is D (A ∘ J A Jᵀ + J A ∘ (J A)ᵀ), summed over the
+        missingness patterns.
         """
         theta, lengthscale = self._theta(values)
         X = values["X"]
@@ -173,7 +135,7 @@ class Relocation:
         return information
 
     def _slopes(self, values: Mapping[str, Array]) -> Array:
-        """∂k(x, X)/∂x at each row, shape (N, Q, N)."""
+        """Slopes ∂k(x, X)/∂x at each row, shape (N, Q, N)."""
         X = values["X"][self._rows]
         return cross_slope(self._kernel, X, X, **self._parameters(values))
 
