@@ -223,18 +223,18 @@ def _coverage(report: Report) -> None:
 def _costs(report: Report) -> None:
     """CPU time of one iteration at four states against N, and of one row's move."""
     import pm_gplvm as gplvm
-    from pm_gplvm.chain_starts import begun
+    from pm_gplvm.joint import chain_starts
     from pm_gplvm.replicas import Replicas, compile_posterior
 
     rows = []
     for N in COSTS:
         model = gplvm.build_model(_standard(rows_of("oil", N, 2)), 2, scale="none", resolution=0)
         rng = np.random.default_rng(0)
-        model, starts = begun(model, "pca", 4, rng)
+        model, starts = chain_starts(model, "pca", 4, rng)
         posterior = compile_posterior(model)
         states = np.array([posterior.ensemble.state(values) for values in starts])
         sampler = Replicas(
-            posterior, states[:, None], np.ones(1), np.full(1, 0.01), n_candidates=64, rng=rng
+            posterior, states[:, None], np.ones(1), np.full(1, 0.01), n_proposals=64, rng=rng
         )
         sampler.iterate(tuning=True)
         repeats = max(3, 2000 // N)
@@ -253,12 +253,12 @@ def _costs(report: Report) -> None:
 
 def _row_move_seconds(sampler, repeats: int) -> float:
     """CPU seconds to offer one row of one state its candidates."""
-    from pm_gplvm.rowjumps import RowMoves
+    from pm_gplvm.row_moves import RowUpdates
 
     posterior, ensemble = sampler.posterior, sampler.posterior.ensemble
     theta, lengthscale = posterior.theta(ensemble.draws(sampler.states), len(sampler.states))
     Z = ensemble.values(sampler.states)[ensemble.X] / lengthscale
-    moves = RowMoves(
+    updates = RowUpdates(
         Z,
         theta,
         posterior.F,
@@ -270,7 +270,7 @@ def _row_move_seconds(sampler, repeats: int) -> float:
     rows = np.arange(min(len(posterior.F), 20))
     started = time.process_time()
     for _ in range(repeats):
-        moves.sweep(rows, sampler.n_candidates)
+        updates.sweep(rows, sampler.n_proposals)
     return (time.process_time() - started) / repeats / len(rows) / len(Z)
 
 

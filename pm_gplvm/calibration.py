@@ -183,7 +183,7 @@ def _sampled(
 ) -> Array:
     """Sample from each of the starts (C, P) without tempering: states, shape (draws · C, P)."""
     sampler = Replicas(
-        posterior, starts[:, None], np.ones(1), np.full(1, 0.03), n_candidates=32, rng=rng
+        posterior, starts[:, None], np.ones(1), np.full(1, 0.03), n_proposals=32, rng=rng
     )
     for _ in range(tune):
         sampler.iterate(tuning=True)

@@ -1,4 +1,4 @@
-"""The marginal likelihood of a model, from the replicas of a run."""
+"""The marginal likelihood of a model, from the temperatures of a run."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -9,8 +9,6 @@ from scipy.special import logsumexp
 
 from pm_gplvm.checks import Array
 from pm_gplvm.schema import require_fit
-
-__all__ = ["Evidence", "log_evidence"]
 
 
 @dataclass(frozen=True)
@@ -42,8 +40,8 @@ def log_evidence(fit: xr.DataTree, *, n_batches: int = 10) -> Evidence:
     fit : DataTree
         From :func:`sample` with ``beta_min=0``.
     n_batches : int, default 10
-        Stretches into which each chain is cut: the error comes from their scatter, so that it
-        counts the autocorrelation.
+        Batches of each chain: the error comes from their scatter, so that it includes the
+        autocorrelation.
 
     Returns
     -------
@@ -96,7 +94,7 @@ def log_evidence(fit: xr.DataTree, *, n_batches: int = 10) -> Evidence:
 
 
 def _error(terms: Array, lengths: list[int]) -> float:
-    """Compute the standard error by the jackknife over batches of draws (S, K - 1)."""
+    """Estimate the standard error by the jackknife over batches of draws (S, K - 1)."""
     ends = np.cumsum([0, *lengths])
     left_out = []
     for start, end in pairwise(ends):

@@ -3,26 +3,27 @@
 import json
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pymc as pm
+import pytensor.tensor as pt
 import xarray as xr
+from pymc.model.transform.conditioning import remove_value_transforms
+from pytensor.graph.basic import Variable
 
-from pm_gplvm.chain_starts import begun, plain
-from pm_gplvm.checks import count
+from pm_gplvm.adaptation import adapt, iterations
+from pm_gplvm.checks import Array, count
 from pm_gplvm.likelihood import mask_in
 from pm_gplvm.progress import Bar, progress_bar
-from pm_gplvm.recording import Record
+from pm_gplvm.record import Record
 from pm_gplvm.replicas import Posterior, Replicas, compile_posterior
 from pm_gplvm.schema import require_fit
+from pm_gplvm.starts import perturbed, start_values
 from pm_gplvm.store import check_writable, load, save
 from pm_gplvm.threads import blas_threads as limit_threads
-from pm_gplvm.tuning import iterations, tune_sampler
-
-__all__ = ["sample", "sample_more"]
 
 _CHECKPOINT = 60.0  # seconds between two writings of the store
 
@@ -45,36 +46,35 @@ def sample(
 ) -> xr.DataTree:
     r"""Draw from the posterior of the latent positions and the hyperparameters together.
 
-    One iteration is, for each state, a short Hamiltonian trajectory in (Z = X / lengthscale,
-    ln θ); then moves that take rows to other places (see :mod:`pm_gplvm.rowjumps`); then, if there
-    are several replicas, swaps between powers β of the likelihood, 1 the posterior's own (see
-    :mod:`pm_gplvm.exchange`). All of them leave the posterior of the stated model invariant.
+    One iteration has three kinds of transition, which all leave the posterior of the stated model
+    invariant: a short Hamiltonian trajectory in (Z = X / lengthscale, ln θ); Gibbs updates of single
+    rows and of blocks of them (see :mod:`pm_gplvm.row_moves`); and, with several replicas, swaps
+    between powers β of the likelihood, 1 the posterior's own (see :mod:`pm_gplvm.transitions`).
 
     Parameters
     ----------
     model : pm.Model
         From :func:`build_model`, with any prior on X that has a density.
     start : {"pca", "isomap", "random"}, array_like (N, Q), mapping, DataTree, or list of those
-        Where the chains begin, each moved at random; a list is dealt out to the chains in turn,
-        so that they can begin in different optima.
+        Where the chains begin, each perturbed at random. The elements of a list go to the chains in
+        turn, so that they can begin in different optima.
     draws, tune, chains : int
         Kept draws of each chain after ``tune`` iterations of adaptation, which are dropped.
     thin : int, default 1
         Iterations for each kept draw.
     replicas : int or "auto", default "auto"
-        Replicas of each chain. "auto" tries one, and sets up a ladder if the chains then
-        disagree, of as many replicas as let half of the swaps through; and leaves it again before
-        the draws if the chains agree from there on.
+        Replicas of each chain. "auto" tries one. If the chains then disagree it adds temperatures, as
+        many as let half of the swaps through, and drops them again before the draws if the chains
+        agree from there on.
     beta_min : float, default 0.3
         Power of the likelihood at the flattest replica. 0 is the prior, from which
-        :func:`log_evidence` can be computed: the ladder is kept then; it takes more replicas.
+        :func:`log_evidence` can be computed: the temperatures are kept then, and more are needed.
     n_candidates : int, default 64
-        Other places offered to a row at a time.
+        Positions proposed to a row at a time.
     random_seed : int, optional
     store : path, optional
-        A new ``.nc`` or ``.zarr`` to which the draws so far are written every minute. What an
-        interrupted run leaves there can be loaded, looked at and continued by
-        :func:`sample_more`.
+        A new ``.nc`` or ``.zarr`` to which the draws so far are written every minute. After an
+        interruption it can be loaded, and continued by :func:`sample_more`.
     progressbar : bool, default True
     blas_threads : int or None, default 1
 
@@ -83,9 +83,10 @@ def sample(
     DataTree
         ``posterior``: X and θ, raw: each draw in a frame of its own, see :func:`align`.
         ``sample_stats``: ``lp``, ``log_likelihood``, ``diverging``, ``acceptance_rate``,
-        ``moved`` (share of rows that found another place), ``n_steps``. ``tempering``: the
-        log-likelihood at every power ``beta``, and how often neighbours swapped. ``sampler``: what
-        :func:`sample_more` needs. An interrupted run (Ctrl-C) returns what there is.
+        ``moved`` (share of the updated rows that found another position), ``n_steps``.
+        ``tempering``: the log-likelihood at every power ``beta``, and the acceptance of the swaps.
+        ``sampler``: the state from which :func:`sample_more` goes on. An interrupted run (Ctrl-C)
+        returns the draws so far.
 
     Warns
     -----
@@ -118,13 +119,14 @@ def sample(
     counts["n_candidates"] = n_candidates
     if replicas != "auto":
         counts["replicas"] = replicas
-    _check_counts(**counts)
+    for name, value in counts.items():
+        count(name, value)
     if not 0.0 <= beta_min < 1.0:
         raise ValueError(f"beta_min must lie in [0, 1), got {beta_min!r}.")
     if store is not None:
         check_writable(Path(store), overwrite=False)
     rng = np.random.default_rng(random_seed)
-    model, starts = begun(model, start, chains, rng)
+    model, starts = chain_starts(model, start, chains, rng)
     posterior = compile_posterior(model)
     states = np.array([posterior.ensemble.state(values) for values in starts])
     settings = {"tune": tune, "thin": thin, "random_seed": random_seed}
@@ -137,11 +139,11 @@ def sample(
             states[:, None],
             np.ones(1),
             np.full(1, 0.01),
-            n_candidates=n_candidates,
+            n_proposals=n_candidates,
             rng=rng,
         )
         _check_start(sampler)
-        sampler = tune_sampler(sampler, tune, replicas, beta_min, steps)
+        sampler = adapt(sampler, tune, replicas, beta_min, steps)
         record = _run(model, sampler, draws, thin, settings, store, steps)
     return _finished(model, sampler, record, settings, store)
 
@@ -155,12 +157,12 @@ def sample_more(
     progressbar: bool = True,
     blas_threads: int | None = 1,
 ) -> xr.DataTree:
-    """Go on with the chains of an earlier run, exactly as if it had not ended.
+    """Continue the chains of a previous run, with the same draws as one longer run.
 
     Parameters
     ----------
     model : pm.Model
-        The very model that was sampled; :func:`rebuild_model` makes it again from the fit.
+        The model that was sampled; :func:`rebuild_model` makes it again from the fit.
     fit : DataTree or path
         From :func:`sample`, or the file to which it wrote.
     draws : int, default 1000
@@ -171,7 +173,7 @@ def sample_more(
     Returns
     -------
     DataTree
-        All draws, the earlier ones first.
+        All draws, those of ``fit`` first.
 
     Raises
     ------
@@ -188,7 +190,7 @@ def sample_more(
     >>> gplvm.sample_more(model, short, draws=10, progressbar=False).posterior.sizes["draw"]
     20
     """
-    _check_counts(draws=draws)
+    count("draws", draws)
     earlier = load(fit) if isinstance(fit, str | Path) else fit
     require_fit(earlier, "X", caller="sample_more")
     if "sampler" not in earlier.children:
@@ -197,7 +199,7 @@ def sample_more(
         )
     if store is not None:
         check_writable(Path(store), overwrite=False)
-    model = plain(model)
+    model = untransformed(model)
     posterior = compile_posterior(model)
     kept = earlier["sampler"].to_dataset()
     _check_same(model, posterior, earlier, kept)
@@ -216,16 +218,61 @@ def sample_more(
             kept["state"].to_numpy(),
             kept["beta"].to_numpy(),
             kept["step_size"].to_numpy(),
-            n_candidates=int(kept.attrs["n_candidates"]),
+            n_proposals=int(kept.attrs["n_candidates"]),
             rng=rng,
         )
         record = _run(model, sampler, draws, thin, settings, store, steps, record)
     return _finished(model, sampler, record, settings, store)
 
 
-def _check_counts(**counts: Any) -> None:
-    for name, value in counts.items():
-        count(name, value)
+def _bounded(model: pm.Model) -> Variable | None:
+    """X, if it is a free variable with a transform: rows are updated in its own units."""
+    if not isinstance(model, pm.Model):
+        raise TypeError(f"model must be a pm.Model, got {type(model).__name__}. See build_model.")
+    if not model.free_RVs:
+        raise ValueError("model must have a free variable, got every one fixed by a number.")
+    X = next((rv for rv in model.free_RVs if rv.name == "X"), None)
+    return X if X is not None and model.rvs_to_transforms[X] is not None else None
+
+
+def untransformed(model: pm.Model) -> pm.Model:
+    """Bring X into its own units, if it has a transform."""
+    X = _bounded(model)
+    return model if X is None else remove_value_transforms(model, [X])
+
+
+def chain_starts(
+    model: pm.Model, start: Any, chains: int, rng: np.random.Generator
+) -> tuple[pm.Model, list[dict[str, Array]]]:
+    """Bring X into its own units, and choose the values where each chain starts."""
+    X = _bounded(model)
+    starts = _starts(model, start, chains, rng)
+    if X is None:
+        return model, starts
+    transformed, transform = model.rvs_to_values[X].name, model.rvs_to_transforms[X]
+    for values in starts:
+        inner = pt.constant(values.pop(transformed))
+        values["X"] = transform.backward(inner, *X.owner.inputs).eval()
+    return remove_value_transforms(model, [X]), starts
+
+
+def _starts(
+    model: pm.Model, start: Any, chains: int, rng: np.random.Generator
+) -> list[dict[str, Array]]:
+    """Values for each chain, those of a list in turn, all perturbed."""
+    several = start if isinstance(start, Sequence) and not isinstance(start, str) else [start]
+    if any(isinstance(each, int | float) for each in several):
+        several = [start]
+    if not several:
+        raise ValueError("start must name at least one place to begin, got an empty list.")
+    values = [start_values(model, each, rng) for each in several]
+    chosen = [(values[c % len(values)], several[c % len(values)]) for c in range(chains)]
+    return [
+        perturbed(model, value, each, rng)
+        if isinstance(each, str)
+        else {name: v + 0.05 * rng.standard_normal(v.shape) for name, v in value.items()}
+        for value, each in chosen
+    ]
 
 
 def _check_start(sampler: Replicas) -> None:
@@ -248,7 +295,7 @@ def _run(
     steps: Bar,
     record: Record | None = None,
 ) -> Record:
-    """Draw, and write what there is to the store now and then."""
+    """Draw, and write the draws so far to the store every minute."""
     record = record or Record()
     written = time.monotonic()
     try:
@@ -286,7 +333,7 @@ def _finished(
 
 
 def _check_same(model: pm.Model, posterior: Posterior, fit: xr.DataTree, kept: xr.Dataset) -> None:
-    """Refuse to go on with another model or other data."""
+    """Raise if the model or its data differ from those of the fit."""
     length = kept.sizes["coordinate"]
     observed = fit["observed_data"][fit.attrs["observed"]].to_numpy()
     rv = model.observed_RVs[0]

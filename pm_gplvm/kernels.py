@@ -457,3 +457,34 @@ def _add_symmetric(product: Array, block: Array, Z1: Array, start: int, end: int
     """Add to A Z1 what one lower block of a symmetric A contributes, its mirror image included."""
     product[start:end] += block @ Z1[:end]
     product[:start] += block[:, :start].T @ Z1[start:end]
+
+
+def batch_cross_covariance(
+    kernel: str, A: Array, B: Array, amplitude: Array, weight: Array, bias: Array
+) -> Array:
+    """Evaluate k(A, B), without noise, at R states: (R, M, Q) and (R, N, Q) to (R, M, N).
+
+    A and B are in lengthscales. amplitude and bias are (R,); weight, of the linear part and in the
+    same units, is (R, 1, 1) or (R, 1, Q).
+    """
+    entry = KERNELS[kernel]
+    across = B.transpose(0, 2, 1)
+    if entry.scaled is None:
+        K = np.zeros((len(A), A.shape[1], B.shape[1]))
+    else:
+        s = distances_from_products(A, B, A @ across)
+        s *= entry.unit
+        K = entry.scaled(s, np.log(amplitude**2)[:, None, None], np)[0]
+    if entry.linear:
+        K += (A * weight**2) @ across
+    if bias.any():
+        K += (bias**2)[:, None, None]
+    return K
+
+
+def distances_from_products(A: Array, B: Array, inner: Array) -> Array:
+    """Compute ‖a - b‖² from the inner products (R, M, N), which are overwritten."""
+    inner *= -2.0
+    inner += (A**2).sum(axis=-1)[:, :, None]
+    inner += (B**2).sum(axis=-1)[:, None, :]
+    return np.maximum(inner, 0.0, out=inner)

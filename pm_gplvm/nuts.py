@@ -18,9 +18,6 @@ from pm_gplvm.spec import ModelSpec
 from pm_gplvm.starts import start_values
 from pm_gplvm.threads import blas_threads as limit_threads
 
-__all__ = ["sample_theta"]
-
-
 _STATS = {
     "logp": "lp",
     "diverging": "diverging",
@@ -48,27 +45,27 @@ def sample_theta(
 ) -> xr.DataTree:
     """Sample the hyperparameters by NUTS (nutpie), the latent positions held at ``X``.
 
-    The target is p(θ | X, Y). It says how well θ is known for *this* embedding, and nothing
-    about the embedding's own uncertainty.
+    The target is p(θ | X, Y): how well θ is known for *this* embedding. It has nothing of the
+    uncertainty of X.
 
     Parameters
     ----------
     model : pm.Model
         From :func:`build_model`, or your own with latent positions ``X``.
     X : DataTree or array_like, shape (N, Q)
-        A fit of one draw, such as :func:`fit_marginal` returns (its θ is then where the chains
-        begin, each moved at random), or positions.
+        A fit of one draw, such as :func:`fit_marginal` returns, or positions. The chains begin at the
+        θ of a fit, each perturbed at random.
     draws, tune, chains : int
         Kept draws and warm-up draws a chain.
     cores : int, default 1
-        Chains that run at once. Under the Python backend they share the interpreter, and below
-        a thousand rows they are faster one after the other.
+        Chains that run at once. With the Python backend they share the interpreter: below a thousand
+        rows they are faster one after the other.
     random_seed : int, optional
     progressbar : bool, default True
     blas_threads : int or None, default 1
         Threads of the linear algebra in each chain.
     backend : {"python", "numba", "jax"}, default "python"
-        What compiles the model. Numba takes minutes to, and spares some 0.2 ms an evaluation.
+        What compiles the model. Numba takes minutes to compile, and saves some 0.2 ms an evaluation.
     compile_kwargs : mapping, optional
         Handed to ``pytensor.function``.
 
@@ -81,8 +78,8 @@ def sample_theta(
     Warns
     -----
     RuntimeWarning
-        If there are divergences, or R-hat or the effective sample size say that the chains
-        have not converged.
+        If there are divergences, or the chains have not converged by R-hat or the effective sample
+        size.
 
     Raises
     ------
@@ -175,7 +172,7 @@ def _positions(spec: ModelSpec, X: Any) -> tuple[Array, dict[str, Array]]:
 
 
 def _run(density: LogDensity, start: Array, **settings: Any) -> xr.DataTree:
-    """Run nutpie on a Python function; each chain gets a copy, as none may be shared by threads."""
+    """Run nutpie on a Python function: each chain gets a copy, as threads must not share one."""
     import nutpie
     from nutpie.compiled_pyfunc import from_pyfunc
 
@@ -197,12 +194,12 @@ def _run(density: LogDensity, start: Array, **settings: Any) -> xr.DataTree:
         ["vector"],
         make_initial_point_fn=initial,
     )
-    # θ are few and correlated: a metric that knows of it takes half the steps.
+    # θ are few and correlated: a low-rank metric takes half the steps.
     return nutpie.sample(compiled, save_warmup=False, adaptation="low_rank", **settings)
 
 
 def _constrained(model: pm.Model, density: LogDensity, vectors: Array) -> dict[str, Array]:
-    """From (chain, draw, parameter) to named, untransformed variables."""
+    """Turn vectors (chain, draw, parameter) into named, untransformed variables."""
     constrain = compile_constrain(model)
     chains, draws = vectors.shape[:2]
     points = [constrain(*density.unpack(v).values()) for v in vectors.reshape(chains * draws, -1)]
@@ -215,15 +212,13 @@ def _constrained(model: pm.Model, density: LogDensity, vectors: Array) -> dict[s
 
 
 def _warn(fit: xr.DataTree) -> None:
-    """Say what speaks against the draws."""
+    """Warn of divergences, R-hat and the effective sample size."""
     import arviz_stats
 
     posterior = fit["posterior"].to_dataset()
     divergences = int(fit["sample_stats"]["diverging"].sum())
     chains = posterior.sizes["chain"]
-    rhats = (
-        arviz_stats.rhat(posterior).data_vars.values() if chains > 1 else ()
-    )  # one tells nothing
+    rhats = arviz_stats.rhat(posterior).data_vars.values() if chains > 1 else ()
     rhat = max((float(v.max()) for v in rhats), default=1.0)
     ess = min(float(v.min()) for v in arviz_stats.ess(posterior).data_vars.values())
     wanted = 100 * chains

@@ -1,4 +1,4 @@
-"""What a model believes before it sees the table: draws of X, θ and Y, and checks of them."""
+"""Draws of X, θ and Y from the prior, and checks of them."""
 
 from typing import Any
 
@@ -17,8 +17,6 @@ from pm_gplvm.schema import OBS
 from pm_gplvm.spec import ModelSpec
 from pm_gplvm.threads import blas_threads
 
-__all__ = ["check_prior", "sample_prior"]
-
 _SHARES = np.linspace(0.0, 1.0, 101)  # of the sorted numbers, at which distributions are compared
 _MOST_COMPONENTS = 20
 _MOST_DRAWS = 200
@@ -27,9 +25,9 @@ _MOST_DRAWS = 200
 def sample_prior(
     model: pm.Model, *, draws: int = 500, random_seed: int | None = None
 ) -> xr.DataTree:
-    """Draw X, θ and Y from the model, the table not looked at but for its mean and scale.
+    """Draw X, θ and Y from the prior; only the mean and scale of the table are used.
 
-    What ``pm.sample_prior_predictive`` draws, compiled in a second instead of a minute.
+    The draws are those of ``pm.sample_prior_predictive``, compiled in a second instead of a minute.
 
     Parameters
     ----------
@@ -100,9 +98,9 @@ def sample_prior(
 
 
 def check_prior(prior: xr.DataTree, fit: xr.DataTree | None = None) -> xr.Dataset:
-    """Sum up each drawn table, and the observed one, in numbers that no rotation of X changes.
+    """Summarise each drawn table, and the observed one, in numbers that no rotation of X changes.
 
-    At most 200 draws are looked at.
+    At most 200 draws are used.
 
     Parameters
     ----------
@@ -171,7 +169,7 @@ def _distances(tree: xr.DataTree, group: str) -> Array:
 def _variances(table: Array) -> Array:
     """Shares of variance of the principal components of a table of shape (D, N)."""
     D, N = table.shape
-    if np.isnan(table).any():  # a table with holes has no eigenvalues
+    if np.isnan(table).any():  # an incomplete table has no eigenvalues
         return np.full(min(D, N, _MOST_COMPONENTS), np.nan)
     centred = table - table.mean(axis=1, keepdims=True)
     gram = centred.T @ centred if N <= D else centred @ centred.T

@@ -11,7 +11,7 @@ from scipy.special import logsumexp
 from scipy.stats import multivariate_normal, norm, qmc
 
 import pm_gplvm as gplvm
-from pm_gplvm import chain_starts, joint
+from pm_gplvm import joint
 
 THETA = {"lengthscale": 0.8, "amplitude": 1.2, "sigma": 0.5}
 QUIET = {"progressbar": False, "random_seed": 1}
@@ -208,7 +208,7 @@ def test_any_prior_on_x(prior, Y):
 def test_starts_are_dealt_out(Y):
     model = gplvm.build_model(Y)
     places = [np.zeros((12, 2)) + np.arange(12)[:, None] * k for k in (1.0, 5.0)]
-    found = chain_starts._starts(model, places, 4, np.random.default_rng(0))
+    found = joint._starts(model, places, 4, np.random.default_rng(0))
     assert [round(float(values["X"][11, 0]) / 11) for values in found] == [1, 5, 1, 5]
 
 

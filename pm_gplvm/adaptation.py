@@ -1,4 +1,4 @@
-"""Adaptation of the sampler: step sizes, and whether and which temperatures are needed."""
+"""Adaptation of the sampler: step sizes, and the schedule of temperatures where one is needed."""
 
 from collections.abc import Iterator
 from copy import copy
@@ -7,32 +7,25 @@ import numpy as np
 import xarray as xr
 
 from pm_gplvm.checks import Array
-from pm_gplvm.exchange import ladder
 from pm_gplvm.progress import Bar
 from pm_gplvm.replicas import Iteration, Replicas
+from pm_gplvm.transitions import first_schedule
 
-__all__ = ["iterations", "tune_sampler"]
-
-_FIRST_LADDER = 10  # replicas until the first swaps have told how many it takes
+_FIRST_REPLICAS = 10  # replicas until the first swaps have told how many it takes
 _HOTTEST_START = 0.05  # power of the likelihood from which the chains are cooled
 _MIXED = 1.25  # R-hat between chains above which they disagree
 _TOO_FEW = 20  # iterations that tell nothing
 
 
-def tune_sampler(
+def adapt(
     sampler: Replicas, tune: int, replicas: int | str, beta_min: float, steps: Bar
 ) -> Replicas:
     """Adapt step sizes, and temperatures where there are several.
 
-    The chains are cooled to β = 1 at first, so that they leave the optima in which they began.
-    With "auto" it is then seen whether they agree. If not, a ladder of temperatures brings them
-    to where the posterior has its weight, and it is seen whether they agree without it from there
-    on, as they do if what kept them apart had hardly any.
-
-    Returns
-    -------
-    Replicas
-        The sampler to go on with.
+    The chains are first cooled to β = 1, so that they leave the optima in which they began. With
+    "auto", temperatures are added if the chains then disagree: they bring them to where the posterior
+    has its weight. They are dropped again if the chains agree without them from there on. Returns the
+    sampler to go on with.
     """
     wanted = None if replicas == "auto" else int(replicas)
     judged = wanted is None and beta_min > 0.0
@@ -44,14 +37,14 @@ def tune_sampler(
             return _learn(sampler, left, steps)
     if wanted == 1:
         return _learn(sampler, left, steps)
-    sampler.spread(ladder(wanted or _FIRST_LADDER, beta_min))
+    sampler.temper(first_schedule(wanted or _FIRST_REPLICAS, beta_min))
     for part in (eighth, 2 * eighth):
         left -= part
         swapped = [step.swapped for step in iterations(sampler, part, steps, tuning=True)]
-        sampler.respace(np.mean(swapped[len(swapped) // 4 :], axis=0), wanted)
+        sampler.adapt_schedule(np.mean(swapped[len(swapped) // 4 :], axis=0), wanted)
     if judged:
         untempered = copy(sampler)
-        untempered.spread(np.ones(1))
+        untempered.temper(np.ones(1))
         left -= 2 * eighth
         if _agrees(untempered, 2 * eighth, steps):
             sampler = untempered
@@ -59,7 +52,7 @@ def tune_sampler(
 
 
 def iterations(sampler: Replicas, n: int, steps: Bar, *, tuning: bool) -> Iterator[Iteration]:
-    """Iterate, and show it."""
+    """Iterate, and show the progress."""
     for _ in range(n):
         iteration = sampler.iterate(tuning=tuning)
         steps.advance(
@@ -70,7 +63,7 @@ def iterations(sampler: Replicas, n: int, steps: Bar, *, tuning: bool) -> Iterat
 
 
 def _learn(sampler: Replicas, n: int, steps: Bar) -> Replicas:
-    """Iterate for the step sizes' sake."""
+    """Iterate, adapting the step sizes."""
     for _ in iterations(sampler, n, steps, tuning=True):
         pass
     return sampler
@@ -86,12 +79,12 @@ def _cool(sampler: Replicas, n: int, steps: Bar) -> int:
 
 
 def _agrees(sampler: Replicas, n: int, steps: Bar) -> bool:
-    """Iterate, and see whether the chains agree in the latter two thirds."""
-    seen = [_watched(sampler) for _ in iterations(sampler, n, steps, tuning=True)]
+    """Iterate; whether the chains agree in the latter two thirds."""
+    seen = [_invariants(sampler) for _ in iterations(sampler, n, steps, tuning=True)]
     return n >= _TOO_FEW and _disagreement(np.array(seen[n // 3 :])) <= _MIXED
 
 
-def _watched(sampler: Replicas) -> Array:
+def _invariants(sampler: Replicas) -> Array:
     """Invariants of each chain by which agreement is judged, shape (C, V)."""
     states = sampler.by_chain(sampler.states)[:, 0]
     log_likelihood = sampler.by_chain(sampler.known.log_likelihood)[:, 0]
@@ -108,5 +101,5 @@ def _disagreement(seen: Array) -> float:
     import arviz_stats
 
     values = xr.DataArray(seen, dims=("draw", "chain", "variable")).transpose("chain", "draw", ...)
-    rhat = arviz_stats.rhat(values.to_dataset(name="watched"))["watched"].to_numpy()
+    rhat = arviz_stats.rhat(values.to_dataset(name="invariants"))["invariants"].to_numpy()
     return float(np.nanquantile(rhat, 0.95))  # a short run's largest is large by chance

@@ -1,15 +1,15 @@
-"""Replica exchange: swaps, ladders, and the draws of a bimodal target."""
+"""Parallel tempering: swaps and schedules of temperatures."""
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from pm_gplvm.exchange import ladder, respaced, swap
+from pm_gplvm.transitions import adapted_schedule, first_schedule, swap
 
 
 @pytest.mark.parametrize(("n", "low"), [(5, 0.2), (8, 0.0), (2, 0.5)])
-def test_ladder(n, low):
-    beta = ladder(n, low)
+def test_first_schedule(n, low):
+    beta = first_schedule(n, low)
     assert beta[0] == 1.0
     assert beta[-1] == pytest.approx(low)
     assert len(beta) == n
@@ -17,7 +17,7 @@ def test_ladder(n, low):
 
 
 def test_one_replica_is_the_posterior():
-    assert ladder(1, 0.3).tolist() == [1.0]
+    assert first_schedule(1, 0.3).tolist() == [1.0]
 
 
 def test_swaps_leave_the_joint_law_invariant(rng):
@@ -44,12 +44,12 @@ def test_respacing_makes_rejections_equal():
     """With rejections proportional to the steps in ln β the answer is known."""
     beta = np.array([1.0, 0.9, 0.5, 0.3, 0.2])
     acceptance = 1.0 - 0.3 * -np.diff(np.log(beta))
-    new = respaced(beta, acceptance, 7)
+    new = adapted_schedule(beta, acceptance, 7)
     assert new[0] == 1.0
     assert new[-1] == 0.2
     np.testing.assert_allclose(np.diff(np.log(new)), np.log(0.2) / 6, rtol=0.25)
 
 
 def test_as_many_replicas_as_let_half_of_the_swaps_through():
-    assert len(respaced(np.linspace(1, 0.2, 9), np.full(8, 0.25), None)) == 13
-    assert len(respaced(np.linspace(1, 0.2, 9), np.full(8, 0.95), None)) == 2
+    assert len(adapted_schedule(np.linspace(1, 0.2, 9), np.full(8, 0.25), None)) == 13
+    assert len(adapted_schedule(np.linspace(1, 0.2, 9), np.full(8, 0.95), None)) == 2

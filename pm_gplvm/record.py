@@ -1,4 +1,4 @@
-"""What a sampler keeps of its draws, and the fit that is made of them."""
+"""The record of a sampler's draws, and the fit that is made of it."""
 
 import json
 from collections.abc import Mapping
@@ -14,12 +14,10 @@ from pm_gplvm.checks import Array
 from pm_gplvm.replicas import Iteration, Replicas
 from pm_gplvm.results import as_fit
 
-__all__ = ["Record"]
-
 
 @dataclass
 class Record:
-    """What was kept of the draws so far, one entry a draw."""
+    """The draws so far, one entry each."""
 
     states: list[Array] = field(default_factory=list)  # those not yet in ``named``
     log_likelihood: list[Array] = field(default_factory=list)
@@ -31,7 +29,7 @@ class Record:
 
     @classmethod
     def of(cls, fit: xr.DataTree) -> "Record":
-        """Take up an earlier fit's draws."""
+        """Read the draws of a previous fit."""
         record = cls()
         stats = fit["sample_stats"].to_dataset()
         names = [str(n) for n in stats.data_vars if n not in ("lp", "log_likelihood")]
@@ -47,7 +45,7 @@ class Record:
         return record
 
     def add(self, sampler: Replicas, iterations: list[Iteration]) -> None:
-        """Keep the present states as a draw."""
+        """Record the present states as a draw."""
         first = sampler.by_chain(sampler.states)[:, 0].copy()
         log_likelihood = sampler.by_chain(sampler.known.log_likelihood).copy()
         prior = sampler.by_chain(sampler.known.log_prior)[:, 0]
@@ -67,7 +65,7 @@ class Record:
         )
 
     def interrupt(self) -> None:
-        """Note that the run was broken off, and drop a draw that was not kept whole."""
+        """Mark the run as interrupted, and drop an incomplete draw."""
         self.interrupted = True
         whole = len(self.stats)
         written = next(iter(self.named.values())).shape[1] if self.named else 0
@@ -76,7 +74,7 @@ class Record:
             del kept[whole:]
 
     def tree(self, model: pm.Model, sampler: Replicas, settings: Mapping[str, Any]) -> xr.DataTree:
-        """Make a fit of what there is."""
+        """Make a fit of the draws so far."""
         if self.states:
             states = np.stack(self.states, axis=1)
             chains, new = states.shape[:2]
@@ -103,7 +101,7 @@ class Record:
             },
             attrs={
                 "generator": json.dumps(sampler.rng.bit_generator.state),
-                "n_candidates": int(sampler.n_candidates),
+                "n_candidates": int(sampler.n_proposals),
             },
         )
         stats = {name: np.stack([s[name] for s in self.stats], axis=1) for name in self.stats[0]}
