@@ -14,14 +14,20 @@ from scipy.spatial import cKDTree
 from pm_gplvm.checks import Array, count
 from pm_gplvm.draws import Draw, data_of, each_draw
 from pm_gplvm.model import build_model
-from pm_gplvm.neighbourhood import Neighbourhood, compile_neighbourhood
 from pm_gplvm.newrows import new_table
 from pm_gplvm.progress import Pieces
 from pm_gplvm.schema import FEATURE, OBS, THETA, draws_of, require_fit
 from pm_gplvm.starts import start_values
-from pm_gplvm.stochastic import check_rates, neighbors_of, spread, walk_fit
+from pm_gplvm.stochastic import (
+    Neighbourhood,
+    Optimiser,
+    check_rates,
+    checked_neighbors,
+    compile_neighbourhood,
+    optimised_fit,
+    total_sd,
+)
 from pm_gplvm.threads import blas_threads as limit_threads
-from pm_gplvm.walk import Walk
 
 __all__ = ["update"]
 
@@ -117,7 +123,7 @@ def update(
     F, mean, scale = data_of(fit, caller="update")
     new = _new_rows(fit, Y_new)
     N, S = len(F), len(new)
-    R = neighbors_of(n_neighbors, N + S)
+    R = checked_neighbors(n_neighbors, N + S)
     steps = _STEPS_EACH * S if steps is None else steps
     count("steps", steps)
 
@@ -136,17 +142,17 @@ def update(
         Pieces("update", int(steps), "steps", progressbar) as progress,
     ):
         X[N:] = draw.X[_likeliest(density, draw.X, theta, places, R)]
-        walk = Walk(
+        optimiser = Optimiser(
             _Held(density, draw.X, hold),
             X,
             theta,
             n_neighbors=R,
-            rates=(learning_rate * spread(draw.X), learning_rate_theta),
+            rates=(learning_rate * total_sd(draw.X), learning_rate_theta),
             momentum=momentum,
-            drawn=np.arange(N, N + S),
+            first=np.arange(N, N + S),
         )
         for taken in range(steps):
-            walk.step(rng, 1.0 - taken / steps)
+            optimiser.step(rng, 1.0 - taken / steps)
             progress.advance()
     settings = {
         "hold": hold if np.isfinite(hold) else "inf",
@@ -158,7 +164,7 @@ def update(
         "momentum": momentum,
         "random_seed": random_seed,
     }
-    return walk_fit(model, density, walk, sample, "update", settings)
+    return optimised_fit(model, density, optimiser, sample, "update", settings)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from pm_gplvm.checks import Array
 from pm_gplvm.compilation import compile_mode
 from pm_gplvm.objective import likelihood_and_prior
 
-__all__ = ["RowPrior", "compile_row_prior"]
+__all__ = ["RowPrior", "compile_row_prior", "row_parameters"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def compile_row_prior(model: pm.Model) -> RowPrior:
         pt.tensor(v.name, shape=(None, *(None,) * v.type.ndim), dtype=v.type.dtype) for v in values
     ]
     row, candidates = pt.lscalar("row"), pt.dtensor3("candidates")
-    parameters = None if _others_depend_on(model, rv) else _row_parameters(rv, row)
+    parameters = None if _others_depend_on(model, rv) else row_parameters(rv, row)
     if parameters is None:
         density = _whole_prior(model, row, candidates, batch)
     else:
@@ -85,8 +85,8 @@ def _others_depend_on(model: pm.Model, X: Variable) -> bool:
     return X in set(ancestors(others)) or len(model.observed_RVs) > 1
 
 
-def _row_parameters(X: Variable, row: Variable) -> list[Variable] | None:
-    """Parameters of one row of X, if its own distribution treats its rows apart."""
+def row_parameters(X: Variable, row: Variable) -> list[Variable] | None:
+    """Parameters of a row of X, or of some rows, if its own distribution treats its rows apart."""
     op = X.owner.op
     if not isinstance(op, RandomVariable) or X.ndim != 2 or op.ndim_supp > 1:
         return None
