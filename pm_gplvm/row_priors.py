@@ -94,7 +94,8 @@ def row_parameters(X: Variable, row: Variable) -> list[Variable] | None:
     for parameter, core in zip(op.dist_params(X.owner), op.ndims_params, strict=True):
         batch = parameter.ndim - core
         if batch + op.ndim_supp == 2:  # one entry a row, unless it is broadcast along them
-            parameter = parameter[pt.minimum(row, parameter.shape[0] - 1)]
+            alone = parameter.type.shape[0] == 1
+            parameter = parameter[0 if alone else pt.minimum(row, parameter.shape[0] - 1)]
         parameters.append(parameter)
     return parameters
 
