@@ -1,12 +1,14 @@
 """The inverse of a covariance matrix and its determinant, by one Cholesky factorisation."""
 
 import numpy as np
+import pytensor.tensor as pt
+from pytensor.graph.basic import Variable
 from scipy.linalg import lapack
 
 from pm_gplvm.checks import Array
 from pm_gplvm.ops import row_blocks
 
-__all__ = ["invert", "mirror"]
+__all__ = ["invert", "mirror", "symbolic_inverse"]
 
 
 def invert(A: Array) -> float | None:
@@ -44,3 +46,11 @@ def mirror(A: Array) -> Array:
         np.copyto(corner, corner.T, where=~np.tri(end - start, dtype=bool))
         A[:start, start:end] = A[start:end, :start].T
     return A
+
+
+def symbolic_inverse(A: Variable, B: Variable) -> tuple[Variable, Variable, Variable]:
+    """Write down A⁻¹ (..., N, N), A⁻¹B (..., N, M) and ln|A| (...), NaN where A is not positive definite."""
+    chol = pt.linalg.cholesky(A, lower=True, on_error="nan")
+    identity = pt.eye(A.shape[-1]) + pt.zeros_like(A)
+    inverse, solved = (pt.linalg.cho_solve((chol, True), b, b_ndim=2) for b in (identity, B))
+    return inverse, solved, 2.0 * pt.log(pt.diagonal(chol, axis1=-2, axis2=-1)).sum(axis=-1)
