@@ -1,4 +1,4 @@
-"""New rows put into a fit, one after the other, without learning it anew."""
+"""New rows added to a fit, without learning it anew."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,12 +29,10 @@ from pm_gplvm.stochastic import (
 )
 from pm_gplvm.threads import blas_threads as limit_threads
 
-__all__ = ["update"]
-
 Rows = NDArray[np.intp]
 
 _STEPS_EACH = 50
-_PLACES = 5
+_CANDIDATES = 5  # positions of old rows at which a new row may begin
 
 
 def update(
@@ -69,8 +67,8 @@ def update(
         Of the penalty ½ hold ‖x - x_old‖² on each old row, in units of 1 / X²; ``inf`` leaves the
         old rows where they are.
     priors : mapping, optional
-        As in :func:`build_model`, for what was not the default there: a fit does not keep its
-        priors. Only that of X matters while θ is held; what was a number in the model still is.
+        As in :func:`build_model`, for what was not the default there: they are not read off
+        the fit. Only that of X matters while θ is held; what was a number in the model still is.
     n_neighbors : int, optional
         R, from 2 to the number of all rows; 50, or all if they are fewer.
     steps : int, optional
@@ -127,8 +125,8 @@ def update(
     steps = _STEPS_EACH * S if steps is None else steps
     count("steps", steps)
 
-    places = _nearest((new.to_numpy() - mean) / scale, F)
-    X = np.concatenate([draw.X, draw.X[places[:, 0]]])
+    candidates = _nearest((new.to_numpy() - mean) / scale, F)
+    X = np.concatenate([draw.X, draw.X[candidates[:, 0]]])
     model = _longer_model(fit, new, draw, mean, scale, priors)
     rng = np.random.default_rng(random_seed)
     density = compile_neighbourhood(model)
@@ -141,7 +139,7 @@ def update(
         limit_threads(blas_threads),
         Pieces("update", int(steps), "steps", progressbar) as progress,
     ):
-        X[N:] = draw.X[_likeliest(density, draw.X, theta, places, R)]
+        X[N:] = draw.X[_likeliest(density, draw.X, theta, candidates, R)]
         optimiser = Optimiser(
             _Held(density, draw.X, hold),
             X,
@@ -188,6 +186,7 @@ class _Held:
 
 
 def _only_draw(fit: xr.DataTree) -> Draw:
+    """Return the draw of a fit that has one, with one noise for all columns."""
     require_fit(fit, "X", caller="update")
     sizes = fit["posterior"].sizes
     if sizes["chain"] * sizes["draw"] != 1:
@@ -208,33 +207,29 @@ def _nearest(F_new: Array, F: Array) -> Rows:
     """For each new row the old ones with the most similar data, shape (S, 5)."""
     from sklearn.neighbors import NearestNeighbors
 
-    search = NearestNeighbors(n_neighbors=min(_PLACES, len(F))).fit(F)
+    search = NearestNeighbors(n_neighbors=min(_CANDIDATES, len(F))).fit(F)
     return np.asarray(search.kneighbors(F_new, return_distance=False))
 
 
 def _likeliest(
-    density: Neighbourhood, X: Array, theta: Sequence[Array], places: Rows, n_neighbors: int
+    density: Neighbourhood, X: Array, theta: Sequence[Array], candidates: Rows, n_neighbors: int
 ) -> Rows:
-    """For each new row that of its places where it is likeliest given the old rows around it."""
+    """For each new row the old row at whose position it is likeliest given the old rows around."""
     N, chosen = len(X), []
     tree = cKDTree(X)
-    for n, near in enumerate(places, start=N):
+    for n, near in enumerate(candidates, start=N):
         gains = []
-        for place in near:
-            around = np.asarray(tree.query(X[place], min(n_neighbors - 1, N))[1]).reshape(-1)
+        for row in near:
+            around = np.asarray(tree.query(X[row], min(n_neighbors - 1, N))[1]).reshape(-1)
             before, *_ = density(around, X[around], theta)
-            after, *_ = density(np.append(around, n), X[np.append(around, place)], theta)
+            after, *_ = density(np.append(around, n), X[np.append(around, row)], theta)
             gains.append(after - before)
         chosen.append(near[int(np.argmax(gains))])
     return np.array(chosen)
 
 
-def _old_table(fit: xr.DataTree) -> xr.DataArray:
-    return fit["observed_data"].to_dataset()[fit.attrs["observed"]].transpose(OBS, FEATURE)
-
-
 def _new_rows(fit: xr.DataTree, Y_new: Any) -> xr.DataArray:
-    """Check new rows and bring their columns into the order of the old ones."""
+    """Check new rows, and bring their columns into the order of the old ones."""
     new = new_table(fit, Y_new, caller="update").rename(obs_new=OBS)
     if new.isnull().any():
         raise ValueError(
@@ -244,8 +239,8 @@ def _new_rows(fit: xr.DataTree, Y_new: Any) -> xr.DataArray:
 
 
 def _joined(fit: xr.DataTree, new: xr.DataArray) -> xr.DataArray:
-    """Put old and new rows into one table, with their labels."""
-    old = _old_table(fit)
+    """Concatenate old and new rows, with their labels."""
+    old = fit["observed_data"].to_dataset()[fit.attrs["observed"]].transpose(OBS, FEATURE)
     coords: dict[Any, Any] = {
         OBS: _row_labels(old[OBS].to_numpy(), new[OBS].to_numpy()),
         FEATURE: old[FEATURE].to_numpy(),
@@ -277,10 +272,8 @@ def _continued(old: NDArray[Any], new: xr.DataArray | None, n_new: int) -> NDArr
     if new is not None:
         return np.concatenate([old, new.to_numpy()])
     if old.dtype.kind == "M":
-        empty = np.full(n_new, "NaT", dtype=old.dtype)
-    else:
-        empty = np.full(n_new, "" if old.dtype.kind in "UO" else np.nan)
-    return np.concatenate([old, empty])
+        return np.concatenate([old, np.full(n_new, "NaT", dtype=old.dtype)])
+    return np.concatenate([old, np.full(n_new, "" if old.dtype.kind in "UO" else np.nan)])
 
 
 def _longer_model(
@@ -291,7 +284,10 @@ def _longer_model(
     scale: Array,
     priors: Mapping[str, Any] | None,
 ) -> pm.Model:
-    """Build the model of all rows, in the units of the old fit."""
+    """Build the model of all rows, in the units of the old fit.
+
+    Not by rebuild_model, which refuses other priors than the fit's: those of X may depend on the rows.
+    """
     fixed = fit["constant_data"].to_dataset()
     held = {name: fixed[name].to_numpy() for name in THETA if name in fixed}
     model = build_model(
