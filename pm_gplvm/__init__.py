@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from pm_gplvm.agreement import neighbour_probabilities
     from pm_gplvm.alignment import align
     from pm_gplvm.approximations import build_sparse, build_variational
-    from pm_gplvm.back_constraints import back_constrained
     from pm_gplvm.calibration import calibrate, uniformity
     from pm_gplvm.comparison import compare
     from pm_gplvm.compilation import compile_mode
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
     from pm_gplvm.imputation import impute
     from pm_gplvm.joint import sample, sample_more
     from pm_gplvm.laplace import fit_laplace
-    from pm_gplvm.latent_priors import classes, dynamics, informed
+    from pm_gplvm.latent_priors import back_constrained, classes, dynamics, informed
     from pm_gplvm.likelihood import GPColumns
     from pm_gplvm.linear import fit_linear
     from pm_gplvm.loo import compute_log_likelihood, leave_one_out
@@ -54,11 +53,11 @@ if TYPE_CHECKING:
     from pm_gplvm.prediction import predict
     from pm_gplvm.predictive import reconstruct, sample_predictive
     from pm_gplvm.prior_draws import sample_prior
-    from pm_gplvm.rebuild import rebuild_model
     from pm_gplvm.relevance import dimensions
     from pm_gplvm.relevance_plot import plot_relevance
     from pm_gplvm.scores import score_embedding, summarise_theta
     from pm_gplvm.sparse import fit_sparse
+    from pm_gplvm.spec import rebuild_model
     from pm_gplvm.stochastic import fit_stochastic
     from pm_gplvm.store import load, save
     from pm_gplvm.variational import fit_variational
@@ -67,7 +66,7 @@ _HOME = {
     "GPLVM": "estimator",
     "GPColumns": "likelihood",
     "align": "alignment",
-    "back_constrained": "back_constraints",
+    "back_constrained": "latent_priors",
     "build_model": "model",
     "build_sparse": "approximations",
     "build_variational": "approximations",
@@ -111,7 +110,7 @@ _HOME = {
     "plot_reconstruction": "map_plots",
     "plot_relevance": "relevance_plot",
     "predict": "prediction",
-    "rebuild_model": "rebuild",
+    "rebuild_model": "spec",
     "reconstruct": "predictive",
     "sample": "joint",
     "sample_more": "joint",

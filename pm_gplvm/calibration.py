@@ -14,10 +14,9 @@ from scipy.stats import chisquare, kstest
 
 from pm_gplvm.checks import Array, count
 from pm_gplvm.gaussian import gram_factor
-from pm_gplvm.likelihood import require_complete
-from pm_gplvm.model import describe
 from pm_gplvm.prior_draws import sample_prior
 from pm_gplvm.replicas import Posterior, Replicas, compile_posterior
+from pm_gplvm.spec import ModelSpec
 from pm_gplvm.starts import start_values
 from pm_gplvm.threads import blas_threads as limit_threads
 
@@ -81,7 +80,7 @@ def calibrate(
     counts = {"n_replicates": n_replicates, "draws": draws, "thin": thin, "tune": tune}
     for name, value in {**counts, "chains": chains, "n_pairs": n_pairs}.items():
         count(name, value)
-    require_complete(describe(model).observed, caller="calibrate")
+    ModelSpec.of(model).table.require_complete(caller="calibrate")
     rng = np.random.default_rng(random_seed)
     posterior = compile_posterior(model)
     ensemble = posterior.ensemble

@@ -9,11 +9,15 @@ half of compilation; a MAP or a usual run of NUTS never earns that back.
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import numpy as np
+import pytensor
+from numpy.typing import NDArray
 from pytensor.compile.mode import Mode, get_mode
+from pytensor.graph.basic import Variable
+from pytensor.graph.traversal import ancestors
+from pytensor.tensor.random.op import RNGConsumerOp
 
 from pm_gplvm.linker import NumpyLinker
-
-__all__ = ["Backend", "compile_mode", "resolve_mode"]
 
 Backend = Literal["python", "numba", "jax"]
 
@@ -52,3 +56,13 @@ def compile_mode(backend: Backend = "python") -> Mode:
 def resolve_mode(backend: Backend, compile_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
     """Keyword arguments for ``pytensor.function``: the user's own, the backend's mode otherwise."""
     return {"mode": compile_mode(backend), **(compile_kwargs or {})}
+
+
+def is_random(*variables: Variable) -> bool:
+    """Whether one of them depends on a random variable."""
+    return any(v.owner and isinstance(v.owner.op, RNGConsumerOp) for v in ancestors(variables))
+
+
+def constants(*variables: Variable) -> list[NDArray[Any]]:
+    """Values of variables that depend on nothing but data."""
+    return [np.asarray(v) for v in pytensor.function([], list(variables), mode="FAST_COMPILE")()]

@@ -8,9 +8,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from pm_gplvm.back_constraints import is_back_constrained
 from pm_gplvm.checks import Array, count
 from pm_gplvm.draws import data_of
+from pm_gplvm.latent_priors import is_back_constrained
 from pm_gplvm.newrows import new_table, rows_by_draw
 from pm_gplvm.placed import places_by_map, row_labels, tree_of_places
 from pm_gplvm.progress import Pieces

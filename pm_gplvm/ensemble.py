@@ -24,6 +24,7 @@ from pytensor.graph.replace import graph_replace, vectorize_graph
 from pm_gplvm.checks import Array
 from pm_gplvm.compilation import compile_mode
 from pm_gplvm.objective import likelihood_and_prior
+from pm_gplvm.spec import ModelSpec
 
 __all__ = ["Ensemble", "Evaluation", "compile_ensemble"]
 
@@ -169,7 +170,7 @@ def _across(lengthscale: Array) -> Array:
     return lengthscale[:, None, None] if lengthscale.ndim == 1 else lengthscale[:, None, :]
 
 
-def compile_ensemble(model: pm.Model) -> Ensemble:
+def compile_ensemble(model: pm.Model | ModelSpec) -> Ensemble:
     """Compile a model for many states at once.
 
     Always as NumPy calls: many states share the interpreter's time for one.
@@ -183,8 +184,9 @@ def compile_ensemble(model: pm.Model) -> Ensemble:
     -------
     Ensemble
     """
-    values = model.value_vars
     likelihood, prior = likelihood_and_prior(model)
+    model = model.model if isinstance(model, ModelSpec) else model
+    values = model.value_vars
     X, lengthscale = _scaled_pair(model)
     if X is not None and lengthscale is not None:
         # From here on the graph's X is Z: the density is that of Z.

@@ -14,10 +14,9 @@ from pytensor.graph.traversal import ancestors
 
 from pm_gplvm.checks import Array
 from pm_gplvm.compilation import compile_mode
-from pm_gplvm.likelihood import data_term
-from pm_gplvm.model import describe
-from pm_gplvm.objective import compile_objective
+from pm_gplvm.objective import compile_objective, table_log_likelihood
 from pm_gplvm.schema import OBS, draws_of, require_fit
+from pm_gplvm.spec import ModelSpec
 
 __all__ = ["gradients"]
 
@@ -86,7 +85,7 @@ def gradients(
     >>> bool(np.allclose(by_hand, parts["dL_dX"]))
     True
     """
-    describe(model)
+    ModelSpec.of(model)
     plain = remove_value_transforms(model)
     graph, at = _Graph(plain), _point(plain, point)
     value, slopes = compile_objective(model, prior=False)(at)
@@ -115,14 +114,13 @@ class _Graph:
     """K and its derivatives as expressions of a model's untransformed variables."""
 
     def __init__(self, model: pm.Model) -> None:
-        table = describe(model).observed
-        term = data_term(table, model.rvs_to_values[table])
-        if term is None:
+        table = ModelSpec.of(model).table
+        if not table.standardisable:
             raise ValueError(
                 "gradients needs the mean and scale of the table to be data, got random variables."
             )
-        cov = table.owner.op.dist_params(table.owner)[2]
-        likelihood, self.K = model.replace_rvs_by_values([term, cov])
+        parts = [table_log_likelihood(table), table.cov]
+        likelihood, self.K = model.replace_rvs_by_values(parts)
         self.dL_dK = pt.grad(likelihood, self.K)
         self.values = {value.name: value for value in model.value_vars}
 

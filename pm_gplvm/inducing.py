@@ -17,10 +17,10 @@ from pm_gplvm.checks import Array, count
 from pm_gplvm.compilation import compile_mode
 from pm_gplvm.gaussian import gram_factor
 from pm_gplvm.kernels import KERNELS
-from pm_gplvm.likelihood import require_complete, require_shared, standardised
-from pm_gplvm.model import describe, floor_of, noise_in
+from pm_gplvm.model import noise_in
 from pm_gplvm.results import compile_constrain
 from pm_gplvm.schema import LATENT, OBS, THETA
+from pm_gplvm.spec import ModelSpec
 
 __all__ = [
     "INDUCING",
@@ -91,37 +91,32 @@ def read_exact(model: pm.Model, n_inducing: int) -> tuple[Exact, int]:
     TypeError, ValueError
         If the model is not one of ``build_model``, or ``n_inducing`` is out of range.
     """
-    described = describe(model)
-    rv = described.observed
-    if described.kernel not in KERNELS:
+    spec = ModelSpec.of(model)
+    if spec.kernel not in KERNELS:
         raise ValueError(
             f"model must have a kernel of the table ({', '.join(KERNELS)}) in its own parameters, "
-            f"got kernel={described.kernel!r}. Build it with build_model."
+            f"got kernel={spec.kernel!r}. Build it with build_model."
         )
-    if KERNELS[described.kernel].summed:
+    if KERNELS[spec.kernel].summed:
         raise ValueError(
             "model must have a kernel of one part to be given inducing inputs, got "
-            f"kernel={described.kernel!r}. Use fit_map, fit_stochastic or sample, or leave one part out."
+            f"kernel={spec.kernel!r}. Use fit_map, fit_stochastic or sample, or leave one part out."
         )
-    require_shared(rv, caller="A model with inducing inputs")
-    require_complete(rv, caller="A model with inducing inputs")
-    data = standardised(rv, model.rvs_to_values[rv])
-    if data is None or "sigma" not in model.named_vars:
+    spec.table.require_shared(caller="A model with inducing inputs")
+    spec.table.require_complete(caller="A model with inducing inputs")
+    if not spec.table.standardisable or "sigma" not in spec.theta:
         raise ValueError(
             "model must have a noise 'sigma', and the mean and scale of its table must be data, "
             "got other. Build it with build_model."
         )
-    F, scale = data
-    X = model.named_vars["X"]
-    latent_dim = int(pytensor.function([], X.shape[1], mode="FAST_COMPILE")())
     exact = Exact(
-        kernel=described.kernel,
-        observed=rv.name,
-        F=F,
-        log_scale=float(np.log(scale).sum()),
-        latent_dim=latent_dim,
-        bias="bias" in model.named_vars,
-        floor=floor_of(model),
+        kernel=spec.kernel,
+        observed=spec.table.name,
+        F=spec.table.F,
+        log_scale=float(np.log(spec.table.scale).sum()),
+        latent_dim=spec.latent_dim,
+        bias="bias" in spec.theta,
+        floor=spec.floor,
     )
     return exact, _checked(n_inducing, exact)
 

@@ -13,7 +13,7 @@ import xarray as xr
 
 from pm_gplvm.chain_starts import begun, plain
 from pm_gplvm.checks import count
-from pm_gplvm.likelihood import seen_of
+from pm_gplvm.likelihood import mask_in
 from pm_gplvm.progress import Steps
 from pm_gplvm.recording import Record
 from pm_gplvm.replicas import Posterior, Replicas, compile_posterior
@@ -284,7 +284,7 @@ def _check_same(model: pm.Model, posterior: Posterior, fit: xr.DataTree, kept: x
     length = kept.sizes["coordinate"]
     observed = fit["observed_data"][fit.attrs["observed"]].to_numpy()
     rv = model.observed_RVs[0]
-    data, seen = model.rvs_to_values[rv].eval(), seen_of(rv)
+    data, seen = model.rvs_to_values[rv].eval(), mask_in(rv)
     data = data if seen is None else np.where(seen, data, np.nan)
     same = (
         length == posterior.ensemble.size

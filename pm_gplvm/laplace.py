@@ -26,10 +26,10 @@ from pm_gplvm.ascent import climb, tightly
 from pm_gplvm.checks import Array, count
 from pm_gplvm.compilation import Backend, compile_mode
 from pm_gplvm.coordinates import Coordinates, optimiser_coordinates
-from pm_gplvm.model import describe
 from pm_gplvm.objective import compile_log_density
 from pm_gplvm.progress import Counter
 from pm_gplvm.results import as_fit, compile_constrain
+from pm_gplvm.spec import ModelSpec
 from pm_gplvm.starts import start_values
 from pm_gplvm.threads import BlasThreads, threads_for
 from pm_gplvm.threads import blas_threads as limit_threads
@@ -132,7 +132,7 @@ def fit_laplace(
     >>> sketch.posterior["X"].shape, sketch.attrs["null_directions"]
     ((1, 50, 20, 2), 1)
     """
-    describe(model)
+    ModelSpec.of(model)
     if not model.free_RVs:
         raise ValueError("model must have a free variable, got every one fixed by a number.")
     for name, number in (("draws", draws), ("maxiter", maxiter)):

@@ -1,36 +1,21 @@
-"""The observed term as a PyMC distribution, and its data read off a model."""
+"""The observed term as a PyMC distribution."""
 
+import os
 from typing import Any
 
 import numpy as np
-import pytensor
 import pytensor.tensor as pt
 from numpy.typing import NDArray
 from pymc.distributions.distribution import Continuous, SymbolicRandomVariable
 from pymc.distributions.shape_utils import implicit_size_from_params, rv_size_is_none
 from pymc.pytensorf import normalize_rng_param
 from pytensor.graph.basic import Variable
-from pytensor.graph.traversal import ancestors
-from pytensor.tensor.random.op import RNGConsumerOp
 from pytensor.tensor.random.utils import normalize_size_param
 
-from pm_gplvm.checks import Array
-from pm_gplvm.covariances import Covariance
-from pm_gplvm.gaussian import columns_logp, gram_factor, total_logp
-from pm_gplvm.incomplete import incomplete_columns_logp, incomplete_total_logp
-from pm_gplvm.memory import check_memory
+from pm_gplvm.compilation import constants, is_random
+from pm_gplvm.gaussian import columns_logp
+from pm_gplvm.incomplete import incomplete_columns_logp
 from pm_gplvm.spectral import own_columns_logp
-
-__all__ = [
-    "GPColumns",
-    "GPColumnsRV",
-    "data_term",
-    "has_own_noise",
-    "require_complete",
-    "require_shared",
-    "seen_of",
-    "standardised",
-]
 
 
 class GPColumnsRV(SymbolicRandomVariable):
@@ -273,134 +258,35 @@ def _mask(seen: Any) -> Variable:
 
 def _numbers(seen: Variable) -> NDArray[np.bool_]:
     """Read a mask, which must be known when a graph is written."""
-    if any(v.owner and isinstance(v.owner.op, RNGConsumerOp) for v in ancestors([seen])):
+    if is_random(seen):
         raise ValueError("seen must be data, got a random variable.")
-    return np.asarray(pytensor.function([], seen, mode="FAST_COMPILE")())
+    return constants(seen)[0]
 
 
-def seen_of(rv: Variable) -> NDArray[np.bool_] | None:
-    """Read off which entries of an observed :class:`GPColumns` there are, shape (D, N).
-
-    Returns
-    -------
-    ndarray of bool, or None if nothing is missing.
-    """
+def mask_in(rv: Variable) -> NDArray[np.bool_] | None:
+    """Which entries of a :class:`GPColumns` there are, (D, N); None if it is a complete one."""
     if not isinstance(rv.owner.op, IncompleteColumnsRV | IncompleteOwnColumnsRV):
         return None
     return _numbers(rv.owner.op.dist_params(rv.owner)[-1])
 
 
-def has_own_noise(rv: Variable) -> bool:
-    """Whether each column of a :class:`GPColumns` has an amplitude and a noise of its own."""
-    return isinstance(rv.owner.op, OwnColumnsRV)
+_MATRICES = 6  # N × N arrays of float64 alive at once in a value and its gradient
 
 
-def require_shared(rv: Variable, *, caller: str) -> None:
-    """Refuse columns with a noise of their own.
+def _physical_memory() -> int | None:
+    """Bytes of memory of this machine, if it tells."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):  # Windows
+        return None
 
-    Raises
-    ------
-    ValueError
-    """
-    if has_own_noise(rv):
-        raise ValueError(
-            f"{caller} needs one noise for all columns, got a model with one for each. Use fit_map or "
-            "sample_theta, or build the model with noise='shared'."
+
+def check_memory(n_rows: int) -> None:
+    """Raise MemoryError now if the N × N arrays of one evaluation would end in a crash later."""
+    need, have = _MATRICES * 8 * n_rows**2, _physical_memory()
+    if have is not None and need > have:
+        raise MemoryError(
+            f"The exact model of N = {n_rows} rows needs about {need / 1e9:.0f} GB for its N × N matrices, "
+            f"this machine has {have / 1e9:.0f} GB. Take fewer rows, or a sparse model: fit_sparse "
+            "or fit_variational."
         )
-
-
-def require_complete(rv: Variable, *, caller: str) -> None:
-    """Refuse a table with missing entries.
-
-    Raises
-    ------
-    ValueError
-    """
-    seen = seen_of(rv)
-    if seen is not None:
-        raise ValueError(
-            f"{caller} needs a complete table, got one with {int((~seen).sum())} missing entries. "
-            "Use fit_marginal, sample_theta or sample, or fill them: "
-            "impute(fit_marginal(model))['mean'] is a complete table."
-        )
-
-
-def standardised(rv: Variable, value: Variable) -> tuple[Array, Array] | None:
-    """Read the data of an observed :class:`GPColumns`, centred and scaled, off the graph.
-
-    Parameters
-    ----------
-    rv : TensorVariable
-        An observed variable of a model.
-    value : TensorVariable
-        Its observed value, shape (D, N): a constant or shared data.
-
-    Returns
-    -------
-    F : ndarray, shape (N, D)
-        (Y - mu) / scale, NaN where an entry is missing.
-    scale : ndarray, shape (D,)
-        Or None for both, if the variable is of another kind or its ``mu`` or ``scale`` are not
-        data but depend on random variables.
-    """
-    if not isinstance(rv.owner.op, GPColumnsRV):
-        return None
-    mu, scale, *_ = rv.owner.op.dist_params(rv.owner)
-    if any(v.owner and isinstance(v.owner.op, RNGConsumerOp) for v in ancestors([mu, scale])):
-        return None
-    Y, mu, scale = pytensor.function([], [value, mu, scale], mode="FAST_COMPILE")()
-    mu, scale = (np.broadcast_to(v, len(Y)) for v in (mu, scale))
-    F = ((Y - mu[:, None]) / scale[:, None]).T
-    seen = seen_of(rv)
-    return F if seen is None else np.where(seen.T, F, np.nan), scale
-
-
-def _covariance_of(cov: Variable, rows: NDArray[np.intp]) -> Variable:
-    """Write down K of these rows alone, if it can be without the others'."""
-    if cov.owner is not None and isinstance(cov.owner.op, Covariance):
-        Z, *others = cov.owner.inputs
-        return cov.owner.op(Z[rows], *others)[0]
-    return cov[np.ix_(rows, rows)]
-
-
-def data_term(
-    rv: Variable, value: Variable, rows: NDArray[np.intp] | None = None
-) -> Variable | None:
-    """Log-density of one observed :class:`GPColumns` through the shortened factor of its data.
-
-    Parameters
-    ----------
-    rv, value : TensorVariable
-        As in :func:`standardised`.
-    rows : ndarray of int, optional
-        Of these rows alone.
-
-    Returns
-    -------
-    TensorVariable, shape (), or None
-        In terms of the model's random variables; None where there are no data to reduce once
-        and for all.
-
-    Raises
-    ------
-    MemoryError
-        If N × N matrices would not fit.
-    """
-    data = standardised(rv, value)
-    if data is None:
-        return None
-    F, scale = data
-    check_memory(len(F))
-    if has_own_noise(rv):
-        _, _, cov, amplitude, sigma, *_ = rv.owner.op.dist_params(rv.owner)
-        seen, ones = ~np.isnan(F), np.ones(F.shape[1])
-        table = pytensor.shared(np.asfortranarray(np.where(seen, F, 0.0)), name=f"{rv.name}_table")
-        own = {"amplitude": amplitude * ones, "noise": sigma**2 * ones}
-        return own_columns_logp(table, cov, seen, **own, scale=scale).sum()
-    cov = rv.owner.op.dist_params(rv.owner)[2]
-    if rows is not None:
-        F, cov = F[rows], _covariance_of(cov, rows)
-    if np.isnan(F).any():
-        return incomplete_total_logp(F, cov, scale=scale)
-    factor = pytensor.shared(gram_factor(F), name=f"{rv.name}_factor")
-    return total_logp(factor, cov, n_columns=F.shape[1], log_scale=float(np.log(scale).sum()))

@@ -8,16 +8,12 @@ import pytensor
 import xarray as xr
 from pymc.distributions.continuous import FlatRV, HalfFlatRV
 from pymc.model.transform.conditioning import remove_value_transforms
-from pytensor.graph.traversal import ancestors
-from pytensor.tensor.random.basic import NormalRV
-from pytensor.tensor.random.op import RNGConsumerOp
 from scipy.optimize import minimize_scalar
 
 from pm_gplvm.checks import Array
 from pm_gplvm.compilation import compile_mode
-from pm_gplvm.likelihood import require_complete, require_shared, standardised
-from pm_gplvm.model import describe, floor_of
 from pm_gplvm.results import as_fit, compile_constrain
+from pm_gplvm.spec import ModelSpec, PositionPrior
 
 __all__ = ["fit_linear"]
 
@@ -81,7 +77,7 @@ def fit_linear(model: pm.Model) -> xr.DataTree:
     N, D = F.shape
     U, singular, _ = np.linalg.svd(F, full_matrices=False)
     values = singular**2 / D
-    rest, floor = float(values[Q:].sum()), floor_of(model)
+    rest, floor = float(values[Q:].sum()), ModelSpec.of(model).floor
     mode = _Modes(values[:Q], rest, N, D, _precision_of_X(model), floor**2)
     sigma = _best_sigma(model, mode)
     noise = sigma**2 + mode.floor
@@ -167,43 +163,36 @@ class _Modes:
 
 def _checked_table(model: pm.Model) -> tuple[Array, Array]:
     """Return the standardised table and its scale, if the model is one with a closed form."""
-    described = describe(model)
-    require_shared(described.observed, caller="fit_linear")
-    free = {rv.name for rv in model.free_RVs}
-    if described.kernel != "linear" or "bias" in model.named_vars or "X" not in free:
+    spec = ModelSpec.of(model)
+    table, free = spec.table, spec.free.keys()
+    table.require_shared(caller="fit_linear")
+    if spec.kernel != "linear" or "bias" in spec.theta or "X" not in free:
         raise ValueError(
             "fit_linear needs kernel='linear', no bias and a free X, got a model with the kernel "
-            f"{described.kernel!r} and {', '.join(model.named_vars)}. Use fit_map."
+            f"{spec.kernel!r} and {', '.join(model.named_vars)}. Use fit_map."
         )
     if free - {"X", "sigma"} or model.potentials or len(model.observed_RVs) > 1:
         raise ValueError(
             "fit_linear knows models of X, sigma and one table, got "
             f"{', '.join(rv.name for rv in (*model.basic_RVs, *model.potentials))}. Use fit_map."
         )
-    require_complete(described.observed, caller="fit_linear")
-    data = standardised(described.observed, model.rvs_to_values[described.observed])
-    if data is None:
+    table.require_complete(caller="fit_linear")
+    if not table.standardisable:
         raise ValueError(
             "fit_linear needs the mean and scale of the table to be data. Use fit_map."
         )
-    return data
+    return table.F, table.scale
 
 
 def _precision_of_X(model: pm.Model) -> float:
     """Read a off the prior of X: 0 if it is flat, 1/τ² if N(0, τ²)."""
-    X = model["X"]
-    if isinstance(X.owner.op, FlatRV):
+    op, moments = model["X"].owner.op, PositionPrior.of(model).moments
+    if isinstance(op, FlatRV):
         return 0.0
-    parameters = X.owner.op.dist_params(X.owner) if isinstance(X.owner.op, NormalRV) else ()
-    known = parameters and not any(
-        v.owner is not None and isinstance(v.owner.op, RNGConsumerOp) for v in ancestors(parameters)
-    )
-    if known:
-        mean, spread = pytensor.function([], list(parameters), mode="FAST_COMPILE")()
-        if np.all(mean == 0.0) and np.ptp(spread) == 0.0:
-            return float(np.mean(spread) ** -2.0)
+    if moments is not None and np.all(moments[0] == 0.0) and np.ptp(moments[1]) == 0.0:
+        return float(np.mean(moments[1]) ** -2.0)
     raise ValueError(
-        f"fit_linear needs a flat prior of X, or a normal one of mean 0 and one spread, got {X.owner.op}. "
+        f"fit_linear needs a flat prior of X, or a normal one of mean 0 and one spread, got {op}. "
         "Use fit_map."
     )
 

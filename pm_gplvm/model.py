@@ -1,7 +1,6 @@
 """From a table to a plain ``pm.Model``."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -9,20 +8,16 @@ import pymc as pm
 import pytensor.tensor as pt
 import xarray as xr
 from numpy.typing import NDArray
-from pytensor.graph.basic import Constant, Variable, equal_computations
-from pytensor.tensor.elemwise import DimShuffle
-from pytensor.tensor.shape import SpecifyShape
+from pymc.distributions.shape_utils import change_dist_size
+from pytensor.graph.basic import Variable
 
-from pm_gplvm.covariances import Covariance, covariance
+from pm_gplvm.covariances import covariance
 from pm_gplvm.kernels import parse_kernel
-from pm_gplvm.likelihood import GPColumns, GPColumnsRV, has_own_noise
+from pm_gplvm.likelihood import GPColumns
 from pm_gplvm.patterns import column_patterns, warn_of_cost
 from pm_gplvm.preprocess import Scale, as_table, centre_and_scale, resolution_of
-from pm_gplvm.priors import DEFAULT_PRIORS, add_prior
 from pm_gplvm.schema import FEATURE, LATENT, OBS
 from pm_gplvm.suspicions import warn_suspicious
-
-__all__ = ["Description", "build_model", "describe", "floor_of", "noise_in"]
 
 
 def build_model(
@@ -254,119 +249,81 @@ def noise_in(model: pm.Model) -> Variable:
     return sigma if floor is None else pt.sqrt(pt.square(sigma) + pt.square(floor))
 
 
-def floor_of(model: pm.Model) -> float:
-    """Read the floor of a model's noise, in units of the scale; 0 if it has none."""
-    floor = model.named_vars.get("Y_resolution")
-    return 0.0 if floor is None else float(np.max(floor.get_value()))
+Prior = Any
+"""A number (held fixed), ``"flat"``, a ``pm.Distribution.dist(...)`` or ``f(name, dims)``."""
+
+DEFAULT_PRIORS: Mapping[str, Callable[[], Variable]] = {
+    "X": lambda: pm.Normal.dist(0.0, 1.0),
+    # Bounded away from 0: with N(0, 1) on X the pair (X, lengthscale) may shrink together at no
+    # cost in likelihood, and a density that does not vanish at 0 leaves the mode without a place.
+    "lengthscale": lambda: pm.InverseGamma.dist(3.0, 2.0),
+    "amplitude": lambda: pm.LogNormal.dist(0.0, 1.0),
+    "weight": lambda: pm.HalfNormal.dist(1.0),  # finite at 0: the linear part may vanish
+    "sigma": lambda: pm.LogNormal.dist(-2.0, 1.0),
+    "bias": lambda: pm.HalfNormal.dist(1.0),
+}
+"""The default of each parameter; amplitude, weight (per unit of X), sigma and bias in units
+of the data's scale."""
 
 
-def _is_noise(model: pm.Model, variable: Variable) -> bool:
-    if "sigma" not in model.named_vars:
-        return isinstance(variable, Constant) and bool(np.all(variable.data == 0.0))
-    return equal_computations([variable], [noise_in(model)])
+def add_prior(
+    name: str, prior: Prior, *, dims: tuple[str, ...], shape: tuple[int, ...], positive: bool
+) -> Variable:
+    """Add one parameter to the model on the context stack.
 
-
-@dataclass(frozen=True)
-class Description:
-    """What a model's graph says about it.
-
-    Parameters
-    ----------
-    kernel : str
-        Name of the kernel, or "custom" for a covariance of the user's own or one whose parameters
-        are not the model's variables of these names.
-    observed : TensorVariable
-        The table in the model.
+    ``prior`` as in :func:`build_model`: a number is held and stands in ``constant_data``, "flat" is the
+    improper constant density, a distribution is brought to the parameter's shape, and a callable
+    registers the variable itself.
     """
+    if isinstance(prior, str):
+        if prior != "flat":
+            raise ValueError(f"priors[{name!r}] must be 'flat' where it is a text, got {prior!r}.")
+        return (pm.HalfFlat if positive else pm.Flat)(name, dims=dims)
+    if isinstance(prior, Variable):
+        return _registered(name, prior, dims, shape)
+    if callable(prior):
+        variable = prior(name, dims)
+        if not isinstance(variable, Variable):
+            raise TypeError(
+                f"priors[{name!r}] was called and must return the variable it made, "
+                f"got {type(variable).__name__}."
+            )
+        return variable
+    return _fixed(name, prior, dims, shape, positive)
 
-    kernel: str
-    observed: Variable
 
-
-def describe(model: pm.Model) -> Description:
-    """Read the kernel and the name of the table off a model's graph.
-
-    Parameters
-    ----------
-    model : pm.Model
-
-    Returns
-    -------
-    Description
-
-    Raises
-    ------
-    TypeError
-        If ``model`` is no pm.Model.
-    ValueError
-        If it has no variable ``X``, or not exactly one observed :class:`GPColumns`.
-
-    Examples
-    --------
-    >>> import pm_gplvm as gplvm
-    >>> describe(gplvm.build_model(gplvm.load_digits(n=20), kernel="matern52")).kernel
-    'matern52'
-    """
-    if not isinstance(model, pm.Model):
-        raise TypeError(f"model must be a pm.Model, got {type(model).__name__}. See build_model.")
-    tables = [rv for rv in model.observed_RVs if isinstance(rv.owner.op, GPColumnsRV)]
-    if len(tables) != 1:
-        raise ValueError(
-            f"model must have one observed GPColumns, got {len(tables)}. Build it with build_model "
-            "or put gplvm.GPColumns into your own."
+def _registered(
+    name: str, prior: Variable, dims: tuple[str, ...], shape: tuple[int, ...]
+) -> Variable:
+    if prior.owner is None or not hasattr(prior.owner.op, "ndim_supp"):
+        raise TypeError(
+            f"priors[{name!r}] must be a distribution made by .dist(), such as pm.HalfNormal.dist(1), "
+            f"got the variable {prior}."
         )
-    if "X" not in model.named_vars:
-        raise ValueError(
-            "model must have latent positions called 'X', got the variables "
-            f"{', '.join(model.named_vars)}."
-        )
-    _, _, cov, *own = tables[0].owner.op.dist_params(tables[0].owner)
-    own = own[:2] if has_own_noise(tables[0]) else []
-    kernel = cov.owner.op.kernel if _in_named_parameters(model, cov, own) else "custom"
-    return Description(kernel=kernel, observed=tables[0])
-
-
-def _in_named_parameters(model: pm.Model, cov: Variable, own: list[Variable]) -> bool:
-    """Whether K is one of the table's, of the model's own X and θ by their names.
-
-    ``own`` are the amplitude and noise of the columns, which K then leaves out. Only then can it be evaluated from the draws of a fit.
-    """
-    if cov.owner is None or not isinstance(cov.owner.op, Covariance):
-        return False
-    Z, amplitude, bias, sigma, *linear = cov.owner.inputs
-    named = model.named_vars
-    if own:
-        if not all(isinstance(v, Constant) for v in (amplitude, sigma)):
-            return False
-        if amplitude.data != 1.0 or sigma.data != 0.0:
-            return False
-        amplitude, sigma = own
-
-    def is_named(variable: Variable, name: str, default: float | None) -> bool:
-        while variable.owner is not None and isinstance(
-            variable.owner.op, DimShuffle | SpecifyShape
-        ):
-            variable = variable.owner.inputs[0]  # the same numbers in another shape
-        if isinstance(variable, Constant):
-            return name not in named and bool(np.all(variable.data == default))
-        return variable is named.get(name)
-
-    if Z.owner is None or len(Z.owner.inputs) != 2:
-        return False
-    X, lengthscale = Z.owner.inputs
-    return (
-        is_named(X, "X", None)
-        and is_named(lengthscale, "lengthscale", 1.0)
-        and is_named(amplitude, "amplitude", 1.0)
-        and is_named(bias, "bias", 0.0)
-        and _is_noise(model, sigma)
-        and all(_is_product(v, is_named) for v in linear)
+    given = tuple(prior.type.shape)
+    fits = len(given) == len(shape) and all(
+        a in (None, b) for a, b in zip(given, shape, strict=True)
     )
+    if given and not fits:
+        raise ValueError(f"priors[{name!r}] must have shape () or {shape}, got {given}.")
+    # A variable of its own, so that one distribution may serve several parameters and models.
+    prior = change_dist_size(prior, shape[: len(shape) - prior.owner.op.ndim_supp])
+    return pm.modelcontext(None).register_rv(prior, name, dims=dims)
 
 
-def _is_product(v: Variable, is_named: Callable[[Variable, str, float | None], bool]) -> bool:
-    """Whether it is weight · lengthscale, as :func:`covariance` writes it."""
-    if v.owner is None or v.owner.op != pt.mul or len(v.owner.inputs) != 2:
-        return False
-    weight, lengthscale = v.owner.inputs
-    return is_named(weight, "weight", 1.0) and is_named(lengthscale, "lengthscale", 1.0)
+def _fixed(
+    name: str, prior: Any, dims: tuple[str, ...], shape: tuple[int, ...], positive: bool
+) -> Variable:
+    try:
+        value = np.asarray(prior, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"priors[{name!r}] must be a number, 'flat', a distribution made by .dist() or a "
+            f"function of (name, dims), got {type(prior).__name__}."
+        ) from None
+    if value.shape not in ((), shape):
+        raise ValueError(f"priors[{name!r}] must have shape () or {shape}, got {value.shape}.")
+    if not np.isfinite(value).all() or (positive and (value <= 0).any()):
+        wanted = "positive and finite" if positive else "finite"
+        raise ValueError(f"priors[{name!r}] must be {wanted} where it is a number, got {prior}.")
+    return pm.Data(name, np.broadcast_to(value, shape).copy(), dims=dims or None)

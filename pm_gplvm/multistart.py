@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import pymc as pm
 import xarray as xr
 
 from pm_gplvm.ascent import (
@@ -22,6 +21,7 @@ from pm_gplvm.ascent import (
 )
 from pm_gplvm.checks import Array
 from pm_gplvm.progress import Counter
+from pm_gplvm.spec import ModelSpec
 from pm_gplvm.starts import Form, forms, perturbed
 
 __all__ = ["Start", "best_first", "from_joint_mode", "start_columns", "starts_of"]
@@ -60,13 +60,13 @@ class Start:
 
 
 def starts_of(
-    model: pm.Model, start: object, n_restarts: int, rng: np.random.Generator
+    spec: ModelSpec, start: object, n_restarts: int, rng: np.random.Generator
 ) -> list[Start]:
     """Make the starts: each form of the way that was asked for, then restarts moved at random."""
-    made = forms(model, start, rng)
+    made = forms(spec, start, rng)
     first = [Start(values, form) for form, values in made]
     moved = [
-        Start(perturbed(model, made[i % len(made)][1], start, rng), made[i % len(made)][0], True)
+        Start(perturbed(spec, made[i % len(made)][1], start, rng), made[i % len(made)][0], True)
         for i in range(n_restarts)
     ]
     return [*first, *moved]

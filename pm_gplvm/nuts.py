@@ -9,14 +9,12 @@ import numpy as np
 import pymc as pm
 import xarray as xr
 
-from pm_gplvm.back_constraints import is_back_constrained, weights_of
 from pm_gplvm.checks import Array, count
 from pm_gplvm.compilation import Backend
-from pm_gplvm.model import describe
 from pm_gplvm.objective import LogDensity, compile_log_density
-from pm_gplvm.rebuild import priors_of
 from pm_gplvm.results import as_fit, compile_constrain
-from pm_gplvm.schema import LATENT, OBS, draws_of, require_fit
+from pm_gplvm.schema import draws_of, require_fit
+from pm_gplvm.spec import ModelSpec
 from pm_gplvm.starts import start_values
 from pm_gplvm.threads import blas_threads as limit_threads
 
@@ -100,13 +98,13 @@ def sample_theta(
     >>> theta.posterior["sigma"].sizes["chain"]
     4
     """
-    describe(model)
+    spec = ModelSpec.of(model)
     for name, value in (("draws", draws), ("tune", tune), ("chains", chains), ("cores", cores)):
         count(name, value)
-    held, theta = _positions(model, X)
+    held, theta = _positions(spec, X)
     fixed = {"X": held}
-    if is_back_constrained(model):
-        fixed["X_weights"] = weights_of(model, held)
+    if spec.prior.kind == "back_constrained":
+        fixed["X_weights"] = spec.weights_of(held)
     conditioned = pm.do(model, fixed)
     if not conditioned.free_RVs:
         raise ValueError("model must have a free hyperparameter, got every one fixed by a number.")
@@ -141,20 +139,16 @@ def sample_theta(
         settings={"draws": int(draws), "tune": int(tune), "random_seed": random_seed},
     )
     # Of the model that was given: in the conditioned one X has no prior.
-    fit.attrs["priors"] = json.dumps(priors_of(model))
+    fit.attrs["priors"] = json.dumps(spec.priors)
     _warn(fit)
     return fit
 
 
-def _positions(model: pm.Model, X: Any) -> tuple[Array, dict[str, Array]]:
+def _positions(spec: ModelSpec, X: Any) -> tuple[Array, dict[str, Array]]:
     """Read off the positions to hold, and the values of θ that came with them."""
-    free = {rv.name: rv for rv in model.free_RVs}
-    if is_back_constrained(model):
-        shape: tuple[int, ...] = (len(model.coords[OBS]), len(model.coords[LATENT]))
-    elif "X" in free:
-        shape = tuple(model.initial_point()[model.rvs_to_values[free["X"]].name].shape)
-    else:
+    if "X" not in spec.free and spec.prior.kind != "back_constrained":
         raise ValueError("model must have a free variable 'X' to be held, got none.")
+    shape = spec.X_shape
     theta: dict[str, Array] = {}
     if isinstance(X, xr.DataTree):
         positions = draws_of(require_fit(X, "X", caller="sample_theta"), "X")
@@ -165,7 +159,7 @@ def _positions(model: pm.Model, X: Any) -> tuple[Array, dict[str, Array]]:
             )
         values = positions.to_numpy()[0, 0]
         known = X["posterior"].to_dataset()
-        theta = {n: draws_of(X, n).to_numpy()[0, 0] for n in free if n in known and n != "X"}
+        theta = {n: draws_of(X, n).to_numpy()[0, 0] for n in spec.free if n in known and n != "X"}
     else:
         try:
             values = np.asarray(X, dtype=np.float64)

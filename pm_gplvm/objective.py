@@ -17,106 +17,103 @@ from pytensor.graph.basic import Variable
 
 from pm_gplvm.checks import Array
 from pm_gplvm.compilation import Backend, resolve_mode
-from pm_gplvm.likelihood import data_term
-from pm_gplvm.model import describe
+from pm_gplvm.covariances import Covariance
+from pm_gplvm.gaussian import gram_factor, total_logp
+from pm_gplvm.incomplete import incomplete_total_logp
+from pm_gplvm.likelihood import check_memory
+from pm_gplvm.spec import ModelSpec, Table, tables_of
+from pm_gplvm.spectral import own_columns_logp
 from pm_gplvm.volume import log_volume
-
-__all__ = [
-    "LogDensity",
-    "compile_log_density",
-    "compile_objective",
-    "likelihood_and_prior",
-    "log_density",
-]
 
 
 def log_density(
-    model: pm.Model,
+    model: pm.Model | ModelSpec,
     *,
     prior: bool = True,
     jacobian: bool = False,
     volume: bool = False,
     rows: NDArray[np.intp] | None = None,
 ) -> Variable:
-    """Write down a model's log-density, the data reduced once to their factor.
+    """Write down a model's log-density in its value variables, the data reduced once to their factor.
 
-    Parameters
-    ----------
-    model : pm.Model
-    prior : bool, default True
-        Whether priors and potentials are added to the log-likelihood.
-    jacobian : bool, default False
-        Whether it is the density of the transformed variables (for sampling) or of the
-        variables themselves (for a mode).
-    volume : bool, default False
-        Whether the volume that the posterior of X takes given θ is added
-        (:func:`pm_gplvm.volume.log_volume`): at its maximum over X it is then ln p(Y, θ), approximately.
-    rows : ndarray of int, optional
-        The table, and the prior of X if its rows are independent, of these rows alone.
-
-    Returns
-    -------
-    TensorVariable, shape ()
-        In terms of the model's value variables. Without ``volume`` equal to ``model.logp()``; only,
-        D columns cost no more than min(N, D).
+    Equal to ``model.logp(jacobian=...)``, but D columns cost no more than min(N, D). ``prior``: whether
+    priors and potentials are added to the log-likelihood. ``jacobian``: whether it is the density of
+    the transformed variables. ``volume``: whether the volume that X takes given θ is added, so that the
+    maximum over X is ln p(Y, θ), approximately. ``rows``: of these rows of the table alone, and of the
+    prior of X, if its rows are independent.
     """
-    likelihood, others = _split(model, rows)
+    plain, likelihood, others = _split(model, rows)
     if volume:
-        (term,) = model.replace_rvs_by_values([log_volume(model, rows)])
+        (term,) = plain.replace_rvs_by_values([log_volume(ModelSpec.of(model), rows)])
         likelihood = likelihood + term
     if rows is not None and prior:
-        X = model["X"]
+        X = plain["X"]
         rest = np.setdiff1d(np.arange(X.type.shape[0]), rows)
-        (each,) = model.replace_rvs_by_values([pm.logp(X, model.rvs_to_values[X])])
+        (each,) = plain.replace_rvs_by_values([pm.logp(X, plain.rvs_to_values[X])])
         likelihood = likelihood - each[rest].sum()
     if not prior:
-        others = [rv for rv in others if rv in model.observed_RVs]
+        others = [rv for rv in others if rv in plain.observed_RVs]
     else:
-        others = [*model.free_RVs, *others, *model.potentials]
-    return likelihood + model.logp(vars=others, jacobian=jacobian) if others else likelihood
+        others = [*plain.free_RVs, *others, *plain.potentials]
+    return likelihood + plain.logp(vars=others, jacobian=jacobian) if others else likelihood
 
 
-def likelihood_and_prior(model: pm.Model) -> tuple[Variable, Variable]:
-    """Write down the log-density of the table, and that of all else in a model.
-
-    Returns
-    -------
-    likelihood : TensorVariable, shape ()
-    prior : TensorVariable, shape ()
-        Of the transformed variables, Jacobians included, with potentials and further observed
-        variables.
-    """
-    likelihood, others = _split(model)
-    rest = [*model.free_RVs, *others, *model.potentials]
-    return likelihood, model.logp(vars=rest, jacobian=True)
+def likelihood_and_prior(model: pm.Model | ModelSpec) -> tuple[Variable, Variable]:
+    """Write down the log-density of the table, and that of all else, Jacobians and potentials too."""
+    plain, likelihood, others = _split(model)
+    rest = [*plain.free_RVs, *others, *plain.potentials]
+    return likelihood, plain.logp(vars=rest, jacobian=True)
 
 
 def _split(
-    model: pm.Model, rows: NDArray[np.intp] | None = None
-) -> tuple[Variable, list[Variable]]:
+    model: pm.Model | ModelSpec, rows: NDArray[np.intp] | None = None
+) -> tuple[pm.Model, Variable, list[Variable]]:
     """Write down the tables' log-density by their factors; the other observed variables too."""
-    terms: list[Variable] = []
-    others = []
-    for rv in model.observed_RVs:
-        term = data_term(rv, model.rvs_to_values[rv], rows)
-        if term is None:
-            others.append(rv)
-        else:
-            terms.append(term)
-    return pt.add(pt.constant(0.0), *model.replace_rvs_by_values(terms)), others
+    if isinstance(model, ModelSpec):
+        model, tables = model.model, [model.table]
+    else:
+        tables = tables_of(model)
+    reduced = [table for table in tables if table.standardisable]
+    known = [table.variable for table in reduced]
+    others = [rv for rv in model.observed_RVs if rv not in known]
+    terms = model.replace_rvs_by_values([table_log_likelihood(table, rows) for table in reduced])
+    return model, pt.add(pt.constant(0.0), *terms), others
+
+
+def table_log_likelihood(table: Table, rows: NDArray[np.intp] | None = None) -> Variable:
+    """Log-density of a table through its shortened factor, in the model's random variables.
+
+    Of some rows alone, if they are given.
+    """
+    F, scale, cov = table.F, table.scale, table.cov
+    check_memory(len(F))
+    if table.own is not None:
+        amplitude, sigma = table.own
+        seen, ones = ~np.isnan(F), np.ones(F.shape[1])
+        data = pytensor.shared(
+            np.asfortranarray(np.where(seen, F, 0.0)), name=f"{table.name}_table"
+        )
+        own = {"amplitude": amplitude * ones, "noise": sigma**2 * ones}
+        return own_columns_logp(data, cov, seen, **own, scale=scale).sum()
+    if rows is not None:
+        F, cov = F[rows], _covariance_of(cov, rows)
+    if np.isnan(F).any():
+        return incomplete_total_logp(F, cov, scale=scale)
+    factor = table.factor if rows is None else pytensor.shared(gram_factor(F))
+    return total_logp(factor, cov, n_columns=F.shape[1], log_scale=float(np.log(scale).sum()))
+
+
+def _covariance_of(cov: Variable, rows: NDArray[np.intp]) -> Variable:
+    """Write down K of these rows alone, if it can be without the others'."""
+    if cov.owner is not None and isinstance(cov.owner.op, Covariance):
+        Z, *others = cov.owner.inputs
+        return cov.owner.op(Z[rows], *others)[0]
+    return cov[np.ix_(rows, rows)]
 
 
 @dataclass(frozen=True)
 class LogDensity:
-    """A compiled log-density of one flat vector.
-
-    Parameters
-    ----------
-    names, shapes : sequence
-        Of the free variables, in the order of the vector.
-    function : callable
-        The values of the variables to the log-density and its gradients.
-    """
+    """A compiled log-density of one flat vector, the values of the free variables in order."""
 
     names: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
@@ -159,7 +156,7 @@ class LogDensity:
 
 
 def compile_log_density(
-    model: pm.Model,
+    model: pm.Model | ModelSpec,
     *,
     prior: bool = True,
     jacobian: bool = False,
@@ -168,23 +165,13 @@ def compile_log_density(
     backend: Backend = "python",
     compile_kwargs: Mapping[str, Any] | None = None,
 ) -> LogDensity:
-    """Compile the log-density of a model's value variables, with its gradient.
+    """Compile :func:`log_density` with its gradient.
 
-    Parameters
-    ----------
-    model : pm.Model
-    prior, jacobian, volume, rows
-        See :func:`log_density`.
-    backend, compile_kwargs
-        See :func:`pm_gplvm.compilation.resolve_mode`.
-
-    Returns
-    -------
-    LogDensity
-        Of the model's value variables, which may be transformed (``lengthscale_log__``).
+    Of the model's value variables, which may be transformed (``lengthscale_log__``).
     """
     total = log_density(model, prior=prior, jacobian=jacobian, volume=volume, rows=rows)
-    values = model.value_vars
+    plain = model.model if isinstance(model, ModelSpec) else model
+    values = plain.value_vars
     gradients = pt.grad(total, values, disconnected_inputs="ignore")
     function = pytensor.function(
         values,
@@ -195,7 +182,7 @@ def compile_log_density(
     function.trust_input = True
     shapes = [value.type.shape for value in values]
     if any(None in shape for shape in shapes):
-        start = model.initial_point()
+        start = plain.initial_point()
         shapes = [np.shape(start[value.name]) for value in values]
     return LogDensity(tuple(value.name for value in values), tuple(shapes), function)
 
@@ -241,7 +228,7 @@ def compile_objective(
     >>> gradient["X"].shape
     (20, 2)
     """
-    describe(model)
+    ModelSpec.of(model)
     plain = remove_value_transforms(model)
     density = compile_log_density(
         plain, prior=prior, backend=backend, compile_kwargs=compile_kwargs

@@ -26,8 +26,6 @@ from pm_gplvm.ascent import (
 from pm_gplvm.checks import Array, count
 from pm_gplvm.compilation import Backend, compile_mode
 from pm_gplvm.coordinates import Coordinates, Measured, measured, optimiser_coordinates
-from pm_gplvm.likelihood import has_own_noise, standardised
-from pm_gplvm.model import describe
 from pm_gplvm.multistart import best_first, from_joint_mode, start_columns, starts_of
 from pm_gplvm.objective import LogDensity, compile_log_density
 from pm_gplvm.preprocess import equal_rows
@@ -35,9 +33,10 @@ from pm_gplvm.progress import Counter
 from pm_gplvm.relocation import Relocation
 from pm_gplvm.results import as_fit, compile_constrain
 from pm_gplvm.schema import OBS, THETA
+from pm_gplvm.spec import ModelSpec
 from pm_gplvm.threads import BlasThreads, threads_for
 from pm_gplvm.threads import blas_threads as limit_threads
-from pm_gplvm.volume import is_independent, log_volume, prior_sd, why_no_volume
+from pm_gplvm.volume import log_volume, why_no_volume
 
 __all__ = ["fit_map", "fit_marginal"]
 
@@ -137,9 +136,9 @@ def fit_map(
     >>> dict(best.posterior.sizes)
     {'chain': 1, 'draw': 1, 'obs': 20, 'latent': 2}
     """
-    describe(model)
+    spec = ModelSpec.of(model)
     settings = _Settings("fit_map", start, n_restarts, relocate, maxiter, tol, random_seed)
-    return _fit(model, settings, False, progressbar, blas_threads, backend, compile_kwargs)
+    return _fit(spec, settings, False, progressbar, blas_threads, backend, compile_kwargs)
 
 
 def fit_marginal(
@@ -221,12 +220,13 @@ def fit_marginal(
     >>> float(fit.posterior["X"].std()) > 0.3
     True
     """
-    if (why := why_no_volume(model)) is not None:
+    spec = ModelSpec.of(model)
+    if (why := why_no_volume(spec)) is not None:
         raise ValueError(
             f"fit_marginal cannot integrate X out of this model: {why}. Take fit_map, or sample."
         )
     settings = _Settings("fit_marginal", start, n_restarts, relocate, maxiter, tol, random_seed)
-    return _fit(model, settings, True, progressbar, blas_threads, backend, compile_kwargs)
+    return _fit(spec, settings, True, progressbar, blas_threads, backend, compile_kwargs)
 
 
 @dataclass(frozen=True)
@@ -250,7 +250,7 @@ class _Settings:
 
 
 def _fit(
-    model: pm.Model,
+    spec: ModelSpec,
     settings: _Settings,
     volume: bool,
     progressbar: bool,
@@ -258,10 +258,11 @@ def _fit(
     backend: Backend,
     compile_kwargs: Mapping[str, Any] | None,
 ) -> xr.DataTree:
+    model = spec.model
     if not model.free_RVs:
         raise ValueError("model must have a free variable, got every one fixed by a number.")
     seed = settings.random_seed
-    first = _copies(model)
+    first = _copies(spec)
     rows = None if first is None else np.unique(first)
     if first is not None and rows is not None:
         _say(
@@ -269,9 +270,9 @@ def _fit(
             "its copies are placed at it. Were they measured more than once, add what differs; were they "
             "entered twice, drop them."
         )
-    starts = starts_of(model, settings.start, settings.n_restarts, np.random.default_rng(seed))
+    starts = starts_of(spec, settings.start, settings.n_restarts, np.random.default_rng(seed))
     density = compile_log_density(
-        model,
+        spec,
         volume=volume,
         rows=rows,
         backend=backend,
@@ -280,16 +281,16 @@ def _fit(
     threads = threads_for(blas_threads, density.n_rows)
     coordinates = optimiser_coordinates(model, density)
     relocation = None
-    if Relocation.serves(model):
+    if Relocation.serves(spec):
         # Without a seed a fit from PCA is the same each time; so are the places it offers.
         offers = np.random.default_rng(0 if seed is None else seed)
-        relocation = Relocation(model, offers, rows)
+        relocation = Relocation(spec, offers, rows)
     if volume and len(starts) > 1 and len(model.coords.get(OBS, ())) <= _FEW_ROWS:
-        joint = optimiser_coordinates(model, compile_log_density(model, rows=rows))
+        joint = optimiser_coordinates(model, compile_log_density(spec, rows=rows))
         with limit_threads(threads):
             starts = [*starts, from_joint_mode(joint, starts, settings.maxiter)]
-    terms = _Terms.of(model, density, volume, rows)
-    sd = None if relocation is None else prior_sd(model)
+    terms = _Terms.of(spec, density, volume, rows)
+    sd = None if relocation is None else spec.prior.sd
     judge = None
     if volume and sd is not None and relocation is not None:
         judge = partial(_by_rows, terms=terms, relocation=relocation, sd=sd)
@@ -314,7 +315,7 @@ def _fit(
         ranked = [(i, replace(o, values=o.values | {"X": o.values["X"][first]})) for i, o in ranked]
     constrain = compile_constrain(model)
     ends = [constrain(*[o.values[name] for name in density.names]) for _, o in ranked]
-    if volume and _says_nothing(model, ends[0]):
+    if volume and _says_nothing(spec, ends[0]):
         end = ranked[0][1]  # X = 0 to rounding is no failure here: it is what was found
         arrived = end.converged or (end.message == COLLAPSED and end.remaining < settings.tol)
         ranked[0] = (ranked[0][0], replace(end, converged=arrived, message=NO_STRUCTURE))
@@ -323,14 +324,14 @@ def _fit(
     if rows is None:
         likelihood = best.objective - prior - term
     else:
-        whole = compile_log_density(model, prior=False)
+        whole = compile_log_density(spec, prior=False)
         likelihood = whole(whole.pack(best.values))[0]
     stats = {"lp": likelihood + prior, "log_likelihood": likelihood}
     if volume:
         stats["log_marginal"] = best.objective
     start = settings.start
     fit = as_fit(
-        model,
+        spec,
         {name: np.asarray(v)[None, None] for name, v in ends[0].items()},
         method="marginal" if volume else "map",
         sample_stats={name: np.array([[value]]) for name, value in stats.items()},
@@ -360,13 +361,14 @@ class _Terms:
 
     @classmethod
     def of(
-        cls, model: pm.Model, density: LogDensity, volume: bool, rows: NDArray[np.intp] | None
+        cls, spec: ModelSpec, density: LogDensity, volume: bool, rows: NDArray[np.intp] | None
     ) -> Self:
         """Compile them."""
+        model = spec.model
         prior = model.logp(vars=[*model.free_RVs, *model.potentials], jacobian=False)
         term: list[Any] = [pt.constant(0.0)]
         if volume:
-            term = model.replace_rvs_by_values([log_volume(model, rows)])
+            term = model.replace_rvs_by_values([log_volume(spec, rows)])
         function = pytensor.function(
             model.value_vars, [prior, *term], on_unused_input="ignore", mode=compile_mode()
         )
@@ -396,31 +398,27 @@ def _coordinates_at(
     return measured(plain, values, information) or plain
 
 
-def _copies(model: pm.Model) -> NDArray[np.intp] | None:
+def _copies(spec: ModelSpec) -> NDArray[np.intp] | None:
     """For each row the first that is equal to it, if there are copies that nothing else tells apart."""
-    if "X" not in {rv.name for rv in model.free_RVs} or model.potentials:
+    if "X" not in spec.free or spec.model.potentials or not spec.table.standardisable:
         return None
-    observed = describe(model).observed
-    data = standardised(observed, model.rvs_to_values[observed])
-    if data is None or len(model.observed_RVs) > 1 or not is_independent(model):
+    if len(spec.model.observed_RVs) > 1 or not spec.prior.independent:
         return None
-    return equal_rows(data[0])
+    return equal_rows(spec.table.F)
 
 
-def _says_nothing(model: pm.Model, end: Mapping[str, Array]) -> bool:
+def _says_nothing(spec: ModelSpec, end: Mapping[str, Array]) -> bool:
     """Whether X is 0, or with a noise of each column the noise is all that the columns vary by."""
     X = end.get("X")
     if X is None:
         return False
-    observed = describe(model).observed
-    if not has_own_noise(observed):
+    if spec.table.own is None:
         return float(X.std(axis=0).max()) < _NOTHING
-    data = standardised(observed, model.rvs_to_values[observed])
-    if data is None:
+    if not spec.table.standardisable:
         return False
-    floor = model["Y_resolution"].get_value() if "Y_resolution" in model.named_vars else 0.0
-    sigma = end["sigma"] if "sigma" in end else model["sigma"].eval()
-    left = 1.0 - (np.square(sigma) + np.square(floor)) / np.nanvar(data[0], axis=0)
+    sigma = end["sigma"] if "sigma" in end else spec.fixed["sigma"]
+    noise = np.square(sigma) + np.square(spec.floors)
+    left = 1.0 - noise / np.nanvar(spec.table.F, axis=0)
     return float(np.max(left)) < _NOTHING
 
 

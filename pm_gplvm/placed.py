@@ -7,9 +7,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from pm_gplvm.back_constraints import mapped
 from pm_gplvm.checks import Array
 from pm_gplvm.draws import data_of, evenly_spaced
+from pm_gplvm.latent_priors import mapped
 from pm_gplvm.newrows import Frames
 from pm_gplvm.schema import LATENT, draws_of
 

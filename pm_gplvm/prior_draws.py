@@ -12,9 +12,9 @@ from pm_gplvm.agreement import positions
 from pm_gplvm.checks import Array, count
 from pm_gplvm.comparison import thinned
 from pm_gplvm.compilation import compile_mode
-from pm_gplvm.model import describe
 from pm_gplvm.results import as_fit
 from pm_gplvm.schema import OBS
+from pm_gplvm.spec import ModelSpec
 from pm_gplvm.threads import blas_threads
 
 __all__ = ["check_prior", "sample_prior"]
@@ -59,7 +59,7 @@ def sample_prior(
     >>> prior["prior_predictive"]["Y"].shape
     (1, 10, 64, 20)
     """
-    name = describe(model).observed.name
+    name = ModelSpec.of(model).table.name
     count("draws", draws)
     flat = [rv.name for rv in model.free_RVs if isinstance(rv.owner.op, FlatRV | HalfFlatRV)]
     if flat:

@@ -15,13 +15,12 @@ from numpy.typing import NDArray
 
 from pm_gplvm.checks import Array
 from pm_gplvm.kernels import KERNELS, cross_slope, prior_slope_variance
-from pm_gplvm.likelihood import has_own_noise, standardised
-from pm_gplvm.model import describe, floor_of
 from pm_gplvm.patterns import column_patterns
 from pm_gplvm.results import compile_constrain
 from pm_gplvm.row_priors import compile_row_prior
 from pm_gplvm.rowjumps import Proposal, Theta
 from pm_gplvm.schema import THETA
+from pm_gplvm.spec import ModelSpec
 
 __all__ = ["Relocation"]
 
@@ -45,36 +44,28 @@ class Relocation:
 
     def __init__(
         self,
-        model: pm.Model,
+        model: pm.Model | ModelSpec,
         rng: np.random.Generator,
         rows: NDArray[np.intp] | None = None,
         n_candidates: int = 64,
     ) -> None:
-        described = describe(model)
-        data: Any = standardised(described.observed, model.rvs_to_values[described.observed])
-        self._kernel, self._F = described.kernel, data[0] if rows is None else data[0][rows]
-        self._rows = np.arange(len(data[0])) if rows is None else rows
-        self._names = [v.name for v in model.value_vars]
-        self._constrain = compile_constrain(model)
-        self._fixed = {n: model[n].eval() for n in THETA if n in _held(model)}
-        self._floor = floor_of(model)
+        spec = ModelSpec.of(model)
+        F = spec.table.F
+        self._kernel, self._F = spec.kernel, F if rows is None else F[rows]
+        self._rows = np.arange(len(F)) if rows is None else rows
+        self._names = [v.name for v in spec.model.value_vars]
+        self._constrain = compile_constrain(spec.model)
+        self._fixed, self._floor = spec.fixed, spec.floor
         self._patterns = column_patterns(~np.isnan(self._F))
-        self._prior = compile_row_prior(model)
+        self._prior = compile_row_prior(spec)
         self._proposal, self._n_candidates, self._rng = Proposal(self._F), n_candidates, rng
 
     @staticmethod
-    def serves(model: pm.Model) -> bool:
+    def serves(spec: ModelSpec) -> bool:
         """Whether a model has rows that can be moved by themselves, and a kernel of the table."""
-        described = describe(model)
-        X = next((rv for rv in model.free_RVs if rv.name == "X"), None)
-        return (
-            X is not None
-            and model.rvs_to_transforms[X] is None
-            and described.kernel in KERNELS
-            and not has_own_noise(described.observed)
-            and standardised(described.observed, model.rvs_to_values[described.observed])
-            is not None
-        )
+        table = spec.table
+        known = spec.kernel in KERNELS and table.own is None and table.standardisable
+        return spec.is_X_plain and known
 
     def __call__(self, values: Mapping[str, Array]) -> tuple[dict[str, Array], int]:
         """Move rows to better places.
@@ -306,8 +297,3 @@ class _Part:
         u[n] = -1.0
         self.W = self.W - np.outer(a / a[n], self.W[n]) + np.outer(u / variance, u @ self.F)
         self.A = self.A - np.outer(a / a[n], a) + np.outer(u / variance, u)
-
-
-def _held(model: pm.Model) -> set[str]:
-    free = {rv.name for rv in [*model.free_RVs, *model.deterministics]}
-    return set(model.named_vars) - free

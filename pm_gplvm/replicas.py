@@ -11,12 +11,10 @@ from pm_gplvm.checks import Array
 from pm_gplvm.ensemble import Ensemble, compile_ensemble
 from pm_gplvm.exchange import respaced, swap
 from pm_gplvm.kernels import KERNELS
-from pm_gplvm.likelihood import require_shared, standardised
-from pm_gplvm.model import describe, floor_of
 from pm_gplvm.pattern_moves import PatternMoves
 from pm_gplvm.row_priors import RowPrior, compile_row_prior
 from pm_gplvm.rowjumps import Proposal, RowMoves, Theta
-from pm_gplvm.schema import THETA
+from pm_gplvm.spec import ModelSpec
 from pm_gplvm.trajectories import StepSizes, move
 
 __all__ = ["Iteration", "Posterior", "Replicas", "compile_posterior"]
@@ -81,26 +79,20 @@ def compile_posterior(model: pm.Model) -> Posterior:
     ValueError
         If the covariance is not one of the table's, or the data are not fixed.
     """
-    described = describe(model)
-    if described.kernel not in KERNELS:
+    spec = ModelSpec.of(model)
+    if spec.kernel not in KERNELS:
         raise ValueError(
             f"sample knows the kernels {', '.join(KERNELS)}, got a covariance of another kind. "
             "Sample such a model with pm.sample, and compare its chains with gplvm.diagnose."
         )
-    require_shared(described.observed, caller="sample")
-    data = standardised(described.observed, model.rvs_to_values[described.observed])
-    if data is None:
+    spec.table.require_shared(caller="sample")
+    if not spec.table.standardisable:
         raise ValueError(
             "sample needs the mean and scale of the table to be data, got random variables."
         )
-    ensemble = compile_ensemble(model)
-    fixed = {
-        name: np.asarray(model[name].eval())
-        for name in THETA
-        if name in model.named_vars and name not in ensemble.named
-    }
-    row_prior = compile_row_prior(model) if ensemble.X is not None else None
-    return Posterior(ensemble, described.kernel, data[0], row_prior, fixed, floor_of(model))
+    ensemble = compile_ensemble(spec)
+    row_prior = compile_row_prior(spec) if ensemble.X is not None else None
+    return Posterior(ensemble, spec.kernel, spec.table.F, row_prior, spec.fixed, spec.floor)
 
 
 @dataclass

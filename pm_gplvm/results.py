@@ -11,23 +11,14 @@ import pytensor
 import xarray as xr
 
 from pm_gplvm.checks import Array
-from pm_gplvm.compilation import compile_mode
-from pm_gplvm.likelihood import seen_of
-from pm_gplvm.model import describe
-from pm_gplvm.rebuild import priors_of
+from pm_gplvm.compilation import compile_mode, constants
+from pm_gplvm.likelihood import mask_in
 from pm_gplvm.schema import LATENT, OBS, THETA
-
-__all__ = ["as_fit", "compile_constrain"]
+from pm_gplvm.spec import ModelSpec
 
 
 def compile_constrain(model: pm.Model) -> Any:
-    """Compile the way from value variables to named ones, deterministics included.
-
-    Returns
-    -------
-    callable
-        Values of the value variables, in order, to a dict by name.
-    """
+    """Compile the way from value variables, in order, to the named ones, deterministics too."""
     named = [*model.free_RVs, *model.deterministics]
     outputs = model.replace_rvs_by_values(named)
     function = pytensor.function(
@@ -38,7 +29,7 @@ def compile_constrain(model: pm.Model) -> Any:
 
 
 def as_fit(
-    model: pm.Model,
+    model: pm.Model | ModelSpec,
     draws: Mapping[str, Array],
     *,
     method: str,
@@ -46,38 +37,22 @@ def as_fit(
     settings: Mapping[str, Any],
     groups: Mapping[str, xr.Dataset] | None = None,
 ) -> xr.DataTree:
-    """Put draws into a DataTree.
+    """Put draws, (chain, draw, ...) by name, into a DataTree with the model's table and data.
 
-    Parameters
-    ----------
-    model : pm.Model
-    draws, sample_stats : mapping
-        Name to array, dims (chain, draw, ...).
-    method : str
-        How the draws were made: "map", "nuts_theta".
-    settings : mapping
-        Noted in the root's attrs; numbers and text as they are, all else as JSON.
-    groups : mapping, optional
-        Further groups.
-
-    Returns
-    -------
-    DataTree
-        Groups ``posterior``, ``sample_stats``, ``observed_data``, ``constant_data`` and the
-        further ones.
+    ``method`` says how they were made, such as "map"; ``settings`` stand in the attrs, numbers and text
+    as they are, all else as JSON.
     """
+    spec = ModelSpec.of(model)
+    model = spec.model
     observed = {model.rvs_to_values[rv]: rv.name for rv in model.observed_RVs}
     fixed = {
         var.name: var.get_value()
         for var in model.data_vars
         if var not in observed and hasattr(var, "get_value")
     }
-    seen = {
-        name: pytensor.function([], value, mode="FAST_COMPILE")()
-        for value, name in observed.items()
-    }
+    seen = {name: constants(value)[0] for value, name in observed.items()}
     for rv in model.observed_RVs:
-        present = seen_of(rv)
+        present = mask_in(rv)
         if present is not None:  # what stood in for a missing entry is none
             seen[rv.name] = np.where(present, seen[rv.name], np.nan)
     tree = {
@@ -88,14 +63,13 @@ def as_fit(
         **(groups or {}),
     }
     fit = xr.DataTree.from_dict(tree)
-    described = describe(model)
     fit.attrs = {
         "pm_gplvm_version": version("pm_gplvm"),
         "pymc_version": pm.__version__,
         "method": method,
-        "kernel": described.kernel,
-        "observed": described.observed.name,
-        "priors": json.dumps(priors_of(model)),
+        "kernel": spec.kernel,
+        "observed": spec.table.name,
+        "priors": json.dumps(spec.priors),
         **{name: _attr(value) for name, value in settings.items()},
     }
     return fit

@@ -9,26 +9,19 @@ import pytensor
 import pytensor.tensor as pt
 from pytensor.graph.basic import Variable
 from pytensor.graph.replace import graph_replace, vectorize_graph
-from pytensor.graph.traversal import ancestors
 from pytensor.tensor.random.op import RandomVariable
 
 from pm_gplvm.checks import Array
 from pm_gplvm.compilation import compile_mode
 from pm_gplvm.objective import likelihood_and_prior
-
-__all__ = ["RowPrior", "compile_row_prior", "row_parameters"]
+from pm_gplvm.spec import ModelSpec
 
 
 @dataclass(frozen=True)
 class RowPrior:
     """ln p(xₙ given all else), up to a constant, of many candidates at many states.
 
-    Parameters
-    ----------
-    function : callable
-        Row number, candidates (R, M, Q) in units of X, then the model's values (R, ...) each.
-    factorises : bool
-        Whether the rows are independent, so that a row's prior does not look at the others.
+    ``factorises`` where the rows are independent, so that a row's prior does not look at the others.
     """
 
     function: Any
@@ -39,26 +32,22 @@ class RowPrior:
         return np.asarray(self.function(np.asarray(n), X, *values))
 
 
-def compile_row_prior(model: pm.Model) -> RowPrior:
-    """Compile the prior of one row of ``X``.
+def compile_row_prior(model: pm.Model | ModelSpec) -> RowPrior:
+    """Compile the prior of one row of X, which is free and untransformed.
 
     Where X is a distribution whose rows are independent and nothing else depends on it but the
     table, that row's term alone is computed; else the whole prior, with the row replaced.
-
-    Parameters
-    ----------
-    model : pm.Model
-        With a free, untransformed ``X``.
     """
-    rv = model["X"]
+    spec = ModelSpec.of(model)
+    model, rv = spec.model, spec.X
     values = model.value_vars
     batch = [
         pt.tensor(v.name, shape=(None, *(None,) * v.type.ndim), dtype=v.type.dtype) for v in values
     ]
     row, candidates = pt.lscalar("row"), pt.dtensor3("candidates")
-    parameters = None if _others_depend_on(model, rv) else row_parameters(rv, row)
+    parameters = None if spec.tied else row_parameters(rv, row)
     if parameters is None:
-        density = _whole_prior(model, row, candidates, batch)
+        density = _whole_prior(spec, row, candidates, batch)
     else:
         # A parameter is the same for all candidates of a state, and mostly for all states.
         each = vectorize_graph(
@@ -79,12 +68,6 @@ def compile_row_prior(model: pm.Model) -> RowPrior:
     return RowPrior(function, factorises=parameters is not None)
 
 
-def _others_depend_on(model: pm.Model, X: Variable) -> bool:
-    """Whether a prior or potential, not only the table, depends on X."""
-    others = [rv for rv in [*model.free_RVs, *model.potentials] if rv is not X]
-    return X in set(ancestors(others)) or len(model.observed_RVs) > 1
-
-
 def row_parameters(X: Variable, row: Variable) -> list[Variable] | None:
     """Parameters of a row of X, or of some rows, if its own distribution treats its rows apart."""
     op = X.owner.op
@@ -101,12 +84,12 @@ def row_parameters(X: Variable, row: Variable) -> list[Variable] | None:
 
 
 def _whole_prior(
-    model: pm.Model, row: Variable, candidates: Variable, batch: list[Variable]
+    spec: ModelSpec, row: Variable, candidates: Variable, batch: list[Variable]
 ) -> Variable:
     """Write down the whole prior with one row replaced, for each candidate (R, M)."""
-    value = model.rvs_to_values[model["X"]]
+    value = spec.model.rvs_to_values[spec.X]
     candidate = pt.dvector("candidate")
-    _, prior = likelihood_and_prior(model)
+    _, prior = likelihood_and_prior(spec)
     (moved,) = graph_replace([prior], {value: pt.set_subtensor(value[row], candidate)})
-    lifted = {v: pt.expand_dims(b, 1) for v, b in zip(model.value_vars, batch, strict=True)}
+    lifted = {v: pt.expand_dims(b, 1) for v, b in zip(spec.model.value_vars, batch, strict=True)}
     return vectorize_graph([moved], replace={candidate: candidates, **lifted})[0]

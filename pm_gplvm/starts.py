@@ -7,18 +7,15 @@ from typing import Any
 
 import numpy as np
 import pymc as pm
-import pytensor
+import pytensor.tensor as pt
 import xarray as xr
 from pymc.distributions.transforms import LogTransform
 
-from pm_gplvm.back_constraints import is_back_constrained, weights_of
 from pm_gplvm.checks import Array
+from pm_gplvm.compilation import constants
 from pm_gplvm.kernels import KERNELS
-from pm_gplvm.likelihood import has_own_noise, standardised
-from pm_gplvm.model import describe
-from pm_gplvm.schema import LATENT, OBS, draws_of, require_fit
-
-__all__ = ["EMBEDDINGS", "Form", "forms", "perturbed", "start_values"]
+from pm_gplvm.schema import draws_of, require_fit
+from pm_gplvm.spec import ModelSpec
 
 Values = dict[str, Array]
 
@@ -82,24 +79,12 @@ _THETA = {"lengthscale": 1.0, "amplitude": 1.0, "weight": 0.3, "sigma": 0.3, "bi
 
 @dataclass(frozen=True)
 class Form:
-    """How curved the map from X to Y is at a start.
+    """How curved the map from X to Y is at a start."""
 
-    Parameters
-    ----------
-    size : float
-        Root mean square of Z = X / lengthscale: the smaller, the flatter.
-    whitened : bool
-        Whether each latent dimension has the same spread, or that of its component.
-    straight : bool
-        Whether the linear part of the kernel explains the table, if it has one, or the other.
-    joint : bool
-        Whether it went on to the mode of X and θ together.
-    """
-
-    size: float
-    whitened: bool
-    straight: bool = False
-    joint: bool = False
+    size: float  # root mean square of Z = X / lengthscale: the smaller, the flatter
+    whitened: bool  # each latent dimension has the same spread, or that of its component
+    straight: bool = False  # the linear part of the kernel explains the table, or the other part
+    joint: bool = False  # it went on to the mode of X and θ together
 
     @property
     def name(self) -> str:
@@ -119,38 +104,29 @@ _LINEAR = (Form(1.0, False, straight=True),)
 
 
 def forms(
-    model: pm.Model, start: Any, rng: np.random.Generator
+    model: pm.Model | ModelSpec, start: Any, rng: np.random.Generator
 ) -> list[tuple[Form | None, Values]]:
     """Make the starts that a fit tries first: those of one way to place X, at several sizes.
 
-    Parameters
-    ----------
-    model : pm.Model
-    start : Any
-        As in :func:`start_values`; what is no way to place X by itself is one start.
-    rng : numpy.random.Generator
-
-    Returns
-    -------
-    list of (Form or None, dict)
+    What is no way to place X by itself is one start, of no form.
     """
-    first = start_values(model, start, rng)
-    described = describe(model)
-    kernel = KERNELS.get(described.kernel)
-    free = {rv.name: rv for rv in model.free_RVs}
+    spec = ModelSpec.of(model)
+    model, free = spec.model, spec.free
+    first = start_values(spec, start, rng)
+    kernel = KERNELS.get(spec.kernel)
     if not isinstance(start, str) or kernel is None or "X" not in free:
         return [(None, first)]
-    F = _table(model, start)
-    raw = {start: EMBEDDINGS[start](F, _latent_dim(model), rng)}
+    F = _table(spec, start)
+    raw = {start: EMBEDDINGS[start](F, spec.latent_dim, rng)}
     noise = None
-    if has_own_noise(described.observed):
+    if spec.table.own is not None:
         # What a noise of each column is for: factors rather than the widest directions.
-        raw["factors"], noise = _factors(F, _latent_dim(model))
+        raw["factors"], noise = _factors(F, spec.latent_dim)
     linear = "weight" in kernel.parameters
     chosen = _WITH_LINEAR if linear else _CURVED if kernel.stationary else _LINEAR
     made: list[tuple[Form | None, Values]] = []
     for form, way in [(form, way) for way in raw for form in chosen]:
-        X = _placed(model, raw[way], rng, whitened=form.whitened)
+        X = _placed(spec, raw[way], rng, whitened=form.whitened)
         theta: dict[str, Any] = {
             "lengthscale": 1.0 / form.size,
             "amplitude": 1.0,
@@ -162,14 +138,14 @@ def forms(
             theta["weight"] = 0.1
         if noise is not None:
             theta["sigma"] = noise
-        if "lengthscale" not in free and "lengthscale" in model.named_vars:
-            X = X * form.size * model["lengthscale"].eval()
+        if "lengthscale" in spec.fixed:
+            X = X * form.size * spec.fixed["lengthscale"]
         values = dict(first)
         named: dict[str, Any] = {"X": X, **theta}
         for name, value in named.items():
             if name not in free:
                 continue
-            target = model.rvs_to_values[free[name]].name
+            target = spec.value_name(name)
             with suppress(ValueError):  # outside a prior of the user's
                 values[target] = _transformed(
                     model, free[name], np.broadcast_to(value, values[target].shape)
@@ -203,21 +179,13 @@ def _unit_columns(X: Array, rng: np.random.Generator) -> Array:
     return X / np.where(empty, 1.0, spread)
 
 
-def start_values(model: pm.Model, start: Any, rng: np.random.Generator) -> dict[str, Array]:
-    """Values of the free variables to start from.
+def start_values(
+    model: pm.Model | ModelSpec, start: Any, rng: np.random.Generator
+) -> dict[str, Array]:
+    """Values of the model's value variables to start from, by name.
 
-    Parameters
-    ----------
-    model : pm.Model
-    start : {"pca", "isomap", "random"}, array_like (N, Q), mapping or DataTree
-        A way to place X; X itself; values by name; or another fit, of which the last draw is
-        taken. What is not given starts at the model's own initial values.
-    rng : numpy.random.Generator
-
-    Returns
-    -------
-    dict
-        From the names of the model's *value* variables to arrays.
+    ``start`` is a way to place X ("pca", "isomap", "random"); X itself; values by name; or another fit,
+    of which the last draw is taken. What is not given starts at the model's own initial values.
 
     Raises
     ------
@@ -225,22 +193,21 @@ def start_values(model: pm.Model, start: Any, rng: np.random.Generator) -> dict[
         If the start is of an unknown kind, of a wrong shape, not finite, or has all latent
         positions equal: there the gradient in X is zero, and no optimiser would leave it.
     """
+    spec = ModelSpec.of(model)
+    model, free = spec.model, spec.free
     values = model.initial_point(random_seed=int(rng.integers(2**31)))
-    free = {rv.name: rv for rv in model.free_RVs}
     usual = {
-        name: np.full_like(values[model.rvs_to_values[free[name]].name], value)
+        name: np.full_like(values[spec.value_name(name)], value)
         for name, value in _THETA.items()
         if name in free
     }
-    given = _given(model, start, rng)
-    if is_back_constrained(model) and "X" in given and "X_weights" not in given:
-        given["X_weights"] = weights_of(model, _checked_positions(model, given["X"]))
+    given = _given(spec, start, rng)
+    if spec.prior.kind == "back_constrained" and "X" in given and "X_weights" not in given:
+        given["X_weights"] = spec.weights_of(_checked_positions(spec, given["X"]))
     for name in usual.keys() - given.keys():
         # Outside a prior of the user's the model's own initial value stays.
         with suppress(ValueError):
-            values[model.rvs_to_values[free[name]].name] = _transformed(
-                model, free[name], usual[name]
-            )
+            values[spec.value_name(name)] = _transformed(model, free[name], usual[name])
     for name, value in given.items():
         if name not in free:
             continue
@@ -252,7 +219,7 @@ def start_values(model: pm.Model, start: Any, rng: np.random.Generator) -> dict[
         if not np.isfinite(value).all():
             raise ValueError(f"start must be finite, got missing or infinite values in {name}.")
         values[target.name] = _transformed(model, rv, value)
-    X = values[model.rvs_to_values[free["X"]].name] if "X" in free else None
+    X = values[spec.value_name("X")] if "X" in free else None
     if X is not None and X.ndim == 2 and np.ptp(X, axis=0).max() == 0.0:
         raise ValueError(
             "start has all latent positions equal, got one point for all rows. The gradient in X "
@@ -261,26 +228,25 @@ def start_values(model: pm.Model, start: Any, rng: np.random.Generator) -> dict[
     return {name: np.asarray(value, dtype=np.float64) for name, value in values.items()}
 
 
-def _given(model: pm.Model, start: Any, rng: np.random.Generator) -> dict[str, Array]:
+def _given(spec: ModelSpec, start: Any, rng: np.random.Generator) -> dict[str, Array]:
     if isinstance(start, str):
         if start not in EMBEDDINGS:
             raise ValueError(
                 f"start must be one of {', '.join(EMBEDDINGS)}, an array, a mapping or a fit, got {start!r}."
             )
-        placed = "X" in _free_names(model) or is_back_constrained(model)
-        if not placed:
+        if "X" not in spec.free and spec.prior.kind != "back_constrained":
             return {}
-        X = EMBEDDINGS[start](_table(model, start), _latent_dim(model), rng)
-        return {"X": _placed(model, X, rng, whitened=True)}
+        X = EMBEDDINGS[start](_table(spec, start), spec.latent_dim, rng)
+        return {"X": _placed(spec, X, rng, whitened=True)}
     if isinstance(start, xr.DataTree):
         require_fit(start, "X", caller="start")
         names = dict.fromkeys(["X", *map(str, start["posterior"].data_vars)])
         return {name: draws_of(start, name)[0, -1].to_numpy().astype(np.float64) for name in names}
     if isinstance(start, Mapping):
-        unknown = [name for name in start if name not in model.named_vars]
+        unknown = [name for name in start if name not in spec.model.named_vars]
         if unknown:
             raise ValueError(
-                f"start must name variables of the model ({', '.join(_free_names(model))}), "
+                f"start must name variables of the model ({', '.join(spec.free)}), "
                 f"got {', '.join(map(str, unknown))}."
             )
         return {name: np.asarray(value, dtype=np.float64) for name, value in start.items()}
@@ -293,44 +259,32 @@ def _given(model: pm.Model, start: Any, rng: np.random.Generator) -> dict[str, A
         ) from None
 
 
-def _free_names(model: pm.Model) -> list[str]:
-    return [rv.name for rv in model.free_RVs]
-
-
-def _checked_positions(model: pm.Model, X: Array) -> Array:
-    wanted = (len(model.coords[OBS]), len(model.coords[LATENT]))
+def _checked_positions(spec: ModelSpec, X: Array) -> Array:
+    wanted = spec.X_shape
     if X.shape != wanted or not np.isfinite(X).all():
         raise ValueError(f"start must give X finite values in the shape {wanted}, got {X.shape}.")
     return X
 
 
-def _table(model: pm.Model, start: Any) -> Array:
-    rv = describe(model).observed
-    data = standardised(rv, model.rvs_to_values[rv])
-    if data is None:
+def _table(spec: ModelSpec, start: Any) -> Array:
+    if not spec.table.standardisable:
         raise ValueError(
             f"start={start!r} needs the mean and scale of the table to be data; start this model from "
             "an array of latent positions."
         )
-    return _completed(data[0], _latent_dim(model))
+    return _completed(spec.table.F, spec.latent_dim)
 
 
-def _latent_dim(model: pm.Model) -> int:
-    if is_back_constrained(model):
-        return len(model.coords[LATENT])
-    return int(model.initial_point()[model.rvs_to_values[model["X"]].name].shape[1])
-
-
-def _placed(model: pm.Model, X: Array, rng: np.random.Generator, *, whitened: bool) -> Array:
+def _placed(spec: ModelSpec, X: Array, rng: np.random.Generator, *, whitened: bool) -> Array:
     """Centre positions, give them root mean square 1, and turn them to what is known of some."""
     unit = _unit_columns(X, rng)
     if not whitened:
         spread = (X - X.mean(axis=0)).std(axis=0)
         X = unit * np.maximum(spread, _LEAST * spread.max())
         unit = X / np.sqrt((X**2).mean())
-    if "X_prior_mean" not in model.named_vars:
+    if spec.prior.kind != "informed":
         return unit
-    mean, sd = (model[f"X_prior_{part}"].get_value() for part in ("mean", "sd"))
+    mean, sd = (spec.model[f"X_prior_{part}"].get_value() for part in ("mean", "sd"))
     return _towards(unit, mean, sd, rng)
 
 
@@ -366,26 +320,18 @@ def _transformed(model: pm.Model, rv: Any, value: Array) -> Array:
         return value
     if isinstance(transform, LogTransform) and (np.asarray(value) > 0.0).all():
         return np.log(value)  # needs no compiled function
-    forward = transform.forward(pytensor.tensor.constant(value), *rv.owner.inputs)
-    result = np.asarray(pytensor.function([], forward, mode="FAST_COMPILE")())
+    (result,) = constants(transform.forward(pt.constant(value), *rv.owner.inputs))
     if not np.isfinite(result).all():
         raise ValueError(f"start must lie inside the range of {rv.name}, got {value}.")
     return result
 
 
 def perturbed(
-    model: pm.Model, values: Mapping[str, Array], start: Any, rng: np.random.Generator
+    model: pm.Model | ModelSpec, values: Mapping[str, Array], start: Any, rng: np.random.Generator
 ) -> dict[str, Array]:
     """Make a further start: X drawn anew if it was random, else moved by half its spread; θ too.
 
-    Parameters
-    ----------
-    model : pm.Model
-    values : mapping
-        From :func:`start_values`.
-    start : Any
-        What those values were made from.
-    rng : numpy.random.Generator
+    ``values`` are those of :func:`start_values` for this ``start``.
     """
     if isinstance(start, str) and start == "random":
         values = start_values(model, start, rng)

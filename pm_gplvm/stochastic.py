@@ -27,19 +27,16 @@ from numpy.typing import NDArray
 from pymc.distributions.custom import CustomSymbolicDistRV
 from pymc.distributions.shape_utils import change_dist_size
 from pytensor.graph.basic import Variable
-from pytensor.graph.traversal import ancestors
 from scipy.spatial import cKDTree
 
 from pm_gplvm.checks import Array, count
 from pm_gplvm.compilation import Backend, resolve_mode
 from pm_gplvm.covariances import covariance
 from pm_gplvm.gaussian import GaussianTerms, gram_factor, total_logp
-from pm_gplvm.likelihood import require_complete, require_shared, standardised
-from pm_gplvm.model import describe, noise_in
 from pm_gplvm.progress import Counter
 from pm_gplvm.results import as_fit, compile_constrain
 from pm_gplvm.row_priors import row_parameters
-from pm_gplvm.schema import THETA
+from pm_gplvm.spec import ModelSpec
 from pm_gplvm.starts import start_values
 from pm_gplvm.threads import blas_threads as limit_threads
 
@@ -420,33 +417,30 @@ def compile_neighbourhood(model: pm.Model, *, backend: Backend = "python") -> Ne
     TypeError or ValueError unless the model has a kernel of the table, a free and untransformed ``X`` whose
     prior is independent from row to row, and nothing but its table that depends on it.
     """
-    described = describe(model)
-    table = described.observed
-    require_shared(table, caller="Learning by neighbourhoods")
-    require_complete(table, caller="Learning by neighbourhoods")
-    data = standardised(table, model.rvs_to_values[table])
-    if data is None:
+    spec = ModelSpec.of(model)
+    spec.table.require_shared(caller="Learning by neighbourhoods")
+    spec.table.require_complete(caller="Learning by neighbourhoods")
+    if not spec.table.standardisable:
         raise ValueError(
             "model must have data for the mean and scale of its table, got random variables. "
             "Build it with build_model."
         )
-    if described.kernel == "custom":
+    if spec.kernel == "custom":
         raise ValueError(
             "model must have a kernel of the table to be learnt by neighbourhoods, got a covariance "
             "of its own. Write it with gplvm.covariance, or use fit_map."
         )
-    position = _checked_positions(model, table)
+    position, table = _checked_positions(spec), spec.table.variable
     value_of_X = model.rvs_to_values[position]
-    F, scale = data
+    F, scale = spec.table.F, spec.table.scale
     N, D = F.shape
 
     rows = pt.lvector("rows")
     X_rows = pt.tensor("X_rows", shape=(None, value_of_X.type.shape[1]), dtype="float64")
     factor = gram_factor(F) if N <= _FEW_ROWS else F  # a factor may be an N × N array
     F_rows = pt.tensor("F_rows", shape=(None, factor.shape[1]), dtype="float64")
-    theta = {name: model[name] for name in THETA if name in model.named_vars}
-    noise = {"sigma": noise_in(model)} if "sigma" in theta else {}
-    K = covariance(described.kernel, X_rows, **{**theta, **noise})
+    noise = {"sigma": spec.noise} if "sigma" in spec.theta else {}
+    K = covariance(spec.kernel, X_rows, **{**spec.theta, **noise})
     log_scale = float(np.log(scale).sum())
     likelihood, left_out, prior_of_X = model.replace_rvs_by_values(
         [
@@ -472,19 +466,18 @@ def compile_neighbourhood(model: pm.Model, *, backend: Backend = "python") -> Ne
     return Neighbourhood(np.ascontiguousarray(factor), value_of_X.name, names, gradients, terms)
 
 
-def _checked_positions(model: pm.Model, table: Variable) -> Variable:
+def _checked_positions(spec: ModelSpec) -> Variable:
     """Return the variable X; ValueError if its rows cannot be learnt a few at a time."""
-    X = {rv.name: rv for rv in model.free_RVs}.get("X")
-    others = [v for v in (*model.basic_RVs, *model.potentials) if v is not X and v is not table]
-    if X is None or model.rvs_to_transforms[X] is not None:
+    X = spec.free.get("X")
+    if X is None or not spec.is_X_plain:
         wanted = "a free X without a transform"
         found = f"an X that is {'no free variable' if X is None else 'transformed'}"
     elif X.ndim != 2 or X.owner.op.ndim_supp > 1:
         wanted, found = "a prior of X that is independent from row to row", str(X.owner.op)
     elif isinstance(X.owner.op, CustomSymbolicDistRV):  # its parameters cannot be split by row
         wanted, found = "a prior of X that is a distribution of PyMC's", "a CustomDist"
-    elif tied := [v.name for v in others if X in ancestors([v])]:
-        wanted, found = "nothing but its table that depends on X", ", ".join(tied)
+    elif spec.tied:
+        wanted, found = "nothing but its table that depends on X", ", ".join(spec.tied)
     else:
         return X
     raise ValueError(

@@ -30,42 +30,33 @@ import numpy as np
 import pymc as pm
 import pytensor.tensor as pt
 from numpy.typing import NDArray
-from pymc.distributions.continuous import Normal
 from pytensor.graph.basic import Variable
-from pytensor.graph.traversal import ancestors
-from pytensor.tensor.random.op import RNGConsumerOp
 
-from pm_gplvm.back_constraints import basis_of, is_back_constrained
 from pm_gplvm.gaussian import GaussianTerms
 from pm_gplvm.kernels import KERNELS, prior_slope_variance
-from pm_gplvm.likelihood import has_own_noise, standardised
-from pm_gplvm.model import describe, noise_in
-
-__all__ = ["is_independent", "log_volume", "prior_sd", "why_no_volume"]
+from pm_gplvm.spec import ModelSpec
 
 _LOG_2PI = float(np.log(2.0 * np.pi))
 
 
-def why_no_volume(model: pm.Model) -> str | None:
+def why_no_volume(model: pm.Model | ModelSpec) -> str | None:
     """Tell in a sentence why X cannot be integrated out of a model, or None if it can.
 
     Parameters
     ----------
     model : pm.Model
     """
-    kernel = describe(model).kernel
-    if kernel not in KERNELS:
+    spec = ModelSpec.of(model)
+    if spec.kernel not in KERNELS:
         return (
             "it needs the expected slope of the kernel, and knows that of "
             f"{', '.join(KERNELS)} in the model's own parameters, got a covariance of another kind"
         )
-    observed = describe(model).observed
-    if standardised(observed, model.rvs_to_values[observed]) is None:
+    if not spec.table.standardisable:
         return "the mean and scale of its table must be data"
-    free = {rv.name for rv in model.free_RVs}
-    if "X" not in free and not is_back_constrained(model):
+    if "X" not in spec.free and spec.prior.kind != "back_constrained":
         return "X is held fixed"
-    if "X" in free and not _prior_is_known(model):
+    if "X" in spec.free and spec.prior.kind is None:
         return (
             "it needs the precision of X's prior, and knows Normal, informed, dynamics, classes and "
             "back_constrained, got another one"
@@ -73,7 +64,7 @@ def why_no_volume(model: pm.Model) -> str | None:
     return None
 
 
-def log_volume(model: pm.Model, rows: NDArray[np.intp] | None = None) -> Variable:
+def log_volume(model: pm.Model | ModelSpec, rows: NDArray[np.intp] | None = None) -> Variable:
     """Write down ½ n ln 2π - ½ ln|P + H|, n the number of positions, H as the prior expects it.
 
     Parameters
@@ -88,48 +79,44 @@ def log_volume(model: pm.Model, rows: NDArray[np.intp] | None = None) -> Variabl
     TensorVariable, shape ()
         In terms of the model's random variables.
     """
-    h, (N, Q) = _information(model)
-    if is_back_constrained(model):
+    spec = ModelSpec.of(model)
+    h, (N, Q) = _information(spec)
+    if spec.prior.kind == "back_constrained":
         # X = B w with w ~ N(0, I), and the columns of B are orthogonal.
-        squares = pt.constant((basis_of(model) ** 2).sum(axis=0))
+        squares = pt.constant((spec.basis**2).sum(axis=0))
         volume = pt.log1p(squares[:, None] * h[0]).sum()
         return 0.5 * (squares.type.shape[0] * Q * _LOG_2PI - volume)
-    rowcov = _row_covariance(model)
+    rowcov = spec.prior.row_covariance
     if rowcov is not None:
         own = GaussianTerms()(rowcov, pt.zeros((N, 1)))[1]
         return 0.5 * (N * Q * _LOG_2PI + Q * own - _log_det(rowcov, h, N, Q))
-    each = pt.log(pt.broadcast_to(1.0 / pt.square(_spread(model)), (N, Q)) + h)
+    each = pt.log(pt.broadcast_to(1.0 / pt.square(spec.prior.spread), (N, Q)) + h)
     if rows is not None:
         N, each = len(rows), each[rows]
     return 0.5 * (N * Q * _LOG_2PI - each.sum())
 
 
-def _information(model: pm.Model) -> tuple[Variable, tuple[int, int]]:
+def _information(spec: ModelSpec) -> tuple[Variable, tuple[int, int]]:
     """h_nq and its shape (N, Q)."""
-    described, named = describe(model), model.named_vars
-    data = standardised(described.observed, model.rvs_to_values[described.observed])
-    if data is None:
-        raise ValueError("the mean and scale of the table must be data, got random variables.")
-    seen = (~np.isnan(data[0])).astype(np.float64)
-    own = has_own_noise(described.observed)
-    Q = int(model["X"].shape[1].eval())
-    kernel = KERNELS[described.kernel]
-    amplitude, weight = named.get("amplitude", 1.0), named.get("weight", 1.0)
+    F, own, Q, theta = spec.table.F, spec.table.own is not None, spec.latent_dim, spec.theta
+    seen = (~np.isnan(F)).astype(np.float64)
+    kernel = KERNELS[spec.kernel]
+    amplitude, weight = theta.get("amplitude", 1.0), theta.get("weight", 1.0)
     signal = pt.constant(1.0) if own else pt.square(amplitude)  # of the stationary part
     linear = (pt.square(weight) if kernel.summed else 1.0) if kernel.linear else 0.0
     slope, rate = pt.constant(0.0) + linear, 0.0
-    lengthscale = pt.broadcast_to(named.get("lengthscale", 1.0), (Q,))
+    lengthscale = pt.broadcast_to(theta.get("lengthscale", 1.0), (Q,))
     if kernel.scaled is not None:
         rate = float(prior_slope_variance(kernel.name, 1, weight=0.0)[0])
         slope = slope + rate * signal / pt.square(lengthscale)
-    noise = pt.broadcast_to(pt.square(noise_in(model)), (seen.shape[1],))
+    noise = pt.broadcast_to(pt.square(spec.noise), (seen.shape[1],))
     each = 1.0 / noise
     if own:
         near = pt.exp(-0.5 * pt.log1p(2.0 * rate / pt.square(lengthscale)).sum())
         varies = (1.0 - near if rate else 0.0) + Q * linear
-        variance = pt.constant(np.nanvar(data[0], axis=0))
+        variance = pt.constant(np.nanvar(F, axis=0))
         # The scale of X is free then; that at which X has its prior's spread is taken.
-        each = pt.maximum(variance / noise - 1.0, 0.0) / (varies * pt.square(model["X"]).mean())
+        each = pt.maximum(variance / noise - 1.0, 0.0) / (varies * pt.square(spec.X).mean())
     told = pt.constant(seen) @ each
     return told[:, None] * pt.broadcast_to(slope, (Q,)), (len(seen), Q)
 
@@ -142,48 +129,3 @@ def _log_det(C: Variable, h: Variable, N: int, Q: int) -> Variable:
         inner = pt.eye(N) + root[:, None] * C * root
         total = total + GaussianTerms()(inner, pt.zeros((N, 1)))[1]
     return total
-
-
-def _row_covariance(model: pm.Model) -> Variable | None:
-    """Covariance of the rows under :func:`pm_gplvm.dynamics`."""
-    if "X_time" not in model.named_vars:
-        return None
-    rv = model["X"]
-    return rv.owner.op.dist_params(rv.owner)[0]
-
-
-def _prior_is_known(model: pm.Model) -> bool:
-    names = model.named_vars
-    return "X_time" in names or "X_class" in names or _is_normal(model)
-
-
-def _is_normal(model: pm.Model) -> bool:
-    rv = model["X"]
-    return isinstance(rv.owner.op, type(Normal.rv_op)) and rv.type.ndim == 2
-
-
-def is_independent(model: pm.Model) -> bool:
-    """Whether the rows of X are independent and alike under their prior."""
-    if not _is_normal(model) or {"X_class", "X_prior_mean"} & set(model.named_vars):
-        return False
-    parameters = model["X"].owner.op.dist_params(model["X"].owner)
-    return all(p.type.ndim < 2 or p.type.shape[0] == 1 for p in parameters)
-
-
-def prior_sd(model: pm.Model) -> float | None:
-    """Give the prior standard deviation of X where it is one number for all, and known."""
-    if not is_independent(model):
-        return None
-    sd = _spread(model)
-    if any(v.owner and isinstance(v.owner.op, RNGConsumerOp) for v in ancestors([sd])):
-        return None
-    values = np.asarray(sd.eval())
-    return float(values.flat[0]) if values.size and (values == values.flat[0]).all() else None
-
-
-def _spread(model: pm.Model) -> Variable:
-    """Prior standard deviation of X about its mean, or about the centre of its class."""
-    if "X_class" in model.named_vars:
-        return model["X_within"]
-    rv = model["X"]
-    return rv.owner.op.dist_params(rv.owner)[1]

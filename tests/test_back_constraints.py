@@ -9,8 +9,9 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF
 
 import pm_gplvm as gplvm
-from pm_gplvm.back_constraints import is_back_constrained, weights_of
 from pm_gplvm.draws import data_of
+from pm_gplvm.latent_priors import is_back_constrained
+from pm_gplvm.spec import ModelSpec
 
 N, Q = 16, 2
 THETA = {"lengthscale": 0.8, "amplitude": 1.2, "sigma": 0.4}
@@ -52,7 +53,7 @@ def test_the_columns_of_X_have_the_covariance_of_the_kernel(model, fit, kernel):
 def test_the_mode_holds_X_in_the_span_of_the_kernel(model, fit, kernel):
     assert fit.attrs["converged"] == 1
     assert fit.attrs["kernel"] == "rbf"
-    assert is_back_constrained(model)
+    assert ModelSpec.of(model).prior.kind == "back_constrained"
     assert is_back_constrained(fit)
     F, _, _ = data_of(fit, caller="test")
     X = fit.posterior["X"].to_numpy()[0, 0]
@@ -99,7 +100,9 @@ def test_training_rows_lie_where_they_lay(table, fit):
 def test_draws_that_were_aligned_are_placed_in_their_frame(model, table, rng):
     shape = model["X_weights"].eval().shape
     weights = rng.standard_normal((1, 4, *shape))
-    basis = np.linalg.lstsq(weights_of(model, np.eye(N)), np.eye(shape[0]), rcond=None)[0]
+    basis = np.linalg.lstsq(
+        ModelSpec.of(model).weights_of(np.eye(N)), np.eye(shape[0]), rcond=None
+    )[0]
     fit = fit_of(model, basis @ weights, X_weights=weights, **THETA)
     turned = gplvm.align(fit, to=rng.standard_normal((N, Q)))
     new = gplvm.embed(turned, table[:N])["posterior"]["X"].to_numpy()
@@ -108,7 +111,7 @@ def test_draws_that_were_aligned_are_placed_in_their_frame(model, table, rng):
 
 def test_weights_are_those_of_given_positions(model, fit):
     weights = fit.posterior["X_weights"].to_numpy()[0, 0]
-    found = weights_of(model, fit.posterior["X"].to_numpy()[0, 0])
+    found = ModelSpec.of(model).weights_of(fit.posterior["X"].to_numpy()[0, 0])
     np.testing.assert_allclose(found, weights, atol=1e-5)
 
 
@@ -143,7 +146,7 @@ def test_the_weights_can_be_integrated_out(kernel):
     _, gradient = gplvm.compile_objective(model)(point)
     assert np.abs(gradient["X_weights"]).max() < 1e-2
     X = fit.posterior["X"].to_numpy()[0, 0]
-    np.testing.assert_allclose(weights_of(model, X), point["X_weights"], atol=1e-5)
+    np.testing.assert_allclose(ModelSpec.of(model).weights_of(X), point["X_weights"], atol=1e-5)
     joint = gplvm.fit_map(model, random_seed=1, progressbar=False)
     assert joint.posterior["sigma"].item() < fit.posterior["sigma"].item()
     assert joint.posterior["X"].std() < X.std()

@@ -11,10 +11,10 @@ from sklearn.decomposition import FactorAnalysis
 import pm_gplvm as gplvm
 from pm_gplvm.columns import OwnColumns
 from pm_gplvm.draws import data_of, each_draw
-from pm_gplvm.model import describe
 from pm_gplvm.objective import log_density
 from pm_gplvm.results import as_fit
 from pm_gplvm.rowdensity import RowDensity, Rows
+from pm_gplvm.spec import ModelSpec
 from pm_gplvm.volume import log_volume
 
 N, D = 25, 4
@@ -86,7 +86,7 @@ def dense(fit, x, s=0):
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_the_model_has_the_density_of_each_column_alone(kernel, holes):
     model, fit = made(kernel, holes)
-    assert describe(model).kernel == kernel.split()[0]
+    assert ModelSpec.of(model).kernel == kernel.split()[0]
     Y = table(holes=holes)
     mean, spread = np.nanmean(Y, axis=0), np.nanstd(Y, axis=0)
     posterior = fit["posterior"].to_dataset().isel(chain=0, draw=0)

@@ -17,7 +17,7 @@ from pm_gplvm.gaussian import (
     gram_factor,
     total_logp,
 )
-from pm_gplvm.likelihood import data_term, standardised
+from pm_gplvm.spec import tables_of
 
 
 def positive_definite(rng, n):
@@ -397,9 +397,10 @@ def test_mean_that_is_estimated_leaves_nothing_to_shorten(table, mode):
         X = pm.Normal("X", shape=(8, 1))
         mu = pm.Normal("mu", shape=4)
         gplvm.GPColumns("Y", gplvm.covariance("rbf", X, sigma=0.5), mu=mu, observed=table.T)
-    (rv,) = model.observed_RVs
-    assert standardised(rv, model.rvs_to_values[rv]) is None
-    assert data_term(rv, model.rvs_to_values[rv]) is None
+    (read,) = tables_of(model)
+    assert not read.standardisable
+    with pytest.raises(ValueError, match="must be data, got random variables"):
+        read.F  # noqa: B018
     objective = gplvm.compile_objective(model, prior=False)
     positions, mean = np.arange(8.0)[:, None], np.array([0.1, 0.2, 0.3, 0.4])
     value, gradient = objective({"X": positions, "mu": mean})

@@ -11,8 +11,9 @@ from oracles import ALL_KERNELS, kernel_matrix
 
 import pm_gplvm as gplvm
 from pm_gplvm.kernels import parse_kernel
-from pm_gplvm.model import describe, noise_in
+from pm_gplvm.model import noise_in
 from pm_gplvm.schema import THETA
+from pm_gplvm.spec import ModelSpec
 
 FIXED = {"lengthscale": 1.0, "amplitude": 1.0, "sigma": 0.3}
 
@@ -66,7 +67,7 @@ def test_floors_out_of_range(resolution, Y):
 def test_parameters_of_each_kernel(kernel, expected, Y):
     model = gplvm.build_model(Y, kernel=kernel)
     assert names(model.free_RVs) == expected
-    assert describe(model).kernel == parse_kernel(kernel)[0].name
+    assert ModelSpec.of(model).kernel == parse_kernel(kernel)[0].name
 
 
 def test_frame_gives_its_names_to_the_model(rng):
@@ -364,7 +365,7 @@ def test_ard_needs_a_lengthscale(Y):
 
 def test_describe_of_something_else():
     with pytest.raises(TypeError, match=r"model must be a pm\.Model, got int\. See build_model"):
-        describe(3)
+        ModelSpec.of(3)
 
 
 def test_describe_without_a_table():
@@ -373,7 +374,7 @@ def test_describe_without_a_table():
     with pytest.raises(
         ValueError, match=r"one observed GPColumns, got 0\. Build it with build_model"
     ):
-        describe(model)
+        ModelSpec.of(model)
 
 
 def test_describe_without_positions(rng):
@@ -381,7 +382,7 @@ def test_describe_without_positions(rng):
         pm.HalfNormal("s")
         gplvm.GPColumns("Y", np.eye(4), observed=rng.normal(size=(2, 4)))
     with pytest.raises(ValueError, match=r"latent positions called 'X', got the variables s, Y"):
-        describe(model)
+        ModelSpec.of(model)
 
 
 @pytest.mark.parametrize("kernel", [*ALL_KERNELS, "rbf + bias", "rbf + linear + bias"])
@@ -391,7 +392,7 @@ def test_the_kernel_is_read_off_the_graph(kernel, ard, Y):
         return
     model = gplvm.build_model(Y, kernel=kernel, ard=ard, priors={"sigma": 0.1})
     for one in (model, pm.do(model, {"X": np.ones((12, 2))})):
-        assert describe(one).kernel == kernel.removesuffix(" + bias")
+        assert ModelSpec.of(one).kernel == kernel.removesuffix(" + bias")
 
 
 def test_parameters_of_other_names_make_a_covariance_custom(Y):
@@ -399,7 +400,7 @@ def test_parameters_of_other_names_make_a_covariance_custom(Y):
         with pm.Model() as model:
             X = pm.Normal("X", shape=(12, 2))
             gplvm.GPColumns("Y", build(X), observed=Y.to_numpy().T)
-        return describe(model).kernel
+        return ModelSpec.of(model).kernel
 
     def length():
         return pm.HalfNormal("lengthscale")

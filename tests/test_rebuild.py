@@ -11,7 +11,7 @@ import pytest
 import xarray as xr
 
 import pm_gplvm as gplvm
-from pm_gplvm.rebuild import priors_of
+from pm_gplvm.spec import ModelSpec
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def test_priors_that_know_something_are_given_again(Y, name):
     model = gplvm.build_model(Y, priors=priors)
     fit = gplvm.fit_map(model, maxiter=3, progressbar=False)
     again = gplvm.rebuild_model(fit, priors=priors)
-    assert priors_of(again) == priors_of(model)
+    assert ModelSpec.of(again).priors == ModelSpec.of(model).priors
     one, two = (
         gplvm.fit_map(m, start=fit, maxiter=3, progressbar=False)["sample_stats"]["lp"]
         for m in (model, again)
@@ -136,7 +136,7 @@ def test_a_table_with_holes_comes_back(Y):
 
 def test_priors_are_told_apart(Y):
     def told(prior):
-        return priors_of(gplvm.build_model(Y, priors={"X": prior}))["X"]
+        return ModelSpec.of(gplvm.build_model(Y, priors={"X": prior})).priors["X"]
 
     mean = np.linspace(-1.0, 1.0, 24).reshape(12, 2)
     texts = {

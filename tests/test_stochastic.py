@@ -19,8 +19,8 @@ from sklearn.neighbors import NearestNeighbors
 from test_map import InterruptAt
 
 import pm_gplvm as gplvm
-from pm_gplvm.model import floor_of
 from pm_gplvm.objective import compile_log_density
+from pm_gplvm.spec import ModelSpec
 from pm_gplvm.starts import start_values
 from pm_gplvm.stochastic import Optimiser, compile_neighbourhood
 
@@ -75,7 +75,7 @@ def test_more_columns_than_rows(digits, model, rng):
     assert density.factor.shape == (30, 30)
     X, rows = rng.normal(size=(30, 2)), np.array([3, 7, 8, 20])
     point = {"X": X, "lengthscale": 0.9, "amplitude": 1.3, "sigma": 0.4}
-    noise = np.hypot(0.4, floor_of(model))
+    noise = np.hypot(0.4, ModelSpec.of(model).floor)
     logs = [np.log(point[name.removesuffix("_log__")]) for name in density.theta]
     _, likelihood, _ = density.evaluate(rows, X[rows], list(map(np.asarray, logs)))
     assert likelihood == pytest.approx(of_rows(digits, rows, **point | {"sigma": noise}), rel=1e-10)
