@@ -104,11 +104,11 @@ def _picture(curves: dict, N: int):
 
 
 def _cost(report: Report, Y, arguments) -> None:
+
     import pm_gplvm as gplvm
     from pm_gplvm.density import compile_log_density
-    from pm_gplvm.neighbourhood import compile_neighbourhood
     from pm_gplvm.starts import start_values
-    from pm_gplvm.walk import Walk
+    from pm_gplvm.stochastic import Optimiser, compile_neighbourhood
 
     model, N = gplvm.build_model(Y), len(Y)
     rng = np.random.default_rng(0)
@@ -130,10 +130,10 @@ def _cost(report: Report, Y, arguments) -> None:
         clock("full gradient", lambda: whole(vector + 1e-4 * rng.standard_normal(vector.shape)))
         times["dpotrf + dpotri"] += limit_times(N, arguments.seconds, 2)
         for rows in (10, 30, 50, 100):
-            walk = Walk(
+            optimiser = Optimiser(
                 density, values["X"], theta, n_neighbors=rows, rates=(0.05, 0.01), momentum=0.9
             )
-            clock(f"step, R = {rows}", lambda walk=walk: walk.step(rng, 0.5))
+            clock(f"step, R = {rows}", lambda optimiser=optimiser: optimiser.step(rng, 0.5))
             few = rng.choice(N, rows, replace=False)
             clock(
                 f"its gradient alone, R = {rows}",

@@ -24,7 +24,7 @@ from pm_gplvm.kernels import row_blocks
 from pm_gplvm.ops import SymmetricGradient, TwinOp, reused
 
 
-def _factorised(K: Variable) -> tuple[Variable, Callable[[Any], Variable]]:
+def factorised(K: Variable) -> tuple[Variable, Callable[[Any], Variable]]:
     """ln|K| of matrices (..., N, N), and what solves with them; NaN if not positive definite."""
     chol = pt.linalg.cholesky(K, lower=True, on_error="nan")
     logdet = 2.0 * pt.log(pt.diagonal(chol, axis1=-2, axis2=-1)).sum(axis=-1)
@@ -61,7 +61,7 @@ class GaussianTerms(TwinOp):
 
     def symbolic(self, *inputs: Variable) -> list[Variable]:
         K, F = inputs
-        logdet, solve = _factorised(K)
+        logdet, solve = factorised(K)
         weights, failed = solve(F), pt.isnan(logdet)
         quad = pt.switch(failed, np.inf, (F * weights).sum(axis=0))
         return [quad, pt.switch(failed, np.inf, logdet), solve(pt.eye(K.shape[0])), weights]
@@ -116,7 +116,7 @@ class _LawrenceGradient(SymmetricGradient):
     def symbolic(self, *inputs: Variable) -> list[Variable]:
         K, F, quad_bar, logdet_bar, *known = inputs
         # To be differentiated, the formula must stand in terms of K and F themselves.
-        inverse = known[0] if known else _factorised(K)[1](pt.eye(K.shape[0]))
+        inverse = known[0] if known else factorised(K)[1](pt.eye(K.shape[0]))
         weights = known[1] if known else inverse @ F
         return [logdet_bar * inverse - (weights * quad_bar) @ weights.T]
 
@@ -159,7 +159,7 @@ class PatternTerms(TwinOp):
         both = seen[:, :, None] * seen[:, None, :]
         # Rows that are not seen are put in as independent and of variance 1: they add nothing.
         alone = np.eye(seen.shape[1]) * (1.0 - seen)[:, None, :]
-        logdet, solve = _factorised(K[None] * both + alone)
+        logdet, solve = factorised(K[None] * both + alone)
         inverse = solve(pt.constant(np.broadcast_to(np.eye(seen.shape[1]), both.shape)))
         weights = ((inverse @ F) * member[:, None, :]).sum(axis=0)
         value = -0.5 * ((F * weights).sum() + (counts * logdet).sum())

@@ -18,8 +18,6 @@ from pm_gplvm.density import compile_objective, table_log_likelihood
 from pm_gplvm.schema import OBS, draws_of, require_fit
 from pm_gplvm.spec import ModelSpec
 
-__all__ = ["gradients"]
-
 _OTHER = f"{OBS}_other"
 
 
@@ -184,5 +182,6 @@ def _labels(plain: pm.Model, N: int) -> dict[str, Any]:
 
 
 def _dims(plain: pm.Model, name: str, value: Any) -> tuple[str, ...]:
+    """Dimensions of a variable, by numbers where the model does not name them."""
     known = plain.named_vars_to_dims.get(name)
     return known or tuple(f"{name}_dim_{i}" for i in range(np.ndim(value)))

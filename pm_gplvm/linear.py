@@ -16,8 +16,6 @@ from pm_gplvm.density import compile_constrain
 from pm_gplvm.results import as_fit
 from pm_gplvm.spec import ModelSpec, PositionPrior
 
-__all__ = ["fit_linear"]
-
 
 def fit_linear(model: pm.Model) -> xr.DataTree:
     r"""Give the mode of a model with the linear kernel without an optimiser.
@@ -105,27 +103,14 @@ def fit_linear(model: pm.Model) -> xr.DataTree:
 
 @dataclass(frozen=True)
 class _Modes:
-    """The best X of each σ, by the eigenvalues of F Fᵀ / D.
+    """The best X of each σ, by the eigenvalues of F Fᵀ / D."""
 
-    Parameters
-    ----------
-    values : ndarray, shape (Q,)
-        The largest eigenvalues.
-    rest : float
-        Sum of the others.
-    N, D : int
-    a : float
-        Precision of X's prior.
-    floor : float
-        The least that σ² may be.
-    """
-
-    values: Array
-    rest: float
+    values: Array  # (Q,), the largest eigenvalues
+    rest: float  # sum of the others
     N: int
     D: int
-    a: float
-    floor: float
+    a: float  # precision of X's prior
+    floor: float  # the least that σ² may be
 
     @property
     def _roots(self) -> Array:
@@ -199,6 +184,7 @@ def _precision_of_X(model: pm.Model) -> float:
 
 
 def _best_sigma(model: pm.Model, mode: _Modes) -> float:
+    """σ of the mode: its value if fixed, in closed form under a flat prior, else by a search."""
     sigma = model["sigma"]
     if sigma not in model.free_RVs:
         return float(sigma.get_value())

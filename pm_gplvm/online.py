@@ -1,4 +1,4 @@
-"""New rows put into a fit, one after the other, without learning it anew."""
+"""New rows added to a fit, without learning it anew."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,22 +14,26 @@ from scipy.spatial import cKDTree
 from pm_gplvm.checks import Array, count
 from pm_gplvm.gaussian import GP
 from pm_gplvm.model import build_model
-from pm_gplvm.neighbourhood import Neighbourhood, compile_neighbourhood
 from pm_gplvm.newrows import new_table
 from pm_gplvm.processes import data_of, each_draw
 from pm_gplvm.progress import progress_bar
 from pm_gplvm.schema import FEATURE, OBS, THETA, draws_of, require_fit
 from pm_gplvm.starts import start_values
-from pm_gplvm.stochastic import check_rates, neighbors_of, spread, walk_fit
+from pm_gplvm.stochastic import (
+    Neighbourhood,
+    Optimiser,
+    check_rates,
+    checked_neighbors,
+    compile_neighbourhood,
+    optimised_fit,
+    total_sd,
+)
 from pm_gplvm.threads import blas_threads as limit_threads
-from pm_gplvm.walk import Walk
-
-__all__ = ["update"]
 
 Rows = NDArray[np.intp]
 
 _STEPS_EACH = 50
-_PLACES = 5
+_CANDIDATES = 5  # positions of old rows at which a new row may begin
 
 
 def update(
@@ -64,8 +68,8 @@ def update(
         Of the penalty ½ hold ‖x - x_old‖² on each old row, in units of 1 / X²; ``inf`` leaves the
         old rows where they are.
     priors : mapping, optional
-        As in :func:`build_model`, for what was not the default there: a fit does not keep its
-        priors. Only that of X matters while θ is held; what was a number in the model still is.
+        As in :func:`build_model`, for what was not the default there: they are not read off
+        the fit. Only that of X matters while θ is held; what was a number in the model still is.
     n_neighbors : int, optional
         R, from 2 to the number of all rows; 50, or all if they are fewer.
     steps : int, optional
@@ -118,12 +122,12 @@ def update(
     F, mean, scale = data_of(fit, caller="update")
     new = _new_rows(fit, Y_new)
     N, S = len(F), len(new)
-    R = neighbors_of(n_neighbors, N + S)
+    R = checked_neighbors(n_neighbors, N + S)
     steps = _STEPS_EACH * S if steps is None else steps
     count("steps", steps)
 
-    places = _nearest((new.to_numpy() - mean) / scale, F)
-    X = np.concatenate([draw.X, draw.X[places[:, 0]]])
+    candidates = _nearest((new.to_numpy() - mean) / scale, F)
+    X = np.concatenate([draw.X, draw.X[candidates[:, 0]]])
     model = _longer_model(fit, new, draw, mean, scale, priors)
     rng = np.random.default_rng(random_seed)
     density = compile_neighbourhood(model)
@@ -136,18 +140,18 @@ def update(
         limit_threads(blas_threads),
         progress_bar("update", int(steps), "steps", show=progressbar) as progress,
     ):
-        X[N:] = draw.X[_likeliest(density, draw.X, theta, places, R)]
-        walk = Walk(
+        X[N:] = draw.X[_likeliest(density, draw.X, theta, candidates, R)]
+        optimiser = Optimiser(
             _Held(density, draw.X, hold),
             X,
             theta,
             n_neighbors=R,
-            rates=(learning_rate * spread(draw.X), learning_rate_theta),
+            rates=(learning_rate * total_sd(draw.X), learning_rate_theta),
             momentum=momentum,
-            drawn=np.arange(N, N + S),
+            first=np.arange(N, N + S),
         )
         for taken in range(steps):
-            walk.step(rng, 1.0 - taken / steps)
+            optimiser.step(rng, 1.0 - taken / steps)
             progress.advance()
     settings = {
         "hold": hold if np.isfinite(hold) else "inf",
@@ -159,7 +163,7 @@ def update(
         "momentum": momentum,
         "random_seed": random_seed,
     }
-    return walk_fit(model, density, walk, sample, "update", settings)
+    return optimised_fit(model, density, optimiser, sample, "update", settings)
 
 
 @dataclass(frozen=True)
@@ -183,6 +187,7 @@ class _Held:
 
 
 def _only_draw(fit: xr.DataTree) -> GP:
+    """Return the draw of a fit that has one, with one noise for all columns."""
     require_fit(fit, "X", caller="update")
     sizes = fit["posterior"].sizes
     if sizes["chain"] * sizes["draw"] != 1:
@@ -203,33 +208,29 @@ def _nearest(F_new: Array, F: Array) -> Rows:
     """For each new row the old ones with the most similar data, shape (S, 5)."""
     from sklearn.neighbors import NearestNeighbors
 
-    search = NearestNeighbors(n_neighbors=min(_PLACES, len(F))).fit(F)
+    search = NearestNeighbors(n_neighbors=min(_CANDIDATES, len(F))).fit(F)
     return np.asarray(search.kneighbors(F_new, return_distance=False))
 
 
 def _likeliest(
-    density: Neighbourhood, X: Array, theta: Sequence[Array], places: Rows, n_neighbors: int
+    density: Neighbourhood, X: Array, theta: Sequence[Array], candidates: Rows, n_neighbors: int
 ) -> Rows:
-    """For each new row that of its places where it is likeliest given the old rows around it."""
+    """For each new row the old row at whose position it is likeliest given the old rows around."""
     N, chosen = len(X), []
     tree = cKDTree(X)
-    for n, near in enumerate(places, start=N):
+    for n, near in enumerate(candidates, start=N):
         gains = []
-        for place in near:
-            around = np.asarray(tree.query(X[place], min(n_neighbors - 1, N))[1]).reshape(-1)
+        for row in near:
+            around = np.asarray(tree.query(X[row], min(n_neighbors - 1, N))[1]).reshape(-1)
             before, *_ = density(around, X[around], theta)
-            after, *_ = density(np.append(around, n), X[np.append(around, place)], theta)
+            after, *_ = density(np.append(around, n), X[np.append(around, row)], theta)
             gains.append(after - before)
         chosen.append(near[int(np.argmax(gains))])
     return np.array(chosen)
 
 
-def _old_table(fit: xr.DataTree) -> xr.DataArray:
-    return fit["observed_data"].to_dataset()[fit.attrs["observed"]].transpose(OBS, FEATURE)
-
-
 def _new_rows(fit: xr.DataTree, Y_new: Any) -> xr.DataArray:
-    """Check new rows and bring their columns into the order of the old ones."""
+    """Check new rows, and bring their columns into the order of the old ones."""
     new = new_table(fit, Y_new, caller="update").rename(obs_new=OBS)
     if new.isnull().any():
         raise ValueError(
@@ -239,8 +240,8 @@ def _new_rows(fit: xr.DataTree, Y_new: Any) -> xr.DataArray:
 
 
 def _joined(fit: xr.DataTree, new: xr.DataArray) -> xr.DataArray:
-    """Put old and new rows into one table, with their labels."""
-    old = _old_table(fit)
+    """Concatenate old and new rows, with their labels."""
+    old = fit["observed_data"].to_dataset()[fit.attrs["observed"]].transpose(OBS, FEATURE)
     coords: dict[Any, Any] = {
         OBS: _row_labels(old[OBS].to_numpy(), new[OBS].to_numpy()),
         FEATURE: old[FEATURE].to_numpy(),
@@ -272,10 +273,8 @@ def _continued(old: NDArray[Any], new: xr.DataArray | None, n_new: int) -> NDArr
     if new is not None:
         return np.concatenate([old, new.to_numpy()])
     if old.dtype.kind == "M":
-        empty = np.full(n_new, "NaT", dtype=old.dtype)
-    else:
-        empty = np.full(n_new, "" if old.dtype.kind in "UO" else np.nan)
-    return np.concatenate([old, empty])
+        return np.concatenate([old, np.full(n_new, "NaT", dtype=old.dtype)])
+    return np.concatenate([old, np.full(n_new, "" if old.dtype.kind in "UO" else np.nan)])
 
 
 def _longer_model(
@@ -286,7 +285,10 @@ def _longer_model(
     scale: Array,
     priors: Mapping[str, Any] | None,
 ) -> pm.Model:
-    """Build the model of all rows, in the units of the old fit."""
+    """Build the model of all rows, in the units of the old fit.
+
+    Not by rebuild_model, which refuses other priors than the fit's: those of X may depend on the rows.
+    """
     fixed = fit["constant_data"].to_dataset()
     held = {name: fixed[name].to_numpy() for name in THETA if name in fixed}
     model = build_model(

@@ -45,7 +45,7 @@ def compile_row_prior(model: pm.Model | ModelSpec) -> RowPrior:
         pt.tensor(v.name, shape=(None, *(None,) * v.type.ndim), dtype=v.type.dtype) for v in values
     ]
     row, candidates = pt.lscalar("row"), pt.dtensor3("candidates")
-    parameters = None if spec.tied else _row_parameters(rv, row)
+    parameters = None if spec.tied else row_parameters(rv, row)
     if parameters is None:
         density = _whole_prior(spec, row, candidates, batch)
     else:
@@ -68,8 +68,8 @@ def compile_row_prior(model: pm.Model | ModelSpec) -> RowPrior:
     return RowPrior(function, factorises=parameters is not None)
 
 
-def _row_parameters(X: Variable, row: Variable) -> list[Variable] | None:
-    """Parameters of one row of X, if its own distribution treats its rows apart."""
+def row_parameters(X: Variable, row: Variable) -> list[Variable] | None:
+    """Parameters of a row of X, or of some rows, if its own distribution treats its rows apart."""
     op = X.owner.op
     if not isinstance(op, RandomVariable) or X.ndim != 2 or op.ndim_supp > 1:
         return None
@@ -77,7 +77,8 @@ def _row_parameters(X: Variable, row: Variable) -> list[Variable] | None:
     for parameter, core in zip(op.dist_params(X.owner), op.ndims_params, strict=True):
         batch = parameter.ndim - core
         if batch + op.ndim_supp == 2:  # one entry a row, unless it is broadcast along them
-            parameter = parameter[pt.minimum(row, parameter.shape[0] - 1)]
+            alone = parameter.type.shape[0] == 1
+            parameter = parameter[0 if alone else pt.minimum(row, parameter.shape[0] - 1)]
         parameters.append(parameter)
     return parameters
 

@@ -19,9 +19,8 @@ from scipy.linalg import blas, lapack
 
 from pm_gplvm.checks import Array
 from pm_gplvm.gaussian import column_patterns, mirror
+from pm_gplvm.gaussian_ops import factorised
 from pm_gplvm.ops import GradientOp, TwinOp, reused
-
-__all__ = ["ColumnParts", "ColumnTerms", "Spectrum", "own_columns_logp", "spectrum"]
 
 Spectrum = tuple[Array, Array]
 """Eigenvalues (r,) above 0 and their eigenvectors (N, r)."""
@@ -40,18 +39,9 @@ def spectrum(K: Array, noise: float = 1.0) -> Spectrum:
     second row is factorised first, an eighth of the work at most: where their rank is high, so is
     that of all. A wrong guess costs time only.
 
-    Parameters
-    ----------
-    K : ndarray, shape (N, N)
-        The lower triangle is read.
-    noise : float, default 1.0
-        The smallest variance that will be added to the diagonal. What is left out of K is at most
-        1e-11 of it in every diagonal entry, or rounding.
-
-    Returns
-    -------
-    values : ndarray, shape (r,)
-    vectors : ndarray, shape (N, r), Fortran order
+    Of a C-ordered K (N, N) the lower triangle is read. ``noise`` is the smallest variance that will be
+    added to the diagonal: what is left out of K is at most 1e-11 of it in every diagonal entry, or
+    rounding. The eigenvectors are in Fortran order.
 
     Examples
     --------
@@ -83,13 +73,13 @@ def _low_rank(K: Array, tolerance: float) -> Spectrum | None:
     root = np.empty((len(K), rank), order="F")
     root[pivots - 1] = np.triu(factor[:rank]).T
     gram = blas.dsyrk(1.0, root, trans=1, lower=1)
-    values, turn, info = lapack.dsyevd(gram, lower=1)
+    values, rotation, info = lapack.dsyevd(gram, lower=1)
     if info:
         return None
     # Below these an eigenvector is all rounding, and its eigenvalue smaller than that of K's own.
     kept = values > 1e-15 * values[-1]
-    values, turn = values[kept], turn[:, kept]
-    vectors = blas.dgemm(1.0, root, turn)
+    values, rotation = values[kept], rotation[:, kept]
+    vectors = blas.dgemm(1.0, root, rotation)
     vectors /= np.sqrt(values)
     return values, vectors
 
@@ -132,9 +122,8 @@ class ColumnTerms(TwinOp):
 
     def symbolic(self, *inputs: Variable) -> list[Variable]:
         K, F, signal, noise = inputs
-        chol, solved = _each_column(K, F, signal, noise)
-        half_logdet = pt.log(pt.diagonal(chol, axis1=-2, axis2=-1)).sum(axis=-1)
-        terms = -0.5 * (F.T * solved).sum(axis=1) - half_logdet
+        _, solved, log_det = _each_column(K, F, signal, noise)
+        terms = -0.5 * ((F.T * solved).sum(axis=1) + log_det)
         return [pt.switch(pt.isnan(terms), -np.inf, terms), *pt.linalg.eigh(K)]
 
     def connection_pattern(self, node: Apply) -> list[list[bool]]:
@@ -178,9 +167,7 @@ class _ColumnGradient(GradientOp):
 
     def symbolic(self, *inputs: Variable) -> list[Variable]:
         K, F, signal, noise, weight, *_ = inputs
-        chol, solved = _each_column(K, F, signal, noise)
-        identity = pt.eye(K.shape[0])[None] + pt.zeros_like(chol)
-        inverse = pt.linalg.cho_solve((chol, True), identity, b_ndim=2)
+        inverse, solved, _ = _each_column(K, F, signal, noise)
         slopes = 0.5 * (solved[:, :, None] * solved[:, None, :] - inverse)  # ∂ terms / ∂ V
         dK = ((weight * signal)[:, None, None] * slopes).sum(axis=0)
         by_signal = weight * (slopes * K).sum(axis=(1, 2))
@@ -188,12 +175,14 @@ class _ColumnGradient(GradientOp):
         return [dK, -(weight[:, None] * solved).T, by_signal, by_noise]
 
 
-def _each_column(K: Variable, F: Variable, signal: Variable, noise: Variable) -> list[Variable]:
-    """Cholesky factors (D, N, N) of V_d, and V_d⁻¹ f_d (D, N)."""
+def _each_column(
+    K: Variable, F: Variable, signal: Variable, noise: Variable
+) -> tuple[Variable, Variable, Variable]:
+    """V_d⁻¹ (D, N, N), V_d⁻¹ f_d (D, N) and ln|V_d| (D,)."""
     lower = pt.tril(K) + pt.tril(K, k=-1).T
     V = signal[:, None, None] * lower + noise[:, None, None] * pt.eye(K.shape[0])
-    chol = pt.linalg.cholesky(V, lower=True, on_error="nan")
-    return [chol, pt.linalg.cho_solve((chol, True), F.T[:, :, None], b_ndim=2)[:, :, 0]]
+    log_det, solve = factorised(V)
+    return solve(pt.eye(K.shape[0]) + pt.zeros_like(V)), solve(F.T[:, :, None])[:, :, 0], log_det
 
 
 class ColumnParts:
@@ -202,20 +191,21 @@ class ColumnParts:
     def __init__(self, F: Array, signal: Array, noise: Array, values: Array, vectors: Array):
         self.F, self.signal, self.noise, self.vectors = F, signal, noise, vectors
         self.values = values[:, None]
-        (N, rank), self.full = vectors.shape, vectors.shape[0] == vectors.shape[1]
-        self.null = N - rank
-        self.turned = blas.dgemm(1.0, vectors, F, trans_a=1)  # (r, D)
+        self.null = vectors.shape[0] - vectors.shape[1]
+        self.rotated = blas.dgemm(1.0, vectors, F, trans_a=1)  # (r, D)
         self.variance = self.values * signal + noise
-        squares = self.turned**2
+        squares = self.rotated**2
         self.rest = np.zeros(F.shape[1])
         if self.null:
             self.rest = np.maximum((F**2).sum(axis=0) - squares.sum(axis=0), 0.0)
-        self.misfit = squares / self.variance
+        self.scaled_squares = squares / self.variance
 
     @property
     def terms(self) -> Array:
         logdet = np.log(self.variance).sum(axis=0) + self.null * np.log(self.noise)
-        return np.asarray(-0.5 * (logdet + self.misfit.sum(axis=0) + self.rest / self.noise))
+        return np.asarray(
+            -0.5 * (logdet + self.scaled_squares.sum(axis=0) + self.rest / self.noise)
+        )
 
     @property
     def by_signal(self) -> Array:
@@ -227,13 +217,13 @@ class ColumnParts:
         return np.asarray(0.5 * (self._slopes().sum(axis=0) + rest))
 
     def _slopes(self) -> Array:
-        return np.asarray((self.misfit - 1.0) / self.variance)
+        return np.asarray((self.scaled_squares - 1.0) / self.variance)
 
     def solved(self) -> Array:
         """V_d⁻¹ f_d, shape (N, D)."""
         if not self.null:
-            return np.asarray(blas.dgemm(1.0, self.vectors, self.turned / self.variance))
-        share = self.turned * (1.0 / self.variance - 1.0 / self.noise)
+            return np.asarray(blas.dgemm(1.0, self.vectors, self.rotated / self.variance))
+        share = self.rotated * (1.0 / self.variance - 1.0 / self.noise)
         known = blas.dgemm(1.0, self.vectors, share)
         known += self.F / self.noise
         return np.asarray(known)
@@ -260,23 +250,9 @@ def own_columns_logp(
 ) -> Variable:
     """Log-density of what was observed of each column of ``scale`` · F under N(0, scale² V_d).
 
-    Parameters
-    ----------
-    F : tensor_like, shape (N, D)
-        Standardised data, any number where missing.
-    K : tensor_like, shape (N, N)
-        Without noise.
-    seen : ndarray of bool, shape (N, D), or None if nothing is missing
-        Columns with the same rows observed share a decomposition.
-    amplitude : tensor_like, shape (D,)
-        a_d, a standard deviation.
-    noise : tensor_like, shape (D,)
-        n_d, a variance.
-    scale : tensor_like, shape () or (D,)
-
-    Returns
-    -------
-    TensorVariable, shape (D,)
+    F (N, D) is standardised, any number where missing, K without noise, ``amplitude`` a_d a standard
+    deviation and ``noise`` n_d a variance (D,). Columns with the same rows ``seen`` (N, D; None if nothing
+    is missing) share a decomposition.
     """
     F, K, amplitude, noise, scale = (
         pt.as_tensor_variable(v, dtype="float64") for v in (F, K, amplitude, noise, scale)

@@ -40,12 +40,7 @@ _LOG_2PI = float(np.log(2.0 * np.pi))
 
 
 def why_no_volume(model: pm.Model | ModelSpec) -> str | None:
-    """Tell in a sentence why X cannot be integrated out of a model, or None if it can.
-
-    Parameters
-    ----------
-    model : pm.Model
-    """
+    """Tell in a sentence why X cannot be integrated out of a model, or None if it can."""
     spec = ModelSpec.of(model)
     if spec.kernel not in KERNELS:
         return (
@@ -67,17 +62,8 @@ def why_no_volume(model: pm.Model | ModelSpec) -> str | None:
 def log_volume(model: pm.Model | ModelSpec, rows: NDArray[np.intp] | None = None) -> Variable:
     """Write down ½ n ln 2π - ½ ln|P + H|, n the number of positions, H as the prior expects it.
 
-    Parameters
-    ----------
-    model : pm.Model
-        Of which :func:`why_no_volume` is None.
-    rows : ndarray of int, optional
-        Of the positions of these rows alone, where the prior has them independent.
-
-    Returns
-    -------
-    TensorVariable, shape ()
-        In terms of the model's random variables.
+    A number of the random variables of a model of which :func:`why_no_volume` is None; with ``rows`` of
+    their positions alone, where the prior has them independent.
     """
     spec = ModelSpec.of(model)
     h, (N, Q) = _information(spec)
@@ -88,8 +74,10 @@ def log_volume(model: pm.Model | ModelSpec, rows: NDArray[np.intp] | None = None
         return 0.5 * (squares.type.shape[0] * Q * _LOG_2PI - volume)
     rowcov = spec.prior.row_covariance
     if rowcov is not None:
-        own = GaussianTerms()(rowcov, pt.zeros((N, 1)))[1]
-        return 0.5 * (N * Q * _LOG_2PI + Q * own - _log_det(rowcov, h, N, Q))
+        # ln|I + h_q^½ C h_q^½|, C the covariance of each column of X.
+        roots = [pt.sqrt(h[:, q]) for q in range(Q)]
+        inner = [_log_det(pt.eye(N) + root[:, None] * rowcov * root, N) for root in roots]
+        return 0.5 * (N * Q * _LOG_2PI + Q * _log_det(rowcov, N) - sum(inner, pt.constant(0.0)))
     each = pt.log(pt.broadcast_to(1.0 / pt.square(spec.prior.spread), (N, Q)) + h)
     if rows is not None:
         N, each = len(rows), each[rows]
@@ -117,15 +105,9 @@ def _information(spec: ModelSpec) -> tuple[Variable, tuple[int, int]]:
         variance = pt.constant(np.nanvar(F, axis=0))
         # The scale of X is free then; that at which X has its prior's spread is taken.
         each = pt.maximum(variance / noise - 1.0, 0.0) / (varies * pt.square(spec.X).mean())
-    told = pt.constant(seen) @ each
-    return told[:, None] * pt.broadcast_to(slope, (Q,)), (len(seen), Q)
+    precision = pt.constant(seen) @ each
+    return precision[:, None] * pt.broadcast_to(slope, (Q,)), (len(seen), Q)
 
 
-def _log_det(C: Variable, h: Variable, N: int, Q: int) -> Variable:
-    """Σ_q ln|I + h_q^½ C h_q^½|, C (N, N) the covariance of each column of X."""
-    total = pt.constant(0.0)
-    for q in range(Q):
-        root = pt.sqrt(h[:, q])
-        inner = pt.eye(N) + root[:, None] * C * root
-        total = total + GaussianTerms()(inner, pt.zeros((N, 1)))[1]
-    return total
+def _log_det(A: Variable, N: int) -> Variable:
+    return GaussianTerms()(A, pt.zeros((N, 1)))[1]
