@@ -1,4 +1,4 @@
-"""One table for any fits of the same data."""
+"""One table of any fits of the same data, and of an estimate of θ beside its posterior."""
 
 import warnings
 from collections.abc import Mapping
@@ -28,43 +28,43 @@ def compare(
     draws: int = 200,
     kfold: Mapping[str, xr.Dataset] | None = None,
 ) -> pd.DataFrame:
-    """Set fits of the same table side by side.
+    """Compare fits of the same table.
 
-    Positions are compared in units of the lengthscale, Z = X / lengthscale, as X of a joint mode is
-    far smaller than that of posterior draws at the same K. Every number of an embedding is taken draw
-    by draw and then averaged: none is that of a mean position, and none depends on the frame.
+    Positions are compared in units of the lengthscale, Z = X / lengthscale, because X of a joint mode is
+    far smaller than X of posterior draws at the same K. Every measure of an embedding is computed for each
+    draw and then averaged. None is of a mean position, and none depends on the orientation.
 
     Parameters
     ----------
     fits : mapping
         Name to fit: of one model or of several, estimates or draws.
     reference : str, DataTree or array_like, shape (N, Q), optional
-        Name of one of the fits, another fit, or positions; the first fit by default. Of a fit of
-        many draws the one of the highest likelihood is taken.
+        Name of one of the fits, another fit, or positions; the first fit by default. Of a fit with
+        many draws the draw of the highest likelihood is taken.
     labels : str or array_like, shape (N,), optional
         A coordinate along the rows, or a class for each.
     n_neighbors : int, default 10
         k of the neighbour measures; at most (N - 1) // 2 for the trustworthiness.
     draws : int, default 200
-        At most so many draws of each fit are used, evenly spaced.
+        Largest number of draws used of each fit, evenly spaced.
     kfold : mapping, optional
-        Name to the result of :func:`cross_validate`, for those that have one.
+        Name to the result of :func:`cross_validate`, of any of the fits.
 
     Returns
     -------
     DataFrame
-        One row a fit. Where a number has a ``_lb`` and a ``_ub`` beside it, they are the ends of
-        its 89 % interval over the draws; these, and standard deviations, are NaN with one draw.
+        One row a fit. Columns with ``_lb`` and ``_ub`` are the ends of the 89 % interval over the draws.
+        They, and standard deviations, are NaN with one draw.
 
         ``method``, ``draws``
-            How the draws were made, and how many were used.
+            The method of the fit, and the number of draws used.
         ``log_likelihood``, ``log_likelihood_sd``
             ln p(Y | X, θ), in the units of Y.
         ``bound``
-            Of a variational fit, the bound on ln p(Y | θ), by which latent dimensions and kernels
-            may be compared; NaN for others.
+            Bound on ln p(Y | θ) of a variational fit, which compares numbers of latent dimensions and
+            kernels; NaN for others.
         ``lengthscale``, ``amplitude``, ``weight``, ``sigma``, ``bias``
-            Means; with ARD the lengthscales of each draw in ascending order, ``lengthscale[0]``
+            Means; with ARD the lengthscales of each draw are sorted, ``lengthscale[0]``
             the smallest.
         ``sd_X``, ``sd_Z``
             Standard deviation of the positions, root mean square over dimensions, as they are and
@@ -73,7 +73,7 @@ def compare(
             Of Z and the reference: SciPy's disparity, 0 for the same shape and 1 at most;
             Székely's distance correlation, 1 for the same shape.
         ``distance_correlation_Y``, ``trustworthiness``
-            Of Z and the table: the large distances and the neighbourhoods.
+            Of Z and the table: agreement of the large distances and of the neighbourhoods.
         ``neighbours``, ``neighbours_Y``
             Expected share of a row's k nearest rows in the reference, and in Y, that are among
             its k nearest in Z (:func:`neighbour_probabilities` has them row by row).
@@ -81,17 +81,17 @@ def compare(
             With labels: share of rows whose nearest row has the same label.
         ``elpd_feature``, ``elpd_feature_se``, ``elpd_feature_k``
             PSIS-LOO by feature (``az.loo``), and its largest Pareto k. NaN with fewer than 25
-            draws; too high where X is held at an estimate; draws of an approximation are taken as if
-            they were the posterior's.
+            draws; too high where X is held at an estimate; draws of an approximation are treated as
+            draws of the posterior.
         ``elpd_entry``, ``elpd_entry_se``, ``elpd_entry_k``
             Leave-one-entry-out, summed over the table (:func:`leave_one_out`). For an estimate, and for X
             held at one, the positions have seen the entry: the number is too high.
         ``elpd_row``, ``elpd_row_se``
             From ``kfold``.
 
-        The table (distances in Y, trustworthiness) is that which the first fit saw: centred and
-        scaled; what needs distances in Y is NaN where entries are missing. What needs K is NaN for
-        a covariance of the user's own.
+        Distances in Y are of the table of the first fit, centred and scaled. Measures that need them are
+        NaN where entries are missing. Measures that need K are NaN for
+        a user's own covariance.
 
     Warns
     -----
@@ -101,7 +101,7 @@ def compare(
     Raises
     ------
     TypeError, ValueError
-        If ``fits`` is no mapping of fits, two of them are of different tables, or another argument
+        If ``fits`` is not a mapping of fits, two of them are of different tables, or another argument
         is out of range.
 
     References
@@ -151,7 +151,7 @@ def compare(
 
 
 def summarise_theta(best: xr.DataTree, draws: xr.DataTree) -> pd.DataFrame:
-    """Set the hyperparameters of an estimate beside their posterior.
+    """Compare the hyperparameters of an estimate with their posterior.
 
     Parameters
     ----------
@@ -197,14 +197,12 @@ def summarise_theta(best: xr.DataTree, draws: xr.DataTree) -> pd.DataFrame:
 
 
 def same_table(fits: Mapping[str, xr.DataTree], *, caller: str) -> Array:
-    """Return the table that all fits were made from, as the first one saw it, shape (N, D).
-
-    Missing entries are NaN.
+    """Table (N, D) of all fits as the first one saw it, NaN where an entry is missing.
 
     Raises
     ------
     TypeError, ValueError
-        If ``fits`` is no mapping of fits with X, or two of them differ in the table.
+        If ``fits`` is not a mapping of fits with X, or two of them differ in the table.
     """
     if not isinstance(fits, Mapping) or isinstance(fits, xr.DataTree):
         raise TypeError(
@@ -234,7 +232,7 @@ def same_table(fits: Mapping[str, xr.DataTree], *, caller: str) -> Array:
 
 
 def thinned(fit: xr.DataTree, draws: int) -> xr.DataTree:
-    """Keep at most so many draws, evenly spaced in each chain and one of each at least."""
+    """Keep at most this number of draws, evenly spaced in each chain, at least one a chain."""
     sizes = fit["posterior"].sizes
     step = -(-sizes["draw"] // max(1, draws // sizes["chain"]))
     few = {
@@ -267,7 +265,7 @@ def _reference(fits: Mapping[str, xr.DataTree], reference: Any, n_rows: int) -> 
 
 
 def _log_likelihood(fit: xr.DataTree) -> Array:
-    """Of each draw, shape (S,); NaN where the fit does not tell."""
+    """Log-likelihood of each draw, shape (S,), NaN where the fit does not tell."""
     known = invariants(fit, n_pairs=1)
     missing = np.full((fit["posterior"].sizes["chain"], fit["posterior"].sizes["draw"]), np.nan)
     return np.asarray(known.get("log_likelihood", missing), dtype=np.float64).ravel()
@@ -314,13 +312,9 @@ def _of_agreement(measured: xr.Dataset) -> dict[str, float]:
 
 
 def left_out(fit: xr.DataTree) -> dict[str, float]:
-    """Sum up leave-one-out by feature and by entry, as :func:`pm_gplvm.compare` tells it.
+    """Compute the sums of leave-one-out by feature and by entry, named as in :func:`compare`.
 
-    Returns
-    -------
-    dict
-        ``elpd_feature`` and ``elpd_entry`` with their standard errors (``_se``) and largest Pareto k
-        (``_k``); NaN where there are too few draws, or K is not known.
+    They are NaN where there are too few draws, or K is not known.
     """
     known = {
         f"elpd_{of}{part}": np.nan for of in ("feature", "entry") for part in ("", "_se", "_k")
@@ -332,8 +326,8 @@ def left_out(fit: xr.DataTree) -> dict[str, float]:
     if n_draws >= FEWEST_SMOOTHED:
         import arviz_stats
 
-        with warnings.catch_warnings(), suppress(ValueError):  # all weights the same
-            warnings.simplefilter("ignore", UserWarning)  # the largest k is told
+        with warnings.catch_warnings(), suppress(ValueError):  # equal weights cannot be smoothed
+            warnings.simplefilter("ignore", UserWarning)  # compare warns of the largest k
             loo = arviz_stats.loo(compute_log_likelihood(fit), pointwise=True)
             known |= {
                 "elpd_feature": float(loo.elpd),
@@ -351,7 +345,7 @@ def left_out(fit: xr.DataTree) -> dict[str, float]:
 
 
 def error_of_sum(values: Array) -> float:
-    """Give the standard error of the sum of scores that are taken for independent."""
+    """Return the standard error of the sum of scores, taken as independent."""
     return float(np.sqrt(values.size * values.var()))
 
 

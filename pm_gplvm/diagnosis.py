@@ -1,4 +1,4 @@
-"""A verdict on the draws of a fit, in words, from what the data can tell."""
+"""Convergence of the draws of a fit, judged in words by invariants."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,8 +14,6 @@ from pm_gplvm.invariants import invariants, row_pairs
 from pm_gplvm.modes import group_halves, mode_table
 from pm_gplvm.schema import draws_of, require_fit
 
-__all__ = ["Diagnosis", "diagnose"]
-
 Verdict = Literal[
     "converged",
     "differ by symmetry",
@@ -27,13 +25,13 @@ Verdict = Literal[
 
 _R_HAT, _ESS_A_CHAIN = 1.01, 100  # Vehtari et al. (2021), section 4
 _PAIRS = 60
-_FEWEST = 8  # draws a chain: ArviZ wants four in each half
+_FEWEST = 8  # draws a chain: ArviZ needs four in each half
 _COLUMNS = ["entries", "r_hat", "r_hat_median", "ess_bulk", "ess_tail"]
 
 
 @dataclass(frozen=True, repr=False)
 class Diagnosis:
-    """What :func:`diagnose` found; printed, it says so.
+    """Result of :func:`diagnose`; prints as words and tables.
 
     Parameters
     ----------
@@ -41,17 +39,17 @@ class Diagnosis:
         "converged", "differ by symmetry", "different embeddings", "not converged", "one chain" or
         "too few draws".
     sentences : sequence of str
-        The verdict in words, what it rests on, what to do.
+        The verdict in words, its reasons, and advice.
     table : DataFrame
-        One row an invariant that varies: the number of its ``entries``, the largest ``r_hat`` of
+        One row an invariant that varies: its number of ``entries``, the largest ``r_hat`` of
         them and ``r_hat_median``, the smallest ``ess_bulk`` and ``ess_tail``.
     embeddings : DataFrame
-        One row an embedding, the best first: ``chains``, the means of ``log_likelihood`` and
-        ``log_posterior``, where known, and ``distance``, that of Procrustes from the first: the
-        share of the variance of X / lengthscale that no turn, move and scaling takes away.
+        One row a posterior mode, the best first: ``chains``, the means of ``log_likelihood`` and
+        ``log_posterior``, where known, and ``distance``, the Procrustes distance from the first: the
+        share of the variance of X / lengthscale left after centring, scaling and rotation.
     divergences, saturated : int or None
         Divergent transitions, and draws whose tree reached the largest depth; None if the sampler
-        did not say.
+        did not record them.
     """
 
     verdict: Verdict
@@ -80,16 +78,16 @@ class Diagnosis:
 
 
 def diagnose(fit: xr.DataTree, *, n_pairs: int | None = None, seed: int = 0) -> Diagnosis:
-    """Say whether the chains of a fit agree, on what the data can tell.
+    """Judge whether the chains of a fit have converged.
 
     Rank-normalised R-hat and effective sample sizes (Vehtari et al. 2021, by ArviZ) are taken of
-    the likelihood, scale-free distances between rows, entries of K, the reconstruction and θ, which
-    no rotation of X changes. R-hat of X itself is used only to see whether chains that agree
-    stand in different frames.
+    the likelihood, distances between rows in lengthscales, entries of K, the reconstruction and θ.
+    No rotation of X changes these. R-hat of X itself only shows whether chains that agree
+    differ in their orientation.
 
-    Where they do not agree, the halves of all chains are sorted into embeddings: two halves belong
-    together if their mean distances differ by less than one standard deviation within the halves,
-    or if others link them. If no chain changes its group and there are several, the chains
+    If they do not agree, the halves of all chains are sorted into posterior modes: two halves share a mode
+    if their mean distances differ by less than one standard deviation within the halves,
+    or if others link them. If there are several modes and no chain changes its mode, the chains
     found different embeddings.
 
     Parameters
@@ -97,10 +95,10 @@ def diagnose(fit: xr.DataTree, *, n_pairs: int | None = None, seed: int = 0) -> 
     fit : DataTree
         From any sampler.
     n_pairs : int, optional
-        Pairs of rows at which distances and K are looked at. By default N, and at least 60, so that
+        Number of pairs of rows of which distances and K are taken. By default N, and at least 60, so that
         every row is in two.
     seed : int, default 0
-        Of the choice of pairs.
+        Seed of the choice of pairs.
 
     Returns
     -------
@@ -111,7 +109,7 @@ def diagnose(fit: xr.DataTree, *, n_pairs: int | None = None, seed: int = 0) -> 
     Raises
     ------
     TypeError, ValueError
-        If ``fit`` is no fit with ``X``, or ``n_pairs`` is no positive whole number.
+        If ``fit`` is not a fit with ``X``, or ``n_pairs`` is not a positive whole number.
 
     References
     ----------
@@ -139,9 +137,9 @@ def diagnose(fit: xr.DataTree, *, n_pairs: int | None = None, seed: int = 0) -> 
         table = _table(known)
         words = [_numbers(table, len(chains)), *_trees(divergences, saturated, len(chains) * draws)]
         if _agree(table, len(chains)):
-            verdict, sentence = _of_agreement(fit, len(chains), draws)
+            verdict, sentence = _judge_agreeing(fit, len(chains), draws)
         else:
-            verdict, together, sentence = _of_disagreement(known)
+            verdict, together, sentence = _judge_disagreeing(known)
     embeddings = mode_table(fit, known, together)
     if len(together) > 1:
         words = [*_described(embeddings), *words]
@@ -153,7 +151,7 @@ def _agree(table: pd.DataFrame, chains: int) -> bool:
     return bool(table["r_hat"].max() <= _R_HAT and ess >= _ESS_A_CHAIN * chains)
 
 
-def _of_agreement(fit: xr.DataTree, chains: int, draws: int) -> tuple[Verdict, str]:
+def _judge_agreeing(fit: xr.DataTree, chains: int, draws: int) -> tuple[Verdict, str]:
     if chains == 1:
         return "one chain", _one_chain(fit, draws)
     agreed = f"{chains} chains of {draws} draws agree on all that the data can tell"
@@ -167,8 +165,8 @@ def _of_agreement(fit: xr.DataTree, chains: int, draws: int) -> tuple[Verdict, s
     )
 
 
-def _of_disagreement(known: xr.Dataset) -> tuple[Verdict, list[list[int]], str]:
-    """Find out why, and which chains belong together."""
+def _judge_disagreeing(known: xr.Dataset) -> tuple[Verdict, list[list[int]], str]:
+    """Verdict on chains that do not agree, the chains of each mode, and a sentence."""
     chains, draws = known["chain"].to_numpy(), known.sizes["draw"]
     size = f"{len(chains)} chain{'s' if len(chains) > 1 else ''} of {draws} draws"
     first, second = group_halves(known["distance"].to_numpy())
@@ -192,14 +190,14 @@ def _of_disagreement(known: xr.Dataset) -> tuple[Verdict, list[list[int]], str]:
 
 
 def _r_hat(values: xr.DataArray) -> Array:
-    """R-hat of every entry; one chain is compared with itself, in parts."""
+    """R-hat of every entry; of one chain, between its halves."""
     import arviz_stats
 
     if values.sizes["chain"] == 1:
         half = values.sizes["draw"] // 2
         halves = [values[:, :half], values[:, half : 2 * half]]
         values = xr.concat([h.assign_coords(draw=np.arange(half)) for h in halves], dim="chain")
-    # Chains that stand still divide by zero; what cannot be computed has not converged.
+    # Constant chains divide by zero; an R-hat that cannot be computed counts as infinite.
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.nan_to_num(arviz_stats.rhat(values).to_numpy(), nan=np.inf, posinf=np.inf)
 
@@ -227,7 +225,7 @@ def _varies(values: Array) -> bool:
 
 
 def _r_hat_of_X(fit: xr.DataTree) -> float:
-    """Median over the rows in the latent dimension where it is largest; of X aligned, if it is."""
+    """R-hat of X, aligned if it is: the median over rows, the largest over dimensions."""
     X = draws_of(fit, "X")
     if not _varies(X.to_numpy()):
         return 1.0

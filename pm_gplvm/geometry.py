@@ -1,4 +1,4 @@
-"""The geometry that the decoder gives the latent space: how far Y moves as x does."""
+"""Magnification of the map from x to Y, and the density of X in the latent plane."""
 
 from typing import Any
 
@@ -11,50 +11,50 @@ from pm_gplvm.prediction import check_positions
 from pm_gplvm.processes import Induced, data_of, each_process, given, patterns_of
 from pm_gplvm.schema import LATENT, require_fit, warn_unaligned
 
-_BLOCK = 4_000_000  # numbers of ∂k/∂x held at once
+_BLOCK = 4_000_000  # entries of ∂k/∂x in memory at once
 
 
 def magnification(fit: xr.DataTree, X_new: Any, *, draws: int = 50) -> xr.Dataset:
     """Measure how much the map from x to Y stretches the latent space.
 
-    The slopes J = ∂y/∂x (D, Q) of the noise-free function are Gaussian given a draw of (X, θ), with
-    the means of :func:`predict`'s and a covariance Σ that all columns share but for their scale, so
-    that the metric has the expectation (Tosi et al. 2014, eq. 11)
+    Given a draw of (X, θ) the slopes J = ∂y/∂x (D, Q) of the noise-free function are Gaussian. Their means are
+    those of :func:`predict`, and all columns share their covariance Σ up to scale. The
+    metric has the expectation (Tosi et al. 2014, eq. 11)
 
         G = E JᵀJ = E Jᵀ E J + Σ_d scale_d² · Σ,
 
     and √det G is the volume in Y that a unit of volume in X covers. The first term is large where
-    neighbouring places decode to different rows, as between clusters; the second where there are no
-    data. Draws are mixed by averaging G. Where Y has missing entries, each column has the Σ of the rows
-    that have it.
+    neighbouring positions decode to different rows, as between clusters; the second where there are no
+    data. G is averaged over the draws. Where Y has missing entries, each column has the Σ of the rows
+    in which it is observed.
 
     Parameters
     ----------
     fit : DataTree
-        From :func:`fit_marginal`, :func:`sample_theta`, or any with ``X`` and θ. Draws of X in frames of
-        their own (:func:`sample`) must be turned onto one by :func:`align` first.
+        From :func:`fit_marginal`, :func:`sample_theta`, or any with ``X`` and θ. Draws of X
+        (:func:`sample`) must be aligned by :func:`align` first.
     X_new : array_like, dims (obs_new, latent), shape (S, Q)
-        In the frame of the fit's ``X``.
+        In the orientation of the fit's ``X``.
     draws : int, default 50
-        At most so many draws are used, evenly spaced.
+        Largest number of draws used, evenly spaced.
 
     Returns
     -------
     Dataset
         ``metric`` (obs_new, latent, latent_to): G, in units of Y² / X². ``magnification`` (obs_new):
         √det G, in units of (Y / X)^Q. ``low``, ``high`` (obs_new): the 89 % interval of √det G over
-        the draws, NaN of one draw. ``from_mean`` (obs_new): √det of the first term, of the mean over
+        the draws, NaN with one draw. ``from_mean`` (obs_new): √det of the first term's mean over
         the draws, 0 where Q > D.
 
     Warns
     -----
     RuntimeWarning
-        If the draws of X stand in frames of their own (:func:`align`).
+        If the draws of X are not aligned (:func:`align`).
 
     Raises
     ------
     TypeError, ValueError
-        If ``fit`` is no fit of a model of :func:`build_model`, ``X_new`` has a wrong shape, or
+        If ``fit`` is not a fit of a model of :func:`build_model`, ``X_new`` has a wrong shape, or
         ``draws`` is out of range.
 
     References
@@ -114,18 +114,9 @@ def _volume(metric: Array) -> Array:
 
 
 def occupancy(draws: Array, at: Array) -> Array:
-    """Where the rows lie: the density of a row's place, averaged over the rows.
+    """Density of X at positions (M, 2), averaged over the rows, in units of 1 / X².
 
-    Parameters
-    ----------
-    draws : ndarray, shape (S, N, 2)
-        Positions; each row's density is the Gaussian with its draws' mean and covariance.
-    at : ndarray, shape (M, 2)
-
-    Returns
-    -------
-    ndarray, shape (M,)
-        In units of 1 / X²; it integrates to 1 over the plane.
+    The density of a row is the Gaussian with the mean and covariance of its draws (S, N, 2).
 
     Examples
     --------
@@ -137,5 +128,5 @@ def occupancy(draws: Array, at: Array) -> Array:
     covariance = np.einsum("sni,snj->nij", centred, centred) / (len(draws) - 1)
     apart = at[:, None] - draws.mean(axis=0)
     distance2 = np.einsum("mni,nij,mnj->mn", apart, np.linalg.inv(covariance), apart, optimize=True)
-    heights = 1.0 / (2.0 * np.pi * np.sqrt(np.linalg.det(covariance)))
-    return np.asarray((np.exp(-0.5 * distance2) * heights).mean(axis=1))
+    peaks = 1.0 / (2.0 * np.pi * np.sqrt(np.linalg.det(covariance)))
+    return np.asarray((np.exp(-0.5 * distance2) * peaks).mean(axis=1))

@@ -180,7 +180,7 @@ def _weights(logs: Array) -> tuple[Array, Array]:
     from arviz_stats.base import array_stats
 
     if len(logs) >= FEWEST_SMOOTHED:
-        with suppress(ValueError):  # the largest weights are all the same: nothing to smooth
+        with suppress(ValueError):  # equal weights cannot be smoothed
             log_weights, k = array_stats.psislw(logs, axis=0)
             return np.asarray(log_weights).T, np.asarray(k)
     return -logs - logsumexp(-logs, axis=0), np.full(logs.shape[1], np.nan)

@@ -1,4 +1,4 @@
-"""What each draw of a fit says that no rotation, reflection or reordering of X changes."""
+"""Functions of the draws of a fit that no rotation, reflection or permutation of X changes."""
 
 from typing import Any
 
@@ -13,29 +13,14 @@ from pm_gplvm.processes import data_of, each_draw, patterns_of
 from pm_gplvm.schema import draws_of, require_fit
 from pm_gplvm.threads import blas_threads
 
-__all__ = ["invariants", "pair_distances", "row_pairs", "scale_free"]
-
 Indices = NDArray[np.intp]
 
 
 def row_pairs(n_rows: int, n_pairs: int, seed: int = 0) -> tuple[Indices, Indices]:
-    """Choose pairs of different rows, each row equally often or nearly so.
+    """Choose pairs of different rows, each row about equally often, at most N(N - 1)/2 pairs.
 
-    The rows are put on a circle in random order; first come all neighbours, then all that are two
-    apart, and so on. ``n_rows`` pairs thus hold every row twice.
-
-    Parameters
-    ----------
-    n_rows : int
-        N.
-    n_pairs : int
-        At most N(N - 1)/2 are given.
-    seed : int
-        Of the order. The same N and seed give the same pairs.
-
-    Returns
-    -------
-    first, second : ndarray of int, shape (n_pairs,)
+    The rows are put on a circle in random order. First come the pairs of neighbours, then those two
+    apart, and so on, so that N pairs hold every row twice. The same seed gives the same pairs.
 
     Examples
     --------
@@ -50,36 +35,26 @@ def row_pairs(n_rows: int, n_pairs: int, seed: int = 0) -> tuple[Indices, Indice
 
 
 def invariants(fit: xr.DataTree, *, n_pairs: int = 60, seed: int = 0) -> xr.Dataset:
-    """Evaluate, draw by draw, what the data can tell: functions of K and of θ, not of X's frame.
+    """Evaluate functions of K and θ, draw by draw; an estimate has one number each.
 
-    Parameters
-    ----------
-    fit : DataTree
-        From any sampler or optimiser; an estimate gives one number each.
-    n_pairs : int, default 60
-        Pairs of rows, at most N(N - 1)/2 (see :func:`row_pairs`).
-    seed : int, default 0
-        Of the choice of pairs: fits of the same rows are seen at the same pairs.
+    Of dims (chain, draw, ...):
 
-    Returns
-    -------
-    Dataset, dims (chain, draw, ...)
-        ``log_likelihood``: ln N(Y given 0, K) of what was observed, in the units of Y. ``log_posterior``: ``lp`` of
-        ``sample_stats``, the density that the sampler saw, in its own variables. ``distance``
-        (pair): ‖zₙ - zₘ‖, z = x / lengthscale. ``covariance`` (pair): Kₙₘ, in units of the scale²
-        of Y. ``reconstruction``: root mean square of F minus its conditional mean at its own rows,
-        σ² K⁻¹F, in units of the scale of Y. Then every free hyperparameter by its name; one that
-        has an entry for each latent dimension is sorted (dim ``rank``). Coordinates ``first`` and
-        ``second``: the rows of each pair, from 0.
+    - ``log_likelihood``: ln N(Y given 0, K) of the observed entries, in the units of Y;
+    - ``log_posterior``: ``lp`` of ``sample_stats``, the sampler's density in its own variables;
+    - ``distance`` (pair): ‖zₙ - zₘ‖, z = x / lengthscale, of the pairs of :func:`row_pairs`;
+    - ``covariance`` (pair): Kₙₘ, in units of the scale² of Y;
+    - ``reconstruction``: root mean square of F minus its conditional mean at its own rows,
+      σ² K⁻¹F, in units of the scale of Y;
+    - every free hyperparameter; one with an entry a latent dimension is sorted (dim ``rank``).
 
-        Left out is what the fit does not tell: ``log_posterior`` without ``lp``, ``covariance``
-        and ``reconstruction`` where the covariance is not one of :func:`build_model`'s
-        (``log_likelihood`` is then that of ``sample_stats``, if there).
+    The coordinates ``first`` and ``second`` are the rows of each pair, from 0. Left out are
+    ``log_posterior`` without ``lp``, and, where the covariance is not one of :func:`build_model`'s, ``covariance`` and
+    ``reconstruction``; ``log_likelihood`` is then that of ``sample_stats``, if there.
 
     Raises
     ------
     TypeError, ValueError
-        If ``fit`` is no fit with ``X``, or ``n_pairs`` is no positive whole number.
+        If ``fit`` is not a fit with ``X``, or ``n_pairs`` is not a positive whole number.
 
     Examples
     --------
@@ -102,18 +77,7 @@ def invariants(fit: xr.DataTree, *, n_pairs: int = 60, seed: int = 0) -> xr.Data
 
 
 def pair_distances(fit: xr.DataTree, *, n_pairs: int, seed: int = 0) -> xr.DataArray:
-    """Distances between rows, in lengthscales.
-
-    Returns
-    -------
-    DataArray, dims (chain, draw, pair)
-        With the coordinates ``first`` and ``second``: the rows of each pair, from 0.
-
-    Raises
-    ------
-    ValueError
-        If ``n_pairs`` is not a positive whole number.
-    """
+    """Distances between rows in lengthscales (chain, draw, pair), with the rows as coordinates."""
     count("n_pairs", n_pairs)
     Z = scale_free(fit)
     rows, latent = map(str, Z.dims[2:])
@@ -125,12 +89,7 @@ def pair_distances(fit: xr.DataTree, *, n_pairs: int, seed: int = 0) -> xr.DataA
 
 
 def scale_free(fit: xr.DataTree) -> xr.DataArray:
-    """Divide X by the lengthscale, if there is one.
-
-    Returns
-    -------
-    DataArray, dims (chain, draw, obs, latent)
-    """
+    """Divide X by the lengthscale, if there is one, dims (chain, draw, obs, latent)."""
     X = draws_of(fit, "X")
     if not _knows(fit, "lengthscale"):
         return X
@@ -146,7 +105,7 @@ def _knows(fit: xr.DataTree, *names: str) -> bool:
 def _of_covariance(
     fit: xr.DataTree, shape: tuple[int, ...], first: Indices, second: Indices
 ) -> dict[str, Any]:
-    """Go through K, draw by draw; nothing comes where K cannot be evaluated."""
+    """Compute the invariants that need K, draw by draw; none where K cannot be evaluated."""
     if fit.attrs.get("kernel") not in KERNELS or not _knows(fit, "sigma", "Y_mean", "Y_scale"):
         return {}
     F, _, scale = data_of(fit, caller="invariants", missing=True)
@@ -176,7 +135,7 @@ def _of_covariance(
 
 
 def _of_theta(fit: xr.DataTree, latent_dim: int) -> dict[str, Any]:
-    """Free scalars, and what has one entry for each latent dimension, in ascending order."""
+    """Free hyperparameters; those with one entry a latent dimension in ascending order."""
     theta: dict[str, Any] = {}
     for name, variable in fit["posterior"].to_dataset().data_vars.items():
         values = variable.transpose("chain", "draw", ...).to_numpy()

@@ -1,4 +1,4 @@
-"""How much each latent dimension matters, and how many are in use."""
+"""Relevance of each latent dimension, and how many are in use."""
 
 import numpy as np
 import pandas as pd
@@ -9,23 +9,11 @@ from pm_gplvm.schema import LATENT, OBS, draws_of, require_fit
 
 
 def relevance(fit: xr.DataTree, *, caller: str = "relevance") -> xr.DataArray:
-    """Spread of X along each latent dimension, in units of its lengthscale, draw by draw.
+    """Spread of X along each latent dimension in lengthscales, dims (draw, latent), all chains' draws.
 
-    Over one lengthscale the function changes little, over many it can be anything: a dimension
-    along which all rows lie within a small part of one does not tell them apart. The number does
-    not depend on the scale of X, which differs between estimates. In a variational fit it is the spread of
-    the means of q: where a dimension is not needed q is the prior, and they are all 0.
-
-    Parameters
-    ----------
-    fit : DataTree
-    caller : str
-        Named in the message of an error.
-
-    Returns
-    -------
-    DataArray, dims (draw, latent)
-        All chains' draws.
+    Along a dimension in which all rows lie within a small part of a lengthscale the function hardly
+    changes. The number does not depend on the scale of X. For a variational fit it is the
+    spread of the means of q, which are all 0 where q is the prior.
     """
     require_fit(fit, "X", caller=caller)
     draws = draws_of(fit, "X").stack(every=("chain", "draw")).transpose("every", OBS, LATENT)
@@ -43,24 +31,24 @@ def relevance(fit: xr.DataTree, *, caller: str = "relevance") -> xr.DataArray:
 
 
 def _means_of_q(fit: xr.DataTree, draws: Array) -> Array:
-    # Once aligned, the draws alone stand in the frame that all else is seen in.
+    # After align only the draws are in the orientation of the fit, q is not.
     if "aligned" in fit.children:
         return draws.mean(axis=0, keepdims=True)
     return fit["approximation"]["X_mean"].to_numpy()[None]
 
 
 def dimensions(fit: xr.DataTree, *, threshold: float = 0.05) -> pd.DataFrame:
-    """Tell how many latent dimensions are in use.
+    """Count the latent dimensions in use.
 
-    The rule: a dimension is in use if its relevance, the spread of X along it in units of its
-    lengthscale, is at least ``threshold`` times that of the most relevant one, in at least half
-    of the draws.
+    The relevance of a dimension is the spread of X along it in units of its lengthscale. A dimension
+    is in use if its relevance is at least ``threshold`` times that of the most relevant one, in at least
+    half of the draws.
 
     Parameters
     ----------
     fit : DataTree
-        Best of a model with ``ard=True``: with one lengthscale for all dimensions X may be turned
-        at will, and the numbers belong to the axes in which it happens to stand.
+        Best of a model with ``ard=True``. With one lengthscale for all dimensions the orientation of X
+        is arbitrary, and so are the numbers.
     threshold : float, default 0.05
 
     Returns
@@ -68,8 +56,8 @@ def dimensions(fit: xr.DataTree, *, threshold: float = 0.05) -> pd.DataFrame:
     DataFrame
         One row a latent dimension, the most relevant first: ``relevance``, its median over the
         draws; ``low`` and ``high``, the ends of its 89 % interval, NaN with one draw; ``in_use``, a
-        bool; ``probability``, the share of draws in which it is. ``table["in_use"].sum()`` is the
-        number.
+        bool; ``probability``, the share of draws in which it is in use. The number of dimensions in use is
+        ``table["in_use"].sum()``.
 
     Raises
     ------
@@ -104,10 +92,7 @@ def dimensions(fit: xr.DataTree, *, threshold: float = 0.05) -> pd.DataFrame:
 
 
 def dominant(fit: xr.DataTree) -> tuple[int, int]:
-    """Positions of the two most relevant dimensions, or the first two where they all share a lengthscale.
-
-    The more relevant comes first.
-    """
+    """Return the two most relevant dimensions, or 0 and 1 where all share a lengthscale."""
     values = np.median(relevance(fit).to_numpy(), axis=0)
     has_ard = "lengthscale" in fit["posterior"] and LATENT in fit["posterior"]["lengthscale"].dims
     if not has_ard and fit.attrs.get("method") != "variational":
