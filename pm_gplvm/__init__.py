@@ -51,8 +51,7 @@ if TYPE_CHECKING:
     from pm_gplvm.optimise import fit_map, fit_marginal
     from pm_gplvm.plot import plot_latent
     from pm_gplvm.plot_fits import plot_compare, plot_prior
-    from pm_gplvm.prediction import predict
-    from pm_gplvm.predictive import reconstruct, sample_predictive
+    from pm_gplvm.prediction import predict, reconstruct, sample_predictive
     from pm_gplvm.prior_draws import sample_prior
     from pm_gplvm.rebuild import rebuild_model
     from pm_gplvm.relevance import dimensions
@@ -112,10 +111,10 @@ _HOME = {
     "plot_relevance": "relevance_plot",
     "predict": "prediction",
     "rebuild_model": "rebuild",
-    "reconstruct": "predictive",
+    "reconstruct": "prediction",
     "sample": "joint",
     "sample_more": "joint",
-    "sample_predictive": "predictive",
+    "sample_predictive": "prediction",
     "sample_prior": "prior_draws",
     "sample_theta": "nuts",
     "save": "store",
