@@ -48,8 +48,7 @@ if TYPE_CHECKING:
     from pm_gplvm.nuts import sample_theta
     from pm_gplvm.online import update
     from pm_gplvm.optimise import fit_map, fit_marginal
-    from pm_gplvm.prediction import predict
-    from pm_gplvm.predictive import reconstruct, sample_predictive
+    from pm_gplvm.prediction import predict, reconstruct, sample_predictive
     from pm_gplvm.prior_draws import sample_prior
     from pm_gplvm.relevance import dimensions
     from pm_gplvm.spec import rebuild_model
@@ -106,10 +105,10 @@ _HOME = {
     "plot_relevance": "fit_plots",
     "predict": "prediction",
     "rebuild_model": "spec",
-    "reconstruct": "predictive",
+    "reconstruct": "prediction",
     "sample": "joint",
     "sample_more": "joint",
-    "sample_predictive": "predictive",
+    "sample_predictive": "prediction",
     "sample_prior": "prior_draws",
     "sample_theta": "nuts",
     "save": "store",

@@ -10,16 +10,18 @@ from numpy.typing import NDArray
 
 from pm_gplvm.checks import Array, count
 from pm_gplvm.latent_priors import is_back_constrained
-from pm_gplvm.newrows import new_table, rows_by_draw
-from pm_gplvm.placed import places_by_map, row_labels, tree_of_places
+from pm_gplvm.new_rows import (
+    new_table,
+    positions_by_map,
+    row_labels,
+    rows_by_draw,
+    tree_of_positions,
+)
 from pm_gplvm.processes import data_of
 from pm_gplvm.progress import progress_bar
-from pm_gplvm.rowmodes import effective, peaks
-from pm_gplvm.rowposterior import Places, weighted_places
+from pm_gplvm.row_posterior import Positions, effective, separate_modes, weighted_positions
 from pm_gplvm.schema import warn_unaligned
 from pm_gplvm.threads import blas_threads as limit_threads
-
-__all__ = ["embed", "log_predictive", "places_of_table"]
 
 _UNRELIABLE = 0.7
 _STRANGE = 5.0  # shortfall: 0 to 4 % of the held-out rows of ordinary tables exceed it
@@ -38,18 +40,18 @@ def embed(
     progressbar: bool = True,
     blas_threads: int | None = 1,
 ) -> xr.DataTree:
-    """Find the posterior of the place x of new rows, each for itself.
+    """Find the posterior of the position x of new rows, each for itself.
 
     For each draw (X, θ) of the fit the density of a new row with the entries o seen,
 
         ln p(y, x) = Σ_{d ∈ o} ln N(y_d; m_d(x), v(x)) + ln p(x),
 
-    m and v those of :func:`predict`, is climbed from several starts: the places where it is highest
-    among those of the known rows, places beside them and some from the prior, and the places of the
-    known rows most alike; and the best of the places to which least squares lead from these, where
-    m(x) alone comes nearest to the row.
+    m and v those of :func:`predict`, is maximised from several starts. These are the positions where it
+    is highest among those of the known rows, positions beside them and some from the prior; the
+    positions of the known rows most alike; and the best of the positions to which least squares lead
+    from these, where m(x) alone comes nearest to the row.
     From a mixture of t-distributions about the modes found (the inverse Hessian there as their
-    spread) and the prior, places are drawn, weighted by p(y, x) over their density, with Pareto
+    spread) and the prior, positions are drawn, weighted by p(y, x) over their density, with Pareto
     smoothing (Vehtari et al. 2024), and resampled: Laplace's approximation, corrected. A draw of
     (X, θ) counts by the density p(y | X, θ) that it gives the row, which is the posterior of (X, θ)
     given Y and y.
@@ -65,14 +67,14 @@ def embed(
         ``(mean, sd)`` of x ~ N(mean, sd²), each a number, (Q,) or (M, Q), in the frame of the fit's
         X. By default N(0, 1), the prior of :func:`build_model`, moved along where :func:`align`
         moved X; of a fit with :func:`classes` their mixture; of one that is
-        :func:`back_constrained` the place that the map gives, one for each draw. If X had a prior
+        :func:`back_constrained` the position that the map gives, one for each draw. If X had a prior
         of your own, give it here.
     draws : int, default 20
         At most so many draws of the fit are used, evenly spaced.
     n_samples : int, default 1000
-        Places drawn for each row, over all draws of the fit, and returned.
+        Positions drawn for each row, over all draws of the fit, and returned.
     n_starts : int, default 16
-        Climbs for each row and draw of the fit, at least 4.
+        Starting positions for each row and draw of the fit, at least 4.
     random_seed : int, optional
     progressbar : bool, default True
     blas_threads : int or None, default 1
@@ -80,25 +82,25 @@ def embed(
     Returns
     -------
     DataTree
-        ``posterior``: ``X`` (chain, draw, obs_new, latent), one chain; places of great weight come
+        ``posterior``: ``X`` (chain, draw, obs_new, latent), one chain; positions of great weight come
         more than once. ``modes``: up to 8 for each row, the weightiest first, NaN where there are
         fewer: ``X`` (obs_new, mode, latent), ``sd`` (obs_new, mode, latent) of the Gaussian there
         and ``weight`` (obs_new, mode), the share of the posterior that lies about it. Modes
         nearer than two standard deviations are one. ``rows``: for each row ``effective_modes``, the
-        exponential of the entropy of the weights (1: one place; 2: two as likely); ``ess``,
-        how many equal weights the places are worth; ``pareto_k`` of the weights; ``shortfall``, how
+        exponential of the entropy of the weights (1: one position; 2: two as likely); ``ess``,
+        how many equal weights the positions are worth; ``pareto_k`` of the weights; ``shortfall``, how
         much worse than the training rows it is explained, and ``converged``, whether its highest
         mode was reached to tolerance in every draw.
         ``shortfall`` compares ln p(y given x), divided by the number of entries seen, at the
         weightiest mode with that of every training row given all others (R&W 2006, eq. 5.12): the
         distance below their median, in units of that of their lower sixth (but at least 0.1), the
         median over the draws. 0 is as usual, 1 as poor as for a sixth of the training rows. NaN
-        where a map gives the place (:func:`back_constrained`).
+        where a map gives the position (:func:`back_constrained`).
 
     Warns
     -----
     RuntimeWarning
-        If ``shortfall`` of a row exceeds 5, so that its place means little; if ``pareto_k`` of a row
+        If ``shortfall`` of a row exceeds 5, so that its position means little; if ``pareto_k`` of a row
         exceeds 0.7 or a highest mode was not reached; if the draws of X
         stand in frames of their own (:func:`align`).
 
@@ -110,8 +112,8 @@ def embed(
 
     Notes
     -----
-    All rows and starts climb in step, so that the cost is that of few products of matrices: for
-    each row and draw about 20 ``n_starts`` + ``n_samples`` places of N² operations. A place that no
+    All rows and starts are maximised in step, so that the cost is that of few products of matrices: for
+    each row and draw about 20 ``n_starts`` + ``n_samples`` positions of N² operations. A position that no
     start leads to is missed, and ``pareto_k`` may not show it: in more than about three latent
     dimensions compare with a greater ``n_starts``.
 
@@ -134,26 +136,26 @@ def embed(
     if prior is None and isinstance(fit, xr.DataTree) and is_back_constrained(fit):
         whole = new_table(fit, Y_new, caller="embed")
         warn_unaligned(fit, caller="embed")
-        return places_by_map(fit, whole, draws)
-    new, places = places_of_table(
+        return positions_by_map(fit, whole, draws)
+    new, positions = positions_of_table(
         fit, Y_new, "embed", prior, settings, random_seed, blas_threads, progressbar
     )
     warn_unaligned(fit, caller="embed")
-    weights, k = places.smoothed()
-    _warn(k, places.modes.converged)
-    _warn_of_strangers(places.shortfall, new)
+    weights, k = positions.smoothed()
+    _warn(k, positions.modes.converged)
+    _warn_of_strangers(positions.shortfall, new)
     rng = np.random.default_rng(None if random_seed is None else [random_seed, 1])
     chosen = _resampled(weights, rng)
-    X = places.x[np.arange(len(new)), chosen]
-    at, sd, weight = peaks(places, weights)
+    X = positions.x[np.arange(len(new)), chosen]
+    at, sd, weight = separate_modes(positions, weights)
     rows = {
         "effective_modes": effective(weight),
         "ess": 1.0 / (weights**2).sum(axis=1),
         "pareto_k": k,
-        "shortfall": places.shortfall,
-        "converged": places.modes.converged,
+        "shortfall": positions.shortfall,
+        "converged": positions.modes.converged,
     }
-    tree = tree_of_places(fit, new, X, (at, sd, weight), rows)
+    tree = tree_of_positions(fit, new, X, (at, sd, weight), rows)
     tree.attrs |= {**settings, "random_seed": json.dumps(random_seed)}
     return tree
 
@@ -170,7 +172,7 @@ def log_predictive(
     progressbar: bool = True,
     blas_threads: int | None = 1,
 ) -> xr.Dataset:
-    """Give ln p(y) of new rows, their places integrated out.
+    """Give ln p(y) of new rows, their positions integrated out.
 
     ln p(y) = ln E ∫ p(y | x, X, θ) p(x) dx, the expectation over the draws of the fit, the integral
     by importance sampling from the mixtures of :func:`embed`. Of a row with missing entries it is
@@ -201,20 +203,20 @@ def log_predictive(
     ('obs_new',)
     """
     settings = {"draws": draws, "n_samples": n_samples, "n_starts": n_starts}
-    new, places = places_of_table(
+    new, positions = positions_of_table(
         fit, Y_new, "log_predictive", prior, settings, random_seed, blas_threads, progressbar
     )
     _, _, scale = data_of(fit, caller="log_predictive", missing=True)
     units = (~np.isnan(new.to_numpy())) @ np.log(scale)
     known = {
-        "log_score": places.log_evidence - units,
-        "error": places.error,
-        "pareto_k": places.smoothed()[1],
+        "log_score": positions.log_evidence - units,
+        "error": positions.error,
+        "pareto_k": positions.smoothed()[1],
     }
     return xr.Dataset({n: ("obs_new", v) for n, v in known.items()}, coords=row_labels(new))
 
 
-def places_of_table(
+def positions_of_table(
     fit: xr.DataTree,
     Y_new: Any,
     caller: str,
@@ -223,14 +225,10 @@ def places_of_table(
     random_seed: int | None,
     blas_threads: int | None,
     progressbar: bool,
-) -> tuple[xr.DataArray, Places]:
-    """Check the arguments of :func:`embed`, and draw weighted places of every row.
+) -> tuple[xr.DataArray, Positions]:
+    """Check the arguments of :func:`embed`, and draw weighted positions of every row.
 
-    Returns
-    -------
-    new : DataArray, dims (obs_new, feature)
-        The table, its columns in the order of the fit's.
-    places : Places
+    The table (obs_new, feature) comes back with its columns in the order of the fit's.
     """
     _check_settings(settings)
     new = new_table(fit, Y_new, caller=caller)
@@ -244,7 +242,7 @@ def places_of_table(
         limit_threads(blas_threads),
         progress_bar(caller, len(new) * len(by_draw), "rows", show=progressbar) as progress,
     ):
-        places = weighted_places(
+        positions = weighted_positions(
             fit,
             by_draw,
             n_samples=settings["n_samples"],
@@ -252,7 +250,7 @@ def places_of_table(
             rng=np.random.default_rng(random_seed),
             progress=progress,
         )
-    return new, places
+    return new, positions
 
 
 def _check_settings(settings: dict[str, int]) -> None:

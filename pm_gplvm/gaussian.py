@@ -104,7 +104,7 @@ def warn_of_cost(patterns: Patterns) -> None:
     )
 
 
-# The inverse of K in place, and what the density of the columns needs of it
+# The inverse of K in position, and what the density of the columns needs of it
 
 
 def invert(A: Array) -> float | None:
@@ -126,7 +126,7 @@ def invert(A: Array) -> float | None:
 
 
 def mirror(A: Array) -> Array:
-    """Copy the lower triangle of A to above it, in place."""
+    """Copy the lower triangle of A to above it, in position."""
     for start, end in row_blocks(len(A)):
         corner = A[start:end, start:end]
         np.copyto(corner, corner.T, where=~np.tri(end - start, dtype=bool))

@@ -5,13 +5,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from pm_gplvm.embedding import places_of_table
-from pm_gplvm.predictive import reconstruct
+from pm_gplvm.embedding import positions_of_table
+from pm_gplvm.prediction import reconstruct
 from pm_gplvm.processes import data_of, each_draw, parts, patterns_of
 from pm_gplvm.schema import FEATURE
 from pm_gplvm.threads import blas_threads as limit_threads
-
-__all__ = ["impute"]
 
 
 def impute(
@@ -33,7 +31,7 @@ def impute(
 
         mean = E m(x),  sd² = E v(x) + var m(x),
 
-    m and v those of a measurement, its noise included. The places of the training rows are those of
+    m and v those of a measurement, its noise included. The positions of the training rows are those of
     the fit's draws: :func:`reconstruct` tells of them.
 
     Parameters
@@ -69,14 +67,14 @@ def impute(
     if Y_new is None:
         return _filled(fit, draws)
     settings = {"draws": draws, "n_samples": n_samples, "n_starts": n_starts}
-    new, places = places_of_table(
+    new, positions = positions_of_table(
         fit, Y_new, "impute", prior, settings, random_seed, blas_threads, progressbar
     )
-    weights, k = places.smoothed()
+    weights, k = positions.smoothed()
     F, centre, scale = data_of(fit, caller="impute", missing=True)
     patterns = patterns_of(fit, F)
     first, second = np.zeros(new.shape), np.zeros(new.shape)
-    n_used = places.n_draws
+    n_used = positions.n_draws
     each = weights.shape[1] // n_used
     with limit_threads(blas_threads):
         for s, draw in enumerate(each_draw(fit, caller="impute", limit=n_used)):
@@ -84,9 +82,9 @@ def impute(
             for _, columns, which, block, own in parts(draw, F, patterns):
                 known = own.weights(block)
                 for row in range(len(new)):
-                    w, mean = weights[row, part], own.cross(places.x[row, part]) @ known
+                    w, mean = weights[row, part], own.cross(positions.x[row, part]) @ known
                     first[row, columns] += w @ mean
-                    second[row, columns] += w @ (mean**2 + places.variance[row, part][:, which])
+                    second[row, columns] += w @ (mean**2 + positions.variance[row, part][:, which])
     missing = np.isnan(new.to_numpy())
     variance = np.maximum(second - first**2, 0.0)
     dims = ("obs_new", FEATURE)

@@ -14,7 +14,7 @@ from scipy.spatial import cKDTree
 from pm_gplvm.checks import Array, count
 from pm_gplvm.gaussian import GP
 from pm_gplvm.model import build_model
-from pm_gplvm.newrows import new_table
+from pm_gplvm.new_rows import new_table
 from pm_gplvm.processes import data_of, each_draw
 from pm_gplvm.progress import progress_bar
 from pm_gplvm.schema import FEATURE, OBS, THETA, draws_of, require_fit

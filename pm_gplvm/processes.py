@@ -326,6 +326,16 @@ def evenly_spaced(total: int, limit: int | None) -> Indices:
     return np.unique(chosen).astype(np.intp)
 
 
+def require_exact(fit: xr.DataTree, *, caller: str) -> None:
+    """Raise unless the fit is exact, not sparse or variational, and holds X, sigma and its table."""
+    require_fit(fit, "X", "sigma", "Y_mean", "Y_scale", caller=caller)
+    if "approximation" in fit.children:
+        raise ValueError(
+            f"{caller} needs a fit of the exact model, got a sparse or variational one. Go on from it "
+            "with fit_marginal(build_model(Y), start=fit)."
+        )
+
+
 def data_of(fit: xr.DataTree, *, caller: str, missing: bool = False) -> tuple[Array, Array, Array]:
     """Read F (N, D), standardised and NaN where an entry is missing, and its mean and scale (D,).
 

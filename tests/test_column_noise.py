@@ -10,9 +10,10 @@ from sklearn.decomposition import FactorAnalysis
 
 import pm_gplvm as gplvm
 from pm_gplvm.density import log_density
+from pm_gplvm.prediction import relative_uncertainty
 from pm_gplvm.processes import OwnColumns, data_of, each_draw
 from pm_gplvm.results import as_fit
-from pm_gplvm.rowdensity import RowDensity, Rows
+from pm_gplvm.row_density import RowDensity, Rows
 from pm_gplvm.spec import ModelSpec
 from pm_gplvm.volume import log_volume
 
@@ -165,7 +166,6 @@ def test_predictions_are_those_of_each_column_alone(kernel, holes):
         variance = inside + between + noisy * noise
         np.testing.assert_allclose(known["sd"], scale * np.sqrt(variance), rtol=1e-8)
     # The share of the prior's standard deviation that is left, over the columns.
-    from pm_gplvm.prediction import relative_uncertainty
 
     unit = fit["posterior"]["amplitude"].to_numpy()[0] ** 2
     rest = [np.diagonal(c, axis1=1, axis2=2).T / unit[s] for s, (_, c) in enumerate(found)]

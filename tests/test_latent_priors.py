@@ -11,7 +11,7 @@ from scipy.special import logsumexp
 from scipy.stats import multivariate_normal, norm, spearmanr
 
 import pm_gplvm as gplvm
-from pm_gplvm.rowdensity import Mixture
+from pm_gplvm.mixtures import Mixture
 
 N, Q = 14, 2
 THETA = {"lengthscale": 0.8, "amplitude": 1.2, "sigma": 0.4}

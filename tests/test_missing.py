@@ -15,7 +15,7 @@ from scipy.stats import norm
 import pm_gplvm as gplvm
 from pm_gplvm.invariants import invariants
 from pm_gplvm.processes import each_draw
-from pm_gplvm.rowdensity import RowDensity, Rows
+from pm_gplvm.row_density import RowDensity, Rows
 from pm_gplvm.table import as_table, centre_and_scale
 
 THETA = {"lengthscale": 0.9, "amplitude": 1.1, "sigma": 0.3}
@@ -345,7 +345,7 @@ def test_the_density_of_a_new_row_and_its_gradient(made, holes, rng):
     np.testing.assert_allclose(
         density.log_joint_and_variance(x[:, None], rows)[0][:, 0], value, rtol=1e-10
     )
-    np.testing.assert_allclose(np.diagonal(density.heights(x, rows)), value, rtol=1e-9)
+    np.testing.assert_allclose(np.diagonal(density.log_densities(x, rows)), value, rtol=1e-9)
 
 
 def test_new_rows_find_their_places(mode_found, holes):

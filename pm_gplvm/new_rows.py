@@ -1,7 +1,8 @@
-"""Rows that a fit has not seen: checked, in its columns, and what is known of their places."""
+"""Rows that a fit has not seen: checked, in its columns, the prior of their positions, and the result."""
 
 import json
 import warnings
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -10,45 +11,20 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from pm_gplvm.checks import Array
-from pm_gplvm.processes import Frames, data_of, evenly_spaced
-from pm_gplvm.rowdensity import Mixture, Rows
-from pm_gplvm.schema import FEATURE, LATENT, OBS, draws_of, require_fit
+from pm_gplvm.latent_priors import mapped
+from pm_gplvm.mixtures import Mixture
+from pm_gplvm.processes import Frames, data_of, evenly_spaced, require_exact
+from pm_gplvm.row_density import Rows
+from pm_gplvm.schema import FEATURE, LATENT, OBS, draws_of
 from pm_gplvm.table import labelled
-
-__all__ = ["new_table", "require_exact", "rows_by_draw"]
 
 _STANDARD = "Normal(0.0, 1.0)"
 
 
-def require_exact(fit: xr.DataTree, *, caller: str) -> None:
-    """Refuse what is no fit of the exact model.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If ``fit`` is none, lacks X, sigma or its table, or went through inducing inputs.
-    """
-    require_fit(fit, "X", "sigma", "Y_mean", "Y_scale", caller=caller)
-    if "approximation" in fit.children:
-        raise ValueError(
-            f"{caller} needs a fit of the exact model, got a sparse or variational one. Go on from it "
-            "with fit_marginal(build_model(Y), start=fit)."
-        )
-
-
 def new_table(fit: xr.DataTree, Y_new: Any, *, caller: str) -> xr.DataArray:
-    """Check new rows and bring their columns into the order of the fit's.
+    """Check new rows and bring their columns (obs_new, feature) into the order of the fit's.
 
-    Returns
-    -------
-    DataArray, dims (obs_new, feature), shape (M, D)
-        In the user's units, NaN where missing; with the labels of its rows.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If ``fit`` is none, or ``Y_new`` has other columns, no row, a row without any entry, or
-        infinite values.
+    In the user's units, NaN where missing, with the labels of its rows.
     """
     require_exact(fit, caller=caller)
     if np.ndim(Y_new) == 1:
@@ -81,22 +57,10 @@ def new_table(fit: xr.DataTree, Y_new: Any, *, caller: str) -> xr.DataArray:
 
 
 def rows_by_draw(fit: xr.DataTree, new: xr.DataArray, prior: Any, limit: int) -> list[Rows]:
-    """Standardise new rows, once for each draw that is used, with the prior of their places.
+    """Standardise new rows, once for each of at most ``limit`` draws, with the prior of their positions.
 
-    Parameters
-    ----------
-    fit : DataTree
-    new : DataArray, dims (obs_new, feature), shape (M, D)
-    prior : tuple of array_like (mean, sd), or None
-        Each a number, (Q,) or (M, Q), in the frame of the fit's X; None for N(0, 1) of the draw as
-        it was made, before :func:`align` moved it.
-    limit : int
-        At most so many draws.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If ``prior`` is no such pair, or not finite, or an sd is not positive.
+    ``prior`` is (mean, sd), each a number, (Q,) or (M, Q), in the frame of the fit's X; None stands for
+    N(0, 1) of the draw as it was made, before :func:`align` moved it.
     """
     _, centre, scale = data_of(fit, caller="embed", missing=True)
     values = (new.to_numpy() - centre) / scale
@@ -136,7 +100,7 @@ def _classes(fit: xr.DataTree, chosen: NDArray[np.intp]) -> list[Mixture]:
 
 
 def _warn_of_prior(fit: xr.DataTree) -> None:
-    """Say so where the model's own prior of X cannot be known to be N(0, 1) for a new row."""
+    """Warn if the prior of a new row may not be N(0, 1)."""
     text = json.loads(fit.attrs.get("priors", "{}")).get("X", _STANDARD)
     if text != _STANDARD and not {"X_prior_mean", "X_time"} & set(fit["constant_data"].data_vars):
         warnings.warn(
@@ -164,3 +128,72 @@ def _given(prior: Any, shape: tuple[int, int]) -> tuple[Array, Array]:
     if not (np.isfinite(mean).all() and np.isfinite(sd).all() and (sd > 0.0).all()):
         raise ValueError("prior must have finite means and positive, finite standard deviations.")
     return mean, sd
+
+
+def row_labels(new: xr.DataArray) -> dict[Any, Any]:
+    """Coordinates along the new rows."""
+    return {name: coord for name, coord in new.coords.items() if coord.dims == ("obs_new",)}
+
+
+def tree_of_positions(
+    fit: xr.DataTree,
+    new: xr.DataArray,
+    X: Array,
+    found: tuple[Array, Array, Array],
+    rows: dict[str, NDArray[Any]],
+) -> xr.DataTree:
+    """Put together what :func:`pm_gplvm.embed` returns.
+
+    ``X`` (S, M, Q) are the draws; ``found`` the modes (M, J, Q), their sd and weights (M, J); ``rows``
+    what is known of each row, (M,).
+    """
+    at, sd, weight = found
+    coords: dict[str, Any] = {**row_labels(new), LATENT: draws_of(fit, "X")[LATENT].to_numpy()}
+    modes = {
+        "X": (("obs_new", "mode", LATENT), at),
+        "sd": (("obs_new", "mode", LATENT), sd),
+        "weight": (("obs_new", "mode"), weight),
+    }
+    tree = xr.DataTree.from_dict(
+        {
+            "posterior": xr.Dataset(
+                {"X": (("chain", "draw", "obs_new", LATENT), X[None])},
+                coords={**coords, "chain": [0], "draw": np.arange(len(X))},
+            ),
+            "modes": xr.Dataset(modes, coords={**coords, "mode": np.arange(weight.shape[1])}),
+            "rows": xr.Dataset(
+                {name: ("obs_new", values) for name, values in rows.items()},
+                coords=row_labels(new),
+            ),
+        }
+    )
+    tree.attrs = {"pm_gplvm_version": version("pm_gplvm"), "method": "embed"}
+    return tree
+
+
+def positions_by_map(fit: xr.DataTree, new: xr.DataArray, draws: int) -> xr.DataTree:
+    """Positions X = g(Y) of new rows without missing entries, one for each of so many draws of the fit."""
+    F, centre, scale = data_of(fit, caller="embed")
+    F_new = (new.to_numpy() - centre) / scale
+    if np.isnan(F_new).any():
+        raise ValueError(
+            "embed needs whole rows for a fit with back constraints, as a place is a function of all of "
+            "it, got missing entries. Give prior=(0.0, 1.0) to place them by their density instead."
+        )
+    raw = draws_of(fit, "X", raw=True).to_numpy()
+    chosen = evenly_spaced(raw.shape[0] * raw.shape[1], draws)
+    frames = Frames.of(fit, chosen)
+    positions = mapped(fit, F, F_new, raw.reshape(-1, *raw.shape[2:])[chosen])
+    X = np.stack([frames.inward(i, x) for i, x in enumerate(positions)])
+    M = len(new)
+    found = (X.mean(axis=0)[:, None], X.std(axis=0)[:, None], np.ones((M, 1)))
+    rows = {
+        "effective_modes": np.ones(M),
+        "ess": np.full(M, float(len(X))),
+        "pareto_k": np.full(M, np.nan),
+        "shortfall": np.full(M, np.nan),
+        "converged": np.ones(M, dtype=bool),
+    }
+    tree = tree_of_positions(fit, new, X, found, rows)
+    tree.attrs["draws"] = len(X)
+    return tree

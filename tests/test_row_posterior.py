@@ -9,12 +9,12 @@ from scipy.stats import multivariate_normal, multivariate_t, norm
 from sklearn.decomposition import PCA
 
 import pm_gplvm as gplvm
-from pm_gplvm.batch_bfgs import maximise
-from pm_gplvm.batch_least_squares import minimise as least
+from pm_gplvm.batch_optimise import maximise
+from pm_gplvm.batch_optimise import minimise as least
+from pm_gplvm.mixtures import Proposals
 from pm_gplvm.processes import data_of, each_draw
-from pm_gplvm.proposals import Proposals
-from pm_gplvm.rowdensity import RowDensity, Rows
-from pm_gplvm.rowposterior import _starts, places_of
+from pm_gplvm.row_density import RowDensity, Rows
+from pm_gplvm.row_posterior import _starts, positions_of
 
 THETA = {"lengthscale": 0.8, "amplitude": 1.3, "sigma": 0.3}
 KERNELS = ["rbf", "matern32", "matern52", "linear", "rbf + bias", *SUMS, "rbf + linear + bias"]
@@ -72,7 +72,7 @@ def test_the_density_is_that_of_the_joint_gaussian(Y, kernel, rng):
 def test_the_ways_to_ask_for_it_agree(Y, kernel, rng):
     density, rows = density_of(Y, kernel, rng), some_rows(rng, 5, 4, 2)
     places = rng.standard_normal((7, 2))
-    heights = density.heights(places, rows)
+    heights = density.log_densities(places, rows)
     shared = np.broadcast_to(places, (5, 7, 2))
     own, variance = density.log_joint_and_variance(shared, rows)
     single = [density.log_joint(np.repeat(p[None], 5, axis=0), rows)[0] for p in places]
@@ -248,7 +248,7 @@ def test_climbs_of_the_density_alone_lose_them(steep):
         lambda x, which: density.log_joint(x, rows[row[which]]), starts.reshape(-1, 4), density.unit
     )
     best = height.reshape(M, 16).argmax(axis=1) + 16 * np.arange(M)
-    modes = places_of(density, rows, 100, 16, np.random.default_rng(1)).modes
+    modes = positions_of(density, rows, 100, 16, np.random.default_rng(1)).modes
     ours = modes.at[np.arange(M), modes.log_mass.argmax(axis=1)]
     assert (np.abs(top[best] - at).max(axis=1) > 0.3).sum() >= 3
     assert (np.abs(ours - at).max(axis=1) < 0.05).all()

@@ -1,31 +1,58 @@
-"""Mixtures of t-distributions about modes, one mixture a row, to draw places of rows from."""
+"""Mixtures of Gaussians and t-distributions: priors of a position, and proposals for it."""
 
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import gammaln, logsumexp
+from scipy.special import gammaln, logsumexp, softmax
 
 from pm_gplvm.checks import Array
-
-__all__ = ["Proposals"]
 
 _FREEDOM = 5.0  # degrees of freedom: tails heavier than the peaks' own
 _CENTRES, _ADDED = 4, 0.5  # of an adaptation: how many, and their share
 
 
 @dataclass(frozen=True)
-class Proposals:
-    """J t-distributions and the prior, mixed, for each of M rows.
+class Mixture:
+    """Prior of a position with several centres: Σ_k share_k N(centre_k, sd²).
 
-    Parameters
-    ----------
-    at : ndarray, shape (M, J, Q)
-    spread : ndarray, shape (M, J, Q, Q)
-        Of a t-distribution with 5 degrees of freedom; its lower Cholesky factor.
-    share : ndarray, shape (M, J + 1)
-        Of each, the prior last; a sum of 1 for every row.
-    mean, sd : ndarray, shape (M, Q)
-        Of the prior.
+    Shapes (K,) of ``share`` and (K, Q) of ``centre``.
+    """
+
+    share: Array
+    centre: Array
+    sd: float
+
+    @property
+    def mean(self) -> Array:
+        """Mean, shape (Q,)."""
+        return self.share @ self.centre
+
+    @property
+    def spread(self) -> Array:
+        """Standard deviation in each dimension, shape (Q,)."""
+        return np.sqrt(self.sd**2 + self.share @ (self.centre - self.mean) ** 2)
+
+    def _logs(self, x: Array) -> Array:
+        squares = ((x[..., None, :] - self.centre) ** 2).sum(axis=-1) / self.sd**2
+        units = x.shape[-1] * (0.5 * np.log(2.0 * np.pi) + np.log(self.sd))
+        return np.asarray(np.log(self.share) - 0.5 * squares - units)
+
+    def log_density(self, x: Array) -> Array:
+        """Log-density of positions (..., Q), shape (...)."""
+        return np.asarray(logsumexp(self._logs(x), axis=-1))
+
+    def slope(self, x: Array) -> Array:
+        """Gradient of the log-density, shape (..., Q)."""
+        return np.asarray((softmax(self._logs(x), axis=-1) @ self.centre - x) / self.sd**2)
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """For each of M rows J t-distributions and the prior, mixed, to draw positions from.
+
+    ``at`` (M, J, Q) and ``spread`` (M, J, Q, Q), the lower Cholesky factor, are of t-distributions with
+    5 degrees of freedom. ``share`` (M, J + 1) is that of each, the prior last; ``mean`` and ``sd`` (M, Q)
+    are the prior's.
     """
 
     at: Array
@@ -35,7 +62,7 @@ class Proposals:
     sd: Array
 
     def draw(self, n: int, rng: np.random.Generator) -> Array:
-        """Places, shape (M, n, Q), each component in proportion to its share (stratified)."""
+        """Positions, shape (M, n, Q), each component in proportion to its share (stratified)."""
         M, J, Q = self.at.shape
         level = (np.arange(n) + rng.uniform(size=(M, n))) / n
         below = np.cumsum(self.share, axis=1)[:, None, :-1]
@@ -64,23 +91,11 @@ class Proposals:
         return np.asarray(logsumexp(weighted, axis=2))
 
     def adapted(self, x: Array, log_ratio: Array, unit: Array) -> "Proposals":
-        """Add t-distributions about the weightiest of places drawn, as wide as those about them.
+        """Add t-distributions about the weightiest of positions x (M, n, Q), as wide as those about them.
 
-        One round of incremental mixture importance sampling (Raftery & Bao 2010), of several
-        centres at once.
-
-        Parameters
-        ----------
-        x : ndarray, shape (M, n, Q)
-        log_ratio : ndarray, shape (M, n)
-            Logarithms of the weights of x under this mixture.
-        unit : ndarray, shape (Q,)
-            In which distances are measured.
-
-        References
-        ----------
-        Raftery, A. E., Bao, L. (2010). Estimating and projecting trends in HIV/AIDS generalized
-        epidemics using incremental mixture importance sampling. Biometrics 66, 1162-1173.
+        One round of incremental mixture importance sampling (Raftery & Bao 2010, Biometrics 66) of
+        several centres at once. ``log_ratio`` (M, n) are the log weights of x under this mixture,
+        ``unit`` (Q,) is that in which distances are measured.
         """
         M, n, _ = x.shape
         row, every = np.arange(M)[:, None], np.arange(M)
@@ -108,13 +123,7 @@ class Proposals:
 
 
 def squared_distances(x: Array, at: Array, spread: Array) -> tuple[Array, Array]:
-    """Distances of x (M, n, Q) to ``at`` (M, Q) in the metric of spread spreadᵀ, and its ln det.
-
-    Returns
-    -------
-    r2 : ndarray, shape (M, n)
-    logdet : ndarray, shape (M,)
-    """
+    """Distances (M, n) of x (M, n, Q) to ``at`` (M, Q) in the metric of spread spreadᵀ, and its ln det (M,)."""
     scaled = np.einsum("mpq,mnq->mnp", np.linalg.inv(spread), x - at[:, None])
     diagonal = np.diagonal(spread, axis1=1, axis2=2)
     return (scaled**2).sum(axis=2), 2.0 * np.log(diagonal).sum(axis=1)

@@ -1,4 +1,4 @@
-"""ln p(y, x) of unseen rows at many places at once, with its gradient in x."""
+"""ln p(y, x) of unseen rows at many positions at once, with its gradient in x."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -6,13 +6,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logsumexp, softmax
 
 from pm_gplvm.checks import Array
 from pm_gplvm.gaussian import GP, column_patterns, single_columns
+from pm_gplvm.mixtures import Mixture
 from pm_gplvm.processes import OwnColumns, parts
-
-__all__ = ["Mixture", "RowDensity", "Rows"]
 
 _BLOCK = 2**19  # entries of one k(x, X): what a processor's cache still holds
 _BELOW = 0.16  # of the training rows: as far below the median as one standard deviation
@@ -21,57 +19,10 @@ _LEAST_NOISE = 1e-12  # σ² that least squares are divided by where a fit has n
 
 
 @dataclass(frozen=True)
-class Mixture:
-    """A prior of places that has several centres: Σ_k share_k N(centre_k, sd²).
-
-    Parameters
-    ----------
-    share : ndarray, shape (K,)
-    centre : ndarray, shape (K, Q)
-    sd : float
-    """
-
-    share: Array
-    centre: Array
-    sd: float
-
-    @property
-    def mean(self) -> Array:
-        """Mean, shape (Q,)."""
-        return self.share @ self.centre
-
-    @property
-    def spread(self) -> Array:
-        """Standard deviation in each dimension, shape (Q,)."""
-        return np.sqrt(self.sd**2 + self.share @ (self.centre - self.mean) ** 2)
-
-    def _logs(self, x: Array) -> Array:
-        squares = ((x[..., None, :] - self.centre) ** 2).sum(axis=-1) / self.sd**2
-        units = x.shape[-1] * (0.5 * np.log(2.0 * np.pi) + np.log(self.sd))
-        return np.asarray(np.log(self.share) - 0.5 * squares - units)
-
-    def log_density(self, x: Array) -> Array:
-        """Log-density of places (..., Q), shape (...)."""
-        return np.asarray(logsumexp(self._logs(x), axis=-1))
-
-    def slope(self, x: Array) -> Array:
-        """Gradient of the log-density, shape (..., Q)."""
-        return np.asarray((softmax(self._logs(x), axis=-1) @ self.centre - x) / self.sd**2)
-
-
-@dataclass(frozen=True)
 class Rows:
-    """Unseen rows and the prior of their places.
+    """Unseen rows y (M, D), standardised and 0 where not ``seen``, and the prior of their positions.
 
-    Parameters
-    ----------
-    y : ndarray, shape (M, D)
-        Standardised; 0 where missing.
-    seen : ndarray of bool, shape (M, D)
-    mean, sd : ndarray, shape (M, Q)
-        x ~ N(mean, sd²), independent.
-    mixture : Mixture, optional
-        The prior of all rows in place of that; ``mean`` and ``sd`` are its moments then.
+    x ~ N(mean, sd²), independent, (M, Q); or a mixture for all rows, of which these are the moments.
     """
 
     y: Array
@@ -108,24 +59,18 @@ class Rows:
         return np.asarray((-0.5 * (scaled**2 + np.log(2.0 * np.pi)) - np.log(sd)).sum(axis=-1))
 
     def prior_slope(self, x: Array) -> Array:
-        """Gradient of ln p(x) at the place of each row, shape (M, Q)."""
+        """Gradient of ln p(x) at the position of each row, shape (M, Q)."""
         if self.mixture is not None:
             return self.mixture.slope(x)
         return -(x - self.mean) / self.sd**2
 
 
 class RowDensity:
-    """One draw of X and θ, and what it says of unseen rows.
+    """One draw of X and θ, and what it says of unseen rows; F (N, D) is NaN where an entry is missing.
 
     Columns in which the same training rows were observed have the same conditional variance: they
     are a part by themselves, and a complete table is one part. Columns with a noise of their own are
     a part each where entries are missing; the variance is then that of every column.
-
-    Parameters
-    ----------
-    draw : Draw
-    F : ndarray, shape (N, D)
-        The standardised rows it was made from, NaN where an entry is missing.
     """
 
     def __init__(self, draw: GP, F: Array) -> None:
@@ -140,7 +85,7 @@ class RowDensity:
         self.unit = np.broadcast_to(lengthscale, draw.X.shape[1])
 
     def conditional(self, x: Array) -> tuple[Array, Array]:
-        """Mean (S, D) and variance (S, G) of a measurement at places x of shape (S, Q)."""
+        """Mean (S, D) and variance (S, G) of a measurement at positions x of shape (S, Q)."""
         mean, variances = np.empty((len(x), self.F.shape[1])), []
         for _, columns, part in self._parts:
             mean[:, columns], variance = part.conditional(x)
@@ -148,31 +93,16 @@ class RowDensity:
         return mean, np.concatenate(variances, axis=1)
 
     def log_joint(self, x: Array, rows: Rows) -> tuple[Array, Array]:
-        """Return ln p(y, x) of the i-th row at the i-th place, and its gradient in x.
-
-        Parameters
-        ----------
-        x : ndarray, shape (M, Q)
-        rows : Rows
-
-        Returns
-        -------
-        value : ndarray, shape (M,)
-        gradient : ndarray, shape (M, Q)
-        """
+        """Return ln p(y, x) of the i-th row at the i-th position x (M, Q), shape (M,), and its gradient in x."""
         found = [part.log_likelihood(x, rows.columns(c)) for _, c, part in self._parts]
         value, gradient = (sum(p) for p in zip(*found, strict=True))
         return value + rows.log_prior(x), gradient + rows.prior_slope(x)
 
     def shortfall(self, x: Array, rows: Rows) -> Array:
-        """How much worse the i-th row is explained at the i-th place than the training rows are.
+        """How much worse the i-th row is explained at the i-th position than the training rows are.
 
-        What ln p(y given x), a seen entry, lies below the median over the training rows, each given
-        all others, in units of what their lower sixth does, at least 0.1.
-
-        Returns
-        -------
-        ndarray, shape (M,)
+        The distance of ln p(y given x), divided by the number of entries seen, below its median over
+        the training rows, each given all others; in units of that of their lower sixth, at least 0.1.
         """
         usual, spread = self._usual
         value = self.log_joint(x, rows)[0] - rows.log_prior(x)
@@ -191,18 +121,12 @@ class RowDensity:
         return float(usual), max(float(usual - low), _LEAST_SPREAD)
 
     def squares(self, x: Array, rows: Rows) -> tuple[Array, Array, Array]:
-        """Misfit of the i-th row at the i-th place to the mean alone, as nonlinear least squares.
+        """Misfit of the i-th row at the i-th position to the mean alone, as nonlinear least squares.
 
         (Σ_d (y_d - m_d(x))² / σ² + |(x - mean)/sd|²) / 2 over the entries seen: what -ln p(y, x)
         is where x is known as well as the training rows, but for constants. A mixture of the prior
-        stands by its moments.
-
-        Returns
-        -------
-        value : ndarray, shape (M,)
-        gradient : ndarray, shape (M, Q)
-        curvature : ndarray, shape (M, Q, Q)
-            JᵀJ, J the Jacobian of the scaled residuals.
+        stands by its moments. Value (M,), gradient (M, Q), and JᵀJ (M, Q, Q), J the Jacobian of the
+        scaled residuals.
         """
         away = (x - rows.mean) / rows.sd
         value, gradient = 0.5 * (away**2).sum(axis=1), away / rows.sd
@@ -215,30 +139,19 @@ class RowDensity:
         return value, gradient, curvature
 
     def log_joint_and_variance(self, x: Array, rows: Rows) -> tuple[Array, Array]:
-        """Return ln p(y, x) of every row at T places of its own, and the variance there.
-
-        Parameters
-        ----------
-        x : ndarray, shape (M, T, Q)
-        rows : Rows
-
-        Returns
-        -------
-        value : ndarray, shape (M, T)
-        variance : ndarray, shape (M, T, G)
-        """
+        """Return ln p(y, x) of every row at T positions of its own x (M, T, Q), shape (M, T), and the variance there (M, T, G)."""
         found = [part.log_likelihood_and_variance(x, rows.columns(c)) for _, c, part in self._parts]
         values, variances = zip(*found, strict=True)
         return sum(values) + rows.log_prior(x), np.concatenate(variances, axis=-1)
 
-    def heights(self, places: Array, rows: Rows) -> Array:
-        """Return ln p(y, x) of every row at the same places of shape (P, Q), shape (M, P)."""
-        found = [part.heights(places, rows.columns(c)) for _, c, part in self._parts]
-        shared = np.broadcast_to(places, (len(rows), *places.shape))
+    def log_densities(self, positions: Array, rows: Rows) -> Array:
+        """Return ln p(y, x) of every row at the same positions (P, Q), shape (M, P)."""
+        found = [part.log_densities(positions, rows.columns(c)) for _, c, part in self._parts]
+        shared = np.broadcast_to(positions, (len(rows), *positions.shape))
         return np.asarray(sum(found) + rows.log_prior(shared))
 
     def misfits(self, rows: Rows) -> Array:
-        """Return mean squared distances to the training rows over common entries, shape (M, N)."""
+        """Mean squared distances to the training rows over common entries, shape (M, N)."""
         squares, counts = np.zeros((2, len(rows), len(self.F)))
         for known, columns, block in self._alike.blocks(self.F):
             some = rows.columns(columns)
@@ -274,7 +187,7 @@ class _Part:
         return value, gradient
 
     def squares(self, x: Array, rows: Rows) -> tuple[Array, Array, Array]:
-        """Σ (y - m(x))² of the i-th row at the i-th place (M,), (∂m/∂x)ᵀ(y - m) and (∂m/∂x)².
+        """Σ (y - m(x))² of the i-th row at the i-th position (M,), (∂m/∂x)ᵀ(y - m) and (∂m/∂x)².
 
         All in units of the noise.
         """
@@ -307,9 +220,9 @@ class _Part:
             variances.append(variance)
         return np.concatenate(values).reshape(M, T), np.concatenate(variances).reshape(M, T, -1)
 
-    def heights(self, places: Array, rows: Rows) -> Array:
+    def log_densities(self, positions: Array, rows: Rows) -> Array:
         """Return ln p(y given x) of every row at the same positions (P, Q), shape (M, P)."""
-        mean, variance = self.conditional(places)
+        mean, variance = self.conditional(positions)
         seen = rows.seen.astype(np.float64)
         if self.shared:
             misfit = distances2(rows, mean) / variance[:, 0]
