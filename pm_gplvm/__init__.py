@@ -12,173 +12,22 @@ A table Y goes in, a low-dimensional picture X of it comes out, with uncertainty
 Importing the package is cheap: PyMC is loaded when a name that needs it is first used.
 """
 
+import ast
 from importlib import import_module
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
-if TYPE_CHECKING:
-    from pm_gplvm.agreement import neighbour_probabilities, score_embedding
-    from pm_gplvm.alignment import align
-    from pm_gplvm.approximate import build_sparse, build_variational
-    from pm_gplvm.calibration import calibrate, uniformity
-    from pm_gplvm.comparison import compare, summarise_theta
-    from pm_gplvm.compilation import compile_mode
-    from pm_gplvm.covariances import covariance
-    from pm_gplvm.datasets import load_digits, load_table
-    from pm_gplvm.decoded import plot_magnification, plot_reconstruction
-    from pm_gplvm.density import compile_objective
-    from pm_gplvm.diagnosis import diagnose
-    from pm_gplvm.embedding import embed, log_predictive
-    from pm_gplvm.estimator import GPLVM
-    from pm_gplvm.evidence import log_evidence
-    from pm_gplvm.explorer import explore
-    from pm_gplvm.fit_plots import plot_compare, plot_optima, plot_prior, plot_relevance
-    from pm_gplvm.geometry import magnification
-    from pm_gplvm.gradient_parts import gradients
-    from pm_gplvm.held_out import compute_log_likelihood, cross_validate, leave_one_out
-    from pm_gplvm.imputation import impute
-    from pm_gplvm.joint import sample, sample_more
-    from pm_gplvm.laplace import fit_laplace
-    from pm_gplvm.latent_plot import plot_latent
-    from pm_gplvm.latent_priors import back_constrained, classes, dynamics, informed
-    from pm_gplvm.likelihood import GPColumns
-    from pm_gplvm.linear import fit_linear
-    from pm_gplvm.model import build_model
-    from pm_gplvm.modes import embeddings
-    from pm_gplvm.nuts import sample_theta
-    from pm_gplvm.online import update
-    from pm_gplvm.optimise import fit_map, fit_marginal
-    from pm_gplvm.prediction import predict, reconstruct, sample_predictive
-    from pm_gplvm.prior_draws import sample_prior
-    from pm_gplvm.relevance import dimensions
-    from pm_gplvm.spec import rebuild_model
-    from pm_gplvm.stochastic import fit_stochastic
-    from pm_gplvm.store import load, save
-    from pm_gplvm.variational import fit_sparse, fit_variational
-
+# The stub is the one list of public names: type checkers read it, and so does this file.
+_STUB = ast.parse(Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
 _HOME = {
-    "GPColumns": "likelihood",
-    "GPLVM": "estimator",
-    "align": "alignment",
-    "back_constrained": "latent_priors",
-    "build_model": "model",
-    "build_sparse": "approximate",
-    "build_variational": "approximate",
-    "calibrate": "calibration",
-    "classes": "latent_priors",
-    "compare": "comparison",
-    "compile_mode": "compilation",
-    "compile_objective": "density",
-    "compute_log_likelihood": "held_out",
-    "covariance": "covariances",
-    "cross_validate": "held_out",
-    "diagnose": "diagnosis",
-    "dimensions": "relevance",
-    "dynamics": "latent_priors",
-    "embed": "embedding",
-    "embeddings": "modes",
-    "explore": "explorer",
-    "fit_laplace": "laplace",
-    "fit_linear": "linear",
-    "fit_map": "optimise",
-    "fit_marginal": "optimise",
-    "fit_sparse": "variational",
-    "fit_stochastic": "stochastic",
-    "fit_variational": "variational",
-    "gradients": "gradient_parts",
-    "impute": "imputation",
-    "informed": "latent_priors",
-    "leave_one_out": "held_out",
-    "load": "store",
-    "load_digits": "datasets",
-    "load_table": "datasets",
-    "log_evidence": "evidence",
-    "log_predictive": "embedding",
-    "magnification": "geometry",
-    "neighbour_probabilities": "agreement",
-    "plot_compare": "fit_plots",
-    "plot_latent": "latent_plot",
-    "plot_magnification": "decoded",
-    "plot_optima": "fit_plots",
-    "plot_prior": "fit_plots",
-    "plot_reconstruction": "decoded",
-    "plot_relevance": "fit_plots",
-    "predict": "prediction",
-    "rebuild_model": "spec",
-    "reconstruct": "prediction",
-    "sample": "joint",
-    "sample_more": "joint",
-    "sample_predictive": "prediction",
-    "sample_prior": "prior_draws",
-    "sample_theta": "nuts",
-    "save": "store",
-    "score_embedding": "agreement",
-    "summarise_theta": "comparison",
-    "uniformity": "calibration",
-    "update": "online",
+    alias.name: str(node.module)
+    for node in _STUB.body
+    if isinstance(node, ast.ImportFrom)
+    for alias in node.names
 }
 
-__all__ = [
-    "GPLVM",
-    "GPColumns",
-    "align",
-    "back_constrained",
-    "build_model",
-    "build_sparse",
-    "build_variational",
-    "calibrate",
-    "classes",
-    "compare",
-    "compile_mode",
-    "compile_objective",
-    "compute_log_likelihood",
-    "covariance",
-    "cross_validate",
-    "diagnose",
-    "dimensions",
-    "dynamics",
-    "embed",
-    "embeddings",
-    "explore",
-    "fit_laplace",
-    "fit_linear",
-    "fit_map",
-    "fit_marginal",
-    "fit_sparse",
-    "fit_stochastic",
-    "fit_variational",
-    "gradients",
-    "impute",
-    "informed",
-    "leave_one_out",
-    "load",
-    "load_digits",
-    "load_table",
-    "log_evidence",
-    "log_predictive",
-    "magnification",
-    "neighbour_probabilities",
-    "plot_compare",
-    "plot_latent",
-    "plot_magnification",
-    "plot_optima",
-    "plot_prior",
-    "plot_reconstruction",
-    "plot_relevance",
-    "predict",
-    "rebuild_model",
-    "reconstruct",
-    "sample",
-    "sample_more",
-    "sample_predictive",
-    "sample_prior",
-    "sample_theta",
-    "save",
-    "score_embedding",
-    "summarise_theta",
-    "uniformity",
-    "update",
-]
+__all__ = sorted(_HOME)
 
 __version__ = version("pm_gplvm")
 
@@ -186,7 +35,7 @@ __version__ = version("pm_gplvm")
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"pm_gplvm has no attribute {name!r}.")
-    value = getattr(import_module(f"pm_gplvm.{_HOME[name]}"), name)
+    value = getattr(import_module(_HOME[name]), name)
     globals()[name] = value
     return value
 

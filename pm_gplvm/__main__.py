@@ -1,4 +1,4 @@
-"""The main job: embed a table, with the uncertainty of θ, into files, a table and a picture."""
+"""Command line: embed a table, sample θ, and write two fits, a table of scores and a plot."""
 
 import argparse
 import sys
@@ -49,19 +49,14 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _outputs(name: str, *, overwrite: bool) -> dict[str, Path] | None:
-    """Check the places of all files before any work; None if the user declines to replace them."""
-    paths = {
-        "fit": Path(f"{name}_fit.nc"),
-        "theta": Path(f"{name}_theta.nc"),
-        "picture": Path(f"{name}.png"),
-    }
-    standing = [str(path) for path in paths.values() if path.exists()]
-    if standing and not overwrite:
+    """Check all files before any work; None if the user declines to replace them."""
+    endings = {"fit": "_fit.nc", "theta": "_theta.nc", "picture": ".png"}
+    paths = {key: Path(name + ending) for key, ending in endings.items()}
+    existing = ", ".join(str(path) for path in paths.values() if path.exists())
+    if existing and not overwrite:
         if not sys.stdin.isatty():
-            raise FileExistsError(
-                f"{', '.join(standing)} exist. Pass --overwrite or choose another --out."
-            )
-        if input(f"{', '.join(standing)} exist. Replace them? [y/N] ").strip().lower() != "y":
+            raise FileExistsError(f"{existing} exist. Pass --overwrite or choose another --out.")
+        if input(f"{existing} exist. Replace them? [y/N] ").strip().lower() != "y":
             return None
     for path in paths.values():
         check_target(path, overwrite=True)
@@ -97,13 +92,7 @@ def _report(table: xr.DataArray, best: xr.DataTree, theta: xr.DataTree, scores: 
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    """Do the main job.
-
-    Returns
-    -------
-    int
-        0 when done, 1 when the user declined to replace a file.
-    """
+    """Return 0 when all is written, 1 when the user declined to replace a file."""
     options = _arguments(argv)
     if options.table is None:
         table = gplvm.load_digits(n=300)
@@ -140,7 +129,7 @@ def run(argv: Sequence[str] | None = None) -> int:
 
 
 def main() -> None:
-    """Run, with the user's mistakes told in a sentence."""
+    """Run, and print errors and warnings as one sentence each."""
     warnings.showwarning = lambda message, *_, **__: print(f"Warning: {message}", file=sys.stderr)
     try:
         code = run()

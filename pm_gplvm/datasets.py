@@ -1,4 +1,4 @@
-"""Data that the dependencies ship, and tables from files, as labelled arrays."""
+"""Labelled tables: digits from scikit-learn, and CSV and NetCDF files."""
 
 from pathlib import Path
 
@@ -8,8 +8,6 @@ import xarray as xr
 
 from pm_gplvm.schema import FEATURE, OBS
 
-__all__ = ["load_digits", "load_table"]
-
 
 def load_digits(n: int = 300, *, random_seed: int = 0) -> xr.DataArray:
     """Load handwritten digits, 8 × 8 pixels, from scikit-learn.
@@ -17,14 +15,14 @@ def load_digits(n: int = 300, *, random_seed: int = 0) -> xr.DataArray:
     Parameters
     ----------
     n : int
-        Number of rows, drawn without replacement; 1797 are all.
+        Number of rows, drawn without replacement, at most 1797.
     random_seed : int
-        Which rows.
+        Seed of the choice of rows.
 
     Returns
     -------
     DataArray, dims (obs, feature), shape (n, 64)
-        Ink per pixel, 0 to 16, with the coordinate ``label`` (the digit) along ``obs``.
+        Darkness of each pixel, 0 to 16, with the coordinate ``label`` (the digit) along ``obs``.
 
     Raises
     ------
@@ -61,12 +59,12 @@ def load_table(path: str | Path, *, label: str | None = None) -> xr.DataArray:
     Parameters
     ----------
     path : path
-        ``.csv`` (first line: names; a first column without a name, or called "id" or "index",
-        names the rows, or their classes if its entries repeat) or ``.nc`` with one
-        two-dimensional variable.
+        ``.csv`` with the names of the columns in the first line, or ``.nc`` with one two-dimensional
+        variable. A first column of a CSV file without a name, or called "id" or "index", names the
+        rows, or their classes if its entries repeat.
     label : str, optional
-        Column (CSV) or coordinate (NetCDF) that names each row's class; it is kept out of the
-        numbers, as the coordinate ``label``.
+        Column (CSV) or coordinate (NetCDF) with each row's class. It becomes the coordinate
+        ``label``.
 
     Returns
     -------
@@ -106,9 +104,9 @@ def _from_csv(path: Path, label: str | None) -> xr.DataArray:
     labels = None
     if label is not None:
         if label not in frame:
+            columns = ", ".join(map(str, frame.columns[:8])) + ", …" * (frame.shape[1] > 8)
             raise ValueError(
-                f"label must name a column of {path.name}, got {label!r}. "
-                f"Its columns are {', '.join(map(str, frame.columns[:8]))}{', …' if frame.shape[1] > 8 else ''}."
+                f"label must name a column of {path.name}, got {label!r}. Its columns are {columns}."
             )
         labels = frame.pop(label).astype(str).to_numpy()
     first = frame.columns[0] if frame.shape[1] else ""
@@ -140,9 +138,9 @@ def _from_netcdf(path: Path, label: str | None) -> xr.DataArray:
         raise ValueError(f"{path.name} is not a NetCDF file: {error}.") from error
     tables = [name for name, variable in data.data_vars.items() if variable.ndim == 2]
     if len(tables) != 1:
+        names = ": " * bool(tables) + ", ".join(map(str, tables))
         raise ValueError(
-            f"{path.name} must hold one two-dimensional variable, got {len(tables)}"
-            f"{': ' + ', '.join(map(str, tables)) if tables else ''}."
+            f"{path.name} must hold one two-dimensional variable, got {len(tables)}{names}."
         )
     table = data[tables[0]]
     if label is None:

@@ -1,4 +1,4 @@
-"""The model as a scikit-learn estimator: a shell about the functions."""
+"""The model as a scikit-learn estimator, around the functions of the package."""
 
 from collections.abc import Mapping
 from typing import Any, Literal, Self
@@ -18,55 +18,51 @@ from pm_gplvm.prediction import predict
 from pm_gplvm.schema import FEATURE, LATENT, draws_of, require_fit
 from pm_gplvm.table import Scale
 
-__all__ = ["GPLVM"]
-
 
 class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """A Gaussian process latent variable model for scikit-learn's pipelines.
 
     ``fit`` is :func:`build_model` and :func:`fit_marginal`, ``transform`` is :func:`embed`,
-    ``inverse_transform`` is :func:`predict` and ``score`` is :func:`log_predictive`. What they give
-    beside one number an entry (standard deviations, other places, draws) is had by calling them
-    with ``fit_``.
+    ``inverse_transform`` is :func:`predict` and ``score`` is :func:`log_predictive`. Call these with
+    ``fit_`` for standard deviations, further positions and draws.
 
     Parameters
     ----------
     n_components : int, default 2
         Q, the number of latent dimensions, at most min(N, D).
     kernel : str, default "rbf + linear"
-        As in :func:`build_model`. With its linear part it holds probabilistic PCA, and bends it where the
-        table asks for it.
+        As in :func:`build_model`. The default includes probabilistic PCA by its linear part.
     ard, priors, scale, missing, resolution, noise
-        As in :func:`build_model`. With ``missing="mask"`` the rows that ``transform`` and ``score``
-        take may have NaN too.
+        As in :func:`build_model`. With ``missing="mask"`` the rows given to ``transform`` and ``score``
+        may have NaN too.
     start, n_restarts
         As in :func:`fit_marginal`.
     max_iter : int, default 5000
         Iterations of each start.
     n_starts : int, default 16
-        Climbs for each new row, as in :func:`embed`.
+        Starts for each new row, as in :func:`embed`.
     random_state : int, RandomState or None, default None
-        Of restarts and random starts, and of the climbs and integrals of new rows. With None
-        these are the same each time, but for a random start and for restarts.
+        Seed of restarts and random starts, and of the starts and integrals of new rows. With None
+        the results for new rows are the same each time, those of restarts and a random start are not.
 
     Attributes
     ----------
     fit_ : DataTree
-        What :func:`fit_marginal` returned: to be looked at, plotted, saved.
+        From :func:`fit_marginal`.
     embedding_ : ndarray, shape (N, Q)
         Positions of the training rows.
     n_iter_ : int
         Evaluations that the best start took.
     n_features_in_, feature_names_in_
-        As everywhere in scikit-learn.
+        As in all of scikit-learn.
 
     Notes
     -----
-    *Training rows.* ``transform`` gives a row that equals one of the training table, entry by
-    entry, the place that it has in ``embedding_``, as UMAP does for the table as a whole.
+    *Training rows.* A row that equals one of the training table, entry by entry, is transformed to
+    its position in ``embedding_``. UMAP does so for the table as a whole.
 
-    *Files.* ``save(estimator.fit_, path)`` and ``GPLVM.from_fit(load(path))``: data only, where a
-    pickle would run code.
+    *Files.* ``save(estimator.fit_, path)`` and ``GPLVM.from_fit(load(path))`` store data only, while
+    a pickle may run code.
 
     Examples
     --------
@@ -112,7 +108,9 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any = None) -> Self:
-        """Estimate the hyperparameters with the latent positions integrated out, and then these.
+        """Estimate the hyperparameters with the latent positions integrated out, then the positions.
+
+        Errors and warnings are those of :func:`build_model` and :func:`fit_marginal`.
 
         Parameters
         ----------
@@ -124,20 +122,15 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         Returns
         -------
         GPLVM
-            Itself.
-
-        Raises
-        ------
-        TypeError, ValueError
-            As :func:`build_model` and :func:`fit_marginal`.
-
-        Warns
-        -----
-        RuntimeWarning
-            As :func:`build_model` and :func:`fit_marginal`.
         """
         values = validate_data(self, X, ensure_min_samples=3, **self._accepted())
-        self._check(values.shape)
+        count("n_components", self.n_components)
+        count("max_iter", self.max_iter)
+        if self.n_components > min(values.shape):
+            raise ValueError(
+                "n_components must lie between 1 and min(n_samples, n_features) = "
+                f"{min(values.shape)}, got {self.n_components}."
+            )
         seed = self.random_state
         if seed is not None:
             seed = int(check_random_state(seed).randint(2**31 - 1))
@@ -171,20 +164,19 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         Parameters
         ----------
         fit : DataTree
-            From :func:`fit_marginal`, :func:`load` or another. ``transform`` mixes over the draws of a fit
-            that has several: turn them onto one frame with :func:`align` first. ``embedding_`` is
-            then their mean.
+            With X. If it has several draws, call :func:`align` first: ``transform`` mixes over them, and
+            ``embedding_`` is their mean.
 
         Returns
         -------
         GPLVM
-            Its ``n_components``, ``kernel`` and ``ard`` are those of the fit; what the fit does not
-            tell (priors, start) is at its default, and has no bearing before ``fit`` is called.
+            With the ``n_components``, ``kernel`` and ``ard`` of the fit. Other parameters have their
+            defaults, which matter only if ``fit`` is called.
 
         Raises
         ------
         TypeError, ValueError
-            If ``fit`` is no fit with X.
+            If ``fit`` is not a fit with X.
 
         Examples
         --------
@@ -209,9 +201,7 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         return estimator
 
     def transform(self, X: Any) -> Array:
-        """Give each row its most likely place.
-
-        Of a row that may lie in several, that about which most of its posterior lies.
+        """Return each row's most probable latent position: the mode with the most posterior mass.
 
         Parameters
         ----------
@@ -221,29 +211,19 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         Returns
         -------
         ndarray, shape (M, Q)
-
-        Raises
-        ------
-        NotFittedError, TypeError, ValueError
-            If there is no fit yet, or ``X`` has other columns or is not finite.
         """
         values = self._rows(X)
-        table = self._table()
+        observed = self.fit_["observed_data"][self.fit_.attrs["observed"]]
+        table = np.ascontiguousarray(observed.transpose(..., FEATURE).to_numpy()) + 0.0
         if np.array_equal(values, table, equal_nan=True):
             return self.embedding_.copy()
-        # Row by row, so that a row's place does not depend on those it comes with.
-        place = {row.tobytes(): n for n, row in reversed(list(enumerate(table)))}
-        known = np.array([place.get(row.tobytes(), -1) for row in values])
+        # Row by row, so that a row's position does not depend on the other rows given.
+        first = {row.tobytes(): n for n, row in reversed(list(enumerate(table)))}
+        known = np.array([first.get(row.tobytes(), -1) for row in values])
         found = self.embedding_[known]
         if (new := known < 0).any():
-            places = embed(
-                self.fit_,
-                values[new],
-                n_starts=self.n_starts,
-                random_seed=self._seed,
-                progressbar=False,
-            )
-            found[new] = places["modes"]["X"].to_numpy()[:, 0]
+            embedded = embed(self.fit_, values[new], **self._settings())
+            found[new] = embedded["modes"]["X"].to_numpy()[:, 0]
         return found
 
     def inverse_transform(self, X: Any) -> Array:
@@ -257,19 +237,14 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         -------
         ndarray, shape (M, D)
             The mean of :func:`predict`, in the units of the training table.
-
-        Raises
-        ------
-        NotFittedError, ValueError
-            If there is no fit yet, or ``X`` has another shape or is not finite.
         """
         check_is_fitted(self)
         return predict(self.fit_, X)["mean"].to_numpy()
 
     def score(self, X: Any, y: Any = None) -> float:
-        """Mean of ln p(row), the row's place integrated out: the higher, the better.
+        """Return the mean of ln p(row), the row's position integrated out: higher is better.
 
-        Of rows that were in the training table it is too high: the positions have seen them.
+        It is too high for rows of the training table.
 
         Parameters
         ----------
@@ -281,34 +256,17 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         -------
         float
             The mean of ``log_score`` of :func:`log_predictive`.
-
-        Raises
-        ------
-        NotFittedError, TypeError, ValueError
-            As ``transform``.
         """
-        values = self._rows(X)
-        scores = log_predictive(
-            self.fit_,
-            values,
-            n_starts=self.n_starts,
-            random_seed=self._seed,
-            progressbar=False,
-        )
+        rows = self._rows(X)
+        scores = log_predictive(self.fit_, rows, **self._settings())
         return float(scores["log_score"].mean())
+
+    def _settings(self) -> dict[str, Any]:
+        return {"n_starts": self.n_starts, "random_seed": self._seed, "progressbar": False}
 
     @property
     def _n_features_out(self) -> int:
         return int(self.embedding_.shape[1])
-
-    def _check(self, shape: tuple[int, int]) -> None:
-        for name, value in (("n_components", self.n_components), ("max_iter", self.max_iter)):
-            count(name, value)
-        if self.n_components > min(shape):
-            raise ValueError(
-                f"n_components must lie between 1 and min(n_samples, n_features) = {min(shape)}, "
-                f"got {self.n_components}."
-            )
 
     def _take(self, fit: xr.DataTree) -> None:
         self.fit_ = fit
@@ -330,13 +288,9 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         tags.input_tags.allow_nan = self.missing == "mask"
         return tags
 
-    def _table(self) -> Array:
-        observed = self.fit_["observed_data"][self.fit_.attrs["observed"]]
-        return np.ascontiguousarray(observed.transpose(..., FEATURE).to_numpy()) + 0.0
-
 
 def _labelled(X: Any, values: Array) -> Any:
-    """Put the names of rows and columns back that validation takes off."""
+    """Restore the names of rows and columns, which validation removes."""
     if isinstance(X, xr.DataArray):
         return X
     if hasattr(X, "columns"):
