@@ -7,7 +7,7 @@ import numpy as np
 
 import pm_gplvm as gplvm
 from pm_gplvm import optimise as optimiser
-from pm_gplvm.objective import compile_log_density
+from pm_gplvm.density import compile_log_density
 from pm_gplvm.starts import start_values
 
 PACKAGES = ("pm_gplvm", "pymc", "pytensor")

@@ -6,7 +6,7 @@ import numpy as np
 
 import pm_gplvm as gplvm
 from pm_gplvm import search as searching
-from pm_gplvm.objective import compile_log_density
+from pm_gplvm.density import compile_log_density
 
 PACKAGES = ("pm_gplvm", "pymc", "pytensor")
 FLAT = dict.fromkeys(("lengthscale", "amplitude", "sigma"), "flat")

@@ -105,7 +105,7 @@ def _picture(curves: dict, N: int):
 
 def _cost(report: Report, Y, arguments) -> None:
     import pm_gplvm as gplvm
-    from pm_gplvm.objective import compile_log_density
+    from pm_gplvm.density import compile_log_density
     from pm_gplvm.starts import start_values
     from pm_gplvm.stochastic import Optimiser, compile_neighbourhood
 

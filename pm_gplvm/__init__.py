@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pm_gplvm.covariances import covariance
     from pm_gplvm.crossvalidation import cross_validate
     from pm_gplvm.datasets import load_digits, load_table
+    from pm_gplvm.density import compile_objective
     from pm_gplvm.diagnosis import diagnose
     from pm_gplvm.embedding import embed, log_predictive
     from pm_gplvm.estimator import GPLVM
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
     from pm_gplvm.map_plots import plot_magnification, plot_reconstruction
     from pm_gplvm.model import build_model
     from pm_gplvm.nuts import sample_theta
-    from pm_gplvm.objective import compile_objective
     from pm_gplvm.online import update
     from pm_gplvm.optima_plot import plot_optima
     from pm_gplvm.optimise import fit_map, fit_marginal
@@ -74,7 +74,7 @@ _HOME = {
     "classes": "latent_priors",
     "compare": "comparison",
     "compile_mode": "compilation",
-    "compile_objective": "objective",
+    "compile_objective": "density",
     "compute_log_likelihood": "loo",
     "covariance": "covariances",
     "cross_validate": "crossvalidation",

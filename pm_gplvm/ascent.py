@@ -245,7 +245,7 @@ def climb(
     Parameters
     ----------
     landscape : Landscape
-        Such as :class:`pm_gplvm.coordinates.Coordinates`.
+        Such as :class:`pm_gplvm.density.Coordinates`.
     values : mapping
         Of the model's value variables, by name.
     maxiter : int

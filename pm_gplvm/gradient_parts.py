@@ -14,7 +14,7 @@ from pytensor.graph.traversal import ancestors
 
 from pm_gplvm.checks import Array
 from pm_gplvm.compilation import compile_mode
-from pm_gplvm.objective import compile_objective, table_log_likelihood
+from pm_gplvm.density import compile_objective, table_log_likelihood
 from pm_gplvm.schema import OBS, draws_of, require_fit
 from pm_gplvm.spec import ModelSpec
 

@@ -25,10 +25,14 @@ from scipy.special import gammaln
 from pm_gplvm.ascent import climb, tightly
 from pm_gplvm.checks import Array, count
 from pm_gplvm.compilation import Backend, compile_mode
-from pm_gplvm.coordinates import Coordinates, optimiser_coordinates
-from pm_gplvm.objective import compile_log_density
+from pm_gplvm.density import (
+    Coordinates,
+    compile_constrain,
+    compile_log_density,
+    optimiser_coordinates,
+)
 from pm_gplvm.progress import Counter
-from pm_gplvm.results import as_fit, compile_constrain
+from pm_gplvm.results import as_fit
 from pm_gplvm.spec import ModelSpec
 from pm_gplvm.starts import start_values
 from pm_gplvm.threads import BlasThreads, threads_for

@@ -12,7 +12,8 @@ from scipy.optimize import minimize_scalar
 
 from pm_gplvm.checks import Array
 from pm_gplvm.compilation import compile_mode
-from pm_gplvm.results import as_fit, compile_constrain
+from pm_gplvm.density import compile_constrain
+from pm_gplvm.results import as_fit
 from pm_gplvm.spec import ModelSpec, PositionPrior
 
 

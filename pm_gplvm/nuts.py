@@ -11,8 +11,8 @@ import xarray as xr
 
 from pm_gplvm.checks import Array, count
 from pm_gplvm.compilation import Backend
-from pm_gplvm.objective import LogDensity, compile_log_density
-from pm_gplvm.results import as_fit, compile_constrain
+from pm_gplvm.density import LogDensity, compile_constrain, compile_log_density
+from pm_gplvm.results import as_fit
 from pm_gplvm.schema import draws_of, require_fit
 from pm_gplvm.spec import ModelSpec
 from pm_gplvm.starts import start_values

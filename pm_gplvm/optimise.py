@@ -25,13 +25,20 @@ from pm_gplvm.ascent import (
 )
 from pm_gplvm.checks import Array, count
 from pm_gplvm.compilation import Backend, compile_mode
-from pm_gplvm.coordinates import Coordinates, Measured, measured, optimiser_coordinates
+from pm_gplvm.density import (
+    Coordinates,
+    LogDensity,
+    Measured,
+    compile_constrain,
+    compile_log_density,
+    measured,
+    optimiser_coordinates,
+)
 from pm_gplvm.multistart import best_first, from_joint_mode, start_columns, starts_of
-from pm_gplvm.objective import LogDensity, compile_log_density
 from pm_gplvm.preprocess import equal_rows
 from pm_gplvm.progress import Counter
 from pm_gplvm.relocation import Relocation
-from pm_gplvm.results import as_fit, compile_constrain
+from pm_gplvm.results import as_fit
 from pm_gplvm.schema import OBS, THETA
 from pm_gplvm.spec import ModelSpec
 from pm_gplvm.threads import BlasThreads, threads_for
@@ -66,7 +73,7 @@ def fit_map(
     The objective is L(X, θ) + ln p(X) + ln p(θ), densities of the variables themselves (no
     Jacobian of a transform): Lawrence's (2005) where the priors of θ are flat. L-BFGS maximises
     it in Z = X / lengthscale and the logarithms of θ, which changes its path, not its maximum (see
-    :class:`pm_gplvm.coordinates.Coordinates`).
+    :class:`pm_gplvm.density.Coordinates`).
 
     The mode overfits: it leaves out the volume that X may take, so that its noise is too small and
     sd(X) far below 1. For an estimate to go on with (new rows, missing entries, the number of

@@ -14,9 +14,9 @@ import pymc as pm
 from numpy.typing import NDArray
 
 from pm_gplvm.checks import Array
+from pm_gplvm.density import compile_constrain
 from pm_gplvm.kernels import KERNELS, cross_slope, prior_slope_variance
 from pm_gplvm.patterns import column_patterns
-from pm_gplvm.results import compile_constrain
 from pm_gplvm.row_priors import compile_row_prior
 from pm_gplvm.rowjumps import Proposal, Theta
 from pm_gplvm.schema import THETA

@@ -8,7 +8,7 @@ import pymc as pm
 from numpy.typing import NDArray
 
 from pm_gplvm.checks import Array
-from pm_gplvm.ensemble import Ensemble, compile_ensemble
+from pm_gplvm.density import Ensemble, compile_ensemble
 from pm_gplvm.exchange import respaced, swap
 from pm_gplvm.kernels import KERNELS
 from pm_gplvm.pattern_moves import PatternMoves

@@ -7,25 +7,13 @@ from typing import Any
 
 import numpy as np
 import pymc as pm
-import pytensor
 import xarray as xr
 
 from pm_gplvm.checks import Array
-from pm_gplvm.compilation import compile_mode, constants
+from pm_gplvm.compilation import constants
 from pm_gplvm.likelihood import mask_in
 from pm_gplvm.schema import LATENT, OBS, THETA
 from pm_gplvm.spec import ModelSpec
-
-
-def compile_constrain(model: pm.Model) -> Any:
-    """Compile the way from value variables, in order, to the named ones, deterministics too."""
-    named = [*model.free_RVs, *model.deterministics]
-    outputs = model.replace_rvs_by_values(named)
-    function = pytensor.function(
-        model.value_vars, outputs, on_unused_input="ignore", mode=compile_mode()
-    )
-    names = [variable.name for variable in named]
-    return lambda *values: dict(zip(names, function(*values), strict=True))
 
 
 def as_fit(

@@ -13,7 +13,7 @@ from pytensor.tensor.random.op import RandomVariable
 
 from pm_gplvm.checks import Array
 from pm_gplvm.compilation import compile_mode
-from pm_gplvm.objective import likelihood_and_prior
+from pm_gplvm.density import likelihood_and_prior
 from pm_gplvm.spec import ModelSpec
 
 

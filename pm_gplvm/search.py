@@ -18,7 +18,7 @@ from pm_gplvm.ascent import (
     relatively,
 )
 from pm_gplvm.checks import Array
-from pm_gplvm.objective import LogDensity, compile_log_density
+from pm_gplvm.density import LogDensity, compile_log_density
 from pm_gplvm.progress import Counter
 from pm_gplvm.threads import blas_threads as limit_threads
 
@@ -33,7 +33,7 @@ _STEP_THETA, _STEP_INDUCING, _STEP_SPREAD = 4.0, 2.0, 2.0  # found on the oil fl
 class InducedCoordinates:
     """The coordinates in which the optimiser moves: all positions in units of the lengthscale.
 
-    As in :class:`pm_gplvm.coordinates.Coordinates`, for several variables at once, of which some
+    As in :class:`pm_gplvm.density.Coordinates`, for several variables at once, of which some
     may be held.
 
     Parameters

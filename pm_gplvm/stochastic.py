@@ -32,9 +32,10 @@ from scipy.spatial import cKDTree
 from pm_gplvm.checks import Array, count
 from pm_gplvm.compilation import Backend, resolve_mode
 from pm_gplvm.covariances import covariance
+from pm_gplvm.density import compile_constrain
 from pm_gplvm.gaussian import GaussianTerms, gram_factor, total_logp
 from pm_gplvm.progress import Counter
-from pm_gplvm.results import as_fit, compile_constrain
+from pm_gplvm.results import as_fit
 from pm_gplvm.row_priors import row_parameters
 from pm_gplvm.spec import ModelSpec
 from pm_gplvm.starts import start_values

@@ -1,6 +1,6 @@
 """Hamiltonian Monte Carlo on an ensemble of states, all in step.
 
-Trajectories of a random, short length in the coordinates of :mod:`pm_gplvm.ensemble` (Neal 2011,
+Trajectories of a random, short length in the coordinates of :mod:`pm_gplvm.density` (Neal 2011,
 MCMC using Hamiltonian dynamics, section 3.2); each temperature has its own step size.
 """
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pm_gplvm.checks import Array
-from pm_gplvm.ensemble import Ensemble, Evaluation
+from pm_gplvm.density import Ensemble, Evaluation
 
 __all__ = ["StepSizes", "Trajectory", "move"]
 

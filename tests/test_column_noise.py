@@ -10,8 +10,8 @@ from sklearn.decomposition import FactorAnalysis
 
 import pm_gplvm as gplvm
 from pm_gplvm.columns import OwnColumns
+from pm_gplvm.density import log_density
 from pm_gplvm.draws import data_of, each_draw
-from pm_gplvm.objective import log_density
 from pm_gplvm.results import as_fit
 from pm_gplvm.rowdensity import RowDensity, Rows
 from pm_gplvm.spec import ModelSpec

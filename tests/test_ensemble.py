@@ -5,7 +5,7 @@ import pymc as pm
 import pytest
 
 import pm_gplvm as gplvm
-from pm_gplvm.ensemble import compile_ensemble
+from pm_gplvm.density import compile_ensemble
 from pm_gplvm.row_priors import compile_row_prior
 
 

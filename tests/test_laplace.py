@@ -8,9 +8,8 @@ from scipy import stats
 from scipy.special import logsumexp
 
 import pm_gplvm as gplvm
-from pm_gplvm.coordinates import optimiser_coordinates
+from pm_gplvm.density import compile_log_density, optimiser_coordinates
 from pm_gplvm.laplace import invariant_planes, log_group_volume
-from pm_gplvm.objective import compile_log_density
 
 QUIET = {"progressbar": False, "random_seed": 1}
 

@@ -12,8 +12,7 @@ from scipy import stats
 from sklearn.decomposition import PCA
 
 import pm_gplvm as gplvm
-from pm_gplvm.coordinates import optimiser_coordinates
-from pm_gplvm.objective import compile_log_density
+from pm_gplvm.density import compile_log_density, optimiser_coordinates
 from pm_gplvm.spec import ModelSpec
 from pm_gplvm.volume import log_volume
 

@@ -7,8 +7,7 @@ from oracles import SUMS, kernel_matrix
 
 import pm_gplvm as gplvm
 from pm_gplvm.ascent import climb, loosely, tightly
-from pm_gplvm.coordinates import measured, optimiser_coordinates
-from pm_gplvm.objective import compile_log_density
+from pm_gplvm.density import compile_log_density, measured, optimiser_coordinates
 from pm_gplvm.progress import Counter
 from pm_gplvm.relocation import Relocation
 from pm_gplvm.starts import start_values

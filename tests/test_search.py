@@ -10,7 +10,7 @@ from oracles import central_differences
 import pm_gplvm as gplvm
 from pm_gplvm import search as module
 from pm_gplvm.ascent import CONVERGED, LINE_SEARCH, climb
-from pm_gplvm.objective import compile_log_density
+from pm_gplvm.density import compile_log_density
 from pm_gplvm.search import induced_coordinates, search
 
 

@@ -19,7 +19,7 @@ from sklearn.neighbors import NearestNeighbors
 from test_map import InterruptAt
 
 import pm_gplvm as gplvm
-from pm_gplvm.objective import compile_log_density
+from pm_gplvm.density import compile_log_density
 from pm_gplvm.spec import ModelSpec
 from pm_gplvm.starts import start_values
 from pm_gplvm.stochastic import Optimiser, compile_neighbourhood

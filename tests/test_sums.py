@@ -9,7 +9,7 @@ from oracles import SUMS, column_logps, kernel_matrix
 from sklearn.decomposition import PCA
 
 import pm_gplvm as gplvm
-from pm_gplvm.objective import compile_log_density
+from pm_gplvm.density import compile_log_density
 from pm_gplvm.relocation import Relocation
 from pm_gplvm.replicas import compile_posterior
 

@@ -8,7 +8,7 @@ from dense import bound, kl
 from oracles import neighbour_errors
 
 import pm_gplvm as gplvm
-from pm_gplvm.objective import compile_log_density
+from pm_gplvm.density import compile_log_density
 
 FLAT = dict.fromkeys(("lengthscale", "amplitude", "sigma", "bias"), "flat")
 
