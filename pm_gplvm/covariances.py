@@ -41,7 +41,7 @@ class Covariance(TwinOp):
     also ``v`` () or (Q,), the standard deviation of the linear part's weights per unit of Z (of
     the linear kernel alone that is ``amplitude``). Outputs: ``K`` (N, N), symmetric, and
     ``slope`` (N, N), proportional to amplitude² κ'(r²), which the gradient needs: its lower
-    blocks (see :func:`pm_gplvm.kernels.row_blocks`), and nothing where K itself tells it (linear
+    blocks (see :func:`pm_gplvm.kernels.row_blocks`), and nothing where K itself suffices (linear
     kernel, RBF alone).
     """
 

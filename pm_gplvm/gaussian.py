@@ -36,12 +36,12 @@ from pm_gplvm.kernels import (
 Mask = NDArray[np.bool_]
 Indices = NDArray[np.intp]
 
-_MANY = 10  # patterns from which a fit takes so much longer that it is told
+_MANY = 10  # missingness patterns above which a fit is slow enough for a warning
 
 
 @dataclass(frozen=True, eq=False)
 class Patterns:
-    """Which rows are observed in which columns.
+    """Missingness patterns: which rows are observed in which columns.
 
     ``seen`` (G, N) has one row a pattern: the rows of the table that are observed in its columns.
     ``group`` (D,) is the pattern of each column.
@@ -59,7 +59,7 @@ class Patterns:
             yield np.flatnonzero(rows), np.flatnonzero(self.group == g)
 
     def blocks(self, F: Array) -> Iterator[tuple[Indices, Indices, Array]]:
-        """Cut a table (N, D) into complete ones: rows, columns, and the entries there."""
+        """Split a table (N, D) into complete blocks: rows, columns, and the entries there."""
         for rows, columns in self:
             yield (
                 rows,
@@ -219,12 +219,12 @@ def pattern_terms(
     return value
 
 
-# One process
+# One process and its conditionals (Rasmussen & Williams 2006, eq. 2.25, 2.26 and 5.12)
 
 
 @dataclass(frozen=True)
 class GP:
-    """A Gaussian process at positions X (N, Q), and what it says elsewhere once the rows are known.
+    """A Gaussian process observed at positions X (N, Q), and its conditionals elsewhere.
 
     ``theta`` holds the kernel's hyperparameters and the bias by name. ``sigma`` is the standard
     deviation of the noise, its floor (``resolution`` of :func:`build_model`) included: an array (D,)
@@ -294,12 +294,12 @@ class GP:
         return cross_pullback(*between, **self._common)
 
     def given(self, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> "GP":
-        """Return what is left of it, for these columns, if the other rows had not been observed."""
+        """Condition on these rows only, for these columns."""
         draw = self.of_column(int(columns[0])) if self.own_noise else self
         return draw if len(rows) == len(self.X) else replace(draw, X=self.X[rows])
 
     def of_column(self, d: int) -> "GP":
-        """Return the process of one column of those that have a noise of their own."""
+        """Give the process of one column, where every column has a noise of its own."""
         amplitude = self.theta["amplitude"][d]
         # The kernel's other standard deviations are in units of the column's amplitude.
         theta = {n: v if n == "lengthscale" else v * amplitude for n, v in self.unit.items()}
@@ -319,7 +319,7 @@ class GP:
         return np.asarray(cho_solve((self.chol, True), F, check_finite=False))
 
     def weights(self, F: Array) -> Array:
-        """Return what k(x, X) is multiplied by for the mean, shape (N, D)."""
+        """Weights w of the conditional mean k(x, X) w, shape (N, D)."""
         return self.solve(F)
 
     @cached_property

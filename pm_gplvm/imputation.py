@@ -32,7 +32,7 @@ def impute(
         mean = E m(x),  sd² = E v(x) + var m(x),
 
     m and v those of a measurement, its noise included. The positions of the training rows are those of
-    the fit's draws: :func:`reconstruct` tells of them.
+    the fit's draws, as in :func:`reconstruct`.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ def impute(
     Dataset, dims (obs_new, feature), or (obs, feature) for the training rows
         ``mean`` and ``sd`` in the units of Y. Entries seen stand in ``mean`` as they are, with
         ``sd`` 0. ``pareto_k`` (obs_new,) of the weights: above 0.7 do not rely on the row; there is
-        none of training rows. The prediction may have several peaks where :func:`embed` finds several modes.
+        none of training rows. Where :func:`embed` finds several modes, the prediction may have several too.
 
     Raises
     ------

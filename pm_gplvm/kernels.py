@@ -70,8 +70,8 @@ class Kernel:
     """One covariance function, by the name that the user writes.
 
     ``scaled`` is the profile of the stationary part in s = unit · r², None for the inner product
-    alone. Its second output times ``rate`` is κ'; where it has none, κ' = rate · κ. ``linear`` tells
-    of a part weight² x·x'.
+    alone. Its second output times ``rate`` is κ'; where it has none, κ' = rate · κ. ``linear``: whether
+    there is a part weight² x·x'.
     """
 
     name: str
@@ -292,7 +292,7 @@ def prior_slope_variance(
 
 # K of the training rows, as plain formulas. ``inputs`` are Z (N, Q), amplitude, bias and sigma, and
 # of a sum of a stationary and a linear part also v. ``slope`` is proportional to amplitude² κ', and
-# empty where K itself tells it.
+# empty where K itself suffices.
 
 
 def matrix(entry: Kernel, *inputs: Any, xp: Any = np) -> list[Any]:
@@ -344,8 +344,8 @@ def pullback(entry: Kernel, inputs: Sequence[Any], contraction: Sequence[Any]) -
         damplitude = dv
     else:
         if entry.has_slope or not linear:
-            # amplitude² κ is K less its other parts, so K's own derivative needs no κ. The linear
-            # one is not told by dv, itself an output: then not all of its cotangent would be counted.
+            # amplitude² κ is K less its other parts, so that κ is not needed. The linear part is
+            # not taken from dv: as an output of its own, it would lose part of its cotangent.
             overlap = overlap - (bias**2 * total + sigma**2 * trace + 0.5 * (Z * dZ).sum())
         dZ = dZ + 4.0 * (WZ1[:, -1:] * Z - WZ1[:, :-1])
         damplitude = 2.0 * overlap / amplitude

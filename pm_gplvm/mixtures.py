@@ -7,7 +7,7 @@ from scipy.special import gammaln, logsumexp, softmax
 
 from pm_gplvm.checks import Array
 
-_FREEDOM = 5.0  # degrees of freedom: tails heavier than the peaks' own
+_FREEDOM = 5.0  # degrees of freedom: tails heavier than the modes' own
 _CENTRES, _ADDED = 4, 0.5  # of an adaptation: how many, and their share
 
 
@@ -91,7 +91,7 @@ class Proposals:
         return np.asarray(logsumexp(weighted, axis=2))
 
     def adapted(self, x: Array, log_ratio: Array, unit: Array) -> "Proposals":
-        """Add t-distributions about the weightiest of positions x (M, n, Q), as wide as those about them.
+        """Add t-distributions about the heaviest of positions x (M, n, Q), as wide as those about them.
 
         One round of incremental mixture importance sampling (Raftery & Bao 2010, Biometrics 66) of
         several centres at once. ``log_ratio`` (M, n) are the log weights of x under this mixture,

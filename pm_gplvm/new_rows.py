@@ -1,4 +1,4 @@
-"""Rows that a fit has not seen: checked, in its columns, the prior of their positions, and the result."""
+"""Unseen rows: their checks, the prior of their positions, and their positions as a DataTree."""
 
 import json
 import warnings

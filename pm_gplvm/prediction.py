@@ -193,7 +193,7 @@ def reconstruct(fit: xr.DataTree, *, noise: bool = False, draws: int = 100) -> x
     its noise σ²: the Gaussian conditional at X_new = X. An entry that is missing is predicted at its
     row's position as in :func:`predict`, from the rows that have that column. The draws are mixed by the law of total
     variance. With X fixed rows that lie apart are hardly smoothed; how a row would be predicted
-    from the others tells :func:`leave_one_out`.
+    from the others is given by :func:`leave_one_out`.
 
     Parameters
     ----------

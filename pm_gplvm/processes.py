@@ -1,7 +1,8 @@
 """What predictions are mixed from: the draws of a fit as processes, exact or through inducing inputs.
 
-Predictions ask of each its ``cross`` and ``prior_variance`` at new positions, the ``weights`` that
-turn ``cross`` into a mean, and a ``variance``. :func:`parts` cuts it by which entries were observed.
+A process has ``cross`` and ``prior_variance`` at new positions, the ``weights`` by which ``cross`` is
+multiplied for the mean, and a ``variance``: :class:`GP`, :class:`OwnColumns` and :class:`Induced` have
+these. :func:`parts` splits one by the missingness patterns of the table.
 """
 
 from collections.abc import Iterator
@@ -73,7 +74,7 @@ class OwnColumns:
         return self._parts(F).solved()
 
     def weights(self, F: Array) -> Array:
-        """Return what k(x, X) is multiplied by for the mean, shape (N, D)."""
+        """Weights w of the conditional mean k(x, X) w, shape (N, D)."""
         return self.signal * self.solve(F)
 
     @property
@@ -100,7 +101,7 @@ class OwnColumns:
         return np.maximum(prior[:, None] * self.signal - known, 0.0)
 
     def explained(self, cross: Array) -> tuple[Array, Array]:
-        """Return what the variance lacks to the prior's (S, D), and Uᵀ k(x) (S, r)."""
+        """Prior variance less the conditional one (S, D), and Uᵀ k(x) (S, r)."""
         turned = cross @ self.vectors
         return turned**2 @ self.shares, turned
 
@@ -136,7 +137,7 @@ class Induced:
         return cross_covariance(self.kernel, self._raw(X_new), self.W, **self.theta)
 
     def weights(self, F: Array) -> Array:
-        """Return what k(x, W) is multiplied by for the mean; F is the table of the fit."""
+        """Weights w of the conditional mean k(x, W) w; F is the table of the fit."""
         return self.posterior.weights
 
     def prior_variance(self, X_new: Array) -> Array:
@@ -200,7 +201,7 @@ class Frames:
 def each_process(
     fit: xr.DataTree, *, caller: str, limit: int | None = None
 ) -> Iterator[GP | Induced]:
-    """Go through what a fit's predictions are mixed from, ``limit`` of it at most, evenly spaced."""
+    """Go through the processes that predictions are mixed over, at most ``limit``, evenly spaced."""
     require_fit(fit, "X", "sigma", caller=caller)
     if "approximation" not in fit.children:
         yield from each_draw(fit, caller=caller, limit=limit)
@@ -216,17 +217,17 @@ def each_process(
 
 
 def given(process: GP | Induced, rows: Indices, columns: Indices) -> GP | Induced:
-    """Return a process for these columns if only these rows had been observed; Induced knows no others."""
+    """Condition a process on these rows only, for these columns; an inducing one has all of them."""
     return process.given(rows, columns) if isinstance(process, GP) else process
 
 
 def parts(
     process: GP | Induced, F: Array, patterns: Patterns
 ) -> Iterator[tuple[Indices, Indices, slice, Array, Any]]:
-    """Cut a process by the patterns of the columns of F (N, D), NaN where an entry is missing.
+    """Split a process by the missingness patterns of F (N, D).
 
-    Rows, columns, patterns, the complete table there, and what tells of it. Columns with a noise of
-    their own are one part of as many patterns where the table is complete.
+    Each part is its rows, columns and patterns, the complete table there, and the process for it. A
+    complete table whose columns have a noise of their own is one part, each column its own pattern.
     """
     if isinstance(process, GP) and process.own_noise and patterns.seen.all():
         rows, columns = (np.arange(n) for n in F.shape)

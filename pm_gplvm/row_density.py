@@ -66,7 +66,7 @@ class Rows:
 
 
 class RowDensity:
-    """One draw of X and θ, and what it says of unseen rows; F (N, D) is NaN where an entry is missing.
+    """Density of unseen rows given one draw of X and θ, and F (N, D), NaN where an entry is missing.
 
     Columns in which the same training rows were observed have the same conditional variance: they
     are a part by themselves, and a complete table is one part. Columns with a noise of their own are
@@ -162,7 +162,7 @@ class RowDensity:
 
 
 class _Part:
-    """What one draw says of unseen rows in columns that have the same training rows observed.
+    """Density of unseen rows in the columns of one missingness pattern, given one draw.
 
     Given x a row has mean m(x) = k(x)ᵀ K⁻¹F and the variance v(x) = k(x, x) - k(x)ᵀ K⁻¹ k(x) + σ²
     (Rasmussen & Williams 2006, eq. 2.25 and 2.26), independent between columns, so that missing

@@ -27,7 +27,7 @@ _PRIOR_SHARE = 0.1  # of the positions, so that no weight exceeds ten times the 
 _WIDE, _WIDE_SHARE = 3.0, 0.2  # a wider copy of each mode, for those that are no Gaussian
 _ROUNDS, _PILOT = 2, 200  # of adapting the mixture, by so many positions, not used again
 _REPORTED = 8  # modes a row
-_ONE_PEAK = 2.0  # two equal Gaussians nearer than two standard deviations have one peak
+_ONE_PEAK = 2.0  # two equal Gaussians nearer than two standard deviations have one mode
 _NEGLIGIBLE = 12.0  # by which a mode's log mass may lie below the greatest
 
 
@@ -233,7 +233,7 @@ def _spread(density: RowDensity, rows: Rows, at: Array) -> Array:
         up, down = (density.log_joint(at + sign * step, rows)[1] for sign in (1.0, -1.0))
         hessian[:, q] = (up - down) * unit / (2.0 * _STEP)
     curvature, axes = np.linalg.eigh(-0.5 * (hessian + hessian.transpose(0, 2, 1)))
-    # Nowhere wider than the prior; where it is no maximum, as wide.
+    # Nowhere wider than the prior, and as wide where there is no maximum.
     least = ((unit / rows.sd) ** 2).min(axis=1)
     curvature = np.maximum(curvature, least[:, None])
     covariance = (axes / curvature[:, None]) @ axes.transpose(0, 2, 1)
