@@ -42,12 +42,12 @@ if TYPE_CHECKING:
     from pm_gplvm.likelihood import GPColumns
     from pm_gplvm.linear import fit_linear
     from pm_gplvm.loo import compute_log_likelihood, leave_one_out
+    from pm_gplvm.map import fit_map, fit_marginal
     from pm_gplvm.map_plots import plot_magnification, plot_reconstruction
     from pm_gplvm.model import build_model
     from pm_gplvm.nuts import sample_theta
     from pm_gplvm.online import update
     from pm_gplvm.optima_plot import plot_optima
-    from pm_gplvm.optimise import fit_map, fit_marginal
     from pm_gplvm.plot import plot_latent
     from pm_gplvm.plot_fits import plot_compare, plot_prior
     from pm_gplvm.prediction import predict
@@ -86,8 +86,8 @@ _HOME = {
     "explore": "explorer",
     "fit_laplace": "laplace",
     "fit_linear": "linear",
-    "fit_map": "optimise",
-    "fit_marginal": "optimise",
+    "fit_map": "map",
+    "fit_marginal": "map",
     "fit_sparse": "sparse",
     "fit_stochastic": "stochastic",
     "fit_variational": "variational",

@@ -171,9 +171,7 @@ def _start(model: pm.Model, ensemble: Any, rng: np.random.Generator) -> Array:
 
 def _with_data(posterior: Posterior, F: Array) -> Posterior:
     """Give the model another table; the compiled functions are shared, and follow."""
-    for shared in posterior.ensemble.function.get_shared():
-        if str(shared.name).endswith("_factor"):
-            shared.set_value(gram_factor(F))
+    posterior.ensemble.table.factor.set_value(gram_factor(F))
     return replace(posterior, F=F)
 
 

@@ -9,8 +9,8 @@ import xarray as xr
 
 from pm_gplvm.checks import count
 from pm_gplvm.embedding import log_predictive
+from pm_gplvm.map import fit_map, fit_marginal
 from pm_gplvm.model import build_model
-from pm_gplvm.optimise import fit_map, fit_marginal
 from pm_gplvm.preprocess import as_table
 from pm_gplvm.progress import Pieces
 from pm_gplvm.schema import OBS

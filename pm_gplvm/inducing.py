@@ -12,13 +12,13 @@ import xarray as xr
 from pymc.model.fgraph import fgraph_from_model, model_from_fgraph
 from pytensor.graph.basic import Variable
 
-from pm_gplvm.ascent import Optimum, optima_positions, optima_table
 from pm_gplvm.checks import Array, count
 from pm_gplvm.compilation import compile_mode
 from pm_gplvm.density import compile_constrain
 from pm_gplvm.gaussian import gram_factor
 from pm_gplvm.kernels import KERNELS
 from pm_gplvm.model import noise_in
+from pm_gplvm.optimise import Optimum, optima_positions, optima_table
 from pm_gplvm.schema import LATENT, OBS, THETA
 from pm_gplvm.spec import ModelSpec
 

@@ -10,7 +10,6 @@ import pymc as pm
 import pytensor
 import xarray as xr
 
-from pm_gplvm.ascent import climb, tightly
 from pm_gplvm.checks import Array, count
 from pm_gplvm.compilation import Backend, compile_mode
 from pm_gplvm.density import (
@@ -20,6 +19,7 @@ from pm_gplvm.density import (
     optimiser_coordinates,
 )
 from pm_gplvm.expansion import Expansion, expand, laplace_evidence
+from pm_gplvm.optimise import maximise, tightly
 from pm_gplvm.progress import Counter
 from pm_gplvm.results import as_fit
 from pm_gplvm.spec import ModelSpec
@@ -139,7 +139,7 @@ def fit_laplace(
     begin = start_values(model, start, rng)
     with limit_threads(threads_for(blas_threads, density.n_rows)):
         with Counter("fit_laplace", n_starts=1, show=progressbar) as counter:
-            optimum = climb(coordinates, begin, maxiter, tightly(_TOL), counter)
+            optimum = maximise(coordinates, begin, maxiter, tightly(_TOL), counter)
             counter.finish(optimum.objective)
         mode = coordinates.inward(optimum.values)
         gaussian = expand(coordinates, mode, progressbar=progressbar)

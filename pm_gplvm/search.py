@@ -9,16 +9,16 @@ import numpy as np
 import pymc as pm
 from pymc.distributions.transforms import LogTransform
 
-from pm_gplvm.ascent import (
+from pm_gplvm.checks import Array
+from pm_gplvm.density import LogDensity, compile_log_density
+from pm_gplvm.optimise import (
     CONVERGED,
     INTERRUPTED,
     LINE_SEARCH,
     Optimum,
-    climb,
+    maximise,
     relatively,
 )
-from pm_gplvm.checks import Array
-from pm_gplvm.density import LogDensity, compile_log_density
 from pm_gplvm.progress import Counter
 from pm_gplvm.threads import blas_threads as limit_threads
 
@@ -171,19 +171,19 @@ def _two_phases(
 ) -> Optimum:
     free = induced_coordinates(model, density, {})
     if not hold or not keep:
-        ended = climb(free, values, maxiter, relatively(tol), counter)
+        ended = maximise(free, values, maxiter, relatively(tol), counter)
     else:
         held = induced_coordinates(model, density, {name: values[name] for name in keep})
-        ended = climb(held, values, hold, relatively(tol), counter)
+        ended = maximise(held, values, hold, relatively(tol), counter)
         if ended.message != INTERRUPTED:
-            further = climb(free, ended.values, maxiter, relatively(tol), counter)
+            further = maximise(free, ended.values, maxiter, relatively(tol), counter)
             ended = _joined(ended, further)
     for _ in range(_FRESH):
         # The line search gave up: for a poor memory of the curvature, which a fresh beginning has
         # not, or because rounding is all that is left, and then a fresh one gains nothing.
         if ended.message != LINE_SEARCH:
             break
-        fresh = climb(free, ended.values, maxiter, relatively(tol), counter)
+        fresh = maximise(free, ended.values, maxiter, relatively(tol), counter)
         gain = fresh.objective - ended.objective
         if gain <= max(tol, _ROUNDING) * max(1.0, abs(ended.objective)):
             return replace(_joined(ended, fresh), converged=True, message=CONVERGED)

@@ -11,7 +11,6 @@ import xarray as xr
 from pymc.distributions.transforms import LogTransform
 
 from pm_gplvm.approximations import build_variational
-from pm_gplvm.ascent import Optimum
 from pm_gplvm.bound import WholeKernel
 from pm_gplvm.checks import Array
 from pm_gplvm.inducing import (
@@ -25,6 +24,7 @@ from pm_gplvm.inducing import (
     read_exact,
     spread_rows,
 )
+from pm_gplvm.optimise import Optimum
 from pm_gplvm.psi import CLOSED_FORM
 from pm_gplvm.results import as_fit
 from pm_gplvm.rules import Rule, fine_rule
