@@ -40,12 +40,12 @@ from pm_gplvm.latent_priors import dynamics as dynamics
 from pm_gplvm.latent_priors import informed as informed
 from pm_gplvm.likelihood import GPColumns as GPColumns
 from pm_gplvm.linear import fit_linear as fit_linear
+from pm_gplvm.map import fit_map as fit_map
+from pm_gplvm.map import fit_marginal as fit_marginal
 from pm_gplvm.model import build_model as build_model
 from pm_gplvm.modes import embeddings as embeddings
 from pm_gplvm.nuts import sample_theta as sample_theta
 from pm_gplvm.online import update as update
-from pm_gplvm.optimise import fit_map as fit_map
-from pm_gplvm.optimise import fit_marginal as fit_marginal
 from pm_gplvm.prediction import predict as predict
 from pm_gplvm.prediction import reconstruct as reconstruct
 from pm_gplvm.prediction import sample_predictive as sample_predictive

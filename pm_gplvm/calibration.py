@@ -158,18 +158,8 @@ def _states(model: pm.Model, prior: xr.DataTree, ensemble: Any) -> list[Array]:
 
 
 def _with_data(posterior: Posterior, F: Array) -> Posterior:
-    """Replace the table (N, D) in the compiled density, which all posteriors of the model share."""
-    factors = [
-        shared
-        for shared in posterior.ensemble.function.get_shared()
-        if str(shared.name).endswith("_factor")
-    ]
-    if len(factors) != 1:
-        raise RuntimeError(
-            f"calibrate needs the table in one shared variable '..._factor' of the compiled density, got "
-            f"{len(factors)}: it would sample given the table of the model."
-        )
-    factors[0].set_value(gram_factor(F))
+    """Give the model another table; the compiled functions are shared, and follow."""
+    posterior.ensemble.table.factor.set_value(gram_factor(F))
     return replace(posterior, F=F)
 
 

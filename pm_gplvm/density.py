@@ -515,6 +515,7 @@ class Ensemble:
     function: Any  # values to log-likelihood, log-prior, and the gradients of each
     constrain: Any  # values to the model's named variables
     named: tuple[str, ...]
+    table: Table
 
     @cached_property
     def _spans(self) -> Spans:
@@ -589,9 +590,9 @@ def compile_ensemble(model: pm.Model | ModelSpec) -> Ensemble:
 
     Always as NumPy calls: many states share the interpreter's time for one.
     """
-    likelihood, prior = likelihood_and_prior(model)
-    model = model.model if isinstance(model, ModelSpec) else model
-    values = model.value_vars
+    spec = ModelSpec.of(model)
+    likelihood, prior = likelihood_and_prior(spec)
+    model, values = spec.model, spec.model.value_vars
     movable = _movable(model)
     X, lengthscale = movable.get("X"), movable.get("lengthscale")
     if X is not None and lengthscale is not None:
@@ -616,6 +617,7 @@ def compile_ensemble(model: pm.Model | ModelSpec) -> Ensemble:
         function=function,
         constrain=constrain,
         named=tuple(v.name for v in named),
+        table=spec.table,
     )
 
 

@@ -12,8 +12,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from pm_gplvm.checks import Array, count
 from pm_gplvm.embedding import embed, log_predictive
+from pm_gplvm.map import fit_marginal
 from pm_gplvm.model import build_model
-from pm_gplvm.optimise import fit_marginal
 from pm_gplvm.prediction import predict
 from pm_gplvm.schema import FEATURE, LATENT, draws_of, require_fit
 from pm_gplvm.table import Scale

@@ -15,8 +15,8 @@ from pm_gplvm.checks import Array, count
 from pm_gplvm.compilation import compile_mode
 from pm_gplvm.embedding import log_predictive
 from pm_gplvm.gaussian import GP
+from pm_gplvm.map import fit_map, fit_marginal
 from pm_gplvm.model import build_model
-from pm_gplvm.optimise import fit_map, fit_marginal
 from pm_gplvm.processes import OwnColumns, data_of, each_draw, patterns_of
 from pm_gplvm.progress import progress_bar
 from pm_gplvm.schema import FEATURE, OBS

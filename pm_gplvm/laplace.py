@@ -22,7 +22,6 @@ from rich.progress import track
 from scipy.linalg import null_space, orth
 from scipy.special import gammaln
 
-from pm_gplvm.ascent import climb, tightly
 from pm_gplvm.checks import Array, count
 from pm_gplvm.compilation import Backend, compile_mode
 from pm_gplvm.density import (
@@ -31,6 +30,7 @@ from pm_gplvm.density import (
     compile_log_density,
     optimiser_coordinates,
 )
+from pm_gplvm.optimise import maximise, tightly
 from pm_gplvm.progress import progress_bar
 from pm_gplvm.results import as_fit
 from pm_gplvm.spec import ModelSpec
@@ -153,7 +153,7 @@ def fit_laplace(
     begin = start_values(model, start, rng)
     with limit_threads(threads_for(blas_threads, density.n_rows)):
         with progress_bar("fit_laplace", 1, "starts", show=progressbar) as counter:
-            optimum = climb(coordinates, begin, maxiter, tightly(_TOL), counter)
+            optimum = maximise(coordinates, begin, maxiter, tightly(_TOL), counter)
             counter.finish(optimum.objective)
         quadratic = _quadratic(coordinates, coordinates.inward(optimum.values), progressbar)
         noise = rng.standard_normal((draws, quadratic.root.shape[1]))

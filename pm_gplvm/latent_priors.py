@@ -377,7 +377,7 @@ def back_constrained(
 def is_back_constrained(fit: xr.DataTree) -> bool:
     """Whether a fit has X = g(Y)."""
     held = fit.children.get("constant_data")
-    return held is not None and kind_of_prior(held.to_dataset()) == "back_constrained"
+    return held is not None and kind_of_prior(held) == "back_constrained"
 
 
 def _table(model: pm.Model) -> Array:

@@ -25,8 +25,6 @@ from pytensor.tensor.utils import import_func_from_string
 
 from pm_gplvm.ops import TwinOp
 
-__all__ = ["NumpyLinker"]
-
 
 def _choose(condition: Any, first: Any, second: Any) -> np.float64:
     return np.float64(first if condition else second)

@@ -1,481 +1,558 @@
-"""The modes of a model: of X and θ together, or of θ with X integrated out."""
+"""L-BFGS from one start, and the best of several: short runs, rows are moved, one run to the end."""
 
-import warnings
+import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any, Self
+from typing import Any, Protocol
 
 import numpy as np
-import pymc as pm
-import pytensor
-import pytensor.tensor as pt
 import xarray as xr
-from numpy.typing import NDArray
+from scipy.optimize import minimize
 
-from pm_gplvm.ascent import (
-    COLLAPSED,
-    DID_NOT_MOVE,
-    INTERRUPTED,
-    LIMIT,
-    TOL,
-    Optimum,
-    optima_positions,
-    optima_table,
-)
-from pm_gplvm.checks import Array, count
-from pm_gplvm.compilation import Backend, compile_mode
-from pm_gplvm.density import (
-    Coordinates,
-    LogDensity,
-    Measured,
-    compile_constrain,
-    compile_log_density,
-    measured,
-    optimiser_coordinates,
-)
-from pm_gplvm.multistart import best_first, from_joint_mode, start_columns, starts_of
-from pm_gplvm.progress import progress_bar
-from pm_gplvm.relocation import Relocation
-from pm_gplvm.results import as_fit
-from pm_gplvm.schema import OBS, THETA
+from pm_gplvm.checks import Array
+from pm_gplvm.progress import Bar, progress_bar
+from pm_gplvm.schema import LATENT, OBS
 from pm_gplvm.spec import ModelSpec
-from pm_gplvm.table import equal_rows
-from pm_gplvm.threads import BlasThreads, threads_for
-from pm_gplvm.threads import blas_threads as limit_threads
-from pm_gplvm.volume import log_volume, why_no_volume
+from pm_gplvm.starts import Form, forms, perturbed
 
-__all__ = ["fit_map", "fit_marginal"]
+CONVERGED = "converged"
+UNFINISHED = "not climbed to the end"
+INTERRUPTED = "interrupted"
+LIMIT = "the limit of iterations was reached"
+LINE_SEARCH = "the line search found nothing higher"
+DID_NOT_MOVE = "X did not move from its start"
+COLLAPSED = "all latent positions fell onto one point"
 
-_FEW_ROWS = 200  # of a table that is climbed from its joint mode too: it costs one fit more
-_NOTHING = 0.05  # of the prior's standard deviation: X then says nothing of the table
-_RUN_AWAY = 1e4  # a hyperparameter beyond it, or below its inverse, has no maximum
-_AT_FLOOR = 0.3  # of the floor: sigma below it adds less than 5 % to the noise
-NO_STRUCTURE = "no structure found at this latent_dim"
+TOL = 0.01
+"""Nats that the next step may still be expected to gain where an optimiser has converged."""
+
+_WINDOW, _TIMES = 10, 10.0  # iterations that may together have gained so many times TOL
+_PAIRS = 20  # steps that the curvature is remembered by
+_FRESH = 2  # beginnings anew after a line search has failed
+_ROUNDING = 1e-14  # of the objective
 
 
-def fit_map(
-    model: pm.Model,
-    *,
-    start: Any = "pca",
-    n_restarts: int = 0,
-    relocate: bool = True,
-    maxiter: int = 5000,
-    tol: float = TOL,
-    random_seed: int | None = None,
-    progressbar: bool = True,
-    blas_threads: BlasThreads = "auto",
-    backend: Backend = "python",
-    compile_kwargs: Mapping[str, Any] | None = None,
-) -> xr.DataTree:
-    """Find the mode of the posterior of X and θ together.
+@dataclass(frozen=True)
+class Rule:
+    """When a run ends: both ``gain`` and ``remaining`` must be undershot, in nats."""
 
-    The objective is L(X, θ) + ln p(X) + ln p(θ), densities of the variables themselves (no
-    Jacobian of a transform): Lawrence's (2005) where the priors of θ are flat. L-BFGS maximises
-    it in Z = X / lengthscale and the logarithms of θ, which changes its path, not its maximum (see
-    :class:`pm_gplvm.density.Coordinates`).
+    gain: float  # of the last iterations together
+    window: int  # how many those are
+    remaining: float = np.inf  # that the next step is expected to gain, ½ gᵀHg, H as L-BFGS has it
+    relative: float = (
+        0.0  # SciPy's ftol: ends also at a gain of less than this share of the objective
+    )
+    arrives: bool = True  # what ends by this rule has converged
 
-    The mode overfits: it leaves out the volume that X may take, so that its noise is too small and
-    sd(X) far below 1. For an estimate to go on with (new rows, missing entries, the number of
-    dimensions) take :func:`fit_marginal`.
 
-    Parameters
-    ----------
-    model : pm.Model
-        From :func:`build_model`, or your own with latent positions ``X`` and a
-        :class:`GPColumns`.
-    start : {"pca", "isomap", "random"}, array_like (N, Q), mapping or DataTree
-        Where to begin. A way to place X is tried in several forms: with the spread of the components
-        or whitened, at several ratios of X to the lengthscale; after short climbs the best goes on.
-        Positions, values by name, or another fit are one start.
-    n_restarts : int, default 0
-        Further starts, moved at random from the first ones by half their spread, and climbed to their
-        ends. The objective has many maxima: each start's is listed in the group ``optima``.
-    relocate : bool, default True
-        Offer single rows better places between climbs, for as long as that raises the objective
-        (:mod:`pm_gplvm.relocation`). It finds better modes than restarts do.
-    maxiter : int, default 5000
-        Iterations of a climb.
-    tol : float, default 0.01
-        In nats. A fit has converged when the last 10 iterations together gained less than 10 ``tol``,
-        and the next step is expected to gain less than ``tol``: ½ gᵀHg, H the optimiser's own
-        approximation of the inverse Hessian.
-    random_seed : int, optional
-        Of the random start and of the restarts; also of the places offered, which are the same
-        each time where it is None.
-    progressbar : bool, default True
-    blas_threads : {"auto"}, int or None, default "auto"
-        Threads of the linear algebra while it runs: 1, or from 800 rows on as many as there are cores, up
-        to 4. None leaves the machine's setting. Another number may lead to another mode, by rounding.
-    backend : {"python", "numba", "jax"}, default "python"
-        What compiles the model. Numba takes minutes to, and spares some 0.2 ms an evaluation.
-    compile_kwargs : mapping, optional
-        Handed to ``pytensor.function``.
+def tightly(tol: float = TOL) -> Rule:
+    """To the end: in units of the log-density, so that it means the same for any table."""
+    return Rule(_TIMES * tol, _WINDOW, tol)
 
-    Returns
-    -------
-    DataTree
-        A posterior of one chain and one draw. ``sample_stats``: ``lp``, the objective, and
-        ``log_likelihood``. ``optima``: one row a start, the best first, with its ``size`` (root mean
-        square of X / lengthscale) and ``spread``; ``optima_positions``: ``Z`` (start, obs, latent),
-        X / lengthscale where it ended (:func:`plot_optima`).
 
-    Warns
-    -----
-    RuntimeWarning
-        If the best start did not converge, X did not move, or the noise ended at its floor.
+def loosely(nats: float, window: int = 5) -> Rule:
+    """Until little is gained, to be judged or improved in another way."""
+    return Rule(nats, window, arrives=False)
 
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument is out of range, or the objective is not finite at the start.
 
-    References
-    ----------
-    Lawrence, N. D. (2005). Probabilistic non-linear principal component analysis with Gaussian
-    process latent variable models. JMLR 6, 1783-1816.
+def relatively(tol: float) -> Rule:
+    """By the size of the objective: for bounds whose rounding is above a hundredth of a nat."""
+    return Rule(-np.inf, 1, relative=tol)
 
-    Examples
-    --------
-    >>> import pm_gplvm as gplvm
-    >>> model = gplvm.build_model(gplvm.load_digits(n=20))
-    >>> best = gplvm.fit_map(model, progressbar=False)
-    >>> dict(best.posterior.sizes)
-    {'chain': 1, 'draw': 1, 'obs': 20, 'latent': 2}
+
+class Objective(Protocol):
+    """An objective of one vector, and the way between that and a model's variables."""
+
+    def inward(self, values: Mapping[str, Array]) -> Array:
+        """Bring values of the model's variables into the optimiser's vector."""
+
+    def outward(self, vector: Array) -> dict[str, Array]:
+        """Bring the optimiser's vector back to values of the model's variables."""
+
+    def __call__(self, vector: Array) -> tuple[float, Array]:
+        """Objective and gradient."""
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """Where one start ended; ``trace`` is the best objective after each evaluation.
+
+    ``remaining`` is what the next step is expected to gain, in nats, by the optimiser's own metric.
     """
-    spec = ModelSpec.of(model)
-    settings = _Settings("fit_map", start, n_restarts, relocate, maxiter, tol, random_seed)
-    return _fit(spec, settings, False, progressbar, blas_threads, backend, compile_kwargs)
+
+    values: dict[str, Array]
+    objective: float
+    start: float
+    evaluations: int
+    gradient: float
+    remaining: float
+    converged: bool
+    message: str
+    seconds: float
+    trace: Array
+
+    def after(self, further: "Optimum", *, keep: bool = False) -> "Optimum":
+        """Go on to where a further run ended, or keep this end; both are counted."""
+        end = self if keep else further
+        return replace(
+            end,
+            start=self.start,
+            evaluations=self.evaluations + further.evaluations,
+            seconds=self.seconds + further.seconds,
+            trace=np.maximum.accumulate(np.concatenate([self.trace, further.trace])),
+        )
 
 
-def fit_marginal(
-    model: pm.Model,
+class _Curvature:
+    """What L-BFGS knows of the objective: the last steps, with the change of the gradient along them."""
+
+    def __init__(self) -> None:
+        self._pairs: deque[tuple[Array, Array, float]] = deque(maxlen=_PAIRS)
+        self._last: tuple[Array, Array] | None = None
+
+    def add(self, vector: Array, gradient: Array) -> None:
+        """Note an iterate; the gradient is that of what is minimised."""
+        if self._last is not None:
+            step, change = vector - self._last[0], gradient - self._last[1]
+            along = float(step @ change)
+            if along > 1e-10 * float(change @ change):
+                self._pairs.append((step, change, along))
+        self._last = vector.copy(), gradient
+
+    def expected_gain(self) -> float:
+        """½ gᵀHg, H the inverse Hessian of these pairs (Nocedal & Wright 2006, algorithm 7.4)."""
+        if self._last is None:
+            return np.inf
+        q = self._last[1].copy()
+        weights = []
+        for step, change, along in reversed(self._pairs):
+            weights.append(float(step @ q) / along)
+            q -= weights[-1] * change
+        if self._pairs:
+            _, change, along = self._pairs[-1]
+            q *= along / float(change @ change)
+        for (step, change, along), weight in zip(self._pairs, reversed(weights), strict=True):
+            q += (weight - float(change @ q) / along) * step
+        return 0.5 * float(self._last[1] @ q)
+
+
+class _Run:
+    """One run of L-BFGS: what it has met, and whether it may stop."""
+
+    def __init__(self, objective: Objective, counter: Bar, rule: Rule) -> None:
+        self.objective, self.counter, self.rule = objective, counter, rule
+        self.best: tuple[float, Array, Array] | None = None
+        self.trace: list[float] = []
+        self.objectives: list[float] = []
+        self.ended = False
+        self._curvature = _Curvature()
+        self._known: tuple[Array, Array] | None = None
+
+    def negative(self, vector: Array) -> tuple[float, Array]:
+        value, gradient = self.objective(vector)
+        finite = bool(np.isfinite(value) and np.isfinite(gradient).all())
+        if finite and (self.best is None or value > self.best[0]):
+            self.best = value, vector.copy(), gradient
+        self.trace.append(-np.inf if self.best is None else self.best[0])
+        self.counter.step(self.trace[-1])
+        # L-BFGS-B cannot interpolate with infinities: a very low, flat place turns it back.
+        if not finite:
+            return 1e300, np.zeros_like(vector)
+        self._known = vector.copy(), -gradient
+        return -value, -gradient
+
+    def begin(self, vector: Array) -> None:
+        """Forget the curvature, and note where L-BFGS begins."""
+        self._curvature = _Curvature()
+        value, gradient = self.negative(vector)
+        self.objectives.append(-value)
+        self._curvature.add(vector, gradient)
+
+    def iterated(self, intermediate_result: Any) -> None:
+        """Judge an iterate; the name of the argument is SciPy's."""
+        vector, value = intermediate_result.x, float(intermediate_result.fun)
+        self.objectives.append(-value)
+        known = self._known
+        if known is None or not np.array_equal(known[0], vector):
+            known = vector.copy(), self.negative(vector)[1]
+        self._curvature.add(vector, known[1])
+        if len(self.objectives) > self.rule.window and self.settled():
+            self.ended = True
+            raise StopIteration
+
+    def settled(self) -> bool:
+        """Whether neither the last iterations nor the next step gain anything to speak of."""
+        back = min(self.rule.window, len(self.objectives) - 1)
+        return (
+            self.objectives[-1] - self.objectives[-1 - back] < self.rule.gain
+            and self._curvature.expected_gain() < self.rule.remaining
+        )
+
+    @property
+    def highest(self) -> tuple[float, Array]:
+        """The best objective so far, and where it was met."""
+        if self.best is None:
+            raise ValueError("no evaluation has been finite yet.")
+        return self.best[:2]
+
+    @property
+    def remaining(self) -> float:
+        """Nats that the next step is expected to gain."""
+        return self._curvature.expected_gain()
+
+
+def maximise(
+    objective: Objective,
+    values: Mapping[str, Array],
+    maxiter: int,
+    rule: Rule,
+    counter: Bar,
     *,
-    start: Any = "pca",
-    n_restarts: int = 0,
-    relocate: bool = True,
-    maxiter: int = 5000,
-    tol: float = TOL,
-    random_seed: int | None = None,
-    progressbar: bool = True,
-    blas_threads: BlasThreads = "auto",
-    backend: Backend = "python",
-    compile_kwargs: Mapping[str, Any] | None = None,
-) -> xr.DataTree:
-    """Estimate θ with X integrated out, and X given that θ: empirical Bayes.
+    moved: bool = False,
+) -> Optimum:
+    """Run L-BFGS from values of the model's value variables; ValueError if it is not finite there.
 
-    θ is where the marginal likelihood times the prior, p(Y | θ) p(θ), is highest; X is the mode of
-    p(X | Y, θ) there. The integral over X is Laplace's, in which the curvature of the likelihood
-    stands as the prior expects it:
-
-        ln p(Y | θ) ≈ max_X [ L(X, θ) + ln p(X) ] + ½ N Q ln 2π - ½ Σ_nq ln(1/v_nq + h_nq),
-        h_nq = D_n (c amplitude² / lengthscale_q² + weight²) / (sigma² + resolution²),
-
-    v the prior variance of x_nq, D_n the number of entries seen of row n, c = -κ''(0): 1 for rbf, 3 for
-    matern32, 5/3 for matern52. The last term depends on θ alone, so that X is the mode that the model
-    says, and both are found by one climb; with ``noise="column"`` h is another one
-    (:mod:`pm_gplvm.volume`). Against :func:`fit_map`: the noise is the posterior's
-    rather than half of it, X keeps the scale of its prior N(0, 1), and where a table says nothing,
-    that is the result.
-
-    Parameters
-    ----------
-    model : pm.Model
-        As in :func:`fit_map`, with one of the kernels of :func:`build_model` and X free, its prior a
-        Normal, :func:`informed`, :func:`dynamics`, :func:`classes` or :func:`back_constrained`.
-    start, n_restarts, relocate, maxiter, tol, random_seed, progressbar, blas_threads, backend, compile_kwargs
-        As in :func:`fit_map`.
-
-    Returns
-    -------
-    DataTree
-        As from :func:`fit_map`; ``lp`` is the log-density of the model at (X, θ), and ``sample_stats``
-        has ``log_marginal`` besides: ln p(Y | θ) + ln p(θ) by the formula above, in the units of Y. It
-        may be compared between numbers of latent dimensions and kernels.
-
-    Warns
-    -----
-    RuntimeWarning
-        As :func:`fit_map`; also if all positions are 0: the table holds no structure that the
-        model could find with so many latent dimensions.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As :func:`fit_map`; also if X cannot be integrated out of the model.
-
-    Notes
-    -----
-    The curvature that the prior expects is right on average over tables that the model draws. Where
-    the positions of rows are known better than that, the term is too strong, and the noise comes out
-    too large: .49 for .42 on 40 rows of 12 sines of two factors. Where they are known less well,
-    it is too weak.
-
-    References
-    ----------
-    Lawrence, N. D. (2005). Probabilistic non-linear principal component analysis with Gaussian
-    process latent variable models. JMLR 6, 1783-1816.
-
-    MacKay, D. J. C. (1999). Comparison of approximate methods for handling hyperparameters. Neural
-    Computation 11, 1035-1068.
-
-    Examples
-    --------
-    >>> import pm_gplvm as gplvm
-    >>> model = gplvm.build_model(gplvm.load_digits(n=20))
-    >>> fit = gplvm.fit_marginal(model, progressbar=False)
-    >>> float(fit.posterior["X"].std()) > 0.3
-    True
+    With ``moved`` an earlier run has led here, so that X may already be where it should.
     """
-    spec = ModelSpec.of(model)
-    if (why := why_no_volume(spec)) is not None:
+    begin, started = objective.inward(values), time.perf_counter()
+    run = _Run(objective, counter, rule)
+    run.begin(begin)
+    if run.best is None:
         raise ValueError(
-            f"fit_marginal cannot integrate X out of this model: {why}. Take fit_map, or sample."
+            "The objective is not finite at the start: K is not positive definite, or a value lies "
+            "outside its prior. Start with a larger sigma or other positions."
         )
-    settings = _Settings("fit_marginal", start, n_restarts, relocate, maxiter, tol, random_seed)
-    return _fit(spec, settings, True, progressbar, blas_threads, backend, compile_kwargs)
-
-
-@dataclass(frozen=True)
-class _Settings:
-    """What the user asked of a fit."""
-
-    caller: str
-    start: Any
-    n_restarts: int
-    relocate: bool
-    maxiter: int
-    tol: float
-    random_seed: int | None
-
-    def __post_init__(self) -> None:
-        for name, least in (("n_restarts", 0), ("maxiter", 1)):
-            value = getattr(self, name)
-            count(name, value, least)
-        if not 0.0 < self.tol < np.inf:
-            raise ValueError(f"tol must be a positive number of nats, got {self.tol!r}.")
-
-
-def _fit(
-    spec: ModelSpec,
-    settings: _Settings,
-    volume: bool,
-    progressbar: bool,
-    blas_threads: BlasThreads,
-    backend: Backend,
-    compile_kwargs: Mapping[str, Any] | None,
-) -> xr.DataTree:
-    model = spec.model
-    if not model.free_RVs:
-        raise ValueError("model must have a free variable, got every one fixed by a number.")
-    seed = settings.random_seed
-    first = _copies(spec)
-    rows = None if first is None else np.unique(first)
-    if first is not None and rows is not None:
-        _say(
-            f"Y has {len(first) - len(rows)} rows that are exact copies of others: each is fitted once, and "
-            "its copies are placed at it. Were they measured more than once, add what differs; were they "
-            "entered twice, drop them."
-        )
-    starts = starts_of(spec, settings.start, settings.n_restarts, np.random.default_rng(seed))
-    density = compile_log_density(
-        spec,
-        volume=volume,
-        rows=rows,
-        backend=backend,
-        compile_kwargs=compile_kwargs,
+    first = run.best[0]
+    message = _attempts(run, maxiter)
+    top, vector, gradient = run.best
+    end = objective.outward(vector)
+    problem = None if message == INTERRUPTED else _stuck(values, end, moved)
+    return Optimum(
+        values=end,
+        objective=top,
+        start=first,
+        evaluations=len(run.trace),
+        gradient=float(np.abs(gradient).max()),
+        remaining=run.remaining,
+        converged=message == CONVERGED and problem is None,
+        message=problem or message,
+        seconds=time.perf_counter() - started,
+        trace=np.array(run.trace),
     )
-    threads = threads_for(blas_threads, density.n_rows)
-    coordinates = optimiser_coordinates(model, density)
-    relocation = None
-    if Relocation.serves(spec):
-        # Without a seed a fit from PCA is the same each time; so are the places it offers.
-        offers = np.random.default_rng(0 if seed is None else seed)
-        relocation = Relocation(spec, offers, rows)
-    if volume and len(starts) > 1 and len(model.coords.get(OBS, ())) <= _FEW_ROWS:
-        joint = optimiser_coordinates(model, compile_log_density(spec, rows=rows))
-        with limit_threads(threads):
-            starts = [*starts, from_joint_mode(joint, starts, settings.maxiter)]
-    terms = _Terms.of(spec, density, volume, rows)
-    sd = None if relocation is None else spec.prior.sd
-    judge = None
-    if volume and sd is not None and relocation is not None:
-        judge = partial(_by_rows, terms=terms, relocation=relocation, sd=sd)
-    measure = None
-    if relocation is not None:
-        measure = partial(_coordinates_at, plain=coordinates, relocation=relocation, sd=sd)
-    with (
-        limit_threads(threads),
-        progress_bar(settings.caller, len(starts), "starts", show=progressbar) as counter,
-    ):
-        ranked = best_first(
-            coordinates,
-            starts,
-            relocation if settings.relocate else None,
-            judge=judge,
-            measure=measure,
-            maxiter=settings.maxiter,
-            tol=settings.tol,
-            counter=counter,
-        )
-    if first is not None:
-        ranked = [(i, replace(o, values=o.values | {"X": o.values["X"][first]})) for i, o in ranked]
-    constrain = compile_constrain(model)
-    ends = [constrain(*[o.values[name] for name in density.names]) for _, o in ranked]
-    if volume and _says_nothing(spec, ends[0]):
-        end = ranked[0][1]  # X = 0 to rounding is no failure here: it is what was found
-        arrived = end.converged or (end.message == COLLAPSED and end.remaining < settings.tol)
-        ranked[0] = (ranked[0][0], replace(end, converged=arrived, message=NO_STRUCTURE))
-    best = ranked[0][1]
-    prior, term = terms(best)
-    if rows is None:
-        likelihood = best.objective - prior - term
-    else:
-        whole = compile_log_density(spec, prior=False)
-        likelihood = whole(whole.pack(best.values))[0]
-    stats = {"lp": likelihood + prior, "log_likelihood": likelihood}
-    if volume:
-        stats["log_marginal"] = best.objective
-    start = settings.start
-    fit = as_fit(
-        spec,
-        {name: np.asarray(v)[None, None] for name, v in ends[0].items()},
-        method="marginal" if volume else "map",
-        sample_stats={name: np.array([[value]]) for name, value in stats.items()},
-        settings={
-            "start": start if isinstance(start, str) else type(start).__name__,
-            "converged": int(best.converged),
-            "random_seed": seed,
-        },
-        groups={
-            "optima": optima_table(ranked).merge(start_columns(starts, ranked)),
-            **optima_positions([i for i, _ in ranked], ends),
-        },
-    )
-    _warn(fit, settings)
-    return fit
 
 
-@dataclass(frozen=True)
-class _Terms:
-    """What an objective has besides the likelihood: the priors, and the volume of X.
-
-    The likelihood is what they leave of it, so that its graph is compiled once only.
-    """
-
-    function: Callable[..., Any]
-    names: Sequence[str]
-
-    @classmethod
-    def of(
-        cls, spec: ModelSpec, density: LogDensity, volume: bool, rows: NDArray[np.intp] | None
-    ) -> Self:
-        """Compile them."""
-        model = spec.model
-        prior = model.logp(vars=[*model.free_RVs, *model.potentials], jacobian=False)
-        term: list[Any] = [pt.constant(0.0)]
-        if volume:
-            term = model.replace_rvs_by_values([log_volume(spec, rows)])
-        function = pytensor.function(
-            model.value_vars, [prior, *term], on_unused_input="ignore", mode=compile_mode()
-        )
-        return cls(function, density.names)
-
-    def __call__(self, optimum: Optimum) -> tuple[float, float]:
-        """Evaluate them where a climb ended."""
-        prior, volume = self.function(*(optimum.values[name] for name in self.names))
-        return float(prior), float(volume)
-
-
-def _by_rows(optimum: Optimum, terms: _Terms, relocation: Relocation, sd: float) -> float:
-    """Put what the rows are known to, each given the others, in place of what the prior expects.
-
-    It costs a few evaluations and is no better a function to climb, but the better one to choose by.
-    """
-    return optimum.objective - terms(optimum)[1] + relocation.log_volume(optimum.values, sd)
-
-
-def _coordinates_at(
-    values: Mapping[str, Array], plain: Coordinates, relocation: Relocation, sd: float | None
-) -> Coordinates | Measured:
-    """Choose the coordinates by the curvature that is expected at a place."""
-    information = relocation.information(values)
-    N = information.shape[1]
-    information[:, np.arange(N), np.arange(N)] += 1.0 if sd is None else sd**-2
-    return measured(plain, values, information) or plain
+def _attempts(run: _Run, maxiter: int) -> str:
+    """Run L-BFGS, and again where the line search fails: what it remembers may be bad."""
+    relative, expected = run.rule.relative, np.inf
+    for attempt in range(1 if relative else 1 + _FRESH):
+        before, vector = run.highest
+        if attempt:
+            run.begin(vector)
+        left = maxiter - (len(run.objectives) - 1 - attempt)
+        try:
+            result = minimize(
+                run.negative,
+                vector,
+                jac=True,
+                method="L-BFGS-B",
+                callback=run.iterated,
+                options={
+                    "maxiter": left,
+                    "maxfun": 20 * left,
+                    "maxcor": _PAIRS,
+                    "ftol": relative,
+                    "gtol": 1e-5 if relative else 0.0,
+                },
+            )
+        except KeyboardInterrupt:
+            return INTERRUPTED
+        if run.ended or result.success:
+            return CONVERGED if run.rule.arrives else UNFINISHED
+        if result.status == 1:
+            return LIMIT
+        # Nothing is higher along the line: its memory of the curvature is poor, or only rounding is left.
+        gained = run.highest[0] - before
+        idle = attempt > 0 and gained < _ROUNDING * abs(before)
+        if run.settled() or idle:
+            # A run that reaches rounding within one window has gained much in that window.
+            there = run.settled() or expected < run.rule.remaining
+            return CONVERGED if run.rule.arrives and there else LINE_SEARCH
+        expected = run.remaining
+    return LINE_SEARCH
 
 
-def _copies(spec: ModelSpec) -> NDArray[np.intp] | None:
-    """For each row the first that is equal to it, if there are copies that nothing else tells apart."""
-    if "X" not in spec.free or spec.model.potentials or not spec.table.standardisable:
-        return None
-    if len(spec.model.observed_RVs) > 1 or not spec.prior.independent:
-        return None
-    return equal_rows(spec.table.F)
-
-
-def _says_nothing(spec: ModelSpec, end: Mapping[str, Array]) -> bool:
-    """Whether X is 0, or with a noise of each column the noise is all that the columns vary by."""
+def _stuck(start: Mapping[str, Array], end: Mapping[str, Array], moved: bool) -> str | None:
+    """All-zero X is a stationary point, where an optimiser would report success."""
     X = end.get("X")
-    if X is None:
-        return False
-    if spec.table.own is None:
-        return float(X.std(axis=0).max()) < _NOTHING
-    if not spec.table.standardisable:
-        return False
-    sigma = end["sigma"] if "sigma" in end else spec.fixed["sigma"]
-    noise = np.square(sigma) + np.square(spec.floors)
-    left = 1.0 - noise / np.nanvar(spec.table.F, axis=0)
-    return float(np.max(left)) < _NOTHING
+    if X is None or X.ndim != 2:
+        return None
+    if not moved and np.abs(X - start["X"]).max() <= 1e-10 * np.abs(start["X"]).max():
+        return DID_NOT_MOVE
+    if X.std(axis=0).max() <= 1e-8:
+        return COLLAPSED
+    return None
 
 
-def _warn(fit: xr.DataTree, settings: _Settings) -> None:
-    """Say what went wrong, and what helps against that."""
-    optima, posterior = fit["optima"].to_dataset().isel(start=0), fit["posterior"].to_dataset()
-    message, caller = str(optima["message"].values), settings.caller
-    again = f"Go on from here with {caller}(model, start=fit)"
-    if message == NO_STRUCTURE:
-        _say(
-            f"{caller}: {NO_STRUCTURE} = {posterior.sizes['latent']}: all positions are 0, and the noise "
-            "explains the table. Fewer latent dimensions, scale='feature' where a few columns "
-            "dominate, or a kernel with a linear part ('rbf + linear') may find some; else there is none."
-        )
-    elif not fit.attrs["converged"]:
-        far = [
-            name
-            for name in THETA
-            if name in posterior
-            and not (posterior[name].min() > 1.0 / _RUN_AWAY and posterior[name].max() < _RUN_AWAY)
+def optima_table(ranked: Sequence[tuple[int, Optimum]]) -> xr.Dataset:
+    """Make the group ``optima`` of a fit from numbers of starts and their ends, the best first."""
+    columns = {
+        "objective": [o.objective for _, o in ranked],
+        "objective_at_start": [o.start for _, o in ranked],
+        "evaluations": [o.evaluations for _, o in ranked],
+        "largest_gradient": [o.gradient for _, o in ranked],
+        "remaining_gain": [o.remaining for _, o in ranked],
+        "converged": [o.converged for _, o in ranked],
+        "message": [o.message for _, o in ranked],
+        "seconds": [o.seconds for _, o in ranked],
+    }
+    return xr.Dataset(
+        {name: ("start", np.asarray(column)) for name, column in columns.items()},
+        coords={"start": [i for i, _ in ranked]},
+    )
+
+
+def optima_positions(
+    starts: Sequence[int], named: Sequence[Mapping[str, Array]]
+) -> dict[str, xr.Dataset]:
+    """Make the group ``optima_positions`` of a fit: Z (start, obs, latent), where each start put the rows.
+
+    In units of the lengthscale, where that is free. There is no group where X is held.
+    """
+    place = next((name for name in ("X", "X_mean") if name in named[0]), None)
+    if place is None:
+        return {}
+    Z = [v[place] / v.get("lengthscale", 1.0) for v in named]
+    group = xr.Dataset({"Z": (("start", OBS, LATENT), np.stack(Z))}, coords={"start": list(starts)})
+    return {"optima_positions": group}
+
+
+Relocate = Callable[[Mapping[str, Array]], tuple[dict[str, Array], int]]
+Judge = Callable[[Optimum], float]
+Measure = Callable[[Mapping[str, Array]], Objective]
+
+
+# Nats that five iterations must gain for a run to go on: at least, and for each number sought.
+_SHORT, _SHORT_EACH, _LONGER, _LONGER_EACH = 20.0, 0.1, 3.0, 0.02
+# Nats by which a start may lie below the best and yet go on: at least, and for each number sought.
+_BEHIND, _BEHIND_EACH = 20.0, 0.1
+_NOTHING = 0.1  # root mean square of X below which an end says that there is no structure
+_ROUNDS = 5  # of moving rows at most
+_MEASURED = 60  # iterations after which the coordinates are chosen anew
+FELL_BEHIND = "fell behind another start"
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run begins, values of the model's value variables."""
+
+    values: dict[str, Array]
+    form: Form | None  # how curved the map is there, if the start was made here
+    asked: bool = False  # by the user: it is run to its end whatever the others reach
+
+
+def starts_of(
+    spec: ModelSpec, start: object, n_restarts: int, rng: np.random.Generator
+) -> list[Start]:
+    """Make the starts: each form of the way that was asked for, then restarts moved at random."""
+    made = forms(spec, start, rng)
+    first = [Start(values, form) for form, values in made]
+    moved = [
+        Start(perturbed(spec, made[i % len(made)][1], start, rng), made[i % len(made)][0], True)
+        for i in range(n_restarts)
+    ]
+    return [*first, *moved]
+
+
+def from_joint_mode(joint: Objective, starts: Sequence[Start], maxiter: int) -> Start:
+    """Make a start of the mode of X and θ together: at little noise, more strongly curved.
+
+    It is run to from the start whose Z has the size 1.
+    """
+    whitened = [s for s in starts if s.form is not None and not s.form.straight]
+    begin = next((s for s in whitened if s.form is not None and s.form.size == 1.0), starts[0])
+    with progress_bar("", 1, "starts", show=False) as counter:
+        end = maximise(joint, begin.values, maxiter, loosely(_LONGER), counter)
+    return Start(end.values, replace(begin.form, joint=True) if begin.form else None)
+
+
+def best_first(
+    objective: Objective,
+    starts: Sequence[Start],
+    relocate: Relocate | None,
+    *,
+    judge: Judge | None,
+    measure: Measure | None = None,
+    maxiter: int,
+    tol: float,
+    counter: Bar,
+) -> list[tuple[int, Optimum]]:
+    """Maximise from all starts and list where they ended, by their numbers, the best first.
+
+    All run until little is gained; those near the best go on for a while, and ``judge`` (or the objective)
+    chooses between them. From the best, ``relocate`` moves single rows to better places between loose
+    runs, for as long as that gains. One run to the end is the last, and for it alone convergence is
+    judged. What the user asked for (restarts) is run to its end too. After the first runs ``measure``
+    gives the objective in coordinates that suit the place.
+    """
+    runs = _Runs(objective, measure, maxiter, counter)
+    short, longer = _loose_rules(starts[0])
+    ended: dict[int, Optimum] = {}
+    alone = len(starts) == 1 and relocate is None
+    for i, start in enumerate(starts):
+        try:
+            ended[i] = maximise(objective, start.values, maxiter, short, counter)
+        except KeyboardInterrupt:  # at its very first evaluation
+            if not ended:
+                raise
+            return _ranked(ended, interrupted=True)
+        if start.asked or alone:
+            ended[i] = runs.to_the_end(ended[i], tol)
+        counter.finish(ended[i].objective)
+        if ended[i].message == INTERRUPTED:
+            return _ranked(ended, interrupted=True)
+    top = _top(ended)
+    if len(starts) > 1:
+        near = [
+            i for i in ended if ended[i].message == UNFINISHED and _is_near(ended[i], ended[top])
         ]
-        remedy = {
-            DID_NOT_MOVE: "Start from 'pca' or 'random', or scale the data.",
-            COLLAPSED: "The data may hold noise alone for this kernel; start from 'isomap', or take "
-            "fit_marginal, which says so.",
-            INTERRUPTED: f"{again}.",
-            LIMIT: f"{again}, or raise maxiter = {settings.maxiter}.",
-        }.get(message, f"{again}; if that gains nothing either, raise tol = {settings.tol:g}.")
-        if far:
-            remedy = (
-                f"{', '.join(far)} ran away: there is no maximum. Give a proper prior, "
-                f"build_model(..., priors={{{far[0]!r}: pm.LogNormal.dist(0, 1)}}), or hold it."
-            )
-        _say(
-            f"{caller} did not converge: {message} (objective {float(optima['objective']):.6g} after "
-            f"{int(optima['evaluations'])} evaluations; the next step may gain "
-            f"{float(optima['remaining_gain']):.2g} nats). {remedy}"
-        )
-    floor = fit["constant_data"].get("Y_resolution")
-    if floor is not None and "sigma" in posterior and message != NO_STRUCTURE:
-        sigma, floor = np.broadcast_arrays(posterior["sigma"][0, 0], floor)
-        if (low := sigma < _AT_FLOOR * floor).any():
-            of = f" in {int(low.sum())} of {low.size} columns" if low.size > 1 else ""
-            _say(
-                f"{caller}: the noise ended at its floor{of}, resolution = {floor[low].max():.3g} (sigma = "
-                f"{sigma[low].min():.2g}, in units of the scale). The table is explained as well as it is written down: take fewer "
-                "latent dimensions, or, if it is known better than that, resolution=0; if less well, a "
-                "greater resolution."
-            )
+        for i in near if len(near) > 1 else []:
+            ended[i] = runs.further(ended[i], longer)
+            if ended[i].message == INTERRUPTED:
+                return _ranked(ended, interrupted=True)
+        top = _top(ended)
+        if judge is not None:
+            top = _chosen(ended, top, judge)
+    best, here = ended[top], None
+    if relocate is not None:
+        best, here = _relocated(runs, best, relocate, longer)
+    ended[top] = runs.to_the_end(best, tol, here)
+    return _ranked(ended, top)
 
 
-def _say(message: str) -> None:
-    warnings.warn(message, RuntimeWarning, stacklevel=5)
+def _loose_rules(start: Start) -> tuple[Rule, Rule]:
+    """When the first runs end, and those between which rows are moved."""
+    size = sum(value.size for value in start.values.values())
+    short, longer = max(_SHORT, _SHORT_EACH * size), max(_LONGER, _LONGER_EACH * size)
+    return loosely(short), loosely(longer)
+
+
+@dataclass(frozen=True)
+class _Runs:
+    """Further runs from where one ended."""
+
+    objective: Objective
+    measure: Measure | None
+    maxiter: int
+    counter: Bar
+
+    def here(self, values: Mapping[str, Array]) -> Objective:
+        """Take coordinates that suit this place."""
+        return self.objective if self.measure is None else self.measure(values)
+
+    def further(
+        self,
+        optimum: Optimum,
+        rule: Rule,
+        objective: Objective | None = None,
+        maxiter: int | None = None,
+    ) -> Optimum:
+        """Go on by another rule; in the coordinates that suit this place if no others are given."""
+        moved = optimum.message != DID_NOT_MOVE
+        try:
+            objective = objective or self.here(optimum.values)
+            most = maxiter or self.maxiter
+            end = maximise(objective, optimum.values, most, rule, self.counter, moved=moved)
+            return optimum.after(end)
+        except KeyboardInterrupt:
+            return _stopped(optimum)
+
+    def to_the_end(
+        self, optimum: Optimum, tol: float, objective: Objective | None = None
+    ) -> Optimum:
+        """Go on until it has converged, or there is nothing higher."""
+        if optimum.message in (INTERRUPTED, CONVERGED):
+            return optimum
+        left = self.maxiter
+        while left > 0:
+            some = left if self.measure is None else min(left, _MEASURED)
+            optimum = self.further(optimum, tightly(tol), objective, some)
+            if optimum.message != LIMIT:
+                break
+            left, objective = left - some, None
+        return optimum
+
+
+def _is_near(optimum: Optimum, best: Optimum) -> bool:
+    size = sum(value.size for value in best.values.values())
+    return best.objective - optimum.objective < max(_BEHIND, _BEHIND_EACH * size)
+
+
+def _chosen(ended: Mapping[int, Optimum], top: int, judge: Judge) -> int:
+    """Choose between the best end and those near it, unless the best says that there is nothing."""
+    if not _spreads(ended[top]):
+        return top
+    near = [i for i in ended if _is_near(ended[i], ended[top]) and _spreads(ended[i])]
+    return max(near, key=lambda i: judge(ended[i])) if len(near) > 1 else top
+
+
+def _spreads(optimum: Optimum) -> bool:
+    X = optimum.values.get("X")
+    return X is None or float(np.sqrt((X**2).mean())) >= _NOTHING
+
+
+def _top(ended: Mapping[int, Optimum]) -> int:
+    return max(ended, key=lambda i: ended[i].objective)
+
+
+def _ranked(
+    ended: Mapping[int, Optimum], chosen: int | None = None, *, interrupted: bool = False
+) -> list[tuple[int, Optimum]]:
+    """Sort them, the one that was chosen or else the best first; what was left behind says so."""
+    order = sorted(ended, key=lambda i: (i != chosen, -ended[i].objective))
+    if interrupted and ended[order[0]].message == UNFINISHED:  # another start was being run from
+        ended = {**ended, order[0]: replace(ended[order[0]], message=INTERRUPTED)}
+    left = {
+        i: replace(ended[i], message=FELL_BEHIND)
+        for i in order[1:]
+        if ended[i].message == UNFINISHED
+    }
+    return [(i, left.get(i, ended[i])) for i in order]
+
+
+def _stopped(optimum: Optimum) -> Optimum:
+    """Where it had come to when it was interrupted outside a run."""
+    return replace(optimum, converged=False, message=INTERRUPTED)
+
+
+def _relocated(
+    runs: _Runs, best: Optimum, relocate: Relocate, rule: Rule
+) -> tuple[Optimum, Objective | None]:
+    """Move rows to better places and maximise again, for as long as that gains; in what coordinates too."""
+    objective = None
+    for _ in range(_ROUNDS):
+        try:
+            values, n_moved = relocate(best.values)
+            if not n_moved:
+                break
+            objective = objective or runs.here(best.values)
+            further = maximise(objective, values, runs.maxiter, rule, runs.counter)
+        except KeyboardInterrupt:
+            return _stopped(best), objective
+        gained = further.objective - best.objective
+        best = best.after(further, keep=gained <= 0.0)
+        if further.message == INTERRUPTED:
+            return _stopped(best), objective
+        if gained < _LONGER:
+            break
+    return best, objective
+
+
+def start_columns(starts: Sequence[Start], ranked: Sequence[tuple[int, Optimum]]) -> xr.Dataset:
+    """Columns of the group ``optima`` that tell the form of each start."""
+    chosen = [starts[i].form for i, _ in ranked]
+    columns = {
+        "size": [np.nan if form is None else form.size for form in chosen],
+        "spread": ["given" if form is None else form.name for form in chosen],
+    }
+    return xr.Dataset({name: ("start", np.asarray(column)) for name, column in columns.items()})

@@ -11,7 +11,6 @@ import xarray as xr
 
 from pm_gplvm.checks import Array
 from pm_gplvm.compilation import constants
-from pm_gplvm.likelihood import mask_in
 from pm_gplvm.schema import LATENT, OBS, THETA
 from pm_gplvm.spec import ModelSpec
 
@@ -39,10 +38,9 @@ def as_fit(
         if var not in observed and hasattr(var, "get_value")
     }
     seen = {name: constants(value)[0] for value, name in observed.items()}
-    for rv in model.observed_RVs:
-        present = mask_in(rv)
-        if present is not None:  # what stood in for a missing entry is none
-            seen[rv.name] = np.where(present, seen[rv.name], np.nan)
+    table = spec.table
+    if table.seen is not None:  # placeholders of missing entries become NaN again
+        seen[table.name] = np.where(table.seen, seen[table.name], np.nan)
     tree = {
         "posterior": _dataset(model, _ordered(draws), ("chain", "draw")),
         "sample_stats": _dataset(model, sample_stats, ("chain", "draw")),
@@ -56,7 +54,7 @@ def as_fit(
         "pymc_version": pm.__version__,
         "method": method,
         "kernel": spec.kernel,
-        "observed": spec.table.name,
+        "observed": table.name,
         "priors": json.dumps(spec.priors),
         **{name: _attr(value) for name, value in settings.items()},
     }

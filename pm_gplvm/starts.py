@@ -282,10 +282,10 @@ def _placed(spec: ModelSpec, X: Array, rng: np.random.Generator, *, whitened: bo
         spread = (X - X.mean(axis=0)).std(axis=0)
         X = unit * np.maximum(spread, _LEAST * spread.max())
         unit = X / np.sqrt((X**2).mean())
-    if spec.prior.kind != "informed":
+    moments = spec.prior.moments
+    if spec.prior.kind != "informed" or moments is None:
         return unit
-    mean, sd = (spec.model[f"X_prior_{part}"].get_value() for part in ("mean", "sd"))
-    return _towards(unit, mean, sd, rng)
+    return _towards(unit, *moments, rng)
 
 
 def _towards(X: Array, mean: Array, sd: Array, rng: np.random.Generator) -> Array:

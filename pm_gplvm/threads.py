@@ -7,8 +7,6 @@ from typing import Literal
 
 from threadpoolctl import threadpool_info, threadpool_limits
 
-__all__ = ["BlasThreads", "blas_threads", "threads_for"]
-
 BlasThreads = int | Literal["auto"] | None
 
 _MANY_ROWS, _MOST = 800, 4
@@ -16,13 +14,7 @@ _MANY_ROWS, _MOST = 800, 4
 
 @contextmanager
 def blas_threads(n: int | None) -> Iterator[None]:
-    """Hold BLAS and OpenMP to ``n`` threads inside the block; None leaves them as they are.
-
-    Examples
-    --------
-    >>> with blas_threads(1):
-    ...     pass
-    """
+    """Hold BLAS and OpenMP to ``n`` threads inside the block; None leaves them as they are."""
     if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 1):
         raise ValueError(f"blas_threads must be a positive whole number or None, got {n!r}.")
     if n is None:
@@ -33,17 +25,11 @@ def blas_threads(n: int | None) -> Iterator[None]:
 
 
 def threads_for(asked: BlasThreads, n_rows: int) -> int | None:
-    """Choose the number of threads where the caller leaves it to the library.
+    """Choose the number of threads where the caller leaves it to the library ("auto").
 
     From 800 rows on up to 4: the cores that this process may use, and no more than BLAS is set to (by
     OPENBLAS_NUM_THREADS, say). Two threads take .7 of the time of one at N = 1000 on an idle machine and no
     more than it on a busy one; at N = 500 they gain less than they may cost.
-
-    Parameters
-    ----------
-    asked : {"auto"}, int or None
-        A number is taken as it is.
-    n_rows : int
     """
     if not isinstance(asked, str):
         return asked

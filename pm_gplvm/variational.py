@@ -23,20 +23,20 @@ from pm_gplvm.approximate import (
     build_variational,
     read_exact,
 )
-from pm_gplvm.ascent import (
-    CONVERGED,
-    INTERRUPTED,
-    LINE_SEARCH,
-    Optimum,
-    climb,
-    optima_positions,
-    optima_table,
-    relatively,
-)
 from pm_gplvm.checks import Array, count
 from pm_gplvm.compilation import compile_mode
 from pm_gplvm.density import LogDensity, compile_constrain, compile_log_density
 from pm_gplvm.inducing_inputs import InducingKernel
+from pm_gplvm.optimise import (
+    CONVERGED,
+    INTERRUPTED,
+    LINE_SEARCH,
+    Optimum,
+    maximise,
+    optima_positions,
+    optima_table,
+    relatively,
+)
 from pm_gplvm.progress import Bar, progress_bar
 from pm_gplvm.psi import CLOSED_FORM, Quadrature, quasi_monte_carlo
 from pm_gplvm.results import as_fit
@@ -612,15 +612,15 @@ def _two_phases(
     counter: Bar,
 ) -> Optimum:
     rule = relatively(tol)
-    ended = climb(held, values, hold if held.held else maxiter, rule, counter)
+    ended = maximise(held, values, hold if held.held else maxiter, rule, counter)
     if held.held and ended.message != INTERRUPTED:
-        ended = ended.after(climb(free, ended.values, maxiter, rule, counter))
+        ended = ended.after(maximise(free, ended.values, maxiter, rule, counter))
     for _ in range(_FRESH):
         # The line search gave up: for a poor memory of the curvature, which a fresh beginning has
         # not, or because rounding is all that is left, and then a fresh one gains nothing.
         if ended.message != LINE_SEARCH:
             break
-        fresh = climb(free, ended.values, maxiter, rule, counter)
+        fresh = maximise(free, ended.values, maxiter, rule, counter)
         gain = fresh.objective - ended.objective
         little = gain <= max(tol, _ROUNDING) * max(1.0, abs(ended.objective))
         ended = ended.after(fresh)

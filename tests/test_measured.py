@@ -6,8 +6,8 @@ from conftest import simulated
 from oracles import SUMS, kernel_matrix
 
 import pm_gplvm as gplvm
-from pm_gplvm.ascent import climb, loosely, tightly
 from pm_gplvm.density import compile_log_density, measured, optimiser_coordinates
+from pm_gplvm.optimise import loosely, maximise, tightly
 from pm_gplvm.progress import progress_bar
 from pm_gplvm.relocation import Relocation
 from pm_gplvm.starts import start_values
@@ -100,10 +100,12 @@ def test_they_save_evaluations_near_the_maximum():
         model = gplvm.build_model(simulated(100, 8, seed=seed), resolution=0)
         plain = optimiser_coordinates(model, compile_log_density(model, volume=True))
         with progress_bar("", 1, "starts", show=False) as counter:
-            near = climb(plain, start_values(model, "pca", rng), 1000, loosely(3.0), counter).values
+            near = maximise(
+                plain, start_values(model, "pca", rng), 1000, loosely(3.0), counter
+            ).values
             information = Relocation(model, rng).information(near) + np.eye(100)
             there = measured(plain, near, information)
-            ends = [climb(c, near, 1000, tightly(), counter) for c in (plain, there)]
+            ends = [maximise(c, near, 1000, tightly(), counter) for c in (plain, there)]
         assert all(end.converged for end in ends)
         assert ends[1].objective > ends[0].objective - 0.3
         slow, fast = slow + ends[0].evaluations, fast + ends[1].evaluations

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from scipy.optimize import rosen, rosen_der
 
-from pm_gplvm.ascent import CONVERGED, INTERRUPTED
-from pm_gplvm.multistart import FELL_BEHIND, Start, best_first
+from pm_gplvm.optimise import CONVERGED, FELL_BEHIND, INTERRUPTED, Start, best_first
 from pm_gplvm.progress import progress_bar
 
 

@@ -12,8 +12,8 @@ from oracles import central_differences, neighbour_errors
 
 import pm_gplvm as gplvm
 from pm_gplvm import variational as module
-from pm_gplvm.ascent import CONVERGED, LINE_SEARCH, climb
 from pm_gplvm.density import compile_log_density
+from pm_gplvm.optimise import CONVERGED, LINE_SEARCH
 from pm_gplvm.variational import induced_coordinates, search
 
 FLAT = dict.fromkeys(("lengthscale", "amplitude", "sigma", "bias"), "flat")
@@ -393,11 +393,11 @@ def test_noise_and_amplitude_are_held_for_the_first_iterations(bounded, rng, mon
     seen = []
 
     def watched(coordinates, values, *settings):
-        optimum = climb(coordinates, values, *settings)
+        optimum = maximise(coordinates, values, *settings)
         seen.append((set(coordinates.held), values, optimum.values))
         return optimum
 
-    monkeypatch.setattr(module, "climb", watched)
+    monkeypatch.setattr(module, "maximise", watched)
     values = values_of(model, density, rng)
     settings = {"maxiter": 5, "tol": 1e-8, "progressbar": False, "blas_threads": 1}
     ((_, best),) = search(model, [values], title="test", hold=7, **settings)
@@ -416,9 +416,9 @@ def giving_up(monkeypatch, messages):
     calls = iter(messages)
 
     def ending(*arguments):
-        return replace(climb(*arguments), message=next(calls), converged=False)
+        return replace(maximise(*arguments), message=next(calls), converged=False)
 
-    monkeypatch.setattr(module, "climb", ending)
+    monkeypatch.setattr(module, "maximise", ending)
     return calls
 
 
@@ -449,9 +449,9 @@ def test_what_rounding_leaves_has_converged_and_more_has_not(bounded, rng, monke
 
         def rising(*arguments, gain=gain, heights=heights):
             at = 1000.0 * (1.0 + gain * next(heights))
-            return replace(climb(*arguments), objective=at, message=LINE_SEARCH, converged=False)
+            return replace(maximise(*arguments), objective=at, message=LINE_SEARCH, converged=False)
 
-        monkeypatch.setattr(module, "climb", rising)
+        monkeypatch.setattr(module, "maximise", rising)
         ((_, best),) = search(
             model, [values_of(model, density, rng)], title="t", hold=0, **settings
         )
