@@ -13,7 +13,7 @@ from oracles import central_differences, neighbour_errors
 import pm_gplvm as gplvm
 from pm_gplvm import variational as module
 from pm_gplvm.density import compile_log_density
-from pm_gplvm.optimise import CONVERGED, LINE_SEARCH
+from pm_gplvm.optimise import CONVERGED, LINE_SEARCH, maximise
 from pm_gplvm.variational import induced_coordinates, search
 
 FLAT = dict.fromkeys(("lengthscale", "amplitude", "sigma", "bias"), "flat")
