@@ -13,7 +13,7 @@ import xarray as xr
 
 import pm_gplvm as gplvm
 from pm_gplvm.checks import check_target
-from pm_gplvm.schema import draws_of
+from pm_gplvm.fit import Fit
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -71,7 +71,7 @@ def _scores(table: xr.DataArray, best: xr.DataTree, latent_dim: int) -> pd.DataF
     standard = (table.to_numpy() - mean) / scale
     embeddings = {
         "PCA": PCA(latent_dim).fit_transform(standard),
-        "GP-LVM": draws_of(best, "X").to_numpy()[0, 0],
+        "GP-LVM": Fit(best).draws("X").to_numpy()[0, 0],
     }
     rows = {name: gplvm.score_embedding(X, standard, labels) for name, X in embeddings.items()}
     return pd.DataFrame.from_dict(rows, orient="index")

@@ -10,10 +10,9 @@ from scipy.stats import chi2
 
 from pm_gplvm.alignment import align
 from pm_gplvm.checks import Array, count
+from pm_gplvm.fit import LATENT, OBS, Fit, evenly_spaced
 from pm_gplvm.invariants import scale_free
-from pm_gplvm.processes import evenly_spaced
 from pm_gplvm.procrustes import distance_correlation, procrustes_distance
-from pm_gplvm.schema import LATENT, OBS, draws_of, require_fit
 
 
 def positions(fit: xr.DataTree) -> Array:
@@ -43,11 +42,11 @@ def common_frame(fits: Mapping[str, xr.DataTree], *, draws: int = 500) -> dict[s
                 f"fits must have the same number of latent dimensions to be shown in one frame, got "
                 f"{target.shape[1]} in {first!r} and {Z.shape[2]} in {name!r}."
             )
-        settled = len(Z) == 1 or "aligned" in fit.children
+        settled = len(Z) == 1 or Fit(fit).is_aligned
         if target.size or not settled:
             bare = xr.Dataset({"X": (("chain", "draw", OBS, LATENT), Z[None])})
             tree = xr.DataTree.from_dict({"posterior": bare})
-            tree.attrs = {"kernel": fit.attrs.get("kernel", "custom")}
+            tree.attrs = {"kernel": Fit(fit).kernel}
             Z = align(tree, to=target if target.size else None)["aligned"]["X"].to_numpy()[0]
         target = target if target.size else Z.mean(axis=0)
         aligned[name] = Z
@@ -113,7 +112,7 @@ def neighbour_probabilities(
     >>> float(gplvm.neighbour_probabilities(best, 3).sum("neighbour").max())
     3.0
     """
-    require_fit(fit, "X", caller="neighbour_probabilities")
+    read = Fit.of(fit, "X", caller="neighbour_probabilities")
     Z = positions(fit)
     N = Z.shape[1]
     check_counts(N, n_neighbors, draws)
@@ -122,7 +121,7 @@ def neighbour_probabilities(
     for z in Z[chosen]:
         shares += neighbours(z, n_neighbors)
     coords = {}
-    rows = draws_of(fit, "X").coords.get(OBS)
+    rows = read.draws("X").coords.get(OBS)
     if rows is not None:
         coords = {OBS: rows.to_numpy(), "neighbour": rows.to_numpy()}
     return xr.DataArray(shares / len(chosen), dims=(OBS, "neighbour"), coords=coords)

@@ -7,9 +7,9 @@ import numpy as np
 import xarray as xr
 
 from pm_gplvm.checks import Array
+from pm_gplvm.fit import Fit
 from pm_gplvm.kernels import KERNELS
 from pm_gplvm.procrustes import Symmetry, procrustes_mean, superimpose
-from pm_gplvm.schema import draws_of, require_fit
 
 _ITERATIONS = 1000
 _TOLERANCE = 1e-9
@@ -84,14 +84,14 @@ def align(fit: xr.DataTree, to: Any = None, *, scale: bool = False) -> xr.DataTr
     >>> bool(mirrored["aligned"]["residual"] < 1e-9)
     True
     """
-    require_fit(fit, "X", caller="align")
+    a_fit = Fit.of(fit, "X", caller="align")
     symmetry = _symmetry(fit)
     if scale and not symmetry.scale:
         raise ValueError(
             "scale=True needs a stationary kernel and its lengthscale, which is scaled along, got "
-            f"a fit with the kernel {fit.attrs.get('kernel', 'custom')!r}. Leave scale=False."
+            f"a fit with the kernel {Fit(fit).kernel!r}. Leave scale=False."
         )
-    raw = draws_of(fit, "X", raw=True)
+    raw = a_fit.draws("X", raw=True)
     draws = raw.to_numpy().reshape(-1, *raw.shape[2:])
     reference = _own_mean(draws, symmetry, scale) if to is None else _reference(to, raw)
     superimposed, transform = superimpose(reference, draws, symmetry, scale=scale)
@@ -107,7 +107,7 @@ def align(fit: xr.DataTree, to: Any = None, *, scale: bool = False) -> xr.DataTr
     if scale:
         known["scale"] = (lead, transform.scale)
     if scale or symmetry.axes:
-        lengthscale = draws_of(fit, "lengthscale", raw=True)
+        lengthscale = a_fit.draws("lengthscale", raw=True)
         values = lengthscale.to_numpy().reshape(len(draws), *lengthscale.shape[2:])
         known["lengthscale"] = (lengthscale.dims, transform.lengthscale(values))
     sizes = dict(raw.sizes) | {f"{latent}_from": raw.sizes[latent]}
@@ -123,11 +123,11 @@ def align(fit: xr.DataTree, to: Any = None, *, scale: bool = False) -> xr.DataTr
 
 def _symmetry(fit: xr.DataTree) -> Symmetry:
     """Read off a fit which transforms of X leave its K unchanged."""
-    kernel = KERNELS.get(fit.attrs.get("kernel", "custom"))
+    read = Fit(fit)
+    kernel = KERNELS.get(read.kernel)
     stationary = kernel is not None and kernel.stationary
-    groups = [fit[name] for name in ("posterior", "constant_data") if name in fit.children]
-    has_lengthscale = any("lengthscale" in group for group in groups)
-    axes = has_lengthscale and draws_of(fit, "lengthscale", raw=True).ndim == 3
+    has_lengthscale = "lengthscale" in read
+    axes = has_lengthscale and read.draws("lengthscale", raw=True).ndim == 3
     return Symmetry(axes, move=stationary, scale=stationary and has_lengthscale)
 
 
@@ -155,7 +155,7 @@ def _reference(to: Any, raw: xr.DataArray) -> Array:
     """Positions to align to, checked against the draws."""
     shape, rows = raw.shape[2:], raw.dims[2]
     if isinstance(to, xr.DataTree):
-        positions = draws_of(require_fit(to, "X", caller="align"), "X")
+        positions = Fit.of(to, "X", caller="align").draws("X")
         same = rows in raw.coords and rows in positions.coords
         if same and not raw[rows].equals(positions[rows]):
             raise ValueError(
@@ -163,7 +163,7 @@ def _reference(to: Any, raw: xr.DataArray) -> Array:
                 "Align fits of one table."
             )
         draws = positions.to_numpy().reshape(-1, *positions.shape[2:])
-        if len(draws) > 1 and "aligned" not in to.children:
+        if len(draws) > 1 and not Fit(to).is_aligned:
             values = _own_mean(draws, _symmetry(to), scale=False)
         else:
             values = draws.mean(axis=0)

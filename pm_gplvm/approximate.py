@@ -13,12 +13,12 @@ from pytensor.graph.basic import Variable
 from pm_gplvm.checks import Array
 from pm_gplvm.collapsed import CollapsedBound
 from pm_gplvm.covariances import SYMBOLIC
+from pm_gplvm.fit import LATENT
 from pm_gplvm.gaussian import gram_factor
 from pm_gplvm.inducing_inputs import InducingKernel
 from pm_gplvm.kernels import KERNELS
 from pm_gplvm.model import noise_in
 from pm_gplvm.psi import ONE_NODE
-from pm_gplvm.schema import LATENT
 from pm_gplvm.spec import ModelSpec, PositionPrior
 
 Method = Literal["vfe", "fitc"]

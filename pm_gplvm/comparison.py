@@ -11,11 +11,10 @@ import xarray as xr
 
 from pm_gplvm.agreement import agreement, check_counts, positions
 from pm_gplvm.checks import Array, interval
+from pm_gplvm.fit import THETA, Fit, same_table
 from pm_gplvm.held_out import FEWEST_SMOOTHED, compute_log_likelihood, leave_one_out
 from pm_gplvm.invariants import invariants
 from pm_gplvm.kernels import KERNELS
-from pm_gplvm.processes import data_of
-from pm_gplvm.schema import THETA, classes_of, draws_of, observed_of, require_fit
 from pm_gplvm.threads import blas_threads
 
 
@@ -128,7 +127,7 @@ def compare(
             f"kfold must name fits ({', '.join(fits)}), got {', '.join(map(str, unknown))}."
         )
     first = next(iter(fits.values()))
-    classes = classes_of(first, labels) if isinstance(labels, str) else labels
+    classes = Fit(first).labels(labels) if isinstance(labels, str) else labels
     target = _reference(fits, reference, len(F))
     rows = {}
     for name, fit in fits.items():
@@ -137,7 +136,7 @@ def compare(
         with blas_threads(1):
             measured = agreement(Z, target, F, classes, n_neighbors=n_neighbors)
         rows[name] = (
-            {"method": fit.attrs.get("method", ""), "draws": len(Z)}
+            {"method": Fit(fit).method, "draws": len(Z)}
             | _of_K(few)
             | _bound(few)
             | _of_positions(few, Z)
@@ -177,12 +176,12 @@ def summarise_theta(best: xr.DataTree, draws: xr.DataTree) -> pd.DataFrame:
     """
     import arviz_stats
 
-    require_fit(best, caller="summarise_theta")
-    require_fit(draws, caller="summarise_theta")
+    read = Fit.of(best, caller="summarise_theta")
+    Fit.of(draws, caller="summarise_theta")
     posterior = draws["posterior"].to_dataset()
     names = [name for name in THETA if name in posterior]
     statistics = {
-        "estimate": xr.Dataset({name: draws_of(best, name)[0, 0] for name in names}),
+        "estimate": xr.Dataset({name: read.draws(name)[0, 0] for name in names}),
         "mean": posterior[names].mean(("chain", "draw")),
         "sd": posterior[names].std(("chain", "draw"), ddof=1),
         "ess_bulk": arviz_stats.ess(posterior[names]),
@@ -194,41 +193,6 @@ def summarise_theta(best: xr.DataTree, draws: xr.DataTree) -> pd.DataFrame:
         for i, row in enumerate(zip(*columns, strict=True)):
             rows[name if len(columns[0]) == 1 else f"{name}[{i}]"] = [float(v) for v in row]
     return pd.DataFrame.from_dict(rows, orient="index", columns=list(statistics))
-
-
-def same_table(fits: Mapping[str, xr.DataTree], *, caller: str) -> Array:
-    """Table (N, D) of all fits as the first one saw it, NaN where an entry is missing.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If ``fits`` is not a mapping of fits with X, or two of them differ in the table.
-    """
-    if not isinstance(fits, Mapping) or isinstance(fits, xr.DataTree):
-        raise TypeError(
-            f"{caller} needs a mapping such as {{'MAP': best, 'NUTS': full}}, got {type(fits).__name__}."
-        )
-    if not fits:
-        raise ValueError(f"{caller} needs at least one fit, got an empty mapping.")
-    names = list(fits)
-    tables = [
-        observed_of(require_fit(fit, "X", caller=caller), caller=caller).to_numpy()
-        for fit in fits.values()
-    ]
-    for name, other in zip(names[1:], tables[1:], strict=True):
-        if other.shape != tables[0].shape:
-            (D, N), (d, n) = tables[0].shape, other.shape
-            found = f"{N} rows and {D} features, and {n} and {d}"
-        elif not np.array_equal(other, tables[0], equal_nan=True):
-            same = (other == tables[0]) | (np.isnan(other) & np.isnan(tables[0]))
-            found = f"{int((~same).sum())} entries that differ"
-        else:
-            continue
-        raise ValueError(
-            f"{caller} needs fits of the same table, got in {names[0]!r} and {name!r} {found}. "
-            "Fit both models to the same Y."
-        )
-    return data_of(fits[names[0]], caller=caller, missing=True)[0]
 
 
 def thinned(fit: xr.DataTree, draws: int) -> xr.DataTree:
@@ -252,7 +216,7 @@ def _reference(fits: Mapping[str, xr.DataTree], reference: Any, n_rows: int) -> 
             raise ValueError(f"reference must name a fit ({', '.join(fits)}), got {reference!r}.")
         reference = fits[reference]
     if isinstance(reference, xr.DataTree):
-        require_fit(reference, "X", caller="reference")
+        Fit.of(reference, "X", caller="reference")
         Z = positions(reference)
         target = Z[_log_likelihood(reference).argmax()]
     else:
@@ -267,8 +231,9 @@ def _reference(fits: Mapping[str, xr.DataTree], reference: Any, n_rows: int) -> 
 def _log_likelihood(fit: xr.DataTree) -> Array:
     """Log-likelihood of each draw, shape (S,), NaN where the fit does not tell."""
     known = invariants(fit, n_pairs=1)
-    missing = np.full((fit["posterior"].sizes["chain"], fit["posterior"].sizes["draw"]), np.nan)
-    return np.asarray(known.get("log_likelihood", missing), dtype=np.float64).ravel()
+    if "log_likelihood" not in known:
+        return np.full(Fit(fit).n_draws, np.nan)
+    return np.asarray(known["log_likelihood"], dtype=np.float64).ravel()
 
 
 def _mean_and_interval(name: str, values: Array) -> dict[str, float]:
@@ -284,18 +249,19 @@ def _of_K(fit: xr.DataTree) -> dict[str, float]:
 
 
 def _bound(fit: xr.DataTree) -> dict[str, float]:
-    stats = fit["sample_stats"].to_dataset() if "sample_stats" in fit.children else xr.Dataset()
+    stats = Fit(fit).stats
     return {"bound": float(stats["bound"].mean())} if "bound" in stats else {}
 
 
 def _of_positions(fit: xr.DataTree, Z: Array) -> dict[str, float]:
     known: dict[str, float] = {}
+    read = Fit(fit)
     for name in THETA:
-        if any(name in fit[group] for group in ("posterior", "constant_data")):
-            values = draws_of(fit, name).to_numpy().reshape(len(Z), -1)
+        if name in read:
+            values = read.values(name).reshape(len(Z), -1)
             for i, column in enumerate(np.sort(values, axis=1).T):
                 known |= _mean_and_interval(f"{name}[{i}]" if values.shape[1] > 1 else name, column)
-    X = draws_of(fit, "X").to_numpy().reshape(Z.shape)
+    X = read.values("X")
     for name, draws in (("sd_X", X), ("sd_Z", Z)):
         known[name] = float(np.sqrt(draws.var(axis=1).mean(axis=1)).mean())
     return known
@@ -319,10 +285,9 @@ def left_out(fit: xr.DataTree) -> dict[str, float]:
     known = {
         f"elpd_{of}{part}": np.nan for of in ("feature", "entry") for part in ("", "_se", "_k")
     }
-    if fit.attrs.get("kernel") not in KERNELS:
+    if Fit(fit).kernel not in KERNELS:
         return known
-    sizes = fit["posterior"].sizes
-    n_draws = sizes["chain"] * sizes["draw"]
+    n_draws = Fit(fit).n_draws
     if n_draws >= FEWEST_SMOOTHED:
         import arviz_stats
 

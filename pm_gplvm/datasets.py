@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from pm_gplvm.schema import FEATURE, OBS
+from pm_gplvm.fit import FEATURE, OBS
 
 
 def load_digits(n: int = 300, *, random_seed: int = 0) -> xr.DataArray:

@@ -10,9 +10,9 @@ import pandas as pd
 import xarray as xr
 
 from pm_gplvm.checks import Array
+from pm_gplvm.fit import Fit
 from pm_gplvm.invariants import invariants, row_pairs
 from pm_gplvm.modes import group_halves, mode_table
-from pm_gplvm.schema import draws_of, require_fit
 
 Verdict = Literal[
     "converged",
@@ -124,7 +124,7 @@ def diagnose(fit: xr.DataTree, *, n_pairs: int | None = None, seed: int = 0) -> 
     >>> gplvm.diagnose(best)
     One draw: a point, which has nothing to say about uncertainty.
     """
-    N = draws_of(require_fit(fit, "X", caller="diagnose"), "X").shape[2]
+    N = Fit.of(fit, "X", caller="diagnose").draws("X").shape[2]
     known = invariants(fit, n_pairs=max(_PAIRS, N) if n_pairs is None else n_pairs, seed=seed)
     chains, draws = known["chain"].to_numpy(), known.sizes["draw"]
     together = [[int(c) for c in chains]]
@@ -226,7 +226,7 @@ def _varies(values: Array) -> bool:
 
 def _r_hat_of_X(fit: xr.DataTree) -> float:
     """R-hat of X, aligned if it is: the median over rows, the largest over dimensions."""
-    X = draws_of(fit, "X")
+    X = Fit(fit).draws("X")
     if not _varies(X.to_numpy()):
         return 1.0
     rows, _ = row_pairs(X.shape[2], min(_PAIRS, X.shape[2]))
@@ -257,7 +257,7 @@ def _numbers(table: pd.DataFrame, chains: int) -> str:
 
 
 def _count(fit: xr.DataTree, name: str) -> int | None:
-    stats: Any = fit["sample_stats"] if "sample_stats" in fit.children else {}
+    stats: Any = Fit(fit).stats
     return int(stats[name].sum()) if name in stats else None
 
 
@@ -287,7 +287,7 @@ def _few(chains: int, draws: int) -> str:
 
 
 def _one_chain(fit: xr.DataTree, draws: int) -> str:
-    if fit.attrs.get("method") == "laplace":
+    if Fit(fit).method == "laplace":
         return (
             f"{draws} independent draws from an approximation: there is nothing to converge. How near "
             "it comes to the posterior, its attrs say (pareto_k)."

@@ -14,8 +14,8 @@ from matplotlib.transforms import offset_copy
 from numpy.typing import NDArray
 
 from pm_gplvm.checks import Array
+from pm_gplvm.fit import FEATURE, LATENT, OBS, Fit
 from pm_gplvm.relevance import dominant
-from pm_gplvm.schema import FEATURE, LATENT, OBS, classes_of, draws_of, require_fit
 
 # Paul Tol's "muted" colours, told apart by the colour-blind; with the shapes also in black and white.
 COLOURS = (
@@ -41,7 +41,7 @@ def row_values(
     fit: xr.DataTree, color: Any, n_rows: int, *, argument: str = "color"
 ) -> NDArray[Any]:
     """Return one value per row: a coordinate of the fit by its name, or the values given."""
-    values = classes_of(fit, color) if isinstance(color, str) else np.asarray(color)
+    values = Fit(fit).labels(color) if isinstance(color, str) else np.asarray(color)
     if values.dtype == object and (missing := sum(v is None or v != v for v in values.ravel())):
         raise ValueError(
             f"{argument} must not be missing, got {missing} rows without a value. Give them a class of "
@@ -119,8 +119,8 @@ class Plane:
 
 def plane_of(fit: xr.DataTree, dims: Any, *, caller: str) -> Plane:
     """Return the plane of ``dims``; by default the first two dimensions, with ARD the most relevant."""
-    require_fit(fit, "X", caller=caller)
-    draws = draws_of(fit, "X").transpose("chain", "draw", OBS, LATENT).to_numpy()
+    read = Fit.of(fit, "X", caller=caller)
+    draws = read.draws("X").transpose("chain", "draw", OBS, LATENT).to_numpy()
     draws = draws.reshape(-1, *draws.shape[2:])
     Q = draws.shape[2]
     if Q == 1:

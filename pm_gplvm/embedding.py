@@ -9,6 +9,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from pm_gplvm.checks import Array, count
+from pm_gplvm.fit import Fit
 from pm_gplvm.latent_priors import is_back_constrained
 from pm_gplvm.new_rows import (
     new_table,
@@ -17,10 +18,8 @@ from pm_gplvm.new_rows import (
     rows_by_draw,
     tree_of_positions,
 )
-from pm_gplvm.processes import data_of
 from pm_gplvm.progress import progress_bar
 from pm_gplvm.row_posterior import Positions, effective, separate_modes, weighted_positions
-from pm_gplvm.schema import warn_unaligned
 from pm_gplvm.threads import blas_threads as limit_threads
 
 _UNRELIABLE = 0.7
@@ -135,12 +134,12 @@ def embed(
     _check_settings(settings)
     if prior is None and isinstance(fit, xr.DataTree) and is_back_constrained(fit):
         whole = new_table(fit, Y_new, caller="embed")
-        warn_unaligned(fit, caller="embed")
+        Fit(fit, "embed").warn_unaligned()
         return positions_by_map(fit, whole, draws)
     new, positions = positions_of_table(
         fit, Y_new, "embed", prior, settings, random_seed, blas_threads, progressbar
     )
-    warn_unaligned(fit, caller="embed")
+    Fit(fit, "embed").warn_unaligned()
     weights, k = positions.smoothed()
     _warn(k, positions.modes.converged)
     _warn_of_strangers(positions.shortfall, new)
@@ -206,7 +205,7 @@ def log_predictive(
     new, positions = positions_of_table(
         fit, Y_new, "log_predictive", prior, settings, random_seed, blas_threads, progressbar
     )
-    _, _, scale = data_of(fit, caller="log_predictive", missing=True)
+    _, _, scale = Fit(fit, "log_predictive").table()
     units = (~np.isnan(new.to_numpy())) @ np.log(scale)
     known = {
         "log_score": positions.log_evidence - units,

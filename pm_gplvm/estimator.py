@@ -12,10 +12,10 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from pm_gplvm.checks import Array, count
 from pm_gplvm.embedding import embed, log_predictive
+from pm_gplvm.fit import FEATURE, LATENT, Fit
 from pm_gplvm.map import fit_marginal
 from pm_gplvm.model import build_model
 from pm_gplvm.prediction import predict
-from pm_gplvm.schema import FEATURE, LATENT, draws_of, require_fit
 from pm_gplvm.table import Scale
 
 
@@ -185,14 +185,11 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         >>> gplvm.GPLVM.from_fit(best).embedding_.shape
         (20, 2)
         """
-        require_fit(fit, "X", "Y_mean", "Y_scale", caller="from_fit")
-        known = {*fit["posterior"].data_vars, *fit["constant_data"].data_vars}
-        ard = "lengthscale" in known and LATENT in draws_of(fit, "lengthscale").dims
-        bias = " + bias" if "bias" in known else ""
-        estimator = cls(
-            draws_of(fit, "X").sizes[LATENT], kernel=f"{fit.attrs['kernel']}{bias}", ard=ard
-        )
-        names = fit["observed_data"][FEATURE].to_numpy()
+        read = Fit.of(fit, "X", "Y_mean", "Y_scale", caller="from_fit")
+        ard = "lengthscale" in read and LATENT in read.draws("lengthscale").dims
+        bias = " + bias" if "bias" in read else ""
+        estimator = cls(read.latent_dim, kernel=f"{read.kernel}{bias}", ard=ard)
+        names = read.features
         estimator.n_features_in_ = len(names)
         if all(isinstance(name, str) for name in names):
             estimator.feature_names_in_ = names.astype(object)
@@ -213,7 +210,7 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         ndarray, shape (M, Q)
         """
         values = self._rows(X)
-        observed = self.fit_["observed_data"][self.fit_.attrs["observed"]]
+        observed = Fit(self.fit_).Y
         table = np.ascontiguousarray(observed.transpose(..., FEATURE).to_numpy()) + 0.0
         if np.array_equal(values, table, equal_nan=True):
             return self.embedding_.copy()
@@ -270,7 +267,7 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 
     def _take(self, fit: xr.DataTree) -> None:
         self.fit_ = fit
-        self.embedding_ = draws_of(fit, "X").mean(("chain", "draw")).to_numpy()
+        self.embedding_ = Fit(fit).draws("X").mean(("chain", "draw")).to_numpy()
         if "optima" in fit.children:
             self.n_iter_ = int(fit["optima"]["evaluations"].to_numpy()[0])
 

@@ -8,7 +8,7 @@ import xarray as xr
 from scipy.special import logsumexp
 
 from pm_gplvm.checks import Array
-from pm_gplvm.schema import require_fit
+from pm_gplvm.fit import Fit
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def log_evidence(fit: xr.DataTree, *, n_batches: int = 10) -> Evidence:
     >>> gplvm.log_evidence(fit).error > 0.0
     True
     """
-    require_fit(fit, "X", caller="log_evidence")
+    Fit.of(fit, "X", caller="log_evidence")
     if "tempering" not in fit.children:
         raise ValueError("log_evidence needs a fit made by sample, got one without 'tempering'.")
     tempering = fit["tempering"].to_dataset()

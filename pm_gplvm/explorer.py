@@ -26,9 +26,8 @@ from pm_gplvm.elements import (
     plane_of,
     row_values,
 )
+from pm_gplvm.fit import FEATURE, OBS, Fit, evenly_spaced
 from pm_gplvm.prediction import predict, relative_uncertainty
-from pm_gplvm.processes import evenly_spaced
-from pm_gplvm.schema import FEATURE, OBS
 
 _SCRIPT = Path(__file__).with_name("explorer.js")
 _MOST_NUMBERS = 600_000  # decoded means in a page
@@ -128,7 +127,7 @@ def explore(
     if kind == "image" and image_shape is None:
         raise ValueError("kind='image' needs image_shape, such as image_shape=(8, 8).")
     limits = limits_of(plane.X)
-    table = fit["observed_data"][fit.attrs["observed"]].transpose(OBS, FEATURE)
+    table = Fit(fit).Y.transpose(OBS, FEATURE)
     Y = table.to_numpy()
     side = int(min(grid, max(8, np.sqrt(_MOST_NUMBERS / Y.shape[1]))))
     cells = plane.lift(mesh(limits, (side, side)))

@@ -1,5 +1,6 @@
 """A fit: what a DataTree of this package says of its draws, its table and how it was made."""
 
+import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -47,7 +48,7 @@ class Fit:
     """The one reader of a DataTree; ``caller`` is the verb that errors and warnings name."""
 
     tree: xr.DataTree
-    caller: str
+    caller: str = "fit"
 
     @classmethod
     def of(cls, tree: Any, *variables: str, caller: str) -> "Fit":
@@ -136,6 +137,12 @@ class Fit:
         """Whether each column has an amplitude and a noise of its own."""
         return FEATURE in self.draws("sigma").dims
 
+    @property
+    def priors(self) -> dict[str, str] | None:
+        """Text of each prior, None if the fit keeps no note of them."""
+        noted = self.tree.attrs.get("priors")
+        return None if noted is None else json.loads(noted)
+
     # Its groups.
 
     @property
@@ -216,14 +223,40 @@ class Fit:
     # Its table.
 
     @property
-    def Y(self) -> xr.DataArray:
-        """The table (obs, feature) in the user's units, NaN where an entry is missing."""
+    def observed(self) -> str:
+        """Name of the table; ValueError if the fit does not tell."""
         if "observed" not in self.tree.attrs:
             raise ValueError(
                 f"{self.caller} needs a fit of this package, whose attrs name the table, got a DataTree "
                 "without it. Draw with sample or sample_theta instead of pm.sample."
             )
-        table = self.tree["observed_data"].to_dataset()[self.tree.attrs["observed"]]
+        return str(self.tree.attrs["observed"])
+
+    @property
+    def holds_table(self) -> bool:
+        """Whether the table stands in the fit."""
+        return self.tree.attrs.get("observed") in self.group("observed_data")
+
+    @property
+    def features(self) -> NDArray[Any]:
+        """Names of the columns."""
+        return np.asarray(self.tree["observed_data"][FEATURE].to_numpy())
+
+    def labels(self, name: str) -> NDArray[Any]:
+        """Read a coordinate along the rows of the table; ValueError if there is none of that name."""
+        coords = self.tree["observed_data"].to_dataset().coords
+        if name not in coords:
+            kept = [str(key) for key, value in coords.items() if value.dims == (OBS,)]
+            raise ValueError(
+                f"The fit has no coordinate {name!r} along its rows, got {', '.join(kept) or 'none'}. Give "
+                "Y as a DataArray with that coordinate, or pass one value a row."
+            )
+        return np.asarray(coords[name].to_numpy())
+
+    @property
+    def Y(self) -> xr.DataArray:
+        """The table (obs, feature) in the user's units, NaN where an entry is missing."""
+        table = self.tree["observed_data"].to_dataset()[self.observed]
         return table.transpose(..., FEATURE)
 
     def table(self, *, missing: bool = True) -> Standardised:
@@ -248,6 +281,10 @@ def evenly_spaced(total: int, limit: int | None) -> NDArray[np.intp]:
 
 def same_table(fits: Mapping[str, xr.DataTree], *, caller: str) -> Array:
     """Return the standardised table that all fits have in common, or raise ValueError."""
+    if not isinstance(fits, Mapping) or isinstance(fits, xr.DataTree):
+        raise TypeError(
+            f"{caller} needs a mapping such as {{'MAP': best, 'NUTS': full}}, got {type(fits).__name__}."
+        )
     if not fits:
         raise ValueError(f"{caller} needs at least one fit, got an empty mapping.")
     read = {name: Fit.of(fit, "X", caller=caller) for name, fit in fits.items()}

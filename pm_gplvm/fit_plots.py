@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from pm_gplvm.agreement import common_frame, outside
 from pm_gplvm.checks import Array, count
-from pm_gplvm.comparison import same_table
 from pm_gplvm.elements import (
     COLOURS,
     SHAPES,
@@ -24,10 +23,10 @@ from pm_gplvm.elements import (
     row_values,
     set_limits,
 )
+from pm_gplvm.fit import Fit, same_table
 from pm_gplvm.modes import group_optima
 from pm_gplvm.prior_draws import check_prior
 from pm_gplvm.relevance import dimensions
-from pm_gplvm.schema import require_fit
 
 _SHARE = 0.89
 _SHADE = (0.0, 0.0, 0.0, 0.04)  # lets a wide ellipse lie over others
@@ -293,7 +292,7 @@ def plot_optima(fit: xr.DataTree, *, same: float = 0.01, axes: Any = None) -> ND
     >>> axes[0].get_ylabel()
     'objective below the best'
     """
-    ends = group_optima(require_fit(fit, caller="plot_optima"), same)
+    ends = group_optima(Fit.of(fit, caller="plot_optima").tree, same)
     panels = _panels(axes, 2, "two", figsize=(7.4, 3.2))
     objective, group = ends["objective"].to_numpy(), ends["embedding"].to_numpy()
     rank, below = np.arange(len(objective)), objective[0] - objective

@@ -6,10 +6,10 @@ import numpy as np
 import xarray as xr
 
 from pm_gplvm.checks import Array, count, interval
+from pm_gplvm.fit import LATENT, Fit
 from pm_gplvm.gaussian import GP
 from pm_gplvm.prediction import check_positions
-from pm_gplvm.processes import Induced, data_of, each_process, given, patterns_of
-from pm_gplvm.schema import LATENT, require_fit, warn_unaligned
+from pm_gplvm.processes import Induced, each_process, given, patterns_of
 
 _BLOCK = 4_000_000  # entries of ∂k/∂x in memory at once
 
@@ -69,11 +69,11 @@ def magnification(fit: xr.DataTree, X_new: Any, *, draws: int = 50) -> xr.Datase
     >>> gplvm.magnification(best, np.zeros((3, 2)))["magnification"].shape
     (3,)
     """
-    require_fit(fit, "X", "sigma", "Y_mean", "Y_scale", caller="magnification")
-    warn_unaligned(fit, caller="magnification")
+    read = Fit.of(fit, "X", "sigma", "Y_mean", "Y_scale", caller="magnification")
+    read.warn_unaligned()
     count("draws", draws)
     positions = check_positions(fit, X_new)
-    F, _, scale = data_of(fit, caller="magnification", missing=True)
+    F, _, scale = read.table()
     patterns = patterns_of(fit, F)
     first, second = [], []
     for process in each_process(fit, caller="magnification", limit=draws):

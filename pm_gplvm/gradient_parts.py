@@ -15,7 +15,7 @@ from pytensor.graph.traversal import ancestors
 from pm_gplvm.checks import Array
 from pm_gplvm.compilation import compile_mode
 from pm_gplvm.density import compile_objective, table_log_likelihood
-from pm_gplvm.schema import OBS, draws_of, require_fit
+from pm_gplvm.fit import OBS, Fit
 from pm_gplvm.spec import ModelSpec
 
 _OTHER = f"{OBS}_other"
@@ -169,8 +169,8 @@ def _point(plain: pm.Model, point: Mapping[str, Any] | xr.DataTree) -> dict[str,
     if isinstance(point, Mapping) and not isinstance(point, xr.DataTree):
         return dict(point)
     names = [rv.name for rv in plain.free_RVs]
-    require_fit(point, *names, caller="gradients")
-    return {name: draws_of(point, name)[0, -1].to_numpy() for name in names}
+    read = Fit.of(point, *names, caller="gradients")
+    return {name: read.draws(name)[0, -1].to_numpy() for name in names}
 
 
 def _labels(plain: pm.Model, N: int) -> dict[str, Any]:

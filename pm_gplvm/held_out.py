@@ -14,12 +14,12 @@ from scipy.stats import norm
 from pm_gplvm.checks import Array, count
 from pm_gplvm.compilation import compile_mode
 from pm_gplvm.embedding import log_predictive
+from pm_gplvm.fit import FEATURE, OBS, Fit
 from pm_gplvm.gaussian import GP
 from pm_gplvm.map import fit_map, fit_marginal
 from pm_gplvm.model import build_model
-from pm_gplvm.processes import OwnColumns, data_of, each_draw, patterns_of
+from pm_gplvm.processes import OwnColumns, each_draw, patterns_of
 from pm_gplvm.progress import progress_bar
-from pm_gplvm.schema import FEATURE, OBS
 from pm_gplvm.table import as_table
 from pm_gplvm.threads import blas_threads
 from pm_gplvm.volume import why_no_volume
@@ -57,7 +57,8 @@ def compute_log_likelihood(fit: xr.DataTree) -> xr.DataTree:
     >>> gplvm.compute_log_likelihood(best)["log_likelihood"]["Y"].shape
     (1, 1, 64)
     """
-    F, _, scale = data_of(fit, caller="compute_log_likelihood", missing=True)
+    read = Fit.of(fit, caller="compute_log_likelihood")
+    F, _, scale = read.table()
     patterns = patterns_of(fit, F)
     units = patterns.seen.sum(axis=1)[patterns.group] * (0.5 * np.log(2.0 * np.pi) + np.log(scale))
     terms = []
@@ -72,12 +73,12 @@ def compute_log_likelihood(fit: xr.DataTree) -> xr.DataTree:
                 half_logdet = np.log(np.diagonal(own.chol)).sum()
                 quad = np.einsum("nd,nd->d", block, own.solve(block))
                 terms[-1][columns] -= 0.5 * quad + half_logdet
-    posterior, name = fit["posterior"].to_dataset(), fit.attrs["observed"]
+    posterior, name = read.posterior, read.observed
     chains, draws = posterior.sizes["chain"], posterior.sizes["draw"]
     coords = {dim: posterior[dim] for dim in ("chain", "draw")}
     group = xr.Dataset(
         {name: (("chain", "draw", FEATURE), np.reshape(terms, (chains, draws, len(scale))))},
-        coords={**coords, FEATURE: fit["observed_data"][FEATURE].to_numpy()},
+        coords={**coords, FEATURE: read.features},
     )
     complete = fit.copy()
     complete["log_likelihood"] = xr.DataTree(group)
@@ -127,7 +128,7 @@ def leave_one_out(fit: xr.DataTree, *, draws: int = 200) -> xr.Dataset:
     {'obs': 20, 'feature': 64}
     """
     count("draws", draws)
-    F, centre, scale = data_of(fit, caller="leave_one_out", missing=True)
+    F, centre, scale = Fit(fit, "leave_one_out").table()
     patterns = patterns_of(fit, F)
     chosen = list(each_draw(fit, caller="leave_one_out", limit=int(draws)))
     mean, sd, score, k = np.full((4, *F.shape), np.nan)

@@ -6,9 +6,9 @@ import numpy as np
 import xarray as xr
 
 from pm_gplvm.embedding import positions_of_table
+from pm_gplvm.fit import FEATURE, Fit
 from pm_gplvm.prediction import reconstruct
-from pm_gplvm.processes import data_of, each_draw, parts, patterns_of
-from pm_gplvm.schema import FEATURE
+from pm_gplvm.processes import each_draw, parts, patterns_of
 from pm_gplvm.threads import blas_threads as limit_threads
 
 
@@ -71,7 +71,7 @@ def impute(
         fit, Y_new, "impute", prior, settings, random_seed, blas_threads, progressbar
     )
     weights, k = positions.smoothed()
-    F, centre, scale = data_of(fit, caller="impute", missing=True)
+    F, centre, scale = Fit(fit, "impute").table()
     patterns = patterns_of(fit, F)
     first, second = np.zeros(new.shape), np.zeros(new.shape)
     n_used = positions.n_draws
@@ -101,9 +101,7 @@ def impute(
 def _filled(fit: xr.DataTree, draws: int) -> xr.Dataset:
     """Fill the missing entries of the training rows."""
     known = reconstruct(fit, noise=True, draws=draws)
-    observed = (
-        fit["observed_data"].to_dataset()[fit.attrs["observed"]].transpose(*known["mean"].dims)
-    )
+    observed = Fit(fit).Y.transpose(*known["mean"].dims)
     missing = observed.isnull()
     return known.assign(
         mean=observed.where(~missing, known["mean"]), sd=known["sd"].where(missing, 0.0)

@@ -7,10 +7,10 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from pm_gplvm.checks import count
+from pm_gplvm.fit import Fit
 from pm_gplvm.gaussian import gram_factor
 from pm_gplvm.kernels import KERNELS
-from pm_gplvm.processes import data_of, each_draw, patterns_of
-from pm_gplvm.schema import draws_of, require_fit
+from pm_gplvm.processes import each_draw, patterns_of
 from pm_gplvm.threads import blas_threads
 
 Indices = NDArray[np.intp]
@@ -63,12 +63,12 @@ def invariants(fit: xr.DataTree, *, n_pairs: int = 60, seed: int = 0) -> xr.Data
     >>> invariants(best)["distance"].shape
     (1, 1, 60)
     """
-    require_fit(fit, "X", caller="invariants")
-    X = draws_of(fit, "X")
+    read = Fit.of(fit, "X", caller="invariants")
+    X = read.draws("X")
     distance = pair_distances(fit, n_pairs=n_pairs, seed=seed)
     first, second = (distance[side].to_numpy() for side in ("first", "second"))
 
-    stats = fit["sample_stats"].to_dataset() if "sample_stats" in fit.children else xr.Dataset()
+    stats = read.stats
     recorded = {"log_likelihood": "log_likelihood", "log_posterior": "lp"}
     known: dict[str, Any] = {ours: stats[its] for ours, its in recorded.items() if its in stats}
     known |= {"distance": distance}
@@ -90,25 +90,22 @@ def pair_distances(fit: xr.DataTree, *, n_pairs: int, seed: int = 0) -> xr.DataA
 
 def scale_free(fit: xr.DataTree) -> xr.DataArray:
     """Divide X by the lengthscale, if there is one, dims (chain, draw, obs, latent)."""
-    X = draws_of(fit, "X")
-    if not _knows(fit, "lengthscale"):
+    read = Fit(fit)
+    X = read.draws("X")
+    if "lengthscale" not in read:
         return X
-    lengthscale = draws_of(fit, "lengthscale").to_numpy()
+    lengthscale = read.draws("lengthscale").to_numpy()
     return X / lengthscale.reshape(*lengthscale.shape[:2], 1, -1)
-
-
-def _knows(fit: xr.DataTree, *names: str) -> bool:
-    groups = [fit[group] for group in ("posterior", "constant_data") if group in fit.children]
-    return all(any(name in group for group in groups) for name in names)
 
 
 def _of_covariance(
     fit: xr.DataTree, shape: tuple[int, ...], first: Indices, second: Indices
 ) -> dict[str, Any]:
     """Compute the invariants that need K, draw by draw; none where K cannot be evaluated."""
-    if fit.attrs.get("kernel") not in KERNELS or not _knows(fit, "sigma", "Y_mean", "Y_scale"):
+    read = Fit(fit, "invariants")
+    if read.kernel not in KERNELS or not all(n in read for n in ("sigma", "Y_mean", "Y_scale")):
         return {}
-    F, _, scale = data_of(fit, caller="invariants", missing=True)
+    F, _, scale = read.table()
     seen = ~np.isnan(F)
     patterns = patterns_of(fit, F)
     blocks = [(rows, c, gram_factor(block)) for rows, c, block in patterns.blocks(F)]

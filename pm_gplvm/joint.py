@@ -16,11 +16,11 @@ from pytensor.graph.basic import Variable
 
 from pm_gplvm.adaptation import adapt, iterations
 from pm_gplvm.checks import Array, count
+from pm_gplvm.fit import Fit
 from pm_gplvm.likelihood import mask_in
 from pm_gplvm.progress import Bar, progress_bar
 from pm_gplvm.record import Record
 from pm_gplvm.replicas import Posterior, Replicas, compile_posterior
-from pm_gplvm.schema import require_fit
 from pm_gplvm.starts import perturbed, start_values
 from pm_gplvm.store import check_writable, load, save
 from pm_gplvm.threads import blas_threads as limit_threads
@@ -192,7 +192,7 @@ def sample_more(
     """
     count("draws", draws)
     earlier = load(fit) if isinstance(fit, str | Path) else fit
-    require_fit(earlier, "X", caller="sample_more")
+    Fit.of(earlier, "X", caller="sample_more")
     if "sampler" not in earlier.children:
         raise ValueError(
             "sample_more needs a fit made by sample, got one without the group 'sampler'."
@@ -335,7 +335,7 @@ def _finished(
 def _check_same(model: pm.Model, posterior: Posterior, fit: xr.DataTree, kept: xr.Dataset) -> None:
     """Raise if the model or its data differ from those of the fit."""
     length = kept.sizes["coordinate"]
-    observed = fit["observed_data"][fit.attrs["observed"]].to_numpy()
+    observed = Fit(fit).Y.to_numpy().T
     rv = model.observed_RVs[0]
     data, seen = model.rvs_to_values[rv].eval(), mask_in(rv)
     data = data if seen is None else np.where(seen, data, np.nan)

@@ -25,10 +25,10 @@ from pm_gplvm.elements import (
     row_values,
     set_limits,
 )
+from pm_gplvm.fit import Fit
 from pm_gplvm.geometry import occupancy
 from pm_gplvm.kernels import KERNELS
 from pm_gplvm.prediction import relative_uncertainty
-from pm_gplvm.schema import warn_unaligned
 
 
 @overload
@@ -130,7 +130,7 @@ def plot_latent(
     if pairs and dims != "pairs":
         raise ValueError(f"dims must be two dimensions or 'pairs', got {dims!r}.")
     plane = plane_of(fit, None if pairs else dims, caller="plot_latent")
-    warn_unaligned(fit, caller="plot_latent")
+    Fit(fit, "plot_latent").warn_unaligned()
     N, Q = plane.draws.shape[1:]
     rows = _Rows(
         values=None if color is None else row_values(fit, color, N),
@@ -138,7 +138,7 @@ def plot_latent(
         order=None if time is None else _times(fit, time, N),
         time=time if isinstance(time, str) else "time",
     )
-    shading = _Shading(fit, _kind(background, plane, fit.attrs.get("kernel") in KERNELS), grid)
+    shading = _Shading(fit, _kind(background, plane, Fit(fit).kernel in KERNELS), grid)
     if pairs:
         return _plot_pairs(plane.draws, rows, shading, spread, ax)
     if ax is None:

@@ -17,9 +17,9 @@ from scipy.spatial.distance import pdist
 
 from pm_gplvm.checks import Array
 from pm_gplvm.covariances import covariance
+from pm_gplvm.fit import CLASS, LATENT, OBS, Fit
 from pm_gplvm.kernels import cross_covariance
 from pm_gplvm.model import add_prior
-from pm_gplvm.schema import CLASS, LATENT, OBS
 
 LatentPrior = Callable[[str, tuple[str, ...]], Variable]
 """Registers X under a name with its dims, and all that it needs besides."""
@@ -376,8 +376,7 @@ def back_constrained(
 
 def is_back_constrained(fit: xr.DataTree) -> bool:
     """Whether a fit has X = g(Y)."""
-    held = fit.children.get("constant_data")
-    return held is not None and kind_of_prior(held) == "back_constrained"
+    return kind_of_prior(Fit(fit).constants) == "back_constrained"
 
 
 def _table(model: pm.Model) -> Array:
@@ -413,7 +412,7 @@ def basis_of(F: Array, lengthscale: float) -> Array:
 
 def mapped(fit: xr.DataTree, F: Array, F_new: Array, X: Array) -> Array:
     """Map new rows (M, D) to φ(f, F) Φ⁺ X, X (..., N, Q) as drawn: any square root of Φ gives the same."""
-    unit = float(fit["constant_data"]["X_back_lengthscale"])
+    unit = float(Fit(fit).constants["X_back_lengthscale"])
     values, vectors = _eigen(F, unit)
     gain = (_similarity(F_new, F, unit) @ vectors / values) @ vectors.T
     return np.asarray(gain @ X)

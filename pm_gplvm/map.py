@@ -24,6 +24,7 @@ from pm_gplvm.density import (
     measured,
     optimiser_coordinates,
 )
+from pm_gplvm.fit import OBS, THETA, Fit
 from pm_gplvm.optimise import (
     COLLAPSED,
     DID_NOT_MOVE,
@@ -41,7 +42,6 @@ from pm_gplvm.optimise import (
 from pm_gplvm.progress import progress_bar
 from pm_gplvm.relocation import Relocation
 from pm_gplvm.results import as_fit
-from pm_gplvm.schema import OBS, THETA
 from pm_gplvm.spec import ModelSpec
 from pm_gplvm.table import equal_rows
 from pm_gplvm.threads import BlasThreads, threads_for
@@ -467,7 +467,7 @@ def _warn(fit: xr.DataTree, settings: _Settings) -> None:
             f"{int(optima['evaluations'])} evaluations; the next step may gain "
             f"{float(optima['remaining_gain']):.2g} nats). {remedy}"
         )
-    floor = fit["constant_data"].get("Y_resolution")
+    floor: Any = Fit(fit).constants.get("Y_resolution")
     if floor is not None and "sigma" in posterior and message != NO_STRUCTURE:
         sigma, floor = np.broadcast_arrays(posterior["sigma"][0, 0], floor)
         if (low := sigma < _AT_FLOOR * floor).any():

@@ -12,10 +12,10 @@ from pymc.distributions.shape_utils import change_dist_size
 from pytensor.graph.basic import Variable
 
 from pm_gplvm.covariances import covariance
+from pm_gplvm.fit import FEATURE, LATENT, OBS
 from pm_gplvm.gaussian import column_patterns, warn_of_cost
 from pm_gplvm.kernels import parse_kernel
 from pm_gplvm.likelihood import GPColumns
-from pm_gplvm.schema import FEATURE, LATENT, OBS
 from pm_gplvm.table import (
     Scale,
     as_table,

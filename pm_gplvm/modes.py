@@ -14,9 +14,9 @@ from scipy.sparse.csgraph import connected_components
 from scipy.stats import gaussian_kde
 
 from pm_gplvm.checks import Array
+from pm_gplvm.fit import Fit
 from pm_gplvm.invariants import pair_distances, scale_free
 from pm_gplvm.procrustes import centred_mean, procrustes_distance
-from pm_gplvm.schema import draws_of, require_fit
 
 Labels = NDArray[np.integer[Any]]
 Mask = NDArray[np.bool_]
@@ -118,7 +118,7 @@ def embeddings(
     >>> gplvm.embeddings(full).members.sizes["draw"]
     30
     """
-    X = draws_of(require_fit(fit, "X", caller="embeddings"), "X")
+    X = Fit.of(fit, "X", caller="embeddings").draws("X")
     if not 0.0 < min_weight < 0.5:
         raise ValueError(f"min_weight must lie between 0 and 0.5, got {min_weight!r}.")
     sizes = X.sizes
@@ -182,7 +182,7 @@ def _by_weight(labels: Labels) -> Labels:
 
 
 def _table(fit: xr.DataTree, labels: Labels, distance: xr.DataArray) -> pd.DataFrame:
-    stats: Any = fit["sample_stats"] if "sample_stats" in fit.children else {}
+    stats: Any = Fit(fit).stats
     levels = {n: stats[n].to_numpy() for n in ("log_likelihood",) if n in stats}
     Z = scale_free(fit)
     names = Z[Z.dims[2]].to_numpy()

@@ -1,6 +1,5 @@
 """Unseen rows: their checks, the prior of their positions, and their positions as a DataTree."""
 
-import json
 import warnings
 from importlib.metadata import version
 from typing import Any
@@ -11,11 +10,10 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from pm_gplvm.checks import Array
+from pm_gplvm.fit import FEATURE, LATENT, OBS, Fit, evenly_spaced
 from pm_gplvm.latent_priors import mapped
 from pm_gplvm.mixtures import Mixture
-from pm_gplvm.processes import Frames, data_of, evenly_spaced, require_exact
 from pm_gplvm.row_density import Rows
-from pm_gplvm.schema import FEATURE, LATENT, OBS, draws_of
 from pm_gplvm.table import labelled
 
 _STANDARD = "Normal(0.0, 1.0)"
@@ -26,13 +24,14 @@ def new_table(fit: xr.DataTree, Y_new: Any, *, caller: str) -> xr.DataArray:
 
     In the user's units, NaN where missing, with the labels of its rows.
     """
-    require_exact(fit, caller=caller)
+    read = Fit.of(fit, caller=caller)
+    read.require_exact()
     if np.ndim(Y_new) == 1:
         raise ValueError(
             f"Y_new must have two dimensions (obs_new, feature), got shape {np.shape(Y_new)}. For a "
             "single row pass Y_new[None]."
         )
-    new, known = labelled(Y_new), fit["observed_data"][FEATURE].to_numpy()
+    new, known = labelled(Y_new), Fit(fit).features
     has_names = isinstance(Y_new, pd.DataFrame | xr.DataArray)
     other = [str(n) for n in new[FEATURE].to_numpy() if has_names and n not in known]
     if new.sizes[FEATURE] != len(known) or other:
@@ -62,14 +61,14 @@ def rows_by_draw(fit: xr.DataTree, new: xr.DataArray, prior: Any, limit: int) ->
     ``prior`` is (mean, sd), each a number, (Q,) or (M, Q), in the frame of the fit's X; None stands for
     N(0, 1) of the draw as it was made, before :func:`align` moved it.
     """
-    _, centre, scale = data_of(fit, caller="embed", missing=True)
+    _, centre, scale = Fit(fit, "embed").table()
     values = (new.to_numpy() - centre) / scale
     seen = ~np.isnan(values)
     y = np.where(seen, values, 0.0)
-    X = draws_of(fit, "X")
+    X = Fit(fit).draws("X")
     shape = (len(new), X.sizes[LATENT])
     chosen = evenly_spaced(X.shape[0] * X.shape[1], limit)
-    if prior is None and "X_class" in fit["constant_data"]:
+    if prior is None and "X_class" in Fit(fit).constants:
         mixtures = _classes(fit, chosen)
         moments = ((np.broadcast_to(m, shape) for m in (k.mean, k.spread)) for k in mixtures)
         return [
@@ -89,10 +88,10 @@ def rows_by_draw(fit: xr.DataTree, new: xr.DataArray, prior: Any, limit: int) ->
 
 def _classes(fit: xr.DataTree, chosen: NDArray[np.intp]) -> list[Mixture]:
     """Mix the classes of :func:`pm_gplvm.classes` in the frame of each draw."""
-    share = fit["constant_data"]["X_share"].to_numpy()
-    centre, within = (draws_of(fit, f"X_{part}").to_numpy() for part in ("centre", "within"))
+    share = Fit(fit).constants["X_share"].to_numpy()
+    centre, within = (Fit(fit).draws(f"X_{part}").to_numpy() for part in ("centre", "within"))
     centres, spreads = centre.reshape(-1, *centre.shape[2:])[chosen], within.reshape(-1)[chosen]
-    frames = Frames.of(fit, chosen)
+    frames = Fit(fit).frames(chosen)
     return [
         Mixture(share, frames.inward(i, c), float(s * frames.scale[i, 0]))
         for i, (c, s) in enumerate(zip(centres, spreads, strict=True))
@@ -101,8 +100,8 @@ def _classes(fit: xr.DataTree, chosen: NDArray[np.intp]) -> list[Mixture]:
 
 def _warn_of_prior(fit: xr.DataTree) -> None:
     """Warn if the prior of a new row may not be N(0, 1)."""
-    text = json.loads(fit.attrs.get("priors", "{}")).get("X", _STANDARD)
-    if text != _STANDARD and not {"X_prior_mean", "X_time"} & set(fit["constant_data"].data_vars):
+    text = (Fit(fit).priors or {}).get("X", _STANDARD)
+    if text != _STANDARD and not {"X_prior_mean", "X_time"} & set(Fit(fit).constants.data_vars):
         warnings.warn(
             f"The place of a new row has the prior N(0, 1) here, while X had {text}. Give "
             "prior=(mean, sd).",
@@ -113,7 +112,7 @@ def _warn_of_prior(fit: xr.DataTree) -> None:
 
 def _default(fit: xr.DataTree, chosen: NDArray[np.intp]) -> list[tuple[Array, Array]]:
     """N(0, 1) in the frame of each draw: what is rotated stays, what was moved moves along."""
-    frames = Frames.of(fit, chosen)
+    frames = Fit(fit).frames(chosen)
     return list(zip(frames.shift, frames.scale, strict=True))
 
 
@@ -148,7 +147,7 @@ def tree_of_positions(
     what is known of each row, (M,).
     """
     at, sd, weight = found
-    coords: dict[str, Any] = {**row_labels(new), LATENT: draws_of(fit, "X")[LATENT].to_numpy()}
+    coords: dict[str, Any] = {**row_labels(new), LATENT: Fit(fit).draws("X")[LATENT].to_numpy()}
     modes = {
         "X": (("obs_new", "mode", LATENT), at),
         "sd": (("obs_new", "mode", LATENT), sd),
@@ -173,16 +172,16 @@ def tree_of_positions(
 
 def positions_by_map(fit: xr.DataTree, new: xr.DataArray, draws: int) -> xr.DataTree:
     """Positions X = g(Y) of new rows without missing entries, one for each of so many draws of the fit."""
-    F, centre, scale = data_of(fit, caller="embed")
+    F, centre, scale = Fit(fit, "embed").table(missing=False)
     F_new = (new.to_numpy() - centre) / scale
     if np.isnan(F_new).any():
         raise ValueError(
             "embed needs whole rows for a fit with back constraints, as a place is a function of all of "
             "it, got missing entries. Give prior=(0.0, 1.0) to place them by their density instead."
         )
-    raw = draws_of(fit, "X", raw=True).to_numpy()
+    raw = Fit(fit).draws("X", raw=True).to_numpy()
     chosen = evenly_spaced(raw.shape[0] * raw.shape[1], draws)
-    frames = Frames.of(fit, chosen)
+    frames = Fit(fit).frames(chosen)
     positions = mapped(fit, F, F_new, raw.reshape(-1, *raw.shape[2:])[chosen])
     X = np.stack([frames.inward(i, x) for i, x in enumerate(positions)])
     M = len(new)

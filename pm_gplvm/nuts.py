@@ -12,8 +12,8 @@ import xarray as xr
 from pm_gplvm.checks import Array, count
 from pm_gplvm.compilation import Backend
 from pm_gplvm.density import LogDensity, compile_constrain, compile_log_density
+from pm_gplvm.fit import Fit
 from pm_gplvm.results import as_fit
-from pm_gplvm.schema import draws_of, require_fit
 from pm_gplvm.spec import ModelSpec
 from pm_gplvm.starts import start_values
 from pm_gplvm.threads import blas_threads as limit_threads
@@ -148,7 +148,7 @@ def _positions(spec: ModelSpec, X: Any) -> tuple[Array, dict[str, Array]]:
     shape = spec.X_shape
     theta: dict[str, Array] = {}
     if isinstance(X, xr.DataTree):
-        positions = draws_of(require_fit(X, "X", caller="sample_theta"), "X")
+        positions = Fit.of(X, "X", caller="sample_theta").draws("X")
         if positions.sizes["chain"] * positions.sizes["draw"] != 1:
             raise ValueError(
                 f"X must be a fit of one draw, got {positions.sizes['chain']} chains of "
@@ -156,7 +156,7 @@ def _positions(spec: ModelSpec, X: Any) -> tuple[Array, dict[str, Array]]:
             )
         values = positions.to_numpy()[0, 0]
         known = X["posterior"].to_dataset()
-        theta = {n: draws_of(X, n).to_numpy()[0, 0] for n in spec.free if n in known and n != "X"}
+        theta = {n: Fit(X).draws(n).to_numpy()[0, 0] for n in spec.free if n in known and n != "X"}
     else:
         try:
             values = np.asarray(X, dtype=np.float64)

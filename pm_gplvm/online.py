@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from pm_gplvm.checks import Array, count
+from pm_gplvm.fit import FEATURE, OBS, THETA, Fit
 from pm_gplvm.gaussian import GP
 from pm_gplvm.model import build_model
 from pm_gplvm.new_rows import new_table
-from pm_gplvm.processes import data_of, each_draw
+from pm_gplvm.processes import each_draw
 from pm_gplvm.progress import progress_bar
-from pm_gplvm.schema import FEATURE, OBS, THETA, draws_of, require_fit
 from pm_gplvm.starts import start_values
 from pm_gplvm.stochastic import (
     Neighbourhood,
@@ -119,7 +119,7 @@ def update(
     if not hold >= 0.0:
         raise ValueError(f"hold must not be negative, got {hold!r}.")
     draw = _only_draw(fit)
-    F, mean, scale = data_of(fit, caller="update")
+    F, mean, scale = Fit(fit, "update").table(missing=False)
     new = _new_rows(fit, Y_new)
     N, S = len(F), len(new)
     R = checked_neighbors(n_neighbors, N + S)
@@ -132,7 +132,7 @@ def update(
     rng = np.random.default_rng(random_seed)
     density = compile_neighbourhood(model)
     values = start_values(
-        model, {"X": X, **draw.theta, "sigma": float(draws_of(fit, "sigma")[0, 0])}, rng
+        model, {"X": X, **draw.theta, "sigma": float(Fit(fit).draws("sigma")[0, 0])}, rng
     )
     theta = [values[name] for name in density.theta]
     sample = density.sample(rng)
@@ -188,7 +188,7 @@ class _Held:
 
 def _only_draw(fit: xr.DataTree) -> GP:
     """Return the draw of a fit that has one, with one noise for all columns."""
-    require_fit(fit, "X", caller="update")
+    Fit.of(fit, "X", caller="update")
     sizes = fit["posterior"].sizes
     if sizes["chain"] * sizes["draw"] != 1:
         raise ValueError(
@@ -241,7 +241,7 @@ def _new_rows(fit: xr.DataTree, Y_new: Any) -> xr.DataArray:
 
 def _joined(fit: xr.DataTree, new: xr.DataArray) -> xr.DataArray:
     """Concatenate old and new rows, with their labels."""
-    old = fit["observed_data"].to_dataset()[fit.attrs["observed"]].transpose(OBS, FEATURE)
+    old = Fit(fit).Y.transpose(OBS, FEATURE)
     coords: dict[Any, Any] = {
         OBS: _row_labels(old[OBS].to_numpy(), new[OBS].to_numpy()),
         FEATURE: old[FEATURE].to_numpy(),

@@ -11,8 +11,8 @@ import xarray as xr
 from scipy.optimize import minimize
 
 from pm_gplvm.checks import Array
+from pm_gplvm.fit import LATENT, OBS
 from pm_gplvm.progress import Bar, progress_bar
-from pm_gplvm.schema import LATENT, OBS
 from pm_gplvm.spec import ModelSpec
 from pm_gplvm.starts import Form, forms, perturbed
 

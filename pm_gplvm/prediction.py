@@ -6,24 +6,22 @@ import numpy as np
 import xarray as xr
 
 from pm_gplvm.checks import Array, count
+from pm_gplvm.fit import FEATURE, LATENT, OBS, Fit
 from pm_gplvm.gaussian import Patterns
 from pm_gplvm.processes import (
     column_variances,
     conditional,
     conditional_variance,
-    data_of,
     each_draw,
     each_process,
     patterns_of,
-    require_exact,
     smoothed,
 )
-from pm_gplvm.schema import FEATURE, LATENT, OBS, draws_of, require_fit, warn_unaligned
 
 
 def check_positions(fit: xr.DataTree, X_new: Any) -> Array:
     """Return ``X_new`` as an array (n, Q) of finite numbers, or say what is wrong with it."""
-    latent_dim = draws_of(fit, "X").sizes[LATENT]
+    latent_dim = Fit(fit).draws("X").sizes[LATENT]
     values = np.asarray(X_new, dtype=np.float64)
     if values.ndim != 2 or values.shape[1] != latent_dim:
         raise ValueError(
@@ -77,11 +75,11 @@ def predict(fit: xr.DataTree, X_new: Any, *, noise: bool = False, draws: int = 1
     >>> dict(gplvm.predict(best, np.zeros((1, 2))).sizes)
     {'obs_new': 1, 'feature': 64}
     """
-    require_fit(fit, "X", "sigma", "Y_mean", "Y_scale", caller="predict")
-    warn_unaligned(fit, caller="predict")
+    read = Fit.of(fit, "X", "sigma", "Y_mean", "Y_scale", caller="predict")
+    read.warn_unaligned()
     count("draws", draws)
     positions = check_positions(fit, X_new)
-    F, centre, scale = data_of(fit, caller="predict", missing=True)
+    F, centre, scale = read.table()
     patterns = patterns_of(fit, F)
 
     means, variances = [], []
@@ -98,7 +96,7 @@ def predict(fit: xr.DataTree, X_new: Any, *, noise: bool = False, draws: int = 1
         },
         coords={
             "obs_new": np.arange(len(positions)),
-            FEATURE: fit["observed_data"][FEATURE].to_numpy(),
+            FEATURE: Fit(fit).features,
         },
     )
 
@@ -155,11 +153,12 @@ def sample_predictive(
     >>> gplvm.sample_predictive(best, path, draws=3, random_seed=1)["predictions"]["Y"].shape
     (1, 3, 5, 64)
     """
-    require_exact(fit, caller="sample_predictive")
-    warn_unaligned(fit, caller="sample_predictive")
+    read = Fit.of(fit, caller="sample_predictive")
+    read.require_exact()
+    read.warn_unaligned()
     count("draws", draws)
     positions = check_positions(fit, X_new)
-    F, centre, scale = data_of(fit, caller="sample_predictive", missing=True)
+    F, centre, scale = read.table()
     patterns = patterns_of(fit, F)
     rng = np.random.default_rng(random_seed)
     chosen = list(each_draw(fit, caller="sample_predictive", limit=draws))
@@ -172,7 +171,7 @@ def sample_predictive(
         if noise:
             own = own + draw.sigma * rng.standard_normal(own.shape)
         tables.append(centre + scale * own)
-    name = fit.attrs["observed"]
+    name = read.observed
     values = np.concatenate(tables)[None]
     group = xr.Dataset(
         {name: (("chain", "draw", "obs_new", FEATURE), values)},
@@ -180,7 +179,7 @@ def sample_predictive(
             "chain": [0],
             "draw": np.arange(draws),
             "obs_new": np.arange(len(positions)),
-            FEATURE: fit["observed_data"][FEATURE].to_numpy(),
+            FEATURE: Fit(fit).features,
         },
     )
     return xr.DataTree.from_dict({"predictions": group})
@@ -221,9 +220,10 @@ def reconstruct(fit: xr.DataTree, *, noise: bool = False, draws: int = 100) -> x
     >>> dict(gplvm.reconstruct(best).sizes)
     {'obs': 20, 'feature': 64}
     """
-    require_exact(fit, caller="reconstruct")
+    read = Fit.of(fit, caller="reconstruct")
+    read.require_exact()
     count("draws", draws)
-    F, centre, scale = data_of(fit, caller="reconstruct", missing=True)
+    F, centre, scale = read.table()
     patterns = patterns_of(fit, F)
     means, variances = [], []
     for draw in each_draw(fit, caller="reconstruct", limit=draws):
@@ -248,7 +248,7 @@ def relative_uncertainty(fit: xr.DataTree, X_new: Any, *, draws: int = 20) -> Ar
     The standard deviation of the noise-free function over its prior one: near 0 beside many rows, 1
     where the data say nothing. The root mean square of all columns, over at most ``draws`` draws.
     """
-    require_fit(fit, "X", "sigma", caller="relative_uncertainty")
+    Fit.of(fit, "X", "sigma", caller="relative_uncertainty")
     count("draws", draws)
     positions = check_positions(fit, X_new)
     table, patterns = _table(fit)
@@ -264,10 +264,9 @@ def relative_uncertainty(fit: xr.DataTree, X_new: Any, *, draws: int = 20) -> Ar
 
 def _table(fit: xr.DataTree) -> tuple[Array, Patterns]:
     """Y (N, D) and its columns by their observed rows; all alike in a fit that does not hold it."""
-    name = str(fit.attrs.get("observed"))
-    if "observed_data" not in fit.children or name not in fit["observed_data"]:
-        columns = draws_of(fit, "sigma").sizes.get(FEATURE, 1)
-        table = np.zeros((draws_of(fit, "X").shape[2], columns))
+    read = Fit(fit)
+    if read.holds_table:
+        table = read.Y.to_numpy()
     else:
-        table = fit["observed_data"][name].transpose(..., FEATURE).to_numpy()
+        table = np.zeros((read.draws("X").shape[2], read.draws("sigma").sizes.get(FEATURE, 1)))
     return table, patterns_of(fit, table)

@@ -12,8 +12,8 @@ from pm_gplvm.agreement import positions
 from pm_gplvm.checks import Array, count
 from pm_gplvm.comparison import thinned
 from pm_gplvm.compilation import compile_mode
+from pm_gplvm.fit import OBS
 from pm_gplvm.results import as_fit
-from pm_gplvm.schema import OBS
 from pm_gplvm.spec import ModelSpec
 from pm_gplvm.threads import blas_threads
 

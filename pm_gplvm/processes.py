@@ -14,6 +14,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from pm_gplvm.checks import Array
+from pm_gplvm.fit import Fit
 from pm_gplvm.gaussian import GP, Patterns, column_patterns, single_columns
 from pm_gplvm.inducing_inputs import InducingKernel, InducingPosterior
 from pm_gplvm.kernels import (
@@ -24,16 +25,6 @@ from pm_gplvm.kernels import (
     prior_variance,
 )
 from pm_gplvm.psi import ONE_NODE
-from pm_gplvm.schema import (
-    FEATURE,
-    LATENT,
-    THETA,
-    draws_of,
-    has_own_noise,
-    noise_of,
-    observed_of,
-    require_fit,
-)
 from pm_gplvm.spectral import ColumnParts, spectrum
 
 Indices = NDArray[np.intp]
@@ -169,49 +160,19 @@ class Induced:
         return prior - slope @ self.posterior.reduction @ slope.transpose(0, 2, 1)
 
 
-@dataclass(frozen=True)
-class Frames:
-    """How :func:`pm_gplvm.align` brought S draws into one frame: x = scale · rotation raw + shift.
-
-    Shapes (S, Q, Q), (S, Q) and (S, 1).
-    """
-
-    rotation: Array
-    shift: Array
-    scale: Array
-
-    @classmethod
-    def of(cls, fit: xr.DataTree, chosen: Indices) -> "Frames":
-        """Read them off a fit; nothing moves in one that has not been aligned."""
-        Q, S = draws_of(fit, "X").sizes[LATENT], len(chosen)
-        rotation, shift, scale = np.tile(np.eye(Q), (S, 1, 1)), np.zeros((S, Q)), np.ones((S, 1))
-        if "aligned" in fit.children:
-            group = fit["aligned"].to_dataset()
-            rotation = group["rotation"].to_numpy().reshape(-1, Q, Q)[chosen]
-            shift = group["shift"].to_numpy().reshape(-1, Q)[chosen]
-            if "scale" in group:
-                scale = group["scale"].to_numpy().reshape(-1, 1)[chosen]
-        return cls(rotation, shift, scale)
-
-    def inward(self, i: int, raw: Array) -> Array:
-        """Bring raw positions (..., Q) of the i-th draw into the frame."""
-        return np.asarray(self.scale[i] * raw @ self.rotation[i].T + self.shift[i])
-
-
 def each_process(
     fit: xr.DataTree, *, caller: str, limit: int | None = None
 ) -> Iterator[GP | Induced]:
     """Go through the processes that predictions are mixed over, at most ``limit``, evenly spaced."""
-    require_fit(fit, "X", "sigma", caller=caller)
-    if "approximation" not in fit.children:
+    read = Fit.of(fit, "X", "sigma", caller=caller)
+    if not read.is_inducing:
         yield from each_draw(fit, caller=caller, limit=limit)
         return
-    induced = _induced(fit, caller)
-    if "aligned" not in fit.children:
+    induced = _induced(read)
+    if not read.is_aligned:
         yield induced
         return
-    total = int(np.prod(fit["aligned"]["shift"].shape[:2]))
-    frames = Frames.of(fit, evenly_spaced(total, limit))
+    frames = read.frames(read.evenly_spaced(limit))
     for frame in zip(frames.rotation, frames.shift, frames.scale, strict=True):
         yield replace(induced, frame=frame)
 
@@ -295,89 +256,44 @@ def each_draw(fit: xr.DataTree, *, caller: str, limit: int | None = None) -> Ite
 
     Errors name the caller.
     """
-    require_fit(fit, "X", "sigma", caller=caller)
-    kernel = fit.attrs.get("kernel", "custom")
-    if kernel not in KERNELS:
+    read = Fit.of(fit, "X", "sigma", caller=caller)
+    if read.kernel not in KERNELS:
         raise ValueError(
-            f"{caller} knows the kernels {', '.join(KERNELS)}, got a fit with {kernel!r}. For a covariance "
-            "of your own condition with PyMC (pm.gp)."
+            f"{caller} knows the kernels {', '.join(KERNELS)}, got a fit with {read.kernel!r}. For a "
+            "covariance of your own condition with PyMC (pm.gp)."
         )
-    present = [n for n in THETA if n in fit["posterior"] or n in fit["constant_data"]]
-    present.remove("sigma")
-    noise = noise_of(fit).to_numpy()
-    noise = noise.reshape(-1, *noise.shape[2:])
-    stacked = {}
-    for name in ("X", *present):
-        draws = draws_of(fit, name).to_numpy()
-        stacked[name] = draws.reshape(-1, *draws.shape[2:])
-    for i in evenly_spaced(len(stacked["X"]), limit):
-        theta = {name: stacked[name][i] for name in present}
-        sigma = noise[i]
-        yield GP(kernel, stacked["X"][i], theta, sigma if sigma.ndim else float(sigma))
+    X, noise = read.values("X"), read.noise()
+    values = {name: read.values(name) for name in read.theta_names}
+    for i in read.evenly_spaced(limit):
+        theta = {name: value[i] for name, value in values.items()}
+        yield GP(read.kernel, X[i], theta, noise[i] if noise[i].ndim else float(noise[i]))
 
 
 def patterns_of(fit: xr.DataTree, F: Array) -> Patterns:
     """Group the columns of F (N, D) that have one K: the same rows observed, and the same noise."""
-    return (single_columns if has_own_noise(fit) else column_patterns)(~np.isnan(F))
+    return (single_columns if Fit(fit).own_noise else column_patterns)(~np.isnan(F))
 
 
-def evenly_spaced(total: int, limit: int | None) -> Indices:
-    """Choose at most ``limit`` of ``total`` draws, the first and the last among them."""
-    chosen = np.linspace(0, total - 1, min(limit or total, total)).round()
-    return np.unique(chosen).astype(np.intp)
-
-
-def require_exact(fit: xr.DataTree, *, caller: str) -> None:
-    """Raise unless the fit is exact, not sparse or variational, and holds X, sigma and its table."""
-    require_fit(fit, "X", "sigma", "Y_mean", "Y_scale", caller=caller)
-    if "approximation" in fit.children:
-        raise ValueError(
-            f"{caller} needs a fit of the exact model, got a sparse or variational one. Go on from it "
-            "with fit_marginal(build_model(Y), start=fit)."
-        )
-
-
-def data_of(fit: xr.DataTree, *, caller: str, missing: bool = False) -> tuple[Array, Array, Array]:
-    """Read F (N, D), standardised and NaN where an entry is missing, and its mean and scale (D,).
-
-    Missing entries are an error, in which the caller is named, unless it can do with them.
-    """
-    require_fit(fit, "Y_mean", "Y_scale", caller=caller)
-    constant = fit["constant_data"].to_dataset()
-    observed = observed_of(fit, caller=caller).transpose(..., FEATURE)
-    mean, scale = constant["Y_mean"].to_numpy(), constant["Y_scale"].to_numpy()
-    F = (observed.to_numpy() - mean) / scale
-    if not missing and (n := int(np.isnan(F).sum())):
-        raise ValueError(
-            f"{caller} needs a fit of a complete table, got one with {n} missing entries. Fill them and "
-            "fit again: build_model(impute(fit)['mean'])."
-        )
-    return F, mean, scale
-
-
-def _induced(fit: xr.DataTree, caller: str) -> Induced:
-    F, _, _ = data_of(fit, caller=caller)
-    kernel, known = fit.attrs["kernel"], fit["approximation"].to_dataset()
-    present = [n for n in THETA if n in fit["posterior"] or n in fit["constant_data"]]
-    theta = {n: draws_of(fit, n, raw=True)[0, 0].to_numpy() for n in present}
-    del theta["sigma"]
-    sigma = float(noise_of(fit)[0, 0])
+def _induced(read: Fit) -> Induced:
+    F, known = read.table(missing=False).F, read.group("approximation")
+    theta = {name: read.values(name, raw=True)[0] for name in read.theta_names}
+    sigma = float(read.noise()[0])
     W = known["X_inducing"].to_numpy()
     if "X_mean" in known:
         mean, sd, quadrature = known["X_mean"].to_numpy(), known["X_sd"].to_numpy(), None
     else:
-        mean = draws_of(fit, "X", raw=True)[0, 0].to_numpy()
+        mean = read.values("X", raw=True)[0]
         sd, quadrature = np.zeros_like(mean), ONE_NODE
     unit = theta.get("lengthscale", 1.0)
     whole = InducingKernel(
-        kernel,
+        read.kernel,
         (mean / unit, sd / unit, W / unit),
         float(theta.get("amplitude", 1.0)),
         float(theta.get("bias", 0.0)),
         quadrature=quadrature,
     )
-    if fit.attrs.get("approximation") == "fitc":
+    if read.approximation == "fitc":
         posterior, _, _ = whole.fitc_posterior(F, sigma)
     else:
         posterior = whole.posterior(F, sigma)
-    return Induced(kernel, W, theta, sigma, posterior)
+    return Induced(read.kernel, W, theta, sigma, posterior)

@@ -5,7 +5,7 @@ import pandas as pd
 import xarray as xr
 
 from pm_gplvm.checks import Array, interval
-from pm_gplvm.schema import LATENT, OBS, draws_of, require_fit
+from pm_gplvm.fit import LATENT, OBS, Fit
 
 
 def relevance(fit: xr.DataTree, *, caller: str = "relevance") -> xr.DataArray:
@@ -15,15 +15,15 @@ def relevance(fit: xr.DataTree, *, caller: str = "relevance") -> xr.DataArray:
     changes. The number does not depend on the scale of X. For a variational fit it is the
     spread of the means of q, which are all 0 where q is the prior.
     """
-    require_fit(fit, "X", caller=caller)
-    draws = draws_of(fit, "X").stack(every=("chain", "draw")).transpose("every", OBS, LATENT)
+    read = Fit.of(fit, "X", caller=caller)
+    draws = read.draws("X").stack(every=("chain", "draw")).transpose("every", OBS, LATENT)
     X = draws.to_numpy()
     unit = np.ones((1, 1))
-    if "lengthscale" in fit["posterior"] or "lengthscale" in fit["constant_data"]:
-        lengthscale = draws_of(fit, "lengthscale").stack(every=("chain", "draw"))
+    if "lengthscale" in read:
+        lengthscale = read.draws("lengthscale").stack(every=("chain", "draw"))
         unit = np.atleast_2d(lengthscale.transpose("every", ...).to_numpy())
         unit = unit.T if unit.shape[0] != len(X) else unit
-    if fit.attrs.get("method") == "variational":
+    if read.method == "variational":
         X, unit = _means_of_q(fit, X), unit[:1]
     return xr.DataArray(
         X.std(axis=1) / unit, dims=("draw", LATENT), coords={LATENT: draws[LATENT].to_numpy()}
@@ -32,9 +32,9 @@ def relevance(fit: xr.DataTree, *, caller: str = "relevance") -> xr.DataArray:
 
 def _means_of_q(fit: xr.DataTree, draws: Array) -> Array:
     # After align only the draws are in the orientation of the fit, q is not.
-    if "aligned" in fit.children:
+    if Fit(fit).is_aligned:
         return draws.mean(axis=0, keepdims=True)
-    return fit["approximation"]["X_mean"].to_numpy()[None]
+    return Fit(fit).group("approximation")["X_mean"].to_numpy()[None]
 
 
 def dimensions(fit: xr.DataTree, *, threshold: float = 0.05) -> pd.DataFrame:
@@ -94,8 +94,9 @@ def dimensions(fit: xr.DataTree, *, threshold: float = 0.05) -> pd.DataFrame:
 def dominant(fit: xr.DataTree) -> tuple[int, int]:
     """Return the two most relevant dimensions, or 0 and 1 where all share a lengthscale."""
     values = np.median(relevance(fit).to_numpy(), axis=0)
-    has_ard = "lengthscale" in fit["posterior"] and LATENT in fit["posterior"]["lengthscale"].dims
-    if not has_ard and fit.attrs.get("method") != "variational":
+    read = Fit(fit)
+    has_ard = "lengthscale" in read.posterior and LATENT in read.posterior["lengthscale"].dims
+    if not has_ard and read.method != "variational":
         return 0, 1
     first, second = np.argsort(-values)[:2]
     return int(first), int(second)

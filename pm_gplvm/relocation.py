@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from pm_gplvm.checks import Array
 from pm_gplvm.density import compile_constrain
+from pm_gplvm.fit import THETA
 from pm_gplvm.gaussian import column_patterns
 from pm_gplvm.kernels import KERNELS, cross_slope, prior_slope_variance
 from pm_gplvm.row_moves import Part, Proposal, Theta
 from pm_gplvm.row_priors import compile_row_prior
-from pm_gplvm.schema import THETA
 from pm_gplvm.spec import ModelSpec
 
 _EXACT = 4  # proposals of the smallest residuals, for which the variance is computed

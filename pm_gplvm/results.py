@@ -11,7 +11,7 @@ import xarray as xr
 
 from pm_gplvm.checks import Array
 from pm_gplvm.compilation import constants
-from pm_gplvm.schema import LATENT, OBS, THETA
+from pm_gplvm.fit import LATENT, OBS, THETA
 from pm_gplvm.spec import ModelSpec
 
 

@@ -10,8 +10,9 @@ from scipy.special import logsumexp
 
 from pm_gplvm.batch_optimise import maximise, minimise
 from pm_gplvm.checks import Array
+from pm_gplvm.fit import Fit
 from pm_gplvm.mixtures import Proposals, squared_distances
-from pm_gplvm.processes import data_of, each_draw
+from pm_gplvm.processes import each_draw
 from pm_gplvm.progress import Bar
 from pm_gplvm.row_density import RowDensity, Rows
 
@@ -104,7 +105,7 @@ def weighted_positions(
     ``by_draw`` is as :func:`pm_gplvm.new_rows.rows_by_draw` gives it. ``n_samples`` positions a row over
     all draws are rounded up to a whole number of each.
     """
-    F, _, _ = data_of(fit, caller="embed", missing=True)
+    F, _, _ = Fit(fit, "embed").table()
     each = -(-n_samples // len(by_draw))
     draws = each_draw(fit, caller="embed", limit=len(by_draw))
     parts = []

@@ -1,7 +1,6 @@
 """What a ``pm.Model`` is: its table, kernel, parameters and the prior of X, read from its graph once."""
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,12 +23,12 @@ from pytensor.tensor.shape import SpecifyShape
 from pm_gplvm.checks import Array
 from pm_gplvm.compilation import constants, is_random
 from pm_gplvm.covariances import Covariance
+from pm_gplvm.fit import LATENT, THETA, Fit
 from pm_gplvm.gaussian import gram_factor
 from pm_gplvm.kernels import KERNELS
 from pm_gplvm.latent_priors import basis_of, kind_of_prior
 from pm_gplvm.likelihood import GPColumnsRV, OwnColumnsRV, mask_in
 from pm_gplvm.model import build_model, noise_in
-from pm_gplvm.schema import LATENT, THETA, draws_of, has_own_noise, require_fit
 from pm_gplvm.table import Scale, as_table, centre_and_scale
 
 
@@ -422,28 +421,27 @@ def rebuild_model(fit: xr.DataTree, *, priors: Mapping[str, Any] | None = None) 
     ...     model, start=best, n_restarts=1, random_seed=1, progressbar=False
     ... )
     """
-    require_fit(fit, "X", "sigma", "Y_mean", "Y_scale", caller="rebuild_model")
-    kernel, noted = fit.attrs.get("kernel", "custom"), fit.attrs.get("priors")
+    read = Fit.of(fit, "X", "sigma", "Y_mean", "Y_scale", caller="rebuild_model")
+    kernel, noted = read.kernel, read.priors
     if kernel not in KERNELS or noted is None:
         raise ValueError(
             "rebuild_model needs a fit of a model of build_model, got one with a covariance of its own "
             "or without a note of its priors. Build the model as it was first built."
         )
-    had, constant = json.loads(noted), fit["constant_data"].to_dataset()
-    known = {*fit["posterior"].data_vars, *constant.data_vars}
+    had, constant = noted, read.constants
     flat = {name: "flat" for name, text in had.items() if text in _FLAT}
     held = {n: constant[n].to_numpy() for n in ("X", *THETA) if n in constant and n not in had}
-    table = fit["observed_data"].to_dataset()[fit.attrs["observed"]]
+    table = read.Y
     model = build_model(
         table,
-        draws_of(fit, "X").sizes[LATENT],
-        kernel=f"{kernel} + bias" if "bias" in known else kernel,
-        ard="lengthscale" in known and LATENT in draws_of(fit, "lengthscale").dims,
+        read.latent_dim,
+        kernel=f"{kernel} + bias" if "bias" in read else kernel,
+        ard="lengthscale" in read and LATENT in read.draws("lengthscale").dims,
         priors={**flat, **held, **(priors or {})},
         scale=_scale(table, constant["Y_scale"].to_numpy()),
         missing="mask",
         resolution=constant["Y_resolution"].to_numpy() if "Y_resolution" in constant else 0,
-        noise="column" if has_own_noise(fit) else "shared",
+        noise="column" if read.own_noise else "shared",
     )
     # The very numbers, also where they were not made by a rule.
     for name in ("Y_mean", "Y_scale"):

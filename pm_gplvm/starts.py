@@ -13,8 +13,8 @@ from pymc.distributions.transforms import LogTransform
 
 from pm_gplvm.checks import Array
 from pm_gplvm.compilation import constants
+from pm_gplvm.fit import Fit
 from pm_gplvm.kernels import KERNELS
-from pm_gplvm.schema import draws_of, require_fit
 from pm_gplvm.spec import ModelSpec
 
 Values = dict[str, Array]
@@ -239,9 +239,9 @@ def _given(spec: ModelSpec, start: Any, rng: np.random.Generator) -> dict[str, A
         X = EMBEDDINGS[start](_table(spec, start), spec.latent_dim, rng)
         return {"X": _placed(spec, X, rng, whitened=True)}
     if isinstance(start, xr.DataTree):
-        require_fit(start, "X", caller="start")
+        read = Fit.of(start, "X", caller="start")
         names = dict.fromkeys(["X", *map(str, start["posterior"].data_vars)])
-        return {name: draws_of(start, name)[0, -1].to_numpy().astype(np.float64) for name in names}
+        return {name: read.draws(name)[0, -1].to_numpy().astype(np.float64) for name in names}
     if isinstance(start, Mapping):
         unknown = [name for name in start if name not in spec.model.named_vars]
         if unknown:

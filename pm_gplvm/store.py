@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from packaging.version import InvalidVersion, Version
 
 from pm_gplvm.checks import check_target
-from pm_gplvm.schema import require_fit
+from pm_gplvm.fit import Fit
 
 _SUFFIXES = (".nc", ".zarr")
 _CHECKSUM = "sha256"  # attribute of the root
@@ -56,7 +56,7 @@ def save(fit: xr.DataTree, path: str | Path, *, overwrite: bool = False) -> Path
     ...     gplvm.load(path).attrs["method"]
     'marginal'
     """
-    require_fit(fit, caller="save")
+    Fit.of(fit, caller="save")
     path = Path(path)
     check_writable(path, overwrite=overwrite)
     marked = fit.copy()
@@ -160,7 +160,7 @@ def load(path: str | Path) -> xr.DataTree:
             f"{path.name} cannot be read as a fit; it is damaged: it does not hold what was written "
             "(its SHA-256 is another)."
         )
-    return require_fit(fit, caller="load")
+    return Fit.of(fit, caller="load").tree
 
 
 def _check_version(path: Path, written: Any) -> None:

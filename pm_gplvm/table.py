@@ -10,7 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from pm_gplvm.checks import Array
-from pm_gplvm.schema import FEATURE, OBS
+from pm_gplvm.fit import FEATURE, OBS
 
 Scale = Literal["global", "feature", "none"]
 

@@ -26,6 +26,7 @@ from pm_gplvm.approximate import (
 from pm_gplvm.checks import Array, count
 from pm_gplvm.compilation import compile_mode
 from pm_gplvm.density import LogDensity, compile_constrain, compile_log_density
+from pm_gplvm.fit import LATENT, OBS, THETA, Fit
 from pm_gplvm.inducing_inputs import InducingKernel
 from pm_gplvm.optimise import (
     CONVERGED,
@@ -40,7 +41,6 @@ from pm_gplvm.optimise import (
 from pm_gplvm.progress import Bar, progress_bar
 from pm_gplvm.psi import CLOSED_FORM, Quadrature, quasi_monte_carlo
 from pm_gplvm.results import as_fit
-from pm_gplvm.schema import LATENT, OBS, THETA
 from pm_gplvm.starts import perturbed, start_values
 from pm_gplvm.threads import blas_threads as limit_threads
 
@@ -349,7 +349,7 @@ def _spread_rows(X: Array, n_inducing: int, rng: np.random.Generator) -> Array:
 
 def _previous(start: Any, values: Values) -> Values:
     """Inducing inputs and q(X) of an earlier fit, where they have the shapes of these values."""
-    if not isinstance(start, xr.DataTree) or "approximation" not in start.children:
+    if not isinstance(start, xr.DataTree) or not Fit(start).is_inducing:
         return {}
     known = start["approximation"].to_dataset()
     found = {name: known[name].to_numpy() for name in ("X_mean", "X_inducing") if name in known}

@@ -14,8 +14,8 @@ from scipy.spatial import procrustes
 
 import pm_gplvm as gplvm
 from pm_gplvm import alignment
+from pm_gplvm.fit import Fit
 from pm_gplvm.processes import each_draw
-from pm_gplvm.schema import draws_of
 
 THETA = {"lengthscale": 0.8, "amplitude": 1.3, "sigma": 0.4}
 
@@ -131,9 +131,9 @@ def test_the_frame_the_draws_came_in_does_not_matter(Y, small, seed, ard, scale)
         gplvm.align(fit_of(model, x, lengthscale=e, amplitude=1.0, sigma=0.3), scale=scale)
         for x, e in ((X, ell), (moved, other))
     )
-    np.testing.assert_allclose(draws_of(second, "X"), draws_of(first, "X"), atol=1e-6)
+    np.testing.assert_allclose(Fit(second).draws("X"), Fit(first).draws("X"), atol=1e-6)
     np.testing.assert_allclose(
-        draws_of(second, "lengthscale"), draws_of(first, "lengthscale"), rtol=1e-6
+        Fit(second).draws("lengthscale"), Fit(first).draws("lengthscale"), rtol=1e-6
     )
 
 
@@ -172,7 +172,7 @@ def test_nothing_but_the_new_group_is_touched(small, rng):
     assert fit.identical(kept)
     assert set(aligned.children) - set(fit.children) == {"aligned"}
     assert all(aligned[name].identical(kept[name]) for name in kept.children)
-    np.testing.assert_array_equal(draws_of(aligned, "X", raw=True), kept.posterior["X"])
+    np.testing.assert_array_equal(Fit(aligned).draws("X", raw=True), kept.posterior["X"])
 
 
 def test_aligning_again_is_the_same_and_to_another_replaces(small, rng):
@@ -185,7 +185,7 @@ def test_aligning_again_is_the_same_and_to_another_replaces(small, rng):
     # Onto itself: its mean is its own reference.
     once = gplvm.align(fit)
     np.testing.assert_allclose(
-        draws_of(gplvm.align(once, to=once), "X"), draws_of(once, "X"), atol=1e-7
+        Fit(gplvm.align(once, to=once)).draws("X"), Fit(once).draws("X"), atol=1e-7
     )
 
 
@@ -193,13 +193,13 @@ def test_a_fit_of_raw_draws_serves_as_a_reference_by_its_aligned_mean(small, rng
     other = fit_of(small, turned(cloud(rng), rotations(rng, (2, 5), 2)), **THETA)
     fit = fit_of(small, rng.standard_normal((1, 3, 12, 2)), **THETA)
     by_raw, by_aligned = gplvm.align(fit, to=other), gplvm.align(fit, to=gplvm.align(other))
-    np.testing.assert_allclose(draws_of(by_raw, "X"), draws_of(by_aligned, "X"), atol=1e-7)
+    np.testing.assert_allclose(Fit(by_raw).draws("X"), Fit(by_aligned).draws("X"), atol=1e-7)
 
 
 def test_pictures_and_predictions_are_in_the_aligned_frame(small, rng):
     X = turned(cloud(rng), rotations(rng, (2, 5), 2))
     aligned = gplvm.align(fit_of(small, X, **THETA))
-    mean = draws_of(aligned, "X").mean(("chain", "draw")).to_numpy()
+    mean = Fit(aligned).draws("X").mean(("chain", "draw")).to_numpy()
     ax = gplvm.plot_latent(aligned, grid=5)
     np.testing.assert_allclose(ax.collections[-1].get_offsets(), mean)
     plt.close("all")
@@ -213,7 +213,7 @@ def test_pictures_and_predictions_are_in_the_aligned_frame(small, rng):
 def test_held_positions_are_turned_for_every_draw(theta, best, rng):
     frame = turned(best.posterior["X"].to_numpy()[0, 0], rotations(rng, (), 2)[()])
     aligned = gplvm.align(theta, to=frame)
-    X = draws_of(aligned, "X").to_numpy()
+    X = Fit(aligned).draws("X").to_numpy()
     assert X.shape == (2, 1000, 30, 2)
     np.testing.assert_allclose(X - frame, np.zeros_like(X), atol=1e-9)
     assert "X" not in aligned.posterior

@@ -9,8 +9,8 @@ from sklearn.manifold import trustworthiness
 
 import pm_gplvm as gplvm
 from pm_gplvm.comparison import thinned
+from pm_gplvm.fit import Fit
 from pm_gplvm.procrustes import distance_correlation, procrustes_distance
-from pm_gplvm.schema import classes_of
 
 THETA = {"lengthscale": 0.8, "amplitude": 1.3, "sigma": 0.4}
 
@@ -219,9 +219,9 @@ def test_the_table_of_theta_holds_what_it_says(best, theta):
 
 
 def test_unknown_coordinates_are_named(best):
-    assert len(classes_of(best, "label")) == 30
+    assert len(Fit(best).labels("label")) == 30
     with pytest.raises(ValueError, match="no coordinate 'stage' along its rows, got obs, label"):
-        classes_of(best, "stage")
+        Fit(best).labels("stage")
 
 
 # Turned away
