@@ -261,7 +261,7 @@ def test_the_density_of_new_rows_is_that_of_each_column_alone(kernel, holes):
     every, variances = density.log_joint_and_variance(x[:, None], rows)
     np.testing.assert_allclose(every[:, 0], expected, rtol=1e-9)
     np.testing.assert_allclose(variances[:, 0], sd**2, rtol=1e-8)
-    np.testing.assert_allclose(np.diagonal(density.heights(x, rows)), expected, rtol=1e-9)
+    np.testing.assert_allclose(np.diagonal(density.log_densities(x, rows)), expected, rtol=1e-9)
     for q in range(2):
         step = 1e-5 * np.eye(2)[q]
         up, down = (density.log_joint(x + sign * step, rows)[0] for sign in (1.0, -1.0))
