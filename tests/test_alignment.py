@@ -16,6 +16,7 @@ import pm_gplvm as gplvm
 from pm_gplvm import alignment
 from pm_gplvm.fit import Fit
 from pm_gplvm.processes import each_draw
+from pm_gplvm.spec import ModelSpec
 
 THETA = {"lengthscale": 0.8, "amplitude": 1.3, "sigma": 0.4}
 
@@ -226,7 +227,7 @@ def test_theta_is_sampled_at_aligned_positions_from_aligned_lengthscales(Y, rng)
     swapped = gplvm.align(fit, to=fit.posterior["X"].to_numpy()[0, 0][:, ::-1])
     from pm_gplvm.nuts import _positions
 
-    X, start = _positions(model, swapped)
+    X, start = _positions(ModelSpec.of(model), swapped)
     np.testing.assert_allclose(X, fit.posterior["X"].to_numpy()[0, 0][:, ::-1], atol=1e-12)
     np.testing.assert_array_equal(start["lengthscale"], [2.0, 0.5])
 
