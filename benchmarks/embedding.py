@@ -59,12 +59,11 @@ def _hidden(Y, rng):
 def _infer_newX(fit, new) -> dict | None:
     """Places by GPy's infer_newX, at the X and θ of our fit, in a process of its own."""
     from pm_gplvm.fit import Fit
-    from pm_gplvm.processes import data_of
 
     peer = installed_peers(["gpy"]).get("GPy")
     if peer is None:
         return None
-    F, centre, scale = data_of(fit, caller="benchmark")
+    F, centre, scale = Fit(fit).table()
     known = {n: Fit(fit).draws(n)[0, 0].to_numpy() for n in ("X", "amplitude", "sigma")}
     unit = np.broadcast_to(fit["posterior"]["lengthscale"][0, 0], known["X"].shape[1:])
     with tempfile.TemporaryDirectory() as folder:

@@ -11,13 +11,12 @@ from scipy.stats import chi2
 from pm_gplvm.alignment import align
 from pm_gplvm.checks import Array, count
 from pm_gplvm.fit import LATENT, OBS, Fit, evenly_spaced
-from pm_gplvm.invariants import scale_free
 from pm_gplvm.procrustes import distance_correlation, procrustes_distance
 
 
 def positions(fit: xr.DataTree) -> Array:
     """All draws of X in units of the lengthscale, shape (S, N, Q)."""
-    Z = scale_free(fit).to_numpy()
+    Z = Fit(fit).scaled_positions().to_numpy()
     return np.asarray(Z.reshape(-1, *Z.shape[2:]))
 
 

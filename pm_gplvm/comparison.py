@@ -131,7 +131,7 @@ def compare(
     target = _reference(fits, reference, len(F))
     rows = {}
     for name, fit in fits.items():
-        few = thinned(fit, draws)
+        few = Fit(fit).thinned(draws)
         Z = positions(few)
         with blas_threads(1):
             measured = agreement(Z, target, F, classes, n_neighbors=n_neighbors)
@@ -193,19 +193,6 @@ def summarise_theta(best: xr.DataTree, draws: xr.DataTree) -> pd.DataFrame:
         for i, row in enumerate(zip(*columns, strict=True)):
             rows[name if len(columns[0]) == 1 else f"{name}[{i}]"] = [float(v) for v in row]
     return pd.DataFrame.from_dict(rows, orient="index", columns=list(statistics))
-
-
-def thinned(fit: xr.DataTree, draws: int) -> xr.DataTree:
-    """Keep at most this number of draws, evenly spaced in each chain, at least one a chain."""
-    sizes = fit["posterior"].sizes
-    step = -(-sizes["draw"] // max(1, draws // sizes["chain"]))
-    few = {
-        name: group.to_dataset().isel(draw=slice(None, None, step), missing_dims="ignore")
-        for name, group in fit.children.items()
-    }
-    tree = xr.DataTree.from_dict(few)
-    tree.attrs = fit.attrs
-    return tree
 
 
 def _reference(fits: Mapping[str, xr.DataTree], reference: Any, n_rows: int) -> Array:

@@ -204,6 +204,26 @@ class Fit:
         """Give the standard deviation of all noise, its floor included, shape (S,) or (S, D)."""
         return np.hypot(self.values("sigma"), np.asarray(self.constants.get("Y_resolution", 0.0)))
 
+    def scaled_positions(self) -> xr.DataArray:
+        """X / lengthscale, dims (chain, draw, obs, latent); X itself where there is no lengthscale."""
+        X = self.draws("X")
+        if "lengthscale" not in self:
+            return X
+        lengthscale = self.draws("lengthscale").to_numpy()
+        return X / lengthscale.reshape(*lengthscale.shape[:2], 1, -1)
+
+    def thinned(self, draws: int) -> xr.DataTree:
+        """Keep at most this number of draws, evenly spaced in each chain, at least one a chain."""
+        sizes = self.tree["posterior"].sizes
+        step = -(-sizes["draw"] // max(1, draws // sizes["chain"]))
+        few = {
+            name: group.to_dataset().isel(draw=slice(None, None, step), missing_dims="ignore")
+            for name, group in self.tree.children.items()
+        }
+        tree = xr.DataTree.from_dict(few)
+        tree.attrs = self.tree.attrs
+        return tree
+
     def evenly_spaced(self, limit: int | None) -> NDArray[np.intp]:
         """Choose at most so many of the draws, the first and the last among them."""
         return evenly_spaced(self.n_draws, limit)

@@ -79,23 +79,13 @@ def invariants(fit: xr.DataTree, *, n_pairs: int = 60, seed: int = 0) -> xr.Data
 def pair_distances(fit: xr.DataTree, *, n_pairs: int, seed: int = 0) -> xr.DataArray:
     """Distances between rows in lengthscales (chain, draw, pair), with the rows as coordinates."""
     count("n_pairs", n_pairs)
-    Z = scale_free(fit)
+    Z = Fit(fit).scaled_positions()
     rows, latent = map(str, Z.dims[2:])
     first, second = row_pairs(Z.sizes[rows], int(n_pairs), seed)
     apart = Z.isel({rows: xr.Variable("pair", first)}) - Z.isel({rows: xr.Variable("pair", second)})
     distance = (apart.drop_vars(apart.coords) ** 2).sum(latent) ** 0.5
     pairs = {"first": ("pair", first), "second": ("pair", second)}
     return distance.transpose("chain", "draw", "pair").assign_coords(pairs)
-
-
-def scale_free(fit: xr.DataTree) -> xr.DataArray:
-    """Divide X by the lengthscale, if there is one, dims (chain, draw, obs, latent)."""
-    read = Fit(fit)
-    X = read.draws("X")
-    if "lengthscale" not in read:
-        return X
-    lengthscale = read.draws("lengthscale").to_numpy()
-    return X / lengthscale.reshape(*lengthscale.shape[:2], 1, -1)
 
 
 def _of_covariance(

@@ -15,7 +15,7 @@ from scipy.stats import gaussian_kde
 
 from pm_gplvm.checks import Array
 from pm_gplvm.fit import Fit
-from pm_gplvm.invariants import pair_distances, scale_free
+from pm_gplvm.invariants import pair_distances
 from pm_gplvm.procrustes import centred_mean, procrustes_distance
 
 Labels = NDArray[np.integer[Any]]
@@ -184,7 +184,7 @@ def _by_weight(labels: Labels) -> Labels:
 def _table(fit: xr.DataTree, labels: Labels, distance: xr.DataArray) -> pd.DataFrame:
     stats: Any = Fit(fit).stats
     levels = {n: stats[n].to_numpy() for n in ("log_likelihood",) if n in stats}
-    Z = scale_free(fit)
+    Z = Fit(fit).scaled_positions()
     names = Z[Z.dims[2]].to_numpy()
     modes = [labels == k for k in range(labels.max() + 1)]
     rows = [
@@ -270,7 +270,7 @@ def mode_table(
 
     ``known`` holds the invariants of the fit. The columns are those of ``Diagnosis.embeddings``.
     """
-    Z = scale_free(fit)
+    Z = Fit(fit).scaled_positions()
     levels = {n: known[n].to_numpy() for n in ("log_likelihood", "log_posterior") if n in known}
     sizes = (Z.sizes["chain"], Z.sizes["draw"])
     modes = [

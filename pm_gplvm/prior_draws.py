@@ -8,11 +8,9 @@ import xarray as xr
 from pymc.distributions.continuous import FlatRV, HalfFlatRV
 from scipy.spatial.distance import pdist
 
-from pm_gplvm.agreement import positions
 from pm_gplvm.checks import Array, count
-from pm_gplvm.comparison import thinned
 from pm_gplvm.compilation import compile_mode
-from pm_gplvm.fit import OBS
+from pm_gplvm.fit import OBS, Fit
 from pm_gplvm.results import as_fit
 from pm_gplvm.spec import ModelSpec
 from pm_gplvm.threads import blas_threads
@@ -143,7 +141,7 @@ def check_prior(prior: xr.DataTree, fit: xr.DataTree | None = None) -> xr.Datase
     if fit is not None:
         known["distance_fit"] = (
             "share",
-            _distances(thinned(fit, _MOST_DRAWS), "posterior").mean(axis=0),
+            _distances(Fit(fit).thinned(_MOST_DRAWS), "posterior").mean(axis=0),
         )
     checks = xr.Dataset(known, coords={"share": _SHARES})
     return checks.assign_coords(component=1 + np.arange(checks.sizes["component"]))
@@ -163,7 +161,8 @@ def _distances(tree: xr.DataTree, group: str) -> Array:
     """Quantiles of the pairwise distances of each draw, shape (S, shares)."""
     held = tree["constant_data"].to_dataset()
     draws = xr.DataTree.from_dict({"posterior": tree[group].to_dataset(), "constant_data": held})
-    return np.stack([np.quantile(pdist(z), _SHARES) for z in positions(draws)])
+    Z = Fit(draws).scaled_positions().to_numpy()
+    return np.stack([np.quantile(pdist(z), _SHARES) for z in Z.reshape(-1, *Z.shape[2:])])
 
 
 def _variances(table: Array) -> Array:

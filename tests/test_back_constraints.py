@@ -9,8 +9,8 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF
 
 import pm_gplvm as gplvm
+from pm_gplvm.fit import Fit
 from pm_gplvm.latent_priors import is_back_constrained
-from pm_gplvm.processes import data_of
 from pm_gplvm.spec import ModelSpec
 
 N, Q = 16, 2
@@ -44,7 +44,7 @@ def similarity(kernel, F):
 
 
 def test_the_columns_of_X_have_the_covariance_of_the_kernel(model, fit, kernel):
-    F, _, _ = data_of(fit, caller="test")
+    F, _, _ = Fit(fit).table()
     X = gplvm.sample_prior(model, draws=3000, random_seed=1)["prior"]["X"].to_numpy()[0]
     found = np.einsum("snq,smq->nm", X, X) / (3000 * Q)
     np.testing.assert_allclose(found, similarity(kernel, F), atol=0.15)
@@ -55,7 +55,7 @@ def test_the_mode_holds_X_in_the_span_of_the_kernel(model, fit, kernel):
     assert fit.attrs["kernel"] == "rbf"
     assert ModelSpec.of(model).prior.kind == "back_constrained"
     assert is_back_constrained(fit)
-    F, _, _ = data_of(fit, caller="test")
+    F, _, _ = Fit(fit).table()
     X = fit.posterior["X"].to_numpy()[0, 0]
     Phi = similarity(kernel, F)
     left = X - Phi @ np.linalg.lstsq(Phi, X, rcond=1e-10)[0]
@@ -79,7 +79,7 @@ def test_the_gradient_goes_through_the_map(model, rng):
 def test_new_rows_are_placed_by_the_regression_that_the_map_is(table, kernel, fit):
     new = table[N:]
     found = gplvm.embed(fit, new)["posterior"]["X"].to_numpy()[0, 0]
-    F, mean, scale = data_of(fit, caller="test")
+    F, mean, scale = Fit(fit).table()
     F_new, X = (new.to_numpy() - mean) / scale, fit.posterior["X"].to_numpy()[0, 0]
     if kernel == "rbf":
         unit = RBF(np.median(pdist(F)), "fixed")

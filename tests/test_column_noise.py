@@ -10,8 +10,9 @@ from sklearn.decomposition import FactorAnalysis
 
 import pm_gplvm as gplvm
 from pm_gplvm.density import log_density
+from pm_gplvm.fit import Fit
 from pm_gplvm.prediction import relative_uncertainty
-from pm_gplvm.processes import OwnColumns, data_of, each_draw
+from pm_gplvm.processes import OwnColumns, each_draw
 from pm_gplvm.results import as_fit
 from pm_gplvm.row_density import RowDensity, Rows
 from pm_gplvm.spec import ModelSpec
@@ -69,7 +70,7 @@ def dense(fit, x, s=0):
     """Mean (S, D) and covariance (D, S, S) of the noise-free columns, one by one."""
     posterior = fit["posterior"].to_dataset().isel(chain=0, draw=s)
     X = posterior["X"].to_numpy()
-    F, *_ = data_of(fit, caller="test", missing=True)
+    F, *_ = Fit(fit).table()
     K = kernel_of(fit, s, np.vstack([X, x]))
     means, covariances = [], []
     for d in range(D):
@@ -154,7 +155,7 @@ def test_an_amplitude_without_a_noise_is_refused():
 def test_predictions_are_those_of_each_column_alone(kernel, holes):
     _, fit = made(kernel, holes, draws=3)
     x = np.linspace(-2.0, 2.0, 5)[:, None]
-    _, centre, scale = data_of(fit, caller="test", missing=True)
+    _, centre, scale = Fit(fit).table()
     found = [dense(fit, x, s) for s in range(3)]
     mean = np.mean([m for m, _ in found], axis=0)
     between = np.var([m for m, _ in found], axis=0)
@@ -179,7 +180,7 @@ def test_rows_are_smoothed_and_holes_filled_by_each_column_alone(holes):
     _, fit = made(holes=holes)
     X = fit["posterior"]["X"].to_numpy()[0, 0]
     mean, covariance = dense(fit, X)
-    _, centre, scale = data_of(fit, caller="test", missing=True)
+    _, centre, scale = Fit(fit).table()
     known = gplvm.reconstruct(fit)
     np.testing.assert_allclose(known["mean"], centre + scale * mean, rtol=1e-9)
     variance = np.diagonal(covariance, axis1=1, axis2=2).T
@@ -198,7 +199,7 @@ def test_joint_draws_have_each_columns_covariance():
     _, fit = made()
     x = np.array([[-0.5], [0.0], [3.0]])
     mean, covariance = dense(fit, x)
-    _, centre, scale = data_of(fit, caller="test")
+    _, centre, scale = Fit(fit).table()
     drawn = gplvm.sample_predictive(fit, x, noise=True, draws=20_000, random_seed=1)
     F = (drawn["predictions"]["Y"].to_numpy()[0] - centre) / scale
     noise = fit["posterior"]["sigma"].to_numpy()[0, 0] ** 2
@@ -212,7 +213,7 @@ def test_joint_draws_have_each_columns_covariance():
 def test_leaving_an_entry_out_is_conditioning_its_column_on_the_others(holes):
     _, fit = made(holes=holes)
     posterior = fit["posterior"].to_dataset().isel(chain=0, draw=0)
-    F, centre, scale = data_of(fit, caller="test", missing=True)
+    F, centre, scale = Fit(fit).table()
     K = kernel_of(fit, 0, posterior["X"].to_numpy())
     known = gplvm.leave_one_out(fit)
     by_feature = gplvm.compute_log_likelihood(fit)["log_likelihood"]["Y"].to_numpy()[0, 0]
@@ -237,7 +238,7 @@ def test_leaving_an_entry_out_is_conditioning_its_column_on_the_others(holes):
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_the_density_of_new_rows_is_that_of_each_column_alone(kernel, holes):
     _, fit = made(kernel, holes, latent_dim=2)
-    F, *_ = data_of(fit, caller="test", missing=True)
+    F, *_ = Fit(fit).table()
     density = RowDensity(next(each_draw(fit, caller="test")), F)
     rng = np.random.default_rng(5)
     M = 3
@@ -270,7 +271,7 @@ def test_the_density_of_new_rows_is_that_of_each_column_alone(kernel, holes):
 
 def test_new_rows_are_scored_and_filled_as_by_quadrature():
     _, fit = made()
-    _, centre, scale = data_of(fit, caller="test")
+    _, centre, scale = Fit(fit).table()
     new = table(seed=9, n=3)
     grid = np.linspace(-6.0, 6.0, 2001)[:, None]
     mean, covariance = dense(fit, grid)
@@ -375,7 +376,7 @@ def test_the_ways_by_spectrum_and_by_factorisation_agree():
         "sigma": np.exp(0.5 * rng.normal(size=(1, 1, D)) - 1.0),
     }
     fit = as_fit(model, known, method="made", sample_stats={"lp": np.zeros((1, 1))}, settings={})
-    F, *_ = data_of(fit, caller="test")
+    F, *_ = Fit(fit).table()
     draw = next(each_draw(fit, caller="test"))
     own = OwnColumns(draw)
     assert own.vectors.shape[1] < n // 2
@@ -414,7 +415,7 @@ def test_the_metric_of_the_map_is_the_sum_over_the_columns():
     x, h = np.array([[0.3]]), 1e-4
     known = gplvm.magnification(fit, x)
     mean, covariance = dense(fit, np.vstack([x - h, x + h]))
-    _, _, scale = data_of(fit, caller="test")
+    _, _, scale = Fit(fit).table()
     slope = scale * (mean[1] - mean[0]) / (2.0 * h)
     spread = covariance[:, 0, 0] + covariance[:, 1, 1] - covariance[:, 0, 1] - covariance[:, 1, 0]
     expected = (slope**2 + scale**2 * spread / (2.0 * h) ** 2).sum()
@@ -506,7 +507,7 @@ def test_new_rows_of_a_sum_with_a_noise_of_each_column():
         weight=0.6,
         **{name: value[None, None] for name, value in theta.items()},
     )
-    F, _, _ = data_of(fit, caller="test")
+    F, _, _ = Fit(fit).table()
     (draw,) = each_draw(fit, caller="test")
     density = RowDensity(draw, F)
     seen = rng.uniform(size=(4, 5)) < 0.7

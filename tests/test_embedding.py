@@ -10,7 +10,7 @@ from scipy.special import logsumexp
 from scipy.stats import norm
 
 import pm_gplvm as gplvm
-from pm_gplvm.processes import data_of
+from pm_gplvm.fit import Fit
 
 THETA = {"lengthscale": 0.8, "amplitude": 1.3, "sigma": 0.3}
 NAN = np.nan
@@ -29,7 +29,7 @@ def line(Y):
 
 def on_a_grid(fit, new, prior=(0.0, 1.0), end=6.0, n=3001):
     """Grid, ln p(y, x) of each row on it in standardised units, mean and sd of every entry there."""
-    F, centre, scale = data_of(fit, caller="test")
+    F, centre, scale = Fit(fit).table()
     posterior = fit.posterior.to_dataset().isel(chain=0, draw=0)
     X, N = posterior["X"].to_numpy(), len(F)
     sigma = THETA["sigma"]
@@ -231,7 +231,7 @@ def test_a_row_unlike_the_table_is_named_and_others_are_not(waves):
 def test_the_shortfall_by_hand(waves):
     fit, new = waves
     found = gplvm.embed(fit, new, random_seed=1)
-    F, centre, _ = data_of(fit, caller="test")
+    F, centre, _ = Fit(fit).table()
     X = fit["posterior"]["X"].to_numpy()[0, 0]
 
     def of(y, x, known, at):

@@ -9,7 +9,8 @@ from made import fit_of, rotations, signed_permutations, turned
 from oracles import ALL_KERNELS, SUMS, column_logps, kernel_matrix
 
 import pm_gplvm as gplvm
-from pm_gplvm.invariants import invariants, row_pairs, scale_free
+from pm_gplvm.fit import Fit
+from pm_gplvm.invariants import invariants, row_pairs
 
 THETA = {"lengthscale": 0.8, "amplitude": 1.3, "sigma": 0.4, "bias": 0.7}
 
@@ -115,7 +116,7 @@ def test_where_x_is_held_distances_follow_the_lengthscale(theta, best):
     apart = np.linalg.norm(X[known["first"]] - X[known["second"]], axis=1)
     expected = apart / theta.posterior["lengthscale"].to_numpy()[..., None]
     np.testing.assert_allclose(known["distance"], expected, rtol=1e-12)
-    assert scale_free(theta).dims == ("chain", "draw", "obs", "latent")
+    assert Fit(theta).scaled_positions().dims == ("chain", "draw", "obs", "latent")
 
 
 def test_a_covariance_of_the_users_own_gives_what_needs_no_k(Y, rng):

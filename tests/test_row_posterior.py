@@ -11,8 +11,9 @@ from sklearn.decomposition import PCA
 import pm_gplvm as gplvm
 from pm_gplvm.batch_optimise import maximise
 from pm_gplvm.batch_optimise import minimise as least
+from pm_gplvm.fit import Fit
 from pm_gplvm.mixtures import Proposals
-from pm_gplvm.processes import data_of, each_draw
+from pm_gplvm.processes import each_draw
 from pm_gplvm.row_density import RowDensity, Rows
 from pm_gplvm.row_posterior import _starts, positions_of
 
@@ -36,7 +37,7 @@ def some_rows(rng, M, D, Q):
 def density_of(Y, kernel, rng):
     model = gplvm.build_model(Y, kernel=kernel, resolution=0)
     fit = fit_of(model, rng.standard_normal((1, 1, 12, 2)), **theta_of(kernel))
-    F, _, _ = data_of(fit, caller="test")
+    F, _, _ = Fit(fit).table()
     (draw,) = each_draw(fit, caller="test")
     return RowDensity(draw, F)
 
@@ -86,7 +87,7 @@ def test_anisotropic_lengthscales(Y, rng):
     model = gplvm.build_model(Y, 2, ard=True)
     X = rng.standard_normal((1, 1, 12, 2))
     fit = fit_of(model, X, amplitude=1.3, sigma=0.3, lengthscale=[[[0.5, 1.5]]])
-    F, _, _ = data_of(fit, caller="test")
+    F, _, _ = Fit(fit).table()
     (draw,) = each_draw(fit, caller="test")
     density, rows = RowDensity(draw, F), some_rows(rng, 3, 4, 2)
     x = rng.standard_normal((3, 2))
@@ -122,7 +123,7 @@ def test_least_squares_end_where_scipys_end(Y, rng):
     model = gplvm.build_model(holes, missing="mask", resolution=0)
     X = rng.standard_normal((1, 1, 12, 2))
     (draw,) = each_draw(fit_of(model, X, **THETA), caller="test")
-    F, _, _ = data_of(fit_of(model, X, **THETA), caller="test", missing=True)
+    F, _, _ = Fit(fit_of(model, X, **THETA)).table()
     density, rows = RowDensity(draw, F), some_rows(rng, 6, 4, 2)
     x = rng.standard_normal((6, 2))
 
@@ -237,7 +238,7 @@ def test_rows_without_noise_are_not_lost(steep, holes):
 
 def test_climbs_of_the_density_alone_lose_them(steep):
     fit, _, new, at = steep
-    F, _, _ = data_of(fit, caller="test")
+    F, _, _ = Fit(fit).table()
     (draw,) = each_draw(fit, caller="test")
     density = RowDensity(draw, F)
     M = len(new)
