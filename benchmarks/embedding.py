@@ -58,7 +58,7 @@ def _hidden(Y, rng):
 
 def _infer_newX(fit, new) -> dict | None:
     """Places by GPy's infer_newX, at the X and θ of our fit, in a process of its own."""
-    from pm_gplvm.fit import Fit
+    from pm_gplvm.data.fit import Fit
 
     peer = installed_peers(["gpy"]).get("GPy")
     if peer is None:
@@ -170,8 +170,8 @@ def _filled(report, fit, new, holes, gone, rmse) -> tuple[float, float]:
 def _coverage(report: Report) -> None:
     """Rows of one Gaussian process, X and θ known for the old ones."""
     import pm_gplvm as gplvm
-    from pm_gplvm.kernels import cross_covariance
-    from pm_gplvm.results import as_fit
+    from pm_gplvm.core.kernels import cross_covariance
+    from pm_gplvm.model.results import as_fit
 
     rng, rows = np.random.default_rng(12), []
     for N, D, sigma in ((80, 6, 0.3), (150, 12, 0.2)):
@@ -203,7 +203,7 @@ def _coverage(report: Report) -> None:
 
 
 def _known_kernels() -> list[str]:
-    from pm_gplvm.kernels import parse_kernel
+    from pm_gplvm.core.kernels import parse_kernel
 
     known = []
     for kernel in KERNELS:

@@ -44,8 +44,8 @@ def _peak() -> int:
 def _main(what: str, file: str) -> None:
     warnings.simplefilter("ignore")  # three iterations do not converge
     import pm_gplvm as gplvm
-    from pm_gplvm.density import compile_log_density
-    from pm_gplvm.starts import start_values
+    from pm_gplvm.model.density import compile_log_density
+    from pm_gplvm.model.starts import start_values
 
     with np.load(file) as arrays:
         Y, X0 = arrays["Y"], arrays["X0"]

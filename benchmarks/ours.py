@@ -6,9 +6,9 @@ from unittest.mock import patch
 import numpy as np
 
 import pm_gplvm as gplvm
-from pm_gplvm import optimise as optimiser
-from pm_gplvm.density import compile_log_density
-from pm_gplvm.starts import start_values
+from pm_gplvm.fitting import optimise as optimiser
+from pm_gplvm.model.density import compile_log_density
+from pm_gplvm.model.starts import start_values
 
 PACKAGES = ("pm_gplvm", "pymc", "pytensor")
 FLAT = {"lengthscale": "flat", "amplitude": "flat", "sigma": "flat"}

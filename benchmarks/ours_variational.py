@@ -5,8 +5,8 @@ from unittest.mock import patch
 import numpy as np
 
 import pm_gplvm as gplvm
-from pm_gplvm import variational as searching
-from pm_gplvm.density import compile_log_density
+from pm_gplvm.fitting import variational as searching
+from pm_gplvm.model.density import compile_log_density
 
 PACKAGES = ("pm_gplvm", "pymc", "pytensor")
 FLAT = dict.fromkeys(("lengthscale", "amplitude", "sigma"), "flat")

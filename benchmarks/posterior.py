@@ -223,8 +223,8 @@ def _coverage(report: Report) -> None:
 def _costs(report: Report) -> None:
     """CPU time of one iteration at four states against N, and of one row's move."""
     import pm_gplvm as gplvm
-    from pm_gplvm.joint import chain_starts
-    from pm_gplvm.replicas import Replicas, compile_posterior
+    from pm_gplvm.sampling.joint import chain_starts
+    from pm_gplvm.sampling.replicas import Replicas, compile_posterior
 
     rows = []
     for N in COSTS:
@@ -253,7 +253,7 @@ def _costs(report: Report) -> None:
 
 def _row_move_seconds(sampler, repeats: int) -> float:
     """CPU seconds to offer one row of one state its candidates."""
-    from pm_gplvm.row_moves import RowUpdates
+    from pm_gplvm.core.row_moves import RowUpdates
 
     posterior, ensemble = sampler.posterior, sampler.posterior.ensemble
     theta, lengthscale = posterior.theta(ensemble.draws(sampler.states), len(sampler.states))

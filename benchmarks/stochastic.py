@@ -106,9 +106,9 @@ def _picture(curves: dict, N: int):
 def _cost(report: Report, Y, arguments) -> None:
 
     import pm_gplvm as gplvm
-    from pm_gplvm.density import compile_log_density
-    from pm_gplvm.starts import start_values
-    from pm_gplvm.stochastic import Optimiser, compile_neighbourhood
+    from pm_gplvm.fitting.stochastic import Optimiser, compile_neighbourhood
+    from pm_gplvm.model.density import compile_log_density
+    from pm_gplvm.model.starts import start_values
 
     model, N = gplvm.build_model(Y), len(Y)
     rng = np.random.default_rng(0)

@@ -191,7 +191,7 @@ def _memory(report: Report) -> None:
 def _main_memory(file: str, M: str) -> None:
     warnings.simplefilter("ignore")  # three iterations do not converge
     import pm_gplvm as gplvm
-    from pm_gplvm.density import compile_log_density
+    from pm_gplvm.model.density import compile_log_density
 
     with np.load(file) as arrays:
         Y, X0 = arrays["Y"], arrays["X0"]

@@ -12,8 +12,8 @@ import pandas as pd
 import xarray as xr
 
 import pm_gplvm as gplvm
-from pm_gplvm.checks import check_target
-from pm_gplvm.fit import Fit
+from pm_gplvm.core.checks import check_target
+from pm_gplvm.data.fit import Fit
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -10,13 +10,13 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from pm_gplvm.checks import Array, count
-from pm_gplvm.embedding import embed, log_predictive
-from pm_gplvm.fit import FEATURE, LATENT, Fit
-from pm_gplvm.map import fit_marginal
-from pm_gplvm.model import build_model
-from pm_gplvm.prediction import predict
-from pm_gplvm.table import Scale
+from pm_gplvm.core.checks import Array, count
+from pm_gplvm.data.fit import FEATURE, LATENT, Fit
+from pm_gplvm.data.table import Scale
+from pm_gplvm.fitting.map import fit_marginal
+from pm_gplvm.model.build import build_model
+from pm_gplvm.prediction.embed import embed, log_predictive
+from pm_gplvm.prediction.predict import predict
 
 
 class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):

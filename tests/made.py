@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.stats import ortho_group
 
-from pm_gplvm.results import as_fit
+from pm_gplvm.model.results import as_fit
 
 
 def fit_of(model, X, *, stats=None, **theta):

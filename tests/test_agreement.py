@@ -6,7 +6,7 @@ from made import rotations
 from oracles import neighbour_errors
 
 import pm_gplvm as gplvm
-from pm_gplvm.procrustes import distance_correlation, procrustes_distance
+from pm_gplvm.core.procrustes import distance_correlation, procrustes_distance
 
 
 def test_neighbour_errors_are_counted(rng):

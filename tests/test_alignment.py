@@ -13,10 +13,10 @@ from scipy.linalg import orthogonal_procrustes
 from scipy.spatial import procrustes
 
 import pm_gplvm as gplvm
-from pm_gplvm import alignment
-from pm_gplvm.fit import Fit
-from pm_gplvm.processes import each_draw
-from pm_gplvm.spec import ModelSpec
+from pm_gplvm.data.fit import Fit
+from pm_gplvm.diagnostics import align as alignment
+from pm_gplvm.model.spec import ModelSpec
+from pm_gplvm.prediction.processes import each_draw
 
 THETA = {"lengthscale": 0.8, "amplitude": 1.3, "sigma": 0.4}
 
@@ -225,7 +225,7 @@ def test_theta_is_sampled_at_aligned_positions_from_aligned_lengthscales(Y, rng)
     ell = np.array([[[0.5, 2.0]]])
     fit = fit_of(model, cloud(rng, shape=(1, 1)), lengthscale=ell, amplitude=1.0, sigma=0.3)
     swapped = gplvm.align(fit, to=fit.posterior["X"].to_numpy()[0, 0][:, ::-1])
-    from pm_gplvm.nuts import _positions
+    from pm_gplvm.sampling.nuts import _positions
 
     X, start = _positions(ModelSpec.of(model), swapped)
     np.testing.assert_allclose(X, fit.posterior["X"].to_numpy()[0, 0][:, ::-1], atol=1e-12)

@@ -9,9 +9,9 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF
 
 import pm_gplvm as gplvm
-from pm_gplvm.fit import Fit
-from pm_gplvm.latent_priors import is_back_constrained
-from pm_gplvm.spec import ModelSpec
+from pm_gplvm.data.fit import Fit
+from pm_gplvm.model.latent_priors import is_back_constrained
+from pm_gplvm.model.spec import ModelSpec
 
 N, Q = 16, 2
 THETA = {"lengthscale": 0.8, "amplitude": 1.2, "sigma": 0.4}

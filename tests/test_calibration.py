@@ -6,8 +6,8 @@ import pytest
 import xarray as xr
 
 import pm_gplvm as gplvm
-from pm_gplvm.calibration import _with_data
-from pm_gplvm.replicas import compile_posterior
+from pm_gplvm.diagnostics.calibration import _with_data
+from pm_gplvm.sampling.replicas import compile_posterior
 
 PRIORS = {
     "lengthscale": pm.LogNormal.dist(0.0, 0.5),

@@ -9,14 +9,14 @@ from scipy.stats import multivariate_normal, norm
 from sklearn.decomposition import FactorAnalysis
 
 import pm_gplvm as gplvm
-from pm_gplvm.density import log_density
-from pm_gplvm.fit import Fit
-from pm_gplvm.prediction import relative_uncertainty
-from pm_gplvm.processes import OwnColumns, each_draw
-from pm_gplvm.results import as_fit
-from pm_gplvm.row_density import RowDensity, Rows
-from pm_gplvm.spec import ModelSpec
-from pm_gplvm.volume import log_volume
+from pm_gplvm.data.fit import Fit
+from pm_gplvm.model.density import log_density
+from pm_gplvm.model.results import as_fit
+from pm_gplvm.model.spec import ModelSpec
+from pm_gplvm.model.volume import log_volume
+from pm_gplvm.prediction.predict import relative_uncertainty
+from pm_gplvm.prediction.processes import OwnColumns, each_draw
+from pm_gplvm.prediction.row_density import RowDensity, Rows
 
 N, D = 25, 4
 KERNELS = ("rbf + bias", "matern52", "linear + bias")
@@ -351,7 +351,7 @@ def test_the_other_readers_take_such_a_fit():
     with pytest.warns(RuntimeWarning, match="unreliable"):  # the draws were made by hand
         table_of = gplvm.compare({"one": fit, "same": fit})
     assert np.isfinite(table_of.loc["one", "elpd_entry"])
-    from pm_gplvm.invariants import invariants
+    from pm_gplvm.diagnostics.invariants import invariants
 
     known = invariants(fit)
     expected = gplvm.compute_log_likelihood(fit)["log_likelihood"]["Y"].sum("feature")

@@ -8,8 +8,8 @@ from scipy.spatial.distance import cdist
 from sklearn.manifold import trustworthiness
 
 import pm_gplvm as gplvm
-from pm_gplvm.fit import Fit
-from pm_gplvm.procrustes import distance_correlation, procrustes_distance
+from pm_gplvm.core.procrustes import distance_correlation, procrustes_distance
+from pm_gplvm.data.fit import Fit
 
 THETA = {"lengthscale": 0.8, "amplitude": 1.3, "sigma": 0.4}
 

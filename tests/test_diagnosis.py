@@ -8,8 +8,8 @@ from made import fit_of, rotations, turned
 from scipy.spatial import procrustes
 
 import pm_gplvm as gplvm
-from pm_gplvm.diagnosis import Diagnosis
-from pm_gplvm.invariants import invariants
+from pm_gplvm.diagnostics.convergence import Diagnosis
+from pm_gplvm.diagnostics.invariants import invariants
 
 CHAINS, DRAWS = 4, 300
 

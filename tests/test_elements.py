@@ -5,7 +5,7 @@ import pytest
 from made import fit_of
 
 import pm_gplvm as gplvm
-from pm_gplvm.elements import limits_of, mesh, plane_of
+from pm_gplvm.plot.elements import limits_of, mesh, plane_of
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from scipy.special import logsumexp
 from scipy.stats import norm
 
 import pm_gplvm as gplvm
-from pm_gplvm.fit import Fit
+from pm_gplvm.data.fit import Fit
 
 THETA = {"lengthscale": 0.8, "amplitude": 1.3, "sigma": 0.3}
 NAN = np.nan

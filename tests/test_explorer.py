@@ -15,7 +15,7 @@ from scipy.interpolate import RegularGridInterpolator
 from test_prediction import made_fit
 
 import pm_gplvm as gplvm
-from pm_gplvm import explorer
+from pm_gplvm.plot import explorer
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")

@@ -9,8 +9,8 @@ from matplotlib.collections import EllipseCollection, LineCollection, PathCollec
 from test_prediction import made_fit
 
 import pm_gplvm as gplvm
-from pm_gplvm.agreement import common_frame, outside
-from pm_gplvm.modes import group_optima
+from pm_gplvm.diagnostics.agreement import common_frame, outside
+from pm_gplvm.diagnostics.modes import group_optima
 
 THETA = {"lengthscale": 0.5, "amplitude": 1.3, "sigma": 0.4}
 

@@ -8,9 +8,9 @@ from scipy.stats import multivariate_normal
 from test_prediction import conditional, made_fit
 
 import pm_gplvm as gplvm
-from pm_gplvm.geometry import occupancy
-from pm_gplvm.kernels import cross_covariance, cross_slope, prior_slope_variance
-from pm_gplvm.processes import each_process
+from pm_gplvm.core.kernels import cross_covariance, cross_slope, prior_slope_variance
+from pm_gplvm.prediction.magnification import occupancy
+from pm_gplvm.prediction.processes import each_process
 
 KERNELS = ["rbf", "matern32", "matern52", "linear", "rbf + bias", *SUMS]
 STEP = 1e-5

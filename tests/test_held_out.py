@@ -14,7 +14,7 @@ from scipy.special import logsumexp
 from scipy.stats import multivariate_normal, norm
 
 import pm_gplvm as gplvm
-from pm_gplvm.comparison import left_out
+from pm_gplvm.diagnostics.compare import left_out
 
 SHARED = {"lengthscale": 0.8, "amplitude": 1.3, "sigma": 0.4}
 

@@ -12,10 +12,10 @@ from oracles import column_logps, kernel_matrix
 from scipy.optimize import minimize
 
 import pm_gplvm as gplvm
-from pm_gplvm.collapsed import CollapsedBound
-from pm_gplvm.gaussian import gram_factor
-from pm_gplvm.inducing_inputs import InducingKernel
-from pm_gplvm.psi import ONE_NODE
+from pm_gplvm.core.gaussian import gram_factor
+from pm_gplvm.core.inducing import InducingKernel
+from pm_gplvm.core.psi import ONE_NODE
+from pm_gplvm.model.collapsed import CollapsedBound
 
 THETA = {"amplitude": 1.3, "bias": 0.4, "sigma": 0.5}
 

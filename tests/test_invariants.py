@@ -9,8 +9,8 @@ from made import fit_of, rotations, signed_permutations, turned
 from oracles import ALL_KERNELS, SUMS, column_logps, kernel_matrix
 
 import pm_gplvm as gplvm
-from pm_gplvm.fit import Fit
-from pm_gplvm.invariants import invariants, row_pairs
+from pm_gplvm.data.fit import Fit
+from pm_gplvm.diagnostics.invariants import invariants, row_pairs
 
 THETA = {"lengthscale": 0.8, "amplitude": 1.3, "sigma": 0.4, "bias": 0.7}
 

@@ -11,7 +11,7 @@ from scipy.special import logsumexp
 from scipy.stats import multivariate_normal, norm, qmc
 
 import pm_gplvm as gplvm
-from pm_gplvm import joint
+from pm_gplvm.sampling import joint
 
 THETA = {"lengthscale": 0.8, "amplitude": 1.2, "sigma": 0.5}
 QUIET = {"progressbar": False, "random_seed": 1}

@@ -10,9 +10,9 @@ from oracles import ALL_KERNELS, STATIONARY, SUMS, kernel_matrix
 from pytensor.gradient import verify_grad
 
 import pm_gplvm as gplvm
-from pm_gplvm import kernels
-from pm_gplvm.covariances import Covariance
-from pm_gplvm.kernels import KERNELS, parse_kernel
+from pm_gplvm.core import kernels
+from pm_gplvm.core.kernels import KERNELS, parse_kernel
+from pm_gplvm.model.covariances import Covariance
 
 THETA = {"amplitude": 1.3, "sigma": 0.4, "bias": 0.7}
 WEIGHT = 0.6

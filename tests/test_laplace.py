@@ -8,8 +8,8 @@ from scipy import stats
 from scipy.special import logsumexp
 
 import pm_gplvm as gplvm
-from pm_gplvm.density import compile_log_density, optimiser_coordinates
-from pm_gplvm.laplace import invariant_planes, log_group_volume
+from pm_gplvm.fitting.laplace import invariant_planes, log_group_volume
+from pm_gplvm.model.density import compile_log_density, optimiser_coordinates
 
 QUIET = {"progressbar": False, "random_seed": 1}
 

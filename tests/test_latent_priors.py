@@ -11,7 +11,7 @@ from scipy.special import logsumexp
 from scipy.stats import multivariate_normal, norm, spearmanr
 
 import pm_gplvm as gplvm
-from pm_gplvm.mixtures import Mixture
+from pm_gplvm.core.mixtures import Mixture
 
 N, Q = 14, 2
 THETA = {"lengthscale": 0.8, "amplitude": 1.2, "sigma": 0.4}
@@ -91,7 +91,7 @@ def test_the_density_of_X_is_scipys(models, name, rng, mode):
 @pytest.mark.parametrize("name", PRIORS)
 def test_a_rows_prior_is_the_joint_ones(models, name, rng):
     """What the sampler weighs places by, against the density of all of X."""
-    from pm_gplvm.row_priors import compile_row_prior
+    from pm_gplvm.model.row_prior import compile_row_prior
 
     plain, at = point_of(models[name], rng)
     places = rng.standard_normal((4, Q))
@@ -199,7 +199,7 @@ def test_dynamics_smooth_what_is_noisy():
 def test_starts_are_turned_towards_what_is_known():
     table = simulated(30, 6)
     stage = np.linspace(-1.0, 1.0, 30)
-    from pm_gplvm.starts import start_values
+    from pm_gplvm.model.starts import start_values
 
     for sign in (1.0, -1.0):
         model = gplvm.build_model(table, priors={"X": gplvm.informed(sign * stage, 0.2)})

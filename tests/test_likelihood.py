@@ -11,9 +11,9 @@ from oracles import ALL_KERNELS, column_logps, kernel_matrix, likelihood_gradien
 from pytensor.gradient import verify_grad
 
 import pm_gplvm as gplvm
-from pm_gplvm.gaussian import gram_factor
-from pm_gplvm.gaussian_ops import GaussianTerms, columns_logp, total_logp
-from pm_gplvm.spec import tables_of
+from pm_gplvm.core.gaussian import gram_factor
+from pm_gplvm.model.gaussian_ops import GaussianTerms, columns_logp, total_logp
+from pm_gplvm.model.spec import tables_of
 
 
 def positive_definite(rng, n):

@@ -15,7 +15,7 @@ from pytensor.graph.basic import Apply
 from pytensor.graph.op import Op
 
 import pm_gplvm as gplvm
-from pm_gplvm.optimise import TOL
+from pm_gplvm.fitting.optimise import TOL
 
 
 def values(fit):

@@ -12,9 +12,9 @@ from scipy import stats
 from sklearn.decomposition import PCA
 
 import pm_gplvm as gplvm
-from pm_gplvm.density import compile_log_density, optimiser_coordinates
-from pm_gplvm.spec import ModelSpec
-from pm_gplvm.volume import log_volume
+from pm_gplvm.model.density import compile_log_density, optimiser_coordinates
+from pm_gplvm.model.spec import ModelSpec
+from pm_gplvm.model.volume import log_volume
 
 QUIET = {"progressbar": False, "random_seed": 1}
 THETA = {"lengthscale": 1.3, "amplitude": 0.8, "sigma": 0.4}

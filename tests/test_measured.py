@@ -6,11 +6,11 @@ from conftest import simulated
 from oracles import SUMS, kernel_matrix
 
 import pm_gplvm as gplvm
-from pm_gplvm.density import compile_log_density, measured, optimiser_coordinates
-from pm_gplvm.optimise import loosely, maximise, tightly
-from pm_gplvm.progress import progress_bar
-from pm_gplvm.relocation import Relocation
-from pm_gplvm.starts import start_values
+from pm_gplvm.data.progress import progress_bar
+from pm_gplvm.fitting.optimise import loosely, maximise, tightly
+from pm_gplvm.fitting.relocation import Relocation
+from pm_gplvm.model.density import compile_log_density, measured, optimiser_coordinates
+from pm_gplvm.model.starts import start_values
 
 KERNELS = ["rbf", "matern52", "linear", "rbf + linear", "rbf + bias"]
 THETA = {"lengthscale": 0.8, "amplitude": 1.1, "weight": 0.7, "sigma": 0.3, "bias": 0.5}

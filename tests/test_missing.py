@@ -13,10 +13,10 @@ from oracles import column_logps, kernel_matrix
 from scipy.stats import norm
 
 import pm_gplvm as gplvm
-from pm_gplvm.invariants import invariants
-from pm_gplvm.processes import each_draw
-from pm_gplvm.row_density import RowDensity, Rows
-from pm_gplvm.table import as_table, centre_and_scale
+from pm_gplvm.data.table import as_table, centre_and_scale
+from pm_gplvm.diagnostics.invariants import invariants
+from pm_gplvm.prediction.processes import each_draw
+from pm_gplvm.prediction.row_density import RowDensity, Rows
 
 THETA = {"lengthscale": 0.9, "amplitude": 1.1, "sigma": 0.3}
 N, D = 20, 8

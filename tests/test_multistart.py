@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.optimize import rosen, rosen_der
 
-from pm_gplvm.optimise import CONVERGED, FELL_BEHIND, INTERRUPTED, Start, best_first
-from pm_gplvm.progress import progress_bar
+from pm_gplvm.data.progress import progress_bar
+from pm_gplvm.fitting.optimise import CONVERGED, FELL_BEHIND, INTERRUPTED, Start, best_first
 
 
 class Valley:

@@ -8,8 +8,8 @@ from oracles import SUMS, kernel_matrix
 from scipy.stats import multivariate_normal
 
 import pm_gplvm as gplvm
-from pm_gplvm.prediction import relative_uncertainty
-from pm_gplvm.results import as_fit
+from pm_gplvm.model.results import as_fit
+from pm_gplvm.prediction.predict import relative_uncertainty
 
 KERNELS = ["rbf", "matern32", "matern52", "linear", "rbf + bias", *SUMS, "rbf + linear + bias"]
 

@@ -9,7 +9,7 @@ from scipy import stats
 from scipy.spatial.distance import pdist
 
 import pm_gplvm as gplvm
-from pm_gplvm.prior_draws import check_prior
+from pm_gplvm.sampling.prior import check_prior
 
 
 @pytest.fixture(scope="module")

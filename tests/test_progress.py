@@ -9,7 +9,7 @@ from rich.progress import Progress
 from test_prediction import made_fit
 
 import pm_gplvm as gplvm
-from pm_gplvm import progress
+from pm_gplvm.data import progress
 
 LONG = (
     "calibrate",

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from numpy.polynomial.hermite_e import hermegauss
 from oracles import kernel_matrix
 
-from pm_gplvm import psi
-from pm_gplvm.psi import ONE_NODE, cubature, psi_statistics, quasi_monte_carlo, workspace_shape
+from pm_gplvm.core import psi
+from pm_gplvm.core.psi import ONE_NODE, cubature, psi_statistics, quasi_monte_carlo, workspace_shape
 
 KERNELS = ("rbf", "linear", "matern32", "matern52")
 

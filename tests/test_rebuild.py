@@ -11,7 +11,7 @@ import pytest
 import xarray as xr
 
 import pm_gplvm as gplvm
-from pm_gplvm.spec import ModelSpec
+from pm_gplvm.model.spec import ModelSpec
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 from made import fit_of
 
 import pm_gplvm as gplvm
-from pm_gplvm.relevance import dominant, relevance
+from pm_gplvm.diagnostics.relevance import dominant, relevance
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import pytest
 from oracles import ALL_KERNELS, SUMS, column_logps, kernel_matrix
 from scipy import stats
 
-from pm_gplvm.row_moves import Part, Proposal, RowUpdates, Theta, wide_component
+from pm_gplvm.core.row_moves import Part, Proposal, RowUpdates, Theta, wide_component
 
 AMPLITUDE, SIGMA, BIAS, WEIGHT = 1.3, 0.4, 0.6, 0.8
 

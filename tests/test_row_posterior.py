@@ -9,13 +9,13 @@ from scipy.stats import multivariate_normal, multivariate_t, norm
 from sklearn.decomposition import PCA
 
 import pm_gplvm as gplvm
-from pm_gplvm.batch_optimise import maximise
-from pm_gplvm.batch_optimise import minimise as least
-from pm_gplvm.fit import Fit
-from pm_gplvm.mixtures import Proposals
-from pm_gplvm.processes import each_draw
-from pm_gplvm.row_density import RowDensity, Rows
-from pm_gplvm.row_posterior import _starts, positions_of
+from pm_gplvm.core.batch_optimise import maximise
+from pm_gplvm.core.batch_optimise import minimise as least
+from pm_gplvm.core.mixtures import Proposals
+from pm_gplvm.data.fit import Fit
+from pm_gplvm.prediction.processes import each_draw
+from pm_gplvm.prediction.row_density import RowDensity, Rows
+from pm_gplvm.prediction.row_posterior import _starts, positions_of
 
 THETA = {"lengthscale": 0.8, "amplitude": 1.3, "sigma": 0.3}
 KERNELS = ["rbf", "matern32", "matern52", "linear", "rbf + bias", *SUMS, "rbf + linear + bias"]

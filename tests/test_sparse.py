@@ -7,7 +7,7 @@ import pytest
 from oracles import STATIONARY, central_differences, column_logps, kernel_matrix
 
 import pm_gplvm as gplvm
-from pm_gplvm.density import compile_log_density
+from pm_gplvm.model.density import compile_log_density
 
 JITTER = 1e-8
 

@@ -6,7 +6,7 @@ import pytest
 from conftest import simulated
 
 import pm_gplvm as gplvm
-from pm_gplvm.spec import ModelSpec, PositionPrior, Table
+from pm_gplvm.model.spec import ModelSpec, PositionPrior, Table
 
 PRIORS = {
     "normal": lambda Y: pm.Normal.dist(0.5, 2.0),

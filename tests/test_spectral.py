@@ -6,9 +6,9 @@ import pytensor.tensor as pt
 import pytest
 from oracles import column_logps, kernel_matrix
 
-from pm_gplvm.gaussian import gram_factor
-from pm_gplvm.gaussian_ops import total_logp
-from pm_gplvm.spectral import ColumnTerms, own_columns_logp, spectrum
+from pm_gplvm.core.gaussian import gram_factor
+from pm_gplvm.model.gaussian_ops import total_logp
+from pm_gplvm.model.spectral import ColumnTerms, own_columns_logp, spectrum
 
 HALF_LOG = 0.5 * np.log(2.0 * np.pi)
 

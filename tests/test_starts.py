@@ -6,7 +6,7 @@ import pytest
 from sklearn.decomposition import PCA
 
 import pm_gplvm as gplvm
-from pm_gplvm.starts import Form, forms, perturbed, start_values
+from pm_gplvm.model.starts import Form, forms, perturbed, start_values
 
 
 @pytest.fixture(scope="module")

@@ -19,10 +19,10 @@ from sklearn.neighbors import NearestNeighbors
 from test_map import InterruptAt
 
 import pm_gplvm as gplvm
-from pm_gplvm.density import compile_log_density
-from pm_gplvm.spec import ModelSpec
-from pm_gplvm.starts import start_values
-from pm_gplvm.stochastic import Optimiser, compile_neighbourhood
+from pm_gplvm.fitting.stochastic import Optimiser, compile_neighbourhood
+from pm_gplvm.model.density import compile_log_density
+from pm_gplvm.model.spec import ModelSpec
+from pm_gplvm.model.starts import start_values
 
 CASES = [(kernel, ard) for kernel in ALL_KERNELS for ard in (False, True)]
 CASES.remove(("linear", True))

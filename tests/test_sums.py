@@ -9,9 +9,9 @@ from oracles import SUMS, column_logps, kernel_matrix
 from sklearn.decomposition import PCA
 
 import pm_gplvm as gplvm
-from pm_gplvm.density import compile_log_density
-from pm_gplvm.relocation import Relocation
-from pm_gplvm.replicas import compile_posterior
+from pm_gplvm.fitting.relocation import Relocation
+from pm_gplvm.model.density import compile_log_density
+from pm_gplvm.sampling.replicas import compile_posterior
 
 QUIET = {"random_seed": 1, "progressbar": False}
 THETA = {"lengthscale": 0.8, "amplitude": 1.1, "weight": 0.7, "sigma": 0.3, "bias": 0.5}

@@ -8,7 +8,7 @@ import xarray as xr
 from oracles import centre_and_spread
 
 import pm_gplvm as gplvm
-from pm_gplvm.table import as_table, centre_and_scale, equal_rows, grid_steps, resolution_of
+from pm_gplvm.data.table import as_table, centre_and_scale, equal_rows, grid_steps, resolution_of
 
 
 @pytest.fixture

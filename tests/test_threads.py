@@ -2,8 +2,8 @@
 
 import pytest
 
-from pm_gplvm import threads
-from pm_gplvm.threads import blas_threads, threads_for
+from pm_gplvm.core import blas as threads
+from pm_gplvm.core.blas import blas_threads, threads_for
 
 
 def test_small_tables_take_one_thread():

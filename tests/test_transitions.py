@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pm_gplvm.transitions import adapted_schedule, first_schedule, swap
+from pm_gplvm.sampling.transitions import adapted_schedule, first_schedule, swap
 
 
 @pytest.mark.parametrize(("n", "low"), [(5, 0.2), (8, 0.0), (2, 0.5)])

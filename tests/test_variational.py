@@ -11,10 +11,10 @@ from dense import bound, kl
 from oracles import central_differences, neighbour_errors
 
 import pm_gplvm as gplvm
-from pm_gplvm import variational as module
-from pm_gplvm.density import compile_log_density
-from pm_gplvm.optimise import CONVERGED, LINE_SEARCH, maximise
-from pm_gplvm.variational import induced_coordinates, search
+from pm_gplvm.fitting import variational as module
+from pm_gplvm.fitting.optimise import CONVERGED, LINE_SEARCH, maximise
+from pm_gplvm.fitting.variational import induced_coordinates, search
+from pm_gplvm.model.density import compile_log_density
 
 FLAT = dict.fromkeys(("lengthscale", "amplitude", "sigma", "bias"), "flat")
 

@@ -17,7 +17,7 @@ import numpy as np
 from made import fit_of, turned
 
 import pm_gplvm as gplvm
-from pm_gplvm.diagnosis import Verdict
+from pm_gplvm.diagnostics.convergence import Verdict
 
 N, D, Q = 12, 6, 2
 QUIET = {"progressbar": False, "random_seed": 1}

@@ -1,0 +1,198 @@
+"""Gaussian processes through inducing inputs: q(u), the collapsed bound with its gradient, and FITC.
+
+With the statistics Ψ₀, Ψ₁, Ψ₂ of the whole kernel k = amplitude² κ + bias² (see
+:mod:`pm_gplvm.core.psi`), K = k(W, W), β = sigma⁻² and F the standardised table (N, D),
+
+    ⟨ln p(F|X)⟩ ≥ -½ N D ln 2π/β - ½ D ln|B| - ½ β tr FFᵀ + ½ β² tr(PᵀL⁻ᵀB⁻¹L⁻¹P)
+                  - ½ β D Ψ₀ + ½ D tr A,
+    A = β L⁻¹Ψ₂L⁻ᵀ,  B = I + A,  K = LLᵀ,  P = Ψ₁ᵀF
+
+(Titsias 2009, eq. 9; Titsias & Lawrence 2010, eq. 14 and 15). FITC (Snelson & Ghahramani 2006,
+eq. 9) is the same for points whose rows are divided by the noise of each, less the last two terms.
+
+Values are written over a namespace xp: NumPy, or PyTensor where a compiler needs the expression.
+Gradients are in NumPy.
+"""
+
+from typing import Any
+
+import numpy as np
+from scipy.linalg import LinAlgError, lapack
+
+from pm_gplvm.core.checks import Array
+from pm_gplvm.core.kernels import KERNELS
+from pm_gplvm.core.psi import Quadrature, correlation, psi_statistics, symbolic_statistics
+
+JITTER = 1e-8
+"""Share of amplitude² added to the diagonal of K: the inducing values are seen with that much
+noise, under which the bound is still a bound."""
+
+
+class InducingPosterior:
+    """The optimal Gaussian over the values at the inducing inputs, and the bound that it gives.
+
+    Made of L⁻¹, A (M, M), L⁻¹P (M, D), Ψ₀ and sigma. Where B is not positive definite, it raises
+    LinAlgError in NumPy and is not a number in PyTensor.
+    """
+
+    def __init__(self, half: Any, A: Any, alpha: Any, psi0: Any, sigma: Any, xp: Any = np) -> None:
+        self.half, self.A, self.alpha, self.psi0, self.sigma = half, A, alpha, psi0, sigma
+        self.xp, self.beta, self.identity = xp, 1.0 / sigma**2, xp.eye(half.shape[0])
+        root, log_root = _inverse_factor(self.identity + A, xp)
+        self.log_det = 2.0 * log_root
+        self.inverse = root.T @ root  # B⁻¹
+        self.gamma = self.inverse @ alpha
+
+    @property
+    def weights(self) -> Array:
+        """What k(x, W) is multiplied by to give the mean at x, shape (M, D)."""
+        return self.beta * self.half.T @ self.gamma
+
+    @property
+    def reduction(self) -> Array:
+        """R with variance k(x, x) - k(x, W) R k(W, x) at x, shape (M, M)."""
+        return self.half.T @ (self.identity - self.inverse) @ self.half
+
+    def bound(self, trace: Any, n_rows: Any, n_columns: int) -> Any:
+        """Return the bound for a table of tr FFᵀ = ``trace``."""
+        fit = self.beta * (self.alpha * self.gamma).sum()
+        slack = self.beta * self.psi0 - self.xp.trace(self.A)
+        constant = n_rows * self.xp.log(2.0 * np.pi / self.beta) + self.log_det + slack
+        return -0.5 * (n_columns * constant + self.beta * (trace - fit))
+
+    def pullback(
+        self, trace: float, n_rows: int, n_columns: int
+    ) -> tuple[Array, float, Array, Array, float]:
+        """Differentiate the bound in K, Ψ₀, P, Ψ₂ and sigma; the matrices' are symmetric."""
+        D, beta, A = n_columns, self.beta, self.A
+        cross = beta**2 * self.gamma @ self.gamma.T
+        dA = 0.5 * (D * (self.identity - self.inverse) - cross)
+        # K in units of itself: L (I + ε) Lᵀ for a small symmetric ε changes A by -½ (εA + Aε).
+        mixed = A @ dA + 0.5 * beta**2 * self.gamma @ self.alpha.T
+        dK = -0.5 * self.half.T @ (mixed + mixed.T) @ self.half
+        dpsi2 = beta * self.half.T @ dA @ self.half
+        dP = beta**2 * self.half.T @ self.gamma
+        fit = float((self.alpha * self.gamma).sum())
+        dbeta = (0.5 * D * n_rows + float((dA * A).sum())) / beta
+        dbeta += beta * fit - 0.5 * (trace + D * self.psi0)
+        return dK, -0.5 * D * beta, dP, dpsi2, -2.0 * dbeta / self.sigma**3
+
+
+def _inverse_factor(A: Any, xp: Any) -> tuple[Any, Any]:
+    """L⁻¹ and ln|L| of A = LLᵀ."""
+    if xp is not np:
+        factor = xp.linalg.cholesky(A, lower=True, on_error="nan")
+        inverse = xp.linalg.solve_triangular(factor, xp.eye(A.shape[0]), lower=True, b_ndim=2)
+    else:
+        factor, info = lapack.dpotrf(A, lower=1, clean=1)
+        if info:
+            raise LinAlgError("not positive definite")
+        inverse = lapack.dtrtri(factor, lower=1)[0]
+    return inverse, xp.log(xp.diagonal(factor)).sum()
+
+
+class InducingKernel:
+    """Statistics of amplitude² κ + bias², and the covariance K of the inducing values.
+
+    Positions are U, S and W of :func:`pm_gplvm.core.psi.psi_statistics`.
+    """
+
+    def __init__(
+        self,
+        kernel: str,
+        positions: tuple[Any, Any, Any],
+        amplitude: Any,
+        bias: Any,
+        *,
+        quadrature: Quadrature | None = None,
+        workspace: Array | None = None,
+        xp: Any = np,
+    ) -> None:
+        U, S, W = self.positions = positions
+        self.kernel, self.amplitude, self.bias, self.xp = kernel, amplitude, bias, xp
+        self.n_rows = U.shape[0]
+        a2, b2 = amplitude**2, bias**2
+        if xp is np:
+            self.own = psi_statistics(kernel, U, S, W, quadrature=quadrature, workspace=workspace)
+        else:
+            self.own = symbolic_statistics(kernel, U, S, W, quadrature=quadrature, xp=xp)
+        self.correlation, self.slope = correlation(kernel, W, W, xp)
+        self.correlation = self.correlation + JITTER * xp.eye(W.shape[0])
+        self.column_sums = self.own.psi1.sum(axis=0)
+        self.K = a2 * self.correlation + b2
+        self.psi0 = a2 * self.own.psi0 + self.n_rows * b2
+        outer = self.column_sums[:, None] + self.column_sums
+        self.psi2 = a2**2 * self.own.psi2 + a2 * b2 * outer + self.n_rows * b2**2
+
+    @property
+    def psi1(self) -> Any:
+        """Ψ₁, shape (N, M)."""
+        return self.amplitude**2 * self.own.psi1 + self.bias**2
+
+    def posterior(self, F: Any, sigma: Any) -> InducingPosterior:
+        """Return the posterior of the inducing values given a table F (N, D)."""
+        P = self.amplitude**2 * (self.own.psi1.T @ F) + self.bias**2 * F.sum(axis=0)
+        half, _ = _inverse_factor(self.K, self.xp)
+        A = 1.0 / sigma**2 * half @ self.psi2 @ half.T
+        return InducingPosterior(half, A, half @ P, self.psi0, sigma, self.xp)
+
+    def bound(self, F: Any, sigma: Any, n_columns: int) -> Any:
+        """Write down the bound of :meth:`bound_and_gradient` for PyTensor."""
+        value = self.posterior(F, sigma).bound((F**2).sum(), F.shape[0], n_columns)
+        return self.xp.switch(self.xp.isnan(value), -np.inf, value)
+
+    def bound_and_gradient(
+        self, F: Array, sigma: float, n_columns: int
+    ) -> tuple[float, tuple[Any, ...]]:
+        """Compute the bound and its gradient in U, S, W, amplitude, bias and sigma.
+
+        F (N, R) is a factor with the FFᵀ of the table, which has ``n_columns``. Infinite and not a
+        number where a matrix is not positive definite.
+        """
+        size = float(np.vdot(F, F)), len(F), n_columns
+        try:
+            found = self.posterior(F, sigma)
+        except LinAlgError:
+            nothing = (np.full_like(v, np.nan) for v in self.positions)
+            return -np.inf, (*nothing, np.nan, np.nan, np.nan)
+        dK, dpsi0, dP, dpsi2, dsigma = found.pullback(*size)
+        return found.bound(*size), (*self.pullback(F, dK, dpsi0, dP, dpsi2), dsigma)
+
+    def fitc_log_likelihood(self, F: Any, sigma: Any, n_columns: int) -> Any:
+        """Log-density ln N(F | 0, Q + diag(K - Q) + sigma² I) of all columns."""
+        found, scaled, noise = self.fitc_posterior(F, sigma)
+        value = found.bound((scaled**2).sum(), F.shape[0], n_columns)
+        return value - n_columns * self.xp.log(noise).sum()
+
+    def fitc_posterior(self, F: Any, sigma: Any) -> tuple[InducingPosterior, Any, Any]:
+        """Posterior of points under FITC, F divided by the noise of each row, and that noise (N,)."""
+        own = 1.0 if KERNELS[self.kernel].stationary else (self.positions[0] ** 2).sum(axis=1)
+        prior = self.amplitude**2 * own + self.bias**2
+        half, _ = _inverse_factor(self.K, self.xp)
+        scaled = half @ self.psi1.T
+        noise = self.xp.sqrt(prior - (scaled**2).sum(axis=0) + sigma**2)
+        scaled, F = scaled / noise, F / noise[:, None]
+        A = scaled @ scaled.T
+        found = InducingPosterior(half, A, scaled @ F, self.xp.trace(A), 1.0, self.xp)
+        return found, F, noise
+
+    def pullback(
+        self, F: Array, dK: Array, dpsi0: float, dP: Array, dpsi2: Array
+    ) -> tuple[Array, Array, Array, float, float]:
+        """∂L/∂(U, S, W, amplitude, bias)."""
+        a2, b2, own, sums = self.amplitude**2, self.bias**2, self.own, F.sum(axis=0)
+        d1 = F @ (a2 * dP).T
+        rows = dpsi2.sum(axis=1)
+        crossed = 2.0 * float(rows @ self.column_sums)
+        da2 = float((dK * self.correlation).sum()) + dpsi0 * own.psi0
+        da2 += float((d1 * own.psi1).sum() / a2 + 2.0 * a2 * (dpsi2 * own.psi2).sum())
+        da2 += b2 * crossed
+        db2 = float(dK.sum()) + self.n_rows * dpsi0 + float((dP @ sums).sum())
+        db2 += a2 * crossed + 2.0 * self.n_rows * b2 * float(rows.sum())
+
+        if b2:
+            d1 += 2.0 * a2 * b2 * rows
+        dU, dS, dW = own.pullback(a2 * dpsi0, d1, a2**2 * dpsi2)
+        G, W = 2.0 * a2 * dK * self.slope, self.positions[2]
+        dW += G @ W if self.kernel == "linear" else 2.0 * (G.sum(axis=1)[:, None] * W - G @ W)
+        return dU, dS, dW, 2.0 * self.amplitude * da2, 2.0 * self.bias * db2

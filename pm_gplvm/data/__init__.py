@@ -1,0 +1,1 @@
+"""Tables, files, and a fit as an object."""

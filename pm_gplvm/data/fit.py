@@ -1,0 +1,325 @@
+"""A fit: what a DataTree of this package says of its draws, its table and how it was made."""
+
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from pm_gplvm.core.checks import Array
+
+OBS, FEATURE, LATENT, CLASS = "obs", "feature", "latent", "latent_class"
+
+THETA = ("lengthscale", "amplitude", "weight", "sigma", "bias")
+"""The hyperparameters that a model built here may have, in the order of its tables."""
+
+_TURNED = {"X", "lengthscale"}  # what align gives anew
+
+# What samples X anew in each draw, and so in a frame of its own; PyMC itself leaves no method.
+_UNTURNED = {"replica_exchange", ""}
+
+
+class Standardised(NamedTuple):
+    """A table in the units of the model: F = (Y - mean) / scale, NaN where an entry is missing."""
+
+    F: Array  # (N, D)
+    mean: Array  # (D,)
+    scale: Array  # (D,)
+
+
+class Frames(NamedTuple):
+    """How align brought draws into one frame: x = scale · rotation · raw + shift."""
+
+    rotation: Array  # (S, Q, Q)
+    shift: Array  # (S, Q)
+    scale: Array  # (S, 1)
+
+    def inward(self, i: int, raw: Array) -> Array:
+        """Bring raw positions (..., Q) of the i-th draw into the frame."""
+        return np.asarray(self.scale[i] * raw @ self.rotation[i].T + self.shift[i])
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The one reader of a DataTree; ``caller`` is the verb that errors and warnings name."""
+
+    tree: xr.DataTree
+    caller: str = "fit"
+
+    @classmethod
+    def of(cls, tree: Any, *variables: str, caller: str) -> "Fit":
+        """Read a DataTree that has a posterior and the named variables, fixed ones included.
+
+        Raises TypeError if it is no DataTree, ValueError if a group or a variable is missing.
+        """
+        if not isinstance(tree, xr.DataTree):
+            raise TypeError(
+                f"{caller} needs a fit (a DataTree, as fit_marginal and sample_theta return it), "
+                f"got {type(tree).__name__}."
+            )
+        if "posterior" not in tree.children:
+            groups = ", ".join(tree.children) or "none"
+            raise ValueError(
+                f"{caller} needs a fit with the group 'posterior', got the groups: {groups}."
+            )
+        fit = cls(tree, caller)
+        fit.require(*variables)
+        return fit
+
+    def require(self, *variables: str) -> None:
+        """Raise ValueError unless each variable was drawn or held fixed."""
+        for name in variables:
+            if name not in self:
+                raise ValueError(
+                    f"{self.caller} needs the variable {name!r}, in posterior or constant_data; the fit "
+                    f"has {', '.join(map(str, self.posterior.data_vars))}. Was it made by a model of "
+                    "build_model?"
+                )
+
+    def require_exact(self) -> None:
+        """Raise ValueError unless the fit has X, σ and its table, and no inducing inputs."""
+        self.require("X", "sigma", "Y_mean", "Y_scale")
+        if self.is_inducing:
+            raise ValueError(
+                f"{self.caller} needs a fit of the exact model, got a sparse or variational one. Go on "
+                "from it with fit_marginal(build_model(Y), start=fit)."
+            )
+
+    def warn_unaligned(self) -> None:
+        """Warn where draws of X are about to be averaged, each in a frame of its own."""
+        if self.is_aligned or "X" not in self.posterior:
+            return
+        if self.method in _UNTURNED and self.n_draws > 1:
+            warnings.warn(
+                f"{self.caller} got draws of X each in a frame of its own, rotated and reflected at "
+                "random: their mean is no embedding. Call fit = align(fit) first.",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+
+    def __contains__(self, name: object) -> bool:
+        """Whether a variable was drawn or held fixed."""
+        return name in self.posterior or name in self.constants
+
+    # How it was made.
+
+    @property
+    def kernel(self) -> str:
+        """Name of the kernel, "custom" where it is none of the table."""
+        return str(self.tree.attrs.get("kernel", "custom"))
+
+    @property
+    def method(self) -> str:
+        """How the posterior was found, "" where PyMC itself drew it."""
+        return str(self.tree.attrs.get("method", ""))
+
+    @property
+    def approximation(self) -> str:
+        """Kind of the approximation by inducing inputs ("vfe", "fitc"), "" of the exact model."""
+        return str(self.tree.attrs.get("approximation", ""))
+
+    @property
+    def is_inducing(self) -> bool:
+        """Whether the model went through inducing inputs."""
+        return "approximation" in self.tree.children
+
+    @property
+    def is_aligned(self) -> bool:
+        """Whether align has brought the draws into one frame."""
+        return "aligned" in self.tree.children
+
+    @property
+    def own_noise(self) -> bool:
+        """Whether each column has an amplitude and a noise of its own."""
+        return FEATURE in self.draws("sigma").dims
+
+    @property
+    def priors(self) -> dict[str, str] | None:
+        """Text of each prior, None if the fit keeps no note of them."""
+        noted = self.tree.attrs.get("priors")
+        return None if noted is None else json.loads(noted)
+
+    # Its groups.
+
+    @property
+    def posterior(self) -> xr.Dataset:
+        """What was drawn."""
+        return self.tree["posterior"].to_dataset()
+
+    @property
+    def constants(self) -> xr.Dataset:
+        """What was held fixed, empty if nothing was."""
+        return self.group("constant_data")
+
+    @property
+    def stats(self) -> xr.Dataset:
+        """What the sampler says of each draw, empty if it says nothing."""
+        return self.group("sample_stats")
+
+    def group(self, name: str) -> xr.Dataset:
+        """Return a group as a dataset, empty if there is none."""
+        return self.tree[name].to_dataset() if name in self.tree.children else xr.Dataset()
+
+    # Its draws.
+
+    @property
+    def n_draws(self) -> int:
+        """Draws of all chains."""
+        sizes = self.tree["posterior"].sizes
+        return int(sizes["chain"] * sizes["draw"])
+
+    @property
+    def latent_dim(self) -> int:
+        """Q, the number of latent dimensions."""
+        return int(self.draws("X").sizes[LATENT])
+
+    @property
+    def theta_names(self) -> list[str]:
+        """Hyperparameters that it has, σ excepted, in the order of every table."""
+        return [name for name in THETA if name in self and name != "sigma"]
+
+    def draws(self, name: str, *, raw: bool = False) -> xr.DataArray:
+        """All draws (chain, draw, ...) of a variable, one a draw also where it was held fixed.
+
+        X and the lengthscale of an aligned fit come in the common frame unless ``raw``.
+        """
+        if not raw and name in _TURNED and name in self.group("aligned"):
+            return self.group("aligned")[name]
+        posterior = self.posterior
+        if name in posterior:
+            return posterior[name].transpose("chain", "draw", ...)
+        fixed = self.constants[name]
+        return fixed.expand_dims({"chain": posterior["chain"], "draw": posterior["draw"]})
+
+    def values(self, name: str, *, raw: bool = False) -> Array:
+        """Draws of all chains one after the other, shape (S, ...)."""
+        draws = self.draws(name, raw=raw).to_numpy()
+        return draws.reshape(-1, *draws.shape[2:])
+
+    def noise(self) -> Array:
+        """Give the standard deviation of all noise, its floor included, shape (S,) or (S, D)."""
+        return np.hypot(self.values("sigma"), np.asarray(self.constants.get("Y_resolution", 0.0)))
+
+    def scaled_positions(self) -> xr.DataArray:
+        """X / lengthscale, dims (chain, draw, obs, latent); X itself where there is no lengthscale."""
+        X = self.draws("X")
+        if "lengthscale" not in self:
+            return X
+        lengthscale = self.draws("lengthscale").to_numpy()
+        return X / lengthscale.reshape(*lengthscale.shape[:2], 1, -1)
+
+    def thinned(self, draws: int) -> xr.DataTree:
+        """Keep at most this number of draws, evenly spaced in each chain, at least one a chain."""
+        sizes = self.tree["posterior"].sizes
+        step = -(-sizes["draw"] // max(1, draws // sizes["chain"]))
+        few = {
+            name: group.to_dataset().isel(draw=slice(None, None, step), missing_dims="ignore")
+            for name, group in self.tree.children.items()
+        }
+        tree = xr.DataTree.from_dict(few)
+        tree.attrs = self.tree.attrs
+        return tree
+
+    def evenly_spaced(self, limit: int | None) -> NDArray[np.intp]:
+        """Choose at most so many of the draws, the first and the last among them."""
+        return evenly_spaced(self.n_draws, limit)
+
+    def frames(self, chosen: NDArray[np.intp]) -> Frames:
+        """Frames of the chosen draws; nothing moves in a fit that has not been aligned."""
+        Q, S = self.latent_dim, len(chosen)
+        rotation, shift, scale = np.tile(np.eye(Q), (S, 1, 1)), np.zeros((S, Q)), np.ones((S, 1))
+        group = self.group("aligned")
+        if self.is_aligned:
+            rotation = group["rotation"].to_numpy().reshape(-1, Q, Q)[chosen]
+            shift = group["shift"].to_numpy().reshape(-1, Q)[chosen]
+            if "scale" in group:
+                scale = group["scale"].to_numpy().reshape(-1, 1)[chosen]
+        return Frames(rotation, shift, scale)
+
+    # Its table.
+
+    @property
+    def observed(self) -> str:
+        """Name of the table; ValueError if the fit does not tell."""
+        if "observed" not in self.tree.attrs:
+            raise ValueError(
+                f"{self.caller} needs a fit of this package, whose attrs name the table, got a DataTree "
+                "without it. Draw with sample or sample_theta instead of pm.sample."
+            )
+        return str(self.tree.attrs["observed"])
+
+    @property
+    def holds_table(self) -> bool:
+        """Whether the table stands in the fit."""
+        return self.tree.attrs.get("observed") in self.group("observed_data")
+
+    @property
+    def features(self) -> NDArray[Any]:
+        """Names of the columns."""
+        return np.asarray(self.tree["observed_data"][FEATURE].to_numpy())
+
+    def labels(self, name: str) -> NDArray[Any]:
+        """Read a coordinate along the rows of the table; ValueError if there is none of that name."""
+        coords = self.tree["observed_data"].to_dataset().coords
+        if name not in coords:
+            kept = [str(key) for key, value in coords.items() if value.dims == (OBS,)]
+            raise ValueError(
+                f"The fit has no coordinate {name!r} along its rows, got {', '.join(kept) or 'none'}. Give "
+                "Y as a DataArray with that coordinate, or pass one value a row."
+            )
+        return np.asarray(coords[name].to_numpy())
+
+    @property
+    def Y(self) -> xr.DataArray:
+        """The table (obs, feature) in the user's units, NaN where an entry is missing."""
+        table = self.tree["observed_data"].to_dataset()[self.observed]
+        return table.transpose(..., FEATURE)
+
+    def table(self, *, missing: bool = True) -> Standardised:
+        """Standardise the table; ``missing=False`` raises ValueError where an entry is missing."""
+        self.require("Y_mean", "Y_scale")
+        Y = self.Y.to_numpy()
+        mean, scale = (self.constants[name].to_numpy() for name in ("Y_mean", "Y_scale"))
+        F = (Y - mean) / scale
+        if not missing and (n := int(np.isnan(F).sum())):
+            raise ValueError(
+                f"{self.caller} needs a fit of a complete table, got one with {n} missing entries. Fill "
+                "them and fit again: build_model(impute(fit)['mean'])."
+            )
+        return Standardised(F, mean, scale)
+
+
+def evenly_spaced(total: int, limit: int | None) -> NDArray[np.intp]:
+    """Choose at most ``limit`` of ``total``, the first and the last among them."""
+    chosen = np.linspace(0, total - 1, min(limit or total, total)).round()
+    return np.unique(chosen).astype(np.intp)
+
+
+def same_table(fits: Mapping[str, xr.DataTree], *, caller: str) -> Array:
+    """Return the standardised table that all fits have in common, or raise ValueError."""
+    if not isinstance(fits, Mapping) or isinstance(fits, xr.DataTree):
+        raise TypeError(
+            f"{caller} needs a mapping such as {{'MAP': best, 'NUTS': full}}, got {type(fits).__name__}."
+        )
+    if not fits:
+        raise ValueError(f"{caller} needs at least one fit, got an empty mapping.")
+    read = {name: Fit.of(fit, "X", caller=caller) for name, fit in fits.items()}
+    (first, Y), *others = [(name, fit.Y.to_numpy()) for name, fit in read.items()]
+    for name, other in others:
+        if other.shape != Y.shape:
+            (N, D), (n, d) = Y.shape, other.shape
+            found = f"{N} rows and {D} features, and {n} and {d}"
+        elif not np.array_equal(other, Y, equal_nan=True):
+            same = (other == Y) | (np.isnan(other) & np.isnan(Y))
+            found = f"{int((~same).sum())} entries that differ"
+        else:
+            continue
+        raise ValueError(
+            f"{caller} needs fits of the same table, got in {first!r} and {name!r} {found}. "
+            "Fit both models to the same Y."
+        )
+    return read[first].table().F

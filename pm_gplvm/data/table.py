@@ -1,0 +1,302 @@
+"""The user's table: checked, labelled, its centre and scale, the grid of its values, odd tables."""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import NDArray
+
+from pm_gplvm.core.checks import Array
+from pm_gplvm.data.fit import FEATURE, OBS
+
+Scale = Literal["global", "feature", "none"]
+
+_FEWEST = 3  # rows of a table
+
+# Grids of values
+_DISTINCT = 0.9  # share of a column's entries above which its values are on no grid
+_MULTIPLES, _ROUNDING = 0.95, 1e-3  # share of the gaps that must be whole multiples, and how nearly
+_GRIDDED = 0.5  # share of gridded columns from which equal rows are no copies
+_LEAST_NOISE = 0.01  # no table is known to more than a hundredth of its spread
+
+# Odd tables
+_LABELS = {"class", "classes", "cluster", "group", "label", "labels", "species", "stage", "target"}
+_NUMBERS = {"id", "index", "row", "unnamed: 0"}
+_FEW_ROWS, _MANY_COLUMNS = 20, 50  # columns per row
+_SHARE, _FEW = 0.9, 0.25  # of all variance in at most this share of the columns
+_SHARE_OF_FEW = 0.99  # in one column where there are only two or three
+
+_REMEDY_LABEL = (
+    "Move labels out of the table (a DataArray coordinate on obs keeps them) or drop them."
+)
+
+
+def as_table(Y: Any, *, missing: str = "raise") -> xr.DataArray:
+    """Return a table as float64 with dims (obs, feature), checked, in the user's units.
+
+    Names of rows and columns are kept, and further coordinates along the rows (``label``).
+    """
+    table = labelled(Y)
+    N, D = table.shape
+    if N < _FEWEST or D < 1:
+        raise ValueError(
+            f"Y must have at least 3 rows (obs) and 1 column (feature), got shape {(N, D)}. Rows are "
+            "what is embedded: if columns were meant, pass Y.T."
+        )
+    if missing not in ("raise", "mask"):
+        raise ValueError(f"missing must be one of raise, mask, got {missing!r}.")
+    _check_finite(table, allow_missing=missing == "mask")
+    values = table.to_numpy()
+    if (np.nanmin(values, axis=0) == np.nanmax(values, axis=0)).all():
+        raise ValueError(f"Y has {N} equal rows: there is nothing to embed.")
+    return table
+
+
+def _check_finite(table: xr.DataArray, *, allow_missing: bool) -> None:
+    values = table.to_numpy()
+    absent = np.isnan(values)
+    bad = np.isinf(values) if allow_missing else ~np.isfinite(values)
+    if bad.any():
+        row, column = (int(i) for i in np.argwhere(bad)[0])
+        n = int((absent & bad).sum())
+        raise ValueError(
+            f"Y has {n} missing (NaN) and {int(bad.sum()) - n} infinite values, first at "
+            f"obs {_name(table, OBS, row)}, feature {_name(table, FEATURE, column)}. "
+            "Drop or impute them before build_model, or take build_model(..., missing='mask') where "
+            "they are missing."
+        )
+    for axis, dim, what in ((1, OBS, "rows"), (0, FEATURE, "columns")):
+        if (empty := absent.all(axis=axis)).any():
+            raise ValueError(
+                f"Y must have an entry in every row and column, got {int(empty.sum())} {what} of NaN "
+                f"alone, first {dim} {_name(table, dim, int(empty.argmax()))}. Drop them."
+            )
+
+
+def _name(table: xr.DataArray, dim: str, position: int) -> str:
+    label = table[dim].to_numpy()[position]
+    return f"{position}" if str(label) == f"{position}" else f"{position} ({label})"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:5])}{', …' if len(names) > 5 else ''}"
+
+
+# Kinds of tables
+
+
+def labelled(Y: Any) -> xr.DataArray:
+    """Return any kind of table as float64 with dims (obs, feature), its values unchecked."""
+    if isinstance(Y, xr.DataArray):
+        return _from_dataarray(Y)
+    if isinstance(Y, pd.DataFrame):
+        return _from_frame(Y)
+    return _from_array(Y)
+
+
+def _from_array(Y: Any) -> xr.DataArray:
+    if np.ma.isMaskedArray(Y):
+        Y = np.ma.filled(Y.astype(float), np.nan)
+    if hasattr(Y, "toarray"):
+        raise TypeError("Y is a sparse matrix; pass Y.toarray() if it fits in memory.")
+    try:
+        Y = np.asarray(Y)
+    except ValueError as error:
+        raise TypeError(f"Y must hold numbers in rows of equal length ({error}).") from error
+    values = _floats(Y)
+    if values.ndim != 2:
+        hint = " For a single feature pass Y[:, None]." if values.ndim == 1 else ""
+        raise ValueError(
+            f"Y must have two dimensions (obs, feature), got shape {values.shape}.{hint}"
+        )
+    N, D = values.shape
+    return xr.DataArray(
+        values, dims=(OBS, FEATURE), coords={OBS: np.arange(N), FEATURE: np.arange(D)}
+    )
+
+
+def _from_frame(Y: pd.DataFrame) -> xr.DataArray:
+    text = [str(name) for name, dtype in Y.dtypes.items() if not _numeric(dtype)]
+    if text:
+        raise TypeError(
+            f"Y must hold numbers, got text or other objects in {len(text)} of {Y.shape[1]} columns: "
+            f"{_listed(text)}. {_REMEDY_LABEL}"
+        )
+    values = Y.to_numpy(dtype=np.float64, na_value=np.nan)
+    coords = {OBS: _plain_index(Y.index), FEATURE: _plain_index(Y.columns)}
+    return xr.DataArray(values, dims=(OBS, FEATURE), coords=coords)
+
+
+def _numeric(dtype: Any) -> bool:
+    return pd.api.types.is_numeric_dtype(dtype) and not pd.api.types.is_complex_dtype(dtype)
+
+
+def _plain_index(index: pd.Index) -> NDArray[Any]:
+    """Labels that a file can hold: numbers and dates as they are, others as text."""
+    if isinstance(index, pd.MultiIndex):
+        return np.array([" ".join(map(str, entry)) for entry in index])
+    if pd.api.types.is_numeric_dtype(index) or pd.api.types.is_datetime64_dtype(index):
+        return index.to_numpy()
+    return np.array([str(entry) for entry in index])
+
+
+def _from_dataarray(Y: xr.DataArray) -> xr.DataArray:
+    if Y.ndim != 2:
+        raise ValueError(f"Y must have two dimensions (obs, feature), got dims {tuple(Y.dims)}.")
+    rows, columns = Y.dims
+    if rows == FEATURE or columns == OBS:
+        rows, columns = columns, rows
+    Y = Y.transpose(rows, columns).rename({rows: OBS, columns: FEATURE})
+    values = _floats(Y.to_numpy())
+    coords: dict[str, Any] = {
+        dim: _plain_index(Y.indexes[dim]) if dim in Y.indexes else np.arange(size)
+        for dim, size in zip((OBS, FEATURE), values.shape, strict=True)
+    }
+    for name, coord in Y.coords.items():
+        if coord.dims == (OBS,) and name != OBS and name not in Y.indexes:
+            coords[str(name)] = (OBS, coord.to_numpy())
+    return xr.DataArray(values, dims=(OBS, FEATURE), coords=coords)
+
+
+def _floats(values: NDArray[Any]) -> Array:
+    if np.iscomplexobj(values):
+        raise TypeError(
+            "Y must hold real numbers, got complex ones. Stack real and imaginary parts."
+        )
+    try:
+        return np.asarray(values, dtype=np.float64, order="C")
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"Y must hold numbers, got text or other objects ({error}). {_REMEDY_LABEL}"
+        ) from error
+
+
+# Centre, scale and grid
+
+
+def centre_and_scale(table: xr.DataArray, scale: Scale = "global") -> tuple[Array, Array]:
+    """Return mean and scale of each column, both (D,), in the units of the table.
+
+    A constant column is allowed unless each column has its own scale: it becomes 0, as if it were data
+    without noise.
+    """
+    if scale not in (rules := get_args(Scale)):
+        raise ValueError(f"scale must be one of {', '.join(rules)}, got {scale!r}.")
+    values = table.to_numpy()
+    mean = np.nanmean(values, axis=0)
+    if scale == "none":
+        return mean, np.ones_like(mean)
+    spread = np.nanstd(values - mean, axis=0)
+    if scale == "global":
+        share = (~np.isnan(values)).sum(axis=0)
+        return mean, np.full_like(mean, np.sqrt(np.average(spread**2, weights=share)))
+    # A constant column leaves rounding noise of the size of its mean times machine precision.
+    constant = np.nanmin(values, axis=0) == np.nanmax(values, axis=0)
+    if constant.any():
+        names = [str(name) for name in table[FEATURE].to_numpy()[constant]]
+        raise ValueError(
+            f"scale='feature' cannot divide by the spread of {len(names)} constant features: "
+            f"{_listed(names)}. Drop them or use scale='global'."
+        )
+    return mean, spread
+
+
+def grid_steps(values: Array) -> Array:
+    """Return the step of the grid that each column's values (N, D) lie on; 0 where there is none.
+
+    A column is gridded if values repeat (at most 90 % of its entries are distinct) and at least 95 % of
+    the gaps between neighbouring values are whole multiples of the smallest; or if it has two values.
+    """
+    ordered = np.sort(values, axis=0)
+    # NaN is sorted to the end, and no comparison with it is true.
+    counts = 1 + (np.diff(ordered, axis=0) > 0.0).sum(axis=0)
+    known = (~np.isnan(values)).sum(axis=0)
+    steps = np.zeros(values.shape[1])
+    for d in np.flatnonzero((counts > 1) & (counts <= _DISTINCT * known)):
+        steps[d] = _grid_step(np.unique(ordered[: known[d], d]))
+    return steps
+
+
+def _grid_step(distinct: Array) -> float:
+    gaps = np.diff(distinct)
+    # Two numbers that should be equal may differ in their last digits.
+    gaps = gaps[gaps > 1e-9 * np.ptp(distinct)]
+    step = float(gaps.min())
+    times = gaps / step
+    whole = np.abs(times - np.round(times)) < _ROUNDING * np.maximum(times, 1.0)
+    return step if len(distinct) == 2 or (len(gaps) > 1 and whole.mean() >= _MULTIPLES) else 0.0
+
+
+def equal_rows(values: Array) -> NDArray[np.intp] | None:
+    """Return for each row the first that equals it, (N,); None without copies, or on a grid.
+
+    Measured on a continuous scale, two rows are equal because one was entered twice. On a grid (answers,
+    counts) rows may well be equal, and each says something.
+    """
+    firsts: dict[bytes, int] = {}
+    # 0.0 is added as -0.0, equal to 0.0, has other bytes.
+    rows = np.ascontiguousarray(values) + 0.0
+    first = np.array([firsts.setdefault(row.tobytes(), n) for n, row in enumerate(rows)])
+    if len(firsts) == len(values) or len(firsts) < _FEWEST:
+        return None
+    gridded = (grid_steps(values[list(firsts.values())]) > 0.0).mean()
+    return first if gridded < _GRIDDED else None
+
+
+def resolution_of(table: xr.DataArray, scale: Array, *, by_column: bool = False) -> Array:
+    """Return the least standard deviation of the noise, in units of the scale: () or by column (D,).
+
+    A value rounded to a grid of step δ has an error of variance δ²/12; its mean over the columns counts,
+    and 0.01² besides. Without it a fit to gridded data may take the grid for signal.
+    """
+    rounding = (grid_steps(table.to_numpy()) / scale) ** 2 / 12.0
+    return np.sqrt((rounding if by_column else rounding.mean()) + _LEAST_NOISE**2)
+
+
+# Odd tables
+
+
+def warn_of_odd_table(table: xr.DataArray, scale: str) -> None:
+    """Warn of a table that looks transposed, holds labels, or has columns in different units."""
+    N, D = table.shape
+    names = [str(name) for name in table[FEATURE].to_numpy()]
+    if N < _FEW_ROWS and D >= _MANY_COLUMNS * N:
+        _warn(
+            f"Y has {N} rows and {D} columns, and rows are what is embedded. If columns were meant, "
+            "pass Y.T."
+        )
+    if labels := [n for n in names if n.lower() in _LABELS]:
+        _warn(
+            f"Y has a column called {_listed(labels)}, which would be embedded as a measurement. If it "
+            f"holds classes, take it out: load_table(path, label={labels[0]!r}), or a DataArray with "
+            "the coordinate 'label' along obs."
+        )
+    if numbers := [n for n in names if n.lower() in _NUMBERS]:
+        _warn(
+            f"Y has a column called {_listed(numbers)}, which would be embedded as a measurement. If "
+            f"it numbers the rows, make it the index: Y.set_index({numbers[0]!r})."
+        )
+    if scale == "global" and (large := _dominant(table, names)):
+        _warn(
+            f"Y has nearly all of its variance in {len(large)} of {D} features, and they decide alone: "
+            f"{_listed(large)}. If the units differ, scale='feature' divides each by its own spread: "
+            "build_model(Y, scale='feature'), GPLVM(scale='feature'), or --scale feature."
+        )
+
+
+def _dominant(table: xr.DataArray, names: list[str]) -> list[str]:
+    """Return the columns that hold nearly all variance, if they are few."""
+    variance = np.nanvar(table.to_numpy(), axis=0)
+    varies = int((variance > 0.0).sum())
+    order = np.argsort(-variance)
+    share = np.cumsum(variance[order]) / variance.sum()
+    few = int(_FEW * varies)
+    n = int(np.searchsorted(share, _SHARE if few else _SHARE_OF_FEW)) + 1
+    return [names[i] for i in order[:n]] if varies > 1 and n <= max(few, 1) else []
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, RuntimeWarning, stacklevel=4)

@@ -1,0 +1,1 @@
+"""What draws say of themselves and of each other."""

@@ -1,0 +1,181 @@
+"""Draws of X in one orientation, by transforms that leave K unchanged."""
+
+import warnings
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from pm_gplvm.core.checks import Array
+from pm_gplvm.core.kernels import KERNELS
+from pm_gplvm.core.procrustes import Symmetry, procrustes_mean, superimpose
+from pm_gplvm.data.fit import Fit
+
+_ITERATIONS = 1000
+_TOLERANCE = 1e-9
+
+
+def align(fit: xr.DataTree, to: Any = None, *, scale: bool = False) -> xr.DataTree:
+    """Bring every draw of X into one orientation.
+
+    The likelihood does not change when X is rotated, so each draw has an orientation of its own. With one
+    lengthscale for all dimensions, or none, a draw is rotated or reflected so that it lies as near
+    to the reference as possible (orthogonal Procrustes, Schönemann 1966). With ARD, where only signs
+    and order of the dimensions are free, the dimensions are matched by optimal assignment and
+    their lengthscales go with them. Under a stationary kernel each draw is also translated to the
+    centroid of the reference: the prior N(0, 1) of X determines the origin, the data do not.
+
+    Nothing is sampled again and K is the same in every draw. The draws in ``posterior`` do not
+    change. All functions of this package that read positions (:func:`predict`, :func:`plot_latent`) take the
+    aligned ones, and ``X_new`` in their orientation. PyMC and ArviZ see the raw ones, unless given
+    ``group="aligned"``.
+
+    Parameters
+    ----------
+    fit : DataTree
+        With ``X``, in one draw or many. A fit that has been aligned before is aligned anew from
+        its raw draws.
+    to : DataTree or array_like, shape (N, Q), optional
+        The reference. Of a fit with many draws their mean after alignment is taken. By default the draws'
+        own mean by generalised Procrustes analysis (Gower 1975), centred under a stationary
+        kernel. Its axes are the principal axes (ARD: the dimensions in order of their spread), the
+        widest first; the entry farthest from 0 in each dimension is positive.
+    scale : bool, default False
+        Whether each draw is also scaled to the reference by least squares, together with its
+        lengthscale, which leaves K unchanged. For a joint mode, whose X is small, beside draws.
+
+    Returns
+    -------
+    DataTree
+        The fit with the group ``aligned``: ``X`` (chain, draw, obs, latent), x' = scale ·
+        rotation x + shift; ``rotation`` (chain, draw, latent, latent_from), ``shift`` (chain, draw,
+        latent) and, if asked, ``scale`` (chain, draw); ``reference`` (obs, latent); ``residual``
+        (chain, draw), the root mean square over the rows of ‖x' - reference‖, in units of X;
+        ``lengthscale`` where it changed (ARD, scale).
+
+    Warns
+    -----
+    RuntimeWarning
+        If the mean of the draws has not converged.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``fit`` has no X, ``to`` has another shape or other rows, or ``scale`` is asked for without a
+        lengthscale.
+
+    Notes
+    -----
+    Draws from different posterior modes cannot be aligned with each other: see ``residual``, and
+    :func:`diagnose`. A user's own covariance is taken to be isotropic, or, where its ``lengthscale``
+    has one entry a dimension, isotropic after division by it; X is then not translated.
+
+    References
+    ----------
+    Schönemann, P. H. (1966). A generalized solution of the orthogonal Procrustes problem.
+    Psychometrika 31, 1-10.
+    Gower, J. C. (1975). Generalized Procrustes analysis. Psychometrika 40, 33-51.
+
+    Examples
+    --------
+    >>> import pm_gplvm as gplvm
+    >>> best = gplvm.fit_marginal(gplvm.build_model(gplvm.load_digits(n=20)), progressbar=False)
+    >>> mirrored = gplvm.align(best, to=-best.posterior["X"][0, 0])
+    >>> bool(mirrored["aligned"]["residual"] < 1e-9)
+    True
+    """
+    a_fit = Fit.of(fit, "X", caller="align")
+    symmetry = _symmetry(fit)
+    if scale and not symmetry.scale:
+        raise ValueError(
+            "scale=True needs a stationary kernel and its lengthscale, which is scaled along, got "
+            f"a fit with the kernel {Fit(fit).kernel!r}. Leave scale=False."
+        )
+    raw = a_fit.draws("X", raw=True)
+    draws = raw.to_numpy().reshape(-1, *raw.shape[2:])
+    reference = _own_mean(draws, symmetry, scale) if to is None else _reference(to, raw)
+    superimposed, transform = superimpose(reference, draws, symmetry, scale=scale)
+    residual = np.sqrt(((superimposed - reference) ** 2).sum(axis=2).mean(axis=1))
+
+    lead, (rows, latent) = raw.dims[:2], raw.dims[2:]
+    known = {
+        "X": (raw.dims, superimposed),
+        "rotation": ((*lead, latent, f"{latent}_from"), transform.rotation),
+        "shift": ((*lead, latent), transform.shift),
+        "residual": (lead, residual),
+    }
+    if scale:
+        known["scale"] = (lead, transform.scale)
+    if scale or symmetry.axes:
+        lengthscale = a_fit.draws("lengthscale", raw=True)
+        values = lengthscale.to_numpy().reshape(len(draws), *lengthscale.shape[2:])
+        known["lengthscale"] = (lengthscale.dims, transform.lengthscale(values))
+    sizes = dict(raw.sizes) | {f"{latent}_from": raw.sizes[latent]}
+    group = xr.Dataset(
+        {n: (dims, v.reshape([sizes[d] for d in dims])) for n, (dims, v) in known.items()},
+        coords=raw.coords,
+        attrs={"group": "signed permutation" if symmetry.axes else "orthogonal"},
+    ).assign(reference=((rows, latent), reference))
+    aligned = fit.copy()
+    aligned["aligned"] = xr.DataTree(group)
+    return aligned
+
+
+def _symmetry(fit: xr.DataTree) -> Symmetry:
+    """Read off a fit which transforms of X leave its K unchanged."""
+    read = Fit(fit)
+    kernel = KERNELS.get(read.kernel)
+    stationary = kernel is not None and kernel.stationary
+    has_lengthscale = "lengthscale" in read
+    axes = has_lengthscale and read.draws("lengthscale", raw=True).ndim == 3
+    return Symmetry(axes, move=stationary, scale=stationary and has_lengthscale)
+
+
+def _own_mean(draws: Array, symmetry: Symmetry, scale: bool) -> Array:
+    """Procrustes mean of the draws; warn if it has not converged."""
+    if symmetry.move:
+        draws = draws - draws.mean(axis=1, keepdims=True)
+    if scale:  # every draw has the same weight
+        sizes = np.sqrt((draws**2).sum(axis=(1, 2), keepdims=True))
+        draws = draws * (np.sqrt((sizes**2).mean()) / np.maximum(sizes, 1e-300))
+    mean, change = procrustes_mean(
+        draws, axes=symmetry.axes, max_iter=_ITERATIONS, tolerance=_TOLERANCE
+    )
+    if change > _TOLERANCE:
+        warnings.warn(
+            f"The mean of the draws has not settled: in iteration {_ITERATIONS} it still moved by {change:.2g} of "
+            f"its size (wanted {_TOLERANCE:g} or less). Align to one fit or array.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    return mean
+
+
+def _reference(to: Any, raw: xr.DataArray) -> Array:
+    """Positions to align to, checked against the draws."""
+    shape, rows = raw.shape[2:], raw.dims[2]
+    if isinstance(to, xr.DataTree):
+        positions = Fit.of(to, "X", caller="align").draws("X")
+        same = rows in raw.coords and rows in positions.coords
+        if same and not raw[rows].equals(positions[rows]):
+            raise ValueError(
+                f"to must hold the rows of the fit in their order, got another coordinate {rows!r}. "
+                "Align fits of one table."
+            )
+        draws = positions.to_numpy().reshape(-1, *positions.shape[2:])
+        if len(draws) > 1 and not Fit(to).is_aligned:
+            values = _own_mean(draws, _symmetry(to), scale=False)
+        else:
+            values = draws.mean(axis=0)
+    else:
+        try:
+            values = np.asarray(to, dtype=np.float64)
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"to must be a fit or an array of shape {shape}, got {type(to).__name__}."
+            ) from None
+    if values.shape != shape:
+        raise ValueError(f"to must have shape (N, Q) = {shape}, got {values.shape}.")
+    if not np.isfinite(values).all():
+        raise ValueError("to must be finite, got missing or infinite positions.")
+    return values

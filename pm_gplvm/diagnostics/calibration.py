@@ -1,0 +1,197 @@
+"""Simulation-based calibration of the sampler."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pymc as pm
+import xarray as xr
+from rich.progress import track
+from scipy.stats import chisquare, kstest
+
+from pm_gplvm.core.blas import blas_threads as limit_threads
+from pm_gplvm.core.checks import INTERVAL, Array, count
+from pm_gplvm.core.gaussian import gram_factor
+from pm_gplvm.diagnostics.invariants import Indices, row_pairs
+from pm_gplvm.model.spec import ModelSpec
+from pm_gplvm.model.starts import start_values
+from pm_gplvm.sampling.prior import sample_prior
+from pm_gplvm.sampling.replicas import Posterior, Replicas, compile_posterior
+
+
+def calibrate(
+    model: pm.Model,
+    *,
+    n_replicates: int = 200,
+    draws: int = 25,
+    thin: int = 4,
+    tune: int = 100,
+    chains: int = 4,
+    n_pairs: int = 3,
+    random_seed: int | None = None,
+    progressbar: bool = True,
+) -> xr.Dataset:
+    """Rank true values among the sampler's draws, over simulated tables.
+
+    θ, X and Y are drawn from the model's priors, and (θ, X) sampled given Y, from a random
+    start. If the sampler draws from the posterior, the rank of the true
+    value of any quantity among the draws is uniform (Talts, Betancourt, Simpson, Vehtari & Gelman
+    2018, arXiv:1804.06788, theorem 1).
+
+    Parameters
+    ----------
+    model : pm.Model
+        From :func:`build_model`, all priors proper. Only the size, mean and scale of its table are
+        used.
+    n_replicates : int, default 200
+        Number of tables.
+    draws, thin, tune, chains : int
+        For each table: kept draws a chain, iterations a kept draw, tuning iterations,
+        and chains, each from a random start.
+    n_pairs : int, default 3
+        Number of pairs of rows whose distance in lengthscales is ranked.
+    random_seed : int, optional
+    progressbar : bool, default True
+
+    Returns
+    -------
+    Dataset, dims (replicate)
+        Ranks of each θ, of ``log_likelihood`` and of ``distance_0`` and so on, from 0 to
+        ``attrs["draws"]``, the number of draws of all chains.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is out of range, a prior is flat or :func:`sample` does not support the model.
+
+    Examples
+    --------
+    >>> import pm_gplvm as gplvm
+    >>> model = gplvm.build_model(gplvm.load_digits(n=6), latent_dim=1)
+    >>> ranks = gplvm.calibrate(model, n_replicates=2, draws=9, tune=5, progressbar=False)
+    >>> ranks["sigma"].sizes["replicate"]
+    2
+    """
+    counts = {"n_replicates": n_replicates, "draws": draws, "thin": thin, "tune": tune}
+    for name, value in {**counts, "chains": chains, "n_pairs": n_pairs}.items():
+        count(name, value)
+    ModelSpec.of(model).table.require_complete(caller="calibrate")
+    rng = np.random.default_rng(random_seed)
+    posterior = compile_posterior(model)
+    ensemble = posterior.ensemble
+    if ensemble.X is None:
+        raise ValueError("calibrate needs a model with a free, unbounded X.")
+    prior = sample_prior(model, draws=n_replicates, random_seed=int(rng.integers(2**31)))
+    centre, scale = (prior["constant_data"][f"Y_{n}"].to_numpy() for n in ("mean", "scale"))
+    tables = prior["prior_predictive"]["Y"].transpose(..., "obs", "feature").to_numpy()[0]
+    truths = _states(model, prior, ensemble)
+    pairs = np.stack(row_pairs(tables.shape[1], n_pairs))
+    ranks: list[dict[str, int]] = []
+    with limit_threads(1):
+        for i in track(range(n_replicates), "calibrate", disable=not progressbar):
+            simulated = _with_data(posterior, (tables[i] - centre) / scale)
+            starts = np.array(
+                [ensemble.state(start_values(model, "random", rng)) for _ in range(chains)]
+            )
+            states = _sampled(simulated, starts, draws, thin, tune, rng)
+            seen = _quantities(simulated, states, pairs)
+            truth = _quantities(simulated, truths[i][None], pairs)
+            # Ties, which occur only where a row never moved, are broken at random.
+            ranks.append(
+                {
+                    name: int((values < truth[name][0]).sum())
+                    + int(rng.integers(0, (values == truth[name][0]).sum() + 1))
+                    for name, values in seen.items()
+                }
+            )
+    return xr.Dataset(
+        {name: ("replicate", [rank[name] for rank in ranks]) for name in ranks[0]},
+        attrs={"draws": int(draws * chains)},
+    )
+
+
+def uniformity(ranks: xr.Dataset, *, n_bins: int = 10) -> pd.DataFrame:
+    """Test whether ranks are uniform.
+
+    Parameters
+    ----------
+    ranks : Dataset
+        From :func:`calibrate`.
+    n_bins : int, default 10
+
+    Returns
+    -------
+    DataFrame
+        One row a quantity: p-values of Pearson's χ² test in ``n_bins`` bins and of Kolmogorov
+        and Smirnov's, and the share of the truths inside the central 89 % interval of the draws.
+
+    Examples
+    --------
+    >>> import numpy as np, xarray as xr
+    >>> even = xr.Dataset({"sigma": ("replicate", np.arange(100))}, attrs={"draws": 99})
+    >>> float(uniformity(even).loc["sigma", "chi2_p"])
+    1.0
+    """
+    top = ranks.attrs["draws"] + 1
+    table = {}
+    for name, values in ranks.data_vars.items():
+        share = (values.to_numpy() + 0.5) / top
+        counts = np.histogram(share, bins=n_bins, range=(0.0, 1.0))[0]
+        table[name] = {
+            "chi2_p": chisquare(counts).pvalue,
+            "ks_p": kstest(share, "uniform").pvalue,
+            "coverage_89": ((share > INTERVAL[0]) & (share < INTERVAL[1])).mean(),
+        }
+    return pd.DataFrame(table).T
+
+
+def _states(model: pm.Model, prior: xr.DataTree, ensemble: Any) -> list[Array]:
+    """Convert the prior draws to states of the ensemble."""
+    drawn = prior["prior"].to_dataset()
+    states = []
+    for i in range(drawn.sizes["draw"]):
+        named = {str(n): v.to_numpy()[0, i] for n, v in drawn.data_vars.items()}
+        values = start_values(model, named, np.random.default_rng(0))
+        states.append(ensemble.state(values))
+    return states
+
+
+def _with_data(posterior: Posterior, F: Array) -> Posterior:
+    """Give the model another table; the compiled functions are shared, and follow."""
+    posterior.ensemble.table.factor.set_value(gram_factor(F))
+    return replace(posterior, F=F)
+
+
+def _sampled(
+    posterior: Posterior,
+    starts: Array,
+    draws: int,
+    thin: int,
+    tune: int,
+    rng: np.random.Generator,
+) -> Array:
+    """Sample from each of the starts (C, P) without tempering: states, shape (draws · C, P)."""
+    sampler = Replicas(
+        posterior, starts[:, None], np.ones(1), np.full(1, 0.03), n_proposals=32, rng=rng
+    )
+    for _ in range(tune):
+        sampler.iterate(tuning=True)
+    states = []
+    for _ in range(draws):
+        for _ in range(thin):
+            sampler.iterate()
+        states.append(sampler.states.copy())
+    return np.concatenate(states)
+
+
+def _quantities(posterior: Posterior, states: Array, pairs: Indices) -> dict[str, Array]:
+    """Compute the ranked quantities at each state, for these pairs of rows (2, P)."""
+    ensemble = posterior.ensemble
+    named = ensemble.draws(states)
+    _, lengthscale = posterior.theta(named, len(states))
+    Z = named["X"] / lengthscale
+    found = {name: v for name, v in named.items() if v.ndim == 1}
+    found["log_likelihood"] = ensemble(states).log_likelihood
+    distances = np.linalg.norm(Z[:, pairs[0]] - Z[:, pairs[1]], axis=-1)
+    return found | {f"distance_{k}": distances[:, k] for k in range(pairs.shape[1])}

@@ -1,0 +1,320 @@
+"""One table of any fits of the same data, and of an estimate of θ beside its posterior."""
+
+import warnings
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from pm_gplvm.core.blas import blas_threads
+from pm_gplvm.core.checks import Array, interval
+from pm_gplvm.core.kernels import KERNELS
+from pm_gplvm.data.fit import THETA, Fit, same_table
+from pm_gplvm.diagnostics.agreement import agreement, check_counts, positions
+from pm_gplvm.diagnostics.invariants import invariants
+from pm_gplvm.prediction.held_out import FEWEST_SMOOTHED, compute_log_likelihood, leave_one_out
+
+
+def compare(
+    fits: Mapping[str, xr.DataTree],
+    *,
+    reference: Any = None,
+    labels: Any = None,
+    n_neighbors: int = 10,
+    draws: int = 200,
+    kfold: Mapping[str, xr.Dataset] | None = None,
+) -> pd.DataFrame:
+    """Compare fits of the same table.
+
+    Positions are compared in units of the lengthscale, Z = X / lengthscale, because X of a joint mode is
+    far smaller than X of posterior draws at the same K. Every measure of an embedding is computed for each
+    draw and then averaged. None is of a mean position, and none depends on the orientation.
+
+    Parameters
+    ----------
+    fits : mapping
+        Name to fit: of one model or of several, estimates or draws.
+    reference : str, DataTree or array_like, shape (N, Q), optional
+        Name of one of the fits, another fit, or positions; the first fit by default. Of a fit with
+        many draws the draw of the highest likelihood is taken.
+    labels : str or array_like, shape (N,), optional
+        A coordinate along the rows, or a class for each.
+    n_neighbors : int, default 10
+        k of the neighbour measures; at most (N - 1) // 2 for the trustworthiness.
+    draws : int, default 200
+        Largest number of draws used of each fit, evenly spaced.
+    kfold : mapping, optional
+        Name to the result of :func:`cross_validate`, of any of the fits.
+
+    Returns
+    -------
+    DataFrame
+        One row a fit. Columns with ``_lb`` and ``_ub`` are the ends of the 89 % interval over the draws.
+        They, and standard deviations, are NaN with one draw.
+
+        ``method``, ``draws``
+            The method of the fit, and the number of draws used.
+        ``log_likelihood``, ``log_likelihood_sd``
+            ln p(Y | X, θ), in the units of Y.
+        ``bound``
+            Bound on ln p(Y | θ) of a variational fit, which compares numbers of latent dimensions and
+            kernels; NaN for others.
+        ``lengthscale``, ``amplitude``, ``weight``, ``sigma``, ``bias``
+            Means; with ARD the lengthscales of each draw are sorted, ``lengthscale[0]``
+            the smallest.
+        ``sd_X``, ``sd_Z``
+            Standard deviation of the positions, root mean square over dimensions, as they are and
+            in units of the lengthscale.
+        ``procrustes``, ``distance_correlation``
+            Of Z and the reference: SciPy's disparity, 0 for the same shape and 1 at most;
+            Székely's distance correlation, 1 for the same shape.
+        ``distance_correlation_Y``, ``trustworthiness``
+            Of Z and the table: agreement of the large distances and of the neighbourhoods.
+        ``neighbours``, ``neighbours_Y``
+            Expected share of a row's k nearest rows in the reference, and in Y, that are among
+            its k nearest in Z (:func:`neighbour_probabilities` has them row by row).
+        ``nn_agreement``
+            With labels: share of rows whose nearest row has the same label.
+        ``elpd_feature``, ``elpd_feature_se``, ``elpd_feature_k``
+            PSIS-LOO by feature (``az.loo``), and its largest Pareto k. NaN with fewer than 25
+            draws; too high where X is held at an estimate; draws of an approximation are treated as
+            draws of the posterior.
+        ``elpd_entry``, ``elpd_entry_se``, ``elpd_entry_k``
+            Leave-one-entry-out, summed over the table (:func:`leave_one_out`). For an estimate, and for X
+            held at one, the positions have seen the entry: the number is too high.
+        ``elpd_row``, ``elpd_row_se``
+            From ``kfold``.
+
+        Distances in Y are of the table of the first fit, centred and scaled. Measures that need them are
+        NaN where entries are missing. Measures that need K are NaN for
+        a user's own covariance.
+
+    Warns
+    -----
+    RuntimeWarning
+        If a Pareto k says that ``elpd_feature`` is unreliable.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``fits`` is not a mapping of fits, two of them are of different tables, or another argument
+        is out of range.
+
+    References
+    ----------
+    Székely, G. J., Rizzo, M. L. and Bakirov, N. K. (2007). Measuring and testing dependence by
+    correlation of distances. Annals of Statistics 35, 2769-2794.
+
+    Examples
+    --------
+    >>> import pm_gplvm as gplvm
+    >>> Y = gplvm.load_digits(n=20)
+    >>> rbf, linear = (gplvm.build_model(Y, kernel=k) for k in ("rbf", "linear"))
+    >>> fits = {"RBF": gplvm.fit_marginal(rbf, progressbar=False)}
+    >>> fits["PCA"] = gplvm.fit_marginal(linear, progressbar=False)
+    >>> table = gplvm.compare(fits, labels="label")
+    >>> table.index.tolist(), float(table.loc["RBF", "neighbours"])
+    (['RBF', 'PCA'], 1.0)
+    """
+    F = same_table(fits, caller="compare")
+    check_counts(len(F), n_neighbors, draws)
+    unknown = [name for name in kfold or {} if name not in fits]
+    if unknown:
+        raise ValueError(
+            f"kfold must name fits ({', '.join(fits)}), got {', '.join(map(str, unknown))}."
+        )
+    first = next(iter(fits.values()))
+    classes = Fit(first).labels(labels) if isinstance(labels, str) else labels
+    target = _reference(fits, reference, len(F))
+    rows = {}
+    for name, fit in fits.items():
+        few = Fit(fit).thinned(draws)
+        Z = positions(few)
+        with blas_threads(1):
+            measured = agreement(Z, target, F, classes, n_neighbors=n_neighbors)
+        rows[name] = (
+            {"method": Fit(fit).method, "draws": len(Z)}
+            | _of_K(few)
+            | _bound(few)
+            | _of_positions(few, Z)
+            | _of_agreement(measured)
+            | left_out(few)
+            | _rows_left_out((kfold or {}).get(name))
+        )
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    _warn(table)
+    return table
+
+
+def summarise_theta(best: xr.DataTree, draws: xr.DataTree) -> pd.DataFrame:
+    """Compare the hyperparameters of an estimate with their posterior.
+
+    Parameters
+    ----------
+    best : DataTree
+        A fit of one draw.
+    draws : DataTree
+        From :func:`sample_theta`.
+
+    Returns
+    -------
+    DataFrame
+        One row a hyperparameter (and dimension, if ARD), columns ``estimate``, ``mean``, ``sd``,
+        ``ess_bulk``, ``r_hat``; in units of the scale of Y, the lengthscale in units of X.
+
+    Examples
+    --------
+    >>> import pm_gplvm as gplvm
+    >>> model = gplvm.build_model(gplvm.load_digits(n=20))
+    >>> best = gplvm.fit_marginal(model, progressbar=False)
+    >>> theta = gplvm.sample_theta(model, best, draws=500, progressbar=False, random_seed=1)
+    >>> gplvm.summarise_theta(best, theta).columns.tolist()
+    ['estimate', 'mean', 'sd', 'ess_bulk', 'r_hat']
+    """
+    import arviz_stats
+
+    read = Fit.of(best, caller="summarise_theta")
+    Fit.of(draws, caller="summarise_theta")
+    posterior = draws["posterior"].to_dataset()
+    names = [name for name in THETA if name in posterior]
+    statistics = {
+        "estimate": xr.Dataset({name: read.draws(name)[0, 0] for name in names}),
+        "mean": posterior[names].mean(("chain", "draw")),
+        "sd": posterior[names].std(("chain", "draw"), ddof=1),
+        "ess_bulk": arviz_stats.ess(posterior[names]),
+        "r_hat": arviz_stats.rhat(posterior[names]),
+    }
+    rows: dict[str, list[float]] = {}
+    for name in names:
+        columns = [np.atleast_1d(table[name].to_numpy()) for table in statistics.values()]
+        for i, row in enumerate(zip(*columns, strict=True)):
+            rows[name if len(columns[0]) == 1 else f"{name}[{i}]"] = [float(v) for v in row]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=list(statistics))
+
+
+def _reference(fits: Mapping[str, xr.DataTree], reference: Any, n_rows: int) -> Array:
+    if reference is None:
+        reference = next(iter(fits))
+    if isinstance(reference, str):
+        if reference not in fits:
+            raise ValueError(f"reference must name a fit ({', '.join(fits)}), got {reference!r}.")
+        reference = fits[reference]
+    if isinstance(reference, xr.DataTree):
+        Fit.of(reference, "X", caller="reference")
+        Z = positions(reference)
+        target = Z[_log_likelihood(reference).argmax()]
+    else:
+        target = np.asarray(reference, dtype=np.float64)
+    if target.ndim != 2 or len(target) != n_rows or not np.isfinite(target).all():
+        raise ValueError(
+            f"reference must hold one finite position a row, ({n_rows}, Q), got shape {target.shape}."
+        )
+    return target
+
+
+def _log_likelihood(fit: xr.DataTree) -> Array:
+    """Log-likelihood of each draw, shape (S,), NaN where the fit does not tell."""
+    known = invariants(fit, n_pairs=1)
+    if "log_likelihood" not in known:
+        return np.full(Fit(fit).n_draws, np.nan)
+    return np.asarray(known["log_likelihood"], dtype=np.float64).ravel()
+
+
+def _mean_and_interval(name: str, values: Array) -> dict[str, float]:
+    """Mean of the draws and the ends of their 89 % interval."""
+    low, high = interval(values)
+    return {name: float(values.mean()), f"{name}_lb": float(low), f"{name}_ub": float(high)}
+
+
+def _of_K(fit: xr.DataTree) -> dict[str, float]:
+    values = _log_likelihood(fit)
+    spread = values.std(ddof=1) if len(values) > 1 else np.nan
+    return {"log_likelihood": float(values.mean()), "log_likelihood_sd": float(spread)}
+
+
+def _bound(fit: xr.DataTree) -> dict[str, float]:
+    stats = Fit(fit).stats
+    return {"bound": float(stats["bound"].mean())} if "bound" in stats else {}
+
+
+def _of_positions(fit: xr.DataTree, Z: Array) -> dict[str, float]:
+    known: dict[str, float] = {}
+    read = Fit(fit)
+    for name in THETA:
+        if name in read:
+            values = read.values(name).reshape(len(Z), -1)
+            for i, column in enumerate(np.sort(values, axis=1).T):
+                known |= _mean_and_interval(f"{name}[{i}]" if values.shape[1] > 1 else name, column)
+    X = read.values("X")
+    for name, draws in (("sd_X", X), ("sd_Z", Z)):
+        known[name] = float(np.sqrt(draws.var(axis=1).mean(axis=1)).mean())
+    return known
+
+
+def _of_agreement(measured: xr.Dataset) -> dict[str, float]:
+    known: dict[str, float] = {}
+    for name, values in measured.data_vars.items():
+        if name in ("procrustes", "nn_agreement"):
+            known |= _mean_and_interval(str(name), values.to_numpy())
+        else:
+            known[str(name)] = float(values.mean())
+    return known
+
+
+def left_out(fit: xr.DataTree) -> dict[str, float]:
+    """Compute the sums of leave-one-out by feature and by entry, named as in :func:`compare`.
+
+    They are NaN where there are too few draws, or K is not known.
+    """
+    known = {
+        f"elpd_{of}{part}": np.nan for of in ("feature", "entry") for part in ("", "_se", "_k")
+    }
+    if Fit(fit).kernel not in KERNELS:
+        return known
+    n_draws = Fit(fit).n_draws
+    if n_draws >= FEWEST_SMOOTHED:
+        import arviz_stats
+
+        with warnings.catch_warnings(), suppress(ValueError):  # equal weights cannot be smoothed
+            warnings.simplefilter("ignore", UserWarning)  # compare warns of the largest k
+            loo = arviz_stats.loo(compute_log_likelihood(fit), pointwise=True)
+            known |= {
+                "elpd_feature": float(loo.elpd),
+                "elpd_feature_se": float(loo.se),
+                "elpd_feature_k": float(loo.pareto_k.max()),
+            }
+    entries = leave_one_out(fit, draws=n_draws)
+    scores = entries["log_score"].to_numpy()
+    scores = scores[~np.isnan(scores)]
+    return known | {
+        "elpd_entry": float(scores.sum()),
+        "elpd_entry_se": error_of_sum(scores),
+        "elpd_entry_k": float(entries["pareto_k"].max()),
+    }
+
+
+def error_of_sum(values: Array) -> float:
+    """Return the standard error of the sum of scores, taken as independent."""
+    return float(np.sqrt(values.size * values.var()))
+
+
+def _rows_left_out(scores: xr.Dataset | None) -> dict[str, float]:
+    if scores is None:
+        return {}
+    values = scores["log_score"].to_numpy()
+    return {"elpd_row": float(values.sum()), "elpd_row_se": error_of_sum(values)}
+
+
+def _warn(table: pd.DataFrame) -> None:
+    bad = table.index[table["elpd_feature_k"] > 0.7]
+    if len(bad):
+        found = ", ".join(f"{name} ({table.loc[name, 'elpd_feature_k']:.2f})" for name in bad)
+        warnings.warn(
+            f"elpd_feature is unreliable for {found}: largest Pareto k, wanted 0.7 or less. One "
+            "feature tells too much of X. Compare by elpd_entry, or by rows with cross_validate.",
+            RuntimeWarning,
+            stacklevel=3,
+        )

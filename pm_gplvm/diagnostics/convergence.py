@@ -1,0 +1,298 @@
+"""Convergence of the draws of a fit, judged in words by invariants."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from pm_gplvm.core.checks import Array
+from pm_gplvm.data.fit import Fit
+from pm_gplvm.diagnostics.invariants import invariants, row_pairs
+from pm_gplvm.diagnostics.modes import group_halves, mode_table
+
+Verdict = Literal[
+    "converged",
+    "differ by symmetry",
+    "different embeddings",
+    "not converged",
+    "one chain",
+    "too few draws",
+]
+
+_R_HAT, _ESS_A_CHAIN = 1.01, 100  # Vehtari et al. (2021), section 4
+_PAIRS = 60
+_FEWEST = 8  # draws a chain: ArviZ needs four in each half
+_COLUMNS = ["entries", "r_hat", "r_hat_median", "ess_bulk", "ess_tail"]
+
+
+@dataclass(frozen=True, repr=False)
+class Diagnosis:
+    """Result of :func:`diagnose`; prints as words and tables.
+
+    Parameters
+    ----------
+    verdict : str
+        "converged", "differ by symmetry", "different embeddings", "not converged", "one chain" or
+        "too few draws".
+    sentences : sequence of str
+        The verdict in words, its reasons, and advice.
+    table : DataFrame
+        One row an invariant that varies: its number of ``entries``, the largest ``r_hat`` of
+        them and ``r_hat_median``, the smallest ``ess_bulk`` and ``ess_tail``.
+    embeddings : DataFrame
+        One row a posterior mode, the best first: ``chains``, the means of ``log_likelihood`` and
+        ``log_posterior``, where known, and ``distance``, the Procrustes distance from the first: the
+        share of the variance of X / lengthscale left after centring, scaling and rotation.
+    divergences, saturated : int or None
+        Divergent transitions, and draws whose tree reached the largest depth; None if the sampler
+        did not record them.
+    """
+
+    verdict: Verdict
+    sentences: Sequence[str]
+    table: pd.DataFrame
+    embeddings: pd.DataFrame
+    divergences: int | None
+    saturated: int | None
+
+    @property
+    def converged(self) -> bool:
+        """Whether the chains agree, if only up to symmetry."""
+        return self.verdict in ("converged", "differ by symmetry")
+
+    def __repr__(self) -> str:
+        tables = [table.to_string(float_format="{:.4g}".format) for table in self._tables()]
+        return "\n".join([*self.sentences, *(f"\n{table}" for table in tables)])
+
+    def _repr_html_(self) -> str:
+        words = "".join(f"<p>{escape(sentence)}</p>" for sentence in self.sentences)
+        return words + "".join(t.to_html(float_format="{:.4g}".format) for t in self._tables())
+
+    def _tables(self) -> list[pd.DataFrame]:
+        several = [self.embeddings] if len(self.embeddings) > 1 else []
+        return [*([self.table] if len(self.table) else []), *several]
+
+
+def diagnose(fit: xr.DataTree, *, n_pairs: int | None = None, seed: int = 0) -> Diagnosis:
+    """Judge whether the chains of a fit have converged.
+
+    Rank-normalised R-hat and effective sample sizes (Vehtari et al. 2021, by ArviZ) are taken of
+    the likelihood, distances between rows in lengthscales, entries of K, the reconstruction and θ.
+    No rotation of X changes these. R-hat of X itself only shows whether chains that agree
+    differ in their orientation.
+
+    If they do not agree, the halves of all chains are sorted into posterior modes: two halves share a mode
+    if their mean distances differ by less than one standard deviation within the halves,
+    or if others link them. If there are several modes and no chain changes its mode, the chains
+    found different embeddings.
+
+    Parameters
+    ----------
+    fit : DataTree
+        From any sampler.
+    n_pairs : int, optional
+        Number of pairs of rows of which distances and K are taken. By default N, and at least 60, so that
+        every row is in two.
+    seed : int, default 0
+        Seed of the choice of pairs.
+
+    Returns
+    -------
+    Diagnosis
+        Prints as words and tables; ``verdict``, ``converged``, ``table``, ``embeddings``,
+        ``divergences``, ``saturated``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``fit`` is not a fit with ``X``, or ``n_pairs`` is not a positive whole number.
+
+    References
+    ----------
+    Vehtari, A., Gelman, A., Simpson, D., Carpenter, B. and Bürkner, P.-C. (2021). Rank-normalization,
+    folding, and localization: an improved R-hat for assessing convergence of MCMC. Bayesian
+    Analysis 16, 667-718.
+
+    Examples
+    --------
+    >>> import pm_gplvm as gplvm
+    >>> best = gplvm.fit_marginal(gplvm.build_model(gplvm.load_digits(n=20)), progressbar=False)
+    >>> gplvm.diagnose(best)
+    One draw: a point, which has nothing to say about uncertainty.
+    """
+    N = Fit.of(fit, "X", caller="diagnose").draws("X").shape[2]
+    known = invariants(fit, n_pairs=max(_PAIRS, N) if n_pairs is None else n_pairs, seed=seed)
+    chains, draws = known["chain"].to_numpy(), known.sizes["draw"]
+    together = [[int(c) for c in chains]]
+    divergences, saturated = (_count(fit, n) for n in ("diverging", "reached_max_treedepth"))
+    words: list[str] = []
+    if draws < _FEWEST:
+        verdict: Verdict = "too few draws"
+        table, sentence = pd.DataFrame(columns=_COLUMNS), _few(len(chains), draws)
+    else:
+        table = _table(known)
+        words = [_numbers(table, len(chains)), *_trees(divergences, saturated, len(chains) * draws)]
+        if _agree(table, len(chains)):
+            verdict, sentence = _judge_agreeing(fit, len(chains), draws)
+        else:
+            verdict, together, sentence = _judge_disagreeing(known)
+    embeddings = mode_table(fit, known, together)
+    if len(together) > 1:
+        words = [*_described(embeddings), *words]
+    return Diagnosis(verdict, (sentence, *words), table, embeddings, divergences, saturated)
+
+
+def _agree(table: pd.DataFrame, chains: int) -> bool:
+    ess = table[["ess_bulk", "ess_tail"]].to_numpy().min(initial=np.inf)
+    return bool(table["r_hat"].max() <= _R_HAT and ess >= _ESS_A_CHAIN * chains)
+
+
+def _judge_agreeing(fit: xr.DataTree, chains: int, draws: int) -> tuple[Verdict, str]:
+    if chains == 1:
+        return "one chain", _one_chain(fit, draws)
+    agreed = f"{chains} chains of {draws} draws agree on all that the data can tell"
+    frames = _r_hat_of_X(fit)
+    if frames <= _R_HAT:
+        return "converged", f"Converged: {agreed}, and on X as it stands."
+    return (
+        "differ by symmetry",
+        f"The chains differ only by symmetry: {agreed}, each in a frame of its own (R-hat of X "
+        f"{frames:.2f}). Align them before X is read: align(fit).",
+    )
+
+
+def _judge_disagreeing(known: xr.Dataset) -> tuple[Verdict, list[list[int]], str]:
+    """Verdict on chains that do not agree, the chains of each mode, and a sentence."""
+    chains, draws = known["chain"].to_numpy(), known.sizes["draw"]
+    size = f"{len(chains)} chain{'s' if len(chains) > 1 else ''} of {draws} draws"
+    first, second = group_halves(known["distance"].to_numpy())
+    groups = [[int(c) for c in chains[first == group]] for group in np.unique(first)]
+    moving = ", ".join(str(c) for c in chains[first != second])
+    if not moving and len(groups) > 1:
+        return (
+            "different embeddings",
+            groups,
+            f"The chains found {len(groups)} different embeddings: {size} are no draws from one posterior, "
+            "as each embedding has the weight of the chains that fell into it. Sample with tempering, "
+            "or read each by itself (embeddings(fit)).",
+        )
+    reason = (
+        f"the two halves of chain {moving} lie in different embeddings: see embeddings(fit). Raise tune and draws."
+        if moving
+        else "all have been to the same places and have not mixed enough. Raise draws; embeddings(fit) "
+        "tells whether they trade several embeddings."
+    )
+    return "not converged", [[int(c) for c in chains]], f"Not converged: {size}; {reason}"
+
+
+def _r_hat(values: xr.DataArray) -> Array:
+    """R-hat of every entry; of one chain, between its halves."""
+    import arviz_stats
+
+    if values.sizes["chain"] == 1:
+        half = values.sizes["draw"] // 2
+        halves = [values[:, :half], values[:, half : 2 * half]]
+        values = xr.concat([h.assign_coords(draw=np.arange(half)) for h in halves], dim="chain")
+    # Constant chains divide by zero; an R-hat that cannot be computed counts as infinite.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.nan_to_num(arviz_stats.rhat(values).to_numpy(), nan=np.inf, posinf=np.inf)
+
+
+def _ess(values: xr.DataArray, method: str) -> float:
+    import arviz_stats
+
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float(np.nan_to_num(arviz_stats.ess(values, method=method).to_numpy()).min())
+
+
+def _table(known: xr.Dataset) -> pd.DataFrame:
+    rows: dict[str, list[float]] = {}
+    for name, variable in known.drop_vars(["first", "second"]).data_vars.items():
+        values = variable.transpose("chain", "draw", ...)
+        if _varies(values.to_numpy()):
+            r_hat = _r_hat(values)
+            ess = [_ess(values, method) for method in ("bulk", "tail")]
+            rows[str(name)] = [r_hat.size, float(r_hat.max()), float(np.median(r_hat)), *ess]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=_COLUMNS)
+
+
+def _varies(values: Array) -> bool:
+    return bool(np.ptp(values, axis=(0, 1)).max() > 1e-12 * np.abs(values).max())
+
+
+def _r_hat_of_X(fit: xr.DataTree) -> float:
+    """R-hat of X, aligned if it is: the median over rows, the largest over dimensions."""
+    X = Fit(fit).draws("X")
+    if not _varies(X.to_numpy()):
+        return 1.0
+    rows, _ = row_pairs(X.shape[2], min(_PAIRS, X.shape[2]))
+    return float(np.median(_r_hat(X[:, :, rows]), axis=0).max())
+
+
+def _described(embeddings: pd.DataFrame) -> list[str]:
+    words = []
+    for i, row in enumerate(embeddings.to_dict("records")):
+        parts = ["chain " + ", ".join(map(str, row["chains"]))]
+        for name in ("log_likelihood", "log_posterior"):
+            parts += [f"{name.replace('_', '-')} {row[name]:.1f}"] if name in row else []
+        parts += [f"Procrustes distance {row['distance']:.2f} from embedding 0"] if i else []
+        words.append(f"Embedding {i}: {', '.join(parts)}.")
+    return words
+
+
+def _numbers(table: pd.DataFrame, chains: int) -> str:
+    if table.empty:
+        return "Nothing varies between the draws."
+    parts = " between its parts" if chains == 1 else ""
+    bulk, tail = table["ess_bulk"], table["ess_tail"]
+    return (
+        f"Largest R-hat{parts} {table['r_hat'].max():.3f} ({table['r_hat'].idxmax()}), wanted {_R_HAT} or "
+        f"less; smallest ESS {bulk.min():.0f} in the bulk ({bulk.idxmin()}) and {tail.min():.0f} in the "
+        f"tails ({tail.idxmin()}), wanted {_ESS_A_CHAIN * chains} or more."
+    )
+
+
+def _count(fit: xr.DataTree, name: str) -> int | None:
+    stats: Any = Fit(fit).stats
+    return int(stats[name].sum()) if name in stats else None
+
+
+def _trees(divergences: int | None, saturated: int | None, total: int) -> list[str]:
+    words = []
+    if divergences:
+        words.append(
+            f"{divergences} of {total} transitions diverged: the draws may miss a part of the posterior. "
+            "Take smaller steps, or priors that keep θ off its bounds."
+        )
+    if saturated:
+        words.append(
+            f"{saturated} of {total} trees were cut off at the largest depth: the draws are not wrong, "
+            "but dear. Allow deeper trees, or take other moves besides."
+        )
+    if divergences == 0 and saturated in (0, None):
+        words.append(
+            "No transition diverged" + (", no tree was cut off." if saturated == 0 else ".")
+        )
+    return words
+
+
+def _few(chains: int, draws: int) -> str:
+    if chains * draws == 1:
+        return "One draw: a point, which has nothing to say about uncertainty."
+    return f"Too few draws to judge: {draws} a chain, wanted {_FEWEST} or more."
+
+
+def _one_chain(fit: xr.DataTree, draws: int) -> str:
+    if Fit(fit).method == "laplace":
+        return (
+            f"{draws} independent draws from an approximation: there is nothing to converge. How near "
+            "it comes to the posterior, its attrs say (pareto_k)."
+        )
+    return (
+        f"One chain of {draws} draws, whose parts agree. Whether another would find another embedding "
+        "it cannot tell: run several, from different optima."
+    )

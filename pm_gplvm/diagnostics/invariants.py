@@ -1,0 +1,133 @@
+"""Functions of the draws of a fit that no rotation, reflection or permutation of X changes."""
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from pm_gplvm.core.blas import blas_threads
+from pm_gplvm.core.checks import count
+from pm_gplvm.core.gaussian import gram_factor
+from pm_gplvm.core.kernels import KERNELS
+from pm_gplvm.data.fit import Fit
+from pm_gplvm.prediction.processes import each_draw, patterns_of
+
+Indices = NDArray[np.intp]
+
+
+def row_pairs(n_rows: int, n_pairs: int, seed: int = 0) -> tuple[Indices, Indices]:
+    """Choose pairs of different rows, each row about equally often, at most N(N - 1)/2 pairs.
+
+    The rows are put on a circle in random order. First come the pairs of neighbours, then those two
+    apart, and so on, so that N pairs hold every row twice. The same seed gives the same pairs.
+
+    Examples
+    --------
+    >>> first, second = row_pairs(3, 60)
+    >>> sorted(zip(np.minimum(first, second).tolist(), np.maximum(first, second).tolist()))
+    [(0, 1), (0, 2), (1, 2)]
+    """
+    circle = np.random.default_rng(seed).permutation(n_rows)
+    start = np.arange(min(n_pairs, n_rows * (n_rows - 1) // 2))
+    step = 1 + start // n_rows
+    return circle[start % n_rows], circle[(start + step) % n_rows]
+
+
+def invariants(fit: xr.DataTree, *, n_pairs: int = 60, seed: int = 0) -> xr.Dataset:
+    """Evaluate functions of K and θ, draw by draw; an estimate has one number each.
+
+    Of dims (chain, draw, ...):
+
+    - ``log_likelihood``: ln N(Y given 0, K) of the observed entries, in the units of Y;
+    - ``log_posterior``: ``lp`` of ``sample_stats``, the sampler's density in its own variables;
+    - ``distance`` (pair): ‖zₙ - zₘ‖, z = x / lengthscale, of the pairs of :func:`row_pairs`;
+    - ``covariance`` (pair): Kₙₘ, in units of the scale² of Y;
+    - ``reconstruction``: root mean square of F minus its conditional mean at its own rows,
+      σ² K⁻¹F, in units of the scale of Y;
+    - every free hyperparameter; one with an entry a latent dimension is sorted (dim ``rank``).
+
+    The coordinates ``first`` and ``second`` are the rows of each pair, from 0. Left out are
+    ``log_posterior`` without ``lp``, and, where the covariance is not one of :func:`build_model`'s, ``covariance`` and
+    ``reconstruction``; ``log_likelihood`` is then that of ``sample_stats``, if there.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``fit`` is not a fit with ``X``, or ``n_pairs`` is not a positive whole number.
+
+    Examples
+    --------
+    >>> import pm_gplvm as gplvm
+    >>> best = gplvm.fit_marginal(gplvm.build_model(gplvm.load_digits(n=20)), progressbar=False)
+    >>> invariants(best)["distance"].shape
+    (1, 1, 60)
+    """
+    read = Fit.of(fit, "X", caller="invariants")
+    X = read.draws("X")
+    distance = pair_distances(fit, n_pairs=n_pairs, seed=seed)
+    first, second = (distance[side].to_numpy() for side in ("first", "second"))
+
+    stats = read.stats
+    recorded = {"log_likelihood": "log_likelihood", "log_posterior": "lp"}
+    known: dict[str, Any] = {ours: stats[its] for ours, its in recorded.items() if its in stats}
+    known |= {"distance": distance}
+    known |= _of_covariance(fit, X.shape[:2], first, second) | _of_theta(fit, X.shape[3])
+    return xr.Dataset(known, coords={dim: X[dim] for dim in ("chain", "draw")})
+
+
+def pair_distances(fit: xr.DataTree, *, n_pairs: int, seed: int = 0) -> xr.DataArray:
+    """Distances between rows in lengthscales (chain, draw, pair), with the rows as coordinates."""
+    count("n_pairs", n_pairs)
+    Z = Fit(fit).scaled_positions()
+    rows, latent = map(str, Z.dims[2:])
+    first, second = row_pairs(Z.sizes[rows], int(n_pairs), seed)
+    apart = Z.isel({rows: xr.Variable("pair", first)}) - Z.isel({rows: xr.Variable("pair", second)})
+    distance = (apart.drop_vars(apart.coords) ** 2).sum(latent) ** 0.5
+    pairs = {"first": ("pair", first), "second": ("pair", second)}
+    return distance.transpose("chain", "draw", "pair").assign_coords(pairs)
+
+
+def _of_covariance(
+    fit: xr.DataTree, shape: tuple[int, ...], first: Indices, second: Indices
+) -> dict[str, Any]:
+    """Compute the invariants that need K, draw by draw; none where K cannot be evaluated."""
+    read = Fit(fit, "invariants")
+    if read.kernel not in KERNELS or not all(n in read for n in ("sigma", "Y_mean", "Y_scale")):
+        return {}
+    F, _, scale = read.table()
+    seen = ~np.isnan(F)
+    patterns = patterns_of(fit, F)
+    blocks = [(rows, c, gram_factor(block)) for rows, c, block in patterns.blocks(F)]
+    units = 0.5 * seen.sum() * np.log(2.0 * np.pi) + seen.sum(axis=0) @ np.log(scale)
+    entries, likelihoods, residuals = [], [], []
+    with blas_threads(1):
+        for draw in each_draw(fit, caller="invariants"):
+            likelihood = squares = 0.0
+            for rows, columns, factor in blocks:
+                own = draw.given(rows, columns)
+                weights = own.solve(factor)
+                logdet = 2.0 * np.log(np.diagonal(own.chol)).sum()
+                likelihood -= 0.5 * float(len(columns) * logdet + np.vdot(factor, weights))
+                squares += own.sigma**4 * float(np.vdot(weights, weights))
+            likelihoods.append(likelihood - units)
+            residuals.append(np.sqrt(squares / seen.sum()))
+            entries.append(draw.mean_covariance[first, second])
+    dims = ("chain", "draw")
+    return {
+        "log_likelihood": (dims, np.reshape(likelihoods, shape)),
+        "covariance": ((*dims, "pair"), np.reshape(entries, (*shape, -1))),
+        "reconstruction": (dims, np.reshape(residuals, shape)),
+    }
+
+
+def _of_theta(fit: xr.DataTree, latent_dim: int) -> dict[str, Any]:
+    """Free hyperparameters; those with one entry a latent dimension in ascending order."""
+    theta: dict[str, Any] = {}
+    for name, variable in fit["posterior"].to_dataset().data_vars.items():
+        values = variable.transpose("chain", "draw", ...).to_numpy()
+        if values.ndim == 2:
+            theta[str(name)] = (("chain", "draw"), values)
+        elif name != "X" and values.shape[2:] == (latent_dim,):
+            theta[str(name)] = (("chain", "draw", "rank"), np.sort(values, axis=-1))
+    return theta

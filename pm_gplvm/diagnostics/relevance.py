@@ -1,0 +1,102 @@
+"""Relevance of each latent dimension, and how many are in use."""
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from pm_gplvm.core.checks import Array, interval
+from pm_gplvm.data.fit import LATENT, OBS, Fit
+
+
+def relevance(fit: xr.DataTree, *, caller: str = "relevance") -> xr.DataArray:
+    """Spread of X along each latent dimension in lengthscales, dims (draw, latent), all chains' draws.
+
+    Along a dimension in which all rows lie within a small part of a lengthscale the function hardly
+    changes. The number does not depend on the scale of X. For a variational fit it is the
+    spread of the means of q, which are all 0 where q is the prior.
+    """
+    read = Fit.of(fit, "X", caller=caller)
+    draws = read.draws("X").stack(every=("chain", "draw")).transpose("every", OBS, LATENT)
+    X = draws.to_numpy()
+    unit = np.ones((1, 1))
+    if "lengthscale" in read:
+        lengthscale = read.draws("lengthscale").stack(every=("chain", "draw"))
+        unit = np.atleast_2d(lengthscale.transpose("every", ...).to_numpy())
+        unit = unit.T if unit.shape[0] != len(X) else unit
+    if read.method == "variational":
+        X, unit = _means_of_q(fit, X), unit[:1]
+    return xr.DataArray(
+        X.std(axis=1) / unit, dims=("draw", LATENT), coords={LATENT: draws[LATENT].to_numpy()}
+    )
+
+
+def _means_of_q(fit: xr.DataTree, draws: Array) -> Array:
+    # After align only the draws are in the orientation of the fit, q is not.
+    if Fit(fit).is_aligned:
+        return draws.mean(axis=0, keepdims=True)
+    return Fit(fit).group("approximation")["X_mean"].to_numpy()[None]
+
+
+def dimensions(fit: xr.DataTree, *, threshold: float = 0.05) -> pd.DataFrame:
+    """Count the latent dimensions in use.
+
+    The relevance of a dimension is the spread of X along it in units of its lengthscale. A dimension
+    is in use if its relevance is at least ``threshold`` times that of the most relevant one, in at least
+    half of the draws.
+
+    Parameters
+    ----------
+    fit : DataTree
+        Best of a model with ``ard=True``. With one lengthscale for all dimensions the orientation of X
+        is arbitrary, and so are the numbers.
+    threshold : float, default 0.05
+
+    Returns
+    -------
+    DataFrame
+        One row a latent dimension, the most relevant first: ``relevance``, its median over the
+        draws; ``low`` and ``high``, the ends of its 89 % interval, NaN with one draw; ``in_use``, a
+        bool; ``probability``, the share of draws in which it is in use. The number of dimensions in use is
+        ``table["in_use"].sum()``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``fit`` has no X, or ``threshold`` does not lie between 0 and 1.
+
+    Examples
+    --------
+    >>> import pm_gplvm as gplvm
+    >>> model = gplvm.build_model(gplvm.load_digits(n=30), latent_dim=3, ard=True)
+    >>> best = gplvm.fit_marginal(model, progressbar=False)
+    >>> gplvm.dimensions(best).columns.tolist()
+    ['relevance', 'low', 'high', 'in_use', 'probability']
+    """
+    if not 0.0 < threshold < 1.0:
+        raise ValueError(f"threshold must lie between 0 and 1, got {threshold!r}.")
+    found = relevance(fit, caller="dimensions")
+    values = found.to_numpy()
+    probability = (values >= threshold * values.max(axis=1, keepdims=True)).mean(axis=0)
+    low, high = interval(values)
+    table = pd.DataFrame(
+        {
+            "relevance": np.median(values, axis=0),
+            "low": low,
+            "high": high,
+            "in_use": probability >= 0.5,
+            "probability": probability,
+        },
+        index=pd.Index(found[LATENT].to_numpy(), name=LATENT),
+    )
+    return table.sort_values("relevance", ascending=False)
+
+
+def dominant(fit: xr.DataTree) -> tuple[int, int]:
+    """Return the two most relevant dimensions, or 0 and 1 where all share a lengthscale."""
+    values = np.median(relevance(fit).to_numpy(), axis=0)
+    read = Fit(fit)
+    has_ard = "lengthscale" in read.posterior and LATENT in read.posterior["lengthscale"].dims
+    if not has_ard and read.method != "variational":
+        return 0, 1
+    first, second = np.argsort(-values)[:2]
+    return int(first), int(second)

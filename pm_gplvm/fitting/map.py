@@ -1,0 +1,484 @@
+"""The modes of a model: of X and θ together, or of θ with X integrated out."""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Self
+
+import numpy as np
+import pymc as pm
+import pytensor
+import pytensor.tensor as pt
+import xarray as xr
+from numpy.typing import NDArray
+
+from pm_gplvm.core.blas import BlasThreads, threads_for
+from pm_gplvm.core.blas import blas_threads as limit_threads
+from pm_gplvm.core.checks import Array, count
+from pm_gplvm.data.fit import OBS, THETA, Fit
+from pm_gplvm.data.progress import progress_bar
+from pm_gplvm.data.table import equal_rows
+from pm_gplvm.fitting.optimise import (
+    COLLAPSED,
+    DID_NOT_MOVE,
+    INTERRUPTED,
+    LIMIT,
+    TOL,
+    Optimum,
+    best_first,
+    from_joint_mode,
+    optima_positions,
+    optima_table,
+    start_columns,
+    starts_of,
+)
+from pm_gplvm.fitting.relocation import Relocation
+from pm_gplvm.model.compile import Backend, compile_mode
+from pm_gplvm.model.density import (
+    Coordinates,
+    LogDensity,
+    Measured,
+    compile_constrain,
+    compile_log_density,
+    measured,
+    optimiser_coordinates,
+)
+from pm_gplvm.model.results import as_fit
+from pm_gplvm.model.spec import ModelSpec
+from pm_gplvm.model.volume import log_volume, why_no_volume
+
+__all__ = ["fit_map", "fit_marginal"]
+
+_FEW_ROWS = 200  # of a table that is fitted from its joint mode too: it costs one fit more
+_NOTHING = 0.05  # of the prior's standard deviation: X then says nothing of the table
+_RUN_AWAY = 1e4  # a hyperparameter beyond it, or below its inverse, has no maximum
+_AT_FLOOR = 0.3  # of the floor: sigma below it adds less than 5 % to the noise
+NO_STRUCTURE = "no structure found at this latent_dim"
+
+
+def fit_map(
+    model: pm.Model,
+    *,
+    start: Any = "pca",
+    n_restarts: int = 0,
+    relocate: bool = True,
+    maxiter: int = 5000,
+    tol: float = TOL,
+    random_seed: int | None = None,
+    progressbar: bool = True,
+    blas_threads: BlasThreads = "auto",
+    backend: Backend = "python",
+    compile_kwargs: Mapping[str, Any] | None = None,
+) -> xr.DataTree:
+    """Find the mode of the posterior of X and θ together.
+
+    The objective is L(X, θ) + ln p(X) + ln p(θ), densities of the variables themselves (no
+    Jacobian of a transform): Lawrence's (2005) where the priors of θ are flat. L-BFGS maximises
+    it in Z = X / lengthscale and the logarithms of θ, which changes its path, not its maximum (see
+    :class:`pm_gplvm.model.density.Coordinates`).
+
+    The mode overfits: it leaves out the volume that X may take, so that its noise is too small and
+    sd(X) far below 1. For an estimate to go on with (new rows, missing entries, the number of
+    dimensions) take :func:`fit_marginal`.
+
+    Parameters
+    ----------
+    model : pm.Model
+        From :func:`build_model`, or your own with latent positions ``X`` and a
+        :class:`GPColumns`.
+    start : {"pca", "isomap", "random"}, array_like (N, Q), mapping or DataTree
+        Where to begin. A way to place X is tried in several forms: with the spread of the components
+        or whitened, at several ratios of X to the lengthscale; after short runs the best goes on.
+        Positions, values by name, or another fit are one start.
+    n_restarts : int, default 0
+        Further starts, moved at random from the first ones by half their spread, and run to their
+        ends. The objective has many maxima: each start's is listed in the group ``optima``.
+    relocate : bool, default True
+        Offer single rows better places between runs, for as long as that raises the objective
+        (:mod:`pm_gplvm.fitting.relocation`). It finds better modes than restarts do.
+    maxiter : int, default 5000
+        Iterations of a run of L-BFGS.
+    tol : float, default 0.01
+        In nats. A fit has converged when the last 10 iterations together gained less than 10 ``tol``,
+        and the next step is expected to gain less than ``tol``: ½ gᵀHg, H the optimiser's own
+        approximation of the inverse Hessian.
+    random_seed : int, optional
+        Of the random start and of the restarts; also of the places offered, which are the same
+        each time where it is None.
+    progressbar : bool, default True
+    blas_threads : {"auto"}, int or None, default "auto"
+        Threads of the linear algebra while it runs: 1, or from 800 rows on as many as there are cores, up
+        to 4. None leaves the machine's setting. Another number may lead to another mode, by rounding.
+    backend : {"python", "numba", "jax"}, default "python"
+        What compiles the model. Numba takes minutes to, and spares some 0.2 ms an evaluation.
+    compile_kwargs : mapping, optional
+        Handed to ``pytensor.function``.
+
+    Returns
+    -------
+    DataTree
+        A posterior of one chain and one draw. ``sample_stats``: ``lp``, the objective, and
+        ``log_likelihood``. ``optima``: one row a start, the best first, with its ``size`` (root mean
+        square of X / lengthscale) and ``spread``; ``optima_positions``: ``Z`` (start, obs, latent),
+        X / lengthscale where it ended (:func:`plot_optima`).
+
+    Warns
+    -----
+    RuntimeWarning
+        If the best start did not converge, X did not move, or the noise ended at its floor.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is out of range, or the objective is not finite at the start.
+
+    References
+    ----------
+    Lawrence, N. D. (2005). Probabilistic non-linear principal component analysis with Gaussian
+    process latent variable models. JMLR 6, 1783-1816.
+
+    Examples
+    --------
+    >>> import pm_gplvm as gplvm
+    >>> model = gplvm.build_model(gplvm.load_digits(n=20))
+    >>> best = gplvm.fit_map(model, progressbar=False)
+    >>> dict(best.posterior.sizes)
+    {'chain': 1, 'draw': 1, 'obs': 20, 'latent': 2}
+    """
+    spec = ModelSpec.of(model)
+    settings = _Settings("fit_map", start, n_restarts, relocate, maxiter, tol, random_seed)
+    return _fit(spec, settings, False, progressbar, blas_threads, backend, compile_kwargs)
+
+
+def fit_marginal(
+    model: pm.Model,
+    *,
+    start: Any = "pca",
+    n_restarts: int = 0,
+    relocate: bool = True,
+    maxiter: int = 5000,
+    tol: float = TOL,
+    random_seed: int | None = None,
+    progressbar: bool = True,
+    blas_threads: BlasThreads = "auto",
+    backend: Backend = "python",
+    compile_kwargs: Mapping[str, Any] | None = None,
+) -> xr.DataTree:
+    """Estimate θ with X integrated out, and X given that θ: empirical Bayes.
+
+    θ is where the marginal likelihood times the prior, p(Y | θ) p(θ), is highest; X is the mode of
+    p(X | Y, θ) there. The integral over X is Laplace's, in which the curvature of the likelihood
+    stands as the prior expects it:
+
+        ln p(Y | θ) ≈ max_X [ L(X, θ) + ln p(X) ] + ½ N Q ln 2π - ½ Σ_nq ln(1/v_nq + h_nq),
+        h_nq = D_n (c amplitude² / lengthscale_q² + weight²) / (sigma² + resolution²),
+
+    v the prior variance of x_nq, D_n the number of entries seen of row n, c = -κ''(0): 1 for rbf, 3 for
+    matern32, 5/3 for matern52. The last term depends on θ alone, so that X is the mode that the model
+    says, and both are found by one run; with ``noise="column"`` h is another one
+    (:mod:`pm_gplvm.model.volume`). Against :func:`fit_map`: the noise is the posterior's
+    rather than half of it, X keeps the scale of its prior N(0, 1), and where a table says nothing,
+    that is the result.
+
+    Parameters
+    ----------
+    model : pm.Model
+        As in :func:`fit_map`, with one of the kernels of :func:`build_model` and X free, its prior a
+        Normal, :func:`informed`, :func:`dynamics`, :func:`classes` or :func:`back_constrained`.
+    start, n_restarts, relocate, maxiter, tol, random_seed, progressbar, blas_threads, backend, compile_kwargs
+        As in :func:`fit_map`.
+
+    Returns
+    -------
+    DataTree
+        As from :func:`fit_map`; ``lp`` is the log-density of the model at (X, θ), and ``sample_stats``
+        has ``log_marginal`` besides: ln p(Y | θ) + ln p(θ) by the formula above, in the units of Y. It
+        may be compared between numbers of latent dimensions and kernels.
+
+    Warns
+    -----
+    RuntimeWarning
+        As :func:`fit_map`; also if all positions are 0: the table holds no structure that the
+        model could find with so many latent dimensions.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`fit_map`; also if X cannot be integrated out of the model.
+
+    Notes
+    -----
+    The curvature that the prior expects is right on average over tables that the model draws. Where
+    the positions of rows are known better than that, the term is too strong, and the noise comes out
+    too large: .49 for .42 on 40 rows of 12 sines of two factors. Where they are known less well,
+    it is too weak.
+
+    References
+    ----------
+    Lawrence, N. D. (2005). Probabilistic non-linear principal component analysis with Gaussian
+    process latent variable models. JMLR 6, 1783-1816.
+
+    MacKay, D. J. C. (1999). Comparison of approximate methods for handling hyperparameters. Neural
+    Computation 11, 1035-1068.
+
+    Examples
+    --------
+    >>> import pm_gplvm as gplvm
+    >>> model = gplvm.build_model(gplvm.load_digits(n=20))
+    >>> fit = gplvm.fit_marginal(model, progressbar=False)
+    >>> float(fit.posterior["X"].std()) > 0.3
+    True
+    """
+    spec = ModelSpec.of(model)
+    if (why := why_no_volume(spec)) is not None:
+        raise ValueError(
+            f"fit_marginal cannot integrate X out of this model: {why}. Take fit_map, or sample."
+        )
+    settings = _Settings("fit_marginal", start, n_restarts, relocate, maxiter, tol, random_seed)
+    return _fit(spec, settings, True, progressbar, blas_threads, backend, compile_kwargs)
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What the user asked of a fit."""
+
+    caller: str
+    start: Any
+    n_restarts: int
+    relocate: bool
+    maxiter: int
+    tol: float
+    random_seed: int | None
+
+    def __post_init__(self) -> None:
+        for name, least in (("n_restarts", 0), ("maxiter", 1)):
+            value = getattr(self, name)
+            count(name, value, least)
+        if not 0.0 < self.tol < np.inf:
+            raise ValueError(f"tol must be a positive number of nats, got {self.tol!r}.")
+
+
+def _fit(
+    spec: ModelSpec,
+    settings: _Settings,
+    volume: bool,
+    progressbar: bool,
+    blas_threads: BlasThreads,
+    backend: Backend,
+    compile_kwargs: Mapping[str, Any] | None,
+) -> xr.DataTree:
+    model = spec.model
+    if not model.free_RVs:
+        raise ValueError("model must have a free variable, got every one fixed by a number.")
+    seed = settings.random_seed
+    first = _copies(spec)
+    rows = None if first is None else np.unique(first)
+    if first is not None and rows is not None:
+        _say(
+            f"Y has {len(first) - len(rows)} rows that are exact copies of others: each is fitted once, and "
+            "its copies are placed at it. Were they measured more than once, add what differs; were they "
+            "entered twice, drop them."
+        )
+    starts = starts_of(spec, settings.start, settings.n_restarts, np.random.default_rng(seed))
+    density = compile_log_density(
+        spec,
+        volume=volume,
+        rows=rows,
+        backend=backend,
+        compile_kwargs=compile_kwargs,
+    )
+    threads = threads_for(blas_threads, density.n_rows)
+    coordinates = optimiser_coordinates(model, density)
+    relocation = None
+    if Relocation.serves(spec):
+        # Without a seed a fit from PCA is the same each time; so are the places it offers.
+        offers = np.random.default_rng(0 if seed is None else seed)
+        relocation = Relocation(spec, offers, rows)
+    if volume and len(starts) > 1 and len(model.coords.get(OBS, ())) <= _FEW_ROWS:
+        joint = optimiser_coordinates(model, compile_log_density(spec, rows=rows))
+        with limit_threads(threads):
+            starts = [*starts, from_joint_mode(joint, starts, settings.maxiter)]
+    terms = _Terms.of(spec, density, volume, rows)
+    sd = None if relocation is None else spec.prior.sd
+    judge = None
+    if volume and sd is not None and relocation is not None:
+        judge = partial(_by_rows, terms=terms, relocation=relocation, sd=sd)
+    measure = None
+    if relocation is not None:
+        measure = partial(_coordinates_at, plain=coordinates, relocation=relocation, sd=sd)
+    with (
+        limit_threads(threads),
+        progress_bar(settings.caller, len(starts), "starts", show=progressbar) as counter,
+    ):
+        ranked = best_first(
+            coordinates,
+            starts,
+            relocation if settings.relocate else None,
+            judge=judge,
+            measure=measure,
+            maxiter=settings.maxiter,
+            tol=settings.tol,
+            counter=counter,
+        )
+    if first is not None:
+        ranked = [(i, replace(o, values=o.values | {"X": o.values["X"][first]})) for i, o in ranked]
+    constrain = compile_constrain(model)
+    ends = [constrain(*[o.values[name] for name in density.names]) for _, o in ranked]
+    if volume and _says_nothing(spec, ends[0]):
+        end = ranked[0][1]  # X = 0 to rounding is no failure here: it is what was found
+        arrived = end.converged or (end.message == COLLAPSED and end.remaining < settings.tol)
+        ranked[0] = (ranked[0][0], replace(end, converged=arrived, message=NO_STRUCTURE))
+    best = ranked[0][1]
+    prior, term = terms(best)
+    if rows is None:
+        likelihood = best.objective - prior - term
+    else:
+        whole = compile_log_density(spec, prior=False)
+        likelihood = whole(whole.pack(best.values))[0]
+    stats = {"lp": likelihood + prior, "log_likelihood": likelihood}
+    if volume:
+        stats["log_marginal"] = best.objective
+    start = settings.start
+    fit = as_fit(
+        spec,
+        {name: np.asarray(v)[None, None] for name, v in ends[0].items()},
+        method="marginal" if volume else "map",
+        sample_stats={name: np.array([[value]]) for name, value in stats.items()},
+        settings={
+            "start": start if isinstance(start, str) else type(start).__name__,
+            "converged": int(best.converged),
+            "random_seed": seed,
+        },
+        groups={
+            "optima": optima_table(ranked).merge(start_columns(starts, ranked)),
+            **optima_positions([i for i, _ in ranked], ends),
+        },
+    )
+    _warn(fit, settings)
+    return fit
+
+
+@dataclass(frozen=True)
+class _Terms:
+    """What an objective has besides the likelihood: the priors, and the volume of X.
+
+    The likelihood is what they leave of it, so that its graph is compiled once only.
+    """
+
+    function: Callable[..., Any]
+    names: Sequence[str]
+
+    @classmethod
+    def of(
+        cls, spec: ModelSpec, density: LogDensity, volume: bool, rows: NDArray[np.intp] | None
+    ) -> Self:
+        """Compile them."""
+        model = spec.model
+        prior = model.logp(vars=[*model.free_RVs, *model.potentials], jacobian=False)
+        term: list[Any] = [pt.constant(0.0)]
+        if volume:
+            term = model.replace_rvs_by_values([log_volume(spec, rows)])
+        function = pytensor.function(
+            model.value_vars, [prior, *term], on_unused_input="ignore", mode=compile_mode()
+        )
+        return cls(function, density.names)
+
+    def __call__(self, optimum: Optimum) -> tuple[float, float]:
+        """Evaluate them where a run ended."""
+        prior, volume = self.function(*(optimum.values[name] for name in self.names))
+        return float(prior), float(volume)
+
+
+def _by_rows(optimum: Optimum, terms: _Terms, relocation: Relocation, sd: float) -> float:
+    """Put what the rows are known to, each given the others, in place of what the prior expects.
+
+    It costs a few evaluations. It is the better one to choose by, not to maximise.
+    """
+    return optimum.objective - terms(optimum)[1] + relocation.log_volume(optimum.values, sd)
+
+
+def _coordinates_at(
+    values: Mapping[str, Array], plain: Coordinates, relocation: Relocation, sd: float | None
+) -> Coordinates | Measured:
+    """Choose the coordinates by the curvature that is expected at a place."""
+    information = relocation.information(values)
+    N = information.shape[1]
+    information[:, np.arange(N), np.arange(N)] += 1.0 if sd is None else sd**-2
+    return measured(plain, values, information) or plain
+
+
+def _copies(spec: ModelSpec) -> NDArray[np.intp] | None:
+    """For each row the first that is equal to it, if there are copies that nothing else tells apart."""
+    if "X" not in spec.free or spec.model.potentials or not spec.table.standardisable:
+        return None
+    if len(spec.model.observed_RVs) > 1 or not spec.prior.independent:
+        return None
+    return equal_rows(spec.table.F)
+
+
+def _says_nothing(spec: ModelSpec, end: Mapping[str, Array]) -> bool:
+    """Whether X is 0, or with a noise of each column the noise is all that the columns vary by."""
+    X = end.get("X")
+    if X is None:
+        return False
+    if spec.table.own is None:
+        return float(X.std(axis=0).max()) < _NOTHING
+    if not spec.table.standardisable:
+        return False
+    sigma = end["sigma"] if "sigma" in end else spec.fixed["sigma"]
+    noise = np.square(sigma) + np.square(spec.floors)
+    left = 1.0 - noise / np.nanvar(spec.table.F, axis=0)
+    return float(np.max(left)) < _NOTHING
+
+
+def _warn(fit: xr.DataTree, settings: _Settings) -> None:
+    """Say what went wrong, and what helps against that."""
+    optima, posterior = fit["optima"].to_dataset().isel(start=0), fit["posterior"].to_dataset()
+    message, caller = str(optima["message"].values), settings.caller
+    again = f"Go on from here with {caller}(model, start=fit)"
+    if message == NO_STRUCTURE:
+        _say(
+            f"{caller}: {NO_STRUCTURE} = {posterior.sizes['latent']}: all positions are 0, and the noise "
+            "explains the table. Fewer latent dimensions, scale='feature' where a few columns "
+            "dominate, or a kernel with a linear part ('rbf + linear') may find some; else there is none."
+        )
+    elif not fit.attrs["converged"]:
+        far = [
+            name
+            for name in THETA
+            if name in posterior
+            and not (posterior[name].min() > 1.0 / _RUN_AWAY and posterior[name].max() < _RUN_AWAY)
+        ]
+        remedy = {
+            DID_NOT_MOVE: "Start from 'pca' or 'random', or scale the data.",
+            COLLAPSED: "The data may hold noise alone for this kernel; start from 'isomap', or take "
+            "fit_marginal, which says so.",
+            INTERRUPTED: f"{again}.",
+            LIMIT: f"{again}, or raise maxiter = {settings.maxiter}.",
+        }.get(message, f"{again}; if that gains nothing either, raise tol = {settings.tol:g}.")
+        if far:
+            remedy = (
+                f"{', '.join(far)} ran away: there is no maximum. Give a proper prior, "
+                f"build_model(..., priors={{{far[0]!r}: pm.LogNormal.dist(0, 1)}}), or hold it."
+            )
+        _say(
+            f"{caller} did not converge: {message} (objective {float(optima['objective']):.6g} after "
+            f"{int(optima['evaluations'])} evaluations; the next step may gain "
+            f"{float(optima['remaining_gain']):.2g} nats). {remedy}"
+        )
+    floor: Any = Fit(fit).constants.get("Y_resolution")
+    if floor is not None and "sigma" in posterior and message != NO_STRUCTURE:
+        sigma, floor = np.broadcast_arrays(posterior["sigma"][0, 0], floor)
+        if (low := sigma < _AT_FLOOR * floor).any():
+            of = f" in {int(low.sum())} of {low.size} columns" if low.size > 1 else ""
+            _say(
+                f"{caller}: the noise ended at its floor{of}, resolution = {floor[low].max():.3g} (sigma = "
+                f"{sigma[low].min():.2g}, in units of the scale). The table is explained as well as it is written down: take fewer "
+                "latent dimensions, or, if it is known better than that, resolution=0; if less well, a "
+                "greater resolution."
+            )
+
+
+def _say(message: str) -> None:
+    warnings.warn(message, RuntimeWarning, stacklevel=5)

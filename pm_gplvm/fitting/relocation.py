@@ -1,0 +1,214 @@
+"""Local search over single rows at a mode.
+
+A row that L-BFGS left on the wrong side of the others stays there. Here other positions z are
+proposed to each row, and it takes the one of the highest p(z) p(yₙ given z and the other rows) if
+that is higher than at its own. Alternating with L-BFGS, this finds higher modes than restarts do.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pymc as pm
+from numpy.typing import NDArray
+
+from pm_gplvm.core.checks import Array
+from pm_gplvm.core.gaussian import column_patterns
+from pm_gplvm.core.kernels import KERNELS, cross_slope, prior_slope_variance
+from pm_gplvm.core.row_moves import Part, Proposal, Theta
+from pm_gplvm.data.fit import THETA
+from pm_gplvm.model.density import compile_constrain
+from pm_gplvm.model.row_prior import compile_row_prior
+from pm_gplvm.model.spec import ModelSpec
+
+_EXACT = 4  # proposals of the smallest residuals, for which the variance is computed
+_GAIN = 0.5  # nats by which another position must be better
+
+
+class Relocation:
+    """Local search over the rows of a model, and what their expected curvature tells.
+
+    The model must be one that :meth:`serves`. With ``rows`` the others count as not observed.
+    """
+
+    def __init__(
+        self,
+        model: pm.Model | ModelSpec,
+        rng: np.random.Generator,
+        rows: NDArray[np.intp] | None = None,
+        n_proposals: int = 64,
+    ) -> None:
+        spec = ModelSpec.of(model)
+        F = spec.table.F
+        self._kernel, self._F = spec.kernel, F if rows is None else F[rows]
+        self._rows = np.arange(len(F)) if rows is None else rows
+        self._names = [v.name for v in spec.model.value_vars]
+        self._constrain = compile_constrain(spec.model)
+        self._fixed, self._floor = spec.fixed, spec.floor
+        self._patterns = column_patterns(~np.isnan(self._F))
+        self._prior = compile_row_prior(spec)
+        self._proposal, self._n_proposals, self._rng = Proposal(self._F), n_proposals, rng
+
+    @staticmethod
+    def serves(spec: ModelSpec) -> bool:
+        """Whether single rows of a model can be moved, and its kernel is in the table."""
+        table = spec.table
+        known = spec.kernel in KERNELS and table.own is None and table.standardisable
+        return spec.is_X_plain and known
+
+    def __call__(self, values: Mapping[str, Array]) -> tuple[dict[str, Array], int]:
+        """Move rows to better positions: the values of the value variables, and how many moved."""
+        theta, lengthscale = self._theta(values)
+        Z = values["X"][self._rows][None] / lengthscale
+        batch = [np.asarray(values[name])[None] for name in self._names]
+        parts = self._parts(Z, theta)
+        n_moved = 0
+        for n in self._rng.permutation(_ill_explained(parts)):
+            having = [part for part in parts if part.inverse[0, n, n] > 0.0]
+            better = self._better(n, Z, theta, having, lengthscale, batch)
+            if better is None:
+                continue
+            Z[:, n], inserts = better
+            for part, insert in zip(having, inserts, strict=True):
+                part.remove(n)
+                part.insert(n, *insert)
+            n_moved += 1
+        X = values["X"].copy()
+        X[self._rows] = (Z * lengthscale)[0]
+        return {**values, "X": X}, n_moved
+
+    def log_volume(self, values: Mapping[str, Array], sd: float) -> float:
+        """Log volume of the rows' positions, each given the others: -½ Σ_n ln|I + sd² B_n|.
+
+        B_n = (m' m'ᵀ + D S) / V is the expected information of row n's entries on its position: m' is
+        the slope of its conditional mean, S the covariance of its slopes and V its variance, all given
+        the other rows; sd is the prior standard deviation of X. Laplace's determinant has the terms
+        between rows too, but is not bounded.
+        """
+        theta, lengthscale = self._theta(values)
+        X = values["X"][self._rows]
+        N, Q = X.shape
+        slope = self._slopes(values)
+        slope[np.arange(N), :, np.arange(N)] = 0.0  # given the others
+        own = np.diag(prior_slope_variance(self._kernel, Q, **self._parameters(values)))
+        information = np.zeros((N, Q, Q))
+        for part in self._parts(X[None] / lengthscale, theta):
+            rows, A, W = np.flatnonzero(part.seen), part.inverse[0], part.weights[0]
+            some, nn = slope[rows], A[rows, rows]
+            explained = some @ A
+            share = explained[np.arange(len(rows)), :, rows] / nn[:, None]
+            mean = some @ W - share[:, :, None] * W[rows, None]
+            known = explained @ some.transpose(0, 2, 1)
+            left = own - known + nn[:, None, None] * share[:, :, None] * share[:, None]
+            each = mean @ mean.transpose(0, 2, 1) + part.F.shape[1] * left
+            information[rows] += nn[:, None, None] * each
+        return float(-0.5 * np.linalg.slogdet(np.eye(Q) + sd**2 * information)[1].sum())
+
+    def information(self, values: Mapping[str, Array]) -> Array:
+        """Fisher's information of each dimension of X by itself, (Q, N, N), 0 for rows not in ``rows``.
+
+        With J_nm = ∂k(x_n, x_m)/∂x_nq and A = K⁻¹ it is D (A ∘ J A Jᵀ + J A ∘ (J A)ᵀ), summed over the
+        missingness patterns.
+        """
+        theta, lengthscale = self._theta(values)
+        X = values["X"]
+        slope = self._slopes(values)
+        blocks = [
+            (part.F.shape[1], part.inverse[0])
+            for part in self._parts(X[self._rows][None] / lengthscale, theta)
+        ]
+        information = np.zeros((X.shape[1], len(X), len(X)))
+        for q, whole in enumerate(information):
+            J = np.ascontiguousarray(slope[:, q])
+            for n_columns, A in blocks:
+                JA = J @ A
+                whole[np.ix_(self._rows, self._rows)] += n_columns * (A * (JA @ J.T) + JA * JA.T)
+        return information
+
+    def _slopes(self, values: Mapping[str, Array]) -> Array:
+        """Slopes ∂k(x, X)/∂x at each row, shape (N, Q, N)."""
+        X = values["X"][self._rows]
+        return cross_slope(self._kernel, X, X, **self._parameters(values))
+
+    def _parameters(self, values: Mapping[str, Array]) -> dict[str, Any]:
+        named = self._named(values)
+        return {n: named[n] for n in THETA if n in named and n != "sigma"}
+
+    def _named(self, values: Mapping[str, Array]) -> dict[str, Any]:
+        """Give the model's variables by name, those that are held among them."""
+        return {**self._fixed, **self._constrain(*(values[name] for name in self._names))}
+
+    def _theta(self, values: Mapping[str, Array]) -> tuple[Theta, Array]:
+        named = {n: np.asarray(value)[None] for n, value in self._named(values).items()}
+        return Theta.of(self._kernel, named, 1, self._floor)
+
+    def _parts(self, Z: Array, theta: Theta) -> list[Part]:
+        return [Part.of(theta, Z, rows, F) for rows, _, F in self._patterns.blocks(self._F)]
+
+    def _better(
+        self,
+        n: int,
+        Z: Array,
+        theta: Theta,
+        parts: list[Part],
+        lengthscale: Array,
+        batch: list[Array],
+    ) -> tuple[Array, list[tuple[Array, Array]]] | None:
+        """Find a better position of row n, with K₋ₙ⁻¹ k and the conditional variance in each part."""
+        present = np.ones(Z.shape[1])
+        present[n] = 0.0
+        C, *_ = self._proposal.draw(n, self._n_proposals, Z, present, self._rng)
+        cross = theta.cross(C, Z)
+        squares = [_squared_residual(part, n, cross) for part in parts]
+        best = np.argsort(sum(square[0] for square in squares))[:_EXACT]
+        positions = np.concatenate([Z[:, n, None], C[:, best]], axis=1)
+        log_density = self._prior(int(self._rows[n]), positions * lengthscale, batch)
+        cross, squares = cross[:, best], [square[:, best] for square in squares]
+        # What no variance could bring above the present position needs none.
+        noise = (theta.sigma**2)[:, None]
+        bound = log_density.copy()
+        for part, square in zip(parts, squares, strict=True):
+            most = np.maximum(square / part.F.shape[1], noise)
+            bound += _with_present(part, n, square, most)
+        if not bound[0, 1:].max() > bound[0, 0] + _GAIN:
+            return None
+        prior = theta.variance(C)[:, best]
+        inserts = []
+        for part, square in zip(parts, squares, strict=True):
+            part.leave_out(n, cross)
+            S, variance = part.conditional(cross, prior, noise)
+            log_density += _with_present(part, n, square, variance)
+            inserts.append((S[0], variance[0]))
+        m = int(log_density[0].argmax())
+        if not log_density[0, m] > log_density[0, 0] + _GAIN:
+            return None
+        return positions[:, m], [(S[None, m - 1], variance[None, m - 1]) for S, variance in inserts]
+
+
+def _squared_residual(part: Part, n: int, cross: Array) -> Array:
+    part.leave_out(n, cross)
+    return part.squared_residual(n, cross)
+
+
+def _with_present(part: Part, n: int, squared: Array, variance: Array) -> Array:
+    """Log-density of row n where it lies (Rasmussen & Williams 2006, eq. 5.12), and at proposals."""
+    here = 1.0 / part.inverse[:, n, n, None]
+    square = (part.weights[:, n] ** 2).sum(axis=-1, keepdims=True) * here**2
+    return part.log_density(
+        np.concatenate([square, squared], axis=1), np.concatenate([here, variance], axis=1)
+    )
+
+
+def _ill_explained(parts: list[Part]) -> NDArray[np.intp]:
+    """Rows whose squared distance from what the others predict, in its own variance, is above median.
+
+    Better positions are found for these, and proposals to the others would be wasted.
+    """
+    diagonals = [np.diagonal(part.inverse[0]) for part in parts]
+    squares = sum(
+        (part.weights[0] ** 2).sum(axis=1) / np.where(d > 0.0, d, 1.0)
+        for part, d in zip(parts, diagonals, strict=True)
+    )
+    counts = sum((d > 0.0) * part.F.shape[1] for part, d in zip(parts, diagonals, strict=True))
+    each = np.asarray(squares / counts)
+    return np.flatnonzero(each >= np.median(each))

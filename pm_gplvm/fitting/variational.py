@@ -1,0 +1,629 @@
+"""Fits through inducing inputs: the mode of X and θ (sparse), and q(X) = ∏ N(μₙ, diag sₙ²) (variational).
+
+``fit_sparse`` is ``fit_variational`` without q(X). Both start from X and θ of the exact model.
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pymc as pm
+import pytensor
+import xarray as xr
+from pymc.distributions.transforms import LogTransform
+
+from pm_gplvm.core.blas import blas_threads as limit_threads
+from pm_gplvm.core.checks import Array, count
+from pm_gplvm.core.inducing import InducingKernel
+from pm_gplvm.core.psi import CLOSED_FORM, Quadrature, quasi_monte_carlo
+from pm_gplvm.data.fit import LATENT, OBS, THETA, Fit
+from pm_gplvm.data.progress import Bar, progress_bar
+from pm_gplvm.fitting.optimise import (
+    CONVERGED,
+    INTERRUPTED,
+    LINE_SEARCH,
+    Optimum,
+    maximise,
+    optima_positions,
+    optima_table,
+    relatively,
+)
+from pm_gplvm.model.approximate import (
+    INDUCING,
+    Exact,
+    Method,
+    build_sparse,
+    build_variational,
+    read_exact,
+)
+from pm_gplvm.model.compile import compile_mode
+from pm_gplvm.model.density import LogDensity, compile_constrain, compile_log_density
+from pm_gplvm.model.results import as_fit
+from pm_gplvm.model.starts import perturbed, start_values
+
+_SPREAD, _NOISE = 0.2, 0.1  # of q, and of the noise, at the start
+_EXPLAINED = 0.01
+_FRESH = 3
+_ROUNDING = 1e-6  # of the objective: β tr K⁻¹Ψ₂ is large, and K's condition may be 1e6
+_STEP_THETA, _STEP_INDUCING, _STEP_SPREAD = 4.0, 2.0, 2.0  # found on the oil flow data
+
+Values = dict[str, Array]
+
+
+def fit_sparse(
+    model: pm.Model,
+    *,
+    n_inducing: int = 100,
+    method: Method = "vfe",
+    start: Any = "pca",
+    n_restarts: int = 0,
+    hold: int = 0,
+    maxiter: int = 5000,
+    tol: float = 1e-8,
+    random_seed: int | None = None,
+    progressbar: bool = True,
+    blas_threads: int | None = 1,
+) -> xr.DataTree:
+    """Find the mode of X and θ with inducing inputs, where N is too large for ``fit_map``.
+
+    Maximises the log-density of :func:`build_sparse` by L-BFGS. Cost: N M² for an evaluation; no
+    N × N matrix is formed.
+
+    Parameters
+    ----------
+    model : pm.Model
+        From :func:`build_model`.
+    n_inducing : int, default 100
+        M, the number of inducing inputs.
+    method : {"vfe", "fitc"}
+        See :func:`build_sparse`.
+    start : {"pca", "isomap", "random"}, array_like (N, Q), mapping or DataTree
+        As in :func:`fit_map`; the inducing inputs begin at rows that lie apart (k-means++), or
+        where an earlier sparse or variational fit has them.
+    n_restarts : int, default 0
+        Further starts, X and the inducing inputs moved at random.
+    hold : int, default 0
+        Iterations at first in which amplitude and sigma stay where they start.
+    maxiter, tol, random_seed, progressbar, blas_threads
+        As in :func:`fit_variational`.
+
+    Returns
+    -------
+    DataTree
+        A posterior of one chain and one draw. ``approximation``: ``X_inducing`` (inducing,
+        latent). ``sample_stats``: ``lp``, the objective, and ``log_likelihood``, the approximate
+        one. ``optima`` and ``trace`` as :func:`fit_variational` gives them.
+
+    Warns
+    -----
+    RuntimeWarning
+        If the best start did not converge, or X did not move.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is out of range, the model is not one of :func:`build_model`, or the
+        objective is not finite at the start.
+
+    References
+    ----------
+    Titsias, M. K. (2009). Variational learning of inducing variables in sparse Gaussian
+    processes. AISTATS, PMLR 5, 567-574.
+    Snelson, E., Ghahramani, Z. (2006). Sparse Gaussian processes using pseudo-inputs. NIPS 18.
+    Lawrence, N. D. (2007). Learning for larger datasets with the Gaussian process latent variable
+    model. AISTATS, PMLR 2, 243-250.
+
+    Examples
+    --------
+    >>> import pm_gplvm as gplvm
+    >>> model = gplvm.build_model(gplvm.load_digits(n=30))
+    >>> best = gplvm.fit_sparse(model, n_inducing=10, random_seed=1, progressbar=False)
+    >>> dict(best.posterior.sizes)
+    {'chain': 1, 'draw': 1, 'obs': 30, 'latent': 2}
+    """
+    approximation = build_sparse(model, n_inducing, method=method)
+    if "X" not in {rv.name for rv in model.free_RVs}:
+        raise ValueError("model must have a free variable 'X', got one that is held.")
+    ranked = _maximised(
+        model,
+        approximation,
+        start,
+        np.random.default_rng(random_seed),
+        n_restarts,
+        title="fit_sparse",
+        hold=hold,
+        maxiter=maxiter,
+        tol=tol,
+        progressbar=progressbar,
+        blas_threads=blas_threads,
+    )
+    best, ends = ranked[0][1], _ends(approximation, ranked)
+    (likelihood,) = approximation.replace_rvs_by_values([approximation["likelihood"]])
+    inputs = approximation.value_vars
+    value = pytensor.function(inputs, likelihood, on_unused_input="ignore", mode=compile_mode())
+    fit = _as_fit(
+        model,
+        ranked,
+        ends,
+        {"lp": best.objective, "log_likelihood": value(*[best.values[v.name] for v in inputs])},
+        method="sparse",
+        settings={"approximation": method, "start": start, "random_seed": random_seed},
+    )
+    if not best.converged:
+        warnings.warn(
+            f"fit_sparse {_unconverged(best)}. Go on with fit_sparse(model, start=fit), or raise maxiter.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return fit
+
+
+def fit_variational(
+    model: pm.Model,
+    *,
+    n_inducing: int = 50,
+    start: Any = "pca",
+    n_restarts: int = 0,
+    hold: int = 200,
+    draws: int = 100,
+    maxiter: int = 5000,
+    tol: float = 1e-8,
+    random_seed: int | None = None,
+    progressbar: bool = True,
+    blas_threads: int | None = 1,
+) -> xr.DataTree:
+    """Fit the variational Bayesian GP-LVM (Titsias & Lawrence 2010).
+
+    Maximises the bound of :func:`build_variational`, plus ln p(θ), in the means and standard
+    deviations of q(X), the inducing inputs and θ together, by L-BFGS. With ``ard=True`` it finds
+    the number of latent dimensions: those not needed end with a long lengthscale, and q there is
+    the prior (:func:`dimensions`). Cost: N M² Q for an evaluation; no N × N matrix is formed.
+
+    q(X) has independent rows and dimensions. Its standard deviations are too small where the
+    posterior is not: they leave out that rows may move together. :func:`pm_gplvm.sample` does not.
+
+    Parameters
+    ----------
+    model : pm.Model
+        From :func:`build_model`, best with ``ard=True`` and ``latent_dim`` larger than needed; the
+        prior of ``X`` must be N(0, 1).
+    n_inducing : int, default 50
+        M, the number of inducing inputs.
+    start : {"pca", "isomap", "random"}, array_like (N, Q), mapping or DataTree
+        Where the means of q begin, as in :func:`fit_map`, or an earlier variational fit. The
+        standard deviations of q begin at a fifth of the rows' spread, the inducing inputs at
+        rows that lie apart (k-means++), sigma at 0.1 and each lengthscale at the range of X over √5,
+        unless given.
+    n_restarts : int, default 0
+        Further starts, means and inducing inputs moved at random.
+    hold : int, default 200
+        Iterations at first in which amplitude and sigma stay where they start. Free from the
+        beginning, they may explain all as noise before q is in place, and never come back.
+    draws : int, default 100
+        Of X from q.
+    maxiter : int, default 5000
+        Iterations a start, after the first.
+    tol : float, default 1e-8
+        A start has converged when an iteration raises the objective by less than ``tol`` times
+        its size; or where rounding ends the line search and, begun afresh from there, it raises
+        the objective by no more than 1e-6 of its size.
+    random_seed : int, optional
+        Of the inducing inputs, of the restarts and of the draws.
+    progressbar : bool, default True
+    blas_threads : int or None, default 1
+
+    Returns
+    -------
+    DataTree
+        ``posterior``: draws of X from q, with the θ that maximises the objective in each.
+        ``approximation``: ``X_mean`` and ``X_sd`` of q (obs, latent), ``X_inducing`` (inducing,
+        latent). ``sample_stats``: ``lp``, the objective, and ``bound``, without ln p(θ), the same
+        in each draw. ``optima``: one row a start, the best first. ``trace``: the objective
+        after each evaluation of the best start.
+
+    Warns
+    -----
+    RuntimeWarning
+        If the best start did not converge, or the signal was switched off: the fit explains less
+        than a hundredth of the table's variance. If the kernel's psi statistics are taken by a
+        rule of nodes, and that rule misses the bound by more than 1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is out of range, the model is not one that :func:`build_variational` takes,
+        or the bound is not finite at the start.
+
+    References
+    ----------
+    Titsias, M. K., Lawrence, N. D. (2010). Bayesian Gaussian process latent variable model.
+    AISTATS, PMLR 9, 844-851.
+    Titsias, M. K. (2009). Variational learning of inducing variables in sparse Gaussian
+    processes. AISTATS, PMLR 5, 567-574.
+
+    Examples
+    --------
+    >>> import pm_gplvm as gplvm
+    >>> model = gplvm.build_model(gplvm.load_digits(n=30), latent_dim=3, ard=True)
+    >>> fit = gplvm.fit_variational(model, n_inducing=10, random_seed=1, progressbar=False)
+    >>> fit["approximation"]["X_sd"].dims
+    ('obs', 'latent')
+    """
+    count("draws", draws)
+    approximation = build_variational(model, n_inducing)
+    exact, _ = read_exact(model, n_inducing)
+    rng = np.random.default_rng(random_seed)
+    ranked = _maximised(
+        model,
+        approximation,
+        start,
+        rng,
+        n_restarts,
+        title="fit_variational",
+        hold=hold,
+        maxiter=maxiter,
+        tol=tol,
+        progressbar=progressbar,
+        blas_threads=blas_threads,
+    )
+    best, ends = ranked[0][1], _ends(approximation, ranked)
+    X = rng.standard_normal((draws, *ends[0]["X_mean"].shape))
+    X *= ends[0]["X_sd"]
+    X += ends[0]["X_mean"]
+    found = _findings(exact, ends[0])
+    settings = {"explained": found.explained, "start": start, "hold": hold}
+    if found.quadrature_error is not None:
+        settings["rule_error"] = found.quadrature_error
+    fit = _as_fit(
+        model,
+        ranked,
+        ends,
+        {"lp": best.objective, "bound": found.bound},
+        method="variational",
+        settings=settings | {"random_seed": random_seed},
+        X=X,
+    )
+    for text in _problems(best, found):
+        warnings.warn(f"fit_variational: {text}.", RuntimeWarning, stacklevel=2)
+    return fit
+
+
+def _maximised(
+    model: pm.Model,
+    approximation: pm.Model,
+    start: Any,
+    rng: np.random.Generator,
+    n_restarts: int,
+    **settings: Any,
+) -> list[tuple[int, Optimum]]:
+    """Search from X and θ of the exact model and its restarts, with inducing inputs beside them.
+
+    Where the approximation has q(X), its means take the place of X.
+    """
+    for name, least in (("hold", 0), ("maxiter", 1)):
+        count(name, settings[name], least)
+    count("n_restarts", n_restarts, 0)
+    if not 0.0 < settings["tol"] < 1.0:
+        raise ValueError(f"tol must lie between 0 and 1, got {settings['tol']!r}.")
+    of_q = "X_mean" in approximation.named_vars
+    first = start_values(model, start, rng)
+    if of_q and not isinstance(start, xr.DataTree):
+        _set_theta(model, start, first)
+    starts = [first, *(perturbed(model, first, start, rng) for _ in range(n_restarts))]
+    named, n_inducing = _naming(model), len(approximation.coords[INDUCING])
+    for values in starts:
+        X, unit = values["X"], named(values).get("lengthscale", 1.0)
+        values["X_inducing"] = _spread_rows(X / unit, n_inducing, rng) * unit
+        if of_q:
+            spread = _SPREAD * np.maximum(X.std(axis=0), 1e-300)
+            values["X_sd_log__"] = np.log(np.broadcast_to(spread, X.shape))
+            values["X_mean"] = values.pop("X")
+    starts[0] |= _previous(start, starts[0])
+    return search(approximation, starts, **settings)
+
+
+def _set_theta(model: pm.Model, start: Any, values: Values) -> None:
+    """Set little noise, and the lengthscales to the range of X over √5, where they are not given."""
+    usual = {
+        "sigma": np.array(_NOISE),
+        "lengthscale": np.ptp(values["X"], axis=0) / np.sqrt(5.0),
+    }
+    given = set(start) if isinstance(start, Mapping) else set()
+    for rv in model.free_RVs:
+        free = rv.name in usual and rv.name not in given
+        if free and isinstance(model.rvs_to_transforms[rv], LogTransform):
+            name, value = model.rvs_to_values[rv].name, np.log(usual[rv.name])
+            values[name] = value if values[name].ndim == value.ndim else value.mean()
+
+
+def _spread_rows(X: Array, n_inducing: int, rng: np.random.Generator) -> Array:
+    """Choose rows that lie apart, by the seeding of k-means++."""
+    from sklearn.cluster import kmeans_plusplus
+
+    seed = int(rng.integers(2**31))
+    return np.asarray(kmeans_plusplus(X, n_inducing, random_state=seed)[0])
+
+
+def _previous(start: Any, values: Values) -> Values:
+    """Inducing inputs and q(X) of an earlier fit, where they have the shapes of these values."""
+    if not isinstance(start, xr.DataTree) or not Fit(start).is_inducing:
+        return {}
+    known = start["approximation"].to_dataset()
+    found = {name: known[name].to_numpy() for name in ("X_mean", "X_inducing") if name in known}
+    if "X_sd" in known:
+        found["X_sd_log__"] = np.log(known["X_sd"].to_numpy())
+    return {n: v for n, v in found.items() if n in values and v.shape == values[n].shape}
+
+
+def _naming(model: pm.Model) -> Callable[[Values], Values]:
+    """Compile the way from value variables to named ones, with the fixed of θ and inducing inputs."""
+    constrain = compile_constrain(model)
+    fixed = [model.named_vars[n] for n in (*THETA, "X_inducing") if n in model.named_vars]
+    held = {v.name: v.get_value() for v in fixed if hasattr(v, "get_value")}
+
+    def named(values: Values) -> Values:
+        known = constrain(*[values[v.name] for v in model.value_vars])
+        return {name: np.asarray(value) for name, value in (known | held).items()}
+
+    return named
+
+
+def _ends(approximation: pm.Model, ranked: Sequence[tuple[int, Optimum]]) -> list[Values]:
+    named = _naming(approximation)
+    return [named(optimum.values) for _, optimum in ranked]
+
+
+def _as_fit(
+    model: pm.Model,
+    ranked: list[tuple[int, Optimum]],
+    ends: list[Values],
+    stats: Mapping[str, Any],
+    *,
+    method: str,
+    settings: Mapping[str, Any],
+    X: Array | None = None,
+) -> xr.DataTree:
+    """Put the best optimum into a fit, once, or with each draw of X (draw, obs, latent)."""
+    (_, best), named, draws = ranked[0], ends[0], 1 if X is None else len(X)
+    names = {variable.name for variable in (*model.free_RVs, *model.deterministics)}
+    posterior = {n: np.repeat(v[None, None], draws, 1) for n, v in named.items() if n in names}
+    if X is not None:
+        posterior["X"] = X[None]
+    start = settings["start"]
+    dims = {"X_mean": (OBS, LATENT), "X_sd": (OBS, LATENT), "X_inducing": (INDUCING, LATENT)}
+    approximation = xr.Dataset({n: (d, named[n]) for n, d in dims.items() if n in named})
+    fit = as_fit(
+        model,
+        posterior,
+        method=method,
+        sample_stats={name: np.full((1, draws), value) for name, value in stats.items()},
+        settings={
+            **settings,
+            "start": start if isinstance(start, str) else type(start).__name__,
+            "n_inducing": len(named["X_inducing"]),
+            "converged": int(best.converged),
+        },
+        groups={
+            "approximation": approximation,
+            "optima": optima_table(ranked),
+            **optima_positions([i for i, _ in ranked], ends),
+            "trace": xr.Dataset({"objective": ("evaluation", best.trace)}),
+        },
+    )
+    coords = fit["posterior"].to_dataset().coords
+    shared = {OBS, LATENT} & set(approximation.dims)
+    labels = {name: c for name, c in coords.items() if set(c.dims) <= shared}
+    fit["approximation"] = xr.DataTree(approximation.assign_coords(labels))
+    return fit
+
+
+@dataclass(frozen=True)
+class _Findings:
+    """Bound, share of the table's variance explained, and error of the bound by quadrature, if any."""
+
+    bound: float
+    explained: float
+    quadrature_error: float | None
+
+
+def _findings(exact: Exact, named: Values) -> _Findings:
+    F, mean, sd = exact.F, named["X_mean"], named["X_sd"]
+    sigma = float(np.hypot(named["sigma"], exact.floor))
+    size = float((F**2).sum()), *F.shape
+    whole = _inducing_kernel(exact, named)
+    posterior = whole.posterior(F, sigma)
+    likelihood = posterior.bound(*size)
+    divergence = 0.5 * float((mean**2 + sd**2 - 1.0 - 2.0 * np.log(sd)).sum())
+    rest = F - whole.psi1 @ posterior.weights
+    error = None
+    if exact.kernel not in CLOSED_FORM:
+        fine = _inducing_kernel(exact, named, quasi_monte_carlo(exact.latent_dim))
+        error = float(likelihood - fine.posterior(F, sigma).bound(*size))
+    return _Findings(
+        bound=likelihood - len(F) * exact.log_scale - divergence,
+        explained=1.0 - float((rest**2).sum()) / size[0],
+        quadrature_error=error,
+    )
+
+
+def _inducing_kernel(
+    exact: Exact, named: Values, quadrature: Quadrature | None = None
+) -> InducingKernel:
+    unit = named.get("lengthscale", 1.0)
+    positions = named["X_mean"] / unit, named["X_sd"] / unit, named["X_inducing"] / unit
+    scalars = (float(named.get(name, d)) for name, d in (("amplitude", 1), ("bias", 0)))
+    # There will be no gradient: nothing need be kept for it.
+    nothing = np.empty((0, 0))
+    return InducingKernel(
+        exact.kernel, positions, *scalars, quadrature=quadrature, workspace=nothing
+    )
+
+
+def _unconverged(best: Optimum) -> str:
+    return (
+        f"did not converge: {best.message} (objective {best.objective:.6g} after "
+        f"{best.evaluations} evaluations, largest gradient {best.gradient:.3g})"
+    )
+
+
+def _problems(best: Optimum, found: _Findings) -> list[str]:
+    explained, error, texts = found.explained, found.quadrature_error, []
+    if not best.converged:
+        go_on = "go on with fit_variational(model, start=fit) or raise maxiter"
+        texts.append(f"it {_unconverged(best)}; {go_on}")
+    if explained < _EXPLAINED:
+        texts.append(
+            f"the signal was switched off: it explains {100 * explained:.2g} % of the table's variance; "
+            "hold amplitude and sigma longer (hold=1000), start with less noise "
+            "(start={'X': ..., 'sigma': 0.05}) or from 'isomap'. If all starts end so, the table may be noise"
+        )
+    if error is not None and abs(error) > 1.0:
+        texts.append(
+            f"the rule of nodes misses the bound by {error:+.3g}, so that it may not be a bound; take "
+            "kernel='rbf' where the bound itself is compared"
+        )
+    return texts
+
+
+@dataclass(frozen=True)
+class InducedCoordinates:
+    """Vectors of positions in units of the lengthscale and θ in units that follow the curvature.
+
+    Names are those of value variables: ``positions`` are divided by the lengthscale; from ``spreads``,
+    logarithms, its logarithm is taken (``lengthscale``, None if it is fixed); what is ``held`` does
+    not move.
+    """
+
+    density: LogDensity
+    positions: tuple[str, ...]
+    spreads: tuple[str, ...]
+    lengthscale: str | None
+    steps: Mapping[str, float]
+    held: Mapping[str, Array]
+
+    def _pack(self, values: Mapping[str, Array]) -> Array:
+        moving = [name for name in self.density.names if name not in self.held]
+        return np.concatenate([np.ravel(values[name]) for name in moving])
+
+    def inward(self, values: Mapping[str, Array]) -> Array:
+        """Bring values of the model's variables into the optimiser's vector."""
+        inner = dict(values)
+        if self.lengthscale is not None:
+            log_lengthscale = values[self.lengthscale]
+            inner |= {n: values[n] / np.exp(log_lengthscale) for n in self.positions}
+            inner |= {n: values[n] - log_lengthscale for n in self.spreads}
+        return self._pack({name: inner[name] / self.steps[name] for name in inner})
+
+    def outward(self, vector: Array) -> dict[str, Array]:
+        """Bring the optimiser's vector back to values of the model's variables."""
+        values, start = dict(self.held), 0
+        for name, shape in zip(self.density.names, self.density.shapes, strict=True):
+            if name not in self.held:
+                end = start + math.prod(shape)
+                values[name] = self.steps[name] * vector[start:end].reshape(shape)
+                start = end
+        if self.lengthscale is not None:
+            log_lengthscale = values[self.lengthscale]
+            values |= {n: values[n] * np.exp(log_lengthscale) for n in self.positions}
+            values |= {n: values[n] + log_lengthscale for n in self.spreads}
+        return values
+
+    def __call__(self, vector: Array) -> tuple[float, Array]:
+        """Objective and gradient at the optimiser's vector."""
+        values = self.outward(vector)
+        value, flat = self.density(self.density.pack(values))
+        gradient = self.density.unpack(flat)
+        if self.lengthscale is not None:
+            log_lengthscale = values[self.lengthscale]
+            along: Any = sum((gradient[n] * values[n]).sum(axis=0) for n in self.positions)
+            along = along + sum(gradient[n].sum(axis=0) for n in self.spreads)
+            total = along if log_lengthscale.ndim else along.sum()
+            gradient[self.lengthscale] = gradient[self.lengthscale] + total
+            gradient |= {n: gradient[n] * np.exp(log_lengthscale) for n in self.positions}
+        return value, self._pack({n: g * self.steps[n] for n, g in gradient.items()})
+
+
+def induced_coordinates(
+    model: pm.Model, density: LogDensity, held: Mapping[str, Array]
+) -> InducedCoordinates:
+    """Choose the coordinates for a model with inducing inputs.
+
+    The units follow the curvature: N rows share θ, and about N / M of them an inducing input.
+    """
+    free = {rv.name: model.rvs_to_values[rv].name for rv in model.free_RVs}
+    lengthscale = free.get("lengthscale")
+    if lengthscale is not None:
+        transform = model.rvs_to_transforms[model["lengthscale"]]
+        lengthscale = lengthscale if isinstance(transform, LogTransform) else None
+    shapes = dict(zip(density.names, density.shapes, strict=True))
+    rows = free["X_mean"] if "X_mean" in free else free["X"]
+    n_rows, n_inducing = shapes[rows][0], shapes.get("X_inducing", (1,))[0]
+    steps = dict.fromkeys(density.names, _STEP_THETA / np.sqrt(n_rows))
+    steps |= {free[name]: 1.0 for name in ("X", "X_mean") if name in free}
+    steps |= {free[name]: _STEP_SPREAD for name in ("X_sd",) if name in free}
+    steps["X_inducing"] = _STEP_INDUCING * np.sqrt(n_inducing / n_rows)
+    positions = tuple(free[n] for n in ("X", "X_mean", "X_inducing") if n in free)
+    spreads = (free["X_sd"],) if "X_sd" in free else ()
+    return InducedCoordinates(density, positions, spreads, lengthscale, steps, held)
+
+
+def search(
+    model: pm.Model,
+    starts: Sequence[Mapping[str, Array]],
+    *,
+    title: str,
+    hold: int,
+    maxiter: int,
+    tol: float,
+    progressbar: bool,
+    blas_threads: int | None,
+) -> list[tuple[int, Optimum]]:
+    """Maximise from each start, amplitude and sigma held for the first ``hold`` iterations.
+
+    Returns the number of each start and where it ended, the best first.
+    """
+    free = induced_coordinates(model, compile_log_density(model), {})
+    names = [rv.name for rv in model.free_RVs if rv.name in ("amplitude", "sigma")]
+    keep = [model.rvs_to_values[model[name]].name for name in names] if hold else []
+    optima: list[Optimum] = []
+    with (
+        limit_threads(blas_threads),
+        progress_bar(title, len(starts), "starts", show=progressbar) as counter,
+    ):
+        for values in starts:
+            held = replace(free, held={name: values[name] for name in keep})
+            optima.append(_two_phases(free, held, values, hold, maxiter, tol, counter))
+            counter.finish(optima[-1].objective)
+            if optima[-1].message == INTERRUPTED:
+                break
+    return sorted(enumerate(optima), key=lambda item: -item[1].objective)
+
+
+def _two_phases(
+    free: InducedCoordinates,
+    held: InducedCoordinates,
+    values: Mapping[str, Array],
+    hold: int,
+    maxiter: int,
+    tol: float,
+    counter: Bar,
+) -> Optimum:
+    rule = relatively(tol)
+    ended = maximise(held, values, hold if held.held else maxiter, rule, counter)
+    if held.held and ended.message != INTERRUPTED:
+        ended = ended.after(maximise(free, ended.values, maxiter, rule, counter))
+    for _ in range(_FRESH):
+        # The line search gave up: for a poor memory of the curvature, which a fresh beginning has
+        # not, or because rounding is all that is left, and then a fresh one gains nothing.
+        if ended.message != LINE_SEARCH:
+            break
+        fresh = maximise(free, ended.values, maxiter, rule, counter)
+        gain = fresh.objective - ended.objective
+        little = gain <= max(tol, _ROUNDING) * max(1.0, abs(ended.objective))
+        ended = ended.after(fresh)
+        if little:
+            ended = replace(ended, converged=True, message=CONVERGED)
+    return ended

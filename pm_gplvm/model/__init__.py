@@ -1,0 +1,1 @@
+"""PyMC and PyTensor: build a model, read it, compile its density."""

@@ -1,0 +1,259 @@
+"""From an exact model to one in which inducing inputs stand for many rows."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pymc as pm
+import pytensor
+import pytensor.tensor as pt
+from pymc.model.fgraph import fgraph_from_model, model_from_fgraph
+from pytensor.graph.basic import Variable
+
+from pm_gplvm.core.checks import Array
+from pm_gplvm.core.gaussian import gram_factor
+from pm_gplvm.core.inducing import InducingKernel
+from pm_gplvm.core.kernels import KERNELS
+from pm_gplvm.core.psi import ONE_NODE
+from pm_gplvm.data.fit import LATENT
+from pm_gplvm.model.build import noise_in
+from pm_gplvm.model.collapsed import CollapsedBound
+from pm_gplvm.model.covariances import SYMBOLIC
+from pm_gplvm.model.spec import ModelSpec, PositionPrior
+
+Method = Literal["vfe", "fitc"]
+
+INDUCING = "inducing"
+
+
+def build_variational(model: pm.Model, n_inducing: int = 50) -> pm.Model:
+    r"""Write down the variational approximation to a model's posterior as a ``pm.Model``.
+
+    q(X) = ∏ₙ N(μₙ, diag sₙ²) and M inducing inputs take the place of X and of the table
+    (Titsias & Lawrence 2010). The log-density of the result, θ's priors apart, is the bound
+
+        ⟨ln p(Y | X, θ)⟩ bounded below as by Titsias (2009), minus KL(q(X) ‖ N(0, I))
+        ≤ ln p(Y | θ).
+
+    Parameters
+    ----------
+    model : pm.Model
+        From :func:`build_model`; the prior of ``X`` must be N(0, 1).
+    n_inducing : int, default 50
+        M, at most N. The linear kernel takes as many as it has latent dimensions (and one for a
+        bias), which lose nothing.
+
+    Returns
+    -------
+    pm.Model
+        θ with the priors that it has in ``model``; ``X_mean`` and ``X_sd`` (obs, latent), of q;
+        ``X_inducing`` (inducing, latent); the potentials ``likelihood_bound``, in units of the
+        table as the model's log-likelihood is, and ``minus_KL``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the model is not one of :func:`build_model`, X has another prior, a variable beside
+        the table depends on X, or ``n_inducing`` is out of range.
+
+    Notes
+    -----
+    The psi statistics are in closed form for ``rbf`` and ``linear``, with or without a bias. For
+    the other kernels they are taken by quadrature (:func:`pm_gplvm.core.psi.cubature`), and the
+    bound may then be missed by its error, which :func:`fit_variational` tells.
+
+    Examples
+    --------
+    >>> import pm_gplvm as gplvm
+    >>> model = gplvm.build_model(gplvm.load_digits(n=20), ard=True)
+    >>> [rv.name for rv in gplvm.build_variational(model, 8).free_RVs][-3:]
+    ['X_mean', 'X_sd', 'X_inducing']
+    """
+    exact, n_inducing = read_exact(model, n_inducing)
+    if not PositionPrior.of(model).is_standard_normal:
+        raise ValueError(
+            "model must have the prior N(0, 1) on X, from which the bound takes its distance, got another. "
+            "Leave priors['X'] out."
+        )
+    approximation = _without(model, exact.observed, "X")
+    shape = (len(exact.F), exact.latent_dim)
+    dims = model.named_vars_to_dims.get("X")
+    with approximation:
+        mean = pm.Flat("X_mean", shape=shape, dims=dims)
+        sd = pm.HalfFlat("X_sd", shape=shape, dims=dims)
+        W = _add_inducing_inputs(exact, n_inducing)
+        theta = _theta(approximation)
+        unit = theta["lengthscale"]
+        likelihood = _bound(exact, (mean / unit, sd / unit, W / unit), theta, points=False)
+        pm.Potential("likelihood_bound", likelihood - len(exact.F) * exact.log_scale)
+        pm.Potential("minus_KL", -0.5 * (mean**2 + sd**2 - 1.0 - 2.0 * pt.log(sd)).sum())
+    return approximation
+
+
+def build_sparse(model: pm.Model, n_inducing: int = 100, *, method: Method = "vfe") -> pm.Model:
+    """Write down a model with its table's likelihood approximated by inducing inputs.
+
+    With Q = K_nm K_mm⁻¹ K_mn, which has rank M:
+
+    - "vfe": ln N(Y | 0, Q + sigma² I) - tr(K - Q) / (2 sigma²) a column (Titsias 2009, eq. 9), a
+      lower bound on the exact log-likelihood, whatever the inducing inputs.
+    - "fitc": ln N(Y | 0, Q + diag(K - Q) + sigma² I) a column (Snelson & Ghahramani 2006; Lawrence
+      2007 for GP-LVMs), another model, whose likelihood may exceed the exact one.
+
+    Parameters
+    ----------
+    model : pm.Model
+        From :func:`build_model`.
+    n_inducing : int, default 100
+        M, at most N. The linear kernel takes as many as it has latent dimensions (and one for a
+        bias), which lose nothing.
+    method : {"vfe", "fitc"}
+
+    Returns
+    -------
+    pm.Model
+        ``X`` and θ with the priors that they have in ``model``; ``X_inducing`` (inducing,
+        latent); the potential ``likelihood``, in units of the table.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the model is not one of :func:`build_model`, or ``n_inducing`` or ``method`` is out of
+        range.
+
+    Examples
+    --------
+    >>> import pm_gplvm as gplvm
+    >>> model = gplvm.build_model(gplvm.load_digits(n=20))
+    >>> [rv.name for rv in gplvm.build_sparse(model, 8).free_RVs][-1]
+    'X_inducing'
+    """
+    if method not in ("vfe", "fitc"):
+        raise ValueError(f"method must be 'vfe' or 'fitc', got {method!r}.")
+    exact, n_inducing = read_exact(model, n_inducing)
+    approximation = _without(model, exact.observed)
+    with approximation:
+        W = _add_inducing_inputs(exact, n_inducing)
+        X, theta = approximation["X"], _theta(approximation)
+        positions = X / theta["lengthscale"], pt.zeros_like(X), W / theta["lengthscale"]
+        if method == "vfe":
+            value = _bound(exact, positions, theta, points=True)
+        else:
+            value = _fitc(exact, positions, theta)
+        pm.Potential("likelihood", value - len(exact.F) * exact.log_scale)
+    return approximation
+
+
+@dataclass(frozen=True)
+class Exact:
+    """What an approximation needs to know of the exact model.
+
+    F (N, D) is the standardised table, ``log_scale`` the sum of the logarithms of the columns' scales,
+    ``floor`` the noise besides sigma.
+    """
+
+    kernel: str
+    observed: str
+    F: Array
+    log_scale: float
+    latent_dim: int
+    bias: bool
+    floor: float
+
+
+def read_exact(model: pm.Model, n_inducing: int) -> tuple[Exact, int]:
+    """Read an exact model, and check the number of inducing inputs, or choose it (linear kernel)."""
+    spec = ModelSpec.of(model)
+    if spec.kernel not in KERNELS:
+        raise ValueError(
+            f"model must have a kernel of the table ({', '.join(KERNELS)}) in its own parameters, "
+            f"got kernel={spec.kernel!r}. Build it with build_model."
+        )
+    if KERNELS[spec.kernel].summed:
+        raise ValueError(
+            "model must have a kernel of one part to be given inducing inputs, got "
+            f"kernel={spec.kernel!r}. Use fit_map, fit_stochastic or sample, or leave one part out."
+        )
+    spec.table.require_shared(caller="A model with inducing inputs")
+    spec.table.require_complete(caller="A model with inducing inputs")
+    if not spec.table.standardisable or "sigma" not in spec.theta:
+        raise ValueError(
+            "model must have a noise 'sigma', and the mean and scale of its table must be data, "
+            "got other. Build it with build_model."
+        )
+    F = spec.table.F
+    exact = Exact(
+        kernel=spec.kernel,
+        observed=spec.table.name,
+        F=F,
+        log_scale=float(np.log(spec.table.scale).sum()),
+        latent_dim=spec.latent_dim,
+        bias="bias" in spec.theta,
+        floor=spec.floor,
+    )
+    if isinstance(n_inducing, bool) or not isinstance(n_inducing, int | np.integer):
+        raise TypeError(f"n_inducing must be a whole number, got {n_inducing!r}.")
+    if not 2 <= n_inducing <= len(F):
+        raise ValueError(
+            f"n_inducing must lie between 2 and the number of rows, {len(F)}, got {n_inducing}. "
+            "The cost grows with its square; 50 is a beginning."
+        )
+    if KERNELS[exact.kernel].stationary:
+        return exact, int(n_inducing)
+    return exact, exact.latent_dim + int(exact.bias)
+
+
+def _without(model: pm.Model, *names: str) -> pm.Model:
+    """Clone a model less some of its variables, on which no other may depend."""
+    graph, memo = fgraph_from_model(model, inlined_views=True)
+    for name in names:
+        graph.remove_output(graph.outputs.index(memo[model.named_vars[name]]))
+    rest = model_from_fgraph(graph, mutate_fgraph=True)
+    left = [name for name in names if name in rest.named_vars]
+    if left:
+        raise ValueError(
+            f"model must not have a variable or potential that depends on {', '.join(left)} beside the "
+            "table, got one. Leave it out: the bound does not know it."
+        )
+    return rest
+
+
+def _add_inducing_inputs(exact: Exact, n_inducing: int) -> Variable:
+    """Add ``X_inducing`` to the model on the context stack.
+
+    Free, without a prior: not the model's, but the approximation's. The linear kernel's are held
+    on the axes, and with a bias at the origin, which determines a linear function.
+    """
+    model = pm.modelcontext(None)
+    model.add_coord(INDUCING, np.arange(n_inducing))
+    dims, shape = (INDUCING, LATENT), (n_inducing, exact.latent_dim)
+    if KERNELS[exact.kernel].stationary:
+        return pm.Flat("X_inducing", dims=dims if LATENT in model.coords else None, shape=shape)
+    return pm.Data("X_inducing", np.eye(*shape), dims=dims if LATENT in model.coords else None)
+
+
+def _theta(model: pm.Model) -> dict[str, Variable]:
+    """Return θ of a model by name, defaults where it has none; sigma includes the noise floor."""
+    defaults = {"lengthscale": 1.0, "amplitude": 1.0, "bias": 0.0}
+    return {name: model.named_vars.get(name, pt.constant(v)) for name, v in defaults.items()} | {
+        "sigma": noise_in(model)
+    }
+
+
+def _bound(
+    exact: Exact, positions: tuple[Variable, ...], theta: dict[str, Variable], *, points: bool
+) -> Variable:
+    scalars = (theta[name] for name in ("amplitude", "bias", "sigma"))
+    op = CollapsedBound(exact.kernel, exact.F.shape[1], points)
+    return op(*positions, *scalars, _factor(exact))[0]
+
+
+def _fitc(exact: Exact, positions: tuple[Variable, ...], theta: dict[str, Variable]) -> Variable:
+    scalars = theta["amplitude"], theta["bias"]
+    whole = InducingKernel(exact.kernel, positions, *scalars, quadrature=ONE_NODE, xp=SYMBOLIC)
+    return whole.fitc_log_likelihood(_factor(exact), theta["sigma"], exact.F.shape[1])
+
+
+def _factor(exact: Exact) -> Variable:
+    """F shortened to at most N columns."""
+    return pytensor.shared(gram_factor(exact.F), name="factor")

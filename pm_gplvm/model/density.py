@@ -1,0 +1,635 @@
+"""A model's log-density and its gradient, compiled: as the model has it, and in the coordinates to move in.
+
+Optimisers and samplers move in Z = X / lengthscale, on which the likelihood depends, and in the
+logarithms of θ: an optimiser at one state (:class:`Coordinates`), a sampler at many at once
+(:class:`Ensemble`).
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate, pairwise
+from typing import Any
+
+import numpy as np
+import pymc as pm
+import pytensor
+import pytensor.tensor as pt
+from numpy.typing import NDArray
+from pymc.distributions.transforms import LogTransform
+from pymc.model.transform.conditioning import remove_value_transforms
+from pytensor.graph.basic import Variable
+from pytensor.graph.replace import graph_replace, vectorize_graph
+from scipy.linalg import blas
+
+from pm_gplvm.core.checks import Array
+from pm_gplvm.core.gaussian import gram_factor
+from pm_gplvm.model.compile import Backend, compile_mode, resolve_mode
+from pm_gplvm.model.covariances import Covariance
+from pm_gplvm.model.gaussian_ops import incomplete_total_logp, total_logp
+from pm_gplvm.model.likelihood import check_memory
+from pm_gplvm.model.spec import ModelSpec, Table, tables_of
+from pm_gplvm.model.spectral import own_columns_logp
+from pm_gplvm.model.volume import log_volume
+
+_STEP = 1e-4  # by which a gradient is differenced
+_FEW = 20  # entries of a variable for which that is done
+
+
+def log_density(
+    model: pm.Model | ModelSpec,
+    *,
+    prior: bool = True,
+    jacobian: bool = False,
+    volume: bool = False,
+    rows: NDArray[np.intp] | None = None,
+) -> Variable:
+    """Write down a model's log-density in its value variables, the data reduced once to their factor.
+
+    Equal to ``model.logp(jacobian=...)``, but D columns cost no more than min(N, D). ``prior``: whether
+    priors and potentials are added to the log-likelihood. ``jacobian``: whether it is the density of
+    the transformed variables. ``volume``: whether the volume that X takes given θ is added, so that the
+    maximum over X is ln p(Y, θ), approximately. ``rows``: of these rows of the table alone, and of the
+    prior of X, if its rows are independent.
+    """
+    plain, likelihood, others = _split(model, rows)
+    if volume:
+        (term,) = plain.replace_rvs_by_values([log_volume(ModelSpec.of(model), rows)])
+        likelihood = likelihood + term
+    if rows is not None and prior:
+        X = plain["X"]
+        rest = np.setdiff1d(np.arange(X.type.shape[0]), rows)
+        (each,) = plain.replace_rvs_by_values([pm.logp(X, plain.rvs_to_values[X])])
+        likelihood = likelihood - each[rest].sum()
+    if not prior:
+        others = [rv for rv in others if rv in plain.observed_RVs]
+    else:
+        others = [*plain.free_RVs, *others, *plain.potentials]
+    return likelihood + plain.logp(vars=others, jacobian=jacobian) if others else likelihood
+
+
+def likelihood_and_prior(model: pm.Model | ModelSpec) -> tuple[Variable, Variable]:
+    """Write down the log-density of the table, and that of all else, Jacobians and potentials too."""
+    plain, likelihood, others = _split(model)
+    rest = [*plain.free_RVs, *others, *plain.potentials]
+    return likelihood, plain.logp(vars=rest, jacobian=True)
+
+
+def _split(
+    model: pm.Model | ModelSpec, rows: NDArray[np.intp] | None = None
+) -> tuple[pm.Model, Variable, list[Variable]]:
+    """Write down the tables' log-density by their factors; the other observed variables too."""
+    if isinstance(model, ModelSpec):
+        model, tables = model.model, [model.table]
+    else:
+        tables = tables_of(model)
+    reduced = [table for table in tables if table.standardisable]
+    known = [table.variable for table in reduced]
+    others = [rv for rv in model.observed_RVs if rv not in known]
+    terms = model.replace_rvs_by_values([table_log_likelihood(table, rows) for table in reduced])
+    return model, pt.add(pt.constant(0.0), *terms), others
+
+
+def table_log_likelihood(table: Table, rows: NDArray[np.intp] | None = None) -> Variable:
+    """Log-density of a table through its shortened factor, in the model's random variables.
+
+    Of some rows alone, if they are given.
+    """
+    F, scale, cov = table.F, table.scale, table.cov
+    check_memory(len(F))
+    if table.own is not None:
+        amplitude, sigma = table.own
+        seen, ones = ~np.isnan(F), np.ones(F.shape[1])
+        data = pytensor.shared(
+            np.asfortranarray(np.where(seen, F, 0.0)), name=f"{table.name}_table"
+        )
+        own = {"amplitude": amplitude * ones, "noise": sigma**2 * ones}
+        return own_columns_logp(data, cov, seen, **own, scale=scale).sum()
+    if rows is not None:
+        F, cov = F[rows], _covariance_of(cov, rows)
+    if np.isnan(F).any():
+        return incomplete_total_logp(F, cov, scale=scale)
+    factor = table.factor if rows is None else pytensor.shared(gram_factor(F))
+    return total_logp(factor, cov, n_columns=F.shape[1], log_scale=float(np.log(scale).sum()))
+
+
+def _covariance_of(cov: Variable, rows: NDArray[np.intp]) -> Variable:
+    """Write down K of these rows alone, if it can be without the others'."""
+    if cov.owner is not None and isinstance(cov.owner.op, Covariance):
+        Z, *others = cov.owner.inputs
+        return cov.owner.op(Z[rows], *others)[0]
+    return cov[np.ix_(rows, rows)]
+
+
+Spans = dict[str, tuple[slice, tuple[int, ...]]]
+
+
+def _spans(names: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> Spans:
+    """Where each variable lies in a flat vector, and its shape."""
+    ends = accumulate((math.prod(shape) for shape in shapes), initial=0)
+    slices = (slice(*pair) for pair in pairwise(ends))
+    return dict(zip(names, zip(slices, shapes, strict=True), strict=True))
+
+
+@dataclass(frozen=True)
+class LogDensity:
+    """A compiled log-density of one flat vector, the values of the free variables in order."""
+
+    names: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    function: Callable[..., Any]
+
+    @cached_property
+    def _spans(self) -> Spans:
+        return _spans(self.names, self.shapes)
+
+    @property
+    def size(self) -> int:
+        """Length of the vector."""
+        return sum(math.prod(shape) for shape in self.shapes)
+
+    @property
+    def n_rows(self) -> int:
+        """Length of the longest variable: N, where X is free."""
+        return max((shape[0] for shape in self.shapes if shape), default=1)
+
+    def _parts(self, vector: Array) -> list[Array]:
+        return [vector[span].reshape(shape) for span, shape in self._spans.values()]
+
+    def unpack(self, vector: Array) -> dict[str, Array]:
+        """Split a vector into the variables it holds."""
+        return dict(zip(self.names, self._parts(np.asarray(vector, np.float64)), strict=True))
+
+    def pack(self, values: Mapping[str, Any]) -> Array:
+        """Join variables into one vector."""
+        return np.concatenate([np.ravel(values[name]) for name in self.names]).astype(np.float64)
+
+    def __call__(self, vector: Array) -> tuple[float, Array]:
+        """Log-density and gradient at a vector."""
+        value, *gradient = self.function(*self._parts(vector))
+        return float(value), np.concatenate([part.ravel() for part in gradient])
+
+    def copy(self) -> "LogDensity":
+        """Return a copy with memory of its own, for another thread."""
+        return LogDensity(self.names, self.shapes, self.function.copy(share_memory=False))  # type: ignore[attr-defined]
+
+
+def compile_log_density(
+    model: pm.Model | ModelSpec,
+    *,
+    prior: bool = True,
+    jacobian: bool = False,
+    volume: bool = False,
+    rows: NDArray[np.intp] | None = None,
+    backend: Backend = "python",
+    compile_kwargs: Mapping[str, Any] | None = None,
+) -> LogDensity:
+    """Compile :func:`log_density` with its gradient.
+
+    Of the model's value variables, which may be transformed (``lengthscale_log__``).
+    """
+    total = log_density(model, prior=prior, jacobian=jacobian, volume=volume, rows=rows)
+    plain = model.model if isinstance(model, ModelSpec) else model
+    values = plain.value_vars
+    gradients = pt.grad(total, values, disconnected_inputs="ignore")
+    function = pytensor.function(
+        values,
+        [total, *gradients],
+        on_unused_input="ignore",
+        **resolve_mode(backend, compile_kwargs),
+    )
+    function.trust_input = True
+    shapes = [value.type.shape for value in values]
+    if any(None in shape for shape in shapes):
+        start = plain.initial_point()
+        shapes = [np.shape(start[value.name]) for value in values]
+    return LogDensity(tuple(value.name for value in values), tuple(shapes), function)
+
+
+def compile_objective(
+    model: pm.Model,
+    *,
+    prior: bool = True,
+    backend: Backend = "python",
+    compile_kwargs: Mapping[str, Any] | None = None,
+) -> Callable[[Mapping[str, Any]], tuple[float, dict[str, Array]]]:
+    """Compile the function that ``fit_map`` maximises, in the untransformed variables.
+
+    Parameters
+    ----------
+    model : pm.Model
+        From :func:`build_model`, or your own with a :class:`GPColumns`.
+    prior : bool, default True
+        Whether the priors are added; False gives the log-likelihood alone.
+    backend : {"python", "numba", "jax"}, default "python"
+    compile_kwargs : mapping, optional
+        Handed to ``pytensor.function``.
+
+    Returns
+    -------
+    callable
+        ``value, gradient = objective(point)``: ``point`` and ``gradient`` map the name of every
+        free variable to an array of its shape; ``value`` is the log-density
+        L(X, θ) + ln p(X) + ln p(θ), to be maximised.
+
+    Raises
+    ------
+    ValueError
+        If a point lacks a variable, names an unknown one or has a wrong shape.
+
+    Examples
+    --------
+    >>> import numpy as np, pm_gplvm as gplvm
+    >>> model = gplvm.build_model(gplvm.load_digits(n=20))
+    >>> objective = gplvm.compile_objective(model, prior=False)
+    >>> theta = {"lengthscale": 1.0, "amplitude": 1.0, "sigma": 0.3}
+    >>> value, gradient = objective({"X": np.zeros((20, 2)), **theta})
+    >>> gradient["X"].shape
+    (20, 2)
+    """
+    ModelSpec.of(model)
+    plain = remove_value_transforms(model)
+    density = compile_log_density(
+        plain, prior=prior, backend=backend, compile_kwargs=compile_kwargs
+    )
+    names = [rv.name for rv in plain.free_RVs]
+    shapes = dict(zip(names, density.shapes, strict=True))
+
+    def objective(point: Mapping[str, Any]) -> tuple[float, dict[str, Array]]:
+        values = _checked_point(point, names, shapes)
+        value, *gradient = density.function(*values)
+        parts = {name: np.asarray(part) for name, part in zip(names, gradient, strict=True)}
+        return float(value), parts
+
+    return objective
+
+
+def _checked_point(
+    point: Mapping[str, Any], names: Sequence[str], shapes: Mapping[str, tuple[int, ...]]
+) -> list[Array]:
+    if set(point) != set(names):
+        raise ValueError(
+            f"point must give a value to {', '.join(names)}, got {', '.join(map(str, point)) or 'nothing'}."
+        )
+    values = [np.asarray(point[name], dtype=np.float64) for name in names]
+    for name, value in zip(names, values, strict=True):
+        if value.shape != shapes[name]:
+            raise ValueError(f"point[{name!r}] must have shape {shapes[name]}, got {value.shape}.")
+    return values
+
+
+def compile_constrain(model: pm.Model) -> Any:
+    """Compile the way from value variables, in order, to the named ones, deterministics too."""
+    named = [*model.free_RVs, *model.deterministics]
+    outputs = model.replace_rvs_by_values(named)
+    function = pytensor.function(
+        model.value_vars, outputs, on_unused_input="ignore", mode=compile_mode()
+    )
+    names = [variable.name for variable in named]
+    return lambda *values: dict(zip(names, function(*values), strict=True))
+
+
+# The change of variables X = lengthscale Z, of arrays with any leading axes or symbolically (xp=pt).
+
+
+def _unit(X: Any, log_lengthscale: Any, xp: Any = np) -> Any:
+    """Shape the lengthscale, one or one for each dimension, so that it multiplies positions (..., N, Q)."""
+    unit = xp.exp(log_lengthscale)
+    return unit[..., None, :] if unit.ndim == X.ndim - 1 else unit[..., None, None]
+
+
+def log_jacobian(X: Any, log_lengthscale: Any) -> Any:
+    """Ln |∂X/∂Z|, what the density of Z has and that of X lacks."""
+    own = log_lengthscale.ndim == X.ndim - 1
+    return X.shape[-2] * (log_lengthscale.sum(-1) if own else log_lengthscale * X.shape[-1])
+
+
+def _unit_of_theta(n_rows: int) -> float:
+    """Length in which θ is measured: N rows share it, so that it is known √N times as well as a row."""
+    return float(2.0 / np.sqrt(n_rows))
+
+
+def _movable(model: pm.Model) -> dict[str, Variable]:
+    """Value variables of X, and of the logarithms of lengthscale and weight, where they are free."""
+    kinds = {"X": type(None), "lengthscale": LogTransform, "weight": LogTransform}
+    return {
+        str(rv.name): model.rvs_to_values[rv]
+        for rv in model.free_RVs
+        if isinstance(model.rvs_to_transforms[rv], kinds.get(rv.name, ()))
+    }
+
+
+@dataclass(frozen=True)
+class Coordinates:
+    """A change of variables that leaves the maximum where it is and makes it easy to reach.
+
+    Two things make plain L-BFGS crawl. The likelihood depends on X / lengthscale alone, so that X
+    and the lengthscale can shrink together along a ridge: in Z = X / lengthscale the ridge is one
+    axis. And the curvature in a hyperparameter, which all N rows share, is of the order of N
+    times that in one row's position: θ is measured in units of 2/√N. (In a model where K depends
+    on X in another way the map is still one to one.)
+
+    The names are those of value variables, where they are free: X itself, the logarithms of the
+    lengthscale and of the linear part's weight. With the weight the optimiser moves weight ·
+    lengthscale, on which the likelihood depends at given Z.
+    """
+
+    density: LogDensity
+    X: str | None = None
+    lengthscale: str | None = None
+    weight: str | None = None
+
+    @cached_property
+    def _steps(self) -> dict[str, float]:
+        shapes = dict(zip(self.density.names, self.density.shapes, strict=True))
+        unit = 1.0 if self.X is None else _unit_of_theta(shapes[self.X][0])
+        return {name: 1.0 if name == self.X else unit for name in shapes}
+
+    def inward(self, values: Mapping[str, Array]) -> Array:
+        """Bring values of the model's variables into the optimiser's vector."""
+        inner = dict(values)
+        if self.X is not None and self.lengthscale is not None:
+            inner[self.X] = values[self.X] / _unit(values[self.X], values[self.lengthscale])
+            if self.weight is not None:
+                inner[self.weight] = values[self.weight] + np.mean(values[self.lengthscale])
+        return self.density.pack({name: inner[name] / u for name, u in self._steps.items()})
+
+    def outward(self, vector: Array) -> dict[str, Array]:
+        """Bring the optimiser's vector back to values of the model's variables."""
+        values = {name: u * self._steps[name] for name, u in self.density.unpack(vector).items()}
+        if self.X is not None and self.lengthscale is not None:
+            values[self.X] = values[self.X] * _unit(values[self.X], values[self.lengthscale])
+            if self.weight is not None:
+                values[self.weight] = values[self.weight] - np.mean(values[self.lengthscale])
+        return values
+
+    def __call__(self, vector: Array) -> tuple[float, Array]:
+        """Log-density and gradient at the optimiser's vector."""
+        values = self.outward(vector)
+        value, flat = self.density(self.density.pack(values))
+        gradient = self.density.unpack(flat)
+        if self.X is not None and self.lengthscale is not None:
+            X, log_lengthscale = values[self.X], values[self.lengthscale]
+            # ∂L/∂ln lengthscale at fixed Z, through X = lengthscale Z.
+            along: Any = (gradient[self.X] * X).sum(axis=0)
+            if log_lengthscale.ndim == 0:
+                along = along.sum()
+            if self.weight is not None:
+                along = along - gradient[self.weight] / log_lengthscale.size
+            gradient[self.lengthscale] = gradient[self.lengthscale] + along
+            gradient[self.X] = gradient[self.X] * _unit(X, log_lengthscale)
+        return value, self.density.pack({n: g * self._steps[n] for n, g in gradient.items()})
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Coordinates by the Fisher information at one place: there the curvature is about 1 in every direction.
+
+    Near a maximum L-BFGS needs about half of the evaluations in them: rows near each other move together,
+    so that their curvature is far from diagonal. Dimensions are taken one by one, which costs
+    little of that and takes Q matrices of N rows.
+    """
+
+    plain: Coordinates
+    roots: Array  # (Q, N, N): Cholesky factors of the curvature in Z, a dimension each
+    units: Mapping[str, Array]  # of the other variables: 1 over the root of their curvature
+
+    def inward(self, values: Mapping[str, Array]) -> Array:
+        """Bring values of the model's variables into the optimiser's vector."""
+        parts = self.plain.density.unpack(self.plain.inward(values))
+        return self._packed(parts, lambda root, z: root.T @ z, lambda theta, unit: theta / unit)
+
+    def outward(self, vector: Array) -> dict[str, Array]:
+        """Bring the optimiser's vector back to values of the model's variables."""
+        return self.plain.outward(self._within(vector))
+
+    def __call__(self, vector: Array) -> tuple[float, Array]:
+        """Log-density and gradient at the optimiser's vector."""
+        value, flat = self.plain(self._within(vector))
+        parts = self.plain.density.unpack(flat)
+        return value, self._packed(parts, _forward, lambda slope, unit: slope * unit)
+
+    def _within(self, vector: Array) -> Array:
+        parts = self.plain.density.unpack(vector)
+        return self._packed(parts, _backward, lambda theta, unit: theta * unit)
+
+    def _packed(
+        self,
+        parts: dict[str, Array],
+        of_positions: Callable[[Array, Array], Array],
+        of_theta: Callable[[Array, Array], Array],
+    ) -> Array:
+        for name, part in parts.items():
+            if name == self.plain.X:
+                columns = [of_positions(*pair) for pair in zip(self.roots, part.T, strict=True)]
+                parts[name] = np.stack(columns, axis=1)
+            else:
+                parts[name] = of_theta(part, self.units[name])
+        return self.plain.density.pack(parts)
+
+
+def _forward(root: Array, vector: Array) -> Array:
+    # Seen in Fortran order the lower triangle is the upper one of the transpose.
+    return np.asarray(blas.dtrsv(root.T, vector, lower=0, trans=1))
+
+
+def _backward(root: Array, vector: Array) -> Array:
+    return np.asarray(blas.dtrsv(root.T, vector, lower=0))
+
+
+def measured(
+    plain: Coordinates, values: Mapping[str, Array], information: Array
+) -> Measured | None:
+    """Choose the coordinates by the information (Q, N, N) about X at a place, that of the prior included.
+
+    None if it has no Cholesky factor.
+    """
+    scale = 1.0 if plain.lengthscale is None else np.exp(values[plain.lengthscale])
+    curvature = information * np.square(np.broadcast_to(scale, len(information)))[:, None, None]
+    try:
+        roots = np.linalg.cholesky(curvature)
+    except np.linalg.LinAlgError:
+        return None
+    at = plain.inward(values)
+    slope = plain(at)[1]
+    within, units = plain.density.unpack(np.arange(at.size, dtype=np.float64)), {}
+    for name, places in within.items():
+        if name == plain.X:
+            continue
+        each = np.ones(places.shape)
+        for index in np.ndindex(places.shape) if places.size <= _FEW else ():
+            i, moved = int(places[index]), at.copy()
+            moved[i] += _STEP
+            known = abs(plain(moved)[1][i] - slope[i]) / _STEP
+            if np.isfinite(known):
+                each[index] = 1.0 / np.sqrt(max(known, 1.0))
+        units[name] = each
+    return Measured(plain, roots, units)
+
+
+def optimiser_coordinates(model: pm.Model, density: LogDensity) -> Coordinates:
+    """Choose the coordinates for a model."""
+    return Coordinates(density, **{n: v.name for n, v in _movable(model).items()})
+
+
+@dataclass
+class Evaluation:
+    """What is known at R states."""
+
+    log_likelihood: Array  # (R,)
+    log_prior: Array  # (R,): all that is not the likelihood of the table, Jacobians included
+    likelihood_gradient: Array  # (R, P)
+    prior_gradient: Array  # (R, P)
+
+    def tempered(self, beta: Array) -> tuple[Array, Array]:
+        """Log-density prior · likelihood^β of each state, and its gradient."""
+        value = beta * self.log_likelihood + self.log_prior
+        # A state outside the support has no density at any temperature, not even at β = 0.
+        value = np.where(np.isfinite(self.log_likelihood) & ~np.isnan(value), value, -np.inf)
+        return value, beta[:, None] * self.likelihood_gradient + self.prior_gradient
+
+    def take(self, rows: Any) -> "Evaluation":
+        """Return the same at some of the states, in the order of ``rows``."""
+        return Evaluation(*(part[rows] for part in vars(self).values()))
+
+    def update(self, where: NDArray[np.bool_], other: "Evaluation") -> None:
+        """Take over the states at which ``where`` is true from another evaluation."""
+        for name, part in vars(self).items():
+            part[where] = getattr(other, name)[where]
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """A model's posterior at many states at once.
+
+    A state is one flat vector: the values of the model's value variables, X as Z = X / lengthscale where
+    both are free. The log-likelihood and all else (priors, Jacobians) are kept apart, so that the
+    likelihood can be raised to a power.
+    """
+
+    names: tuple[str, ...]  # of the value variables, in the order of the state
+    shapes: tuple[tuple[int, ...], ...]
+    X: str | None
+    lengthscale: str | None  # of its logarithm
+    function: Any  # values to log-likelihood, log-prior, and the gradients of each
+    constrain: Any  # values to the model's named variables
+    named: tuple[str, ...]
+    table: Table
+
+    @cached_property
+    def _spans(self) -> Spans:
+        return _spans(self.names, self.shapes)
+
+    @property
+    def size(self) -> int:
+        """Length of a state."""
+        return sum(math.prod(shape) for shape in self.shapes)
+
+    @cached_property
+    def units(self) -> Array:
+        """Length in which each coordinate is measured, shape (P,)."""
+        if self.X is None:
+            return np.ones(self.size)
+        span, shape = self._spans[self.X]
+        units = np.full(self.size, _unit_of_theta(shape[0]))
+        units[span] = 1.0
+        return units
+
+    def parts(self, states: Array) -> dict[str, Array]:
+        """Split states (R, P) into one view (R, ...) for each variable; X stands as Z."""
+        return {
+            name: states[:, span].reshape(len(states), *shape)
+            for name, (span, shape) in self._spans.items()
+        }
+
+    def positions(self, states: Array) -> Array:
+        """Latent positions Z of the states, a view, shape (R, N, Q)."""
+        return self.parts(states)[str(self.X)]
+
+    def values(self, states: Array) -> dict[str, Array]:
+        """Values of the model's value variables, by name, X in its own units."""
+        parts = self.parts(states)
+        if self.X is not None and self.lengthscale is not None:
+            parts[self.X] = parts[self.X] * _unit(parts[self.X], parts[self.lengthscale])
+        return parts
+
+    def state(self, values: Mapping[str, Array]) -> Array:
+        """One state (P,) from values of the value variables."""
+        parts = {name: np.asarray(values[name], dtype=np.float64) for name in self.names}
+        if self.X is not None and self.lengthscale is not None:
+            parts[self.X] = parts[self.X] / _unit(parts[self.X], parts[self.lengthscale])
+        return np.concatenate([parts[name].ravel() for name in self.names])
+
+    def draws(self, states: Array) -> dict[str, Array]:
+        """Compute the model's named variables at the states, deterministics too, (R, ...) each."""
+        return dict(zip(self.named, self.constrain(*self.values(states).values()), strict=True))
+
+    def jacobian(self, states: Array) -> Array:
+        """Compute ln |∂X/∂Z| of states (R, P), what p(Z) has and p(X) lacks."""
+        if self.X is None or self.lengthscale is None:
+            return np.zeros(len(states))
+        parts = self.parts(states)
+        return np.asarray(log_jacobian(parts[self.X], parts[self.lengthscale]))
+
+    def __call__(self, states: Array) -> Evaluation:
+        """Evaluate at states (R, P)."""
+        likelihood, prior, *gradients = self.function(*self.parts(states).values())
+        flat = [part.reshape(len(states), -1) for part in gradients]
+        n = len(self.names)
+        return Evaluation(
+            likelihood.copy(),
+            prior.copy(),
+            np.concatenate(flat[:n], axis=1),
+            np.concatenate(flat[n:], axis=1),
+        )
+
+
+def compile_ensemble(model: pm.Model | ModelSpec) -> Ensemble:
+    """Compile a model, its X without a transform, for many states at once.
+
+    Always as NumPy calls: many states share the interpreter's time for one.
+    """
+    spec = ModelSpec.of(model)
+    likelihood, prior = likelihood_and_prior(spec)
+    model, values = spec.model, spec.model.value_vars
+    movable = _movable(model)
+    X, lengthscale = movable.get("X"), movable.get("lengthscale")
+    if X is not None and lengthscale is not None:
+        # From here on the graph's X is Z: the density is that of Z.
+        scaled = {X: X * _unit(X, lengthscale, pt)}
+        prior = prior + log_jacobian(X, lengthscale)
+        likelihood, prior = graph_replace([likelihood, prior], scaled)
+    gradients = [
+        g
+        for total in (likelihood, prior)
+        for g in pt.grad(total, values, disconnected_inputs="ignore")
+    ]
+    function = _vectorised(values, [likelihood, prior, *gradients])
+    named = [*model.free_RVs, *model.deterministics]
+    constrain = _vectorised(values, model.replace_rvs_by_values(named))
+    start = model.initial_point()
+    return Ensemble(
+        names=tuple(v.name for v in values),
+        shapes=tuple(np.shape(start[v.name]) for v in values),
+        X=None if X is None else X.name,
+        lengthscale=None if lengthscale is None else lengthscale.name,
+        function=function,
+        constrain=constrain,
+        named=tuple(v.name for v in named),
+        table=spec.table,
+    )
+
+
+def _vectorised(inputs: list[Variable], outputs: list[Variable]) -> Any:
+    """Compile outputs for inputs that all have one leading dimension more."""
+    batch = [
+        pt.tensor(v.name, shape=(None, *(None,) * v.type.ndim), dtype=v.type.dtype) for v in inputs
+    ]
+    # An output that depends on no input must still have one value a state.
+    first = inputs[0]
+    anchored = [out + 0.0 * first.ravel()[0] for out in outputs]
+    graphs = vectorize_graph(anchored, replace=dict(zip(inputs, batch, strict=True)))
+    function = pytensor.function(batch, graphs, on_unused_input="ignore", mode=compile_mode())
+    function.trust_input = True
+    return function

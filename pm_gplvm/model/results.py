@@ -1,0 +1,108 @@
+"""From arrays of draws to a fit: a DataTree with PyMC's groups and the model's labels."""
+
+import json
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import pymc as pm
+import xarray as xr
+
+from pm_gplvm.core.checks import Array
+from pm_gplvm.data.fit import LATENT, OBS, THETA
+from pm_gplvm.model.compile import constants
+from pm_gplvm.model.spec import ModelSpec
+
+
+def as_fit(
+    model: pm.Model | ModelSpec,
+    draws: Mapping[str, Array],
+    *,
+    method: str,
+    sample_stats: Mapping[str, Array],
+    settings: Mapping[str, Any],
+    groups: Mapping[str, xr.Dataset] | None = None,
+) -> xr.DataTree:
+    """Put draws, (chain, draw, ...) by name, into a DataTree with the model's table and data.
+
+    ``method`` says how they were made, such as "map"; ``settings`` stand in the attrs, numbers and text
+    as they are, all else as JSON.
+    """
+    spec = ModelSpec.of(model)
+    model = spec.model
+    observed = {model.rvs_to_values[rv]: rv.name for rv in model.observed_RVs}
+    fixed = {
+        var.name: var.get_value()
+        for var in model.data_vars
+        if var not in observed and hasattr(var, "get_value")
+    }
+    seen = {name: constants(value)[0] for value, name in observed.items()}
+    table = spec.table
+    if table.seen is not None:  # placeholders of missing entries become NaN again
+        seen[table.name] = np.where(table.seen, seen[table.name], np.nan)
+    tree = {
+        "posterior": _dataset(model, _ordered(draws), ("chain", "draw")),
+        "sample_stats": _dataset(model, sample_stats, ("chain", "draw")),
+        "observed_data": _dataset(model, seen, ()),
+        "constant_data": _dataset(model, fixed, ()),
+        **(groups or {}),
+    }
+    fit = xr.DataTree.from_dict(tree)
+    fit.attrs = {
+        "pm_gplvm_version": version("pm_gplvm"),
+        "pymc_version": pm.__version__,
+        "method": method,
+        "kernel": spec.kernel,
+        "observed": table.name,
+        "priors": json.dumps(spec.priors),
+        **{name: _attr(value) for name, value in settings.items()},
+    }
+    return fit
+
+
+def _ordered(draws: Mapping[str, Array]) -> dict[str, Array]:
+    """X, then θ in the order of every table, then what else the model has."""
+    first = [name for name in ("X", *THETA) if name in draws]
+    return {name: draws[name] for name in (*first, *(n for n in draws if n not in first))}
+
+
+def _attr(value: Any) -> Any:
+    return (
+        value
+        if isinstance(value, str | int | float) and not isinstance(value, bool)
+        else json.dumps(value)
+    )
+
+
+def _dataset(model: pm.Model, values: Mapping[str, Any], leading: tuple[str, ...]) -> xr.Dataset:
+    variables = {}
+    for name, value in values.items():
+        value = np.asarray(value)
+        dims = model.named_vars_to_dims.get(name)
+        if dims is None or len(dims) != value.ndim - len(leading):
+            dims = tuple(f"{name}_dim_{i}" for i in range(value.ndim - len(leading)))
+        variables[name] = ((*leading, *dims), value)
+    dataset = xr.Dataset(variables)
+    coords: dict[str, Any] = {
+        dim: np.arange(dataset.sizes[dim]) for dim in leading if dim in dataset.sizes
+    }
+    for dim, size in dataset.sizes.items():
+        labels = model.coords.get(str(dim))
+        if labels is not None and len(labels) == size:
+            coords[str(dim)] = np.asarray(labels)
+        elif dim in (OBS, LATENT):
+            coords[str(dim)] = np.arange(size)
+    if OBS in dataset.sizes:
+        coords |= _labels(model, dataset.sizes[OBS])
+    return dataset.assign_coords(coords)
+
+
+def _labels(model: pm.Model, size: int) -> dict[str, Any]:
+    """Coordinates of the model that no variable uses and that have one entry a row."""
+    used = {dim for dims in model.named_vars_to_dims.values() for dim in dims}
+    return {
+        name: (OBS, np.asarray(labels))
+        for name, labels in model.coords.items()
+        if name not in used and labels is not None and len(labels) == size
+    }

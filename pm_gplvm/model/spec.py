@@ -1,0 +1,472 @@
+"""What a ``pm.Model`` is: its table, kernel, parameters and the prior of X, read from its graph once."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pymc as pm
+import pytensor
+import pytensor.tensor as pt
+import xarray as xr
+from numpy.typing import NDArray
+from pytensor.compile.sharedvalue import SharedVariable
+from pytensor.graph.basic import Constant, Variable, equal_computations
+from pytensor.graph.traversal import ancestors
+from pytensor.tensor.elemwise import DimShuffle
+from pytensor.tensor.random.basic import NormalRV
+from pytensor.tensor.shape import SpecifyShape
+
+from pm_gplvm.core.checks import Array
+from pm_gplvm.core.gaussian import gram_factor
+from pm_gplvm.core.kernels import KERNELS
+from pm_gplvm.data.fit import LATENT, THETA, Fit
+from pm_gplvm.data.table import Scale, as_table, centre_and_scale
+from pm_gplvm.model.build import build_model, noise_in
+from pm_gplvm.model.compile import constants, is_random
+from pm_gplvm.model.covariances import Covariance
+from pm_gplvm.model.latent_priors import basis_of, kind_of_prior
+from pm_gplvm.model.likelihood import GPColumnsRV, OwnColumnsRV, mask_in
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """An observed :class:`GPColumns`, and its observed value (D, N)."""
+
+    variable: Variable
+    value: Variable
+
+    @property
+    def name(self) -> str:
+        """Name of the variable."""
+        return str(self.variable.name)
+
+    @property
+    def cov(self) -> Variable:
+        """Covariance of the rows; with a noise of each column that of the signal alone."""
+        return self._parameters[2]
+
+    @property
+    def own(self) -> tuple[Variable, Variable] | None:
+        """Amplitude and noise of the columns, where each has its own."""
+        if not isinstance(self.variable.owner.op, OwnColumnsRV):
+            return None
+        _, _, _, amplitude, sigma, *_ = self._parameters
+        return amplitude, sigma
+
+    @property
+    def _parameters(self) -> list[Variable]:
+        return list(self.variable.owner.op.dist_params(self.variable.owner))
+
+    @cached_property
+    def seen(self) -> NDArray[np.bool_] | None:
+        """Which entries there are, (D, N); None if nothing is missing."""
+        return mask_in(self.variable)
+
+    @cached_property
+    def standardisable(self) -> bool:
+        """Whether the mean and scale of the columns are data."""
+        return not is_random(*self._parameters[:2])
+
+    @property
+    def F(self) -> Array:
+        """(Y - mean) / scale, (N, D), NaN where an entry is missing."""
+        return self._standardised[0]
+
+    @property
+    def scale(self) -> Array:
+        """What the columns are divided by, (D,)."""
+        return self._standardised[1]
+
+    @cached_property
+    def _standardised(self) -> tuple[Array, Array]:
+        if not self.standardisable:
+            raise ValueError("the mean and scale of the table must be data, got random variables.")
+        Y, mean, scale = constants(self.value, *self._parameters[:2])
+        mean, scale = (np.broadcast_to(v, len(Y)) for v in (mean, scale))
+        F = ((Y - mean[:, None]) / scale[:, None]).T
+        return F if self.seen is None else np.where(self.seen.T, F, np.nan), scale
+
+    @cached_property
+    def factor(self) -> SharedVariable:
+        """F of a complete table, shortened to at most N columns, as data that may be exchanged."""
+        return pytensor.shared(gram_factor(self.F), name=f"{self.name}_factor")
+
+    def require_shared(self, *, caller: str) -> None:
+        """Raise if the columns have a noise of their own."""
+        if self.own is not None:
+            raise ValueError(
+                f"{caller} needs one noise for all columns, got a model with one for each. Use fit_map or "
+                "sample_theta, or build the model with noise='shared'."
+            )
+
+    def require_complete(self, *, caller: str) -> None:
+        """Raise if entries are missing."""
+        if self.seen is not None:
+            raise ValueError(
+                f"{caller} needs a complete table, got one with {int((~self.seen).sum())} missing entries. "
+                "Use fit_marginal, sample_theta or sample, or fill them: "
+                "impute(fit_marginal(model))['mean'] is a complete table."
+            )
+
+
+def tables_of(model: pm.Model) -> list[Table]:
+    """Every observed :class:`GPColumns` of a model."""
+    return [
+        Table(rv, model.rvs_to_values[rv])
+        for rv in model.observed_RVs
+        if isinstance(rv.owner.op, GPColumnsRV)
+    ]
+
+
+@dataclass(frozen=True, eq=False)
+class PositionPrior:
+    """The prior of X, and what the formulas need to know of it.
+
+    ``kind`` is "informed", "dynamics", "classes" or "back_constrained", "normal" where a free X has
+    another Normal prior, else None.
+    """
+
+    model: pm.Model
+    kind: str | None
+
+    @classmethod
+    def of(cls, model: pm.Model) -> "PositionPrior":
+        """Tell the kind by the data that :mod:`pm_gplvm.model.latent_priors` registers."""
+        X = model["X"]
+        plain = X in model.free_RVs and isinstance(X.owner.op, NormalRV) and X.type.ndim == 2
+        return cls(model, kind_of_prior(model.named_vars) or ("normal" if plain else None))
+
+    @property
+    def parameters(self) -> tuple[Variable, ...]:
+        """Of the distribution of X; of a Normal its mean and standard deviation."""
+        X = self.model["X"]
+        return tuple(X.owner.op.dist_params(X.owner))
+
+    @property
+    def spread(self) -> Variable:
+        """Standard deviation of X about its mean, or about the centre of its class."""
+        return self.model["X_within"] if self.kind == "classes" else self.parameters[1]
+
+    @property
+    def row_covariance(self) -> Variable | None:
+        """Covariance (N, N) of each column of X, under :func:`dynamics`."""
+        return self.parameters[0] if self.kind == "dynamics" else None
+
+    @property
+    def independent(self) -> bool:
+        """Whether the rows are independent and alike."""
+        return self.kind == "normal" and all(
+            p.type.ndim < 2 or p.type.shape[0] == 1 for p in self.parameters
+        )
+
+    @property
+    def moments(self) -> tuple[Array, Array] | None:
+        """Mean and standard deviation of a Normal prior, where they are data."""
+        X = self.model["X"]
+        normal = X in self.model.free_RVs and isinstance(X.owner.op, NormalRV)
+        if not normal or is_random(*self.parameters):
+            return None
+        mean, sd = constants(*self.parameters)
+        return mean, sd
+
+    @property
+    def is_standard_normal(self) -> bool:
+        """Whether every entry is N(0, 1)."""
+        moments = self.moments
+        return moments is not None and bool(np.all(moments[0] == 0.0) and np.all(moments[1] == 1.0))
+
+    @property
+    def sd(self) -> float | None:
+        """The standard deviation of an independent prior, where it is one known number."""
+        if not self.independent or is_random(self.spread):
+            return None
+        (values,) = constants(self.spread)
+        return float(values.flat[0]) if values.size and (values == values.flat[0]).all() else None
+
+
+@dataclass(frozen=True, eq=False)
+class ModelSpec:
+    """What a model is: its table, and the kernel, "custom" if it is none in the model's own X and θ."""
+
+    model: pm.Model
+    table: Table
+    kernel: str
+
+    @classmethod
+    def of(cls, model: "pm.Model | ModelSpec") -> "ModelSpec":
+        """Read a model; what has been read is returned as it is.
+
+        Raises
+        ------
+        TypeError
+            If ``model`` is no pm.Model.
+        ValueError
+            If it has no variable ``X``, or not exactly one observed :class:`GPColumns`.
+        """
+        if isinstance(model, ModelSpec):
+            return model
+        if not isinstance(model, pm.Model):
+            raise TypeError(
+                f"model must be a pm.Model, got {type(model).__name__}. See build_model."
+            )
+        tables = tables_of(model)
+        if len(tables) != 1:
+            raise ValueError(
+                f"model must have one observed GPColumns, got {len(tables)}. Build it with build_model "
+                "or put gplvm.GPColumns into your own."
+            )
+        if "X" not in model.named_vars:
+            raise ValueError(
+                "model must have latent positions called 'X', got the variables "
+                f"{', '.join(model.named_vars)}."
+            )
+        (table,) = tables
+        named = _in_named_parameters(model, table)
+        return cls(model, table, table.cov.owner.op.kernel if named else "custom")
+
+    @cached_property
+    def free(self) -> dict[str, Variable]:
+        """The free variables by name."""
+        return {rv.name: rv for rv in self.model.free_RVs}
+
+    def value_name(self, name: str) -> str:
+        """Name of the value variable of a free variable."""
+        return str(self.model.rvs_to_values[self.free[name]].name)
+
+    @property
+    def X(self) -> Variable:
+        """The positions, free, held or a function of others."""
+        return self.model["X"]
+
+    @property
+    def is_X_plain(self) -> bool:
+        """Whether X is free, and its value variable is X itself."""
+        return "X" in self.free and self.model.rvs_to_transforms[self.free["X"]] is None
+
+    @cached_property
+    def X_shape(self) -> tuple[int, ...]:
+        """Shape of X, (N, Q)."""
+        return tuple(map(int, constants(self.X.shape)[0]))
+
+    @property
+    def latent_dim(self) -> int:
+        """Q."""
+        return self.X_shape[1]
+
+    @cached_property
+    def prior(self) -> PositionPrior:
+        """The prior of X."""
+        return PositionPrior.of(self.model)
+
+    @cached_property
+    def basis(self) -> Array:
+        """B (N, M) of a back-constrained model, X = B w; its columns are orthogonal."""
+        lengthscale = float(self.model["X_back_lengthscale"].get_value())
+        return basis_of(np.ascontiguousarray(self.table.F), lengthscale)
+
+    def weights_of(self, X: Array) -> Array:
+        """Find the weights w (M, Q) of which B w is nearest to given positions."""
+        return np.asarray(np.linalg.lstsq(self.basis, X, rcond=None)[0])
+
+    @cached_property
+    def tied(self) -> list[str]:
+        """What depends on X besides the table: priors, potentials and other observed variables."""
+        others = [*self.model.basic_RVs, *self.model.potentials]
+        of_X = (self.X, self.table.variable)
+        return [v.name for v in others if v not in of_X and self.X in ancestors([v])]
+
+    @property
+    def theta(self) -> dict[str, Variable]:
+        """The kernel's parameters that the model has, by name."""
+        return {name: self.model[name] for name in THETA if name in self.model.named_vars}
+
+    @cached_property
+    def fixed(self) -> dict[str, Array]:
+        """Values of the kernel's parameters that are held."""
+        moving = {v.name for v in (*self.model.free_RVs, *self.model.deterministics)}
+        return {name: constants(v)[0] for name, v in self.theta.items() if name not in moving}
+
+    @property
+    def noise(self) -> Variable:
+        """Standard deviation of all noise, its floor included."""
+        return noise_in(self.model)
+
+    @cached_property
+    def floors(self) -> Array:
+        """Floor of the noise, () or (D,), in units of the scale; 0 if there is none."""
+        floor = self.model.named_vars.get("Y_resolution")
+        return np.zeros(()) if floor is None else np.asarray(floor.get_value())
+
+    @property
+    def floor(self) -> float:
+        """The largest floor of the noise."""
+        return float(np.max(self.floors))
+
+    @cached_property
+    def priors(self) -> dict[str, str]:
+        """The prior of every free variable, in a text that no other prior has.
+
+        "InverseGamma(3.0, 2.0)"; arrays of numbers by shape and SHA-256; the words of PyMC where the
+        parameters are variables themselves.
+        """
+        return {name: _text(rv) for name, rv in self.free.items()}
+
+
+def _in_named_parameters(model: pm.Model, table: Table) -> bool:
+    """Whether K is one of the kernels, of the model's own X and θ by their names.
+
+    Only then can it be evaluated from the draws of a fit.
+    """
+    cov = table.cov
+    if cov.owner is None or not isinstance(cov.owner.op, Covariance):
+        return False
+    Z, amplitude, bias, sigma, *linear = cov.owner.inputs
+    named = model.named_vars
+    if table.own is not None:  # then K leaves the amplitude and the noise out
+        if not all(isinstance(v, Constant) for v in (amplitude, sigma)):
+            return False
+        if amplitude.data != 1.0 or sigma.data != 0.0:
+            return False
+        amplitude, sigma = table.own
+
+    def is_named(variable: Variable, name: str, default: float | None) -> bool:
+        while variable.owner is not None and isinstance(
+            variable.owner.op, DimShuffle | SpecifyShape
+        ):
+            variable = variable.owner.inputs[0]  # the same numbers in another shape
+        if isinstance(variable, Constant):
+            return name not in named and bool(np.all(variable.data == default))
+        return variable is named.get(name)
+
+    if Z.owner is None or len(Z.owner.inputs) != 2:
+        return False
+    X, lengthscale = Z.owner.inputs
+    return (
+        is_named(X, "X", None)
+        and is_named(lengthscale, "lengthscale", 1.0)
+        and is_named(amplitude, "amplitude", 1.0)
+        and is_named(bias, "bias", 0.0)
+        and _is_noise(model, sigma)
+        and all(_is_product(v, is_named) for v in linear)
+    )
+
+
+def _is_noise(model: pm.Model, variable: Variable) -> bool:
+    if "sigma" not in model.named_vars:
+        return isinstance(variable, Constant) and bool(np.all(variable.data == 0.0))
+    return equal_computations([variable], [noise_in(model)])
+
+
+def _is_product(v: Variable, is_named: Callable[[Variable, str, float | None], bool]) -> bool:
+    """Whether it is weight · lengthscale, as :func:`covariance` writes it."""
+    if v.owner is None or v.owner.op != pt.mul or len(v.owner.inputs) != 2:
+        return False
+    weight, lengthscale = v.owner.inputs
+    return is_named(weight, "weight", 1.0) and is_named(lengthscale, "lengthscale", 1.0)
+
+
+def _text(rv: Variable) -> str:
+    op = rv.owner.op
+    parameters = op.dist_params(rv.owner)
+    if is_random(*parameters):
+        return str(rv.str_repr().partition("~")[2].strip())
+    return f"{op._print_name[0]}({', '.join(map(_number, constants(*parameters)))})"
+
+
+def _number(value: Any) -> str:
+    value = np.asarray(value, dtype=np.float64)
+    if value.size and (value == value.flat[0]).all():
+        return repr(float(value.flat[0]))
+    digest = hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()[:16]
+    return f"array {value.shape} {digest}"
+
+
+_FLAT = {"Flat()", "HalfFlat()"}
+
+
+def rebuild_model(fit: xr.DataTree, *, priors: Mapping[str, Any] | None = None) -> pm.Model:
+    """Build the model of a fit again, without the table that it was first built from.
+
+    The table, its labels, mean and scale, the kernel and what was held fixed stand in the fit. Of
+    the priors it only tells what they were: those that :func:`build_model` does not have by
+    default must be given again, and are compared.
+
+    Parameters
+    ----------
+    fit : DataTree
+        Of a model of :func:`build_model`, for instance from :func:`load`.
+    priors : mapping, optional
+        As in :func:`build_model`, for those that were neither the default nor a number nor "flat".
+
+    Returns
+    -------
+    pm.Model
+        On which :func:`fit_marginal`, :func:`sample`, :func:`sample_more` and the others go on.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``fit`` is none of a model of :func:`build_model`, or had other priors.
+
+    Examples
+    --------
+    >>> import pm_gplvm as gplvm
+    >>> best = gplvm.fit_marginal(gplvm.build_model(gplvm.load_digits(n=20)), progressbar=False)
+    >>> model = gplvm.rebuild_model(best)
+    >>> better = gplvm.fit_marginal(
+    ...     model, start=best, n_restarts=1, random_seed=1, progressbar=False
+    ... )
+    """
+    read = Fit.of(fit, "X", "sigma", "Y_mean", "Y_scale", caller="rebuild_model")
+    kernel, noted = read.kernel, read.priors
+    if kernel not in KERNELS or noted is None:
+        raise ValueError(
+            "rebuild_model needs a fit of a model of build_model, got one with a covariance of its own "
+            "or without a note of its priors. Build the model as it was first built."
+        )
+    had, constant = noted, read.constants
+    flat = {name: "flat" for name, text in had.items() if text in _FLAT}
+    held = {n: constant[n].to_numpy() for n in ("X", *THETA) if n in constant and n not in had}
+    table = read.Y
+    model = build_model(
+        table,
+        read.latent_dim,
+        kernel=f"{kernel} + bias" if "bias" in read else kernel,
+        ard="lengthscale" in read and LATENT in read.draws("lengthscale").dims,
+        priors={**flat, **held, **(priors or {})},
+        scale=_scale(table, constant["Y_scale"].to_numpy()),
+        missing="mask",
+        resolution=constant["Y_resolution"].to_numpy() if "Y_resolution" in constant else 0,
+        noise="column" if read.own_noise else "shared",
+    )
+    # The very numbers, also where they were not made by a rule.
+    for name in ("Y_mean", "Y_scale"):
+        model[name].set_value(constant[name].to_numpy())
+    _compare(had, ModelSpec.of(model).priors)
+    return model
+
+
+def _scale(table: xr.DataArray, spread: NDArray[np.float64]) -> Scale:
+    """Find the rule that gives these scales of the columns."""
+    rules: tuple[Scale, ...] = ("global", "feature", "none")
+    for rule in rules:
+        with suppress(ValueError):  # "feature" refuses constant columns
+            if np.array_equal(centre_and_scale(as_table(table, missing="mask"), rule)[1], spread):
+                return rule
+    return "none"
+
+
+def _compare(had: Mapping[str, str], has: Mapping[str, str]) -> None:
+    other = [name for name in {**had, **has} if had.get(name) != has.get(name)]
+    if other:
+        found = "; ".join(
+            f"{name} had {had.get(name, 'none')}, now {has.get(name, 'none')}" for name in other
+        )
+        raise ValueError(
+            f"rebuild_model must have the priors of the fit, got others: {found}. Give them as they "
+            f"were given to build_model: priors={{'{other[0]}': ...}}."
+        )

@@ -1,0 +1,343 @@
+"""Where an optimisation begins: latent positions by PCA, Isomap, chance, or from elsewhere."""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pymc as pm
+import pytensor.tensor as pt
+import xarray as xr
+from pymc.distributions.transforms import LogTransform
+
+from pm_gplvm.core.checks import Array
+from pm_gplvm.core.kernels import KERNELS
+from pm_gplvm.data.fit import Fit
+from pm_gplvm.model.compile import constants
+from pm_gplvm.model.spec import ModelSpec
+
+Values = dict[str, Array]
+
+_NOISE = 0.01  # at least so much at a start, in units of the scale
+_FILLINGS = 60
+_LEAST = 1e-2  # of the widest dimension's spread, so that a dimension the data lack can grow
+
+
+def _pca(F: Array, latent_dim: int, rng: np.random.Generator) -> Array:
+    from sklearn.decomposition import PCA
+
+    return np.asarray(PCA(latent_dim, svd_solver="full").fit_transform(F))
+
+
+def _isomap(F: Array, latent_dim: int, rng: np.random.Generator) -> Array:
+    from scipy.sparse.csgraph import connected_components
+    from sklearn.manifold import Isomap
+    from sklearn.neighbors import kneighbors_graph
+
+    # As many neighbours as connect all rows; Isomap would otherwise join the parts by itself.
+    N = len(F)
+    for n_neighbors in range(min(10, N - 1), N):
+        graph = kneighbors_graph(F, n_neighbors)
+        if connected_components(graph, directed=False, return_labels=False) == 1:
+            break
+    X = Isomap(
+        n_neighbors=n_neighbors, n_components=latent_dim, eigen_solver="dense"
+    ).fit_transform(F)
+    return np.asarray(X, dtype=np.float64)
+
+
+def _random(F: Array, latent_dim: int, rng: np.random.Generator) -> Array:
+    return rng.standard_normal((len(F), latent_dim))
+
+
+def _completed(F: Array, rank: int) -> Array:
+    """Fill what is missing (NaN) by the principal components of the filled table, in turns.
+
+    From the columns' means, as EM for PCA does (Josse & Husson 2012, Journal de la Société Française
+    de Statistique 153 (2), algorithm 1), first with one component, then two, up to ``rank``: with all of
+    them at once the first rounds fit the means that stand for what is missing, and it takes a thousand.
+    """
+    missing = np.isnan(F)
+    filled = np.where(missing, 0.0, F)
+    if not missing.any():
+        return filled
+    for components in np.repeat(np.arange(1, rank + 1), -(-_FILLINGS // rank)):
+        mean = filled.mean(axis=0)
+        U, s, V = np.linalg.svd(filled - mean, full_matrices=False)
+        low = mean + (U[:, :components] * s[:components]) @ V[:components]
+        filled = np.where(missing, low, F)
+    return filled
+
+
+EMBEDDINGS = {"pca": _pca, "isomap": _isomap, "random": _random}
+
+# For X of unit spread and data of unit scale: near Lawrence's (2005, section 7.1) 1, 1, e^-½, e^-½,
+# with less noise, as a start that explains all by noise may stay there.
+_THETA = {"lengthscale": 1.0, "amplitude": 1.0, "weight": 0.3, "sigma": 0.3, "bias": 0.6}
+
+
+@dataclass(frozen=True)
+class Form:
+    """How curved the map from X to Y is at a start."""
+
+    size: float  # root mean square of Z = X / lengthscale: the smaller, the flatter
+    whitened: bool  # each latent dimension has the same spread, or that of its component
+    straight: bool = False  # the linear part of the kernel explains the table, or the other part
+    joint: bool = False  # it went on to the mode of X and θ together
+
+    @property
+    def name(self) -> str:
+        """What the table of optima says of the spread."""
+        return "joint mode" if self.joint else "whitened" if self.whitened else "own"
+
+
+# No size is right for every table: low-noise ones need flat starts, folded ones a curved one.
+_CURVED = (Form(0.5, True), Form(1.0, True), Form(2.0, True), Form(0.3, False))
+_WITH_LINEAR = (
+    Form(1.0, False, straight=True),
+    Form(0.3, False, straight=True),
+    Form(0.5, True),
+    Form(1.0, False),
+)
+_LINEAR = (Form(1.0, False, straight=True),)
+
+
+def forms(
+    model: pm.Model | ModelSpec, start: Any, rng: np.random.Generator
+) -> list[tuple[Form | None, Values]]:
+    """Make the starts that a fit tries first: those of one way to place X, at several sizes.
+
+    What is no way to place X by itself is one start, of no form.
+    """
+    spec = ModelSpec.of(model)
+    model, free = spec.model, spec.free
+    first = start_values(spec, start, rng)
+    kernel = KERNELS.get(spec.kernel)
+    if not isinstance(start, str) or kernel is None or "X" not in free:
+        return [(None, first)]
+    F = _table(spec, start)
+    raw = {start: EMBEDDINGS[start](F, spec.latent_dim, rng)}
+    noise = None
+    if spec.table.own is not None:
+        # What a noise of each column is for: factors rather than the widest directions.
+        raw["factors"], noise = _factors(F, spec.latent_dim)
+    linear = "weight" in kernel.parameters
+    chosen = _WITH_LINEAR if linear else _CURVED if kernel.stationary else _LINEAR
+    made: list[tuple[Form | None, Values]] = []
+    for form, way in [(form, way) for way in raw for form in chosen]:
+        X = _placed(spec, raw[way], rng, whitened=form.whitened)
+        theta: dict[str, Any] = {
+            "lengthscale": 1.0 / form.size,
+            "amplitude": 1.0,
+            "sigma": _THETA["sigma"],
+        }
+        if form.straight:
+            theta |= {"amplitude": 0.3, "weight": 1.0, "sigma": _residual(F, X.shape[1])}
+        elif linear:
+            theta["weight"] = 0.1
+        if noise is not None:
+            theta["sigma"] = noise
+        if "lengthscale" in spec.fixed:
+            X = X * form.size * spec.fixed["lengthscale"]
+        values = dict(first)
+        named: dict[str, Any] = {"X": X, **theta}
+        for name, value in named.items():
+            if name not in free:
+                continue
+            target = spec.value_name(name)
+            with suppress(ValueError):  # outside a prior of the user's
+                values[target] = _transformed(
+                    model, free[name], np.broadcast_to(value, values[target].shape)
+                )
+        made.append((form, {n: np.asarray(v, dtype=np.float64) for n, v in values.items()}))
+    return made
+
+
+def _factors(F: Array, latent_dim: int) -> tuple[Array, Array]:
+    """Scores by factor analysis, and the standard deviation of each column's noise, not below 0.1."""
+    from sklearn.decomposition import FactorAnalysis
+
+    analysis = FactorAnalysis(latent_dim, random_state=0)
+    X = analysis.fit_transform(F)
+    return np.asarray(X), np.sqrt(np.maximum(analysis.noise_variance_, _NOISE))
+
+
+def _residual(F: Array, latent_dim: int) -> float:
+    """Give the standard deviation that the principal components leave, of all entries together."""
+    values = np.linalg.svd(F - F.mean(axis=0), compute_uv=False)
+    return float(max(np.sqrt((values[latent_dim:] ** 2).sum() / F.size), _NOISE))
+
+
+def _unit_columns(X: Array, rng: np.random.Generator) -> Array:
+    """Centre each latent dimension and give it the prior's standard deviation, 1."""
+    X = X - X.mean(axis=0)
+    spread = X.std(axis=0)
+    # A dimension in which the data do not vary (Q above their rank) starts at random.
+    empty = spread <= 1e-10 * max(spread.max(), 1e-300)
+    X[:, empty] = rng.standard_normal((len(X), int(empty.sum())))
+    return X / np.where(empty, 1.0, spread)
+
+
+def start_values(
+    model: pm.Model | ModelSpec, start: Any, rng: np.random.Generator
+) -> dict[str, Array]:
+    """Values of the model's value variables to start from, by name.
+
+    ``start`` is a way to place X ("pca", "isomap", "random"); X itself; values by name; or another fit,
+    of which the last draw is taken. What is not given starts at the model's own initial values.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the start is of an unknown kind, of a wrong shape, not finite, or has all latent
+        positions equal: there the gradient in X is zero, and no optimiser would leave it.
+    """
+    spec = ModelSpec.of(model)
+    model, free = spec.model, spec.free
+    values = model.initial_point(random_seed=int(rng.integers(2**31)))
+    usual = {
+        name: np.full_like(values[spec.value_name(name)], value)
+        for name, value in _THETA.items()
+        if name in free
+    }
+    given = _given(spec, start, rng)
+    if spec.prior.kind == "back_constrained" and "X" in given and "X_weights" not in given:
+        given["X_weights"] = spec.weights_of(_checked_positions(spec, given["X"]))
+    for name in usual.keys() - given.keys():
+        # Outside a prior of the user's the model's own initial value stays.
+        with suppress(ValueError):
+            values[spec.value_name(name)] = _transformed(model, free[name], usual[name])
+    for name, value in given.items():
+        if name not in free:
+            continue
+        rv = free[name]
+        target = model.rvs_to_values[rv]
+        wanted = np.shape(values[target.name])
+        if value.shape != wanted:
+            raise ValueError(f"start must give {name} the shape {wanted}, got {value.shape}.")
+        if not np.isfinite(value).all():
+            raise ValueError(f"start must be finite, got missing or infinite values in {name}.")
+        values[target.name] = _transformed(model, rv, value)
+    X = values[spec.value_name("X")] if "X" in free else None
+    if X is not None and X.ndim == 2 and np.ptp(X, axis=0).max() == 0.0:
+        raise ValueError(
+            "start has all latent positions equal, got one point for all rows. The gradient in X "
+            "is zero there: start from 'pca', 'isomap', 'random' or different positions."
+        )
+    return {name: np.asarray(value, dtype=np.float64) for name, value in values.items()}
+
+
+def _given(spec: ModelSpec, start: Any, rng: np.random.Generator) -> dict[str, Array]:
+    if isinstance(start, str):
+        if start not in EMBEDDINGS:
+            raise ValueError(
+                f"start must be one of {', '.join(EMBEDDINGS)}, an array, a mapping or a fit, got {start!r}."
+            )
+        if "X" not in spec.free and spec.prior.kind != "back_constrained":
+            return {}
+        X = EMBEDDINGS[start](_table(spec, start), spec.latent_dim, rng)
+        return {"X": _placed(spec, X, rng, whitened=True)}
+    if isinstance(start, xr.DataTree):
+        read = Fit.of(start, "X", caller="start")
+        names = dict.fromkeys(["X", *map(str, start["posterior"].data_vars)])
+        return {name: read.draws(name)[0, -1].to_numpy().astype(np.float64) for name in names}
+    if isinstance(start, Mapping):
+        unknown = [name for name in start if name not in spec.model.named_vars]
+        if unknown:
+            raise ValueError(
+                f"start must name variables of the model ({', '.join(spec.free)}), "
+                f"got {', '.join(map(str, unknown))}."
+            )
+        return {name: np.asarray(value, dtype=np.float64) for name, value in start.items()}
+    try:
+        return {"X": np.asarray(start, dtype=np.float64)}
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"start must be one of {', '.join(EMBEDDINGS)}, an array, a mapping or a fit, "
+            f"got {type(start).__name__}."
+        ) from None
+
+
+def _checked_positions(spec: ModelSpec, X: Array) -> Array:
+    wanted = spec.X_shape
+    if X.shape != wanted or not np.isfinite(X).all():
+        raise ValueError(f"start must give X finite values in the shape {wanted}, got {X.shape}.")
+    return X
+
+
+def _table(spec: ModelSpec, start: Any) -> Array:
+    if not spec.table.standardisable:
+        raise ValueError(
+            f"start={start!r} needs the mean and scale of the table to be data; start this model from "
+            "an array of latent positions."
+        )
+    return _completed(spec.table.F, spec.latent_dim)
+
+
+def _placed(spec: ModelSpec, X: Array, rng: np.random.Generator, *, whitened: bool) -> Array:
+    """Centre positions, give them root mean square 1, and turn them to what is known of some."""
+    unit = _unit_columns(X, rng)
+    if not whitened:
+        spread = (X - X.mean(axis=0)).std(axis=0)
+        X = unit * np.maximum(spread, _LEAST * spread.max())
+        unit = X / np.sqrt((X**2).mean())
+    moments = spec.prior.moments
+    if spec.prior.kind != "informed" or moments is None:
+        return unit
+    return _towards(unit, *moments, rng)
+
+
+def _towards(X: Array, mean: Array, sd: Array, rng: np.random.Generator) -> Array:
+    """Turn positions so that they agree with what is known of some.
+
+    In a dimension of which something is known, known places are predicted from X by least squares,
+    and then weighed against what the prior says; the other dimensions hold what those leave of X.
+    """
+    known = (sd != 1.0) | (mean != 0.0)
+    informed = known.any(axis=0)
+    design = np.column_stack([np.ones(len(X)), X])
+    turned = np.empty_like(X)
+    for q in np.flatnonzero(informed):
+        rows = known[:, q]
+        slopes = np.linalg.lstsq(design[rows], mean[rows, q], rcond=None)[0]
+        guess = design @ slopes
+        doubt = np.mean((guess - mean[:, q])[rows] ** 2) + np.min(sd[rows, q]) ** 2
+        weight = np.where(rows, doubt / (doubt + sd[:, q] ** 2), 0.0)
+        turned[:, q] = weight * mean[:, q] + (1.0 - weight) * guess
+    if not informed.all():
+        along = np.column_stack([np.ones(len(X)), turned[:, informed]])
+        rest = X - along @ np.linalg.lstsq(along, X, rcond=None)[0]
+        U, s, _ = np.linalg.svd(rest, full_matrices=False)
+        others = int((~informed).sum())
+        turned[:, ~informed] = _unit_columns(U[:, :others] * s[:others], rng)
+    return turned
+
+
+def _transformed(model: pm.Model, rv: Any, value: Array) -> Array:
+    transform = model.rvs_to_transforms[rv]
+    if transform is None:
+        return value
+    if isinstance(transform, LogTransform) and (np.asarray(value) > 0.0).all():
+        return np.log(value)  # needs no compiled function
+    (result,) = constants(transform.forward(pt.constant(value), *rv.owner.inputs))
+    if not np.isfinite(result).all():
+        raise ValueError(f"start must lie inside the range of {rv.name}, got {value}.")
+    return result
+
+
+def perturbed(
+    model: pm.Model | ModelSpec, values: Mapping[str, Array], start: Any, rng: np.random.Generator
+) -> dict[str, Array]:
+    """Make a further start: X drawn anew if it was random, else moved by half its spread; θ too.
+
+    ``values`` are those of :func:`start_values` for this ``start``.
+    """
+    if isinstance(start, str) and start == "random":
+        values = start_values(model, start, rng)
+    moved = {}
+    for name, value in values.items():
+        spread = 0.5 * value.std(axis=0) if name == "X" and value.ndim == 2 else 0.3
+        keep = name == "X" and isinstance(start, str) and start == "random"
+        moved[name] = value if keep else value + spread * rng.standard_normal(value.shape)
+    return moved

@@ -1,0 +1,282 @@
+"""Interactive view of a fit: a widget in Jupyter, or an HTML page that needs only a browser."""
+
+import base64
+import html
+import json
+import os
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from matplotlib import colormaps
+from matplotlib.colors import Normalize, to_hex
+from scipy.spatial.distance import pdist, squareform
+
+from pm_gplvm.core.checks import check_target, count
+from pm_gplvm.data.fit import FEATURE, OBS, Fit, evenly_spaced
+from pm_gplvm.diagnostics.agreement import neighbour_probabilities, positions
+from pm_gplvm.plot.elements import (
+    COLOURS,
+    are_classes,
+    check_image_shape,
+    limits_of,
+    mesh,
+    plane_of,
+    row_values,
+)
+from pm_gplvm.prediction.predict import predict, relative_uncertainty
+
+_SCRIPT = Path(__file__).with_name("explorer.js")
+_MOST_NUMBERS = 600_000  # decoded means in a page
+_SHAPES = ("circle", "square", "triangle", "diamond", "down", "plus")
+_KINDS = ("image", "curve", "bars")
+_MOST_BARS = 40
+
+
+def explore(
+    fit: xr.DataTree,
+    color: Any = None,
+    *,
+    path: str | Path | None = None,
+    image_shape: tuple[int, int] | None = None,
+    kind: str | None = None,
+    dims: tuple[int, int] | None = None,
+    n_neighbors: int = 6,
+    grid: int = 60,
+    draws: int = 20,
+    overwrite: bool = False,
+) -> Any:
+    """Explore the latent plane: see what the model decodes at each position, with its uncertainty.
+
+    The pointer (or the arrow keys) moves a cross over the plane of :func:`plot_latent`. Beside it are
+    the row that :func:`predict` gives there and its standard deviation. A click on a point (or Enter)
+    shows the data of that row and its nearest rows in X / lengthscale, each with the probability that
+    it is among them (:func:`neighbour_probabilities`).
+
+    Parameters
+    ----------
+    fit : DataTree
+        From :func:`fit_marginal` or any with ``X`` and θ, of two or more latent dimensions; after
+        :func:`align` in the aligned frame.
+    color : str or array_like, shape (N,), optional
+        As in :func:`plot_latent`.
+    path : path, optional
+        Write a self-contained page (``.html``) instead of making a widget. It needs no further
+        package.
+    image_shape : (height, width), optional
+        For rows of Y that are images, stored line by line.
+    kind : {"image", "curve", "bars"}, optional
+        How a row is shown. By default an image where ``image_shape`` is given, else bars for up to
+        40 features and a curve for more.
+    dims : pair of int, optional
+        As in :func:`plot_latent`; further dimensions are held at their median.
+    n_neighbors : int, default 6
+        Rows that count as nearest, and how many are shown.
+    grid : int, default 60
+        Positions along each axis at which rows are decoded, fewer for tables with many features.
+        Between them rows are interpolated.
+    draws : int, default 20
+        Number of draws of the fit used at most, evenly spaced.
+    overwrite : bool, default False
+        Whether an existing file may be replaced.
+
+    Returns
+    -------
+    anywidget.AnyWidget or Path
+        The widget, whose traits ``position`` (of the cross) and ``row`` (number of the row chosen)
+        can be read and observed; or the path of the page.
+
+    Warns
+    -----
+    RuntimeWarning
+        If the draws of X are not aligned (:func:`align`).
+
+    Raises
+    ------
+    ImportError
+        If a widget is asked for and anywidget is not installed.
+    TypeError, ValueError
+        If ``fit`` is no fit of a model of :func:`build_model`, or an argument is out of range.
+    FileExistsError, FileNotFoundError
+        If ``path`` exists, or its folder does not.
+
+    Examples
+    --------
+    >>> import pm_gplvm as gplvm, tempfile, pathlib
+    >>> best = gplvm.fit_marginal(gplvm.build_model(gplvm.load_digits(n=20)), progressbar=False)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     page = pathlib.Path(folder) / "digits.html"
+    ...     gplvm.explore(best, "label", path=page, image_shape=(8, 8), grid=10).name
+    'digits.html'
+    """
+    plane = plane_of(fit, dims, caller="explore")
+    if len(plane.dims) < 2:
+        raise ValueError(
+            "explore needs two latent dimensions or more, got one. Use plot_latent and "
+            "plot_reconstruction, or fit a model with latent_dim=2."
+        )
+    target = None if path is None else _checked_target(Path(path), overwrite)
+    if target is None:
+        widget = _widget_class()
+    count("grid", grid, 4)
+    if kind not in (None, *_KINDS):
+        raise ValueError(f"kind must be one of {', '.join(_KINDS)}, got {kind!r}.")
+    if kind == "image" and image_shape is None:
+        raise ValueError("kind='image' needs image_shape, such as image_shape=(8, 8).")
+    limits = limits_of(plane.X)
+    table = Fit(fit).Y.transpose(OBS, FEATURE)
+    Y = table.to_numpy()
+    side = int(min(grid, max(8, np.sqrt(_MOST_NUMBERS / Y.shape[1]))))
+    cells = plane.lift(mesh(limits, (side, side)))
+    decoded = predict(fit, cells, draws=draws)
+    shape = check_image_shape(image_shape, Y.shape[1])
+    about = {
+        "dims": [f"latent {d}" for d in plane.dims],
+        "limits": limits.tolist(),
+        "grid": side,
+        "points": plane.X.tolist(),
+        "names": [str(name) for name in table[OBS].to_numpy()],
+        "features": [str(name) for name in table[FEATURE].to_numpy()],
+        "kind": kind or ("image" if shape else "bars" if Y.shape[1] <= _MOST_BARS else "curve"),
+        "shape": shape,
+        "low": float(np.nanmin(Y)),
+        "high": float(np.nanmax(Y)),
+        "sd_high": float(decoded["sd"].max()),
+        **_point_styles(fit, color, len(Y)),
+        **_neighbours(fit, n_neighbors),
+    }
+    numbers = {
+        "mean": decoded["mean"].to_numpy(),
+        "sd": decoded["sd"].to_numpy(),
+        "uncertainty": np.minimum(relative_uncertainty(fit, cells, draws=draws), 1.0),
+        "table": Y,
+    }
+    encoded = {name: values.astype("<f4").tobytes() for name, values in numbers.items()}
+    if target is None:
+        return widget(about=about, **encoded, position=about["points"][0], row=0)
+    return _write_page(target, about, encoded)
+
+
+def _point_styles(fit: xr.DataTree, color: Any, n_rows: int) -> dict[str, Any]:
+    """Colour, shape and value of each row's point, and the legend."""
+    styles: dict[str, Any] = {
+        "colours": [COLOURS[0]] * n_rows,
+        "shapes": [_SHAPES[0]] * n_rows,
+        "values": None,
+        "legend": [],
+        "scale": None,
+        "color": color if isinstance(color, str) else "",
+    }
+    if color is None:
+        return styles
+    values = row_values(fit, color, n_rows)
+    if not are_classes(values):
+        scale = colormaps["viridis"].with_extremes(bad="white")
+        low, high = float(np.nanmin(values)), float(np.nanmax(values))
+        shades = scale(Normalize(low, high)(np.ma.masked_invalid(values)))
+        stops = ",".join(to_hex(scale(s)) for s in np.linspace(0.0, 1.0, 9))
+        return styles | {
+            "colours": [to_hex(shade) for shade in shades],
+            "values": [f"{v:.3g}" for v in values],
+            "scale": {"low": low, "high": high, "stops": stops},
+        }
+    names, classes = np.unique(values, return_inverse=True)
+    legend = [
+        {"name": str(c), "fill": COLOURS[i % len(COLOURS)], "shape": _SHAPES[i % len(_SHAPES)]}
+        for i, c in enumerate(names)
+    ]
+    return styles | {
+        "colours": [legend[i]["fill"] for i in classes],
+        "shapes": [legend[i]["shape"] for i in classes],
+        "values": [legend[i]["name"] for i in classes],
+        "legend": legend,
+    }
+
+
+def _neighbours(fit: xr.DataTree, n_neighbors: int) -> dict[str, Any]:
+    """Return each row's nearest rows, the most probable first, ties by their mean distance."""
+    shares = neighbour_probabilities(fit, n_neighbors).to_numpy()
+    Z = positions(fit)
+    distance = np.mean([pdist(Z[i]) for i in evenly_spaced(len(Z), 100)], axis=0)
+    order = np.lexsort((squareform(distance), -shares), axis=1)[:, :n_neighbors]
+    listed = [[[int(j), round(float(shares[i, j]), 3)] for j in row] for i, row in enumerate(order)]
+    note = f"probability of being among its {n_neighbors} nearest rows in X / lengthscale:"
+    return {"neighbours": listed, "neighbour_note": note}
+
+
+@cache
+def _widget_class() -> Any:
+    """Define the widget here, as anywidget is an optional dependency."""
+    try:
+        import anywidget
+        import traitlets
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            "explore shows a widget by means of anywidget, which is not installed. Call python -m pip install "
+            "'pm-gplvm[explore]', or write a page with explore(fit, path='fit.html')."
+        ) from error
+
+    class Explorer(anywidget.AnyWidget):
+        """A fit to explore: ``position`` of the cross, and the ``row`` chosen last."""
+
+        _esm = _SCRIPT
+        about: Any = traitlets.Dict().tag(sync=True)
+        mean: Any = traitlets.Bytes().tag(sync=True)
+        sd: Any = traitlets.Bytes().tag(sync=True)
+        uncertainty: Any = traitlets.Bytes().tag(sync=True)
+        table: Any = traitlets.Bytes().tag(sync=True)
+        position: Any = traitlets.List(traitlets.Float()).tag(sync=True)
+        row: Any = traitlets.Int().tag(sync=True)
+
+    return Explorer
+
+
+def _checked_target(path: Path, overwrite: bool) -> Path:
+    if path.suffix not in (".html", ".htm"):
+        raise ValueError(f"path must end in .html, got {path.name!r}.")
+    check_target(path, overwrite=overwrite)
+    return path
+
+
+def _write_page(target: Path, about: dict[str, Any], numbers: dict[str, bytes]) -> Path:
+    script = _SCRIPT.read_text(encoding="utf-8").replace("export default", "const explorer =")
+    text = _PAGE.format(
+        title=html.escape(target.stem),
+        about=json.dumps(about).replace("</", "<\\/"),  # "</" in a label would end the script
+        numbers=json.dumps({name: base64.b64encode(v).decode() for name, v in numbers.items()}),
+        script=script,
+    )
+    # Written in a folder beside the target and moved when complete.
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".explore-") as scratch:
+        complete = Path(scratch) / target.name
+        complete.write_text(text, encoding="utf-8")
+        os.replace(complete, target)
+    return target
+
+
+# The page has a stand-in for anywidget's model, which keeps what is set and tells nobody.
+_PAGE = """<!doctype html>
+<html lang="en">
+<head><meta charset="utf-8"><title>{title}</title></head>
+<body>
+<script type="module">
+const about = {about};
+const encoded = {numbers};
+{script}
+const values = {{ about }};
+for (const [name, text] of Object.entries(encoded)) {{
+  values[name] = new DataView(Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer);
+}}
+const model = {{
+  get: (name) => values[name],
+  set: (name, value) => {{ values[name] = value; }},
+  save_changes: () => {{}},
+}};
+explorer.render({{ model, el: document.body }});
+</script>
+</body>
+</html>
+"""

@@ -1,0 +1,389 @@
+"""Plots about fits: several compared, the prior, the starts of an optimiser, relevances."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection, PathCollection
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from pm_gplvm.core.checks import Array, count
+from pm_gplvm.data.fit import Fit, same_table
+from pm_gplvm.diagnostics.agreement import common_frame, outside
+from pm_gplvm.diagnostics.modes import group_optima
+from pm_gplvm.diagnostics.relevance import dimensions
+from pm_gplvm.plot.elements import (
+    COLOURS,
+    SHAPES,
+    check_pair,
+    draw_ellipses,
+    draw_legend,
+    draw_points,
+    row_values,
+    set_limits,
+)
+from pm_gplvm.sampling.prior import check_prior
+
+_SHARE = 0.89
+_SHADE = (0.0, 0.0, 0.0, 0.04)  # lets a wide ellipse lie over others
+# Below the points, so that it is seen only where it lies elsewhere.
+_DOT: dict[str, Any] = {"s": 6.0, "c": "black", "linewidths": 0.0, "zorder": 1.8}
+
+
+def plot_compare(
+    fits: Mapping[str, xr.DataTree],
+    color: Any = None,
+    *,
+    dims: tuple[int, int] = (0, 1),
+    draws: int = 500,
+    axes: Any = None,
+) -> NDArray[Any]:
+    """Draw the positions of several fits in one orientation, one panel per fit.
+
+    Positions are in units of the lengthscale, X / lengthscale, and rotated onto the first fit
+    (:func:`align`). If a fit has draws, each row has its mean and the ellipse that holds 89 % of a
+    Gaussian with the covariance of the draws. In every panel but the first, a line leads from each
+    position to a black dot at the row's position in the first fit. Put an estimate first: a dot outside
+    its ellipse, with a heavier line, is a position of which the estimate was too sure. The title
+    gives the number of such dots.
+
+    Parameters
+    ----------
+    fits : mapping
+        Name to fit, all of the same table and with the same number of latent dimensions.
+    color : str or array_like, shape (N,), optional
+        A coordinate along the rows or one value a row, see :func:`plot_latent`.
+    dims : pair of int, default (0, 1)
+        Which latent dimensions of the first fit to draw. A model with one dimension is drawn against
+        the rows in the order of the first fit, with 89 % intervals.
+    draws : int, default 500
+        Number of draws of each fit used at most, evenly spaced.
+    axes : sequence of matplotlib.axes.Axes, optional
+        One for each fit.
+
+    Returns
+    -------
+    ndarray of matplotlib.axes.Axes, shape (number of fits,)
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the fits are of different tables or latent dimensions, or an argument is out of range.
+
+    Examples
+    --------
+    >>> import pm_gplvm as gplvm
+    >>> model = gplvm.build_model(gplvm.load_digits(n=20))
+    >>> best = gplvm.fit_marginal(model, progressbar=False)
+    >>> sketch = gplvm.fit_laplace(model, best, draws=100, progressbar=False, random_seed=1)
+    >>> axes = gplvm.plot_compare({"estimate": best, "Laplace": sketch}, color="label")
+    >>> axes[0].get_title()
+    'estimate'
+    """
+    N = len(same_table(fits, caller="plot_compare"))
+    count("draws", draws)
+    first = next(iter(fits))
+    values = None if color is None else row_values(fits[first], color, N)
+    positions = common_frame(fits, draws=int(draws))
+    Q = positions[first].shape[2]
+    if Q > 1:
+        check_pair(dims, Q, dims)
+    panels = _panels(
+        axes,
+        len(fits),
+        f"one for each fit, {len(fits)}",
+        figsize=(0.8 + 3.2 * len(fits), 3.6),
+        sharex=True,
+        sharey=True,
+        layout="compressed",
+    )
+    pair = list(dims) if Q > 1 else [0]
+    shown = {name: Z[:, :, pair] for name, Z in positions.items()}
+    reference = shown[first].mean(axis=0)
+    draw_panel = _draw_plane if Q > 1 else _draw_line
+    for ax, (name, Z) in zip(panels, shown.items(), strict=True):
+        scale = draw_panel(ax, Z, reference, values, name, is_first=name == first)
+        ax.set(xlabel=f"latent {pair[0]} / lengthscale")
+    if Q > 1:
+        ends = [np.quantile(Z, [0.055, 0.945], axis=0) for Z in shown.values()]
+        for ax in panels:
+            ax.set_aspect("equal")
+            set_limits(ax, np.concatenate(ends).reshape(-1, 2))
+        panels[0].set_ylabel(f"latent {dims[1]} / lengthscale")
+    else:
+        panels[0].set_ylabel("row, in the order of the first fit")
+    draw_legend(panels.tolist(), scale, color if isinstance(color, str) else "")
+    return panels
+
+
+def _panels(axes: Any, n: int, wanted: str, **layout: Any) -> NDArray[Any]:
+    """Return n axes, those given or new ones side by side."""
+    if axes is None:
+        _, axes = plt.subplots(1, n, **{"layout": "constrained", **layout})
+    panels = np.asarray(axes, dtype=object).ravel()
+    if len(panels) != n:
+        raise ValueError(f"axes must be {wanted}, got {len(panels)}.")
+    return panels
+
+
+def _draw_plane(
+    ax: Axes,
+    draws: Array,
+    reference: Array,
+    values: NDArray[Any] | None,
+    name: str,
+    *,
+    is_first: bool,
+) -> PathCollection | None:
+    """Draw one fit's points and ellipses, and the position of each row in the first fit."""
+    mean, spread = draws.mean(axis=0), _has_spread(draws)
+    if spread:
+        draw_ellipses(ax, draws, _SHARE, facecolors=_SHADE, edgecolors="0.45", linewidths=0.4)
+    if not is_first:
+        far = outside(draws, reference, _SHARE) if spread else np.zeros(len(mean), dtype=bool)
+        lines = np.stack([mean, reference], axis=1)
+        widths = np.where(far, 1.1, 0.5)
+        ax.add_collection(LineCollection(list(lines), linewidths=widths, colors="0.25", zorder=1.5))
+        ax.scatter(reference[:, 0], reference[:, 1], **_DOT)
+        if spread:
+            name += _outside(far)
+    ax.set_title(name)
+    return draw_points(ax, mean, values, size=14.0)
+
+
+def _has_spread(draws: Array) -> bool:
+    moves = np.ptp(draws, axis=0).max() > 1e-9 * np.ptp(draws)
+    return len(draws) > draws.shape[-1] and bool(moves)
+
+
+def _outside(far: NDArray[np.bool_]) -> str:
+    return f"\n{far.sum()} of {len(far)} dots outside 89 %"
+
+
+def _draw_line(
+    ax: Axes,
+    draws: Array,
+    reference: Array,
+    values: NDArray[Any] | None,
+    name: str,
+    *,
+    is_first: bool,
+) -> PathCollection | None:
+    """Draw one latent dimension, a line per row, in the order of the first fit."""
+    at = reference[:, 0]
+    rows = np.argsort(np.argsort(at)).astype(np.float64)
+    if _has_spread(draws):
+        low, high = np.quantile(draws[..., 0], [0.5 - _SHARE / 2, 0.5 + _SHARE / 2], axis=0)
+        ax.hlines(rows, low, high, color="0.6", linewidth=0.8, zorder=1)
+        if not is_first:
+            name += _outside((at < low) | (at > high))
+    if not is_first:
+        ax.scatter(at, rows, **_DOT)
+    ax.set_title(name)
+    return draw_points(ax, np.column_stack([draws.mean(axis=0), rows]), values, size=14.0)
+
+
+def plot_prior(
+    prior: xr.DataTree, fit: xr.DataTree | None = None, *, axes: Any = None
+) -> NDArray[Any]:
+    """Draw a model's prior of the embedding and of the table beside the table itself.
+
+    The three panels show: the distances between rows in units of the lengthscale (far below 1 the
+    kernel sees no structure, far above 1 no neighbours); the entries of the table, centred and scaled;
+    and the share of the table's variance in each principal component, which is what the likelihood
+    sees of Y. Grey is the prior: its median, and bands that hold 50 % and 89 % of the drawn tables.
+    The black line is the table. Where it leaves the bands, the data are unlikely under the prior.
+
+    Parameters
+    ----------
+    prior : DataTree
+        From :func:`sample_prior`. At most 200 of its draws are used.
+    fit : DataTree, optional
+        A fit of the same model, whose distances are shown in the first panel.
+    axes : sequence of three matplotlib.axes.Axes, optional
+
+    Returns
+    -------
+    ndarray of matplotlib.axes.Axes, shape (3,)
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``prior`` is not what :func:`sample_prior` returns, or ``axes`` are not three.
+
+    Examples
+    --------
+    >>> import pm_gplvm as gplvm
+    >>> model = gplvm.build_model(gplvm.load_digits(n=20))
+    >>> axes = gplvm.plot_prior(gplvm.sample_prior(model, draws=50, random_seed=1))
+    >>> axes[2].get_xlabel()
+    'principal component'
+    """
+    checks = check_prior(prior, fit)
+    panels = _panels(axes, 3, "three", figsize=(9.6, 3.2))
+    share, component = checks["share"].to_numpy(), checks["component"].to_numpy()
+    for ax, name in zip(panels[:2], ("distance", "value"), strict=True):
+        _draw_bands(ax, share, checks[name].to_numpy(), across=True)
+    _draw_bands(panels[2], component, checks["variance"].to_numpy(), across=False)
+    black = {"color": "black", "linewidth": 1.4}
+    if fit is not None:
+        panels[0].plot(checks["distance_fit"], share, **black, linestyle="--", label="fit")
+    panels[1].plot(checks["value_observed"], share, **black, label="table")
+    panels[2].plot(
+        component, checks["variance_observed"], **black, marker="o", markersize=3.0, label="table"
+    )
+    panels[0].set(xlabel="distance / lengthscale", ylabel="share of pairs below", xscale="log")
+    panels[1].set(xlabel="entry, centred and scaled", ylabel="share of entries below")
+    panels[2].set(xlabel="principal component", ylabel="share of variance", yscale="log")
+    panels[0].set_xlim(left=np.median(checks["distance"][:, 1]) / 3.0)
+    widest = 1.5 * np.abs(checks["value_observed"]).max()
+    panels[1].set_xlim(-widest, widest)
+    for ax in panels:
+        ax.legend(fontsize="small", frameon=False)
+    return panels
+
+
+def _draw_bands(ax: Axes, at: Array, draws: Array, *, across: bool) -> None:
+    """Draw the pointwise median of curves and the bands that hold 89 % and 50 % of them."""
+    low, lower, median, upper, high = np.quantile(draws, [0.055, 0.25, 0.5, 0.75, 0.945], axis=0)
+    fill = ax.fill_betweenx if across else ax.fill_between
+    fill(at, low, high, color="0.88", linewidth=0.0)
+    fill(at, lower, upper, color="0.72", linewidth=0.0)
+    line = (median, at) if across else (at, median)
+    ax.plot(*line, color="0.4", linewidth=1.0, label="prior")
+
+
+def plot_optima(fit: xr.DataTree, *, same: float = 0.01, axes: Any = None) -> NDArray[Any]:
+    """Draw where the starts of a fit ended, and which of them found the same embedding.
+
+    The left panel shows the objective of each start, the best first, as its distance below the best.
+    Starts with the same embedding share a shape and a letter; those that did not converge are hollow.
+    The right panel shows the distance between the embeddings of any two starts: the share of the
+    variance, in units of the lengthscale, that is left after centring, scaling and rotating one onto
+    the other.
+
+    Parameters
+    ----------
+    fit : DataTree
+        From :func:`fit_marginal` or :func:`fit_map`, or another fit by an optimiser.
+    same : float, default 0.01
+        Two starts found the same embedding if at most this share is left.
+    axes : sequence of two matplotlib.axes.Axes, optional
+
+    Returns
+    -------
+    ndarray of matplotlib.axes.Axes, shape (2,)
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``fit`` does not hold where its starts ended, or an argument is out of range.
+
+    Examples
+    --------
+    >>> import pm_gplvm as gplvm
+    >>> model = gplvm.build_model(gplvm.load_digits(n=20))
+    >>> best = gplvm.fit_marginal(model, n_restarts=2, random_seed=1, progressbar=False)
+    >>> axes = gplvm.plot_optima(best)
+    >>> axes[0].get_ylabel()
+    'objective below the best'
+    """
+    ends = group_optima(Fit.of(fit, caller="plot_optima").tree, same)
+    panels = _panels(axes, 2, "two", figsize=(7.4, 3.2))
+    objective, group = ends["objective"].to_numpy(), ends["embedding"].to_numpy()
+    rank, below = np.arange(len(objective)), objective[0] - objective
+    for i in np.unique(group):
+        colour, shape = COLOURS[i % len(COLOURS)], SHAPES[i % len(SHAPES)]
+        filled = (group == i) & ends["converged"].to_numpy()
+        hollow = (group == i) & ~ends["converged"].to_numpy()
+        style: dict[str, Any] = {"marker": shape, "edgecolors": colour, "s": 42.0, "zorder": 2}
+        panels[0].scatter(rank[filled], below[filled], facecolors=colour, label=_letter(i), **style)
+        panels[0].scatter(rank[hollow], below[hollow], facecolors="none", **style)
+    for at, height, i in zip(rank, below, group, strict=True):
+        panels[0].annotate(
+            _letter(i), (at, height), (5, 3), textcoords="offset points", fontsize="small"
+        )
+    panels[0].set(xlabel="start, the best first", ylabel="objective below the best")
+    panels[0].set_title(f"objective of the best: {objective[0]:.6g}", fontsize="medium")
+    panels[0].set_xticks(rank, [str(i) for i in ends["start"].to_numpy()])
+    panels[0].invert_yaxis()
+    panels[0].margins(0.12)
+    if not ends["converged"].all():
+        panels[0].plot([], [], "o", color="none", markeredgecolor="0.2", label="not converged")
+        panels[0].legend(handles=panels[0].lines, fontsize="small", frameon=False)
+    _draw_distances(panels[1], ends, group)
+    return panels
+
+
+def _letter(i: int) -> str:
+    return chr(ord("A") + i) if i < 26 else str(i)
+
+
+def _draw_distances(ax: Axes, ends: xr.Dataset, group: NDArray[Any]) -> None:
+    distance = ends["distance"].to_numpy()
+    top = max(float(distance.max()), 1e-3)
+    image = ax.imshow(distance, cmap="cividis", vmin=0.0, vmax=top)
+    names = [f"{i} {_letter(g)}" for i, g in zip(ends["start"].to_numpy(), group, strict=True)]
+    ax.set_xticks(np.arange(len(names)), names, rotation=90)
+    ax.set_yticks(np.arange(len(names)), names)
+    if len(names) <= 8:
+        for i, j in np.ndindex(*distance.shape):
+            shade = "white" if distance[i, j] < 0.5 * top else "black"
+            ax.text(j, i, f"{distance[i, j]:.2g}", ha="center", va="center", color=shade, size=7)
+    ax.set(xlabel="start, embedding")
+    bar = ax.figure.colorbar(image, ax=ax, fraction=0.05, pad=0.03)
+    bar.set_label("share of variance\nleft after turning")
+    bar.locator = MaxNLocator(4)
+    bar.update_ticks()
+
+
+def plot_relevance(fit: xr.DataTree, *, threshold: float = 0.05, ax: Axes | None = None) -> Axes:
+    """Draw how much each latent dimension matters (ARD).
+
+    The bars show the spread of X along each dimension in units of its lengthscale, the most relevant
+    first, with the 89 % interval over the draws where there is more than one value. Bars of
+    dimensions in use are filled; see :func:`dimensions` for the rule.
+
+    Parameters
+    ----------
+    fit : DataTree
+        Best of a model with ``ard=True``.
+    threshold : float, default 0.05
+        As in :func:`dimensions`; the dotted line.
+    ax : matplotlib.axes.Axes, optional
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`dimensions`.
+
+    Examples
+    --------
+    >>> import pm_gplvm as gplvm
+    >>> model = gplvm.build_model(gplvm.load_digits(n=30), latent_dim=3, ard=True)
+    >>> ax = gplvm.plot_relevance(gplvm.fit_marginal(model, progressbar=False))
+    >>> ax.get_xlabel()
+    'latent dimension'
+    """
+    table = dimensions(fit, threshold=threshold)
+    if ax is None:
+        _, ax = plt.subplots(figsize=(5.0, 3.2), layout="constrained")
+    rank = np.arange(len(table))
+    height = table["relevance"].to_numpy()
+    colours = [COLOURS[0] if used else "white" for used in table["in_use"]]
+    ax.bar(rank, height, color=colours, edgecolor=COLOURS[0])
+    if table["low"].notna().all():
+        reach = np.abs(table[["low", "high"]].to_numpy().T - height)
+        ax.errorbar(rank, height, yerr=reach, fmt="none", ecolor="0.4", capsize=3)
+    ax.axhline(threshold * height.max(), color="0.5", linestyle=":", linewidth=1.0)
+    ax.set_xticks(rank, [str(name) for name in table.index])
+    ax.set(xlabel="latent dimension", ylabel="spread of X / lengthscale")
+    return ax

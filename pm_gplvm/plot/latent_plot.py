@@ -1,0 +1,288 @@
+"""Plots of the latent positions of a fit."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, overload
+
+import matplotlib.pyplot as plt
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
+from matplotlib.image import AxesImage
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from pm_gplvm.core.checks import Array
+from pm_gplvm.core.kernels import KERNELS
+from pm_gplvm.data.fit import Fit
+from pm_gplvm.plot.elements import (
+    Plane,
+    draw_ellipses,
+    draw_grid,
+    draw_legend,
+    draw_points,
+    mesh,
+    plane_of,
+    row_values,
+    set_limits,
+)
+from pm_gplvm.prediction.magnification import occupancy
+from pm_gplvm.prediction.predict import relative_uncertainty
+
+
+@overload
+def plot_latent(
+    fit: xr.DataTree,
+    color: Any = None,
+    *,
+    dims: tuple[int, int] | None = None,
+    time: Any = None,
+    background: Literal["uncertainty", "density"] | bool = True,
+    spread: bool = True,
+    grid: int = 80,
+    ax: Axes | None = None,
+) -> Axes: ...
+
+
+@overload
+def plot_latent(
+    fit: xr.DataTree,
+    color: Any = None,
+    *,
+    dims: Literal["pairs"],
+    time: Any = None,
+    background: Literal["uncertainty", "density"] | bool = True,
+    spread: bool = True,
+    grid: int = 80,
+    ax: Any = None,
+) -> NDArray[Any]: ...
+
+
+def plot_latent(
+    fit: xr.DataTree,
+    color: Any = None,
+    *,
+    dims: tuple[int, int] | Literal["pairs"] | None = None,
+    time: Any = None,
+    background: Literal["uncertainty", "density"] | bool = True,
+    spread: bool = True,
+    grid: int = 80,
+    ax: Any = None,
+) -> Any:
+    """Draw the latent positions over the model's uncertainty.
+
+    Parameters
+    ----------
+    fit : DataTree
+        From :func:`fit_marginal`, :func:`sample_theta` or any with ``X``; after :func:`align` the
+        aligned draws are shown.
+    color : str or array_like, shape (N,), optional
+        A coordinate along the rows (``"label"``) or one value a row: text and whole numbers are
+        classes, other numbers a scale.
+    dims : pair of int or "pairs", optional
+        Which latent dimensions to draw; by default the first two or, where each has a lengthscale
+        of its own (ARD), the two most relevant (:func:`dimensions`). "pairs" draws each pair, one
+        panel each. A model with one dimension is drawn against time or the order of the rows.
+    time : str or array_like, shape (N,), optional
+        A coordinate along the rows or one number a row. With one latent dimension the horizontal
+        axis; with more a line joins the rows in its order.
+    background : {"uncertainty", "density"} or bool, default True
+        What the shades show. "uncertainty" is the standard deviation of the noise-free function, as
+        a share of the prior's, mixed over the draws: dark is unknown. Further latent dimensions are
+        held at their median. "density" is the posterior density of a row's position, averaged over
+        the rows; it needs draws of X. True means "uncertainty", and no shades for a covariance of
+        your own.
+    spread : bool, default True
+        Where X has more than one draw, draw an ellipse about each mean position that holds 68 % of
+        the draws if they are Gaussian; with one latent dimension an 89 % interval.
+    grid : int, default 80
+        Points of the background along each axis.
+    ax : matplotlib.axes.Axes, optional
+        With ``dims="pairs"`` an array (Q - 1, Q - 1) of them.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        With ``dims="pairs"`` an array (Q - 1, Q - 1): dimension j across and i + 1 upwards in
+        panel (i, j), those with j > i left empty.
+
+    Warns
+    -----
+    RuntimeWarning
+        If the draws of X are not aligned (:func:`align`).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``fit`` has no X, ``color`` or ``time`` has a wrong length or names no coordinate, or
+        ``dims`` or ``background`` is out of range.
+
+    Examples
+    --------
+    >>> import pm_gplvm as gplvm
+    >>> best = gplvm.fit_marginal(gplvm.build_model(gplvm.load_digits(n=20)), progressbar=False)
+    >>> ax = gplvm.plot_latent(best, color="label")
+    >>> ax.get_xlabel()
+    'latent 0'
+    """
+    pairs = isinstance(dims, str)
+    if pairs and dims != "pairs":
+        raise ValueError(f"dims must be two dimensions or 'pairs', got {dims!r}.")
+    plane = plane_of(fit, None if pairs else dims, caller="plot_latent")
+    Fit(fit, "plot_latent").warn_unaligned()
+    N, Q = plane.draws.shape[1:]
+    rows = _Rows(
+        values=None if color is None else row_values(fit, color, N),
+        name=color if isinstance(color, str) else "",
+        order=None if time is None else _times(fit, time, N),
+        time=time if isinstance(time, str) else "time",
+    )
+    shading = _Shading(fit, _kind(background, plane, Fit(fit).kernel in KERNELS), grid)
+    if pairs:
+        return _plot_pairs(plane.draws, rows, shading, spread, ax)
+    if ax is None:
+        _, ax = plt.subplots(figsize=(6.0, 4.8), layout="constrained")
+    if Q == 1:
+        scale = _plot_line(ax, plane.draws[:, :, 0], rows, spread)
+    else:
+        scale = _plot_plane(ax, plane, rows, shading, spread)
+        shading.label([ax])
+    draw_legend([ax], scale, rows.name, left=True)
+    return ax
+
+
+@dataclass
+class _Rows:
+    """Values and order of the rows, and their names."""
+
+    values: NDArray[Any] | None
+    name: str
+    order: Array | None
+    time: str
+
+
+def _times(fit: xr.DataTree, time: Any, n_rows: int) -> Array:
+    values = row_values(fit, time, n_rows, argument="time")
+    if not np.issubdtype(values.dtype, np.number):
+        raise ValueError(f"time must have one number a row, got values of type {values.dtype}.")
+    return values.astype(np.float64)
+
+
+def _kind(background: Any, plane: Plane, known: bool) -> str:
+    kind = {True: "uncertainty" if known else "", False: ""}.get(background, background)
+    if kind not in ("uncertainty", "density", ""):
+        raise ValueError(
+            f"background must be 'uncertainty', 'density', True or False, got {background!r}."
+        )
+    if kind == "density" and (len(plane.draws) <= 2 or not plane.varies):
+        raise ValueError(
+            "background='density' needs draws of X, got a fit with one position a row. Take the draws of "
+            "sample or fit_laplace, or background='uncertainty'."
+        )
+    return str(kind)
+
+
+@dataclass
+class _Shading:
+    """The background of one plot: the quantity shown, and its colour scale."""
+
+    fit: xr.DataTree
+    kind: str
+    grid: int
+    picture: AxesImage | None = None
+
+    def draw(self, ax: Axes, plane: Plane, limits: Array) -> None:
+        if not self.kind:
+            return
+        positions = mesh(limits, (self.grid, self.grid))
+        # The darkest shade used stays light enough for the points.
+        if self.kind == "density":
+            shades = occupancy(plane.draws[:, :, list(plane.dims)], positions)
+            top = 1.6 * float(shades.max())
+        else:
+            shades, top = relative_uncertainty(self.fit, plane.lift(positions)), 1.6
+        self.picture = draw_grid(ax, limits, shades, cmap="Greys", vmin=0.0, vmax=top)
+
+    def label(self, axes: Sequence[Axes]) -> None:
+        if self.picture is None:
+            return
+        top = 1.0 if self.kind == "uncertainty" else self.picture.get_clim()[1] / 1.6
+        bar = axes[0].figure.colorbar(
+            self.picture,
+            ax=list(axes),
+            fraction=0.045,
+            pad=0.02,
+            boundaries=np.linspace(0.0, top, 101),
+        )
+        if self.kind == "uncertainty":
+            bar.set_ticks([0.0, 0.5, 1.0])
+            bar.set_label("sd of the function,\nshare of the prior's")
+        else:
+            bar.locator = MaxNLocator(4)
+            bar.update_ticks()
+            bar.set_label("density of a row's place")
+
+
+def _plot_plane(
+    ax: Axes, plane: Plane, rows: _Rows, shading: _Shading, spread: bool
+) -> PathCollection | None:
+    X = plane.X
+    shading.draw(ax, plane, set_limits(ax, X))
+    if spread and plane.varies:
+        draw_ellipses(ax, plane.draws[:, :, list(plane.dims)])
+    if rows.order is not None:
+        path = X[np.argsort(rows.order, kind="stable")]
+        ax.plot(path[:, 0], path[:, 1], color="0.3", linewidth=0.7, zorder=1.4)
+    ax.set(xlabel=f"latent {plane.dims[0]}", ylabel=f"latent {plane.dims[1]}")
+    return draw_points(ax, X, rows.values)
+
+
+def _plot_pairs(
+    draws: Array, rows: _Rows, shading: _Shading, spread: bool, axes: Any
+) -> NDArray[Any]:
+    side = draws.shape[2] - 1
+    if side < 2:
+        raise ValueError(
+            f"dims='pairs' needs at least three latent dimensions, got {side + 1}. Leave dims out."
+        )
+    if axes is None:
+        size = (1.6 + 2.3 * side, 0.6 + 2.1 * side)
+        _, axes = plt.subplots(side, side, figsize=size, squeeze=False, layout="constrained")
+    panels: Any = np.asarray(axes, dtype=object)
+    if panels.shape != (side, side):
+        raise ValueError(f"ax must be an array ({side}, {side}) of axes, got {panels.shape}.")
+    scale = None
+    for i, j in np.ndindex(side, side):
+        if j > i:
+            panels[i, j].set_axis_off()
+            continue
+        scale = _plot_plane(panels[i, j], Plane(draws, (j, i + 1)), rows, shading, spread)
+        panels[i, j].label_outer()
+    shading.label(panels.ravel().tolist())
+    if scale is not None:
+        draw_legend(panels.ravel().tolist(), scale, rows.name)
+    else:
+        handles, labels = panels[0, 0].get_legend_handles_labels()
+        if labels:
+            # The empty corner has room for it.
+            key = {"loc": "upper right", "frameon": False, "fontsize": "small", "ncols": 2}
+            panels[0, side - 1].legend(handles, labels, title=rows.name or None, **key)
+    return panels
+
+
+def _plot_line(ax: Axes, draws: Array, rows: _Rows, spread: bool) -> PathCollection | None:
+    """Plot one latent dimension against time, or across with one line per row."""
+    X = draws.mean(axis=0)
+    across = rows.order is not None
+    order = rows.order if rows.order is not None else np.arange(len(X), dtype=np.float64)
+    if spread and len(draws) > 1:
+        low, high = np.quantile(draws, [0.055, 0.945], axis=0)
+        lines = ax.vlines if across else ax.hlines
+        lines(order, low, high, color="0.6", linewidth=0.8, zorder=1)
+    ax.set(
+        xlabel=rows.time if across else "latent 0",
+        ylabel="latent 0" if across else "row",
+    )
+    positions = np.column_stack([order, X] if across else [X, order])
+    return draw_points(ax, positions, rows.values)

@@ -1,0 +1,308 @@
+"""Where unseen rows lie, and how likely they are, given a fit."""
+
+import json
+import warnings
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from pm_gplvm.core.blas import blas_threads as limit_threads
+from pm_gplvm.core.checks import Array, count
+from pm_gplvm.data.fit import Fit
+from pm_gplvm.data.progress import progress_bar
+from pm_gplvm.model.latent_priors import is_back_constrained
+from pm_gplvm.prediction.new_rows import (
+    new_table,
+    positions_by_map,
+    row_labels,
+    rows_by_draw,
+    tree_of_positions,
+)
+from pm_gplvm.prediction.row_posterior import (
+    Positions,
+    effective,
+    separate_modes,
+    weighted_positions,
+)
+
+_UNRELIABLE = 0.7
+_STRANGE = 5.0  # shortfall: 0 to 4 % of the held-out rows of ordinary tables exceed it
+_NAMED = 5  # rows in a message
+
+
+def embed(
+    fit: xr.DataTree,
+    Y_new: Any,
+    *,
+    prior: Any = None,
+    draws: int = 20,
+    n_samples: int = 1000,
+    n_starts: int = 16,
+    random_seed: int | None = None,
+    progressbar: bool = True,
+    blas_threads: int | None = 1,
+) -> xr.DataTree:
+    """Find the posterior of the position x of new rows, each for itself.
+
+    For each draw (X, θ) of the fit the density of a new row with the entries o seen,
+
+        ln p(y, x) = Σ_{d ∈ o} ln N(y_d; m_d(x), v(x)) + ln p(x),
+
+    m and v those of :func:`predict`, is maximised from several starts. These are the positions where it
+    is highest among those of the known rows, positions beside them and some from the prior; the
+    positions of the known rows most alike; and the best of the positions to which least squares lead
+    from these, where m(x) alone comes nearest to the row.
+    From a mixture of t-distributions about the modes found (the inverse Hessian there as their
+    spread) and the prior, positions are drawn, weighted by p(y, x) over their density, with Pareto
+    smoothing (Vehtari et al. 2024), and resampled: Laplace's approximation, corrected. A draw of
+    (X, θ) counts by the density p(y | X, θ) that it gives the row, which is the posterior of (X, θ)
+    given Y and y.
+
+    Parameters
+    ----------
+    fit : DataTree
+        Of a model of :func:`build_model`. Draws of X in frames of their own
+        (:func:`sample`) must be turned onto one by :func:`align` first.
+    Y_new : array_like, DataFrame or DataArray, dims (obs_new, feature), shape (M, D)
+        In the units of Y, with its columns; NaN where an entry is missing, in any pattern.
+    prior : tuple of array_like, optional
+        ``(mean, sd)`` of x ~ N(mean, sd²), each a number, (Q,) or (M, Q), in the frame of the fit's
+        X. By default N(0, 1), the prior of :func:`build_model`, moved along where :func:`align`
+        moved X; of a fit with :func:`classes` their mixture; of one that is
+        :func:`back_constrained` the position that the map gives, one for each draw. If X had a prior
+        of your own, give it here.
+    draws : int, default 20
+        At most so many draws of the fit are used, evenly spaced.
+    n_samples : int, default 1000
+        Positions drawn for each row, over all draws of the fit, and returned.
+    n_starts : int, default 16
+        Starting positions for each row and draw of the fit, at least 4.
+    random_seed : int, optional
+    progressbar : bool, default True
+    blas_threads : int or None, default 1
+
+    Returns
+    -------
+    DataTree
+        ``posterior``: ``X`` (chain, draw, obs_new, latent), one chain; positions of great weight come
+        more than once. ``modes``: up to 8 for each row, the weightiest first, NaN where there are
+        fewer: ``X`` (obs_new, mode, latent), ``sd`` (obs_new, mode, latent) of the Gaussian there
+        and ``weight`` (obs_new, mode), the share of the posterior that lies about it. Modes
+        nearer than two standard deviations are one. ``rows``: for each row ``effective_modes``, the
+        exponential of the entropy of the weights (1: one position; 2: two as likely); ``ess``,
+        how many equal weights the positions are worth; ``pareto_k`` of the weights; ``shortfall``, how
+        much worse than the training rows it is explained, and ``converged``, whether its highest
+        mode was reached to tolerance in every draw.
+        ``shortfall`` compares ln p(y given x), divided by the number of entries seen, at the
+        weightiest mode with that of every training row given all others (R&W 2006, eq. 5.12): the
+        distance below their median, in units of that of their lower sixth (but at least 0.1), the
+        median over the draws. 0 is as usual, 1 as poor as for a sixth of the training rows. NaN
+        where a map gives the position (:func:`back_constrained`).
+
+    Warns
+    -----
+    RuntimeWarning
+        If ``shortfall`` of a row exceeds 5, so that its position means little; if ``pareto_k`` of a row
+        exceeds 0.7 or a highest mode was not reached; if the draws of X
+        stand in frames of their own (:func:`align`).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``fit`` is no fit of a model of :func:`build_model`, ``Y_new`` has other columns, a row
+        of NaN alone or infinite values, or another argument is out of range.
+
+    Notes
+    -----
+    All rows and starts are maximised in step, so that the cost is that of few products of matrices: for
+    each row and draw about 20 ``n_starts`` + ``n_samples`` positions of N² operations. A position that no
+    start leads to is missed, and ``pareto_k`` may not show it: in more than about three latent
+    dimensions compare with a greater ``n_starts``.
+
+    References
+    ----------
+    Vehtari, A., Simpson, D., Gelman, A., Yao, Y., Gabry, J. (2024). Pareto smoothed importance
+    sampling. JMLR 25 (72), 1-58.
+
+    Examples
+    --------
+    >>> import pm_gplvm as gplvm
+    >>> Y = gplvm.load_digits(n=32)
+    >>> best = gplvm.fit_marginal(gplvm.build_model(Y[:30]), progressbar=False)
+    >>> new = gplvm.embed(best, Y[30:], random_seed=1, progressbar=False)
+    >>> new["posterior"]["X"].dims, new["modes"]["weight"].dims
+    (('chain', 'draw', 'obs_new', 'latent'), ('obs_new', 'mode'))
+    """
+    settings = {"draws": draws, "n_samples": n_samples, "n_starts": n_starts}
+    _check_settings(settings)
+    if prior is None and isinstance(fit, xr.DataTree) and is_back_constrained(fit):
+        whole = new_table(fit, Y_new, caller="embed")
+        Fit(fit, "embed").warn_unaligned()
+        return positions_by_map(fit, whole, draws)
+    new, positions = positions_of_table(
+        fit, Y_new, "embed", prior, settings, random_seed, blas_threads, progressbar
+    )
+    Fit(fit, "embed").warn_unaligned()
+    weights, k = positions.smoothed()
+    _warn(k, positions.modes.converged)
+    _warn_of_strangers(positions.shortfall, new)
+    rng = np.random.default_rng(None if random_seed is None else [random_seed, 1])
+    chosen = _resampled(weights, rng)
+    X = positions.x[np.arange(len(new)), chosen]
+    at, sd, weight = separate_modes(positions, weights)
+    rows = {
+        "effective_modes": effective(weight),
+        "ess": 1.0 / (weights**2).sum(axis=1),
+        "pareto_k": k,
+        "shortfall": positions.shortfall,
+        "converged": positions.modes.converged,
+    }
+    tree = tree_of_positions(fit, new, X, (at, sd, weight), rows)
+    tree.attrs |= {**settings, "random_seed": json.dumps(random_seed)}
+    return tree
+
+
+def log_predictive(
+    fit: xr.DataTree,
+    Y_new: Any,
+    *,
+    prior: Any = None,
+    draws: int = 20,
+    n_samples: int = 1000,
+    n_starts: int = 16,
+    random_seed: int | None = None,
+    progressbar: bool = True,
+    blas_threads: int | None = 1,
+) -> xr.Dataset:
+    """Give ln p(y) of new rows, their positions integrated out.
+
+    ln p(y) = ln E ∫ p(y | x, X, θ) p(x) dx, the expectation over the draws of the fit, the integral
+    by importance sampling from the mixtures of :func:`embed`. Of a row with missing entries it is
+    the density of those seen.
+
+    Parameters
+    ----------
+    fit, Y_new, prior, draws, n_samples, n_starts, random_seed, progressbar, blas_threads
+        As in :func:`embed`.
+
+    Returns
+    -------
+    Dataset, dims (obs_new,)
+        ``log_score``: ln p(y), the density in the units of Y; ``error``: the standard error that
+        the integral leaves in it; ``pareto_k`` of the weights: above 0.7 neither can be relied on.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in :func:`embed`.
+
+    Examples
+    --------
+    >>> import pm_gplvm as gplvm
+    >>> Y = gplvm.load_digits(n=32)
+    >>> best = gplvm.fit_marginal(gplvm.build_model(Y[:30]), progressbar=False)
+    >>> gplvm.log_predictive(best, Y[30:], random_seed=1, progressbar=False)["log_score"].dims
+    ('obs_new',)
+    """
+    settings = {"draws": draws, "n_samples": n_samples, "n_starts": n_starts}
+    new, positions = positions_of_table(
+        fit, Y_new, "log_predictive", prior, settings, random_seed, blas_threads, progressbar
+    )
+    _, _, scale = Fit(fit, "log_predictive").table()
+    units = (~np.isnan(new.to_numpy())) @ np.log(scale)
+    known = {
+        "log_score": positions.log_evidence - units,
+        "error": positions.error,
+        "pareto_k": positions.smoothed()[1],
+    }
+    return xr.Dataset({n: ("obs_new", v) for n, v in known.items()}, coords=row_labels(new))
+
+
+def positions_of_table(
+    fit: xr.DataTree,
+    Y_new: Any,
+    caller: str,
+    prior: Any,
+    settings: dict[str, int],
+    random_seed: int | None,
+    blas_threads: int | None,
+    progressbar: bool,
+) -> tuple[xr.DataArray, Positions]:
+    """Check the arguments of :func:`embed`, and draw weighted positions of every row.
+
+    The table (obs_new, feature) comes back with its columns in the order of the fit's.
+    """
+    _check_settings(settings)
+    new = new_table(fit, Y_new, caller=caller)
+    if prior is None and is_back_constrained(fit):
+        raise ValueError(
+            f"{caller} needs a density of the place of a new row, while in a fit with back constraints "
+            "it is a function of the row. Give prior=(0.0, 1.0)."
+        )
+    by_draw = rows_by_draw(fit, new, prior, settings["draws"])
+    with (
+        limit_threads(blas_threads),
+        progress_bar(caller, len(new) * len(by_draw), "rows", show=progressbar) as progress,
+    ):
+        positions = weighted_positions(
+            fit,
+            by_draw,
+            n_samples=settings["n_samples"],
+            n_starts=settings["n_starts"],
+            rng=np.random.default_rng(random_seed),
+            progress=progress,
+        )
+    return new, positions
+
+
+def _check_settings(settings: dict[str, int]) -> None:
+    for (name, value), least in zip(settings.items(), (1, 100, 4), strict=True):
+        count(name, value, least)
+
+
+def _resampled(weights: Array, rng: np.random.Generator) -> NDArray[np.intp]:
+    """Systematic resampling of each row, shape (T, M), in random order."""
+    M, T = weights.shape
+    level = (np.arange(T) + rng.uniform(size=(M, 1))) / T
+    total = np.cumsum(weights, axis=1)
+    total /= total[:, -1:]
+    chosen = [np.searchsorted(t, u, side="right") for t, u in zip(total, level, strict=True)]
+    return np.asarray(rng.permuted(np.minimum(chosen, T - 1), axis=1).T)
+
+
+def _warn(k: Array, converged: NDArray[np.bool_]) -> None:
+    if (bad := k > _UNRELIABLE).any():
+        warnings.warn(
+            f"embed: pareto_k exceeds {_UNRELIABLE} in {int(bad.sum())} of {len(k)} rows (up to "
+            f"{k.max():.2f}): their draws may miss part of the posterior. Raise n_samples or n_starts, "
+            "or look at their modes.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    if not converged.all():
+        warnings.warn(
+            f"embed: the highest mode of {int((~converged).sum())} of {len(k)} rows was not reached "
+            "to tolerance. Raise n_starts.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+
+def _warn_of_strangers(shortfall: Array, new: xr.DataArray) -> None:
+    strange = np.flatnonzero(shortfall > _STRANGE)
+    if not len(strange):
+        return
+    strange = strange[np.argsort(-shortfall[strange], kind="stable")]
+    labels = new["obs_new"].to_numpy() if "obs_new" in new.coords else np.arange(len(new))
+    named = ", ".join(str(labels[i]) for i in strange[:_NAMED])
+    more = ", ..." if len(strange) > _NAMED else ""
+    warnings.warn(
+        f"embed: {len(strange)} of {len(new)} rows ({named}{more}) are explained much worse than the "
+        f"table's own when left out (shortfall up to {shortfall.max():.1f}, above {_STRANGE:.0f}): their "
+        "places mean little. Compare their values with predict at their modes; rows unlike all "
+        "others need a fit that has seen such, and many such rows a fit with more noise.",
+        RuntimeWarning,
+        stacklevel=3,
+    )

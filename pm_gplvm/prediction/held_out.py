@@ -1,0 +1,304 @@
+"""Scores of what a fit has not seen: features by PSIS-LOO, entries in closed form, rows by K-fold."""
+
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import pymc as pm
+import pytensor
+import xarray as xr
+from scipy.special import logsumexp
+from scipy.stats import norm
+
+from pm_gplvm.core.blas import blas_threads
+from pm_gplvm.core.checks import Array, count
+from pm_gplvm.core.gaussian import GP
+from pm_gplvm.data.fit import FEATURE, OBS, Fit
+from pm_gplvm.data.progress import progress_bar
+from pm_gplvm.data.table import as_table
+from pm_gplvm.fitting.map import fit_map, fit_marginal
+from pm_gplvm.model.build import build_model
+from pm_gplvm.model.compile import compile_mode
+from pm_gplvm.model.volume import why_no_volume
+from pm_gplvm.prediction.embed import log_predictive
+from pm_gplvm.prediction.processes import OwnColumns, each_draw, patterns_of
+
+FEWEST_SMOOTHED = 25  # draws below which Pareto smoothing has no tail to fit
+
+
+def compute_log_likelihood(fit: xr.DataTree) -> xr.DataTree:
+    """Add the log-likelihood of each feature, draw by draw, as ArviZ reads it.
+
+    ln N(y_d given mean_d, scale_d² K), d = 1 … D, of the observed entries, as by
+    ``pm.compute_log_likelihood`` but without compilation. ``az.loo`` and ``az.compare`` then leave out one
+    *feature* at a time.
+
+    Parameters
+    ----------
+    fit : DataTree
+        Of a model of :func:`build_model`.
+
+    Returns
+    -------
+    DataTree
+        The fit with the group ``log_likelihood``: the table's name, dims (chain, draw, feature),
+        in the units of Y. The given tree does not change.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``fit`` is not a fit of a model of :func:`build_model`.
+
+    Examples
+    --------
+    >>> import pm_gplvm as gplvm
+    >>> best = gplvm.fit_marginal(gplvm.build_model(gplvm.load_digits(n=20)), progressbar=False)
+    >>> gplvm.compute_log_likelihood(best)["log_likelihood"]["Y"].shape
+    (1, 1, 64)
+    """
+    read = Fit.of(fit, caller="compute_log_likelihood")
+    F, _, scale = read.table()
+    patterns = patterns_of(fit, F)
+    units = patterns.seen.sum(axis=1)[patterns.group] * (0.5 * np.log(2.0 * np.pi) + np.log(scale))
+    terms = []
+    with blas_threads(1):
+        for draw in each_draw(fit, caller="compute_log_likelihood"):
+            if draw.own_noise and patterns.seen.all():
+                terms.append(OwnColumns(draw).logp(F) - len(F) * np.log(scale))
+                continue
+            terms.append(-units)
+            for rows, columns, block in patterns.blocks(F):
+                own = draw.given(rows, columns)
+                half_logdet = np.log(np.diagonal(own.chol)).sum()
+                quad = np.einsum("nd,nd->d", block, own.solve(block))
+                terms[-1][columns] -= 0.5 * quad + half_logdet
+    posterior, name = read.posterior, read.observed
+    chains, draws = posterior.sizes["chain"], posterior.sizes["draw"]
+    coords = {dim: posterior[dim] for dim in ("chain", "draw")}
+    group = xr.Dataset(
+        {name: (("chain", "draw", FEATURE), np.reshape(terms, (chains, draws, len(scale))))},
+        coords={**coords, FEATURE: read.features},
+    )
+    complete = fit.copy()
+    complete["log_likelihood"] = xr.DataTree(group)
+    return complete
+
+
+def leave_one_out(fit: xr.DataTree, *, draws: int = 200) -> xr.Dataset:
+    """Predict each entry of the table from all others.
+
+    Given X, θ and the rest of its column, an entry is Gaussian with mean
+    f_nd - [K⁻¹f_d]_n / [K⁻¹]_nn and variance 1 / [K⁻¹]_nn (Rasmussen & Williams 2006, eq. 5.12).
+    The draws of X and θ were made given the entry. They are weighted by one over its density, which
+    turns the posterior given Y into that given Y without the entry, with Pareto smoothing (Bürkner,
+    Gabry & Vehtari 2021).
+
+    Parameters
+    ----------
+    fit : DataTree
+        Of a model of :func:`build_model`.
+    draws : int, default 200
+        Largest number of draws used, evenly spaced.
+
+    Returns
+    -------
+    Dataset, dims (obs, feature)
+        ``mean`` and ``sd`` of the prediction, in the units of Y; ``log_score``, the logarithm of
+        its density at the entry; ``pareto_k`` of the weights: above 0.7 the score is unreliable,
+        because the posterior depends too much on the entry. One draw (an estimate) has no
+        weights: its X and θ *have* seen the entry, and ``pareto_k`` is NaN. Below 25 draws the weights are
+        not smoothed, and ``pareto_k`` is NaN too. All are NaN where the entry is missing.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``fit`` is not a fit of a model of :func:`build_model`, or ``draws`` is out of range.
+
+    References
+    ----------
+    Bürkner, P.-C., Gabry, J. and Vehtari, A. (2021). Efficient leave-one-out cross-validation for
+    Bayesian non-factorized normal and Student-t models. Computational Statistics 36, 1243-1261.
+
+    Examples
+    --------
+    >>> import pm_gplvm as gplvm
+    >>> best = gplvm.fit_marginal(gplvm.build_model(gplvm.load_digits(n=20)), progressbar=False)
+    >>> dict(gplvm.leave_one_out(best).sizes)
+    {'obs': 20, 'feature': 64}
+    """
+    count("draws", draws)
+    F, centre, scale = Fit(fit, "leave_one_out").table()
+    patterns = patterns_of(fit, F)
+    chosen = list(each_draw(fit, caller="leave_one_out", limit=int(draws)))
+    mean, sd, score, k = np.full((4, *F.shape), np.nan)
+    together = chosen[0].own_noise and patterns.seen.all()
+    whole = (np.arange(F.shape[0]), np.arange(F.shape[1]), F)
+    for rows, columns, block in [whole] if together else patterns.blocks(F):
+        given = (OwnColumns(d) if together else d.given(rows, columns) for d in chosen)
+        residuals, variances = _left_out_of(given, block)
+        for i, d in enumerate(columns):
+            parts = _mixed(block[:, i], residuals[:, :, i], variances[:, :, i])
+            mean[rows, d], sd[rows, d], score[rows, d], k[rows, d] = parts
+    known = {
+        "mean": centre + scale * mean,
+        "sd": scale * sd,
+        "log_score": score - np.log(scale),
+        "pareto_k": k,
+    }
+    observed = fit["observed_data"].to_dataset()
+    coords = {
+        name: coord for name, coord in observed.coords.items() if coord.dims in ((OBS,), (FEATURE,))
+    }
+    return xr.Dataset({n: ((OBS, FEATURE), v) for n, v in known.items()}, coords=coords)
+
+
+def _left_out_of(processes: Iterable[GP | OwnColumns], F: Array) -> tuple[Array, Array]:
+    """Residuals and variances (S, N, D) of each entry given the others of its column, draw by draw."""
+    with blas_threads(1):
+        residuals, variances = map(np.stack, zip(*(p.left_out(F) for p in processes), strict=True))
+    if variances.ndim == 2:  # the same in all columns
+        variances = np.broadcast_to(variances[:, :, None], residuals.shape)
+    return residuals, variances
+
+
+def _mixed(f: Array, residuals: Array, variances: Array) -> tuple[Array, Array, Array, Array]:
+    """Mean, sd, log-density and Pareto k of the entries f (N,) of one column, each shape (N,).
+
+    Residuals, f minus the mean, and variances (S, N) are those of each draw.
+    """
+    logs = -0.5 * (residuals**2 / variances + np.log(2.0 * np.pi * variances))
+    log_weights, k = _weights(logs)
+    score = logsumexp(log_weights + logs, axis=0)
+    weights, means = np.exp(log_weights), f - residuals
+    mean = (weights * means).sum(axis=0)
+    variance = (weights * (variances + (means - mean) ** 2)).sum(axis=0)
+    return mean, np.sqrt(variance), score, k
+
+
+def _weights(logs: Array) -> tuple[Array, Array]:
+    """Normalised logarithms of smoothed weights proportional to exp(-logs), and their Pareto k."""
+    from arviz_stats.base import array_stats
+
+    if len(logs) >= FEWEST_SMOOTHED:
+        with suppress(ValueError):  # equal weights cannot be smoothed
+            log_weights, k = array_stats.psislw(logs, axis=0)
+            return np.asarray(log_weights).T, np.asarray(k)
+    return -logs - logsumexp(-logs, axis=0), np.full(logs.shape[1], np.nan)
+
+
+def cross_validate(
+    Y: Any,
+    build: Callable[[xr.DataArray], pm.Model] = build_model,
+    *,
+    fit: Callable[[pm.Model], xr.DataTree] | None = None,
+    n_folds: int = 5,
+    draws: int = 20,
+    n_samples: int = 1000,
+    random_seed: int | None = None,
+    progressbar: bool = True,
+) -> xr.Dataset:
+    """Score a model by K-fold cross-validation over rows.
+
+    The rows are split into folds at random. For each fold the model is built from, and fitted to,
+    the other rows. The score of a row y of the fold is ln p(y), its position x integrated out:
+
+        p(y) = E ∫ N(y; m(x), v(x) I) N(x; 0, I) dx,
+
+    with the expectation over the draws of the fit, and m and v as in :func:`predict`
+    (:func:`log_predictive`).
+
+    Parameters
+    ----------
+    Y : array_like, DataFrame or DataArray, dims (obs, feature), shape (N, D)
+    build : callable, default build_model
+        Makes a model of the table of some rows, such as ``partial(build_model, latent_dim=3)``. X must
+        have the prior N(0, 1).
+    fit : callable, optional
+        Fits the model; :func:`fit_marginal` by default (:func:`fit_map` where X cannot be integrated
+        out). A sampler gives draws of X and θ.
+    n_folds : int, default 5
+        Between 2 and N.
+    draws : int, default 20
+        Largest number of draws used of each fit, evenly spaced.
+    n_samples : int, default 1000
+        Points of the integral over x, for each row, at least 100.
+    random_seed : int, optional
+        Seed of the folds and the points.
+    progressbar : bool, default True
+        Shows the folds; not with a ``fit`` of your own.
+
+    Returns
+    -------
+    Dataset, dims (obs,)
+        ``log_score``: ln p(y), the density in the units of Y; ``error``: the standard error
+        of the integral in it; ``pareto_k`` of the weights of the points; ``fold``. The sum of
+        ``log_score`` compares models (number of latent dimensions, kernels, priors) on the same Y and
+        ``random_seed``; :func:`compare` takes the Dataset as ``kfold``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is out of range, X has another prior, or the covariance is not one of
+        :func:`build_model`'s.
+
+    Examples
+    --------
+    >>> import pm_gplvm as gplvm
+    >>> scores = gplvm.cross_validate(
+    ...     gplvm.load_digits(n=20), n_folds=2, random_seed=1, progressbar=False
+    ... )
+    >>> scores["log_score"].dims
+    ('obs',)
+    """
+    table = as_table(Y)
+    N = len(table)
+    least = {"n_folds": (n_folds, 2), "draws": (draws, 1), "n_samples": (n_samples, 100)}
+    for name, (value, low) in least.items():
+        count(name, value, low)
+    if n_folds > N:
+        raise ValueError(f"n_folds must be at most the number of rows, {N}, got {n_folds}.")
+    show = progressbar and fit is None  # a fit of the user's shows its own progress
+    fit = fit or _mode
+    rng = np.random.default_rng(random_seed)
+    fold = rng.permutation(np.arange(N) % n_folds)
+    known = {name: np.empty(N) for name in ("log_score", "error", "pareto_k")}
+    with progress_bar("cross_validate", n_folds, "folds", show=show) as progress:
+        for k in range(n_folds):
+            held = fold == k
+            model = build(table[~held])
+            _check_prior(model)
+            scores = log_predictive(
+                fit(model),
+                table.to_numpy()[held],
+                draws=draws,
+                n_samples=n_samples,
+                random_seed=int(rng.integers(2**31)),
+                progressbar=False,
+            )
+            for name, values in known.items():
+                values[held] = scores[name]
+            progress.advance()
+    coords = {name: coord for name, coord in table.coords.items() if coord.dims == (OBS,)}
+    columns = {**known, "fold": fold}
+    return xr.Dataset({name: (OBS, values) for name, values in columns.items()}, coords=coords)
+
+
+def _mode(model: pm.Model) -> xr.DataTree:
+    """Fit at the scale of the prior: relative to a joint mode the prior of a new row is far too wide."""
+    fit = fit_marginal if why_no_volume(model) is None else fit_map
+    return fit(model, progressbar=False)
+
+
+def _check_prior(model: pm.Model) -> None:
+    """Raise unless the prior of X is N(0, 1), as seen from its density at one random point."""
+    X = next((rv for rv in model.free_RVs if rv.name == "X"), None)
+    if X is not None:
+        at = np.random.default_rng(0).standard_normal(model.initial_point()["X"].shape)
+        density = pytensor.function([], pm.logp(X, at).sum(), mode=compile_mode())()
+        if np.isclose(density, norm.logpdf(at).sum()):
+            return
+    raise ValueError(
+        "cross_validate integrates over the place of a new row under X ~ N(0, 1), got a model with "
+        "another prior of X. Leave X's prior at its default."
+    )

@@ -1,0 +1,108 @@
+"""Missing entries of new rows, and of the training rows, from those that were seen."""
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from pm_gplvm.core.blas import blas_threads as limit_threads
+from pm_gplvm.data.fit import FEATURE, Fit
+from pm_gplvm.prediction.embed import positions_of_table
+from pm_gplvm.prediction.predict import reconstruct
+from pm_gplvm.prediction.processes import each_draw, parts, patterns_of
+
+
+def impute(
+    fit: xr.DataTree,
+    Y_new: Any = None,
+    *,
+    prior: Any = None,
+    draws: int = 20,
+    n_samples: int = 1000,
+    n_starts: int = 16,
+    random_seed: int | None = None,
+    progressbar: bool = True,
+    blas_threads: int | None = 1,
+) -> xr.Dataset:
+    """Fill the missing entries of new rows, or of those that the fit was made from.
+
+    The prediction at x is mixed over the posterior of x given the entries seen, as :func:`embed`
+    finds it, by the law of total variance:
+
+        mean = E m(x),  sd² = E v(x) + var m(x),
+
+    m and v those of a measurement, its noise included. The positions of the training rows are those of
+    the fit's draws, as in :func:`reconstruct`.
+
+    Parameters
+    ----------
+    Y_new : array_like, DataFrame or DataArray, optional
+        By default the table that the fit was made from, with ``missing="mask"``; of the other
+        arguments ``draws`` alone then matters.
+    fit, prior, draws, n_samples, n_starts, random_seed, progressbar, blas_threads
+        As in :func:`embed`.
+
+    Returns
+    -------
+    Dataset, dims (obs_new, feature), or (obs, feature) for the training rows
+        ``mean`` and ``sd`` in the units of Y. Entries seen stand in ``mean`` as they are, with
+        ``sd`` 0. ``pareto_k`` (obs_new,) of the weights: above 0.7 do not rely on the row; there is
+        none of training rows. Where :func:`embed` finds several modes, the prediction may have several too.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in :func:`embed`.
+
+    Examples
+    --------
+    >>> import numpy as np, pm_gplvm as gplvm
+    >>> Y = gplvm.load_digits(n=32)
+    >>> best = gplvm.fit_marginal(gplvm.build_model(Y[:30]), progressbar=False)
+    >>> holes = Y[30:].where(Y["feature"] != Y["feature"][20])
+    >>> filled = gplvm.impute(best, holes, random_seed=1, progressbar=False)
+    >>> int(np.isnan(holes).sum()), int((filled["sd"] > 0).sum())
+    (2, 2)
+    """
+    if Y_new is None:
+        return _filled(fit, draws)
+    settings = {"draws": draws, "n_samples": n_samples, "n_starts": n_starts}
+    new, positions = positions_of_table(
+        fit, Y_new, "impute", prior, settings, random_seed, blas_threads, progressbar
+    )
+    weights, k = positions.smoothed()
+    F, centre, scale = Fit(fit, "impute").table()
+    patterns = patterns_of(fit, F)
+    first, second = np.zeros(new.shape), np.zeros(new.shape)
+    n_used = positions.n_draws
+    each = weights.shape[1] // n_used
+    with limit_threads(blas_threads):
+        for s, draw in enumerate(each_draw(fit, caller="impute", limit=n_used)):
+            part = slice(s * each, (s + 1) * each)
+            for _, columns, which, block, own in parts(draw, F, patterns):
+                known = own.weights(block)
+                for row in range(len(new)):
+                    w, mean = weights[row, part], own.cross(positions.x[row, part]) @ known
+                    first[row, columns] += w @ mean
+                    second[row, columns] += w @ (mean**2 + positions.variance[row, part][:, which])
+    missing = np.isnan(new.to_numpy())
+    variance = np.maximum(second - first**2, 0.0)
+    dims = ("obs_new", FEATURE)
+    return xr.Dataset(
+        {
+            "mean": (dims, np.where(missing, centre + scale * first, new.to_numpy())),
+            "sd": (dims, np.where(missing, scale * np.sqrt(variance), 0.0)),
+            "pareto_k": ("obs_new", k),
+        },
+        coords=new.coords,
+    )
+
+
+def _filled(fit: xr.DataTree, draws: int) -> xr.Dataset:
+    """Fill the missing entries of the training rows."""
+    known = reconstruct(fit, noise=True, draws=draws)
+    observed = Fit(fit).Y.transpose(*known["mean"].dims)
+    missing = observed.isnull()
+    return known.assign(
+        mean=observed.where(~missing, known["mean"]), sd=known["sd"].where(missing, 0.0)
+    )

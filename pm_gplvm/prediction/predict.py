@@ -1,0 +1,272 @@
+"""Y at latent positions, new ones or those of the training rows, mixed over the draws of a fit."""
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from pm_gplvm.core.checks import Array, count
+from pm_gplvm.core.gaussian import Patterns
+from pm_gplvm.data.fit import FEATURE, LATENT, OBS, Fit
+from pm_gplvm.prediction.processes import (
+    column_variances,
+    conditional,
+    conditional_variance,
+    each_draw,
+    each_process,
+    patterns_of,
+    smoothed,
+)
+
+
+def check_positions(fit: xr.DataTree, X_new: Any) -> Array:
+    """Return ``X_new`` as an array (n, Q) of finite numbers, or say what is wrong with it."""
+    latent_dim = Fit(fit).draws("X").sizes[LATENT]
+    values = np.asarray(X_new, dtype=np.float64)
+    if values.ndim != 2 or values.shape[1] != latent_dim:
+        raise ValueError(
+            f"X_new must have shape (n, latent_dim) = (n, {latent_dim}), got {values.shape}."
+            f"{' For a single position pass [X_new].' if values.shape == (latent_dim,) else ''}"
+        )
+    if not np.isfinite(values).all():
+        raise ValueError("X_new must be finite, got missing or infinite positions.")
+    return values
+
+
+def predict(fit: xr.DataTree, X_new: Any, *, noise: bool = False, draws: int = 100) -> xr.Dataset:
+    """Predict Y at new latent positions.
+
+    For each draw of (X, θ) the Gaussian conditional of a new row is formed (Rasmussen & Williams
+    2006, eq. 2.25 and 2.26); the draws are mixed by the law of total variance. A sparse or
+    variational fit predicts through its inducing inputs instead, X integrated over q. Where Y has
+    missing entries, each column is conditioned on the rows that have it.
+
+    Parameters
+    ----------
+    fit : DataTree
+        From :func:`fit_marginal`, :func:`sample_theta`, or any with ``X`` and θ.
+    X_new : array_like, dims (obs_new, latent), shape (S, Q)
+        In the frame of the fit's ``X``: the aligned one after :func:`align`.
+    noise : bool, default False
+        Whether ``sd`` includes the white noise of a new measurement.
+    draws : int, default 100
+        At most so many draws are used, evenly spaced.
+
+    Returns
+    -------
+    Dataset
+        ``mean`` and ``sd``, dims (obs_new, feature), in the units of Y.
+
+    Warns
+    -----
+    RuntimeWarning
+        If the draws of X stand in frames of their own (:func:`align`).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``fit`` is no fit of a model of :func:`build_model`, or ``X_new`` has a wrong shape.
+
+    Examples
+    --------
+    >>> import numpy as np, pm_gplvm as gplvm
+    >>> model = gplvm.build_model(gplvm.load_digits(n=20))
+    >>> best = gplvm.fit_marginal(model, progressbar=False)
+    >>> dict(gplvm.predict(best, np.zeros((1, 2))).sizes)
+    {'obs_new': 1, 'feature': 64}
+    """
+    read = Fit.of(fit, "X", "sigma", "Y_mean", "Y_scale", caller="predict")
+    read.warn_unaligned()
+    count("draws", draws)
+    positions = check_positions(fit, X_new)
+    F, centre, scale = read.table()
+    patterns = patterns_of(fit, F)
+
+    means, variances = [], []
+    for draw in each_process(fit, caller="predict", limit=draws):
+        mean, variance = conditional(draw, F, patterns, positions)
+        means.append(mean)
+        variances.append(variance + draw.sigma**2 if noise else variance)
+    total = np.mean(variances, axis=0)[:, patterns.group] + np.var(means, axis=0)
+    dims = ("obs_new", FEATURE)
+    return xr.Dataset(
+        {
+            "mean": (dims, centre + scale * np.mean(means, axis=0)),
+            "sd": (dims, scale * np.sqrt(total)),
+        },
+        coords={
+            "obs_new": np.arange(len(positions)),
+            FEATURE: Fit(fit).features,
+        },
+    )
+
+
+def sample_predictive(
+    fit: xr.DataTree,
+    X_new: Any,
+    *,
+    noise: bool = False,
+    draws: int = 100,
+    random_seed: int | None = None,
+) -> xr.DataTree:
+    """Draw tables at new latent positions, their rows jointly.
+
+    Each draw takes one (X, θ) of the fit and, for each column, a function from the Gaussian
+    conditional of all new positions together (Rasmussen & Williams 2006, eq. 2.25 and 2.26), so
+    that neighbouring rows vary together; :func:`predict` has the mean and sd of each alone.
+
+    Parameters
+    ----------
+    fit : DataTree
+        Of a model of :func:`build_model`.
+    X_new : array_like, dims (obs_new, latent), shape (S, Q)
+        In the frame of the fit's ``X``: the aligned one after :func:`align`.
+    noise : bool, default False
+        Whether the white noise of new measurements is added.
+    draws : int, default 100
+        How many tables. The fit's draws are taken evenly spaced, each as often as the others where
+        there are fewer of them.
+    random_seed : int, optional
+
+    Returns
+    -------
+    DataTree
+        ``predictions``: the table's name, dims (chain, draw, obs_new, feature), one chain, in the
+        units of Y.
+
+    Warns
+    -----
+    RuntimeWarning
+        If the draws of X stand in frames of their own (:func:`align`).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``fit`` is no fit of a model of :func:`build_model`, ``X_new`` has a wrong shape, or
+        ``draws`` is out of range.
+
+    Examples
+    --------
+    >>> import numpy as np, pm_gplvm as gplvm
+    >>> best = gplvm.fit_marginal(gplvm.build_model(gplvm.load_digits(n=20)), progressbar=False)
+    >>> path = np.linspace([-1.0, 0.0], [1.0, 0.0], 5)
+    >>> gplvm.sample_predictive(best, path, draws=3, random_seed=1)["predictions"]["Y"].shape
+    (1, 3, 5, 64)
+    """
+    read = Fit.of(fit, caller="sample_predictive")
+    read.require_exact()
+    read.warn_unaligned()
+    count("draws", draws)
+    positions = check_positions(fit, X_new)
+    F, centre, scale = read.table()
+    patterns = patterns_of(fit, F)
+    rng = np.random.default_rng(random_seed)
+    chosen = list(each_draw(fit, caller="sample_predictive", limit=draws))
+    tables = []
+    for draw, share in zip(chosen, np.array_split(np.arange(draws), len(chosen)), strict=True):
+        own = rng.standard_normal((len(share), len(positions), F.shape[1]))
+        for rows, columns, block in patterns.blocks(F):
+            mean, root = draw.given(rows, columns).joint(block, positions)
+            own[..., columns] = mean + root @ own[..., columns]
+        if noise:
+            own = own + draw.sigma * rng.standard_normal(own.shape)
+        tables.append(centre + scale * own)
+    name = read.observed
+    values = np.concatenate(tables)[None]
+    group = xr.Dataset(
+        {name: (("chain", "draw", "obs_new", FEATURE), values)},
+        coords={
+            "chain": [0],
+            "draw": np.arange(draws),
+            "obs_new": np.arange(len(positions)),
+            FEATURE: Fit(fit).features,
+        },
+    )
+    return xr.DataTree.from_dict({"predictions": group})
+
+
+def reconstruct(fit: xr.DataTree, *, noise: bool = False, draws: int = 100) -> xr.Dataset:
+    """Give the training rows as the model sees them: each at its own position, without noise.
+
+    At the positions of a draw the function has mean F - σ²K⁻¹F and variance σ² - σ⁴[K⁻¹]_nn, K with
+    its noise σ²: the Gaussian conditional at X_new = X. An entry that is missing is predicted at its
+    row's position as in :func:`predict`, from the rows that have that column. The draws are mixed by the law of total
+    variance. With X fixed rows that lie apart are hardly smoothed; how a row would be predicted
+    from the others is given by :func:`leave_one_out`.
+
+    Parameters
+    ----------
+    fit : DataTree
+        Of a model of :func:`build_model`.
+    noise : bool, default False
+        Whether ``sd`` includes the white noise of a new measurement.
+    draws : int, default 100
+        At most so many draws are used, evenly spaced.
+
+    Returns
+    -------
+    Dataset, dims (obs, feature)
+        ``mean`` and ``sd`` in the units of Y, with the labels of the rows.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``fit`` is no fit of a model of :func:`build_model`, or ``draws`` is out of range.
+
+    Examples
+    --------
+    >>> import pm_gplvm as gplvm
+    >>> best = gplvm.fit_marginal(gplvm.build_model(gplvm.load_digits(n=20)), progressbar=False)
+    >>> dict(gplvm.reconstruct(best).sizes)
+    {'obs': 20, 'feature': 64}
+    """
+    read = Fit.of(fit, caller="reconstruct")
+    read.require_exact()
+    count("draws", draws)
+    F, centre, scale = read.table()
+    patterns = patterns_of(fit, F)
+    means, variances = [], []
+    for draw in each_draw(fit, caller="reconstruct", limit=draws):
+        mean, variance = smoothed(draw, F, patterns)
+        means.append(mean)
+        variances.append(variance + draw.sigma**2 if noise else variance)
+    total = np.mean(variances, axis=0)[:, patterns.group] + np.var(means, axis=0)
+    known = {
+        "mean": centre + scale * np.mean(means, axis=0),
+        "sd": scale * np.sqrt(total),
+    }
+    observed = fit["observed_data"].to_dataset()
+    coords = {
+        name: coord for name, coord in observed.coords.items() if coord.dims in ((OBS,), (FEATURE,))
+    }
+    return xr.Dataset({n: ((OBS, FEATURE), v) for n, v in known.items()}, coords=coords)
+
+
+def relative_uncertainty(fit: xr.DataTree, X_new: Any, *, draws: int = 20) -> Array:
+    """How much of the prior's standard deviation is left at new latent positions (S, Q), shape (S,).
+
+    The standard deviation of the noise-free function over its prior one: near 0 beside many rows, 1
+    where the data say nothing. The root mean square of all columns, over at most ``draws`` draws.
+    """
+    Fit.of(fit, "X", "sigma", caller="relative_uncertainty")
+    count("draws", draws)
+    positions = check_positions(fit, X_new)
+    table, patterns = _table(fit)
+    share = np.bincount(patterns.group) / len(patterns.group)
+    posterior, prior = [], []
+    for draw in each_process(fit, caller="relative_uncertainty", limit=draws):
+        prior.append(draw.prior_variance(positions))
+        unit = column_variances(draw)
+        posterior.append((conditional_variance(draw, table, patterns, positions) / unit) @ share)
+    ratio = np.mean(posterior, axis=0) / np.maximum(np.mean(prior, axis=0), 1e-300)
+    return np.asarray(np.sqrt(ratio))
+
+
+def _table(fit: xr.DataTree) -> tuple[Array, Patterns]:
+    """Y (N, D) and its columns by their observed rows; all alike in a fit that does not hold it."""
+    read = Fit(fit)
+    if read.holds_table:
+        table = read.Y.to_numpy()
+    else:
+        table = np.zeros((read.draws("X").shape[2], read.draws("sigma").sizes.get(FEATURE, 1)))
+    return table, patterns_of(fit, table)

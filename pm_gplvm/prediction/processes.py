@@ -1,0 +1,299 @@
+"""What predictions are mixed from: the draws of a fit as processes, exact or through inducing inputs.
+
+A process has ``cross`` and ``prior_variance`` at new positions, the ``weights`` by which ``cross`` is
+multiplied for the mean, and a ``variance``: :class:`GP`, :class:`OwnColumns` and :class:`Induced` have
+these. :func:`parts` splits one by the missingness patterns of the table.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from pm_gplvm.core.checks import Array
+from pm_gplvm.core.gaussian import GP, Patterns, column_patterns, single_columns
+from pm_gplvm.core.inducing import InducingKernel, InducingPosterior
+from pm_gplvm.core.kernels import (
+    KERNELS,
+    cross_covariance,
+    cross_slope,
+    prior_slope_variance,
+    prior_variance,
+)
+from pm_gplvm.core.psi import ONE_NODE
+from pm_gplvm.data.fit import Fit
+from pm_gplvm.model.spectral import ColumnParts, spectrum
+
+Indices = NDArray[np.intp]
+
+
+class OwnColumns:
+    """The columns of one draw, each with an amplitude and a noise of its own, given a complete table.
+
+    With K = U diag(λ) Uᵀ of amplitude 1, V_d = a_d² K + n_d I and k the vector of k(x, X), column d
+    has at x
+
+        mean_d = a_d² kᵀ V_d⁻¹ f_d,    variance_d = a_d² k(x, x) - Σ_i s_di (U_iᵀ k)²,
+        s_di = a_d⁴ / (a_d² λ_i + n_d):
+
+    the Gaussian conditional (Rasmussen & Williams 2006, eq. 2.25 and 2.26) without a factorisation
+    of every V_d.
+    """
+
+    def __init__(self, draw: GP) -> None:
+        self.cross, self.prior_variance = draw.cross, draw.prior_variance
+        self.signal = np.asarray(draw.theta["amplitude"]) ** 2
+        self.noise = np.asarray(draw.sigma) ** 2
+        K = draw.cross(draw.X)
+        self.values, self.vectors = spectrum(K, float((self.noise / self.signal).min()))
+        variances = self.values[:, None] * self.signal + self.noise
+        self.shares = self.signal**2 / variances
+        """s (r, D)."""
+
+    def _parts(self, F: Array) -> ColumnParts:
+        return ColumnParts(F, self.signal, self.noise, self.values, self.vectors)
+
+    def logp(self, F: Array) -> Array:
+        """Log-density of each column, shape (D,)."""
+        return np.asarray(self._parts(F).terms - 0.5 * len(F) * np.log(2.0 * np.pi))
+
+    def solve(self, F: Array) -> Array:
+        """V_d⁻¹ f_d, shape (N, D)."""
+        return self._parts(F).solved()
+
+    def weights(self, F: Array) -> Array:
+        """Weights w of the conditional mean k(x, X) w, shape (N, D)."""
+        return self.signal * self.solve(F)
+
+    @property
+    def precision(self) -> Array:
+        """Diagonal of V_d⁻¹, shape (N, D)."""
+        if self.vectors.shape[0] == self.vectors.shape[1]:
+            return np.asarray(self.vectors**2 @ (self.shares / self.signal**2))
+        known = self.vectors**2 @ (self.shares * self.values[:, None] / self.signal)
+        return np.asarray((1.0 - known) / self.noise)
+
+    def left_out(self, F: Array) -> tuple[Array, Array]:
+        """Residuals and variances (N, D) of each entry given the others of its column."""
+        variance = 1.0 / self.precision
+        return variance * self.solve(F), variance
+
+    def smoothed(self, F: Array) -> tuple[Array, Array]:
+        """Mean and variance (N, D) of the noise-free functions at the rows' own positions."""
+        known = self.noise - self.noise**2 * self.precision
+        return F - self.noise * self.solve(F), np.maximum(known, 0.0)
+
+    def variance(self, cross: Array, prior: Array) -> Array:
+        """Variance of the noise-free functions, from k(x, X) (S, N) and k(x, x) (S,), shape (S, D)."""
+        known, _ = self.explained(cross)
+        return np.maximum(prior[:, None] * self.signal - known, 0.0)
+
+    def explained(self, cross: Array) -> tuple[Array, Array]:
+        """Prior variance less the conditional one (S, D), and Uᵀ k(x) (S, r)."""
+        turned = cross @ self.vectors
+        return turned**2 @ self.shares, turned
+
+    def explained_pullback(self, turned: Array, by_explained: Array) -> Array:
+        """Gradient in k(x) (S, N), from the derivatives in :meth:`explained` (S, D)."""
+        return 2.0 * (turned * (by_explained @ self.shares.T)) @ self.vectors.T
+
+
+@dataclass(frozen=True)
+class Induced:
+    """The process of a sparse or variational fit, with the interface of a :class:`GP`.
+
+    Its rows are the inducing inputs W (M, Q), in units of X. X being integrated over in a
+    variational fit, there is one of it, whatever the draws of X. ``frame`` (rotation, shift, scale)
+    is that into which :func:`align` brought positions.
+    """
+
+    kernel: str
+    W: Array
+    theta: dict[str, Any]
+    sigma: float
+    posterior: InducingPosterior
+    frame: tuple[Array, Array, Any] | None = None
+
+    def _raw(self, X_new: Array) -> Array:
+        if self.frame is None:
+            return X_new
+        rotation, shift, scale = self.frame
+        return (X_new - shift) @ rotation / scale
+
+    def cross(self, X_new: Array) -> Array:
+        """k(X_new, W), without noise, shape (S, M)."""
+        return cross_covariance(self.kernel, self._raw(X_new), self.W, **self.theta)
+
+    def weights(self, F: Array) -> Array:
+        """Weights w of the conditional mean k(x, W) w; F is the table of the fit."""
+        return self.posterior.weights
+
+    def prior_variance(self, X_new: Array) -> Array:
+        """Variance of the noise-free function before any data, shape (S,)."""
+        theta = {name: value for name, value in self.theta.items() if name != "lengthscale"}
+        return prior_variance(self.kernel, self._raw(X_new), **theta)
+
+    def variance(self, cross: Array, prior: Array) -> Array:
+        """Variance of the noise-free function, in units of the scale² of Y, shape (S,)."""
+        known = np.einsum("sm,sm->s", cross @ self.posterior.reduction, cross)
+        return np.maximum(prior - known, 0.0)
+
+    @property
+    def _turn(self) -> Array:
+        """∂x/∂x' of raw positions x, and x' in the frame, shape (Q, Q)."""
+        if self.frame is None:
+            return np.eye(self.W.shape[1])
+        return np.asarray(self.frame[0] / self.frame[2])
+
+    def slope(self, X_new: Array) -> Array:
+        """∂k(X_new, W)/∂X_new, shape (S, Q, M)."""
+        raw = cross_slope(self.kernel, self._raw(X_new), self.W, **self.theta)
+        return np.asarray(self._turn @ raw)
+
+    def slope_covariance(self, slope: Array) -> Array:
+        """Covariance of the function's slopes, in units of scale² of Y / X², shape (S, Q, Q)."""
+        Q, turn = slope.shape[1], self._turn
+        prior = turn * prior_slope_variance(self.kernel, Q, **self.theta) @ turn.T
+        return prior - slope @ self.posterior.reduction @ slope.transpose(0, 2, 1)
+
+
+def each_process(
+    fit: xr.DataTree, *, caller: str, limit: int | None = None
+) -> Iterator[GP | Induced]:
+    """Go through the processes that predictions are mixed over, at most ``limit``, evenly spaced."""
+    read = Fit.of(fit, "X", "sigma", caller=caller)
+    if not read.is_inducing:
+        yield from each_draw(fit, caller=caller, limit=limit)
+        return
+    induced = _induced(read)
+    if not read.is_aligned:
+        yield induced
+        return
+    frames = read.frames(read.evenly_spaced(limit))
+    for frame in zip(frames.rotation, frames.shift, frames.scale, strict=True):
+        yield replace(induced, frame=frame)
+
+
+def given(process: GP | Induced, rows: Indices, columns: Indices) -> GP | Induced:
+    """Condition a process on these rows only, for these columns; an inducing one has all of them."""
+    return process.given(rows, columns) if isinstance(process, GP) else process
+
+
+def parts(
+    process: GP | Induced, F: Array, patterns: Patterns
+) -> Iterator[tuple[Indices, Indices, slice, Array, Any]]:
+    """Split a process by the missingness patterns of F (N, D).
+
+    Each part is its rows, columns and patterns, the complete table there, and the process for it. A
+    complete table whose columns have a noise of their own is one part, each column its own pattern.
+    """
+    if isinstance(process, GP) and process.own_noise and patterns.seen.all():
+        rows, columns = (np.arange(n) for n in F.shape)
+        yield rows, columns, slice(None), F, OwnColumns(process)
+        return
+    for g, (rows, columns, block) in enumerate(patterns.blocks(F)):
+        yield rows, columns, slice(g, g + 1), block, given(process, rows, columns)
+
+
+def conditional(
+    process: GP | Induced, F: Array, patterns: Patterns, X_new: Array
+) -> tuple[Array, Array]:
+    """Mean (S, D) and variance (S, G) of the noise-free function at new positions (S, Q).
+
+    The variance is the same in all columns of a pattern; in units of the scale² of Y.
+    """
+    mean, variance = np.empty((len(X_new), F.shape[1])), np.empty((len(X_new), len(patterns)))
+    for _, columns, which, block, own in parts(process, F, patterns):
+        cross = own.cross(X_new)
+        mean[:, columns] = cross @ own.weights(block)
+        variance[:, which] = _by_pattern(own.variance(cross, own.prior_variance(X_new)))
+    return mean, variance
+
+
+def conditional_variance(
+    process: GP | Induced, F: Array, patterns: Patterns, X_new: Array
+) -> Array:
+    """Variance of :func:`conditional` alone, shape (S, G)."""
+    variances = [
+        own.variance(own.cross(X_new), own.prior_variance(X_new))
+        for *_, own in parts(process, F, patterns)
+    ]
+    return np.concatenate([_by_pattern(v) for v in variances], axis=1)
+
+
+def smoothed(draw: GP, F: Array, patterns: Patterns) -> tuple[Array, Array]:
+    """Mean (N, D) and variance (N, G) of the noise-free function at the rows' own positions."""
+    mean, variance = np.empty_like(F), np.empty((len(F), len(patterns)))
+    for rows, columns, which, block, own in parts(draw, F, patterns):
+        mean[np.ix_(rows, columns)], known = own.smoothed(block)
+        variance[rows, which] = _by_pattern(known)
+        others = np.setdiff1d(np.arange(len(F)), rows)
+        if others.size:
+            cross = own.cross(draw.X[others])
+            mean[np.ix_(others, columns)] = cross @ own.weights(block)
+            left = own.variance(cross, own.prior_variance(draw.X[others]))
+            variance[others, which] = _by_pattern(left)
+    return mean, variance
+
+
+def _by_pattern(variance: Array) -> Array:
+    """Give a variance that all columns share, (S,), the axis of the patterns."""
+    return variance.reshape(len(variance), -1)
+
+
+def column_variances(process: GP | Induced) -> Any:
+    """Amplitude² of the columns of a draw that has its kernel of amplitude 1, shape (D,), else 1."""
+    if isinstance(process, GP) and process.own_noise:
+        return np.asarray(process.theta["amplitude"]) ** 2
+    return 1.0
+
+
+def each_draw(fit: xr.DataTree, *, caller: str, limit: int | None = None) -> Iterator[GP]:
+    """Go through the draws of all chains in order, or ``limit`` of them, evenly spaced.
+
+    Errors name the caller.
+    """
+    read = Fit.of(fit, "X", "sigma", caller=caller)
+    if read.kernel not in KERNELS:
+        raise ValueError(
+            f"{caller} knows the kernels {', '.join(KERNELS)}, got a fit with {read.kernel!r}. For a "
+            "covariance of your own condition with PyMC (pm.gp)."
+        )
+    X, noise = read.values("X"), read.noise()
+    values = {name: read.values(name) for name in read.theta_names}
+    for i in read.evenly_spaced(limit):
+        theta = {name: value[i] for name, value in values.items()}
+        yield GP(read.kernel, X[i], theta, noise[i] if noise[i].ndim else float(noise[i]))
+
+
+def patterns_of(fit: xr.DataTree, F: Array) -> Patterns:
+    """Group the columns of F (N, D) that have one K: the same rows observed, and the same noise."""
+    return (single_columns if Fit(fit).own_noise else column_patterns)(~np.isnan(F))
+
+
+def _induced(read: Fit) -> Induced:
+    F, known = read.table(missing=False).F, read.group("approximation")
+    theta = {name: read.values(name, raw=True)[0] for name in read.theta_names}
+    sigma = float(read.noise()[0])
+    W = known["X_inducing"].to_numpy()
+    if "X_mean" in known:
+        mean, sd, quadrature = known["X_mean"].to_numpy(), known["X_sd"].to_numpy(), None
+    else:
+        mean = read.values("X", raw=True)[0]
+        sd, quadrature = np.zeros_like(mean), ONE_NODE
+    unit = theta.get("lengthscale", 1.0)
+    whole = InducingKernel(
+        read.kernel,
+        (mean / unit, sd / unit, W / unit),
+        float(theta.get("amplitude", 1.0)),
+        float(theta.get("bias", 0.0)),
+        quadrature=quadrature,
+    )
+    if read.approximation == "fitc":
+        posterior, _, _ = whole.fitc_posterior(F, sigma)
+    else:
+        posterior = whole.posterior(F, sigma)
+    return Induced(read.kernel, W, theta, sigma, posterior)

@@ -1,0 +1,322 @@
+"""The posterior of the positions of unseen rows: starts, modes, and weighted positions about them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from scipy.special import logsumexp
+
+from pm_gplvm.core.batch_optimise import maximise, minimise
+from pm_gplvm.core.checks import Array
+from pm_gplvm.core.mixtures import Proposals, squared_distances
+from pm_gplvm.data.fit import Fit
+from pm_gplvm.data.progress import Bar
+from pm_gplvm.prediction.processes import each_draw
+from pm_gplvm.prediction.row_density import RowDensity, Rows
+
+_ROWS = 1000  # at a time
+_SCATTERED = 1000  # positions beside those of the known rows, and as many from the prior
+_BESIDE = 0.3  # in lengthscales
+_APART = 0.2  # in lengthscales: nearer starts lead to the same mode
+_ENDS = 4  # of least squares, from which the density is maximised too
+_MODES = 8  # at most so many a row and draw
+_SAME = 0.02  # in lengthscales: modes closer than this are merged
+_STEP = 1e-4  # of the differences for a mode's curvature, in lengthscales
+_PRIOR_SHARE = 0.1  # of the positions, so that no weight exceeds ten times the likelihood's
+_WIDE, _WIDE_SHARE = 3.0, 0.2  # a wider copy of each mode, for those that are no Gaussian
+_ROUNDS, _PILOT = 2, 200  # of adapting the mixture, by so many positions, not used again
+_REPORTED = 8  # modes a row
+_ONE_PEAK = 2.0  # two equal Gaussians nearer than two standard deviations have one mode
+_NEGLIGIBLE = 12.0  # by which a mode's log mass may lie below the greatest
+
+
+@dataclass(frozen=True)
+class Modes:
+    """Modes of ln p(y, x) in x, up to C for each of M rows, in no order.
+
+    ``spread`` (M, C, Q, Q) is the lower Cholesky factor of the inverse of the negative Hessian at
+    ``at`` (M, C, Q). ``log_mass`` (M, C) is the logarithm of the integral under the Gaussian there,
+    -inf where there is no mode. ``converged`` (M,): whether the highest was reached to tolerance.
+    """
+
+    at: Array
+    spread: Array
+    log_mass: Array
+    converged: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Positions:
+    """T weighted positions x (M, T, Q) of each of M rows, from all draws of a fit.
+
+    ``log_ratio`` (M, T) is ln p(y, x) less the log density that x was drawn from; ``variance``
+    (M, T, G) that of a measurement at x in each pattern of columns, in units of the scale² of Y.
+    ``modes`` are of all draws. ``shortfalls`` (M, S) are :meth:`RowDensity.shortfall` at the heaviest
+    mode in each draw. The first T / n_draws positions are of the first draw, and so on.
+    """
+
+    x: Array
+    log_ratio: Array
+    variance: Array
+    modes: Modes
+    shortfalls: Array
+    n_draws: int
+
+    @property
+    def log_evidence(self) -> Array:
+        """Estimate ln p(y) of each row, shape (M,)."""
+        return np.asarray(logsumexp(self.log_ratio, axis=1) - np.log(self.log_ratio.shape[1]))
+
+    @property
+    def error(self) -> Array:
+        """Standard error of ln p(y) from the choice of positions, shape (M,)."""
+        relative = np.exp(self.log_ratio - self.log_evidence[:, None])
+        return np.asarray(relative.std(axis=1) / np.sqrt(relative.shape[1]))
+
+    @property
+    def shortfall(self) -> Array:
+        """How much worse a row is explained than those of the table, shape (M,).
+
+        The median over the draws, so that a few that cannot explain a row do not count.
+        """
+        return np.asarray(np.median(self.shortfalls, axis=1))
+
+    def smoothed(self) -> tuple[Array, Array]:
+        """Pareto smoothed weights (M, T), a sum of 1 each row, and their Pareto k (M,)."""
+        from arviz_stats.base import array_stats
+
+        logs, k = array_stats.psislw(-self.log_ratio, axis=-1)
+        return np.exp(logs), np.asarray(k)
+
+
+def weighted_positions(
+    fit: xr.DataTree,
+    by_draw: list[Rows],
+    *,
+    n_samples: int,
+    n_starts: int,
+    rng: np.random.Generator,
+    progress: Bar | None = None,
+) -> Positions:
+    """Draw positions of each row from its mixtures, the same number from each draw of the fit.
+
+    ``by_draw`` is as :func:`pm_gplvm.prediction.new_rows.rows_by_draw` gives it. ``n_samples`` positions a row over
+    all draws are rounded up to a whole number of each.
+    """
+    F, _, _ = Fit(fit, "embed").table()
+    each = -(-n_samples // len(by_draw))
+    draws = each_draw(fit, caller="embed", limit=len(by_draw))
+    parts = []
+    for draw, rows in zip(draws, by_draw, strict=True):
+        density = RowDensity(draw, F)
+        found = []
+        for block in (rows[i : i + _ROWS] for i in range(0, len(rows), _ROWS)):
+            found.append(positions_of(density, block, each, n_starts, rng))
+            if progress is not None:
+                progress.advance(len(block))
+        parts.append(_joined(found, axis=0))
+    return _joined(parts, axis=1)
+
+
+def positions_of(
+    density: RowDensity, rows: Rows, n: int, n_starts: int, rng: np.random.Generator
+) -> Positions:
+    """Draw n positions of each row given one draw of X and θ."""
+    modes = _modes(density, rows, _starts(density, rows, n_starts, rng))
+    proposals = _proposals(modes, rows)
+    for _ in range(_ROUNDS):
+        x = proposals.draw(_PILOT, rng)
+        value, _ = density.log_joint_and_variance(x, rows)
+        proposals = proposals.adapted(x, value - proposals.log_density(x), density.unit)
+    x = proposals.draw(n, rng)
+    value, variance = density.log_joint_and_variance(x, rows)
+    best = modes.at[np.arange(len(rows)), modes.log_mass.argmax(axis=1)]
+    shortfalls = density.shortfall(best, rows)[:, None]
+    return Positions(x, value - proposals.log_density(x), variance, modes, shortfalls, n_draws=1)
+
+
+def _starts(density: RowDensity, rows: Rows, n: int, rng: np.random.Generator) -> Array:
+    """Choose n starting positions of each row, shape (M, n, Q).
+
+    A quarter are the positions of the known rows most alike in the entries seen; the others those
+    where p(y, x) is highest among the positions of all known rows, positions beside them, and some of
+    the prior. These are the same for all rows, so that many cost little.
+    """
+    M, Q = rows.mean.shape
+    known = density.draw.X
+    beside = known[rng.integers(len(known), size=_SCATTERED)]
+    beside = beside + _BESIDE * density.unit * rng.standard_normal((_SCATTERED, Q))
+    some = rows[rng.integers(M, size=_SCATTERED)]
+    prior = some.mean + some.sd * rng.standard_normal((_SCATTERED, Q))
+    positions = np.vstack([known, beside, prior])
+    points = np.broadcast_to(positions / density.unit, (M, *positions.shape))
+    alike = min(n // 4, len(known))
+    likely, _ = _distinct(points, density.log_densities(positions, rows), n - alike, _APART)
+    nearest = np.argsort(density.misfits(rows), axis=1)[:, :alike]
+    return np.concatenate([positions[likely], known[nearest]], axis=1)
+
+
+def _distinct(
+    points: Array, log_densities: Array, most: int, apart: float
+) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+    """Pick up to ``most`` of the highest points (M, P, Q) of each row, none beside one picked before.
+
+    Their index, and False where there was none left, (M, most) each.
+    """
+    left, every = log_densities.copy(), np.arange(len(log_densities))
+    index = np.zeros((len(log_densities), most), dtype=np.intp)
+    found = np.zeros((len(log_densities), most), dtype=bool)
+    for j in range(most):
+        index[:, j] = best = left.argmax(axis=1)
+        found[:, j] = np.isfinite(left[every, best])
+        away = points - points[every, best][:, None]
+        left[np.einsum("mpq,mpq->mp", away, away) <= apart**2] = -np.inf
+    return index, found
+
+
+def _modes(density: RowDensity, rows: Rows, starts: Array) -> Modes:
+    M, _, Q = starts.shape
+    unit = density.unit
+    found_at, log_densities, converged = _maximised(density, rows, starts)
+    index, found = _distinct(found_at / unit, log_densities, _MODES, _SAME)
+    every = np.arange(M)[:, None]
+    at, log_density = found_at[every, index], log_densities[every, index]
+    spread = np.broadcast_to(np.eye(Q), (*at.shape, Q)).copy()
+    row = np.nonzero(found)[0]
+    spread[found] = _spread(density, rows[row], at[found])
+    log_mass = log_density + 0.5 * Q * np.log(2.0 * np.pi)
+    log_mass += np.log(np.diagonal(spread, axis1=2, axis2=3)).sum(axis=2)
+    highest = converged[np.arange(M), index[:, 0]]
+    return Modes(at, spread, np.where(found, log_mass, -np.inf), highest)
+
+
+def _maximised(
+    density: RowDensity, rows: Rows, starts: Array
+) -> tuple[Array, Array, NDArray[np.bool_]]:
+    """Maximise ln p(y, x) from the starts, and from where the mean comes nearest to the row.
+
+    With hardly any noise the density is so steep that the first step can end where v(x) is large and
+    forgives any residual, a maximum of its own. Least squares know no v, and from their ends the
+    first step is that of their curvature, which is short where it is steep. Positions (M, T, Q), log
+    densities (M, T), -inf where there is none, and convergence (M, T).
+    """
+    M, n, Q = starts.shape
+    unit, flat, row = density.unit, starts.reshape(-1, Q), np.repeat(np.arange(M), n)
+    ends, _, curvature = minimise(lambda x, which: density.squares(x, rows[row[which]]), flat, unit)
+    log_density = density.log_joint(ends, rows[row])[0].reshape(M, n)
+    index, found = _distinct((ends / unit).reshape(M, n, Q), log_density, min(n, _ENDS), _SAME)
+    own, slot = np.nonzero(found)
+    chosen = n * own + index[own, slot]
+    inverse = np.linalg.inv(curvature[chosen])
+
+    found_at, log_densities = np.zeros((M, n + _ENDS, Q)), np.full((M, n + _ENDS), -np.inf)
+    converged = np.zeros((M, n + _ENDS), dtype=bool)
+
+    def run(x: Array, own: NDArray[np.intp], slot: Any, inverse: Array | None = None) -> None:
+        found_at[own, slot], log_densities[own, slot], converged[own, slot] = maximise(
+            lambda x, which: density.log_joint(x, rows[own[which]]), x, unit, inverse=inverse
+        )
+
+    run(flat, row, np.tile(np.arange(n), M))
+    run(ends[chosen], own, n + slot, inverse)
+    return found_at, log_densities, converged
+
+
+def _spread(density: RowDensity, rows: Rows, at: Array) -> Array:
+    """Cholesky factor of the covariance at modes, the Hessian by differences of the gradient."""
+    unit, Q = density.unit, at.shape[1]
+    hessian = np.empty((len(at), Q, Q))
+    for q in range(Q):
+        step = np.zeros(Q)
+        step[q] = _STEP * unit[q]
+        up, down = (density.log_joint(at + sign * step, rows)[1] for sign in (1.0, -1.0))
+        hessian[:, q] = (up - down) * unit / (2.0 * _STEP)
+    curvature, axes = np.linalg.eigh(-0.5 * (hessian + hessian.transpose(0, 2, 1)))
+    # Nowhere wider than the prior, and as wide where there is no maximum.
+    least = ((unit / rows.sd) ** 2).min(axis=1)
+    curvature = np.maximum(curvature, least[:, None])
+    covariance = (axes / curvature[:, None]) @ axes.transpose(0, 2, 1)
+    return np.asarray(unit[:, None] * np.linalg.cholesky(covariance))
+
+
+def _proposals(modes: Modes, rows: Rows) -> Proposals:
+    below = modes.log_mass - modes.log_mass.max(axis=1, keepdims=True)
+    kept = below > -_NEGLIGIBLE
+    mass = np.where(kept, np.exp(below), 0.0)
+    share = mass / mass.sum(axis=1, keepdims=True)
+    share += kept / kept.sum(axis=1, keepdims=True)  # none is left to chance
+    share *= 0.5 * (1.0 - _PRIOR_SHARE)
+    at = np.concatenate([modes.at, modes.at], axis=1)
+    spread = np.concatenate([modes.spread, _WIDE * modes.spread], axis=1)
+    parts = (
+        (1.0 - _WIDE_SHARE) * share,
+        _WIDE_SHARE * share,
+        np.full((len(rows), 1), _PRIOR_SHARE),
+    )
+    return Proposals(at, spread, np.concatenate(parts, axis=1), rows.mean, rows.sd)
+
+
+def _joined(parts: list[Positions], axis: int) -> Positions:
+    """Put rows (axis 0) or draws (axis 1) together."""
+    names = ("at", "spread", "log_mass")
+    at, spread, log_mass = (
+        np.concatenate([getattr(p.modes, name) for p in parts], axis) for name in names
+    )
+    reached = [p.modes.converged for p in parts]
+    converged = np.concatenate(reached) if axis == 0 else np.all(reached, axis=0)
+    x, ratio, variance, shortfalls = (
+        np.concatenate([getattr(p, name) for p in parts], axis)
+        for name in ("x", "log_ratio", "variance", "shortfalls")
+    )
+    n_draws = 1 if axis == 0 else len(parts)
+    modes = Modes(at, spread, log_mass, converged)
+    return Positions(x, ratio, variance, modes, shortfalls, n_draws)
+
+
+def separate_modes(positions: Positions, weights: Array) -> tuple[Array, Array, Array]:
+    """Modes (M, J, Q), their sd (M, J, Q), and the share of the weights about each, the heaviest first.
+
+    Modes that are one are merged; NaN where there is none.
+    """
+    modes = _merged(positions.modes)
+    logs = []
+    for j in range(modes.at.shape[1]):
+        r2, logdet = squared_distances(positions.x, modes.at[:, j], modes.spread[:, j])
+        logs.append(modes.log_mass[:, j, None] - 0.5 * (r2 + logdet[:, None]))
+    log_density = np.stack(logs, axis=2)
+    share = np.exp(log_density - log_density.max(axis=2, keepdims=True))
+    weight = np.einsum("mt,mtj->mj", weights, share / share.sum(axis=2, keepdims=True))
+    weight = np.where(np.isfinite(modes.log_mass), weight, -1.0)
+    order = np.argsort(-weight, axis=1)
+    row = np.arange(len(weight))[:, None]
+    weight, at = weight[row, order], modes.at[row, order]
+    sd = np.sqrt((modes.spread**2).sum(axis=3))[row, order]
+    none = weight < 0.0
+    at[none] = sd[none] = np.nan
+    return at, sd, np.where(none, np.nan, weight)
+
+
+def _merged(modes: Modes) -> Modes:
+    """Keep the heaviest modes; one within two standard deviations of another adds its mass to it."""
+    M, C = modes.log_mass.shape
+    left, every, J = modes.log_mass.copy(), np.arange(M), min(C, _REPORTED)
+    index, mass = np.zeros((M, J), dtype=np.intp), np.full((M, J), -np.inf)
+    for j in range(J):
+        index[:, j] = best = left.argmax(axis=1)
+        r2, _ = squared_distances(modes.at, modes.at[every, best], modes.spread[every, best])
+        here = (r2 <= _ONE_PEAK**2) & np.isfinite(left)
+        top = left[every, best]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            mass[:, j] = top + np.log(np.where(here, np.exp(left - top[:, None]), 0.0).sum(axis=1))
+        mass[~np.isfinite(top), j] = -np.inf
+        left[here] = -np.inf
+    row = every[:, None]
+    return Modes(modes.at[row, index], modes.spread[row, index], mass, modes.converged)
+
+
+def effective(weight: Array) -> Array:
+    """Exponential of the entropy of the weights of each row, shape (M,)."""
+    w = np.where(weight > 0.0, weight, 1.0)
+    return np.asarray(np.exp(-(w * np.log(w)).sum(axis=1)))

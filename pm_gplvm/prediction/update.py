@@ -1,0 +1,304 @@
+"""New rows added to a fit, without learning it anew."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import inf
+from typing import Any
+
+import numpy as np
+import pymc as pm
+import xarray as xr
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from pm_gplvm.core.blas import blas_threads as limit_threads
+from pm_gplvm.core.checks import Array, count
+from pm_gplvm.core.gaussian import GP
+from pm_gplvm.data.fit import FEATURE, OBS, THETA, Fit
+from pm_gplvm.data.progress import progress_bar
+from pm_gplvm.fitting.stochastic import (
+    Neighbourhood,
+    Optimiser,
+    check_rates,
+    checked_neighbors,
+    compile_neighbourhood,
+    optimised_fit,
+    total_sd,
+)
+from pm_gplvm.model.build import build_model
+from pm_gplvm.model.starts import start_values
+from pm_gplvm.prediction.new_rows import new_table
+from pm_gplvm.prediction.processes import each_draw
+
+Rows = NDArray[np.intp]
+
+_STEPS_EACH = 50
+_CANDIDATES = 5  # positions of old rows at which a new row may begin
+
+
+def update(
+    fit: xr.DataTree,
+    Y_new: Any,
+    *,
+    hold: float = inf,
+    priors: Mapping[str, Any] | None = None,
+    n_neighbors: int | None = None,
+    steps: int | None = None,
+    learning_rate: float = 0.05,
+    learning_rate_theta: float = 0.0,
+    momentum: float = 0.9,
+    random_seed: int | None = None,
+    progressbar: bool = True,
+    blas_threads: int | None = 1,
+) -> xr.DataTree:
+    """Insert new rows into a fit, each placed and refined among its neighbours.
+
+    A new row begins where one of the five old rows lies whose data are nearest to its own: that
+    where it is likeliest given the old rows around. Then each step draws a new row and moves the
+    new ones among its R nearest, as :func:`fit_stochastic` does (Yao et al. 2011, the incremental
+    algorithm). The old rows stay, or are held by a penalty.
+
+    Parameters
+    ----------
+    fit : DataTree
+        Of one draw, from :func:`fit_marginal`, :func:`fit_stochastic`, or this function.
+    Y_new : array_like, DataFrame or DataArray, dims (obs, feature), shape (S, D)
+        New rows of the same columns, in the same units. One row is a table of shape (1, D).
+    hold : float, default inf
+        Of the penalty ½ hold ‖x - x_old‖² on each old row, in units of 1 / X²; ``inf`` leaves the
+        old rows where they are.
+    priors : mapping, optional
+        As in :func:`build_model`, for what was not the default there: they are not read off
+        the fit. Only that of X matters while θ is held; what was a number in the model still is.
+    n_neighbors : int, optional
+        R, from 2 to the number of all rows; 50, or all if they are fewer.
+    steps : int, optional
+        Default: 50 times the number of new rows.
+    learning_rate, learning_rate_theta, momentum : float
+        As in :func:`fit_stochastic`; θ is held by default.
+    random_seed : int, optional
+    progressbar : bool, default True
+    blas_threads : int or None, default 1
+
+    Returns
+    -------
+    DataTree
+        A new fit of all rows, the old ones first. Row labels go on: a number more for each row, or
+        its place as text, unless Y_new has labels of its own. Coordinates along the rows
+        (``label``) that Y_new lacks are empty there: "" or NaN. The mean and the scale of the
+        table stay those of the old fit, so that θ keeps its meaning.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``fit`` has more than one draw or a kernel of its own, ``Y_new`` has other columns,
+        missing values or labels that are taken, an argument is out of range, or a step is not
+        finite. The old fit is untouched in any case.
+
+    Notes
+    -----
+    The cost is that of the steps, O(R³) each, and of one search for the nearest old rows. The
+    gradient is that of neighbourhoods, with its bias (see :func:`fit_stochastic`); to go on from
+    here with all rows, build their model and call ``fit_marginal(model, start=fit)``.
+
+    References
+    ----------
+    Yao, A., Gall, J., Van Gool, L., Urtasun, R. (2011). Learning probabilistic non-linear latent
+    variable models for tracking complex activities. NIPS 24.
+
+    Examples
+    --------
+    >>> import pm_gplvm as gplvm
+    >>> Y = gplvm.load_digits(n=40)
+    >>> old = gplvm.fit_marginal(gplvm.build_model(Y[:30]), progressbar=False)
+    >>> new = gplvm.update(old, Y[30:], random_seed=1, progressbar=False)
+    >>> new["posterior"].sizes["obs"], old["posterior"].sizes["obs"]
+    (40, 30)
+    """
+    check_rates(learning_rate, learning_rate_theta, momentum)
+    if not hold >= 0.0:
+        raise ValueError(f"hold must not be negative, got {hold!r}.")
+    draw = _only_draw(fit)
+    F, mean, scale = Fit(fit, "update").table(missing=False)
+    new = _new_rows(fit, Y_new)
+    N, S = len(F), len(new)
+    R = checked_neighbors(n_neighbors, N + S)
+    steps = _STEPS_EACH * S if steps is None else steps
+    count("steps", steps)
+
+    candidates = _nearest((new.to_numpy() - mean) / scale, F)
+    X = np.concatenate([draw.X, draw.X[candidates[:, 0]]])
+    model = _longer_model(fit, new, draw, mean, scale, priors)
+    rng = np.random.default_rng(random_seed)
+    density = compile_neighbourhood(model)
+    values = start_values(
+        model, {"X": X, **draw.theta, "sigma": float(Fit(fit).draws("sigma")[0, 0])}, rng
+    )
+    theta = [values[name] for name in density.theta]
+    sample = density.sample(rng)
+    with (
+        limit_threads(blas_threads),
+        progress_bar("update", int(steps), "steps", show=progressbar) as progress,
+    ):
+        X[N:] = draw.X[_likeliest(density, draw.X, theta, candidates, R)]
+        optimiser = Optimiser(
+            _Held(density, draw.X, hold),
+            X,
+            theta,
+            n_neighbors=R,
+            rates=(learning_rate * total_sd(draw.X), learning_rate_theta),
+            momentum=momentum,
+            first=np.arange(N, N + S),
+        )
+        for taken in range(steps):
+            optimiser.step(rng, 1.0 - taken / steps)
+            progress.advance()
+    settings = {
+        "hold": hold if np.isfinite(hold) else "inf",
+        "n_new": S,
+        "n_neighbors": R,
+        "steps": int(steps),
+        "learning_rate": learning_rate,
+        "learning_rate_theta": learning_rate_theta,
+        "momentum": momentum,
+        "random_seed": random_seed,
+    }
+    return optimised_fit(model, density, optimiser, sample, "update", settings)
+
+
+@dataclass(frozen=True)
+class _Held:
+    """The log-density of a neighbourhood whose old rows are held."""
+
+    density: Neighbourhood
+    X_old: Array
+    hold: float
+
+    def __call__(
+        self, rows: Rows, X_rows: Array, theta: Sequence[Array]
+    ) -> tuple[float, Array, list[Array]]:
+        value, dX, dtheta = self.density(rows, X_rows, theta)
+        old = rows < len(self.X_old)
+        if np.isinf(self.hold):
+            return value, np.where(old[:, None], 0.0, dX), dtheta
+        away = X_rows[old] - self.X_old[rows[old]]
+        dX[old] -= self.hold * away
+        return value - 0.5 * self.hold * float((away**2).sum()), dX, dtheta
+
+
+def _only_draw(fit: xr.DataTree) -> GP:
+    """Return the draw of a fit that has one, with one noise for all columns."""
+    Fit.of(fit, "X", caller="update")
+    sizes = fit["posterior"].sizes
+    if sizes["chain"] * sizes["draw"] != 1:
+        raise ValueError(
+            "update needs a fit of one draw, as fit_marginal and fit_stochastic make it, got "
+            f"{sizes['chain']} chains of {sizes['draw']}."
+        )
+    draw = next(each_draw(fit, caller="update"))
+    if draw.own_noise:
+        raise ValueError(
+            "update needs one noise for all columns, got a fit with one for each. Place the rows with "
+            "embed, or fit all of them again with fit_map."
+        )
+    return draw
+
+
+def _nearest(F_new: Array, F: Array) -> Rows:
+    """For each new row the old ones with the most similar data, shape (S, 5)."""
+    from sklearn.neighbors import NearestNeighbors
+
+    search = NearestNeighbors(n_neighbors=min(_CANDIDATES, len(F))).fit(F)
+    return np.asarray(search.kneighbors(F_new, return_distance=False))
+
+
+def _likeliest(
+    density: Neighbourhood, X: Array, theta: Sequence[Array], candidates: Rows, n_neighbors: int
+) -> Rows:
+    """For each new row the old row at whose position it is likeliest given the old rows around."""
+    N, chosen = len(X), []
+    tree = cKDTree(X)
+    for n, near in enumerate(candidates, start=N):
+        gains = []
+        for row in near:
+            around = np.asarray(tree.query(X[row], min(n_neighbors - 1, N))[1]).reshape(-1)
+            before, *_ = density(around, X[around], theta)
+            after, *_ = density(np.append(around, n), X[np.append(around, row)], theta)
+            gains.append(after - before)
+        chosen.append(near[int(np.argmax(gains))])
+    return np.array(chosen)
+
+
+def _new_rows(fit: xr.DataTree, Y_new: Any) -> xr.DataArray:
+    """Check new rows, and bring their columns into the order of the old ones."""
+    new = new_table(fit, Y_new, caller="update").rename(obs_new=OBS)
+    if new.isnull().any():
+        raise ValueError(
+            "Y_new must not have missing values for update. Drop or impute them, or see embed."
+        )
+    return new
+
+
+def _joined(fit: xr.DataTree, new: xr.DataArray) -> xr.DataArray:
+    """Concatenate old and new rows, with their labels."""
+    old = Fit(fit).Y.transpose(OBS, FEATURE)
+    coords: dict[Any, Any] = {
+        OBS: _row_labels(old[OBS].to_numpy(), new[OBS].to_numpy()),
+        FEATURE: old[FEATURE].to_numpy(),
+    }
+    for name, coord in old.coords.items():
+        if coord.dims == (OBS,) and name != OBS:
+            coords[name] = (OBS, _continued(coord.to_numpy(), new.coords.get(name), len(new)))
+    return xr.DataArray(np.concatenate([old, new]), dims=(OBS, FEATURE), coords=coords)
+
+
+def _row_labels(old: NDArray[Any], new: NDArray[Any]) -> NDArray[Any]:
+    numbered = np.issubdtype(old.dtype, np.integer)
+    if new.tolist() == list(range(len(new))):  # a table whose rows have no labels of their own
+        first = int(old.max()) + 1 if numbered else len(old)
+        new = np.arange(first, first + len(new))
+    if old.dtype.kind != new.dtype.kind:
+        old, new = old.astype(str), new.astype(str)
+    taken = set(new.tolist()) & set(old.tolist())
+    if taken:
+        raise ValueError(
+            f"Y_new must not have labels of rows that the fit has, got {', '.join(map(str, list(taken)[:5]))}. "
+            "Give its rows other labels, or none."
+        )
+    return np.concatenate([old, new])
+
+
+def _continued(old: NDArray[Any], new: xr.DataArray | None, n_new: int) -> NDArray[Any]:
+    """Continue a coordinate along the rows, empty where the new ones lack it."""
+    if new is not None:
+        return np.concatenate([old, new.to_numpy()])
+    if old.dtype.kind == "M":
+        return np.concatenate([old, np.full(n_new, "NaT", dtype=old.dtype)])
+    return np.concatenate([old, np.full(n_new, "" if old.dtype.kind in "UO" else np.nan)])
+
+
+def _longer_model(
+    fit: xr.DataTree,
+    new: xr.DataArray,
+    draw: GP,
+    mean: Array,
+    scale: Array,
+    priors: Mapping[str, Any] | None,
+) -> pm.Model:
+    """Build the model of all rows, in the units of the old fit.
+
+    Not by rebuild_model, which refuses other priors than the fit's: those of X may depend on the rows.
+    """
+    fixed = fit["constant_data"].to_dataset()
+    held = {name: fixed[name].to_numpy() for name in THETA if name in fixed}
+    model = build_model(
+        _joined(fit, new),
+        draw.X.shape[1],
+        kernel=draw.kernel + (" + bias" if "bias" in draw.theta else ""),
+        ard=np.ndim(draw.theta.get("lengthscale", 1.0)) == 1,
+        priors={**held, **(priors or {})},
+        resolution=float(fixed.get("Y_resolution", 0.0)),
+    )
+    model["Y_mean"].set_value(mean)
+    model["Y_scale"].set_value(scale)
+    return model

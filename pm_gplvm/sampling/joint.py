@@ -1,0 +1,352 @@
+"""Draws from the posterior of X and θ together."""
+
+import json
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pymc as pm
+import pytensor.tensor as pt
+import xarray as xr
+from pymc.model.transform.conditioning import remove_value_transforms
+from pytensor.graph.basic import Variable
+
+from pm_gplvm.core.blas import blas_threads as limit_threads
+from pm_gplvm.core.checks import Array, count
+from pm_gplvm.data.files import check_writable, load, save
+from pm_gplvm.data.fit import Fit
+from pm_gplvm.data.progress import Bar, progress_bar
+from pm_gplvm.model.likelihood import mask_in
+from pm_gplvm.model.starts import perturbed, start_values
+from pm_gplvm.sampling.adaptation import adapt, iterations
+from pm_gplvm.sampling.record import Record
+from pm_gplvm.sampling.replicas import Posterior, Replicas, compile_posterior
+
+_CHECKPOINT = 60.0  # seconds between two writings of the store
+
+
+def sample(
+    model: pm.Model,
+    start: Any = "pca",
+    *,
+    draws: int = 1000,
+    tune: int = 500,
+    chains: int = 4,
+    thin: int = 1,
+    replicas: int | Literal["auto"] = "auto",
+    beta_min: float = 0.3,
+    n_candidates: int = 64,
+    random_seed: int | None = None,
+    store: str | Path | None = None,
+    progressbar: bool = True,
+    blas_threads: int | None = 1,
+) -> xr.DataTree:
+    r"""Draw from the posterior of the latent positions and the hyperparameters together.
+
+    One iteration has three kinds of transition, which all leave the posterior of the stated model
+    invariant: a short Hamiltonian trajectory in (Z = X / lengthscale, ln θ); Gibbs updates of single
+    rows and of blocks of them (see :mod:`pm_gplvm.core.row_moves`); and, with several replicas, swaps
+    between powers β of the likelihood, 1 the posterior's own (see :mod:`pm_gplvm.sampling.transitions`).
+
+    Parameters
+    ----------
+    model : pm.Model
+        From :func:`build_model`, with any prior on X that has a density.
+    start : {"pca", "isomap", "random"}, array_like (N, Q), mapping, DataTree, or list of those
+        Where the chains begin, each perturbed at random. The elements of a list go to the chains in
+        turn, so that they can begin in different optima.
+    draws, tune, chains : int
+        Kept draws of each chain after ``tune`` iterations of adaptation, which are dropped.
+    thin : int, default 1
+        Iterations for each kept draw.
+    replicas : int or "auto", default "auto"
+        Replicas of each chain. "auto" tries one. If the chains then disagree it adds temperatures, as
+        many as let half of the swaps through, and drops them again before the draws if the chains
+        agree from there on.
+    beta_min : float, default 0.3
+        Power of the likelihood at the flattest replica. 0 is the prior, from which
+        :func:`log_evidence` can be computed: the temperatures are kept then, and more are needed.
+    n_candidates : int, default 64
+        Positions proposed to a row at a time.
+    random_seed : int, optional
+    store : path, optional
+        A new ``.nc`` or ``.zarr`` to which the draws so far are written every minute. After an
+        interruption it can be loaded, and continued by :func:`sample_more`.
+    progressbar : bool, default True
+    blas_threads : int or None, default 1
+
+    Returns
+    -------
+    DataTree
+        ``posterior``: X and θ, raw: each draw in a frame of its own, see :func:`align`.
+        ``sample_stats``: ``lp``, ``log_likelihood``, ``diverging``, ``acceptance_rate``,
+        ``moved`` (share of the updated rows that found another position), ``n_steps``.
+        ``tempering``: the log-likelihood at every power ``beta``, and the acceptance of the swaps.
+        ``sampler``: the state from which :func:`sample_more` goes on. An interrupted run (Ctrl-C)
+        returns the draws so far.
+
+    Warns
+    -----
+    RuntimeWarning
+        If it was interrupted, or trajectories diverged.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is out of range, the covariance is not one of the table's or nothing is
+        left to sample.
+    FileExistsError
+        If something stands at ``store``.
+
+    Notes
+    -----
+    R-hat of X itself means nothing, as chains differ by rotations: see :func:`diagnose`.
+
+    Examples
+    --------
+    >>> import pm_gplvm as gplvm
+    >>> model = gplvm.build_model(gplvm.load_digits(n=12))
+    >>> full = gplvm.sample(
+    ...     model, draws=20, tune=20, chains=2, replicas=1, random_seed=1, progressbar=False
+    ... )
+    >>> dict(full.posterior["X"].sizes)
+    {'chain': 2, 'draw': 20, 'obs': 12, 'latent': 2}
+    """
+    counts = {"draws": draws, "tune": tune, "chains": chains, "thin": thin}
+    counts["n_candidates"] = n_candidates
+    if replicas != "auto":
+        counts["replicas"] = replicas
+    for name, value in counts.items():
+        count(name, value)
+    if not 0.0 <= beta_min < 1.0:
+        raise ValueError(f"beta_min must lie in [0, 1), got {beta_min!r}.")
+    if store is not None:
+        check_writable(Path(store), overwrite=False)
+    rng = np.random.default_rng(random_seed)
+    model, starts = chain_starts(model, start, chains, rng)
+    posterior = compile_posterior(model)
+    states = np.array([posterior.ensemble.state(values) for values in starts])
+    settings = {"tune": tune, "thin": thin, "random_seed": random_seed}
+    with (
+        limit_threads(blas_threads),
+        progress_bar("sample", tune + draws * thin, "iterations", show=progressbar) as steps,
+    ):
+        sampler = Replicas(
+            posterior,
+            states[:, None],
+            np.ones(1),
+            np.full(1, 0.01),
+            n_proposals=n_candidates,
+            rng=rng,
+        )
+        _check_start(sampler)
+        sampler = adapt(sampler, tune, replicas, beta_min, steps)
+        record = _run(model, sampler, draws, thin, settings, store, steps)
+    return _finished(model, sampler, record, settings, store)
+
+
+def sample_more(
+    model: pm.Model,
+    fit: xr.DataTree | str | Path,
+    *,
+    draws: int = 1000,
+    store: str | Path | None = None,
+    progressbar: bool = True,
+    blas_threads: int | None = 1,
+) -> xr.DataTree:
+    """Continue the chains of a previous run, with the same draws as one longer run.
+
+    Parameters
+    ----------
+    model : pm.Model
+        The model that was sampled; :func:`rebuild_model` makes it again from the fit.
+    fit : DataTree or path
+        From :func:`sample`, or the file to which it wrote.
+    draws : int, default 1000
+        Further draws of each chain.
+    store, progressbar, blas_threads
+        See :func:`sample`.
+
+    Returns
+    -------
+    DataTree
+        All draws, those of ``fit`` first.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``fit`` was not made by :func:`sample`, or of another model.
+
+    Examples
+    --------
+    >>> import pm_gplvm as gplvm
+    >>> model = gplvm.build_model(gplvm.load_digits(n=12))
+    >>> short = gplvm.sample(
+    ...     model, draws=10, tune=20, chains=2, replicas=1, random_seed=1, progressbar=False
+    ... )
+    >>> gplvm.sample_more(model, short, draws=10, progressbar=False).posterior.sizes["draw"]
+    20
+    """
+    count("draws", draws)
+    earlier = load(fit) if isinstance(fit, str | Path) else fit
+    Fit.of(earlier, "X", caller="sample_more")
+    if "sampler" not in earlier.children:
+        raise ValueError(
+            "sample_more needs a fit made by sample, got one without the group 'sampler'."
+        )
+    if store is not None:
+        check_writable(Path(store), overwrite=False)
+    model = untransformed(model)
+    posterior = compile_posterior(model)
+    kept = earlier["sampler"].to_dataset()
+    _check_same(model, posterior, earlier, kept)
+    rng = np.random.default_rng()
+    rng.bit_generator.state = json.loads(kept.attrs["generator"])
+    settings = {n: json.loads(str(earlier.attrs[n])) for n in ("tune", "thin", "random_seed")}
+    thin = int(settings["thin"])
+    record = Record.of(earlier)
+    with (
+        limit_threads(blas_threads),
+        progress_bar("sample_more", draws * thin, "iterations", show=progressbar) as steps,
+    ):
+        # Its densities are computed here, by as many threads as those of the run before.
+        sampler = Replicas(
+            posterior,
+            kept["state"].to_numpy(),
+            kept["beta"].to_numpy(),
+            kept["step_size"].to_numpy(),
+            n_proposals=int(kept.attrs["n_candidates"]),
+            rng=rng,
+        )
+        record = _run(model, sampler, draws, thin, settings, store, steps, record)
+    return _finished(model, sampler, record, settings, store)
+
+
+def _bounded(model: pm.Model) -> Variable | None:
+    """X, if it is a free variable with a transform: rows are updated in its own units."""
+    if not isinstance(model, pm.Model):
+        raise TypeError(f"model must be a pm.Model, got {type(model).__name__}. See build_model.")
+    if not model.free_RVs:
+        raise ValueError("model must have a free variable, got every one fixed by a number.")
+    X = next((rv for rv in model.free_RVs if rv.name == "X"), None)
+    return X if X is not None and model.rvs_to_transforms[X] is not None else None
+
+
+def untransformed(model: pm.Model) -> pm.Model:
+    """Bring X into its own units, if it has a transform."""
+    X = _bounded(model)
+    return model if X is None else remove_value_transforms(model, [X])
+
+
+def chain_starts(
+    model: pm.Model, start: Any, chains: int, rng: np.random.Generator
+) -> tuple[pm.Model, list[dict[str, Array]]]:
+    """Bring X into its own units, and choose the values where each chain starts."""
+    X = _bounded(model)
+    starts = _starts(model, start, chains, rng)
+    if X is None:
+        return model, starts
+    transformed, transform = model.rvs_to_values[X].name, model.rvs_to_transforms[X]
+    for values in starts:
+        inner = pt.constant(values.pop(transformed))
+        values["X"] = transform.backward(inner, *X.owner.inputs).eval()
+    return remove_value_transforms(model, [X]), starts
+
+
+def _starts(
+    model: pm.Model, start: Any, chains: int, rng: np.random.Generator
+) -> list[dict[str, Array]]:
+    """Values for each chain, those of a list in turn, all perturbed."""
+    several = start if isinstance(start, Sequence) and not isinstance(start, str) else [start]
+    if any(isinstance(each, int | float) for each in several):
+        several = [start]
+    if not several:
+        raise ValueError("start must name at least one place to begin, got an empty list.")
+    values = [start_values(model, each, rng) for each in several]
+    chosen = [(values[c % len(values)], several[c % len(values)]) for c in range(chains)]
+    return [
+        perturbed(model, value, each, rng)
+        if isinstance(each, str)
+        else {name: v + 0.05 * rng.standard_normal(v.shape) for name, v in value.items()}
+        for value, each in chosen
+    ]
+
+
+def _check_start(sampler: Replicas) -> None:
+    value = sampler.known.log_likelihood + sampler.known.log_prior
+    if not np.isfinite(value).all():
+        raise ValueError(
+            "start must have a finite density, got "
+            f"{int((~np.isfinite(value)).sum())} chains outside the support or with a singular K. "
+            "Start from a fit of fit_marginal."
+        )
+
+
+def _run(
+    model: pm.Model,
+    sampler: Replicas,
+    draws: int,
+    thin: int,
+    settings: Mapping[str, Any],
+    store: str | Path | None,
+    steps: Bar,
+    record: Record | None = None,
+) -> Record:
+    """Draw, and write the draws so far to the store every minute."""
+    record = record or Record()
+    written = time.monotonic()
+    try:
+        for _ in range(draws):
+            record.add(sampler, list(iterations(sampler, thin, steps, tuning=False)))
+            if store is not None and time.monotonic() - written > _CHECKPOINT:
+                save(record.tree(model, sampler, settings), store, overwrite=True)
+                written = time.monotonic()
+    except KeyboardInterrupt:
+        if not record.lp:
+            raise
+        record.interrupt()
+    return record
+
+
+def _finished(
+    model: pm.Model,
+    sampler: Replicas,
+    record: Record,
+    settings: Mapping[str, Any],
+    store: str | Path | None,
+) -> xr.DataTree:
+    fit = record.tree(model, sampler, settings)
+    if store is not None:
+        save(fit, store, overwrite=True)
+    found = []
+    if record.interrupted:
+        found.append(f"it was interrupted and has {len(record.lp)} draws a chain")
+    divergences = int(fit["sample_stats"]["diverging"].sum())
+    if divergences:
+        found.append(f"{divergences} draws came after a divergence; give θ priors that bound it")
+    if found:
+        warnings.warn(f"sample: {'; '.join(found)}.", RuntimeWarning, stacklevel=3)
+    return fit
+
+
+def _check_same(model: pm.Model, posterior: Posterior, fit: xr.DataTree, kept: xr.Dataset) -> None:
+    """Raise if the model or its data differ from those of the fit."""
+    length = kept.sizes["coordinate"]
+    observed = Fit(fit).Y.to_numpy().T
+    rv = model.observed_RVs[0]
+    data, seen = model.rvs_to_values[rv].eval(), mask_in(rv)
+    data = data if seen is None else np.where(seen, data, np.nan)
+    same = (
+        length == posterior.ensemble.size
+        and posterior.kernel == fit.attrs["kernel"]
+        and observed.shape == data.shape
+        and np.array_equal(observed, data, equal_nan=True)
+    )
+    if not same:
+        raise ValueError(
+            "model must be the one that was sampled, got one with other data, another kernel or "
+            f"other variables ({posterior.ensemble.size} numbers a state, the fit has {length})."
+        )

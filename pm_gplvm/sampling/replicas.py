@@ -1,0 +1,202 @@
+"""The sampler of X and θ: HMC, Gibbs updates of rows and parallel tempering, in turn."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pymc as pm
+from numpy.typing import NDArray
+
+from pm_gplvm.core.checks import Array
+from pm_gplvm.core.kernels import KERNELS
+from pm_gplvm.core.row_moves import Proposal, RowUpdates, Theta
+from pm_gplvm.model.density import Ensemble, compile_ensemble
+from pm_gplvm.model.row_prior import RowPrior, compile_row_prior
+from pm_gplvm.model.spec import ModelSpec
+from pm_gplvm.sampling.transitions import StepSizes, adapted_schedule, hmc_transition, swap
+
+STEPS = (8, 30)
+"""Fewest and most leapfrog steps of an HMC transition."""
+
+_BLOCKS = (2, 4)  # fewest and most rows of a block update
+_CACHE = 2**18  # numbers in one array of proposals: states are taken in parts of this size
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """A model compiled for the sampler.
+
+    F (N, D) is standardised, NaN where missing. ``row_prior`` is None where X is not a free variable.
+    ``fixed`` are the hyperparameters held at a number, and ``floor`` is noise besides sigma.
+    """
+
+    ensemble: Ensemble
+    kernel: str
+    F: Array
+    row_prior: RowPrior | None
+    fixed: dict[str, Array]
+    floor: float = 0.0
+
+    def theta(self, draws: dict[str, Array], n_states: int) -> tuple[Theta, Array]:
+        """Read off the kernel at the states and its lengthscales, (R, 1, 1) or (R, 1, Q)."""
+        fixed = {n: np.broadcast_to(v, (n_states, *v.shape)) for n, v in self.fixed.items()}
+        return Theta.of(self.kernel, {**fixed, **draws}, n_states, self.floor)
+
+
+def compile_posterior(model: pm.Model) -> Posterior:
+    """Compile a model for the sampler, if its kernel is in the table and its data are fixed."""
+    spec = ModelSpec.of(model)
+    if spec.kernel not in KERNELS:
+        raise ValueError(
+            f"sample knows the kernels {', '.join(KERNELS)}, got a covariance of another kind. "
+            "Sample such a model with pm.sample, and compare its chains with gplvm.diagnose."
+        )
+    spec.table.require_shared(caller="sample")
+    if not spec.table.standardisable:
+        raise ValueError(
+            "sample needs the mean and scale of the table to be data, got random variables."
+        )
+    ensemble = compile_ensemble(spec)
+    row_prior = compile_row_prior(spec) if ensemble.X is not None else None
+    return Posterior(ensemble, spec.kernel, spec.table.F, row_prior, spec.fixed, spec.floor)
+
+
+@dataclass
+class Iteration:
+    """What one iteration did, at each of C chains and K temperatures."""
+
+    acceptance: Array  # of HMC, (C, K)
+    diverged: NDArray[np.bool_]  # (C, K)
+    moved: Array  # share of the updated rows that found another position, (C, K)
+    swapped: Array  # acceptance of the swaps, (K - 1,)
+    n_steps: int
+
+
+class Replicas:
+    """C chains of K replicas each, from states (C, K, P), powers beta (K,) and step sizes (K,).
+
+    ``n_proposals`` is the number of positions proposed to a row at a time.
+    """
+
+    def __init__(
+        self,
+        posterior: Posterior,
+        states: Array,
+        beta: Array,
+        step_size: Array,
+        *,
+        n_proposals: int,
+        rng: np.random.Generator,
+    ) -> None:
+        self.posterior, self.beta, self.n_proposals, self.rng = posterior, beta, n_proposals, rng
+        self.steps = StepSizes(step_size)
+        self.chains = len(states)
+        self.states = states.reshape(-1, states.shape[-1]).copy()
+        self.known = posterior.ensemble(self.states)
+        self.proposal = Proposal(posterior.F)
+
+    @property
+    def _betas(self) -> Array:
+        return np.tile(self.beta, self.chains)
+
+    def by_chain(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Reshape values (C · K, ...) to (C, K, ...)."""
+        return values.reshape(self.chains, len(self.beta), *values.shape[1:])
+
+    @property
+    def n_rows(self) -> int:
+        """Rows updated in one iteration: about twice the arithmetic of the trajectory, N at most."""
+        N = len(self.posterior.F)
+        trajectory = np.mean(STEPS) * (N**3 + 50 * N**2)
+        row = self.n_proposals * (2 * N**2 + 50 * N)
+        return int(np.clip(np.ceil(2.0 * trajectory / row), 1, N))
+
+    def iterate(self, *, tuning: bool = False) -> Iteration:
+        """HMC, updates of rows, swaps."""
+        n_steps = int(self.rng.integers(STEPS[0], STEPS[1] + 1))
+        step_size = np.tile(self.steps.values, self.chains) * self.rng.uniform(
+            0.8, 1.2, len(self.states)
+        )
+        acceptance, diverged = hmc_transition(
+            self.posterior.ensemble,
+            self.states,
+            self.known,
+            self._betas,
+            step_size,
+            n_steps,
+            self.rng,
+        )
+        if tuning:
+            self.steps.learn(self.by_chain(acceptance).mean(axis=0))
+        moved = self._update_rows()
+        order, swapped = swap(self.by_chain(self.known.log_likelihood), self.beta, self.rng)
+        flat = (order + len(self.beta) * np.arange(self.chains)[:, None]).ravel()
+        self.states, self.known = self.states[flat], self.known.take(flat)
+        return Iteration(
+            acceptance=self.by_chain(acceptance),
+            diverged=self.by_chain(diverged),
+            moved=self.by_chain(moved),
+            swapped=swapped,
+            n_steps=n_steps,
+        )
+
+    def _update_rows(self) -> Array:
+        """Update rows at every state; the share of them that moved, shape (C · K,)."""
+        moved = np.zeros(len(self.states))
+        if self.posterior.row_prior is None:
+            return moved
+        N = len(self.posterior.F)
+        part = max(_CACHE // (N * max(self.n_proposals, N)), 1)
+        for start in range(0, len(self.states), part):
+            some = slice(start, start + part)
+            moved[some] = self._update_rows_of(some)
+        self.known = self.posterior.ensemble(self.states)
+        return moved
+
+    def _update_rows_of(self, some: slice) -> Array:
+        posterior, ensemble = self.posterior, self.posterior.ensemble
+        prior: Any = posterior.row_prior
+        states = self.states[some]
+        values = ensemble.values(states)
+        batch = list(values.values())
+        theta, lengthscale = posterior.theta(ensemble.draws(states), len(states))
+
+        def log_prior(n: int, C: Array) -> Array:
+            return prior(n, C * lengthscale, batch)
+
+        Z = values[str(ensemble.X)] / lengthscale
+        try:
+            updates = RowUpdates(
+                Z, theta, posterior.F, self._betas[some], log_prior, self.proposal, self.rng
+            )
+        except np.linalg.LinAlgError:
+            return np.zeros(len(states))  # rows stay where rounding makes K singular
+        N = len(posterior.F)
+        share = updates.sweep(self.rng.permutation(N)[: self.n_rows], self.n_proposals)
+        if prior.factorises and _BLOCKS[1] < N:
+            for _ in range(max(self.n_rows // 10, 1)):
+                size = int(self.rng.integers(_BLOCKS[0], _BLOCKS[1] + 1))
+                updates.block_update(self.proposal.block(size, self.rng), self.n_proposals)
+        ensemble.positions(states)[:] = Z if ensemble.lengthscale else Z * lengthscale
+        return share
+
+    def temper(self, beta: Array) -> None:
+        """Set new powers: all replicas of a chain begin at the state of its first."""
+        n = len(beta)
+        first = np.repeat(np.arange(self.chains) * len(self.beta), n)
+        self.states, self.known = self.states[first], self.known.take(first)
+        # A likelihood flatter by β is wider by 1/√β.
+        widest = np.sqrt(1.0 / np.maximum(beta, 0.05))
+        self.steps = StepSizes(self.steps.values[0] * widest)
+        self.beta = beta
+
+    def adapt_schedule(self, acceptance: Array, n_replicas: int | None) -> None:
+        """Choose the powers from the acceptance of the swaps between the present ones."""
+        old = self.beta
+        self.beta = adapted_schedule(old, acceptance, n_replicas)
+        # States are those of the nearest old power; step sizes are interpolated.
+        nearest = np.abs(self.beta[:, None] - old[None, :]).argmin(axis=1)
+        flat = (np.arange(self.chains)[:, None] * len(old) + nearest).ravel()
+        self.states, self.known = self.states[flat], self.known.take(flat)
+        log_steps = np.interp(self.beta[::-1], old[::-1], np.log(self.steps.values[::-1]))
+        self.steps = StepSizes(np.exp(log_steps[::-1]))
