@@ -1,8 +1,16 @@
-"""Fits whose draws are made by hand, so that what they should give is known."""
+"""Fits whose draws are made by hand, so that what they should give is known, and a Ctrl-C on time."""
+
+import signal
 
 import numpy as np
+import pytensor.tensor as pt
+from oracles import kernel_matrix
+from pytensor.gradient import DisconnectedType
+from pytensor.graph.basic import Apply
+from pytensor.graph.op import Op
 from scipy.stats import ortho_group
 
+import pm_gplvm as gplvm
 from pm_gplvm.model.results import as_fit
 
 
@@ -35,3 +43,58 @@ def signed_permutations(rng, shape, q):
 def turned(X, W):
     """Every row x of every draw as W x."""
     return np.einsum("...lf,...nf->...nl", W, X)
+
+
+def made_fit(Y, kernel, draws=1, *, scale="global", seed=3):
+    """A fit of random draws, as any sampler would give it: no optimiser in between."""
+
+    model = gplvm.build_model(Y, kernel=kernel, scale=scale)
+    rng = np.random.default_rng(seed)
+    values = {"X": rng.standard_normal((1, draws, len(Y), 2))}
+    for rv in model.free_RVs[1:]:
+        values[rv.name] = rng.uniform(0.5, 1.5, (1, draws))
+    stats = {"lp": np.zeros((1, draws))}
+    return as_fit(model, values, method="made", sample_stats=stats, settings={})
+
+
+def noise_of(fit, draw=0):
+    """All of the noise, its floor included."""
+    sigma = float(fit.posterior["sigma"][0, draw])
+    return np.hypot(sigma, float(fit.constant_data["Y_resolution"]))
+
+
+def conditional(fit, draw, X_new, y):
+    """Mean and covariance of the new rows of one column by conditioning the joint covariance."""
+    posterior = fit.posterior.to_dataset().isel(chain=0, draw=draw)
+    theta = {n: float(v) for n, v in posterior.data_vars.items() if n not in ("X", "sigma")}
+    X = np.vstack([posterior["X"].to_numpy(), X_new])
+    joint = kernel_matrix(fit.attrs["kernel"], X, **theta)
+    N = len(y)
+    K = joint[:N, :N] + noise_of(fit, draw) ** 2 * np.eye(N)
+    gain = np.linalg.solve(K, joint[:N, N:]).T
+    return gain @ y, joint[N:, N:] - gain @ joint[:N, N:]
+
+
+class InterruptAt(Op):
+    """Zero; at its n-th evaluation the process gets the signal of Ctrl-C."""
+
+    __props__ = ("n",)
+
+    def __init__(self, n):
+        self.n = n
+        self.count = 0
+
+    def make_node(self, x):
+        return Apply(self, [pt.as_tensor_variable(x)], [pt.dscalar()])
+
+    def perform(self, node, inputs, storage):
+        self.count += 1
+        if self.count == self.n:
+            signal.raise_signal(signal.SIGINT)
+        storage[0][0] = np.asarray(0.0)
+
+    def connection_pattern(self, node):
+        return [[False]]
+
+    def pullback(self, inputs, outputs, cotangents):
+        return [DisconnectedType()()]

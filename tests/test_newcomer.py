@@ -8,8 +8,7 @@ import pymc as pm
 import pytest
 import xarray as xr
 from conftest import simulated
-from made import fit_of, rotations, turned
-from test_prediction import made_fit
+from made import fit_of, made_fit, rotations, turned
 
 import pm_gplvm as gplvm
 

@@ -1,18 +1,14 @@
 """fit_map: closed forms of PCA, its table of optima, and how it says that something went wrong."""
 
 import json
-import signal
 import warnings
 
 import numpy as np
 import pymc as pm
-import pytensor.tensor as pt
 import pytest
 from conftest import simulated
+from made import InterruptAt
 from oracles import ppca, ppca_with_prior
-from pytensor.gradient import DisconnectedType
-from pytensor.graph.basic import Apply
-from pytensor.graph.op import Op
 
 import pm_gplvm as gplvm
 from pm_gplvm.fitting.optimise import TOL
@@ -289,31 +285,6 @@ def test_too_few_iterations(small):
     further = gplvm.fit_map(small, start=fit, progressbar=False)
     assert further.attrs["converged"] == 1
     assert float(further["sample_stats"]["lp"][0, 0]) > float(fit["sample_stats"]["lp"][0, 0])
-
-
-class InterruptAt(Op):
-    """Zero; at its n-th evaluation the process gets the signal of Ctrl-C."""
-
-    __props__ = ("n",)
-
-    def __init__(self, n):
-        self.n = n
-        self.count = 0
-
-    def make_node(self, x):
-        return Apply(self, [pt.as_tensor_variable(x)], [pt.dscalar()])
-
-    def perform(self, node, inputs, storage):
-        self.count += 1
-        if self.count == self.n:
-            signal.raise_signal(signal.SIGINT)
-        storage[0][0] = np.asarray(0.0)
-
-    def connection_pattern(self, node):
-        return [[False]]
-
-    def pullback(self, inputs, outputs, cotangents):
-        return [DisconnectedType()()]
 
 
 def test_interrupt_returns_the_best_so_far(Y):

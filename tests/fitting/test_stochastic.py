@@ -7,6 +7,7 @@ import numpy as np
 import pymc as pm
 import pytest
 from conftest import simulated
+from made import InterruptAt
 from oracles import (
     ALL_KERNELS,
     centre_and_spread,
@@ -16,7 +17,6 @@ from oracles import (
 )
 from scipy import stats
 from sklearn.neighbors import NearestNeighbors
-from test_map import InterruptAt
 
 import pm_gplvm as gplvm
 from pm_gplvm.fitting.stochastic import Optimiser, compile_neighbourhood

@@ -3,8 +3,7 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from made import fit_of
-from test_prediction import made_fit
+from made import fit_of, made_fit
 
 import pm_gplvm as gplvm
 

@@ -10,9 +10,8 @@ import sys
 import numpy as np
 import pytest
 import xarray as xr
-from made import fit_of
+from made import fit_of, made_fit
 from scipy.interpolate import RegularGridInterpolator
-from test_prediction import made_fit
 
 import pm_gplvm as gplvm
 from pm_gplvm.plot import explorer

@@ -4,9 +4,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import xarray as xr
-from made import fit_of, rotations, turned
+from made import fit_of, made_fit, rotations, turned
 from matplotlib.collections import EllipseCollection, LineCollection, PathCollection
-from test_prediction import made_fit
 
 import pm_gplvm as gplvm
 from pm_gplvm.diagnostics.agreement import common_frame, outside

@@ -4,9 +4,9 @@ import inspect
 import io
 
 import pytest
+from made import made_fit
 from rich.console import Console
 from rich.progress import Progress
-from test_prediction import made_fit
 
 import pm_gplvm as gplvm
 from pm_gplvm.data import progress

@@ -3,9 +3,9 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from made import made_fit
 from matplotlib.collections import EllipseCollection, LineCollection, PathCollection
 from scipy.stats import norm
-from test_prediction import made_fit
 
 import pm_gplvm as gplvm
 

@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
-from made import fit_of
+from made import conditional, fit_of, made_fit
 from oracles import ALL_KERNELS, SUMS
 from scipy.stats import multivariate_normal
-from test_prediction import conditional, made_fit
 
 import pm_gplvm as gplvm
 from pm_gplvm.core.kernels import cross_covariance, cross_slope, prior_slope_variance

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import xarray as xr
-from made import fit_of
+from made import conditional, fit_of, made_fit, noise_of
 from oracles import SUMS, kernel_matrix
 from scipy.stats import multivariate_normal
 
@@ -12,36 +12,6 @@ from pm_gplvm.model.results import as_fit
 from pm_gplvm.prediction.predict import relative_uncertainty
 
 KERNELS = ["rbf", "matern32", "matern52", "linear", "rbf + bias", *SUMS, "rbf + linear + bias"]
-
-
-def made_fit(Y, kernel, draws=1, *, scale="global", seed=3):
-    """A fit of random draws, as any sampler would give it: no optimiser in between."""
-
-    model = gplvm.build_model(Y, kernel=kernel, scale=scale)
-    rng = np.random.default_rng(seed)
-    values = {"X": rng.standard_normal((1, draws, len(Y), 2))}
-    for rv in model.free_RVs[1:]:
-        values[rv.name] = rng.uniform(0.5, 1.5, (1, draws))
-    stats = {"lp": np.zeros((1, draws))}
-    return as_fit(model, values, method="made", sample_stats=stats, settings={})
-
-
-def noise_of(fit, draw=0):
-    """All of the noise, its floor included."""
-    sigma = float(fit.posterior["sigma"][0, draw])
-    return np.hypot(sigma, float(fit.constant_data["Y_resolution"]))
-
-
-def conditional(fit, draw, X_new, y):
-    """Mean and covariance of the new rows of one column by conditioning the joint covariance."""
-    posterior = fit.posterior.to_dataset().isel(chain=0, draw=draw)
-    theta = {n: float(v) for n, v in posterior.data_vars.items() if n not in ("X", "sigma")}
-    X = np.vstack([posterior["X"].to_numpy(), X_new])
-    joint = kernel_matrix(fit.attrs["kernel"], X, **theta)
-    N = len(y)
-    K = joint[:N, :N] + noise_of(fit, draw) ** 2 * np.eye(N)
-    gain = np.linalg.solve(K, joint[:N, N:]).T
-    return gain @ y, joint[N:, N:] - gain @ joint[:N, N:]
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
