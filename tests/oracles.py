@@ -2,10 +2,10 @@
 
 import numpy as np
 from scipy.stats import multivariate_normal
-from sklearn.gaussian_process.kernels import RBF, DotProduct, Matern
+from sklearn.gaussian_process.kernels import RBF, DotProduct, Matern, RationalQuadratic
 from sklearn.neighbors import NearestNeighbors
 
-STATIONARY = ("rbf", "matern32", "matern52")
+STATIONARY = ("rbf", "matern32", "matern52", "cauchy")
 SUMS = tuple(f"{kernel} + linear" for kernel in STATIONARY)
 ALL_KERNELS = (*STATIONARY, "linear", *SUMS)
 
@@ -26,6 +26,7 @@ def kernel_matrix(kernel, X, *, lengthscale=1.0, amplitude=1.0, weight=1.0, sigm
         "rbf": lambda: RBF(lengthscale)(X),
         "matern32": lambda: Matern(lengthscale, nu=1.5)(X),
         "matern52": lambda: Matern(lengthscale, nu=2.5)(X),
+        "cauchy": lambda: RationalQuadratic(1.0, alpha=1.0)(X / lengthscale),
         "linear": lambda: DotProduct(0.0, "fixed")(X / lengthscale),
     }[kernel]()
     return amplitude**2 * correlation + bias**2 + sigma**2 * np.eye(len(X))

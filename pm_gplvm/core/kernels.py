@@ -65,6 +65,12 @@ def _matern52(s: Any, log_variance: Any, xp: Any) -> tuple[Any, Any]:
     return e, u  # (1 + u + u²/3) exp(-u), and κ' = -5/6 (1 + u) exp(-u)
 
 
+def _cauchy(s: Any, log_variance: Any, xp: Any) -> tuple[Any, Any]:
+    u = s + 1.0  # s = r²/2
+    e = xp.exp(log_variance - xp.log(u))
+    return e, e / u  # 1/u, and κ' = -1/2 u⁻²
+
+
 @dataclass(frozen=True)
 class Kernel:
     """One covariance function, by the name that the user writes.
@@ -119,6 +125,7 @@ _STATIONARY = (
     Kernel("rbf", _rbf, unit=0.5, rate=-0.5, has_slope=False),
     Kernel("matern32", _matern32, unit=3.0, rate=-1.5),
     Kernel("matern52", _matern52, unit=5.0, rate=-5.0 / 6.0),
+    Kernel("cauchy", _cauchy, unit=0.5, rate=-0.5),
 )
 KERNELS = {
     kernel.name: kernel

@@ -45,7 +45,7 @@ def cubature(Q: int) -> Quadrature:
     64, 8 or 4 nodes a dimension are exact for polynomials of degree 127, 15 or 7; the 2 Q points
     ±√Q along the axes for degree 3.
 
-    Measured for the Matérn kernels, the error of an entry of ψ₁ or ψ₂ (amplitude 1), standard
+    Measured for the Matérn and the Cauchy kernel, the error of an entry of ψ₁ or ψ₂ (amplitude 1), standard
     deviations s of q in units of the lengthscale: below 0.0005 for s = 0.1; for s = 0.5 below 0.007 in
     two dimensions, 0.02 in three, 0.06 beyond; for s = 1 below 0.03, 0.06, 0.08.
     """

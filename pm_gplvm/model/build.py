@@ -50,10 +50,10 @@ def build_model(
         The table, rows are observations. Its labels become the model's coordinates.
     latent_dim : int, default 2
         Q, the number of latent dimensions, at most min(N, D).
-    kernel : {"rbf", "matern32", "matern52", "linear"}, ``" + bias"`` behind it if wanted
+    kernel : {"rbf", "matern32", "matern52", "cauchy", "linear"}, ``" + bias"`` behind it if wanted
         Covariance of the rows; white noise ``sigma`` is always added. "linear" is
         K = X Xᵀ + sigma² I, dual probabilistic PCA, and has no lengthscale or amplitude.
-        "rbf + linear", "matern32 + linear" and "matern52 + linear" are the sum of
+        "rbf + linear", and so with the other three, is the sum of
         amplitude² κ(‖x - x'‖ / lengthscale) and weight² x·x': PCA and what bends it.
     ard : bool, default False
         One lengthscale for each latent dimension instead of one for all.

@@ -158,9 +158,10 @@ def covariance(
 
     Parameters
     ----------
-    kernel : {"rbf", "matern32", "matern52", "linear"}, or one of the first three ``+ linear``
-        Covariance function: exp(-r²/2), (1 + √3 r) exp(-√3 r), (1 + √5 r + 5r²/3) exp(-√5 r) with
-        r = ‖x - x'‖ / lengthscale (Rasmussen & Williams 2006, eq. 4.9 and 4.17), or x·x'.
+    kernel : {"rbf", "matern32", "matern52", "cauchy", "linear"}, or one of the first four ``+ linear``
+        Covariance function: exp(-r²/2), (1 + √3 r) exp(-√3 r), (1 + √5 r + 5r²/3) exp(-√5 r),
+        1 / (1 + r²/2) with r = ‖x - x'‖ / lengthscale (Rasmussen & Williams 2006, eq. 4.9, 4.17 and
+        4.19 with α = 1), or x·x'.
         "rbf + linear" is amplitude² exp(-r²/2) + weight² x·x'.
     X : tensor_like, dims (obs, latent), shape (N, Q)
         Latent positions.

@@ -19,7 +19,7 @@ steep a function is that varies by 1 over x ~ N(0, I):
     h_nq = Σ_d (v_d / n_d - 1)₊ (c / lengthscale_q² + weight²) / [(1 - E κ + Q weight²) mean x²],
     E κ = Π_q (1 + 2 c / lengthscale_q²)^-½,
 
-which is exact for rbf and takes a Matérn kernel as the rbf of the same curvature. The mean of x² is in
+which is exact for rbf and takes another kernel as the rbf of the same curvature. The mean of x² is in
 it as nothing else holds the scale of X once no amplitude does; X is the mode given θ but for that scale.
 
 With P diagonal the term is -½ Σ ln(P_nq + h_nq). Its opposite limits are the mode of (X, θ) jointly, which

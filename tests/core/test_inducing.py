@@ -79,7 +79,7 @@ def test_of_points_it_is_below_the_exact_likelihood(kernel, seed, sigma, M):
     assert value(kernel, (X, 0 * S, W), F, points=True, sigma=sigma) < exact + 1e-7
 
 
-@pytest.mark.parametrize("kernel", ["rbf", "matern32", "matern52"])
+@pytest.mark.parametrize("kernel", ["rbf", "matern32", "matern52", "cauchy"])
 def test_it_is_the_exact_likelihood_where_inducing_inputs_reach_all_of_x_and_q_collapses(
     kernel, rng
 ):
@@ -167,7 +167,7 @@ def variables(Q, N=None, M=None):
     return [*matrices, *(pt.dscalar(name) for name in ("amplitude", "bias", "sigma"))]
 
 
-@pytest.mark.parametrize("kernel", ["rbf", "matern52", "linear"])
+@pytest.mark.parametrize("kernel", ["rbf", "matern52", "cauchy", "linear"])
 @pytest.mark.parametrize("points", [False, True])
 def test_the_op_and_its_symbolic_form_agree(kernel, points, rng, mode):
     U, S, W = places(rng, N=8, M=3, Q=3)

@@ -142,7 +142,7 @@ def test_verify_grad_of_the_pullback(kernel, shape, rng, mode):
     verify_grad(pullback, at, rng=rng, mode=mode, rel_tol=1e-5)
 
 
-@pytest.mark.parametrize("kernel", ["matern32", "matern52", *SUMS])
+@pytest.mark.parametrize("kernel", ["matern32", "matern52", "cauchy", *SUMS])
 def test_slope_may_be_differentiated_too(kernel, rng, mode):
     op, at = Covariance(kernel), point(rng, kernel, (), 4)
     verify_grad(lambda *inputs: op(*inputs)[1], at, rng=rng, mode=mode, rel_tol=1e-5)
@@ -216,7 +216,9 @@ def test_parse_kernel(text, expected):
     ["rbg", "", "bias", "linear + linear", "rbf + bias + bias", "rbf + matern32", "rbf +"],
 )
 def test_unknown_kernel_is_refused_with_the_choices(text):
-    with pytest.raises(ValueError, match=r"matern52, linear, rbf \+ linear, matern32 \+ linear"):
+    with pytest.raises(
+        ValueError, match=r"matern52, cauchy, linear, rbf \+ linear, matern32 \+ linear"
+    ):
         parse_kernel(text)
 
 

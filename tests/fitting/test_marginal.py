@@ -70,7 +70,7 @@ def volume(model, **values):
     return float(term.eval(given, on_unused_input="ignore", mode=gplvm.compile_mode()))
 
 
-CURVATURE = {"rbf": 1.0, "matern32": 3.0, "matern52": 5.0 / 3.0}
+CURVATURE = {"rbf": 1.0, "matern32": 3.0, "matern52": 5.0 / 3.0, "cauchy": 1.0}
 
 
 @pytest.mark.parametrize("kernel", CURVATURE)

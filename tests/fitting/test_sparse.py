@@ -57,7 +57,7 @@ def test_the_likelihood_is_its_definition(kernel, method, Y, rng):
 
 
 @pytest.mark.parametrize("method", ["vfe", "fitc"])
-@pytest.mark.parametrize("kernel", ["rbf", "matern32", "linear"])
+@pytest.mark.parametrize("kernel", ["rbf", "matern32", "cauchy", "linear"])
 def test_the_gradient(kernel, method, Y, rng):
     model = gplvm.build_model(Y, 2, kernel=kernel)
     density = density_of(model, 5, method)

@@ -11,7 +11,7 @@ from pm_gplvm.core.kernels import cross_covariance, cross_slope, prior_slope_var
 from pm_gplvm.prediction.magnification import occupancy
 from pm_gplvm.prediction.processes import each_process
 
-KERNELS = ["rbf", "matern32", "matern52", "linear", "rbf + bias", *SUMS]
+KERNELS = ["rbf", "matern32", "matern52", "cauchy", "linear", "rbf + bias", *SUMS]
 STEP = 1e-5
 
 

@@ -11,7 +11,16 @@ import pm_gplvm as gplvm
 from pm_gplvm.model.results import as_fit
 from pm_gplvm.prediction.predict import relative_uncertainty
 
-KERNELS = ["rbf", "matern32", "matern52", "linear", "rbf + bias", *SUMS, "rbf + linear + bias"]
+KERNELS = [
+    "rbf",
+    "matern32",
+    "matern52",
+    "cauchy",
+    "linear",
+    "rbf + bias",
+    *SUMS,
+    "rbf + linear + bias",
+]
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

@@ -18,7 +18,16 @@ from pm_gplvm.prediction.row_density import RowDensity, Rows
 from pm_gplvm.prediction.row_posterior import _starts, positions_of
 
 THETA = {"lengthscale": 0.8, "amplitude": 1.3, "sigma": 0.3}
-KERNELS = ["rbf", "matern32", "matern52", "linear", "rbf + bias", *SUMS, "rbf + linear + bias"]
+KERNELS = [
+    "rbf",
+    "matern32",
+    "matern52",
+    "cauchy",
+    "linear",
+    "rbf + bias",
+    *SUMS,
+    "rbf + linear + bias",
+]
 
 
 def theta_of(kernel):
