@@ -1,22 +1,25 @@
 """Priors of X that know something: of single rows, of their order, of their classes, of Y.
 
-Each function here makes what ``build_model(Y, priors={"X": ...})`` takes. What the prior knows is
-registered in the model by the names below, as data or variables, so that a fit holds it too.
+Each public function makes what ``build_model(Y, priors={"X": ...})`` takes. What the prior knows is
+registered in the model as data or variables, so that a fit holds it too. The table ``_KINDS`` says
+what the package asks of such a prior beside its density.
 """
 
 from collections.abc import Callable, Container
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import pymc as pm
 import pytensor.tensor as pt
-import xarray as xr
+from numpy.typing import NDArray
 from pytensor.graph.basic import Variable
 from scipy.spatial.distance import pdist
 
 from pm_gplvm.core.checks import Array
 from pm_gplvm.core.kernels import cross_covariance
+from pm_gplvm.core.mixtures import Mixture
 from pm_gplvm.data.fit import CLASS, LATENT, OBS, Fit
 from pm_gplvm.model.build import add_prior
 from pm_gplvm.model.covariances import covariance
@@ -24,20 +27,59 @@ from pm_gplvm.model.covariances import covariance
 LatentPrior = Callable[[str, tuple[str, ...]], Variable]
 """Registers X under a name with its dims, and all that it needs besides."""
 
-# The data by which a model, or a fit, tells which of these priors its X has.
-_KINDS = {
-    "X_prior_mean": "informed",
-    "X_time": "dynamics",
-    "X_class": "classes",
-    "X_back_lengthscale": "back_constrained",
-}
+NewRow = tuple[Array, Array, Mixture | None]
+"""Mean and standard deviation of the position of a new row, and the mixture that it has, if any."""
+
 _KERNELS = ("rbf", "matern32", "matern52")
 _ROUNDING = 1e-8  # of the largest eigenvalue: what is below is taken for 0
 
 
-def kind_of_prior(names: Container[Any]) -> str | None:
+def _standard(fit: Fit, chosen: NDArray[np.intp]) -> list[NewRow]:
+    """N(0, 1) in the frame of each draw: what is rotated stays, what was moved moves along."""
+    frames = fit.frames(chosen)
+    return [(shift, scale, None) for shift, scale in zip(frames.shift, frames.scale, strict=True)]
+
+
+def _mixed(fit: Fit, chosen: NDArray[np.intp]) -> list[NewRow]:
+    """Mix the classes in the frame of each draw."""
+    share = fit.constants["X_share"].to_numpy()
+    centres, spreads = (fit.values(f"X_{part}")[chosen] for part in ("centre", "within"))
+    frames = fit.frames(chosen)
+    mixtures = [
+        Mixture(share, frames.inward(i, c), float(s * frames.scale[i, 0]))
+        for i, (c, s) in enumerate(zip(centres, spreads, strict=True))
+    ]
+    return [(mixture.mean, mixture.spread, mixture) for mixture in mixtures]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a prior of X says beside its density; as it stands, what one of the user's own says.
+
+    ``mark`` is the data by which a model, or a fit, tells it. ``new_row`` gives the prior of a new row's
+    position in each of some draws of a fit. ``spread`` names the standard deviation of X.
+    """
+
+    name: str | None = None
+    mark: str = ""
+    new_row: Callable[[Fit, NDArray[np.intp]], list[NewRow]] = _standard
+    spread: str | None = None  # by default it is the second parameter of X
+    correlated: bool = False  # the first parameter of X is the covariance of the rows
+    anchored: bool = False  # starts are turned towards the means
+    mapped: bool = False  # X is a function of Y by weights, and so is the position of a new row
+
+
+_KINDS = (
+    Kind("informed", "X_prior_mean", anchored=True),
+    Kind("dynamics", "X_time", correlated=True),
+    Kind("classes", "X_class", new_row=_mixed, spread="X_within"),
+    Kind("back_constrained", "X_back_lengthscale", mapped=True),
+)
+
+
+def kind_of_prior(names: Container[Any]) -> Kind:
     """Which of the priors here X has, by the names of the data of a model or a fit."""
-    return next((kind for name, kind in _KINDS.items() if name in names), None)
+    return next((kind for kind in _KINDS if kind.mark in names), Kind())
 
 
 def informed(mean: Any, sd: Any) -> LatentPrior:
@@ -374,11 +416,6 @@ def back_constrained(
     return prior
 
 
-def is_back_constrained(fit: xr.DataTree) -> bool:
-    """Whether a fit has X = g(Y)."""
-    return kind_of_prior(Fit(fit).constants) == "back_constrained"
-
-
 def _table(model: pm.Model) -> Array:
     """Standardise the table of a model that is being built."""
     if "Y_seen" in model.named_vars:
@@ -410,9 +447,9 @@ def basis_of(F: Array, lengthscale: float) -> Array:
     return vectors * np.sqrt(values)
 
 
-def mapped(fit: xr.DataTree, F: Array, F_new: Array, X: Array) -> Array:
+def mapped(fit: Fit, F: Array, F_new: Array, X: Array) -> Array:
     """Map new rows (M, D) to φ(f, F) Φ⁺ X, X (..., N, Q) as drawn: any square root of Φ gives the same."""
-    unit = float(Fit(fit).constants["X_back_lengthscale"])
+    unit = float(fit.constants["X_back_lengthscale"])
     values, vectors = _eigen(F, unit)
     gain = (_similarity(F_new, F, unit) @ vectors / values) @ vectors.T
     return np.asarray(gain @ X)

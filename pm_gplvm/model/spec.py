@@ -28,7 +28,7 @@ from pm_gplvm.data.table import Scale, as_table, centre_and_scale
 from pm_gplvm.model.build import build_model, noise_in
 from pm_gplvm.model.compile import constants, is_random
 from pm_gplvm.model.covariances import Covariance
-from pm_gplvm.model.latent_priors import basis_of, kind_of_prior
+from pm_gplvm.model.latent_priors import Kind, basis_of, kind_of_prior
 from pm_gplvm.model.likelihood import GPColumnsRV, OwnColumnsRV, mask_in
 
 
@@ -132,13 +132,15 @@ class PositionPrior:
 
     model: pm.Model
     kind: str | None
+    says: Kind
 
     @classmethod
     def of(cls, model: pm.Model) -> "PositionPrior":
         """Tell the kind by the data that :mod:`pm_gplvm.model.latent_priors` registers."""
         X = model["X"]
         plain = X in model.free_RVs and isinstance(X.owner.op, NormalRV) and X.type.ndim == 2
-        return cls(model, kind_of_prior(model.named_vars) or ("normal" if plain else None))
+        says = kind_of_prior(model.named_vars)
+        return cls(model, says.name or ("normal" if plain else None), says)
 
     @property
     def parameters(self) -> tuple[Variable, ...]:
@@ -149,12 +151,18 @@ class PositionPrior:
     @property
     def spread(self) -> Variable:
         """Standard deviation of X about its mean, or about the centre of its class."""
-        return self.model["X_within"] if self.kind == "classes" else self.parameters[1]
+        name = self.says.spread
+        return self.parameters[1] if name is None else self.model[name]
 
     @property
     def row_covariance(self) -> Variable | None:
-        """Covariance (N, N) of each column of X, under :func:`dynamics`."""
-        return self.parameters[0] if self.kind == "dynamics" else None
+        """Covariance (N, N) of each column of X, where the rows depend on each other."""
+        return self.parameters[0] if self.says.correlated else None
+
+    @property
+    def anchors(self) -> tuple[Array, Array] | None:
+        """Mean and standard deviation of the positions, where starts are turned towards them."""
+        return self.moments if self.says.anchored else None
 
     @property
     def independent(self) -> bool:
@@ -246,6 +254,11 @@ class ModelSpec:
     def is_X_plain(self) -> bool:
         """Whether X is free, and its value variable is X itself."""
         return "X" in self.free and self.model.rvs_to_transforms[self.free["X"]] is None
+
+    @property
+    def is_X_held(self) -> bool:
+        """Whether X is data: neither free nor a function of free weights."""
+        return "X" not in self.free and not self.prior.says.mapped
 
     @cached_property
     def X_shape(self) -> tuple[int, ...]:

@@ -202,7 +202,7 @@ def start_values(
         if name in free
     }
     given = _given(spec, start, rng)
-    if spec.prior.kind == "back_constrained" and "X" in given and "X_weights" not in given:
+    if spec.prior.says.mapped and "X" in given and "X_weights" not in given:
         given["X_weights"] = spec.weights_of(_checked_positions(spec, given["X"]))
     for name in usual.keys() - given.keys():
         # Outside a prior of the user's the model's own initial value stays.
@@ -234,7 +234,7 @@ def _given(spec: ModelSpec, start: Any, rng: np.random.Generator) -> dict[str, A
             raise ValueError(
                 f"start must be one of {', '.join(EMBEDDINGS)}, an array, a mapping or a fit, got {start!r}."
             )
-        if "X" not in spec.free and spec.prior.kind != "back_constrained":
+        if spec.is_X_held:
             return {}
         X = EMBEDDINGS[start](_table(spec, start), spec.latent_dim, rng)
         return {"X": _placed(spec, X, rng, whitened=True)}
@@ -282,10 +282,8 @@ def _placed(spec: ModelSpec, X: Array, rng: np.random.Generator, *, whitened: bo
         spread = (X - X.mean(axis=0)).std(axis=0)
         X = unit * np.maximum(spread, _LEAST * spread.max())
         unit = X / np.sqrt((X**2).mean())
-    moments = spec.prior.moments
-    if spec.prior.kind != "informed" or moments is None:
-        return unit
-    return _towards(unit, *moments, rng)
+    anchors = spec.prior.anchors
+    return unit if anchors is None else _towards(unit, *anchors, rng)
 
 
 def _towards(X: Array, mean: Array, sd: Array, rng: np.random.Generator) -> Array:

@@ -49,7 +49,7 @@ def why_no_volume(model: pm.Model | ModelSpec) -> str | None:
         )
     if not spec.table.standardisable:
         return "the mean and scale of its table must be data"
-    if "X" not in spec.free and spec.prior.kind != "back_constrained":
+    if spec.is_X_held:
         return "X is held fixed"
     if "X" in spec.free and spec.prior.kind is None:
         return (
@@ -67,7 +67,7 @@ def log_volume(model: pm.Model | ModelSpec, rows: NDArray[np.intp] | None = None
     """
     spec = ModelSpec.of(model)
     h, (N, Q) = _information(spec)
-    if spec.prior.kind == "back_constrained":
+    if spec.prior.says.mapped:
         # X = B w with w ~ N(0, I), and the columns of B are orthogonal.
         squares = pt.constant((spec.basis**2).sum(axis=0))
         volume = pt.log1p(squares[:, None] * h[0]).sum()

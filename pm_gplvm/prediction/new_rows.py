@@ -10,10 +10,9 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from pm_gplvm.core.checks import Array
-from pm_gplvm.core.mixtures import Mixture
 from pm_gplvm.data.fit import FEATURE, LATENT, OBS, Fit, evenly_spaced
 from pm_gplvm.data.table import labelled
-from pm_gplvm.model.latent_priors import mapped
+from pm_gplvm.model.latent_priors import kind_of_prior, mapped
 from pm_gplvm.prediction.row_density import Rows
 
 _STANDARD = "Normal(0.0, 1.0)"
@@ -61,59 +60,35 @@ def rows_by_draw(fit: xr.DataTree, new: xr.DataArray, prior: Any, limit: int) ->
     ``prior`` is (mean, sd), each a number, (Q,) or (M, Q), in the frame of the fit's X; None stands for
     N(0, 1) of the draw as it was made, before :func:`align` moved it.
     """
-    _, centre, scale = Fit(fit, "embed").table()
+    read = Fit(fit, "embed")
+    _, centre, scale = read.table()
     values = (new.to_numpy() - centre) / scale
     seen = ~np.isnan(values)
     y = np.where(seen, values, 0.0)
-    X = Fit(fit).draws("X")
+    X = read.draws("X")
     shape = (len(new), X.sizes[LATENT])
     chosen = evenly_spaced(X.shape[0] * X.shape[1], limit)
-    if prior is None and "X_class" in Fit(fit).constants:
-        mixtures = _classes(fit, chosen)
-        moments = ((np.broadcast_to(m, shape) for m in (k.mean, k.spread)) for k in mixtures)
-        return [
-            Rows(y, seen, mean, sd, mixture)
-            for (mean, sd), mixture in zip(moments, mixtures, strict=True)
-        ]
     if prior is None:
-        _warn_of_prior(fit)
-        pairs = _default(fit, chosen)
+        _warn_of_prior(read)
+        priors = kind_of_prior(read.constants).new_row(read, chosen)
     else:
-        pairs = [_given(prior, shape)] * len(chosen)
+        priors = [(*_given(prior, shape), None)] * len(chosen)
     return [
-        Rows(y, seen, np.broadcast_to(mean, shape), np.broadcast_to(sd, shape))
-        for mean, sd in pairs
+        Rows(y, seen, np.broadcast_to(mean, shape), np.broadcast_to(sd, shape), mixture)
+        for mean, sd, mixture in priors
     ]
 
 
-def _classes(fit: xr.DataTree, chosen: NDArray[np.intp]) -> list[Mixture]:
-    """Mix the classes of :func:`pm_gplvm.classes` in the frame of each draw."""
-    share = Fit(fit).constants["X_share"].to_numpy()
-    centre, within = (Fit(fit).draws(f"X_{part}").to_numpy() for part in ("centre", "within"))
-    centres, spreads = centre.reshape(-1, *centre.shape[2:])[chosen], within.reshape(-1)[chosen]
-    frames = Fit(fit).frames(chosen)
-    return [
-        Mixture(share, frames.inward(i, c), float(s * frames.scale[i, 0]))
-        for i, (c, s) in enumerate(zip(centres, spreads, strict=True))
-    ]
-
-
-def _warn_of_prior(fit: xr.DataTree) -> None:
+def _warn_of_prior(fit: Fit) -> None:
     """Warn if the prior of a new row may not be N(0, 1)."""
-    text = (Fit(fit).priors or {}).get("X", _STANDARD)
-    if text != _STANDARD and not {"X_prior_mean", "X_time"} & set(Fit(fit).constants.data_vars):
+    text = (fit.priors or {}).get("X", _STANDARD)
+    if text != _STANDARD and kind_of_prior(fit.constants).name is None:
         warnings.warn(
             f"The place of a new row has the prior N(0, 1) here, while X had {text}. Give "
             "prior=(mean, sd).",
             RuntimeWarning,
             stacklevel=5,
         )
-
-
-def _default(fit: xr.DataTree, chosen: NDArray[np.intp]) -> list[tuple[Array, Array]]:
-    """N(0, 1) in the frame of each draw: what is rotated stays, what was moved moves along."""
-    frames = Fit(fit).frames(chosen)
-    return list(zip(frames.shift, frames.scale, strict=True))
 
 
 def _given(prior: Any, shape: tuple[int, int]) -> tuple[Array, Array]:
@@ -182,7 +157,7 @@ def positions_by_map(fit: xr.DataTree, new: xr.DataArray, draws: int) -> xr.Data
     raw = Fit(fit).draws("X", raw=True).to_numpy()
     chosen = evenly_spaced(raw.shape[0] * raw.shape[1], draws)
     frames = Fit(fit).frames(chosen)
-    positions = mapped(fit, F, F_new, raw.reshape(-1, *raw.shape[2:])[chosen])
+    positions = mapped(Fit(fit), F, F_new, raw.reshape(-1, *raw.shape[2:])[chosen])
     X = np.stack([frames.inward(i, x) for i, x in enumerate(positions)])
     M = len(new)
     found = (X.mean(axis=0)[:, None], X.std(axis=0)[:, None], np.ones((M, 1)))

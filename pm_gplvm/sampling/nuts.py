@@ -100,7 +100,7 @@ def sample_theta(
         count(name, value)
     held, theta = _positions(spec, X)
     fixed = {"X": held}
-    if spec.prior.kind == "back_constrained":
+    if spec.prior.says.mapped:
         fixed["X_weights"] = spec.weights_of(held)
     conditioned = pm.do(model, fixed)
     if not conditioned.free_RVs:
@@ -143,7 +143,7 @@ def sample_theta(
 
 def _positions(spec: ModelSpec, X: Any) -> tuple[Array, dict[str, Array]]:
     """Read off the positions to hold, and the values of θ that came with them."""
-    if "X" not in spec.free and spec.prior.kind != "back_constrained":
+    if spec.is_X_held:
         raise ValueError("model must have a free variable 'X' to be held, got none.")
     shape = spec.X_shape
     theta: dict[str, Array] = {}
