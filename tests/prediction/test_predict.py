@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from made import conditional, fit_of, made_fit, noise_of
-from oracles import SUMS, kernel_matrix
+from oracles import STATIONARY, SUMS, kernel_matrix
 from scipy.stats import multivariate_normal
 
 import pm_gplvm as gplvm
@@ -12,10 +12,7 @@ from pm_gplvm.model.results import as_fit
 from pm_gplvm.prediction.predict import relative_uncertainty
 
 KERNELS = [
-    "rbf",
-    "matern32",
-    "matern52",
-    "cauchy",
+    *STATIONARY,
     "linear",
     "rbf + bias",
     *SUMS,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from made import fit_of
-from oracles import SUMS, central_differences, kernel_matrix
+from oracles import STATIONARY, SUMS, central_differences, kernel_matrix
 from scipy.optimize import least_squares, minimize, rosen, rosen_der
 from scipy.stats import multivariate_normal, multivariate_t, norm
 from sklearn.decomposition import PCA
@@ -19,10 +19,7 @@ from pm_gplvm.prediction.row_posterior import _starts, positions_of
 
 THETA = {"lengthscale": 0.8, "amplitude": 1.3, "sigma": 0.3}
 KERNELS = [
-    "rbf",
-    "matern32",
-    "matern52",
-    "cauchy",
+    *STATIONARY,
     "linear",
     "rbf + bias",
     *SUMS,
