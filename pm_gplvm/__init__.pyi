@@ -24,7 +24,6 @@ from pm_gplvm.model.approximate import build_sparse as build_sparse
 from pm_gplvm.model.approximate import build_variational as build_variational
 from pm_gplvm.model.build import build_model as build_model
 from pm_gplvm.model.compile import compile_mode as compile_mode
-from pm_gplvm.model.covariances import covariance as covariance
 from pm_gplvm.model.density import compile_objective as compile_objective
 from pm_gplvm.model.gradient_parts import gradients as gradients
 from pm_gplvm.model.latent_priors import back_constrained as back_constrained
@@ -32,6 +31,7 @@ from pm_gplvm.model.latent_priors import classes as classes
 from pm_gplvm.model.latent_priors import dynamics as dynamics
 from pm_gplvm.model.latent_priors import informed as informed
 from pm_gplvm.model.likelihood import GPColumns as GPColumns
+from pm_gplvm.model.ops import covariance as covariance
 from pm_gplvm.model.spec import rebuild_model as rebuild_model
 from pm_gplvm.plot.decoded import plot_magnification as plot_magnification
 from pm_gplvm.plot.decoded import plot_reconstruction as plot_reconstruction

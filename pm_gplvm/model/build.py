@@ -21,8 +21,8 @@ from pm_gplvm.data.table import (
     resolution_of,
     warn_of_odd_table,
 )
-from pm_gplvm.model.covariances import covariance
 from pm_gplvm.model.likelihood import GPColumns
+from pm_gplvm.model.ops import covariance
 
 
 def build_model(

@@ -26,11 +26,9 @@ from scipy.linalg import blas
 from pm_gplvm.core.checks import Array
 from pm_gplvm.core.gaussian import gram_factor
 from pm_gplvm.model.compile import Backend, compile_mode, resolve_mode
-from pm_gplvm.model.covariances import Covariance
-from pm_gplvm.model.gaussian_ops import incomplete_total_logp, total_logp
 from pm_gplvm.model.likelihood import check_memory
+from pm_gplvm.model.ops import Covariance, incomplete_total_logp, own_columns_logp, total_logp
 from pm_gplvm.model.spec import ModelSpec, Table, tables_of
-from pm_gplvm.model.spectral import own_columns_logp
 from pm_gplvm.model.volume import log_volume
 
 _STEP = 1e-4  # by which a gradient is differenced

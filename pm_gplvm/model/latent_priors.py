@@ -19,7 +19,7 @@ from pm_gplvm.core.checks import Array
 from pm_gplvm.core.kernels import cross_covariance
 from pm_gplvm.data.fit import CLASS, LATENT, OBS, Fit
 from pm_gplvm.model.build import add_prior
-from pm_gplvm.model.covariances import covariance
+from pm_gplvm.model.ops import covariance
 
 LatentPrior = Callable[[str, tuple[str, ...]], Variable]
 """Registers X under a name with its dims, and all that it needs besides."""

@@ -13,11 +13,11 @@ from pytensor.graph.basic import Variable
 from pytensor.tensor.random.utils import normalize_size_param
 
 from pm_gplvm.model.compile import constants, is_random
-from pm_gplvm.model.gaussian_ops import (
+from pm_gplvm.model.ops import (
     columns_logp,
     incomplete_columns_logp,
+    own_columns_logp,
 )
-from pm_gplvm.model.spectral import own_columns_logp
 
 
 class GPColumnsRV(SymbolicRandomVariable):
@@ -112,7 +112,7 @@ class GPColumns(Continuous):
     amplitude, sigma : tensor_like, shape () or (D,), optional
         With ``sigma``, a white noise of each column, the columns are N(mu, scale² (amplitude² cov +
         sigma² I)), and ``cov`` is the signal's covariance alone; ``amplitude`` is 1 by default (see
-        :mod:`pm_gplvm.model.spectral`).
+        :mod:`pm_gplvm.core.spectral`).
 
     Notes
     -----

@@ -27,9 +27,9 @@ from pm_gplvm.data.fit import LATENT, THETA, Fit
 from pm_gplvm.data.table import Scale, as_table, centre_and_scale
 from pm_gplvm.model.build import build_model, noise_in
 from pm_gplvm.model.compile import constants, is_random
-from pm_gplvm.model.covariances import Covariance
 from pm_gplvm.model.latent_priors import basis_of, kind_of_prior
 from pm_gplvm.model.likelihood import GPColumnsRV, OwnColumnsRV, mask_in
+from pm_gplvm.model.ops import Covariance
 
 
 @dataclass(frozen=True, eq=False)
