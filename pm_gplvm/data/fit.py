@@ -133,6 +133,11 @@ class Fit:
         return "aligned" in self.tree.children
 
     @property
+    def is_back_constrained(self) -> bool:
+        """Whether X is a function of Y."""
+        return "X_back_lengthscale" in self.constants
+
+    @property
     def own_noise(self) -> bool:
         """Whether each column has an amplitude and a noise of its own."""
         return FEATURE in self.draws("sigma").dims

@@ -12,7 +12,6 @@ from pm_gplvm.core.blas import blas_threads as limit_threads
 from pm_gplvm.core.checks import Array, count
 from pm_gplvm.data.fit import Fit
 from pm_gplvm.data.progress import progress_bar
-from pm_gplvm.model.latent_priors import is_back_constrained
 from pm_gplvm.prediction.new_rows import (
     new_table,
     positions_by_map,
@@ -137,7 +136,7 @@ def embed(
     """
     settings = {"draws": draws, "n_samples": n_samples, "n_starts": n_starts}
     _check_settings(settings)
-    if prior is None and isinstance(fit, xr.DataTree) and is_back_constrained(fit):
+    if prior is None and isinstance(fit, xr.DataTree) and Fit(fit).is_back_constrained:
         whole = new_table(fit, Y_new, caller="embed")
         Fit(fit, "embed").warn_unaligned()
         return positions_by_map(fit, whole, draws)
@@ -236,7 +235,7 @@ def positions_of_table(
     """
     _check_settings(settings)
     new = new_table(fit, Y_new, caller=caller)
-    if prior is None and is_back_constrained(fit):
+    if prior is None and Fit(fit).is_back_constrained:
         raise ValueError(
             f"{caller} needs a density of the place of a new row, while in a fit with back constraints "
             "it is a function of the row. Give prior=(0.0, 1.0)."

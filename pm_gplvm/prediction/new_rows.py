@@ -13,7 +13,7 @@ from pm_gplvm.core.checks import Array
 from pm_gplvm.core.mixtures import Mixture
 from pm_gplvm.data.fit import FEATURE, LATENT, OBS, Fit, evenly_spaced
 from pm_gplvm.data.table import labelled
-from pm_gplvm.model.latent_priors import mapped
+from pm_gplvm.model.priors import mapped
 from pm_gplvm.prediction.row_density import Rows
 
 _STANDARD = "Normal(0.0, 1.0)"

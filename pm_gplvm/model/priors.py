@@ -1,10 +1,10 @@
-"""Priors of X that know something: of single rows, of their order, of their classes, of Y.
+"""Priors of parameters, and priors of X that know something: of single rows, their order, classes or Y.
 
-Each function here makes what ``build_model(Y, priors={"X": ...})`` takes. What the prior knows is
+Each function for X makes what ``build_model(Y, priors={"X": ...})`` takes. What the prior knows is
 registered in the model by the names below, as data or variables, so that a fit holds it too.
 """
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -12,32 +12,103 @@ import pandas as pd
 import pymc as pm
 import pytensor.tensor as pt
 import xarray as xr
+from pymc.distributions.shape_utils import change_dist_size
 from pytensor.graph.basic import Variable
 from scipy.spatial.distance import pdist
 
 from pm_gplvm.core.checks import Array
 from pm_gplvm.core.kernels import cross_covariance
 from pm_gplvm.data.fit import CLASS, LATENT, OBS, Fit
-from pm_gplvm.model.build import add_prior
 from pm_gplvm.model.ops import covariance
 
 LatentPrior = Callable[[str, tuple[str, ...]], Variable]
 """Registers X under a name with its dims, and all that it needs besides."""
 
-# The data by which a model, or a fit, tells which of these priors its X has.
-_KINDS = {
-    "X_prior_mean": "informed",
-    "X_time": "dynamics",
-    "X_class": "classes",
-    "X_back_lengthscale": "back_constrained",
-}
 _KERNELS = ("rbf", "matern32", "matern52")
 _ROUNDING = 1e-8  # of the largest eigenvalue: what is below is taken for 0
 
 
-def kind_of_prior(names: Container[Any]) -> str | None:
-    """Which of the priors here X has, by the names of the data of a model or a fit."""
-    return next((kind for name, kind in _KINDS.items() if name in names), None)
+Prior = Any
+"""A number (held fixed), ``"flat"``, a ``pm.Distribution.dist(...)`` or ``f(name, dims)``."""
+
+DEFAULT_PRIORS: Mapping[str, Callable[[], Variable]] = {
+    "X": lambda: pm.Normal.dist(0.0, 1.0),
+    # Bounded away from 0: with N(0, 1) on X the pair (X, lengthscale) may shrink together at no
+    # cost in likelihood, and a density that does not vanish at 0 leaves the mode without a place.
+    "lengthscale": lambda: pm.InverseGamma.dist(3.0, 2.0),
+    "amplitude": lambda: pm.LogNormal.dist(0.0, 1.0),
+    "weight": lambda: pm.HalfNormal.dist(1.0),  # finite at 0: the linear part may vanish
+    "sigma": lambda: pm.LogNormal.dist(-2.0, 1.0),
+    "bias": lambda: pm.HalfNormal.dist(1.0),
+}
+"""The default of each parameter; amplitude, weight (per unit of X), sigma and bias in units
+of the data's scale."""
+
+
+def add_prior(
+    name: str, prior: Prior, *, dims: tuple[str, ...], shape: tuple[int, ...], positive: bool
+) -> Variable:
+    """Add one parameter to the model on the context stack.
+
+    ``prior`` as in :func:`build_model`: a number is held and stands in ``constant_data``, "flat" is the
+    improper constant density, a distribution is brought to the parameter's shape, and a callable
+    registers the variable itself.
+    """
+    if isinstance(prior, str):
+        if prior != "flat":
+            raise ValueError(f"priors[{name!r}] must be 'flat' where it is a text, got {prior!r}.")
+        return (pm.HalfFlat if positive else pm.Flat)(name, dims=dims)
+    if isinstance(prior, Variable):
+        return _registered(name, prior, dims, shape)
+    if callable(prior):
+        variable = prior(name, dims)
+        if not isinstance(variable, Variable):
+            raise TypeError(
+                f"priors[{name!r}] was called and must return the variable it made, "
+                f"got {type(variable).__name__}."
+            )
+        return variable
+    return _fixed(name, prior, dims, shape, positive)
+
+
+def _registered(
+    name: str, prior: Variable, dims: tuple[str, ...], shape: tuple[int, ...]
+) -> Variable:
+    if prior.owner is None or not hasattr(prior.owner.op, "ndim_supp"):
+        raise TypeError(
+            f"priors[{name!r}] must be a distribution made by .dist(), such as pm.HalfNormal.dist(1), "
+            f"got the variable {prior}."
+        )
+    given = tuple(prior.type.shape)
+    fits = len(given) == len(shape) and all(
+        a in (None, b) for a, b in zip(given, shape, strict=True)
+    )
+    if given and not fits:
+        raise ValueError(f"priors[{name!r}] must have shape () or {shape}, got {given}.")
+    # A variable of its own, so that one distribution may serve several parameters and models.
+    prior = change_dist_size(prior, shape[: len(shape) - prior.owner.op.ndim_supp])
+    return pm.modelcontext(None).register_rv(prior, name, dims=dims)
+
+
+def _fixed(
+    name: str, prior: Any, dims: tuple[str, ...], shape: tuple[int, ...], positive: bool
+) -> Variable:
+    try:
+        value = np.asarray(prior, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"priors[{name!r}] must be a number, 'flat', a distribution made by .dist() or a "
+            f"function of (name, dims), got {type(prior).__name__}."
+        ) from None
+    if value.shape not in ((), shape):
+        raise ValueError(f"priors[{name!r}] must have shape () or {shape}, got {value.shape}.")
+    if not np.isfinite(value).all() or (positive and (value <= 0).any()):
+        wanted = "positive and finite" if positive else "finite"
+        raise ValueError(f"priors[{name!r}] must be {wanted} where it is a number, got {prior}.")
+    return pm.Data(name, np.broadcast_to(value, shape).copy(), dims=dims or None)
+
+
+# Priors of X
 
 
 def informed(mean: Any, sd: Any) -> LatentPrior:
@@ -372,11 +443,6 @@ def back_constrained(
         return pm.Deterministic(name, pt.constant(basis) @ weights, dims=dims)
 
     return prior
-
-
-def is_back_constrained(fit: xr.DataTree) -> bool:
-    """Whether a fit has X = g(Y)."""
-    return kind_of_prior(Fit(fit).constants) == "back_constrained"
 
 
 def _table(model: pm.Model) -> Array:
