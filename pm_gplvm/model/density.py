@@ -8,7 +8,7 @@ logarithms of θ: an optimiser at one state (:class:`Coordinates`), a sampler at
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -22,10 +22,9 @@ from pymc.model.transform.conditioning import remove_value_transforms
 from pytensor.graph.basic import Variable
 from pytensor.graph.replace import graph_replace, vectorize_graph
 from pytensor.tensor.random.op import RandomVariable
-from scipy.linalg import blas
 
 from pm_gplvm.core.checks import Array
-from pm_gplvm.core.gaussian import gram_factor
+from pm_gplvm.core.gaussian import gram_factor, lower_factors, solve_lower
 from pm_gplvm.model.compile import Backend, compile_mode, resolve_mode
 from pm_gplvm.model.likelihood import check_memory
 from pm_gplvm.model.ops import Covariance, incomplete_total_logp, own_columns_logp, total_logp
@@ -407,11 +406,12 @@ class Measured:
         """Log-density and gradient at the optimiser's vector."""
         value, flat = self.plain(self._within(vector))
         parts = self.plain.density.unpack(flat)
-        return value, self._packed(parts, _forward, lambda slope, unit: slope * unit)
+        return value, self._packed(parts, solve_lower, lambda slope, unit: slope * unit)
 
     def _within(self, vector: Array) -> Array:
         parts = self.plain.density.unpack(vector)
-        return self._packed(parts, _backward, lambda theta, unit: theta * unit)
+        backward = partial(solve_lower, transposed=True)
+        return self._packed(parts, backward, lambda theta, unit: theta * unit)
 
     def _packed(
         self,
@@ -428,15 +428,6 @@ class Measured:
         return self.plain.density.pack(parts)
 
 
-def _forward(root: Array, vector: Array) -> Array:
-    # Seen in Fortran order the lower triangle is the upper one of the transpose.
-    return np.asarray(blas.dtrsv(root.T, vector, lower=0, trans=1))
-
-
-def _backward(root: Array, vector: Array) -> Array:
-    return np.asarray(blas.dtrsv(root.T, vector, lower=0))
-
-
 def measured(
     plain: Coordinates, values: Mapping[str, Array], information: Array
 ) -> Measured | None:
@@ -447,7 +438,7 @@ def measured(
     scale = 1.0 if plain.lengthscale is None else np.exp(values[plain.lengthscale])
     curvature = information * np.square(np.broadcast_to(scale, len(information)))[:, None, None]
     try:
-        roots = np.linalg.cholesky(curvature)
+        roots = lower_factors(curvature)
     except np.linalg.LinAlgError:
         return None
     at = plain.inward(values)

@@ -313,6 +313,18 @@ def covariance(
 # The log-density of Gaussian columns
 
 
+def lower_factor(K: Variable) -> Variable:
+    """Cholesky factor of K, with which draws are made: an error if K is not positive definite."""
+    return pt.linalg.cholesky(K, lower=True)
+
+
+def whitened(K: Variable, F: Variable) -> tuple[Variable, Variable]:
+    """ln|K| and L⁻¹F, K = LLᵀ; NaN if K is not positive definite."""
+    chol = pt.linalg.cholesky(K, lower=True, on_error="nan")
+    half = pt.linalg.solve_triangular(chol, F, lower=True, b_ndim=2)
+    return 2.0 * pt.log(pt.diagonal(chol)).sum(), half
+
+
 def factorised(K: Variable) -> tuple[Variable, Callable[[Any], Variable]]:
     """ln|K| of matrices (..., N, N), and what solves with them; NaN if not positive definite."""
     chol = pt.linalg.cholesky(K, lower=True, on_error="nan")

@@ -19,7 +19,7 @@ from scipy.spatial.distance import pdist
 from pm_gplvm.core.checks import Array
 from pm_gplvm.core.kernels import cross_covariance
 from pm_gplvm.data.fit import CLASS, LATENT, OBS, Fit
-from pm_gplvm.model.ops import covariance
+from pm_gplvm.model.ops import covariance, lower_factor, whitened
 
 LatentPrior = Callable[[str, tuple[str, ...]], Variable]
 """Registers X under a name with its dims, and all that it needs besides."""
@@ -277,14 +277,12 @@ def dynamics(
 def _paths(rowcov: Variable, mean: Variable, size: Any) -> Variable:
     """Draw independent columns N(mean_q, rowcov)."""
     z = pm.Normal.dist(size=(rowcov.shape[0], mean.shape[0]))
-    return mean + pt.linalg.cholesky(rowcov, lower=True) @ z
+    return mean + lower_factor(rowcov) @ z
 
 
 def _paths_logp(x: Variable, rowcov: Variable, mean: Variable) -> Variable:
     # Factored once for all candidates of a row: they share rowcov.
-    chol = pt.linalg.cholesky(rowcov, lower=True, on_error="nan")
-    half = pt.linalg.solve_triangular(chol, x - mean, lower=True, b_ndim=2)
-    logdet = 2.0 * pt.log(pt.diagonal(chol)).sum()
+    logdet, half = whitened(rowcov, x - mean)
     N, Q = rowcov.shape[0], mean.shape[0]
     value = -0.5 * ((half**2).sum() + Q * (logdet + N * np.log(2.0 * np.pi)))
     return pt.switch(pt.isnan(logdet), -np.inf, value)
