@@ -7,7 +7,7 @@ logarithms of θ: an optimiser at one state (:class:`Coordinates`), a sampler at
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import accumulate, pairwise
 from typing import Any
@@ -308,7 +308,7 @@ def _unit_of_theta(n_rows: int) -> float:
     return float(2.0 / np.sqrt(n_rows))
 
 
-def _movable(model: pm.Model) -> dict[str, Variable]:
+def movable(model: pm.Model) -> dict[str, Variable]:
     """Value variables of X, and of the logarithms of lengthscale and weight, where they are free."""
     kinds = {"X": type(None), "lengthscale": LogTransform, "weight": LogTransform}
     return {
@@ -325,41 +325,60 @@ class Coordinates:
     Two things make plain L-BFGS crawl. The likelihood depends on X / lengthscale alone, so that X
     and the lengthscale can shrink together along a ridge: in Z = X / lengthscale the ridge is one
     axis. And the curvature in a hyperparameter, which all N rows share, is of the order of N
-    times that in one row's position: θ is measured in units of 2/√N. (In a model where K depends
-    on X in another way the map is still one to one.)
+    times that in one row's position: each variable is measured in a unit (``steps``) of its own. (In a
+    model where K depends on X in another way the map is still one to one.)
 
-    The names are those of value variables, where they are free: X itself, the logarithms of the
-    lengthscale and of the linear part's weight. With the weight the optimiser moves weight ·
-    lengthscale, on which the likelihood depends at given Z.
+    The names are those of value variables: ``positions`` are divided by the lengthscale; from
+    ``spreads``, logarithms of standard deviations of positions, its logarithm is taken, and with the
+    linear part's ``weight``, a logarithm too, the optimiser moves weight · lengthscale, on which the
+    likelihood depends at given Z. ``lengthscale``, a logarithm, is None where it or the positions do not
+    move. What is ``held`` stays where it is.
     """
 
     density: LogDensity
-    X: str | None = None
+    steps: Mapping[str, float]
+    positions: tuple[str, ...] = ()
     lengthscale: str | None = None
     weight: str | None = None
+    spreads: tuple[str, ...] = ()
+    held: Mapping[str, Array] = field(default_factory=dict)
+
+    @property
+    def X(self) -> str | None:
+        """Name of the rows' positions, None where they do not move."""
+        return next(iter(self.positions), None)
 
     @cached_property
-    def _steps(self) -> dict[str, float]:
-        shapes = dict(zip(self.density.names, self.density.shapes, strict=True))
-        unit = 1.0 if self.X is None else _unit_of_theta(shapes[self.X][0])
-        return {name: 1.0 if name == self.X else unit for name in shapes}
+    def _moving(self) -> Spans:
+        pairs = zip(self.density.names, self.density.shapes, strict=True)
+        moving = {name: shape for name, shape in pairs if name not in self.held}
+        return _spans(list(moving), list(moving.values()))
+
+    def _pack(self, values: Mapping[str, Array]) -> Array:
+        return np.concatenate([np.ravel(values[name]) for name in self._moving]).astype(np.float64)
 
     def inward(self, values: Mapping[str, Array]) -> Array:
         """Bring values of the model's variables into the optimiser's vector."""
         inner = dict(values)
-        if self.X is not None and self.lengthscale is not None:
-            inner[self.X] = values[self.X] / _unit(values[self.X], values[self.lengthscale])
+        if self.lengthscale is not None:
+            log_lengthscale = values[self.lengthscale]
+            inner |= {n: values[n] / np.exp(log_lengthscale) for n in self.positions}
+            inner |= {n: values[n] - log_lengthscale for n in self.spreads}
             if self.weight is not None:
-                inner[self.weight] = values[self.weight] + np.mean(values[self.lengthscale])
-        return self.density.pack({name: inner[name] / u for name, u in self._steps.items()})
+                inner[self.weight] = values[self.weight] + np.mean(log_lengthscale)
+        return self._pack({name: inner[name] / self.steps[name] for name in self._moving})
 
     def outward(self, vector: Array) -> dict[str, Array]:
         """Bring the optimiser's vector back to values of the model's variables."""
-        values = {name: u * self._steps[name] for name, u in self.density.unpack(vector).items()}
-        if self.X is not None and self.lengthscale is not None:
-            values[self.X] = values[self.X] * _unit(values[self.X], values[self.lengthscale])
+        values = dict(self.held)
+        for name, (span, shape) in self._moving.items():
+            values[name] = vector[span].reshape(shape) * self.steps[name]
+        if self.lengthscale is not None:
+            log_lengthscale = values[self.lengthscale]
+            values |= {n: values[n] * np.exp(log_lengthscale) for n in self.positions}
+            values |= {n: values[n] + log_lengthscale for n in self.spreads}
             if self.weight is not None:
-                values[self.weight] = values[self.weight] - np.mean(values[self.lengthscale])
+                values[self.weight] = values[self.weight] - np.mean(log_lengthscale)
         return values
 
     def __call__(self, vector: Array) -> tuple[float, Array]:
@@ -367,17 +386,18 @@ class Coordinates:
         values = self.outward(vector)
         value, flat = self.density(self.density.pack(values))
         gradient = self.density.unpack(flat)
-        if self.X is not None and self.lengthscale is not None:
-            X, log_lengthscale = values[self.X], values[self.lengthscale]
+        if self.lengthscale is not None:
+            log_lengthscale = values[self.lengthscale]
             # ∂L/∂ln lengthscale at fixed Z, through X = lengthscale Z.
-            along: Any = (gradient[self.X] * X).sum(axis=0)
+            along: Any = sum((gradient[n] * values[n]).sum(axis=0) for n in self.positions)
+            along = along + sum(gradient[n].sum(axis=0) for n in self.spreads)
             if log_lengthscale.ndim == 0:
                 along = along.sum()
             if self.weight is not None:
                 along = along - gradient[self.weight] / log_lengthscale.size
             gradient[self.lengthscale] = gradient[self.lengthscale] + along
-            gradient[self.X] = gradient[self.X] * _unit(X, log_lengthscale)
-        return value, self.density.pack({n: g * self._steps[n] for n, g in gradient.items()})
+            gradient |= {n: gradient[n] * np.exp(log_lengthscale) for n in self.positions}
+        return value, self._pack({n: g * self.steps[n] for n, g in gradient.items()})
 
 
 @dataclass(frozen=True)
@@ -460,7 +480,14 @@ def measured(
 
 def optimiser_coordinates(model: pm.Model, density: LogDensity) -> Coordinates:
     """Choose the coordinates for a model."""
-    return Coordinates(density, **{n: v.name for n, v in _movable(model).items()})
+    names = {name: str(value.name) for name, value in movable(model).items()}
+    if "X" not in names:
+        return Coordinates(density, dict.fromkeys(density.names, 1.0))
+    shapes = dict(zip(density.names, density.shapes, strict=True))
+    steps = dict.fromkeys(density.names, _unit_of_theta(shapes[names["X"]][0])) | {names["X"]: 1.0}
+    lengthscale = names.get("lengthscale")
+    weight = names.get("weight") if lengthscale is not None else None
+    return Coordinates(density, steps, (names["X"],), lengthscale, weight)
 
 
 @dataclass
@@ -583,8 +610,8 @@ def compile_ensemble(model: pm.Model | ModelSpec) -> Ensemble:
     spec = ModelSpec.of(model)
     likelihood, prior = likelihood_and_prior(spec)
     model, values = spec.model, spec.model.value_vars
-    movable = _movable(model)
-    X, lengthscale = movable.get("X"), movable.get("lengthscale")
+    known = movable(model)
+    X, lengthscale = known.get("X"), known.get("lengthscale")
     if X is not None and lengthscale is not None:
         # From here on the graph's X is Z: the density is that of Z.
         scaled = {X: X * _unit(X, lengthscale, pt)}
