@@ -12,10 +12,9 @@ from sklearn.decomposition import PCA, FactorAnalysis
 import pm_gplvm as gplvm
 from benchmarks.report import Report
 from pm_gplvm.core.gaussian import gram_factor
+from pm_gplvm.core.spectral import spectrum
 from pm_gplvm.model.compile import resolve_mode
-from pm_gplvm.model.covariances import covariance
-from pm_gplvm.model.gaussian_ops import total_logp
-from pm_gplvm.model.spectral import own_columns_logp, spectrum
+from pm_gplvm.model.ops import covariance, own_columns_logp, total_logp
 
 ROWS = (200, 500, 1000)
 COLUMNS = (10, 64, 500)

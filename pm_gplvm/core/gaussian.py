@@ -134,6 +134,17 @@ def mirror(A: Array) -> Array:
     return A
 
 
+def lower_factors(A: Array) -> Array:
+    """Cholesky factors of positive definite matrices (..., N, N); LinAlgError if one is not."""
+    return np.asarray(np.linalg.cholesky(A))
+
+
+def solve_lower(factor: Array, vector: Array, *, transposed: bool = False) -> Array:
+    """L⁻¹v of a C-ordered lower factor L, or L⁻ᵀv."""
+    # Seen in Fortran order the lower triangle is the upper one of the transpose.
+    return np.asarray(blas.dtrsv(factor.T, vector, lower=0, trans=int(not transposed)))
+
+
 def gram_factor(F: Array) -> Array:
     """Shorten F (N, D) to a factor (N, min(N, D)) with the same F Fᵀ.
 

@@ -6,6 +6,7 @@ import numpy as np
 from scipy.special import gammaln, logsumexp, softmax
 
 from pm_gplvm.core.checks import Array
+from pm_gplvm.core.gaussian import lower_factors
 
 _FREEDOM = 5.0  # degrees of freedom: tails heavier than the modes' own
 _CENTRES, _ADDED = 4, 0.5  # of an adaptation: how many, and their share
@@ -110,7 +111,7 @@ class Proposals:
             w, d = weight[row, near], away[row, near]
             covariance = np.einsum("mn,mnp,mnq->mpq", w / w.sum(axis=1, keepdims=True), d, d)
             at.append(centre)
-            spread.append(np.linalg.cholesky(covariance))
+            spread.append(lower_factors(covariance))
             left[row, near] = -np.inf
         share = np.full((M, _CENTRES), _ADDED / _CENTRES)
         return Proposals(

@@ -19,7 +19,6 @@ _FEWEST = 3  # rows of a table
 # Grids of values
 _DISTINCT = 0.9  # share of a column's entries above which its values are on no grid
 _MULTIPLES, _ROUNDING = 0.95, 1e-3  # share of the gaps that must be whole multiples, and how nearly
-_GRIDDED = 0.5  # share of gridded columns from which equal rows are no copies
 _LEAST_NOISE = 0.01  # no table is known to more than a hundredth of its spread
 
 # Odd tables
@@ -228,22 +227,6 @@ def _grid_step(distinct: Array) -> float:
     times = gaps / step
     whole = np.abs(times - np.round(times)) < _ROUNDING * np.maximum(times, 1.0)
     return step if len(distinct) == 2 or (len(gaps) > 1 and whole.mean() >= _MULTIPLES) else 0.0
-
-
-def equal_rows(values: Array) -> NDArray[np.intp] | None:
-    """Return for each row the first that equals it, (N,); None without copies, or on a grid.
-
-    Measured on a continuous scale, two rows are equal because one was entered twice. On a grid (answers,
-    counts) rows may well be equal, and each says something.
-    """
-    firsts: dict[bytes, int] = {}
-    # 0.0 is added as -0.0, equal to 0.0, has other bytes.
-    rows = np.ascontiguousarray(values) + 0.0
-    first = np.array([firsts.setdefault(row.tobytes(), n) for n, row in enumerate(rows)])
-    if len(firsts) == len(values) or len(firsts) < _FEWEST:
-        return None
-    gridded = (grid_steps(values[list(firsts.values())]) > 0.0).mean()
-    return first if gridded < _GRIDDED else None
 
 
 def resolution_of(table: xr.DataArray, scale: Array, *, by_column: bool = False) -> Array:

@@ -32,6 +32,7 @@ from pm_gplvm.model.density import (
     Coordinates,
     compile_constrain,
     compile_log_density,
+    log_jacobian,
     optimiser_coordinates,
 )
 from pm_gplvm.model.results import as_fit
@@ -211,8 +212,7 @@ class _Target:
         X, lengthscale = self.coordinates.X, self.coordinates.lengthscale
         if X is None or lengthscale is None:
             return value, value
-        # X is measured by the lengthscale: N Σ ln lengthscale more.
-        return value, value + float(np.broadcast_to(values[lengthscale], values[X].shape).sum())
+        return value, value + float(log_jacobian(values[X], values[lengthscale]))
 
 
 @dataclass(frozen=True)

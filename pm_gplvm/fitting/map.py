@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from pm_gplvm.core.blas import BlasThreads, threads_for
 from pm_gplvm.core.blas import blas_threads as limit_threads
 from pm_gplvm.core.checks import Array, count
-from pm_gplvm.data.fit import OBS, THETA, Fit
+from pm_gplvm.data.fit import OBS, THETA
 from pm_gplvm.data.progress import progress_bar
-from pm_gplvm.data.table import equal_rows
+from pm_gplvm.data.table import grid_steps
 from pm_gplvm.fitting.optimise import (
     COLLAPSED,
     DID_NOT_MOVE,
@@ -54,6 +54,8 @@ _FEW_ROWS = 200  # of a table that is fitted from its joint mode too: it costs o
 _NOTHING = 0.05  # of the prior's standard deviation: X then says nothing of the table
 _RUN_AWAY = 1e4  # a hyperparameter beyond it, or below its inverse, has no maximum
 _AT_FLOOR = 0.3  # of the floor: sigma below it adds less than 5 % to the noise
+_FEWEST = 3  # distinct rows among which copies are looked for
+_GRIDDED = 0.5  # share of gridded columns from which equal rows are no copies
 NO_STRUCTURE = "no structure found at this latent_dim"
 
 
@@ -355,7 +357,7 @@ def _fit(
             **optima_positions([i for i, _ in ranked], ends),
         },
     )
-    _warn(fit, settings)
+    _warn(fit, spec.floors, settings)
     return fit
 
 
@@ -417,6 +419,22 @@ def _copies(spec: ModelSpec) -> NDArray[np.intp] | None:
     return equal_rows(spec.table.F)
 
 
+def equal_rows(values: Array) -> NDArray[np.intp] | None:
+    """Return for each row the first that equals it, (N,); None without copies, or on a grid.
+
+    Measured on a continuous scale, two rows are equal because one was entered twice. On a grid (answers,
+    counts) rows may well be equal, and each says something.
+    """
+    firsts: dict[bytes, int] = {}
+    # 0.0 is added as -0.0, equal to 0.0, has other bytes.
+    rows = np.ascontiguousarray(values) + 0.0
+    first = np.array([firsts.setdefault(row.tobytes(), n) for n, row in enumerate(rows)])
+    if len(firsts) == len(values) or len(firsts) < _FEWEST:
+        return None
+    gridded = (grid_steps(values[list(firsts.values())]) > 0.0).mean()
+    return first if gridded < _GRIDDED else None
+
+
 def _says_nothing(spec: ModelSpec, end: Mapping[str, Array]) -> bool:
     """Whether X is 0, or with a noise of each column the noise is all that the columns vary by."""
     X = end.get("X")
@@ -432,7 +450,7 @@ def _says_nothing(spec: ModelSpec, end: Mapping[str, Array]) -> bool:
     return float(np.max(left)) < _NOTHING
 
 
-def _warn(fit: xr.DataTree, settings: _Settings) -> None:
+def _warn(fit: xr.DataTree, floor: Array, settings: _Settings) -> None:
     """Say what went wrong, and what helps against that."""
     optima, posterior = fit["optima"].to_dataset().isel(start=0), fit["posterior"].to_dataset()
     message, caller = str(optima["message"].values), settings.caller
@@ -467,8 +485,7 @@ def _warn(fit: xr.DataTree, settings: _Settings) -> None:
             f"{int(optima['evaluations'])} evaluations; the next step may gain "
             f"{float(optima['remaining_gain']):.2g} nats). {remedy}"
         )
-    floor: Any = Fit(fit).constants.get("Y_resolution")
-    if floor is not None and "sigma" in posterior and message != NO_STRUCTURE:
+    if "sigma" in posterior and message != NO_STRUCTURE:
         sigma, floor = np.broadcast_arrays(posterior["sigma"][0, 0], floor)
         if (low := sigma < _AT_FLOOR * floor).any():
             of = f" in {int(low.sum())} of {low.size} columns" if low.size > 1 else ""

@@ -376,6 +376,24 @@ def from_joint_mode(joint: Objective, starts: Sequence[Start], maxiter: int) -> 
     return Start(end.values, replace(begin.form, joint=True) if begin.form else None)
 
 
+def from_each[S](
+    starts: Sequence[S], run: Callable[[S], Optimum], counter: Bar
+) -> tuple[dict[int, Optimum], bool]:
+    """Run from each start until one is interrupted: where they ended, by number, and whether one was."""
+    ended: dict[int, Optimum] = {}
+    for i, start in enumerate(starts):
+        try:
+            ended[i] = run(start)
+        except KeyboardInterrupt:  # at its very first evaluation
+            if not ended:
+                raise
+            return ended, True
+        counter.finish(ended[i].objective)
+        if ended[i].message == INTERRUPTED:
+            return ended, True
+    return ended, False
+
+
 def best_first(
     objective: Objective,
     starts: Sequence[Start],
@@ -397,20 +415,15 @@ def best_first(
     """
     runs = _Runs(objective, measure, maxiter, counter)
     short, longer = _loose_rules(starts[0])
-    ended: dict[int, Optimum] = {}
     alone = len(starts) == 1 and relocate is None
-    for i, start in enumerate(starts):
-        try:
-            ended[i] = maximise(objective, start.values, maxiter, short, counter)
-        except KeyboardInterrupt:  # at its very first evaluation
-            if not ended:
-                raise
-            return _ranked(ended, interrupted=True)
-        if start.asked or alone:
-            ended[i] = runs.to_the_end(ended[i], tol)
-        counter.finish(ended[i].objective)
-        if ended[i].message == INTERRUPTED:
-            return _ranked(ended, interrupted=True)
+
+    def run(start: Start) -> Optimum:
+        end = maximise(objective, start.values, maxiter, short, counter)
+        return runs.to_the_end(end, tol) if start.asked or alone else end
+
+    ended, interrupted = from_each(starts, run, counter)
+    if interrupted:
+        return rank(ended, interrupted=True)
     top = _top(ended)
     if len(starts) > 1:
         near = [
@@ -419,7 +432,7 @@ def best_first(
         for i in near if len(near) > 1 else []:
             ended[i] = runs.further(ended[i], longer)
             if ended[i].message == INTERRUPTED:
-                return _ranked(ended, interrupted=True)
+                return rank(ended, interrupted=True)
         top = _top(ended)
         if judge is not None:
             top = _chosen(ended, top, judge)
@@ -427,7 +440,7 @@ def best_first(
     if relocate is not None:
         best, here = _relocated(runs, best, relocate, longer)
     ended[top] = runs.to_the_end(best, tol, here)
-    return _ranked(ended, top)
+    return rank(ended, top)
 
 
 def _loose_rules(start: Start) -> tuple[Rule, Rule]:
@@ -505,7 +518,7 @@ def _top(ended: Mapping[int, Optimum]) -> int:
     return max(ended, key=lambda i: ended[i].objective)
 
 
-def _ranked(
+def rank(
     ended: Mapping[int, Optimum], chosen: int | None = None, *, interrupted: bool = False
 ) -> list[tuple[int, Optimum]]:
     """Sort them, the one that was chosen or else the best first; what was left behind says so."""

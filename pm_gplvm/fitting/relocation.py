@@ -17,8 +17,7 @@ from pm_gplvm.core.gaussian import column_patterns
 from pm_gplvm.core.kernels import KERNELS, cross_slope, prior_slope_variance
 from pm_gplvm.core.row_moves import Part, Proposal, Theta
 from pm_gplvm.data.fit import THETA
-from pm_gplvm.model.density import compile_constrain
-from pm_gplvm.model.row_prior import compile_row_prior
+from pm_gplvm.model.density import compile_constrain, compile_row_prior
 from pm_gplvm.model.spec import ModelSpec
 
 _EXACT = 4  # proposals of the smallest residuals, for which the variance is computed

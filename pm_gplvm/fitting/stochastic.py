@@ -34,11 +34,9 @@ from pm_gplvm.core.checks import Array, count
 from pm_gplvm.core.gaussian import gram_factor
 from pm_gplvm.data.progress import progress_bar
 from pm_gplvm.model.compile import Backend, resolve_mode
-from pm_gplvm.model.covariances import covariance
-from pm_gplvm.model.density import compile_constrain
-from pm_gplvm.model.gaussian_ops import GaussianTerms, total_logp
+from pm_gplvm.model.density import compile_constrain, row_parameters
+from pm_gplvm.model.ops import GaussianTerms, covariance, total_logp
 from pm_gplvm.model.results import as_fit
-from pm_gplvm.model.row_prior import row_parameters
 from pm_gplvm.model.spec import ModelSpec
 from pm_gplvm.model.starts import start_values
 

@@ -3,7 +3,6 @@
 ``fit_sparse`` is ``fit_variational`` without q(X). Both start from X and θ of the exact model.
 """
 
-import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,9 +25,11 @@ from pm_gplvm.fitting.optimise import (
     INTERRUPTED,
     LINE_SEARCH,
     Optimum,
+    from_each,
     maximise,
     optima_positions,
     optima_table,
+    rank,
     relatively,
 )
 from pm_gplvm.model.approximate import (
@@ -40,7 +41,13 @@ from pm_gplvm.model.approximate import (
     read_exact,
 )
 from pm_gplvm.model.compile import compile_mode
-from pm_gplvm.model.density import LogDensity, compile_constrain, compile_log_density
+from pm_gplvm.model.density import (
+    Coordinates,
+    LogDensity,
+    compile_constrain,
+    compile_log_density,
+    movable,
+)
 from pm_gplvm.model.results import as_fit
 from pm_gplvm.model.starts import perturbed, start_values
 
@@ -488,76 +495,14 @@ def _problems(best: Optimum, found: _Findings) -> list[str]:
     return texts
 
 
-@dataclass(frozen=True)
-class InducedCoordinates:
-    """Vectors of positions in units of the lengthscale and θ in units that follow the curvature.
-
-    Names are those of value variables: ``positions`` are divided by the lengthscale; from ``spreads``,
-    logarithms, its logarithm is taken (``lengthscale``, None if it is fixed); what is ``held`` does
-    not move.
-    """
-
-    density: LogDensity
-    positions: tuple[str, ...]
-    spreads: tuple[str, ...]
-    lengthscale: str | None
-    steps: Mapping[str, float]
-    held: Mapping[str, Array]
-
-    def _pack(self, values: Mapping[str, Array]) -> Array:
-        moving = [name for name in self.density.names if name not in self.held]
-        return np.concatenate([np.ravel(values[name]) for name in moving])
-
-    def inward(self, values: Mapping[str, Array]) -> Array:
-        """Bring values of the model's variables into the optimiser's vector."""
-        inner = dict(values)
-        if self.lengthscale is not None:
-            log_lengthscale = values[self.lengthscale]
-            inner |= {n: values[n] / np.exp(log_lengthscale) for n in self.positions}
-            inner |= {n: values[n] - log_lengthscale for n in self.spreads}
-        return self._pack({name: inner[name] / self.steps[name] for name in inner})
-
-    def outward(self, vector: Array) -> dict[str, Array]:
-        """Bring the optimiser's vector back to values of the model's variables."""
-        values, start = dict(self.held), 0
-        for name, shape in zip(self.density.names, self.density.shapes, strict=True):
-            if name not in self.held:
-                end = start + math.prod(shape)
-                values[name] = self.steps[name] * vector[start:end].reshape(shape)
-                start = end
-        if self.lengthscale is not None:
-            log_lengthscale = values[self.lengthscale]
-            values |= {n: values[n] * np.exp(log_lengthscale) for n in self.positions}
-            values |= {n: values[n] + log_lengthscale for n in self.spreads}
-        return values
-
-    def __call__(self, vector: Array) -> tuple[float, Array]:
-        """Objective and gradient at the optimiser's vector."""
-        values = self.outward(vector)
-        value, flat = self.density(self.density.pack(values))
-        gradient = self.density.unpack(flat)
-        if self.lengthscale is not None:
-            log_lengthscale = values[self.lengthscale]
-            along: Any = sum((gradient[n] * values[n]).sum(axis=0) for n in self.positions)
-            along = along + sum(gradient[n].sum(axis=0) for n in self.spreads)
-            total = along if log_lengthscale.ndim else along.sum()
-            gradient[self.lengthscale] = gradient[self.lengthscale] + total
-            gradient |= {n: gradient[n] * np.exp(log_lengthscale) for n in self.positions}
-        return value, self._pack({n: g * self.steps[n] for n, g in gradient.items()})
-
-
 def induced_coordinates(
     model: pm.Model, density: LogDensity, held: Mapping[str, Array]
-) -> InducedCoordinates:
+) -> Coordinates:
     """Choose the coordinates for a model with inducing inputs.
 
     The units follow the curvature: N rows share θ, and about N / M of them an inducing input.
     """
     free = {rv.name: model.rvs_to_values[rv].name for rv in model.free_RVs}
-    lengthscale = free.get("lengthscale")
-    if lengthscale is not None:
-        transform = model.rvs_to_transforms[model["lengthscale"]]
-        lengthscale = lengthscale if isinstance(transform, LogTransform) else None
     shapes = dict(zip(density.names, density.shapes, strict=True))
     rows = free["X_mean"] if "X_mean" in free else free["X"]
     n_rows, n_inducing = shapes[rows][0], shapes.get("X_inducing", (1,))[0]
@@ -567,7 +512,15 @@ def induced_coordinates(
     steps["X_inducing"] = _STEP_INDUCING * np.sqrt(n_inducing / n_rows)
     positions = tuple(free[n] for n in ("X", "X_mean", "X_inducing") if n in free)
     spreads = (free["X_sd"],) if "X_sd" in free else ()
-    return InducedCoordinates(density, positions, spreads, lengthscale, steps, held)
+    lengthscale = movable(model).get("lengthscale")
+    return Coordinates(
+        density,
+        steps,
+        positions,
+        None if lengthscale is None else str(lengthscale.name),
+        spreads=spreads,
+        held=held,
+    )
 
 
 def search(
@@ -588,23 +541,22 @@ def search(
     free = induced_coordinates(model, compile_log_density(model), {})
     names = [rv.name for rv in model.free_RVs if rv.name in ("amplitude", "sigma")]
     keep = [model.rvs_to_values[model[name]].name for name in names] if hold else []
-    optima: list[Optimum] = []
+
+    def run(values: Mapping[str, Array]) -> Optimum:
+        held = replace(free, held={name: values[name] for name in keep})
+        return _two_phases(free, held, values, hold, maxiter, tol, counter)
+
     with (
         limit_threads(blas_threads),
         progress_bar(title, len(starts), "starts", show=progressbar) as counter,
     ):
-        for values in starts:
-            held = replace(free, held={name: values[name] for name in keep})
-            optima.append(_two_phases(free, held, values, hold, maxiter, tol, counter))
-            counter.finish(optima[-1].objective)
-            if optima[-1].message == INTERRUPTED:
-                break
-    return sorted(enumerate(optima), key=lambda item: -item[1].objective)
+        ended, _ = from_each(starts, run, counter)
+    return rank(ended)
 
 
 def _two_phases(
-    free: InducedCoordinates,
-    held: InducedCoordinates,
+    free: Coordinates,
+    held: Coordinates,
     values: Mapping[str, Array],
     hold: int,
     maxiter: int,

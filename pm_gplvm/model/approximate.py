@@ -16,10 +16,8 @@ from pm_gplvm.core.inducing import InducingKernel
 from pm_gplvm.core.kernels import KERNELS
 from pm_gplvm.core.psi import ONE_NODE
 from pm_gplvm.data.fit import LATENT
-from pm_gplvm.model.build import noise_in
-from pm_gplvm.model.collapsed import CollapsedBound
-from pm_gplvm.model.covariances import SYMBOLIC
-from pm_gplvm.model.spec import ModelSpec, PositionPrior
+from pm_gplvm.model.ops import SYMBOLIC, CollapsedBound
+from pm_gplvm.model.spec import ModelSpec, PositionPrior, noise_in
 
 Method = Literal["vfe", "fitc"]
 

@@ -1,19 +1,17 @@
-"""From a table to a plain ``pm.Model``."""
+"""From a table, or from a fit, to a plain ``pm.Model``."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Literal
 
 import numpy as np
 import pymc as pm
-import pytensor.tensor as pt
 import xarray as xr
 from numpy.typing import NDArray
-from pymc.distributions.shape_utils import change_dist_size
-from pytensor.graph.basic import Variable
 
 from pm_gplvm.core.gaussian import column_patterns, warn_of_cost
-from pm_gplvm.core.kernels import parse_kernel
-from pm_gplvm.data.fit import FEATURE, LATENT, OBS
+from pm_gplvm.core.kernels import KERNELS, parse_kernel
+from pm_gplvm.data.fit import FEATURE, LATENT, OBS, THETA, Fit
 from pm_gplvm.data.table import (
     Scale,
     as_table,
@@ -21,8 +19,10 @@ from pm_gplvm.data.table import (
     resolution_of,
     warn_of_odd_table,
 )
-from pm_gplvm.model.covariances import covariance
 from pm_gplvm.model.likelihood import GPColumns
+from pm_gplvm.model.ops import covariance
+from pm_gplvm.model.priors import DEFAULT_PRIORS, add_prior
+from pm_gplvm.model.spec import ModelSpec, noise_in
 
 
 def build_model(
@@ -248,87 +248,88 @@ def _chosen_priors(names: tuple[str, ...], priors: Mapping[str, Any] | None) -> 
     return chosen | dict(priors or {})
 
 
-def noise_in(model: pm.Model) -> Variable:
-    """Write down the standard deviation of all noise in a model, its floor included."""
-    sigma, floor = model["sigma"], model.named_vars.get("Y_resolution")
-    return sigma if floor is None else pt.sqrt(pt.square(sigma) + pt.square(floor))
+_FLAT = {"Flat()", "HalfFlat()"}
 
 
-Prior = Any
-"""A number (held fixed), ``"flat"``, a ``pm.Distribution.dist(...)`` or ``f(name, dims)``."""
+def rebuild_model(fit: xr.DataTree, *, priors: Mapping[str, Any] | None = None) -> pm.Model:
+    """Build the model of a fit again, without the table that it was first built from.
 
-DEFAULT_PRIORS: Mapping[str, Callable[[], Variable]] = {
-    "X": lambda: pm.Normal.dist(0.0, 1.0),
-    # Bounded away from 0: with N(0, 1) on X the pair (X, lengthscale) may shrink together at no
-    # cost in likelihood, and a density that does not vanish at 0 leaves the mode without a place.
-    "lengthscale": lambda: pm.InverseGamma.dist(3.0, 2.0),
-    "amplitude": lambda: pm.LogNormal.dist(0.0, 1.0),
-    "weight": lambda: pm.HalfNormal.dist(1.0),  # finite at 0: the linear part may vanish
-    "sigma": lambda: pm.LogNormal.dist(-2.0, 1.0),
-    "bias": lambda: pm.HalfNormal.dist(1.0),
-}
-"""The default of each parameter; amplitude, weight (per unit of X), sigma and bias in units
-of the data's scale."""
+    The table, its labels, mean and scale, the kernel and what was held fixed stand in the fit. Of
+    the priors it only tells what they were: those that :func:`build_model` does not have by
+    default must be given again, and are compared.
 
+    Parameters
+    ----------
+    fit : DataTree
+        Of a model of :func:`build_model`, for instance from :func:`load`.
+    priors : mapping, optional
+        As in :func:`build_model`, for those that were neither the default nor a number nor "flat".
 
-def add_prior(
-    name: str, prior: Prior, *, dims: tuple[str, ...], shape: tuple[int, ...], positive: bool
-) -> Variable:
-    """Add one parameter to the model on the context stack.
+    Returns
+    -------
+    pm.Model
+        On which :func:`fit_marginal`, :func:`sample`, :func:`sample_more` and the others go on.
 
-    ``prior`` as in :func:`build_model`: a number is held and stands in ``constant_data``, "flat" is the
-    improper constant density, a distribution is brought to the parameter's shape, and a callable
-    registers the variable itself.
+    Raises
+    ------
+    TypeError, ValueError
+        If ``fit`` is none of a model of :func:`build_model`, or had other priors.
+
+    Examples
+    --------
+    >>> import pm_gplvm as gplvm
+    >>> best = gplvm.fit_marginal(gplvm.build_model(gplvm.load_digits(n=20)), progressbar=False)
+    >>> model = gplvm.rebuild_model(best)
+    >>> better = gplvm.fit_marginal(
+    ...     model, start=best, n_restarts=1, random_seed=1, progressbar=False
+    ... )
     """
-    if isinstance(prior, str):
-        if prior != "flat":
-            raise ValueError(f"priors[{name!r}] must be 'flat' where it is a text, got {prior!r}.")
-        return (pm.HalfFlat if positive else pm.Flat)(name, dims=dims)
-    if isinstance(prior, Variable):
-        return _registered(name, prior, dims, shape)
-    if callable(prior):
-        variable = prior(name, dims)
-        if not isinstance(variable, Variable):
-            raise TypeError(
-                f"priors[{name!r}] was called and must return the variable it made, "
-                f"got {type(variable).__name__}."
-            )
-        return variable
-    return _fixed(name, prior, dims, shape, positive)
-
-
-def _registered(
-    name: str, prior: Variable, dims: tuple[str, ...], shape: tuple[int, ...]
-) -> Variable:
-    if prior.owner is None or not hasattr(prior.owner.op, "ndim_supp"):
-        raise TypeError(
-            f"priors[{name!r}] must be a distribution made by .dist(), such as pm.HalfNormal.dist(1), "
-            f"got the variable {prior}."
+    read = Fit.of(fit, "X", "sigma", "Y_mean", "Y_scale", caller="rebuild_model")
+    kernel, noted = read.kernel, read.priors
+    if kernel not in KERNELS or noted is None:
+        raise ValueError(
+            "rebuild_model needs a fit of a model of build_model, got one with a covariance of its own "
+            "or without a note of its priors. Build the model as it was first built."
         )
-    given = tuple(prior.type.shape)
-    fits = len(given) == len(shape) and all(
-        a in (None, b) for a, b in zip(given, shape, strict=True)
+    had, constant = noted, read.constants
+    flat = {name: "flat" for name, text in had.items() if text in _FLAT}
+    held = {n: constant[n].to_numpy() for n in ("X", *THETA) if n in constant and n not in had}
+    table = read.Y
+    model = build_model(
+        table,
+        read.latent_dim,
+        kernel=f"{kernel} + bias" if "bias" in read else kernel,
+        ard="lengthscale" in read and LATENT in read.draws("lengthscale").dims,
+        priors={**flat, **held, **(priors or {})},
+        scale=_scale(table, constant["Y_scale"].to_numpy()),
+        missing="mask",
+        resolution=constant["Y_resolution"].to_numpy() if "Y_resolution" in constant else 0,
+        noise="column" if read.own_noise else "shared",
     )
-    if given and not fits:
-        raise ValueError(f"priors[{name!r}] must have shape () or {shape}, got {given}.")
-    # A variable of its own, so that one distribution may serve several parameters and models.
-    prior = change_dist_size(prior, shape[: len(shape) - prior.owner.op.ndim_supp])
-    return pm.modelcontext(None).register_rv(prior, name, dims=dims)
+    # The very numbers, also where they were not made by a rule.
+    for name in ("Y_mean", "Y_scale"):
+        model[name].set_value(constant[name].to_numpy())
+    _compare(had, ModelSpec.of(model).priors)
+    return model
 
 
-def _fixed(
-    name: str, prior: Any, dims: tuple[str, ...], shape: tuple[int, ...], positive: bool
-) -> Variable:
-    try:
-        value = np.asarray(prior, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise TypeError(
-            f"priors[{name!r}] must be a number, 'flat', a distribution made by .dist() or a "
-            f"function of (name, dims), got {type(prior).__name__}."
-        ) from None
-    if value.shape not in ((), shape):
-        raise ValueError(f"priors[{name!r}] must have shape () or {shape}, got {value.shape}.")
-    if not np.isfinite(value).all() or (positive and (value <= 0).any()):
-        wanted = "positive and finite" if positive else "finite"
-        raise ValueError(f"priors[{name!r}] must be {wanted} where it is a number, got {prior}.")
-    return pm.Data(name, np.broadcast_to(value, shape).copy(), dims=dims or None)
+def _scale(table: xr.DataArray, spread: NDArray[np.float64]) -> Scale:
+    """Find the rule that gives these scales of the columns."""
+    rules: tuple[Scale, ...] = ("global", "feature", "none")
+    for rule in rules:
+        with suppress(ValueError):  # "feature" refuses constant columns
+            if np.array_equal(centre_and_scale(as_table(table, missing="mask"), rule)[1], spread):
+                return rule
+    return "none"
+
+
+def _compare(had: Mapping[str, str], has: Mapping[str, str]) -> None:
+    other = [name for name in {**had, **has} if had.get(name) != has.get(name)]
+    if other:
+        found = "; ".join(
+            f"{name} had {had.get(name, 'none')}, now {has.get(name, 'none')}" for name in other
+        )
+        raise ValueError(
+            f"rebuild_model must have the priors of the fit, got others: {found}. Give them as they "
+            f"were given to build_model: priors={{'{other[0]}': ...}}."
+        )

@@ -7,8 +7,8 @@ logarithms of θ: an optimiser at one state (:class:`Coordinates`), a sampler at
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -21,16 +21,14 @@ from pymc.distributions.transforms import LogTransform
 from pymc.model.transform.conditioning import remove_value_transforms
 from pytensor.graph.basic import Variable
 from pytensor.graph.replace import graph_replace, vectorize_graph
-from scipy.linalg import blas
+from pytensor.tensor.random.op import RandomVariable
 
 from pm_gplvm.core.checks import Array
-from pm_gplvm.core.gaussian import gram_factor
+from pm_gplvm.core.gaussian import gram_factor, lower_factors, solve_lower
 from pm_gplvm.model.compile import Backend, compile_mode, resolve_mode
-from pm_gplvm.model.covariances import Covariance
-from pm_gplvm.model.gaussian_ops import incomplete_total_logp, total_logp
 from pm_gplvm.model.likelihood import check_memory
+from pm_gplvm.model.ops import Covariance, incomplete_total_logp, own_columns_logp, total_logp
 from pm_gplvm.model.spec import ModelSpec, Table, tables_of
-from pm_gplvm.model.spectral import own_columns_logp
 from pm_gplvm.model.volume import log_volume
 
 _STEP = 1e-4  # by which a gradient is differenced
@@ -310,7 +308,7 @@ def _unit_of_theta(n_rows: int) -> float:
     return float(2.0 / np.sqrt(n_rows))
 
 
-def _movable(model: pm.Model) -> dict[str, Variable]:
+def movable(model: pm.Model) -> dict[str, Variable]:
     """Value variables of X, and of the logarithms of lengthscale and weight, where they are free."""
     kinds = {"X": type(None), "lengthscale": LogTransform, "weight": LogTransform}
     return {
@@ -327,41 +325,60 @@ class Coordinates:
     Two things make plain L-BFGS crawl. The likelihood depends on X / lengthscale alone, so that X
     and the lengthscale can shrink together along a ridge: in Z = X / lengthscale the ridge is one
     axis. And the curvature in a hyperparameter, which all N rows share, is of the order of N
-    times that in one row's position: θ is measured in units of 2/√N. (In a model where K depends
-    on X in another way the map is still one to one.)
+    times that in one row's position: each variable is measured in a unit (``steps``) of its own. (In a
+    model where K depends on X in another way the map is still one to one.)
 
-    The names are those of value variables, where they are free: X itself, the logarithms of the
-    lengthscale and of the linear part's weight. With the weight the optimiser moves weight ·
-    lengthscale, on which the likelihood depends at given Z.
+    The names are those of value variables: ``positions`` are divided by the lengthscale; from
+    ``spreads``, logarithms of standard deviations of positions, its logarithm is taken, and with the
+    linear part's ``weight``, a logarithm too, the optimiser moves weight · lengthscale, on which the
+    likelihood depends at given Z. ``lengthscale``, a logarithm, is None where it or the positions do not
+    move. What is ``held`` stays where it is.
     """
 
     density: LogDensity
-    X: str | None = None
+    steps: Mapping[str, float]
+    positions: tuple[str, ...] = ()
     lengthscale: str | None = None
     weight: str | None = None
+    spreads: tuple[str, ...] = ()
+    held: Mapping[str, Array] = field(default_factory=dict)
+
+    @property
+    def X(self) -> str | None:
+        """Name of the rows' positions, None where they do not move."""
+        return next(iter(self.positions), None)
 
     @cached_property
-    def _steps(self) -> dict[str, float]:
-        shapes = dict(zip(self.density.names, self.density.shapes, strict=True))
-        unit = 1.0 if self.X is None else _unit_of_theta(shapes[self.X][0])
-        return {name: 1.0 if name == self.X else unit for name in shapes}
+    def _moving(self) -> Spans:
+        pairs = zip(self.density.names, self.density.shapes, strict=True)
+        moving = {name: shape for name, shape in pairs if name not in self.held}
+        return _spans(list(moving), list(moving.values()))
+
+    def _pack(self, values: Mapping[str, Array]) -> Array:
+        return np.concatenate([np.ravel(values[name]) for name in self._moving]).astype(np.float64)
 
     def inward(self, values: Mapping[str, Array]) -> Array:
         """Bring values of the model's variables into the optimiser's vector."""
         inner = dict(values)
-        if self.X is not None and self.lengthscale is not None:
-            inner[self.X] = values[self.X] / _unit(values[self.X], values[self.lengthscale])
+        if self.lengthscale is not None:
+            log_lengthscale = values[self.lengthscale]
+            inner |= {n: values[n] / np.exp(log_lengthscale) for n in self.positions}
+            inner |= {n: values[n] - log_lengthscale for n in self.spreads}
             if self.weight is not None:
-                inner[self.weight] = values[self.weight] + np.mean(values[self.lengthscale])
-        return self.density.pack({name: inner[name] / u for name, u in self._steps.items()})
+                inner[self.weight] = values[self.weight] + np.mean(log_lengthscale)
+        return self._pack({name: inner[name] / self.steps[name] for name in self._moving})
 
     def outward(self, vector: Array) -> dict[str, Array]:
         """Bring the optimiser's vector back to values of the model's variables."""
-        values = {name: u * self._steps[name] for name, u in self.density.unpack(vector).items()}
-        if self.X is not None and self.lengthscale is not None:
-            values[self.X] = values[self.X] * _unit(values[self.X], values[self.lengthscale])
+        values = dict(self.held)
+        for name, (span, shape) in self._moving.items():
+            values[name] = vector[span].reshape(shape) * self.steps[name]
+        if self.lengthscale is not None:
+            log_lengthscale = values[self.lengthscale]
+            values |= {n: values[n] * np.exp(log_lengthscale) for n in self.positions}
+            values |= {n: values[n] + log_lengthscale for n in self.spreads}
             if self.weight is not None:
-                values[self.weight] = values[self.weight] - np.mean(values[self.lengthscale])
+                values[self.weight] = values[self.weight] - np.mean(log_lengthscale)
         return values
 
     def __call__(self, vector: Array) -> tuple[float, Array]:
@@ -369,17 +386,18 @@ class Coordinates:
         values = self.outward(vector)
         value, flat = self.density(self.density.pack(values))
         gradient = self.density.unpack(flat)
-        if self.X is not None and self.lengthscale is not None:
-            X, log_lengthscale = values[self.X], values[self.lengthscale]
+        if self.lengthscale is not None:
+            log_lengthscale = values[self.lengthscale]
             # ∂L/∂ln lengthscale at fixed Z, through X = lengthscale Z.
-            along: Any = (gradient[self.X] * X).sum(axis=0)
+            along: Any = sum((gradient[n] * values[n]).sum(axis=0) for n in self.positions)
+            along = along + sum(gradient[n].sum(axis=0) for n in self.spreads)
             if log_lengthscale.ndim == 0:
                 along = along.sum()
             if self.weight is not None:
                 along = along - gradient[self.weight] / log_lengthscale.size
             gradient[self.lengthscale] = gradient[self.lengthscale] + along
-            gradient[self.X] = gradient[self.X] * _unit(X, log_lengthscale)
-        return value, self.density.pack({n: g * self._steps[n] for n, g in gradient.items()})
+            gradient |= {n: gradient[n] * np.exp(log_lengthscale) for n in self.positions}
+        return value, self._pack({n: g * self.steps[n] for n, g in gradient.items()})
 
 
 @dataclass(frozen=True)
@@ -408,11 +426,12 @@ class Measured:
         """Log-density and gradient at the optimiser's vector."""
         value, flat = self.plain(self._within(vector))
         parts = self.plain.density.unpack(flat)
-        return value, self._packed(parts, _forward, lambda slope, unit: slope * unit)
+        return value, self._packed(parts, solve_lower, lambda slope, unit: slope * unit)
 
     def _within(self, vector: Array) -> Array:
         parts = self.plain.density.unpack(vector)
-        return self._packed(parts, _backward, lambda theta, unit: theta * unit)
+        backward = partial(solve_lower, transposed=True)
+        return self._packed(parts, backward, lambda theta, unit: theta * unit)
 
     def _packed(
         self,
@@ -429,15 +448,6 @@ class Measured:
         return self.plain.density.pack(parts)
 
 
-def _forward(root: Array, vector: Array) -> Array:
-    # Seen in Fortran order the lower triangle is the upper one of the transpose.
-    return np.asarray(blas.dtrsv(root.T, vector, lower=0, trans=1))
-
-
-def _backward(root: Array, vector: Array) -> Array:
-    return np.asarray(blas.dtrsv(root.T, vector, lower=0))
-
-
 def measured(
     plain: Coordinates, values: Mapping[str, Array], information: Array
 ) -> Measured | None:
@@ -448,7 +458,7 @@ def measured(
     scale = 1.0 if plain.lengthscale is None else np.exp(values[plain.lengthscale])
     curvature = information * np.square(np.broadcast_to(scale, len(information)))[:, None, None]
     try:
-        roots = np.linalg.cholesky(curvature)
+        roots = lower_factors(curvature)
     except np.linalg.LinAlgError:
         return None
     at = plain.inward(values)
@@ -470,7 +480,14 @@ def measured(
 
 def optimiser_coordinates(model: pm.Model, density: LogDensity) -> Coordinates:
     """Choose the coordinates for a model."""
-    return Coordinates(density, **{n: v.name for n, v in _movable(model).items()})
+    names = {name: str(value.name) for name, value in movable(model).items()}
+    if "X" not in names:
+        return Coordinates(density, dict.fromkeys(density.names, 1.0))
+    shapes = dict(zip(density.names, density.shapes, strict=True))
+    steps = dict.fromkeys(density.names, _unit_of_theta(shapes[names["X"]][0])) | {names["X"]: 1.0}
+    lengthscale = names.get("lengthscale")
+    weight = names.get("weight") if lengthscale is not None else None
+    return Coordinates(density, steps, (names["X"],), lengthscale, weight)
 
 
 @dataclass
@@ -593,8 +610,8 @@ def compile_ensemble(model: pm.Model | ModelSpec) -> Ensemble:
     spec = ModelSpec.of(model)
     likelihood, prior = likelihood_and_prior(spec)
     model, values = spec.model, spec.model.value_vars
-    movable = _movable(model)
-    X, lengthscale = movable.get("X"), movable.get("lengthscale")
+    known = movable(model)
+    X, lengthscale = known.get("X"), known.get("lengthscale")
     if X is not None and lengthscale is not None:
         # From here on the graph's X is Z: the density is that of Z.
         scaled = {X: X * _unit(X, lengthscale, pt)}
@@ -633,3 +650,84 @@ def _vectorised(inputs: list[Variable], outputs: list[Variable]) -> Any:
     function = pytensor.function(batch, graphs, on_unused_input="ignore", mode=compile_mode())
     function.trust_input = True
     return function
+
+
+# The prior of one row's position, given all else
+
+
+@dataclass(frozen=True)
+class RowPrior:
+    """ln p(xₙ given all else), up to a constant, of many candidates at many states.
+
+    ``factorises`` where the rows are independent, so that a row's prior does not look at the others.
+    """
+
+    function: Any
+    factorises: bool
+
+    def __call__(self, n: int, X: Array, values: list[Array]) -> Array:
+        """Log-density (R, M) of candidates (R, M, Q) of row n."""
+        return np.asarray(self.function(np.asarray(n), X, *values))
+
+
+def compile_row_prior(model: pm.Model | ModelSpec) -> RowPrior:
+    """Compile the prior of one row of X, which is free and untransformed.
+
+    Where X is a distribution whose rows are independent and nothing else depends on it but the
+    table, that row's term alone is computed; else the whole prior, with the row replaced.
+    """
+    spec = ModelSpec.of(model)
+    model, rv = spec.model, spec.X
+    values = model.value_vars
+    batch = [
+        pt.tensor(v.name, shape=(None, *(None,) * v.type.ndim), dtype=v.type.dtype) for v in values
+    ]
+    row, candidates = pt.lscalar("row"), pt.dtensor3("candidates")
+    parameters = None if spec.tied else row_parameters(rv, row)
+    if parameters is None:
+        density = _whole_prior(spec, row, candidates, batch)
+    else:
+        # A parameter is the same for all candidates of a state, and mostly for all states.
+        each = vectorize_graph(
+            model.replace_rvs_by_values(parameters), replace=dict(zip(values, batch, strict=True))
+        )
+        lifted = [
+            pt.expand_dims(new, 1) if new.ndim > old.ndim else new
+            for new, old in zip(each, parameters, strict=True)
+        ]
+        _, alike = rv.owner.op(*lifted, rng=rv.owner.inputs[0], return_next_rng=True)
+        density = pm.logp(alike, candidates)
+        if rv.owner.op.ndim_supp == 0:
+            density = density.sum(axis=-1)
+    function = pytensor.function(
+        [row, candidates, *batch], density, on_unused_input="ignore", mode=compile_mode()
+    )
+    function.trust_input = True
+    return RowPrior(function, factorises=parameters is not None)
+
+
+def row_parameters(X: Variable, row: Variable) -> list[Variable] | None:
+    """Parameters of a row of X, or of some rows, if its own distribution treats its rows apart."""
+    op = X.owner.op
+    if not isinstance(op, RandomVariable) or X.ndim != 2 or op.ndim_supp > 1:
+        return None
+    parameters = []
+    for parameter, core in zip(op.dist_params(X.owner), op.ndims_params, strict=True):
+        batch = parameter.ndim - core
+        if batch + op.ndim_supp == 2:  # one entry a row, unless it is broadcast along them
+            alone = parameter.type.shape[0] == 1
+            parameter = parameter[0 if alone else pt.minimum(row, parameter.shape[0] - 1)]
+        parameters.append(parameter)
+    return parameters
+
+
+def _whole_prior(
+    spec: ModelSpec, row: Variable, candidates: Variable, batch: list[Variable]
+) -> Variable:
+    """Write down the whole prior with one row replaced, for each candidate (R, M)."""
+    value = spec.model.rvs_to_values[spec.X]
+    candidate = pt.dvector("candidate")
+    _, prior = likelihood_and_prior(spec)
+    (moved,) = graph_replace([prior], {value: pt.set_subtensor(value[row], candidate)})
+    lifted = {v: pt.expand_dims(b, 1) for v, b in zip(spec.model.value_vars, batch, strict=True)}
+    return vectorize_graph([moved], replace={candidate: candidates, **lifted})[0]

@@ -13,11 +13,12 @@ from pytensor.graph.basic import Variable
 from pytensor.tensor.random.utils import normalize_size_param
 
 from pm_gplvm.model.compile import constants, is_random
-from pm_gplvm.model.gaussian_ops import (
+from pm_gplvm.model.ops import (
     columns_logp,
     incomplete_columns_logp,
+    lower_factor,
+    own_columns_logp,
 )
-from pm_gplvm.model.spectral import own_columns_logp
 
 
 class GPColumnsRV(SymbolicRandomVariable):
@@ -38,7 +39,7 @@ class GPColumnsRV(SymbolicRandomVariable):
             size=pt.concatenate([size, cov.shape[-1:]]), rng=rng, return_next_rng=True
         )
         # The lower triangle decides, as it does in the log-density.
-        f = z @ pt.linalg.cholesky(cov, lower=True).mT
+        f = z @ lower_factor(cov).mT
         draws = mu[..., None] + scale[..., None] * f
         inputs = [rng, size, mu, scale, cov, *seen]
         return cls(inputs=inputs, outputs=[next_rng, draws])(*inputs)
@@ -74,7 +75,7 @@ class OwnColumnsRV(GPColumnsRV):
         # cov itself may be singular. The noise that every column has, in units of its amplitude, is
         # drawn with the signal; the rest by itself.
         common = (sigma**2 / amplitude**2).min()
-        f = z @ pt.linalg.cholesky(cov + common * pt.eye(cov.shape[-1]), lower=True).mT
+        f = z @ lower_factor(cov + common * pt.eye(cov.shape[-1])).mT
         rest = pt.sqrt(pt.maximum(sigma**2 - common * amplitude**2, 0.0))
         noisy = amplitude[..., None] * f + rest[..., None] * white
         draws = mu[..., None] + scale[..., None] * noisy
@@ -112,7 +113,7 @@ class GPColumns(Continuous):
     amplitude, sigma : tensor_like, shape () or (D,), optional
         With ``sigma``, a white noise of each column, the columns are N(mu, scale² (amplitude² cov +
         sigma² I)), and ``cov`` is the signal's covariance alone; ``amplitude`` is 1 by default (see
-        :mod:`pm_gplvm.model.spectral`).
+        :mod:`pm_gplvm.core.spectral`).
 
     Notes
     -----

@@ -1,8 +1,7 @@
 """What a ``pm.Model`` is: its table, kernel, parameters and the prior of X, read from its graph once."""
 
 import hashlib
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,7 +10,6 @@ import numpy as np
 import pymc as pm
 import pytensor
 import pytensor.tensor as pt
-import xarray as xr
 from numpy.typing import NDArray
 from pytensor.compile.sharedvalue import SharedVariable
 from pytensor.graph.basic import Constant, Variable, equal_computations
@@ -22,14 +20,11 @@ from pytensor.tensor.shape import SpecifyShape
 
 from pm_gplvm.core.checks import Array
 from pm_gplvm.core.gaussian import gram_factor
-from pm_gplvm.core.kernels import KERNELS
-from pm_gplvm.data.fit import LATENT, THETA, Fit
-from pm_gplvm.data.table import Scale, as_table, centre_and_scale
-from pm_gplvm.model.build import build_model, noise_in
+from pm_gplvm.data.fit import THETA
 from pm_gplvm.model.compile import constants, is_random
-from pm_gplvm.model.covariances import Covariance
-from pm_gplvm.model.latent_priors import Kind, basis_of, kind_of_prior
 from pm_gplvm.model.likelihood import GPColumnsRV, OwnColumnsRV, mask_in
+from pm_gplvm.model.ops import Covariance
+from pm_gplvm.model.priors import Kind, basis_of, kind_of_prior
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +131,7 @@ class PositionPrior:
 
     @classmethod
     def of(cls, model: pm.Model) -> "PositionPrior":
-        """Tell the kind by the data that :mod:`pm_gplvm.model.latent_priors` registers."""
+        """Tell the kind by the data that :mod:`pm_gplvm.model.priors` registers."""
         X = model["X"]
         plain = X in model.free_RVs and isinstance(X.owner.op, NormalRV) and X.type.ndim == 2
         says = kind_of_prior(model.named_vars)
@@ -329,6 +324,12 @@ class ModelSpec:
         return {name: _text(rv) for name, rv in self.free.items()}
 
 
+def noise_in(model: pm.Model) -> Variable:
+    """Write down the standard deviation of all noise in a model, its floor included."""
+    sigma, floor = model["sigma"], model.named_vars.get("Y_resolution")
+    return sigma if floor is None else pt.sqrt(pt.square(sigma) + pt.square(floor))
+
+
 def _in_named_parameters(model: pm.Model, table: Table) -> bool:
     """Whether K is one of the kernels, of the model's own X and θ by their names.
 
@@ -396,90 +397,3 @@ def _number(value: Any) -> str:
         return repr(float(value.flat[0]))
     digest = hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()[:16]
     return f"array {value.shape} {digest}"
-
-
-_FLAT = {"Flat()", "HalfFlat()"}
-
-
-def rebuild_model(fit: xr.DataTree, *, priors: Mapping[str, Any] | None = None) -> pm.Model:
-    """Build the model of a fit again, without the table that it was first built from.
-
-    The table, its labels, mean and scale, the kernel and what was held fixed stand in the fit. Of
-    the priors it only tells what they were: those that :func:`build_model` does not have by
-    default must be given again, and are compared.
-
-    Parameters
-    ----------
-    fit : DataTree
-        Of a model of :func:`build_model`, for instance from :func:`load`.
-    priors : mapping, optional
-        As in :func:`build_model`, for those that were neither the default nor a number nor "flat".
-
-    Returns
-    -------
-    pm.Model
-        On which :func:`fit_marginal`, :func:`sample`, :func:`sample_more` and the others go on.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If ``fit`` is none of a model of :func:`build_model`, or had other priors.
-
-    Examples
-    --------
-    >>> import pm_gplvm as gplvm
-    >>> best = gplvm.fit_marginal(gplvm.build_model(gplvm.load_digits(n=20)), progressbar=False)
-    >>> model = gplvm.rebuild_model(best)
-    >>> better = gplvm.fit_marginal(
-    ...     model, start=best, n_restarts=1, random_seed=1, progressbar=False
-    ... )
-    """
-    read = Fit.of(fit, "X", "sigma", "Y_mean", "Y_scale", caller="rebuild_model")
-    kernel, noted = read.kernel, read.priors
-    if kernel not in KERNELS or noted is None:
-        raise ValueError(
-            "rebuild_model needs a fit of a model of build_model, got one with a covariance of its own "
-            "or without a note of its priors. Build the model as it was first built."
-        )
-    had, constant = noted, read.constants
-    flat = {name: "flat" for name, text in had.items() if text in _FLAT}
-    held = {n: constant[n].to_numpy() for n in ("X", *THETA) if n in constant and n not in had}
-    table = read.Y
-    model = build_model(
-        table,
-        read.latent_dim,
-        kernel=f"{kernel} + bias" if "bias" in read else kernel,
-        ard="lengthscale" in read and LATENT in read.draws("lengthscale").dims,
-        priors={**flat, **held, **(priors or {})},
-        scale=_scale(table, constant["Y_scale"].to_numpy()),
-        missing="mask",
-        resolution=constant["Y_resolution"].to_numpy() if "Y_resolution" in constant else 0,
-        noise="column" if read.own_noise else "shared",
-    )
-    # The very numbers, also where they were not made by a rule.
-    for name in ("Y_mean", "Y_scale"):
-        model[name].set_value(constant[name].to_numpy())
-    _compare(had, ModelSpec.of(model).priors)
-    return model
-
-
-def _scale(table: xr.DataArray, spread: NDArray[np.float64]) -> Scale:
-    """Find the rule that gives these scales of the columns."""
-    rules: tuple[Scale, ...] = ("global", "feature", "none")
-    for rule in rules:
-        with suppress(ValueError):  # "feature" refuses constant columns
-            if np.array_equal(centre_and_scale(as_table(table, missing="mask"), rule)[1], spread):
-                return rule
-    return "none"
-
-
-def _compare(had: Mapping[str, str], has: Mapping[str, str]) -> None:
-    other = [name for name in {**had, **has} if had.get(name) != has.get(name)]
-    if other:
-        found = "; ".join(
-            f"{name} had {had.get(name, 'none')}, now {has.get(name, 'none')}" for name in other
-        )
-        raise ValueError(
-            f"rebuild_model must have the priors of the fit, got others: {found}. Give them as they "
-            f"were given to build_model: priors={{'{other[0]}': ...}}."
-        )

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from pytensor.graph.basic import Variable
 
 from pm_gplvm.core.kernels import KERNELS, prior_slope_variance
-from pm_gplvm.model.gaussian_ops import GaussianTerms
+from pm_gplvm.model.ops import GaussianTerms
 from pm_gplvm.model.spec import ModelSpec
 
 _LOG_2PI = float(np.log(2.0 * np.pi))

@@ -12,7 +12,7 @@ from pm_gplvm.core.blas import blas_threads as limit_threads
 from pm_gplvm.core.checks import Array, count
 from pm_gplvm.data.fit import Fit
 from pm_gplvm.data.progress import progress_bar
-from pm_gplvm.model.latent_priors import kind_of_prior
+from pm_gplvm.model.priors import kind_of_prior
 from pm_gplvm.prediction.new_rows import (
     new_table,
     positions_by_map,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pm_gplvm.core.checks import Array
 from pm_gplvm.data.fit import FEATURE, LATENT, OBS, Fit, evenly_spaced
 from pm_gplvm.data.table import labelled
-from pm_gplvm.model.latent_priors import kind_of_prior, mapped
+from pm_gplvm.model.priors import kind_of_prior, mapped
 from pm_gplvm.prediction.row_density import Rows
 
 _STANDARD = "Normal(0.0, 1.0)"

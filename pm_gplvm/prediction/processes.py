@@ -24,8 +24,8 @@ from pm_gplvm.core.kernels import (
     prior_variance,
 )
 from pm_gplvm.core.psi import ONE_NODE
+from pm_gplvm.core.spectral import ColumnParts, spectrum
 from pm_gplvm.data.fit import Fit
-from pm_gplvm.model.spectral import ColumnParts, spectrum
 
 Indices = NDArray[np.intp]
 

@@ -10,6 +10,7 @@ from scipy.special import logsumexp
 
 from pm_gplvm.core.batch_optimise import maximise, minimise
 from pm_gplvm.core.checks import Array
+from pm_gplvm.core.gaussian import lower_factors
 from pm_gplvm.core.mixtures import Proposals, squared_distances
 from pm_gplvm.data.fit import Fit
 from pm_gplvm.data.progress import Bar
@@ -238,7 +239,7 @@ def _spread(density: RowDensity, rows: Rows, at: Array) -> Array:
     least = ((unit / rows.sd) ** 2).min(axis=1)
     curvature = np.maximum(curvature, least[:, None])
     covariance = (axes / curvature[:, None]) @ axes.transpose(0, 2, 1)
-    return np.asarray(unit[:, None] * np.linalg.cholesky(covariance))
+    return np.asarray(unit[:, None] * lower_factors(covariance))
 
 
 def _proposals(modes: Modes, rows: Rows) -> Proposals:

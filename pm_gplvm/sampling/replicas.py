@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from pm_gplvm.core.checks import Array
 from pm_gplvm.core.kernels import KERNELS
 from pm_gplvm.core.row_moves import Proposal, RowUpdates, Theta
-from pm_gplvm.model.density import Ensemble, compile_ensemble
-from pm_gplvm.model.row_prior import RowPrior, compile_row_prior
+from pm_gplvm.model.density import Ensemble, RowPrior, compile_ensemble, compile_row_prior
 from pm_gplvm.model.spec import ModelSpec
 from pm_gplvm.sampling.transitions import StepSizes, adapted_schedule, hmc_transition, swap
 

@@ -13,7 +13,7 @@ from oracles import column_logps, likelihood_gradient
 from pytensor.gradient import verify_grad
 
 from pm_gplvm.core.gaussian import column_patterns, gram_factor, warn_of_cost
-from pm_gplvm.model.gaussian_ops import incomplete_columns_logp, incomplete_total_logp, total_logp
+from pm_gplvm.model.ops import incomplete_columns_logp, incomplete_total_logp, total_logp
 
 masks = arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=6))
 

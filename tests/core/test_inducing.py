@@ -15,7 +15,7 @@ import pm_gplvm as gplvm
 from pm_gplvm.core.gaussian import gram_factor
 from pm_gplvm.core.inducing import InducingKernel
 from pm_gplvm.core.psi import ONE_NODE
-from pm_gplvm.model.collapsed import CollapsedBound
+from pm_gplvm.model.ops import CollapsedBound
 
 THETA = {"amplitude": 1.3, "bias": 0.4, "sigma": 0.5}
 

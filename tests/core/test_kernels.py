@@ -12,7 +12,7 @@ from pytensor.gradient import verify_grad
 import pm_gplvm as gplvm
 from pm_gplvm.core import kernels
 from pm_gplvm.core.kernels import KERNELS, parse_kernel
-from pm_gplvm.model.covariances import Covariance
+from pm_gplvm.model.ops import Covariance
 
 THETA = {"amplitude": 1.3, "sigma": 0.4, "bias": 0.7}
 WEIGHT = 0.6

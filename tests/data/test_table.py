@@ -8,7 +8,7 @@ import xarray as xr
 from oracles import centre_and_spread
 
 import pm_gplvm as gplvm
-from pm_gplvm.data.table import as_table, centre_and_scale, equal_rows, grid_steps, resolution_of
+from pm_gplvm.data.table import as_table, centre_and_scale, grid_steps, resolution_of
 
 
 @pytest.fixture
@@ -314,8 +314,3 @@ def test_the_resolution_is_that_of_rounding():
     expected = np.sqrt(1.0 / np.var(table) / 12.0 + 0.01**2)
     assert resolution_of(table, scale) == pytest.approx(float(expected), rel=1e-12)
     assert resolution_of(table, scale, by_column=True) == pytest.approx([float(expected)])
-
-
-def test_copies_are_found_off_a_grid(rng):
-    values = rng.normal(size=(4, 2))[[0, 1, 1, 2, 3, 0]]
-    assert equal_rows(values).tolist() == [0, 1, 1, 3, 4, 0]

@@ -12,6 +12,7 @@ from scipy import stats
 from sklearn.decomposition import PCA
 
 import pm_gplvm as gplvm
+from pm_gplvm.fitting.map import equal_rows
 from pm_gplvm.model.density import compile_log_density, optimiser_coordinates
 from pm_gplvm.model.spec import ModelSpec
 from pm_gplvm.model.volume import log_volume
@@ -408,6 +409,11 @@ def test_rows_entered_twice_are_fitted_once():
     point = {n: value_of(fit, n) for n in ("X", "lengthscale", "amplitude", "sigma")}
     joint = gplvm.compile_objective(model)(point)[0]
     assert float(fit["sample_stats"]["lp"][0, 0]) == pytest.approx(joint, rel=1e-10)
+
+
+def test_copies_are_found_off_a_grid(rng):
+    values = rng.normal(size=(4, 2))[[0, 1, 1, 2, 3, 0]]
+    assert equal_rows(values).tolist() == [0, 1, 1, 3, 4, 0]
 
 
 def test_equal_rows_of_answers_are_no_copies():

@@ -10,7 +10,7 @@ from sklearn.gaussian_process.kernels import RBF
 
 import pm_gplvm as gplvm
 from pm_gplvm.data.fit import Fit
-from pm_gplvm.model.latent_priors import kind_of_prior
+from pm_gplvm.model.priors import kind_of_prior
 from pm_gplvm.model.spec import ModelSpec
 
 N, Q = 16, 2

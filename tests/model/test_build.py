@@ -12,8 +12,7 @@ from oracles import ALL_KERNELS, kernel_matrix
 import pm_gplvm as gplvm
 from pm_gplvm.core.kernels import parse_kernel
 from pm_gplvm.data.fit import THETA
-from pm_gplvm.model.build import noise_in
-from pm_gplvm.model.spec import ModelSpec
+from pm_gplvm.model.spec import ModelSpec, noise_in
 
 FIXED = {"lengthscale": 1.0, "amplitude": 1.0, "sigma": 0.3}
 

@@ -5,8 +5,7 @@ import pymc as pm
 import pytest
 
 import pm_gplvm as gplvm
-from pm_gplvm.model.density import compile_ensemble
-from pm_gplvm.model.row_prior import compile_row_prior
+from pm_gplvm.model.density import compile_ensemble, compile_row_prior
 
 
 def hierarchical(name, dims):

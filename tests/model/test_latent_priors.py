@@ -91,7 +91,7 @@ def test_the_density_of_X_is_scipys(models, name, rng, mode):
 @pytest.mark.parametrize("name", PRIORS)
 def test_a_rows_prior_is_the_joint_ones(models, name, rng):
     """What the sampler weighs places by, against the density of all of X."""
-    from pm_gplvm.model.row_prior import compile_row_prior
+    from pm_gplvm.model.density import compile_row_prior
 
     plain, at = point_of(models[name], rng)
     places = rng.standard_normal((4, Q))

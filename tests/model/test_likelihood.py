@@ -12,7 +12,7 @@ from pytensor.gradient import verify_grad
 
 import pm_gplvm as gplvm
 from pm_gplvm.core.gaussian import gram_factor
-from pm_gplvm.model.gaussian_ops import GaussianTerms, columns_logp, total_logp
+from pm_gplvm.model.ops import GaussianTerms, columns_logp, total_logp
 from pm_gplvm.model.spec import tables_of
 
 

@@ -10,10 +10,8 @@ from pytensor.compile.mode import Mode
 from scipy.special import expit, gammaln
 
 import pm_gplvm as gplvm
-from pm_gplvm.model.compile import resolve_mode
-from pm_gplvm.model.covariances import Covariance
-from pm_gplvm.model.gaussian_ops import GaussianTerms
-from pm_gplvm.model.linker import NumpyLinker
+from pm_gplvm.model.compile import NumpyLinker, resolve_mode
+from pm_gplvm.model.ops import Covariance, GaussianTerms
 
 OTHER = "FAST_COMPILE"
 

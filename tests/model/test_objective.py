@@ -21,7 +21,7 @@ from scipy import stats
 
 import pm_gplvm as gplvm
 from pm_gplvm.model.density import compile_log_density, log_density
-from pm_gplvm.model.gaussian_ops import columns_logp
+from pm_gplvm.model.ops import columns_logp
 
 few = settings(max_examples=8, deadline=None, derandomize=True, database=None)
 

@@ -7,8 +7,8 @@ import pytest
 from oracles import column_logps, kernel_matrix
 
 from pm_gplvm.core.gaussian import gram_factor
-from pm_gplvm.model.gaussian_ops import total_logp
-from pm_gplvm.model.spectral import ColumnTerms, own_columns_logp, spectrum
+from pm_gplvm.core.spectral import spectrum
+from pm_gplvm.model.ops import ColumnTerms, own_columns_logp, total_logp
 
 HALF_LOG = 0.5 * np.log(2.0 * np.pi)
 

@@ -1,11 +1,11 @@
-"""Priors of X that know something: of single rows, of their order, of their classes, of Y.
+"""Priors of parameters, and priors of X that know something: of single rows, their order, classes or Y.
 
-Each public function makes what ``build_model(Y, priors={"X": ...})`` takes. What the prior knows is
+Each function for X makes what ``build_model(Y, priors={"X": ...})`` takes. What the prior knows is
 registered in the model as data or variables, so that a fit holds it too. The table ``_KINDS`` says
 what the package asks of such a prior beside its density.
 """
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ import pandas as pd
 import pymc as pm
 import pytensor.tensor as pt
 from numpy.typing import NDArray
+from pymc.distributions.shape_utils import change_dist_size
 from pytensor.graph.basic import Variable
 from scipy.spatial.distance import pdist
 
@@ -21,8 +22,7 @@ from pm_gplvm.core.checks import Array
 from pm_gplvm.core.kernels import cross_covariance
 from pm_gplvm.core.mixtures import Mixture
 from pm_gplvm.data.fit import CLASS, LATENT, OBS, Fit
-from pm_gplvm.model.build import add_prior
-from pm_gplvm.model.covariances import covariance
+from pm_gplvm.model.ops import covariance, lower_factor, whitened
 
 LatentPrior = Callable[[str, tuple[str, ...]], Variable]
 """Registers X under a name with its dims, and all that it needs besides."""
@@ -32,6 +32,89 @@ NewRow = tuple[Array, Array, Mixture | None]
 
 _KERNELS = ("rbf", "matern32", "matern52")
 _ROUNDING = 1e-8  # of the largest eigenvalue: what is below is taken for 0
+
+
+Prior = Any
+"""A number (held fixed), ``"flat"``, a ``pm.Distribution.dist(...)`` or ``f(name, dims)``."""
+
+DEFAULT_PRIORS: Mapping[str, Callable[[], Variable]] = {
+    "X": lambda: pm.Normal.dist(0.0, 1.0),
+    # Bounded away from 0: with N(0, 1) on X the pair (X, lengthscale) may shrink together at no
+    # cost in likelihood, and a density that does not vanish at 0 leaves the mode without a place.
+    "lengthscale": lambda: pm.InverseGamma.dist(3.0, 2.0),
+    "amplitude": lambda: pm.LogNormal.dist(0.0, 1.0),
+    "weight": lambda: pm.HalfNormal.dist(1.0),  # finite at 0: the linear part may vanish
+    "sigma": lambda: pm.LogNormal.dist(-2.0, 1.0),
+    "bias": lambda: pm.HalfNormal.dist(1.0),
+}
+"""The default of each parameter; amplitude, weight (per unit of X), sigma and bias in units
+of the data's scale."""
+
+
+def add_prior(
+    name: str, prior: Prior, *, dims: tuple[str, ...], shape: tuple[int, ...], positive: bool
+) -> Variable:
+    """Add one parameter to the model on the context stack.
+
+    ``prior`` as in :func:`build_model`: a number is held and stands in ``constant_data``, "flat" is the
+    improper constant density, a distribution is brought to the parameter's shape, and a callable
+    registers the variable itself.
+    """
+    if isinstance(prior, str):
+        if prior != "flat":
+            raise ValueError(f"priors[{name!r}] must be 'flat' where it is a text, got {prior!r}.")
+        return (pm.HalfFlat if positive else pm.Flat)(name, dims=dims)
+    if isinstance(prior, Variable):
+        return _registered(name, prior, dims, shape)
+    if callable(prior):
+        variable = prior(name, dims)
+        if not isinstance(variable, Variable):
+            raise TypeError(
+                f"priors[{name!r}] was called and must return the variable it made, "
+                f"got {type(variable).__name__}."
+            )
+        return variable
+    return _fixed(name, prior, dims, shape, positive)
+
+
+def _registered(
+    name: str, prior: Variable, dims: tuple[str, ...], shape: tuple[int, ...]
+) -> Variable:
+    if prior.owner is None or not hasattr(prior.owner.op, "ndim_supp"):
+        raise TypeError(
+            f"priors[{name!r}] must be a distribution made by .dist(), such as pm.HalfNormal.dist(1), "
+            f"got the variable {prior}."
+        )
+    given = tuple(prior.type.shape)
+    fits = len(given) == len(shape) and all(
+        a in (None, b) for a, b in zip(given, shape, strict=True)
+    )
+    if given and not fits:
+        raise ValueError(f"priors[{name!r}] must have shape () or {shape}, got {given}.")
+    # A variable of its own, so that one distribution may serve several parameters and models.
+    prior = change_dist_size(prior, shape[: len(shape) - prior.owner.op.ndim_supp])
+    return pm.modelcontext(None).register_rv(prior, name, dims=dims)
+
+
+def _fixed(
+    name: str, prior: Any, dims: tuple[str, ...], shape: tuple[int, ...], positive: bool
+) -> Variable:
+    try:
+        value = np.asarray(prior, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"priors[{name!r}] must be a number, 'flat', a distribution made by .dist() or a "
+            f"function of (name, dims), got {type(prior).__name__}."
+        ) from None
+    if value.shape not in ((), shape):
+        raise ValueError(f"priors[{name!r}] must have shape () or {shape}, got {value.shape}.")
+    if not np.isfinite(value).all() or (positive and (value <= 0).any()):
+        wanted = "positive and finite" if positive else "finite"
+        raise ValueError(f"priors[{name!r}] must be {wanted} where it is a number, got {prior}.")
+    return pm.Data(name, np.broadcast_to(value, shape).copy(), dims=dims or None)
+
+
+# Priors of X
 
 
 def _standard(fit: Fit, chosen: NDArray[np.intp]) -> list[NewRow]:
@@ -248,14 +331,12 @@ def dynamics(
 def _paths(rowcov: Variable, mean: Variable, size: Any) -> Variable:
     """Draw independent columns N(mean_q, rowcov)."""
     z = pm.Normal.dist(size=(rowcov.shape[0], mean.shape[0]))
-    return mean + pt.linalg.cholesky(rowcov, lower=True) @ z
+    return mean + lower_factor(rowcov) @ z
 
 
 def _paths_logp(x: Variable, rowcov: Variable, mean: Variable) -> Variable:
     # Factored once for all candidates of a row: they share rowcov.
-    chol = pt.linalg.cholesky(rowcov, lower=True, on_error="nan")
-    half = pt.linalg.solve_triangular(chol, x - mean, lower=True, b_ndim=2)
-    logdet = 2.0 * pt.log(pt.diagonal(chol)).sum()
+    logdet, half = whitened(rowcov, x - mean)
     N, Q = rowcov.shape[0], mean.shape[0]
     value = -0.5 * ((half**2).sum() + Q * (logdet + N * np.log(2.0 * np.pi)))
     return pt.switch(pt.isnan(logdet), -np.inf, value)

@@ -8,19 +8,11 @@ serves all columns: with φ = Uᵀ f_d, v_i = a_d² λ_i + n_d, r the rank of K 
     ∂/∂K = ½ (b bᵀ - a_d² V_d⁻¹),    b = a_d V_d⁻¹ f_d,    V_d⁻¹ = (I - U diag(a_d² λ_i / v_i) Uᵀ) / n_d.
 """
 
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
-import pytensor.tensor as pt
-from numpy.typing import NDArray
-from pytensor.graph.basic import Apply, Variable
 from scipy.linalg import blas, lapack
 
 from pm_gplvm.core.checks import Array
-from pm_gplvm.core.gaussian import column_patterns, mirror
-from pm_gplvm.model.gaussian_ops import factorised
-from pm_gplvm.model.ops import GradientOp, TwinOp, reused
+from pm_gplvm.core.gaussian import mirror
 
 Spectrum = tuple[Array, Array]
 """Eigenvalues (r,) above 0 and their eigenvectors (N, r)."""
@@ -84,107 +76,6 @@ def _low_rank(K: Array, tolerance: float) -> Spectrum | None:
     return values, vectors
 
 
-class ColumnTerms(TwinOp):
-    """ln p(f_d) of each column of F, but for -½ N ln 2π.
-
-    Inputs: ``K`` (N, N), without noise, of which the lower triangle is read; ``F`` (N, D);
-    ``signal`` (D,), a_d²; ``noise`` (D,), n_d. Outputs: ``terms`` (D,); then eigenvalues (r,) and
-    eigenvectors (N, r) of K, kept for the pullback alone. Where the noise is not positive or
-    anything not finite the terms are -inf.
-    """
-
-    __props__ = ()
-
-    def make_node(self, K: Any, F: Any, signal: Any, noise: Any) -> Apply:
-        given = [
-            pt.as_tensor_variable(v, dtype="float64", ndim=n)
-            for v, n in zip((K, F, signal, noise), (2, 2, 1, 1), strict=True)
-        ]
-        return Apply(self, given, [pt.dvector(), pt.dvector(), pt.dmatrix()])
-
-    def infer_shape(self, node: Apply, shapes: Any) -> list[Any]:
-        rank = node.outputs[1].shape[0]
-        return [(shapes[1][1],), (rank,), (shapes[0][0], rank)]
-
-    def perform(self, node: Apply, inputs: Sequence[Any], storage: Any) -> None:
-        K, F, signal, noise = inputs
-        usable = (noise > 0.0).all() and all(np.isfinite(v).all() for v in inputs)
-        if not usable:
-            results = (np.full(F.shape[1], -np.inf), np.empty(0), np.empty((len(K), 0), order="F"))
-        else:
-            with np.errstate(divide="ignore"):
-                least = float((noise / signal).min())
-            values, vectors = spectrum(K, least)
-            parts = ColumnParts(F, signal, noise, values, vectors)
-            results = (parts.terms, values, vectors)
-        for slot, value in zip(storage, results, strict=True):
-            slot[0] = value
-
-    def symbolic(self, *inputs: Variable) -> list[Variable]:
-        K, F, signal, noise = inputs
-        _, solved, log_det = _each_column(K, F, signal, noise)
-        terms = -0.5 * ((F.T * solved).sum(axis=1) + log_det)
-        return [pt.switch(pt.isnan(terms), -np.inf, terms), *pt.linalg.eigh(K)]
-
-    def connection_pattern(self, node: Apply) -> list[list[bool]]:
-        return [[True, False, False]] * 4
-
-    def pullback(
-        self,
-        inputs: Sequence[Variable],
-        outputs: Sequence[Variable],
-        cotangents: Sequence[Variable],
-    ) -> list[Variable]:
-        return list(_ColumnGradient()(*inputs, cotangents[0], *outputs[1:]))
-
-
-class _ColumnGradient(GradientOp):
-    """Σ_d c_d ∂ terms_d / ∂ (K, F, signal, noise).
-
-    Inputs: those of :class:`ColumnTerms`, c (D,), and the eigenvalues and -vectors it has found.
-    """
-
-    __props__ = ()
-
-    def make_node(self, *inputs: Variable) -> Apply:
-        return Apply(self, list(inputs), [v.type() for v in inputs[:4]])
-
-    def infer_shape(self, node: Apply, shapes: Any) -> list[Any]:
-        return list(shapes[:4])
-
-    def perform(self, node: Apply, inputs: Sequence[Any], storage: Any) -> None:
-        K, F, signal, noise, weight, values, vectors = inputs
-        if not vectors.size:
-            for slot, value in zip(storage, inputs[:4], strict=True):
-                slot[0] = np.full(value.shape, np.nan)
-            return
-        parts = ColumnParts(F, signal, noise, values, vectors)
-        solved = parts.solved()
-        G = storage[0][0] = reused(storage[0][0], K.shape)
-        parts.slope(solved, weight, G)
-        storage[1][0] = solved * -weight
-        storage[2][0], storage[3][0] = weight * parts.by_signal, weight * parts.by_noise
-
-    def symbolic(self, *inputs: Variable) -> list[Variable]:
-        K, F, signal, noise, weight, *_ = inputs
-        inverse, solved, _ = _each_column(K, F, signal, noise)
-        slopes = 0.5 * (solved[:, :, None] * solved[:, None, :] - inverse)  # ∂ terms / ∂ V
-        dK = ((weight * signal)[:, None, None] * slopes).sum(axis=0)
-        by_signal = weight * (slopes * K).sum(axis=(1, 2))
-        by_noise = weight * pt.diagonal(slopes, axis1=-2, axis2=-1).sum(axis=-1)
-        return [dK, -(weight[:, None] * solved).T, by_signal, by_noise]
-
-
-def _each_column(
-    K: Variable, F: Variable, signal: Variable, noise: Variable
-) -> tuple[Variable, Variable, Variable]:
-    """V_d⁻¹ (D, N, N), V_d⁻¹ f_d (D, N) and ln|V_d| (D,)."""
-    lower = pt.tril(K) + pt.tril(K, k=-1).T
-    V = signal[:, None, None] * lower + noise[:, None, None] * pt.eye(K.shape[0])
-    log_det, solve = factorised(V)
-    return solve(pt.eye(K.shape[0]) + pt.zeros_like(V)), solve(F.T[:, :, None])[:, :, 0], log_det
-
-
 class ColumnParts:
     """The formulas above, one array an evaluation."""
 
@@ -202,6 +93,7 @@ class ColumnParts:
 
     @property
     def terms(self) -> Array:
+        """Log-density of each column (D,), but for -½ N ln 2π."""
         logdet = np.log(self.variance).sum(axis=0) + self.null * np.log(self.noise)
         return np.asarray(
             -0.5 * (logdet + self.scaled_squares.sum(axis=0) + self.rest / self.noise)
@@ -209,10 +101,12 @@ class ColumnParts:
 
     @property
     def by_signal(self) -> Array:
+        """Derivatives of the terms in a_d² (D,)."""
         return np.asarray(0.5 * (self.values * self._slopes()).sum(axis=0))
 
     @property
     def by_noise(self) -> Array:
+        """Derivatives of the terms in n_d (D,)."""
         rest = (self.rest / self.noise - self.null) / self.noise
         return np.asarray(0.5 * (self._slopes().sum(axis=0) + rest))
 
@@ -243,27 +137,3 @@ class ColumnParts:
         else:
             np.matmul(left * (0.5 * signs), left.T, out=G)
         G.flat[:: len(G) + 1] -= 0.5 * (scaled / self.noise).sum()
-
-
-def own_columns_logp(
-    F: Any, K: Any, seen: NDArray[np.bool_] | None, *, amplitude: Any, noise: Any, scale: Any = 1.0
-) -> Variable:
-    """Log-density of what was observed of each column of ``scale`` · F under N(0, scale² V_d).
-
-    F (N, D) is standardised, any number where missing, K without noise, ``amplitude`` a_d a standard
-    deviation and ``noise`` n_d a variance (D,). Columns with the same rows ``seen`` (N, D; None if nothing
-    is missing) share a decomposition.
-    """
-    F, K, amplitude, noise, scale = (
-        pt.as_tensor_variable(v, dtype="float64") for v in (F, K, amplitude, noise, scale)
-    )
-    units = 0.5 * np.log(2.0 * np.pi) + pt.log(scale)
-    if seen is None or seen.all():
-        return ColumnTerms()(K, F, amplitude**2, noise)[0] - F.shape[0] * units
-    terms, order = [], []
-    for rows, columns in column_patterns(seen):
-        part, table = K[np.ix_(rows, rows)], F[np.ix_(rows, columns)]
-        terms.append(ColumnTerms()(part, table, amplitude[columns] ** 2, noise[columns])[0])
-        order.append(columns)
-    together = pt.concatenate(terms)[np.argsort(np.concatenate(order))]
-    return together - seen.sum(axis=0) * units
