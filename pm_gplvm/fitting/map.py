@@ -434,7 +434,8 @@ def _says_nothing(spec: ModelSpec, end: Mapping[str, Array]) -> bool:
 
 def _warn(fit: xr.DataTree, settings: _Settings) -> None:
     """Say what went wrong, and what helps against that."""
-    optima, posterior = fit["optima"].to_dataset().isel(start=0), fit["posterior"].to_dataset()
+    read = Fit(fit)
+    optima, posterior = read.group("optima").isel(start=0), read.posterior
     message, caller = str(optima["message"].values), settings.caller
     again = f"Go on from here with {caller}(model, start=fit)"
     if message == NO_STRUCTURE:
@@ -443,7 +444,7 @@ def _warn(fit: xr.DataTree, settings: _Settings) -> None:
             "explains the table. Fewer latent dimensions, scale='feature' where a few columns "
             "dominate, or a kernel with a linear part ('rbf + linear') may find some; else there is none."
         )
-    elif not fit.attrs["converged"]:
+    elif not read.setting("converged"):
         far = [
             name
             for name in THETA
@@ -467,9 +468,8 @@ def _warn(fit: xr.DataTree, settings: _Settings) -> None:
             f"{int(optima['evaluations'])} evaluations; the next step may gain "
             f"{float(optima['remaining_gain']):.2g} nats). {remedy}"
         )
-    floor: Any = Fit(fit).constants.get("Y_resolution")
-    if floor is not None and "sigma" in posterior and message != NO_STRUCTURE:
-        sigma, floor = np.broadcast_arrays(posterior["sigma"][0, 0], floor)
+    if "sigma" in posterior and message != NO_STRUCTURE:
+        sigma, floor = np.broadcast_arrays(posterior["sigma"][0, 0], read.resolution)
         if (low := sigma < _AT_FLOOR * floor).any():
             of = f" in {int(low.sum())} of {low.size} columns" if low.size > 1 else ""
             _say(

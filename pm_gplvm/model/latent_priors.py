@@ -11,12 +11,13 @@ import numpy as np
 import pandas as pd
 import pymc as pm
 import pytensor.tensor as pt
-import xarray as xr
+from numpy.typing import NDArray
 from pytensor.graph.basic import Variable
 from scipy.spatial.distance import pdist
 
 from pm_gplvm.core.checks import Array
 from pm_gplvm.core.kernels import cross_covariance
+from pm_gplvm.core.mixtures import Mixture
 from pm_gplvm.data.fit import CLASS, LATENT, OBS, Fit
 from pm_gplvm.model.build import add_prior
 from pm_gplvm.model.covariances import covariance
@@ -297,6 +298,17 @@ def _gathered_logp(x: Variable, weights: Variable, centre: Variable, spread: Var
     return pt.logsumexp(pt.log(weights) - 0.5 * squares, axis=-1) - units
 
 
+def class_mixtures(read: Fit, chosen: NDArray[np.intp]) -> list[Mixture]:
+    """Mix the classes of a fit in the frame of each chosen draw."""
+    share = read.constants["X_share"].to_numpy()
+    centres, within = (read.values(f"X_{part}")[chosen] for part in ("centre", "within"))
+    frames = read.frames(chosen)
+    return [
+        Mixture(share, frames.inward(i, c), float(s * frames.scale[i, 0]))
+        for i, (c, s) in enumerate(zip(centres, within, strict=True))
+    ]
+
+
 def _shape() -> tuple[int, int]:
     """Rows and latent dimensions of the model that is being built."""
     coords = pm.modelcontext(None).coords
@@ -374,11 +386,6 @@ def back_constrained(
     return prior
 
 
-def is_back_constrained(fit: xr.DataTree) -> bool:
-    """Whether a fit has X = g(Y)."""
-    return kind_of_prior(Fit(fit).constants) == "back_constrained"
-
-
 def _table(model: pm.Model) -> Array:
     """Standardise the table of a model that is being built."""
     if "Y_seen" in model.named_vars:
@@ -410,9 +417,9 @@ def basis_of(F: Array, lengthscale: float) -> Array:
     return vectors * np.sqrt(values)
 
 
-def mapped(fit: xr.DataTree, F: Array, F_new: Array, X: Array) -> Array:
+def mapped(read: Fit, F: Array, F_new: Array, X: Array) -> Array:
     """Map new rows (M, D) to φ(f, F) Φ⁺ X, X (..., N, Q) as drawn: any square root of Φ gives the same."""
-    unit = float(Fit(fit).constants["X_back_lengthscale"])
+    unit = float(read.constants["X_back_lengthscale"])
     values, vectors = _eigen(F, unit)
     gain = (_similarity(F_new, F, unit) @ vectors / values) @ vectors.T
     return np.asarray(gain @ X)

@@ -59,11 +59,11 @@ def compute_log_likelihood(fit: xr.DataTree) -> xr.DataTree:
     """
     read = Fit.of(fit, caller="compute_log_likelihood")
     F, _, scale = read.table()
-    patterns = patterns_of(fit, F)
+    patterns = patterns_of(read, F)
     units = patterns.seen.sum(axis=1)[patterns.group] * (0.5 * np.log(2.0 * np.pi) + np.log(scale))
     terms = []
     with blas_threads(1):
-        for draw in each_draw(fit, caller="compute_log_likelihood"):
+        for draw in each_draw(read):
             if draw.own_noise and patterns.seen.all():
                 terms.append(OwnColumns(draw).logp(F) - len(F) * np.log(scale))
                 continue
@@ -128,9 +128,10 @@ def leave_one_out(fit: xr.DataTree, *, draws: int = 200) -> xr.Dataset:
     {'obs': 20, 'feature': 64}
     """
     count("draws", draws)
-    F, centre, scale = Fit(fit, "leave_one_out").table()
-    patterns = patterns_of(fit, F)
-    chosen = list(each_draw(fit, caller="leave_one_out", limit=int(draws)))
+    read = Fit.of(fit, caller="leave_one_out")
+    F, centre, scale = read.table()
+    patterns = patterns_of(read, F)
+    chosen = list(each_draw(read, int(draws)))
     mean, sd, score, k = np.full((4, *F.shape), np.nan)
     together = chosen[0].own_noise and patterns.seen.all()
     whole = (np.arange(F.shape[0]), np.arange(F.shape[1]), F)
@@ -146,11 +147,7 @@ def leave_one_out(fit: xr.DataTree, *, draws: int = 200) -> xr.Dataset:
         "log_score": score - np.log(scale),
         "pareto_k": k,
     }
-    observed = fit["observed_data"].to_dataset()
-    coords = {
-        name: coord for name, coord in observed.coords.items() if coord.dims in ((OBS,), (FEATURE,))
-    }
-    return xr.Dataset({n: ((OBS, FEATURE), v) for n, v in known.items()}, coords=coords)
+    return xr.Dataset({n: ((OBS, FEATURE), v) for n, v in known.items()}, coords=read.coords)
 
 
 def _left_out_of(processes: Iterable[GP | OwnColumns], F: Array) -> tuple[Array, Array]:

@@ -11,27 +11,25 @@ from numpy.typing import NDArray
 
 from pm_gplvm.core.checks import Array
 from pm_gplvm.core.mixtures import Mixture
-from pm_gplvm.data.fit import FEATURE, LATENT, OBS, Fit, evenly_spaced
+from pm_gplvm.data.fit import FEATURE, LATENT, OBS, Fit
 from pm_gplvm.data.table import labelled
-from pm_gplvm.model.latent_priors import mapped
+from pm_gplvm.model.latent_priors import class_mixtures, kind_of_prior, mapped
 from pm_gplvm.prediction.row_density import Rows
 
 _STANDARD = "Normal(0.0, 1.0)"
 
 
-def new_table(fit: xr.DataTree, Y_new: Any, *, caller: str) -> xr.DataArray:
+def new_table(read: Fit, Y_new: Any) -> xr.DataArray:
     """Check new rows and bring their columns (obs_new, feature) into the order of the fit's.
 
     In the user's units, NaN where missing, with the labels of its rows.
     """
-    read = Fit.of(fit, caller=caller)
-    read.require_exact()
     if np.ndim(Y_new) == 1:
         raise ValueError(
             f"Y_new must have two dimensions (obs_new, feature), got shape {np.shape(Y_new)}. For a "
             "single row pass Y_new[None]."
         )
-    new, known = labelled(Y_new), Fit(fit).features
+    new, known = labelled(Y_new), read.features
     has_names = isinstance(Y_new, pd.DataFrame | xr.DataArray)
     other = [str(n) for n in new[FEATURE].to_numpy() if has_names and n not in known]
     if new.sizes[FEATURE] != len(known) or other:
@@ -55,65 +53,44 @@ def new_table(fit: xr.DataTree, Y_new: Any, *, caller: str) -> xr.DataArray:
     return new.rename({OBS: "obs_new"})
 
 
-def rows_by_draw(fit: xr.DataTree, new: xr.DataArray, prior: Any, limit: int) -> list[Rows]:
+def rows_by_draw(read: Fit, new: xr.DataArray, prior: Any, limit: int) -> list[Rows]:
     """Standardise new rows, once for each of at most ``limit`` draws, with the prior of their positions.
 
     ``prior`` is (mean, sd), each a number, (Q,) or (M, Q), in the frame of the fit's X; None stands for
     N(0, 1) of the draw as it was made, before :func:`align` moved it.
     """
-    _, centre, scale = Fit(fit, "embed").table()
+    _, centre, scale = read.table()
     values = (new.to_numpy() - centre) / scale
     seen = ~np.isnan(values)
     y = np.where(seen, values, 0.0)
-    X = Fit(fit).draws("X")
-    shape = (len(new), X.sizes[LATENT])
-    chosen = evenly_spaced(X.shape[0] * X.shape[1], limit)
-    if prior is None and "X_class" in Fit(fit).constants:
-        mixtures = _classes(fit, chosen)
-        moments = ((np.broadcast_to(m, shape) for m in (k.mean, k.spread)) for k in mixtures)
-        return [
-            Rows(y, seen, mean, sd, mixture)
-            for (mean, sd), mixture in zip(moments, mixtures, strict=True)
-        ]
-    if prior is None:
-        _warn_of_prior(fit)
-        pairs = _default(fit, chosen)
-    else:
+    shape, chosen = (len(new), read.latent_dim), read.evenly_spaced(limit)
+    mixtures: list[Mixture | None] = [None] * len(chosen)
+    if prior is not None:
         pairs = [_given(prior, shape)] * len(chosen)
+    elif kind_of_prior(read.constants) == "classes":
+        found = class_mixtures(read, chosen)
+        pairs, mixtures = [(m.mean, m.spread) for m in found], list(found)
+    else:
+        _warn_of_prior(read)
+        # What is rotated stays N(0, 1), what was moved moves along.
+        frames = read.frames(chosen)
+        pairs = list(zip(frames.shift, frames.scale, strict=True))
     return [
-        Rows(y, seen, np.broadcast_to(mean, shape), np.broadcast_to(sd, shape))
-        for mean, sd in pairs
+        Rows(y, seen, np.broadcast_to(mean, shape), np.broadcast_to(sd, shape), mixture)
+        for (mean, sd), mixture in zip(pairs, mixtures, strict=True)
     ]
 
 
-def _classes(fit: xr.DataTree, chosen: NDArray[np.intp]) -> list[Mixture]:
-    """Mix the classes of :func:`pm_gplvm.classes` in the frame of each draw."""
-    share = Fit(fit).constants["X_share"].to_numpy()
-    centre, within = (Fit(fit).draws(f"X_{part}").to_numpy() for part in ("centre", "within"))
-    centres, spreads = centre.reshape(-1, *centre.shape[2:])[chosen], within.reshape(-1)[chosen]
-    frames = Fit(fit).frames(chosen)
-    return [
-        Mixture(share, frames.inward(i, c), float(s * frames.scale[i, 0]))
-        for i, (c, s) in enumerate(zip(centres, spreads, strict=True))
-    ]
-
-
-def _warn_of_prior(fit: xr.DataTree) -> None:
+def _warn_of_prior(read: Fit) -> None:
     """Warn if the prior of a new row may not be N(0, 1)."""
-    text = (Fit(fit).priors or {}).get("X", _STANDARD)
-    if text != _STANDARD and not {"X_prior_mean", "X_time"} & set(Fit(fit).constants.data_vars):
+    text = (read.priors or {}).get("X", _STANDARD)
+    if text != _STANDARD and kind_of_prior(read.constants) not in ("informed", "dynamics"):
         warnings.warn(
             f"The place of a new row has the prior N(0, 1) here, while X had {text}. Give "
             "prior=(mean, sd).",
             RuntimeWarning,
             stacklevel=5,
         )
-
-
-def _default(fit: xr.DataTree, chosen: NDArray[np.intp]) -> list[tuple[Array, Array]]:
-    """N(0, 1) in the frame of each draw: what is rotated stays, what was moved moves along."""
-    frames = Fit(fit).frames(chosen)
-    return list(zip(frames.shift, frames.scale, strict=True))
 
 
 def _given(prior: Any, shape: tuple[int, int]) -> tuple[Array, Array]:
@@ -135,7 +112,7 @@ def row_labels(new: xr.DataArray) -> dict[Any, Any]:
 
 
 def tree_of_positions(
-    fit: xr.DataTree,
+    read: Fit,
     new: xr.DataArray,
     X: Array,
     found: tuple[Array, Array, Array],
@@ -147,7 +124,7 @@ def tree_of_positions(
     what is known of each row, (M,).
     """
     at, sd, weight = found
-    coords: dict[str, Any] = {**row_labels(new), LATENT: Fit(fit).draws("X")[LATENT].to_numpy()}
+    coords: dict[str, Any] = {**row_labels(new), LATENT: read.draws("X")[LATENT].to_numpy()}
     modes = {
         "X": (("obs_new", "mode", LATENT), at),
         "sd": (("obs_new", "mode", LATENT), sd),
@@ -170,19 +147,18 @@ def tree_of_positions(
     return tree
 
 
-def positions_by_map(fit: xr.DataTree, new: xr.DataArray, draws: int) -> xr.DataTree:
+def positions_by_map(read: Fit, new: xr.DataArray, draws: int) -> xr.DataTree:
     """Positions X = g(Y) of new rows without missing entries, one for each of so many draws of the fit."""
-    F, centre, scale = Fit(fit, "embed").table(missing=False)
+    F, centre, scale = read.table(missing=False)
     F_new = (new.to_numpy() - centre) / scale
     if np.isnan(F_new).any():
         raise ValueError(
             "embed needs whole rows for a fit with back constraints, as a place is a function of all of "
             "it, got missing entries. Give prior=(0.0, 1.0) to place them by their density instead."
         )
-    raw = Fit(fit).draws("X", raw=True).to_numpy()
-    chosen = evenly_spaced(raw.shape[0] * raw.shape[1], draws)
-    frames = Fit(fit).frames(chosen)
-    positions = mapped(fit, F, F_new, raw.reshape(-1, *raw.shape[2:])[chosen])
+    chosen = read.evenly_spaced(draws)
+    frames = read.frames(chosen)
+    positions = mapped(read, F, F_new, read.values("X", raw=True)[chosen])
     X = np.stack([frames.inward(i, x) for i, x in enumerate(positions)])
     M = len(new)
     found = (X.mean(axis=0)[:, None], X.std(axis=0)[:, None], np.ones((M, 1)))
@@ -193,6 +169,6 @@ def positions_by_map(fit: xr.DataTree, new: xr.DataArray, draws: int) -> xr.Data
         "shortfall": np.full(M, np.nan),
         "converged": np.ones(M, dtype=bool),
     }
-    tree = tree_of_positions(fit, new, X, found, rows)
+    tree = tree_of_positions(read, new, X, found, rows)
     tree.attrs["draws"] = len(X)
     return tree

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
 
 from pm_gplvm.core.checks import Array
@@ -160,13 +159,11 @@ class Induced:
         return prior - slope @ self.posterior.reduction @ slope.transpose(0, 2, 1)
 
 
-def each_process(
-    fit: xr.DataTree, *, caller: str, limit: int | None = None
-) -> Iterator[GP | Induced]:
+def each_process(read: Fit, limit: int | None = None) -> Iterator[GP | Induced]:
     """Go through the processes that predictions are mixed over, at most ``limit``, evenly spaced."""
-    read = Fit.of(fit, "X", "sigma", caller=caller)
+    read.require("X", "sigma")
     if not read.is_inducing:
-        yield from each_draw(fit, caller=caller, limit=limit)
+        yield from each_draw(read, limit)
         return
     induced = _induced(read)
     if not read.is_aligned:
@@ -251,15 +248,12 @@ def column_variances(process: GP | Induced) -> Any:
     return 1.0
 
 
-def each_draw(fit: xr.DataTree, *, caller: str, limit: int | None = None) -> Iterator[GP]:
-    """Go through the draws of all chains in order, or ``limit`` of them, evenly spaced.
-
-    Errors name the caller.
-    """
-    read = Fit.of(fit, "X", "sigma", caller=caller)
+def each_draw(read: Fit, limit: int | None = None) -> Iterator[GP]:
+    """Go through the draws of all chains in order, or ``limit`` of them, evenly spaced."""
+    read.require("X", "sigma")
     if read.kernel not in KERNELS:
         raise ValueError(
-            f"{caller} knows the kernels {', '.join(KERNELS)}, got a fit with {read.kernel!r}. For a "
+            f"{read.caller} knows the kernels {', '.join(KERNELS)}, got a fit with {read.kernel!r}. For a "
             "covariance of your own condition with PyMC (pm.gp)."
         )
     X, noise = read.values("X"), read.noise()
@@ -269,9 +263,9 @@ def each_draw(fit: xr.DataTree, *, caller: str, limit: int | None = None) -> Ite
         yield GP(read.kernel, X[i], theta, noise[i] if noise[i].ndim else float(noise[i]))
 
 
-def patterns_of(fit: xr.DataTree, F: Array) -> Patterns:
+def patterns_of(read: Fit, F: Array) -> Patterns:
     """Group the columns of F (N, D) that have one K: the same rows observed, and the same noise."""
-    return (single_columns if Fit(fit).own_noise else column_patterns)(~np.isnan(F))
+    return (single_columns if read.own_noise else column_patterns)(~np.isnan(F))
 
 
 def _induced(read: Fit) -> Induced:

@@ -239,7 +239,7 @@ def test_leaving_an_entry_out_is_conditioning_its_column_on_the_others(holes):
 def test_the_density_of_new_rows_is_that_of_each_column_alone(kernel, holes):
     _, fit = made(kernel, holes, latent_dim=2)
     F, *_ = Fit(fit).table()
-    density = RowDensity(next(each_draw(fit, caller="test")), F)
+    density = RowDensity(next(each_draw(Fit(fit))), F)
     rng = np.random.default_rng(5)
     M = 3
     seen = rng.random((M, D)) < 0.7
@@ -377,7 +377,7 @@ def test_the_ways_by_spectrum_and_by_factorisation_agree():
     }
     fit = as_fit(model, known, method="made", sample_stats={"lp": np.zeros((1, 1))}, settings={})
     F, *_ = Fit(fit).table()
-    draw = next(each_draw(fit, caller="test"))
+    draw = next(each_draw(Fit(fit)))
     own = OwnColumns(draw)
     assert own.vectors.shape[1] < n // 2
     x = rng.normal(size=(5, 1))
@@ -508,7 +508,7 @@ def test_new_rows_of_a_sum_with_a_noise_of_each_column():
         **{name: value[None, None] for name, value in theta.items()},
     )
     F, _, _ = Fit(fit).table()
-    (draw,) = each_draw(fit, caller="test")
+    (draw,) = each_draw(Fit(fit))
     density = RowDensity(draw, F)
     seen = rng.uniform(size=(4, 5)) < 0.7
     seen[:, 0] = True
