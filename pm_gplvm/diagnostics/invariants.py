@@ -8,10 +8,9 @@ from numpy.typing import NDArray
 
 from pm_gplvm.core.blas import blas_threads
 from pm_gplvm.core.checks import count
-from pm_gplvm.core.gaussian import gram_factor
 from pm_gplvm.core.kernels import KERNELS
 from pm_gplvm.data.fit import Fit
-from pm_gplvm.prediction.processes import each_draw, patterns_of
+from pm_gplvm.prediction.processes import each_draw, parts, patterns_of
 
 Indices = NDArray[np.intp]
 
@@ -97,18 +96,17 @@ def _of_covariance(
     F, _, scale = read.table()
     seen = ~np.isnan(F)
     patterns = patterns_of(read, F)
-    blocks = [(rows, c, gram_factor(block)) for rows, c, block in patterns.blocks(F)]
+    short, short_patterns = patterns.shortened(F)
+    counts = np.bincount(patterns.group)
     units = 0.5 * seen.sum() * np.log(2.0 * np.pi) + seen.sum(axis=0) @ np.log(scale)
     entries, likelihoods, residuals = [], [], []
     with blas_threads(1):
         for draw in each_draw(read):
             likelihood = squares = 0.0
-            for rows, columns, factor in blocks:
-                own = draw.given(rows, columns)
-                weights = own.solve(factor)
-                logdet = 2.0 * np.log(np.diagonal(own.chol)).sum()
-                likelihood -= 0.5 * float(len(columns) * logdet + np.vdot(factor, weights))
-                squares += own.sigma**4 * float(np.vdot(weights, weights))
+            for _, _, which, block, own in parts(draw, short, short_patterns):
+                quad, logdet, solved = own.log_terms(block)
+                likelihood -= 0.5 * float(quad.sum() + (counts[which] * logdet).sum())
+                squares += float(((own.noise * solved) ** 2).sum())
             likelihoods.append(likelihood - units)
             residuals.append(np.sqrt(squares / seen.sum()))
             entries.append(draw.mean_covariance[first, second])

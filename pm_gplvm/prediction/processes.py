@@ -55,9 +55,10 @@ class OwnColumns:
     def _parts(self, F: Array) -> ColumnParts:
         return ColumnParts(F, self.signal, self.noise, self.values, self.vectors)
 
-    def logp(self, F: Array) -> Array:
-        """Log-density of each column, shape (D,)."""
-        return np.asarray(self._parts(F).terms - 0.5 * len(F) * np.log(2.0 * np.pi))
+    def log_terms(self, F: Array) -> tuple[Array, Array, Array]:
+        """f_dᵀ V_d⁻¹ f_d and ln|V_d| of each column (D,), and V_d⁻¹ f_d (N, D)."""
+        known = self._parts(F)
+        return known.quad, known.logdet, known.solved()
 
     def solve(self, F: Array) -> Array:
         """V_d⁻¹ f_d, shape (N, D)."""
@@ -206,7 +207,7 @@ def conditional(
     for _, columns, which, block, own in parts(process, F, patterns):
         cross = own.cross(X_new)
         mean[:, columns] = cross @ own.weights(block)
-        variance[:, which] = _by_pattern(own.variance(cross, own.prior_variance(X_new)))
+        variance[:, which] = by_pattern(own.variance(cross, own.prior_variance(X_new)))
     return mean, variance
 
 
@@ -218,7 +219,7 @@ def conditional_variance(
         own.variance(own.cross(X_new), own.prior_variance(X_new))
         for *_, own in parts(process, F, patterns)
     ]
-    return np.concatenate([_by_pattern(v) for v in variances], axis=1)
+    return np.concatenate([by_pattern(v) for v in variances], axis=1)
 
 
 def smoothed(draw: GP, F: Array, patterns: Patterns) -> tuple[Array, Array]:
@@ -226,17 +227,17 @@ def smoothed(draw: GP, F: Array, patterns: Patterns) -> tuple[Array, Array]:
     mean, variance = np.empty_like(F), np.empty((len(F), len(patterns)))
     for rows, columns, which, block, own in parts(draw, F, patterns):
         mean[np.ix_(rows, columns)], known = own.smoothed(block)
-        variance[rows, which] = _by_pattern(known)
+        variance[rows, which] = by_pattern(known)
         others = np.setdiff1d(np.arange(len(F)), rows)
         if others.size:
             cross = own.cross(draw.X[others])
             mean[np.ix_(others, columns)] = cross @ own.weights(block)
             left = own.variance(cross, own.prior_variance(draw.X[others]))
-            variance[others, which] = _by_pattern(left)
+            variance[others, which] = by_pattern(left)
     return mean, variance
 
 
-def _by_pattern(variance: Array) -> Array:
+def by_pattern(variance: Array) -> Array:
     """Give a variance that all columns share, (S,), the axis of the patterns."""
     return variance.reshape(len(variance), -1)
 
