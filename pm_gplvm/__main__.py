@@ -67,11 +67,11 @@ def _scores(table: xr.DataArray, best: xr.DataTree, latent_dim: int) -> pd.DataF
     from sklearn.decomposition import PCA
 
     labels = table.coords["label"].to_numpy() if "label" in table.coords else None
-    mean, scale = (best["constant_data"][name].to_numpy() for name in ("Y_mean", "Y_scale"))
-    standard = (table.to_numpy() - mean) / scale
+    read = Fit(best)
+    standard = read.table().F
     embeddings = {
         "PCA": PCA(latent_dim).fit_transform(standard),
-        "GP-LVM": Fit(best).draws("X").to_numpy()[0, 0],
+        "GP-LVM": read.draws("X").to_numpy()[0, 0],
     }
     rows = {name: gplvm.score_embedding(X, standard, labels) for name, X in embeddings.items()}
     return pd.DataFrame.from_dict(rows, orient="index")

@@ -11,7 +11,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from pm_gplvm.core.checks import Array, count
-from pm_gplvm.data.fit import FEATURE, LATENT, Fit
+from pm_gplvm.data.fit import LATENT, Fit
 from pm_gplvm.data.table import Scale
 from pm_gplvm.fitting.map import fit_marginal
 from pm_gplvm.model.build import build_model
@@ -210,8 +210,7 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         ndarray, shape (M, Q)
         """
         values = self._rows(X)
-        observed = Fit(self.fit_).Y
-        table = np.ascontiguousarray(observed.transpose(..., FEATURE).to_numpy()) + 0.0
+        table = np.ascontiguousarray(Fit(self.fit_).Y.to_numpy()) + 0.0
         if np.array_equal(values, table, equal_nan=True):
             return self.embedding_.copy()
         # Row by row, so that a row's position does not depend on the other rows given.
@@ -266,10 +265,10 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         return int(self.embedding_.shape[1])
 
     def _take(self, fit: xr.DataTree) -> None:
-        self.fit_ = fit
-        self.embedding_ = Fit(fit).draws("X").mean(("chain", "draw")).to_numpy()
-        if "optima" in fit.children:
-            self.n_iter_ = int(fit["optima"]["evaluations"].to_numpy()[0])
+        self.fit_, read = fit, Fit(fit)
+        self.embedding_ = read.draws("X").mean(("chain", "draw")).to_numpy()
+        if optima := read.group("optima"):
+            self.n_iter_ = int(optima["evaluations"].to_numpy()[0])
 
     def _rows(self, X: Any) -> Array:
         check_is_fitted(self)

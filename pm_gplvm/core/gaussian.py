@@ -58,6 +58,19 @@ class Patterns:
         for g, rows in enumerate(self.seen):
             yield np.flatnonzero(rows), np.flatnonzero(self.group == g)
 
+    def shortened(self, F: Array) -> tuple[Array, "Patterns"]:
+        """Shorten the columns of each pattern (:func:`gram_factor`), 0 where nothing was seen.
+
+        Gives a table (N, M) that has the same density, and the patterns of its columns.
+        """
+        factors, group = [], []
+        for g, (rows, _, block) in enumerate(self.blocks(F)):
+            short = gram_factor(block)
+            factors.append(np.zeros((len(F), short.shape[1])))
+            factors[-1][rows] = short
+            group += [g] * short.shape[1]
+        return np.concatenate(factors, axis=1), Patterns(self.seen, np.array(group))
+
     def blocks(self, F: Array) -> Iterator[tuple[Indices, Indices, Array]]:
         """Split a table (N, D) into complete blocks: rows, columns, and the entries there."""
         for rows, columns in self:
@@ -332,6 +345,11 @@ class GP:
     def weights(self, F: Array) -> Array:
         """Weights w of the conditional mean k(x, X) w, shape (N, D)."""
         return self.solve(F)
+
+    def log_terms(self, F: Array) -> tuple[Array, Any, Array]:
+        """f_dᵀ K⁻¹ f_d of each column (D,), ln|K| and K⁻¹F; minus half their sum is ln p(f_d)."""
+        solved = self.solve(F)
+        return np.einsum("nd,nd->d", F, solved), 2.0 * np.log(np.diagonal(self.chol)).sum(), solved
 
     @cached_property
     def precision(self) -> Array:

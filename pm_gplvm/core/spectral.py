@@ -92,12 +92,19 @@ class ColumnParts:
         self.scaled_squares = squares / self.variance
 
     @property
+    def quad(self) -> Array:
+        """f_dᵀ V_d⁻¹ f_d, shape (D,)."""
+        return np.asarray(self.scaled_squares.sum(axis=0) + self.rest / self.noise)
+
+    @property
+    def logdet(self) -> Array:
+        """ln|V_d|, shape (D,)."""
+        return np.asarray(np.log(self.variance).sum(axis=0) + self.null * np.log(self.noise))
+
+    @property
     def terms(self) -> Array:
         """Log-density of each column (D,), but for -½ N ln 2π."""
-        logdet = np.log(self.variance).sum(axis=0) + self.null * np.log(self.noise)
-        return np.asarray(
-            -0.5 * (logdet + self.scaled_squares.sum(axis=0) + self.rest / self.noise)
-        )
+        return np.asarray(-0.5 * (self.logdet + self.quad))
 
     @property
     def by_signal(self) -> Array:

@@ -143,6 +143,10 @@ class Fit:
         noted = self.tree.attrs.get("priors")
         return None if noted is None else json.loads(noted)
 
+    def setting(self, name: str) -> Any:
+        """Return a number that the verb which made it was given, or has found."""
+        return json.loads(str(self.tree.attrs[name]))
+
     # Its groups.
 
     @property
@@ -197,12 +201,16 @@ class Fit:
 
     def values(self, name: str, *, raw: bool = False) -> Array:
         """Draws of all chains one after the other, shape (S, ...)."""
-        draws = self.draws(name, raw=raw).to_numpy()
-        return draws.reshape(-1, *draws.shape[2:])
+        return stacked(self.draws(name, raw=raw))
+
+    @property
+    def resolution(self) -> Array:
+        """Floor of the noise in units of the scale, 0 where there is none; one number or (D,)."""
+        return np.asarray(self.constants.get("Y_resolution", 0.0))
 
     def noise(self) -> Array:
         """Give the standard deviation of all noise, its floor included, shape (S,) or (S, D)."""
-        return np.hypot(self.values("sigma"), np.asarray(self.constants.get("Y_resolution", 0.0)))
+        return np.hypot(self.values("sigma"), self.resolution)
 
     def scaled_positions(self) -> xr.DataArray:
         """X / lengthscale, dims (chain, draw, obs, latent); X itself where there is no lengthscale."""
@@ -212,7 +220,7 @@ class Fit:
         lengthscale = self.draws("lengthscale").to_numpy()
         return X / lengthscale.reshape(*lengthscale.shape[:2], 1, -1)
 
-    def thinned(self, draws: int) -> xr.DataTree:
+    def thinned(self, draws: int) -> "Fit":
         """Keep at most this number of draws, evenly spaced in each chain, at least one a chain."""
         sizes = self.tree["posterior"].sizes
         step = -(-sizes["draw"] // max(1, draws // sizes["chain"]))
@@ -222,7 +230,7 @@ class Fit:
         }
         tree = xr.DataTree.from_dict(few)
         tree.attrs = self.tree.attrs
-        return tree
+        return Fit(tree, self.caller)
 
     def evenly_spaced(self, limit: int | None) -> NDArray[np.intp]:
         """Choose at most so many of the draws, the first and the last among them."""
@@ -274,6 +282,12 @@ class Fit:
         return np.asarray(coords[name].to_numpy())
 
     @property
+    def coords(self) -> dict[Any, xr.DataArray]:
+        """Coordinates along the rows of the table, and along its columns."""
+        coords = self.tree["observed_data"].to_dataset().coords
+        return {name: c for name, c in coords.items() if c.dims in ((OBS,), (FEATURE,))}
+
+    @property
     def Y(self) -> xr.DataArray:
         """The table (obs, feature) in the user's units, NaN where an entry is missing."""
         table = self.tree["observed_data"].to_dataset()[self.observed]
@@ -293,14 +307,20 @@ class Fit:
         return Standardised(F, mean, scale)
 
 
+def stacked(draws: xr.DataArray) -> NDArray[Any]:
+    """Put draws (chain, draw, ...) of all chains one after the other, shape (S, ...)."""
+    values = draws.to_numpy()
+    return values.reshape(-1, *values.shape[2:])
+
+
 def evenly_spaced(total: int, limit: int | None) -> NDArray[np.intp]:
     """Choose at most ``limit`` of ``total``, the first and the last among them."""
     chosen = np.linspace(0, total - 1, min(limit or total, total)).round()
     return np.unique(chosen).astype(np.intp)
 
 
-def same_table(fits: Mapping[str, xr.DataTree], *, caller: str) -> Array:
-    """Return the standardised table that all fits have in common, or raise ValueError."""
+def fits_of_one_table(fits: Mapping[str, xr.DataTree], *, caller: str) -> dict[str, Fit]:
+    """Read fits of the same table; ValueError if two of them have different ones."""
     if not isinstance(fits, Mapping) or isinstance(fits, xr.DataTree):
         raise TypeError(
             f"{caller} needs a mapping such as {{'MAP': best, 'NUTS': full}}, got {type(fits).__name__}."
@@ -322,4 +342,4 @@ def same_table(fits: Mapping[str, xr.DataTree], *, caller: str) -> Array:
             f"{caller} needs fits of the same table, got in {first!r} and {name!r} {found}. "
             "Fit both models to the same Y."
         )
-    return read[first].table().F
+    return read

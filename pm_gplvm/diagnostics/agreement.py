@@ -10,17 +10,11 @@ from scipy.stats import chi2
 
 from pm_gplvm.core.checks import Array, count
 from pm_gplvm.core.procrustes import distance_correlation, procrustes_distance
-from pm_gplvm.data.fit import LATENT, OBS, Fit, evenly_spaced
+from pm_gplvm.data.fit import LATENT, OBS, Fit, stacked
 from pm_gplvm.diagnostics.align import align
 
 
-def positions(fit: xr.DataTree) -> Array:
-    """All draws of X in units of the lengthscale, shape (S, N, Q)."""
-    Z = Fit(fit).scaled_positions().to_numpy()
-    return np.asarray(Z.reshape(-1, *Z.shape[2:]))
-
-
-def common_frame(fits: Mapping[str, xr.DataTree], *, draws: int = 500) -> dict[str, Array]:
+def common_frame(fits: Mapping[str, Fit], *, draws: int = 500) -> dict[str, Array]:
     """Positions of several fits in lengthscales, aligned with the mean of the first, never scaled.
 
     Of each fit at most ``draws`` draws are taken, evenly spaced; the arrays have shape (S, N, Q).
@@ -33,19 +27,18 @@ def common_frame(fits: Mapping[str, xr.DataTree], *, draws: int = 500) -> dict[s
     aligned: dict[str, Array] = {}
     target: Array = np.empty((0, 0))
     for name, fit in fits.items():
-        Z = positions(fit)
-        Z = Z[evenly_spaced(len(Z), draws)]
+        Z = stacked(fit.scaled_positions())[fit.evenly_spaced(draws)]
         first = next(iter(fits))
         if target.size and Z.shape[1:] != target.shape:
             raise ValueError(
                 f"fits must have the same number of latent dimensions to be shown in one frame, got "
                 f"{target.shape[1]} in {first!r} and {Z.shape[2]} in {name!r}."
             )
-        settled = len(Z) == 1 or Fit(fit).is_aligned
+        settled = len(Z) == 1 or fit.is_aligned
         if target.size or not settled:
             bare = xr.Dataset({"X": (("chain", "draw", OBS, LATENT), Z[None])})
             tree = xr.DataTree.from_dict({"posterior": bare})
-            tree.attrs = {"kernel": Fit(fit).kernel}
+            tree.attrs = {"kernel": fit.kernel}
             Z = align(tree, to=target if target.size else None)["aligned"]["X"].to_numpy()[0]
         target = target if target.size else Z.mean(axis=0)
         aligned[name] = Z
@@ -112,10 +105,10 @@ def neighbour_probabilities(
     3.0
     """
     read = Fit.of(fit, "X", caller="neighbour_probabilities")
-    Z = positions(fit)
+    Z = stacked(read.scaled_positions())
     N = Z.shape[1]
     check_counts(N, n_neighbors, draws)
-    chosen = evenly_spaced(len(Z), draws)
+    chosen = read.evenly_spaced(draws)
     shares = np.zeros((N, N))
     for z in Z[chosen]:
         shares += neighbours(z, n_neighbors)

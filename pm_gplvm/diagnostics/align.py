@@ -9,7 +9,7 @@ import xarray as xr
 from pm_gplvm.core.checks import Array
 from pm_gplvm.core.kernels import KERNELS
 from pm_gplvm.core.procrustes import Symmetry, procrustes_mean, superimpose
-from pm_gplvm.data.fit import Fit
+from pm_gplvm.data.fit import Fit, stacked
 
 _ITERATIONS = 1000
 _TOLERANCE = 1e-9
@@ -84,15 +84,15 @@ def align(fit: xr.DataTree, to: Any = None, *, scale: bool = False) -> xr.DataTr
     >>> bool(mirrored["aligned"]["residual"] < 1e-9)
     True
     """
-    a_fit = Fit.of(fit, "X", caller="align")
-    symmetry = _symmetry(fit)
+    read = Fit.of(fit, "X", caller="align")
+    symmetry = _symmetry(read)
     if scale and not symmetry.scale:
         raise ValueError(
             "scale=True needs a stationary kernel and its lengthscale, which is scaled along, got "
-            f"a fit with the kernel {Fit(fit).kernel!r}. Leave scale=False."
+            f"a fit with the kernel {read.kernel!r}. Leave scale=False."
         )
-    raw = a_fit.draws("X", raw=True)
-    draws = raw.to_numpy().reshape(-1, *raw.shape[2:])
+    raw = read.draws("X", raw=True)
+    draws = stacked(raw)
     reference = _own_mean(draws, symmetry, scale) if to is None else _reference(to, raw)
     superimposed, transform = superimpose(reference, draws, symmetry, scale=scale)
     residual = np.sqrt(((superimposed - reference) ** 2).sum(axis=2).mean(axis=1))
@@ -107,9 +107,8 @@ def align(fit: xr.DataTree, to: Any = None, *, scale: bool = False) -> xr.DataTr
     if scale:
         known["scale"] = (lead, transform.scale)
     if scale or symmetry.axes:
-        lengthscale = a_fit.draws("lengthscale", raw=True)
-        values = lengthscale.to_numpy().reshape(len(draws), *lengthscale.shape[2:])
-        known["lengthscale"] = (lengthscale.dims, transform.lengthscale(values))
+        lengthscale = read.draws("lengthscale", raw=True)
+        known["lengthscale"] = (lengthscale.dims, transform.lengthscale(stacked(lengthscale)))
     sizes = dict(raw.sizes) | {f"{latent}_from": raw.sizes[latent]}
     group = xr.Dataset(
         {n: (dims, v.reshape([sizes[d] for d in dims])) for n, (dims, v) in known.items()},
@@ -121,9 +120,8 @@ def align(fit: xr.DataTree, to: Any = None, *, scale: bool = False) -> xr.DataTr
     return aligned
 
 
-def _symmetry(fit: xr.DataTree) -> Symmetry:
+def _symmetry(read: Fit) -> Symmetry:
     """Read off a fit which transforms of X leave its K unchanged."""
-    read = Fit(fit)
     kernel = KERNELS.get(read.kernel)
     stationary = kernel is not None and kernel.stationary
     has_lengthscale = "lengthscale" in read
@@ -155,16 +153,17 @@ def _reference(to: Any, raw: xr.DataArray) -> Array:
     """Positions to align to, checked against the draws."""
     shape, rows = raw.shape[2:], raw.dims[2]
     if isinstance(to, xr.DataTree):
-        positions = Fit.of(to, "X", caller="align").draws("X")
+        other = Fit.of(to, "X", caller="align")
+        positions = other.draws("X")
         same = rows in raw.coords and rows in positions.coords
         if same and not raw[rows].equals(positions[rows]):
             raise ValueError(
                 f"to must hold the rows of the fit in their order, got another coordinate {rows!r}. "
                 "Align fits of one table."
             )
-        draws = positions.to_numpy().reshape(-1, *positions.shape[2:])
-        if len(draws) > 1 and not Fit(to).is_aligned:
-            values = _own_mean(draws, _symmetry(to), scale=False)
+        draws = stacked(positions)
+        if len(draws) > 1 and not other.is_aligned:
+            values = _own_mean(draws, _symmetry(other), scale=False)
         else:
             values = draws.mean(axis=0)
     else:

@@ -12,8 +12,8 @@ import xarray as xr
 from pm_gplvm.core.blas import blas_threads
 from pm_gplvm.core.checks import Array, interval
 from pm_gplvm.core.kernels import KERNELS
-from pm_gplvm.data.fit import THETA, Fit, same_table
-from pm_gplvm.diagnostics.agreement import agreement, check_counts, positions
+from pm_gplvm.data.fit import THETA, Fit, fits_of_one_table, stacked
+from pm_gplvm.diagnostics.agreement import agreement, check_counts
 from pm_gplvm.diagnostics.invariants import invariants
 from pm_gplvm.prediction.held_out import FEWEST_SMOOTHED, compute_log_likelihood, leave_one_out
 
@@ -119,29 +119,30 @@ def compare(
     >>> table.index.tolist(), float(table.loc["RBF", "neighbours"])
     (['RBF', 'PCA'], 1.0)
     """
-    F = same_table(fits, caller="compare")
+    read = fits_of_one_table(fits, caller="compare")
+    first = next(iter(read.values()))
+    F = first.table().F
     check_counts(len(F), n_neighbors, draws)
     unknown = [name for name in kfold or {} if name not in fits]
     if unknown:
         raise ValueError(
             f"kfold must name fits ({', '.join(fits)}), got {', '.join(map(str, unknown))}."
         )
-    first = next(iter(fits.values()))
-    classes = Fit(first).labels(labels) if isinstance(labels, str) else labels
-    target = _reference(fits, reference, len(F))
+    classes = first.labels(labels) if isinstance(labels, str) else labels
+    target = _reference(read, reference, len(F))
     rows = {}
-    for name, fit in fits.items():
-        few = Fit(fit).thinned(draws)
-        Z = positions(few)
+    for name, fit in read.items():
+        few = fit.thinned(draws)
+        Z = stacked(few.scaled_positions())
         with blas_threads(1):
             measured = agreement(Z, target, F, classes, n_neighbors=n_neighbors)
         rows[name] = (
-            {"method": Fit(fit).method, "draws": len(Z)}
+            {"method": fit.method, "draws": len(Z)}
             | _of_K(few)
             | _bound(few)
             | _of_positions(few, Z)
             | _of_agreement(measured)
-            | left_out(few)
+            | left_out(few.tree)
             | _rows_left_out((kfold or {}).get(name))
         )
     table = pd.DataFrame.from_dict(rows, orient="index")
@@ -177,8 +178,7 @@ def summarise_theta(best: xr.DataTree, draws: xr.DataTree) -> pd.DataFrame:
     import arviz_stats
 
     read = Fit.of(best, caller="summarise_theta")
-    Fit.of(draws, caller="summarise_theta")
-    posterior = draws["posterior"].to_dataset()
+    posterior = Fit.of(draws, caller="summarise_theta").posterior
     names = [name for name in THETA if name in posterior]
     statistics = {
         "estimate": xr.Dataset({name: read.draws(name)[0, 0] for name in names}),
@@ -195,17 +195,16 @@ def summarise_theta(best: xr.DataTree, draws: xr.DataTree) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index", columns=list(statistics))
 
 
-def _reference(fits: Mapping[str, xr.DataTree], reference: Any, n_rows: int) -> Array:
+def _reference(fits: Mapping[str, Fit], reference: Any, n_rows: int) -> Array:
     if reference is None:
         reference = next(iter(fits))
     if isinstance(reference, str):
         if reference not in fits:
             raise ValueError(f"reference must name a fit ({', '.join(fits)}), got {reference!r}.")
-        reference = fits[reference]
+        reference = fits[reference].tree
     if isinstance(reference, xr.DataTree):
-        Fit.of(reference, "X", caller="reference")
-        Z = positions(reference)
-        target = Z[_log_likelihood(reference).argmax()]
+        fit = Fit.of(reference, "X", caller="reference")
+        target = stacked(fit.scaled_positions())[_log_likelihood(fit).argmax()]
     else:
         target = np.asarray(reference, dtype=np.float64)
     if target.ndim != 2 or len(target) != n_rows or not np.isfinite(target).all():
@@ -215,11 +214,11 @@ def _reference(fits: Mapping[str, xr.DataTree], reference: Any, n_rows: int) -> 
     return target
 
 
-def _log_likelihood(fit: xr.DataTree) -> Array:
+def _log_likelihood(fit: Fit) -> Array:
     """Log-likelihood of each draw, shape (S,), NaN where the fit does not tell."""
-    known = invariants(fit, n_pairs=1)
+    known = invariants(fit.tree, n_pairs=1)
     if "log_likelihood" not in known:
-        return np.full(Fit(fit).n_draws, np.nan)
+        return np.full(fit.n_draws, np.nan)
     return np.asarray(known["log_likelihood"], dtype=np.float64).ravel()
 
 
@@ -229,27 +228,24 @@ def _mean_and_interval(name: str, values: Array) -> dict[str, float]:
     return {name: float(values.mean()), f"{name}_lb": float(low), f"{name}_ub": float(high)}
 
 
-def _of_K(fit: xr.DataTree) -> dict[str, float]:
+def _of_K(fit: Fit) -> dict[str, float]:
     values = _log_likelihood(fit)
     spread = values.std(ddof=1) if len(values) > 1 else np.nan
     return {"log_likelihood": float(values.mean()), "log_likelihood_sd": float(spread)}
 
 
-def _bound(fit: xr.DataTree) -> dict[str, float]:
-    stats = Fit(fit).stats
-    return {"bound": float(stats["bound"].mean())} if "bound" in stats else {}
+def _bound(fit: Fit) -> dict[str, float]:
+    return {"bound": float(fit.stats["bound"].mean())} if "bound" in fit.stats else {}
 
 
-def _of_positions(fit: xr.DataTree, Z: Array) -> dict[str, float]:
+def _of_positions(fit: Fit, Z: Array) -> dict[str, float]:
     known: dict[str, float] = {}
-    read = Fit(fit)
     for name in THETA:
-        if name in read:
-            values = read.values(name).reshape(len(Z), -1)
+        if name in fit:
+            values = fit.values(name).reshape(len(Z), -1)
             for i, column in enumerate(np.sort(values, axis=1).T):
                 known |= _mean_and_interval(f"{name}[{i}]" if values.shape[1] > 1 else name, column)
-    X = read.values("X")
-    for name, draws in (("sd_X", X), ("sd_Z", Z)):
+    for name, draws in (("sd_X", fit.values("X")), ("sd_Z", Z)):
         known[name] = float(np.sqrt(draws.var(axis=1).mean(axis=1)).mean())
     return known
 
@@ -272,10 +268,10 @@ def left_out(fit: xr.DataTree) -> dict[str, float]:
     known = {
         f"elpd_{of}{part}": np.nan for of in ("feature", "entry") for part in ("", "_se", "_k")
     }
-    if Fit(fit).kernel not in KERNELS:
+    read = Fit(fit)
+    if read.kernel not in KERNELS:
         return known
-    n_draws = Fit(fit).n_draws
-    if n_draws >= FEWEST_SMOOTHED:
+    if read.n_draws >= FEWEST_SMOOTHED:
         import arviz_stats
 
         with warnings.catch_warnings(), suppress(ValueError):  # equal weights cannot be smoothed
@@ -286,7 +282,7 @@ def left_out(fit: xr.DataTree) -> dict[str, float]:
                 "elpd_feature_se": float(loo.se),
                 "elpd_feature_k": float(loo.pareto_k.max()),
             }
-    entries = leave_one_out(fit, draws=n_draws)
+    entries = leave_one_out(fit, draws=read.n_draws)
     scores = entries["log_score"].to_numpy()
     scores = scores[~np.isnan(scores)]
     return known | {

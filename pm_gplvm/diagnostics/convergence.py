@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -124,11 +124,12 @@ def diagnose(fit: xr.DataTree, *, n_pairs: int | None = None, seed: int = 0) -> 
     >>> gplvm.diagnose(best)
     One draw: a point, which has nothing to say about uncertainty.
     """
-    N = Fit.of(fit, "X", caller="diagnose").draws("X").shape[2]
+    read = Fit.of(fit, "X", caller="diagnose")
+    N = read.draws("X").shape[2]
     known = invariants(fit, n_pairs=max(_PAIRS, N) if n_pairs is None else n_pairs, seed=seed)
     chains, draws = known["chain"].to_numpy(), known.sizes["draw"]
     together = [[int(c) for c in chains]]
-    divergences, saturated = (_count(fit, n) for n in ("diverging", "reached_max_treedepth"))
+    divergences, saturated = (_count(read, n) for n in ("diverging", "reached_max_treedepth"))
     words: list[str] = []
     if draws < _FEWEST:
         verdict: Verdict = "too few draws"
@@ -137,10 +138,10 @@ def diagnose(fit: xr.DataTree, *, n_pairs: int | None = None, seed: int = 0) -> 
         table = _table(known)
         words = [_numbers(table, len(chains)), *_trees(divergences, saturated, len(chains) * draws)]
         if _agree(table, len(chains)):
-            verdict, sentence = _judge_agreeing(fit, len(chains), draws)
+            verdict, sentence = _judge_agreeing(read, len(chains), draws)
         else:
             verdict, together, sentence = _judge_disagreeing(known)
-    embeddings = mode_table(fit, known, together)
+    embeddings = mode_table(read, known, together)
     if len(together) > 1:
         words = [*_described(embeddings), *words]
     return Diagnosis(verdict, (sentence, *words), table, embeddings, divergences, saturated)
@@ -151,11 +152,11 @@ def _agree(table: pd.DataFrame, chains: int) -> bool:
     return bool(table["r_hat"].max() <= _R_HAT and ess >= _ESS_A_CHAIN * chains)
 
 
-def _judge_agreeing(fit: xr.DataTree, chains: int, draws: int) -> tuple[Verdict, str]:
+def _judge_agreeing(read: Fit, chains: int, draws: int) -> tuple[Verdict, str]:
     if chains == 1:
-        return "one chain", _one_chain(fit, draws)
+        return "one chain", _one_chain(read, draws)
     agreed = f"{chains} chains of {draws} draws agree on all that the data can tell"
-    frames = _r_hat_of_X(fit)
+    frames = _r_hat_of_X(read)
     if frames <= _R_HAT:
         return "converged", f"Converged: {agreed}, and on X as it stands."
     return (
@@ -224,9 +225,9 @@ def _varies(values: Array) -> bool:
     return bool(np.ptp(values, axis=(0, 1)).max() > 1e-12 * np.abs(values).max())
 
 
-def _r_hat_of_X(fit: xr.DataTree) -> float:
+def _r_hat_of_X(read: Fit) -> float:
     """R-hat of X, aligned if it is: the median over rows, the largest over dimensions."""
-    X = Fit(fit).draws("X")
+    X = read.draws("X")
     if not _varies(X.to_numpy()):
         return 1.0
     rows, _ = row_pairs(X.shape[2], min(_PAIRS, X.shape[2]))
@@ -256,9 +257,8 @@ def _numbers(table: pd.DataFrame, chains: int) -> str:
     )
 
 
-def _count(fit: xr.DataTree, name: str) -> int | None:
-    stats: Any = Fit(fit).stats
-    return int(stats[name].sum()) if name in stats else None
+def _count(read: Fit, name: str) -> int | None:
+    return int(read.stats[name].sum()) if name in read.stats else None
 
 
 def _trees(divergences: int | None, saturated: int | None, total: int) -> list[str]:
@@ -286,8 +286,8 @@ def _few(chains: int, draws: int) -> str:
     return f"Too few draws to judge: {draws} a chain, wanted {_FEWEST} or more."
 
 
-def _one_chain(fit: xr.DataTree, draws: int) -> str:
-    if Fit(fit).method == "laplace":
+def _one_chain(read: Fit, draws: int) -> str:
+    if read.method == "laplace":
         return (
             f"{draws} independent draws from an approximation: there is nothing to converge. How near "
             "it comes to the posterior, its attrs say (pareto_k)."

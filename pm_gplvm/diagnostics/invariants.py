@@ -8,10 +8,9 @@ from numpy.typing import NDArray
 
 from pm_gplvm.core.blas import blas_threads
 from pm_gplvm.core.checks import count
-from pm_gplvm.core.gaussian import gram_factor
 from pm_gplvm.core.kernels import KERNELS
 from pm_gplvm.data.fit import Fit
-from pm_gplvm.prediction.processes import each_draw, patterns_of
+from pm_gplvm.prediction.processes import each_draw, parts, patterns_of
 
 Indices = NDArray[np.intp]
 
@@ -65,21 +64,21 @@ def invariants(fit: xr.DataTree, *, n_pairs: int = 60, seed: int = 0) -> xr.Data
     """
     read = Fit.of(fit, "X", caller="invariants")
     X = read.draws("X")
-    distance = pair_distances(fit, n_pairs=n_pairs, seed=seed)
+    distance = pair_distances(read, n_pairs=n_pairs, seed=seed)
     first, second = (distance[side].to_numpy() for side in ("first", "second"))
 
     stats = read.stats
     recorded = {"log_likelihood": "log_likelihood", "log_posterior": "lp"}
     known: dict[str, Any] = {ours: stats[its] for ours, its in recorded.items() if its in stats}
     known |= {"distance": distance}
-    known |= _of_covariance(fit, X.shape[:2], first, second) | _of_theta(fit, X.shape[3])
+    known |= _of_covariance(read, X.shape[:2], first, second) | _of_theta(read)
     return xr.Dataset(known, coords={dim: X[dim] for dim in ("chain", "draw")})
 
 
-def pair_distances(fit: xr.DataTree, *, n_pairs: int, seed: int = 0) -> xr.DataArray:
+def pair_distances(read: Fit, *, n_pairs: int, seed: int = 0) -> xr.DataArray:
     """Distances between rows in lengthscales (chain, draw, pair), with the rows as coordinates."""
     count("n_pairs", n_pairs)
-    Z = Fit(fit).scaled_positions()
+    Z = read.scaled_positions()
     rows, latent = map(str, Z.dims[2:])
     first, second = row_pairs(Z.sizes[rows], int(n_pairs), seed)
     apart = Z.isel({rows: xr.Variable("pair", first)}) - Z.isel({rows: xr.Variable("pair", second)})
@@ -89,27 +88,25 @@ def pair_distances(fit: xr.DataTree, *, n_pairs: int, seed: int = 0) -> xr.DataA
 
 
 def _of_covariance(
-    fit: xr.DataTree, shape: tuple[int, ...], first: Indices, second: Indices
+    read: Fit, shape: tuple[int, ...], first: Indices, second: Indices
 ) -> dict[str, Any]:
     """Compute the invariants that need K, draw by draw; none where K cannot be evaluated."""
-    read = Fit(fit, "invariants")
     if read.kernel not in KERNELS or not all(n in read for n in ("sigma", "Y_mean", "Y_scale")):
         return {}
     F, _, scale = read.table()
     seen = ~np.isnan(F)
-    patterns = patterns_of(fit, F)
-    blocks = [(rows, c, gram_factor(block)) for rows, c, block in patterns.blocks(F)]
+    patterns = patterns_of(read, F)
+    short, short_patterns = patterns.shortened(F)
+    counts = np.bincount(patterns.group)
     units = 0.5 * seen.sum() * np.log(2.0 * np.pi) + seen.sum(axis=0) @ np.log(scale)
     entries, likelihoods, residuals = [], [], []
     with blas_threads(1):
-        for draw in each_draw(fit, caller="invariants"):
+        for draw in each_draw(read):
             likelihood = squares = 0.0
-            for rows, columns, factor in blocks:
-                own = draw.given(rows, columns)
-                weights = own.solve(factor)
-                logdet = 2.0 * np.log(np.diagonal(own.chol)).sum()
-                likelihood -= 0.5 * float(len(columns) * logdet + np.vdot(factor, weights))
-                squares += own.sigma**4 * float(np.vdot(weights, weights))
+            for _, _, which, block, own in parts(draw, short, short_patterns):
+                quad, logdet, solved = own.log_terms(block)
+                likelihood -= 0.5 * float(quad.sum() + (counts[which] * logdet).sum())
+                squares += float(((own.noise * solved) ** 2).sum())
             likelihoods.append(likelihood - units)
             residuals.append(np.sqrt(squares / seen.sum()))
             entries.append(draw.mean_covariance[first, second])
@@ -121,13 +118,13 @@ def _of_covariance(
     }
 
 
-def _of_theta(fit: xr.DataTree, latent_dim: int) -> dict[str, Any]:
+def _of_theta(read: Fit) -> dict[str, Any]:
     """Free hyperparameters; those with one entry a latent dimension in ascending order."""
     theta: dict[str, Any] = {}
-    for name, variable in fit["posterior"].to_dataset().data_vars.items():
+    for name, variable in read.posterior.data_vars.items():
         values = variable.transpose("chain", "draw", ...).to_numpy()
         if values.ndim == 2:
             theta[str(name)] = (("chain", "draw"), values)
-        elif name != "X" and values.shape[2:] == (latent_dim,):
+        elif name != "X" and values.shape[2:] == read.draws("X").shape[3:]:
             theta[str(name)] = (("chain", "draw", "rank"), np.sort(values, axis=-1))
     return theta

@@ -15,7 +15,7 @@ from scipy.stats import gaussian_kde
 
 from pm_gplvm.core.checks import Array
 from pm_gplvm.core.procrustes import centred_mean, procrustes_distance
-from pm_gplvm.data.fit import Fit
+from pm_gplvm.data.fit import Fit, stacked
 from pm_gplvm.diagnostics.invariants import pair_distances
 
 Labels = NDArray[np.integer[Any]]
@@ -118,24 +118,20 @@ def embeddings(
     >>> gplvm.embeddings(full).members.sizes["draw"]
     30
     """
-    X = Fit.of(fit, "X", caller="embeddings").draws("X")
+    read = Fit.of(fit, "X", caller="embeddings")
+    X = read.draws("X")
     if not 0.0 < min_weight < 0.5:
         raise ValueError(f"min_weight must lie between 0 and 0.5, got {min_weight!r}.")
-    sizes = X.sizes
-    if sizes["chain"] * sizes["draw"] < 40:
+    if read.n_draws < 40:
         raise ValueError(
-            f"embeddings needs 40 draws or more to sort, got {sizes['chain'] * sizes['draw']}. "
-            "Draw them with sample."
+            f"embeddings needs 40 draws or more to sort, got {read.n_draws}. Draw them with sample."
         )
     N = X.shape[2]
-    distance = pair_distances(fit, n_pairs=4 * N if n_pairs is None else n_pairs, seed=seed)
-    labels = _by_weight(
-        _clusters(distance.to_numpy().reshape(-1, distance.sizes["pair"]), min_weight)
-    )
-    labels = labels.reshape(sizes["chain"], sizes["draw"])
+    distance = pair_distances(read, n_pairs=4 * N if n_pairs is None else n_pairs, seed=seed)
+    labels = _by_weight(_clusters(stacked(distance), min_weight)).reshape(X.shape[:2])
     coords = {dim: X[dim] for dim in ("chain", "draw")}
     members = xr.DataArray(labels, dims=("chain", "draw"), coords=coords, name="embedding")
-    return Embeddings(_table(fit, labels, distance), members)
+    return Embeddings(_table(read, labels, distance), members)
 
 
 def _clusters(distance: Array, min_weight: float) -> Labels:
@@ -181,10 +177,9 @@ def _by_weight(labels: Labels) -> Labels:
     return np.asarray(np.argsort(order)[labels])
 
 
-def _table(fit: xr.DataTree, labels: Labels, distance: xr.DataArray) -> pd.DataFrame:
-    stats: Any = Fit(fit).stats
-    levels = {n: stats[n].to_numpy() for n in ("log_likelihood",) if n in stats}
-    Z = Fit(fit).scaled_positions()
+def _table(read: Fit, labels: Labels, distance: xr.DataArray) -> pd.DataFrame:
+    levels = {n: read.stats[n].to_numpy() for n in ("log_likelihood",) if n in read.stats}
+    Z = read.scaled_positions()
     names = Z[Z.dims[2]].to_numpy()
     modes = [labels == k for k in range(labels.max() + 1)]
     rows = [
@@ -263,14 +258,12 @@ def group_halves(distance: Array) -> Labels:
     return np.asarray(connected_components(near, directed=False)[1].reshape(2, chains))
 
 
-def mode_table(
-    fit: xr.DataTree, known: xr.Dataset, groups: Sequence[Sequence[int]]
-) -> pd.DataFrame:
+def mode_table(read: Fit, known: xr.Dataset, groups: Sequence[Sequence[int]]) -> pd.DataFrame:
     """Describe groups of chains, each in one mode, the highest log-posterior (or log-likelihood) first.
 
     ``known`` holds the invariants of the fit. The columns are those of ``Diagnosis.embeddings``.
     """
-    Z = Fit(fit).scaled_positions()
+    Z = read.scaled_positions()
     levels = {n: known[n].to_numpy() for n in ("log_likelihood", "log_posterior") if n in known}
     sizes = (Z.sizes["chain"], Z.sizes["draw"])
     modes = [
@@ -283,7 +276,7 @@ def mode_table(
     return pd.DataFrame(_described(Z, levels, modes)).rename_axis("embedding")
 
 
-def group_optima(fit: xr.DataTree, same: float = 0.01) -> xr.Dataset:
+def group_optima(read: Fit, same: float = 0.01) -> xr.Dataset:
     """Mode of each of an optimiser's starts: ``embedding``, 0 for that of the best start.
 
     The starts, the best first, are those of the groups ``optima`` and ``optima_positions``. Two are in
@@ -300,21 +293,22 @@ def group_optima(fit: xr.DataTree, same: float = 0.01) -> xr.Dataset:
     >>> import pm_gplvm as gplvm
     >>> model = gplvm.build_model(gplvm.load_digits(n=20))
     >>> best = gplvm.fit_marginal(model, n_restarts=1, random_seed=1, progressbar=False)
-    >>> group_optima(best)["embedding"].shape
+    >>> group_optima(Fit(best))["embedding"].shape
     (6,)
     """
     if not 0.0 < same < 1.0:
         raise ValueError(f"same must lie between 0 and 1, got {same!r}.")
-    if not {"optima", "optima_positions"} <= set(fit.children):
+    optima, positions = read.group("optima"), read.group("optima_positions")
+    if not optima or not positions:
         raise ValueError(
             "fit must hold where its starts ended (optima, optima_positions), got the groups "
-            f"{', '.join(fit.children)}. Take what fit_marginal or fit_map returns."
+            f"{', '.join(read.tree.children)}. Take what fit_marginal or fit_map returns."
         )
-    Z = fit["optima_positions"]["Z"].to_numpy()
+    Z = positions["Z"].to_numpy()
     distance = np.zeros((len(Z), len(Z)))
     for i, j in combinations(range(len(Z)), 2):
         distance[i, j] = distance[j, i] = procrustes_distance(Z[j], Z[i])
     # Components are numbered in the order in which they are met.
     _, embedding = connected_components(distance <= same, directed=False)
-    table = fit["optima"].to_dataset()[["objective", "converged"]]
+    table = optima[["objective", "converged"]]
     return table.assign(embedding=("start", embedding), distance=(("start", "start_to"), distance))

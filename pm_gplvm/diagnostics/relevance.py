@@ -4,37 +4,28 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from pm_gplvm.core.checks import Array, interval
-from pm_gplvm.data.fit import LATENT, OBS, Fit
+from pm_gplvm.core.checks import interval
+from pm_gplvm.data.fit import LATENT, Fit
 
 
-def relevance(fit: xr.DataTree, *, caller: str = "relevance") -> xr.DataArray:
+def relevance(read: Fit) -> xr.DataArray:
     """Spread of X along each latent dimension in lengthscales, dims (draw, latent), all chains' draws.
 
     Along a dimension in which all rows lie within a small part of a lengthscale the function hardly
     changes. The number does not depend on the scale of X. For a variational fit it is the
     spread of the means of q, which are all 0 where q is the prior.
     """
-    read = Fit.of(fit, "X", caller=caller)
-    draws = read.draws("X").stack(every=("chain", "draw")).transpose("every", OBS, LATENT)
-    X = draws.to_numpy()
-    unit = np.ones((1, 1))
+    X, unit = read.values("X"), np.ones((1, 1))
     if "lengthscale" in read:
-        lengthscale = read.draws("lengthscale").stack(every=("chain", "draw"))
-        unit = np.atleast_2d(lengthscale.transpose("every", ...).to_numpy())
-        unit = unit.T if unit.shape[0] != len(X) else unit
+        unit = read.values("lengthscale").reshape(len(X), -1)
     if read.method == "variational":
-        X, unit = _means_of_q(fit, X), unit[:1]
-    return xr.DataArray(
-        X.std(axis=1) / unit, dims=("draw", LATENT), coords={LATENT: draws[LATENT].to_numpy()}
-    )
-
-
-def _means_of_q(fit: xr.DataTree, draws: Array) -> Array:
-    # After align only the draws are in the orientation of the fit, q is not.
-    if Fit(fit).is_aligned:
-        return draws.mean(axis=0, keepdims=True)
-    return Fit(fit).group("approximation")["X_mean"].to_numpy()[None]
+        # After align only the draws are in the orientation of the fit, q is not.
+        mean = (
+            X.mean(axis=0) if read.is_aligned else read.group("approximation")["X_mean"].to_numpy()
+        )
+        X, unit = mean[None], unit[:1]
+    labels = read.draws("X")[LATENT].to_numpy()
+    return xr.DataArray(X.std(axis=1) / unit, dims=("draw", LATENT), coords={LATENT: labels})
 
 
 def dimensions(fit: xr.DataTree, *, threshold: float = 0.05) -> pd.DataFrame:
@@ -74,7 +65,7 @@ def dimensions(fit: xr.DataTree, *, threshold: float = 0.05) -> pd.DataFrame:
     """
     if not 0.0 < threshold < 1.0:
         raise ValueError(f"threshold must lie between 0 and 1, got {threshold!r}.")
-    found = relevance(fit, caller="dimensions")
+    found = relevance(Fit.of(fit, "X", caller="dimensions"))
     values = found.to_numpy()
     probability = (values >= threshold * values.max(axis=1, keepdims=True)).mean(axis=0)
     low, high = interval(values)
@@ -91,10 +82,9 @@ def dimensions(fit: xr.DataTree, *, threshold: float = 0.05) -> pd.DataFrame:
     return table.sort_values("relevance", ascending=False)
 
 
-def dominant(fit: xr.DataTree) -> tuple[int, int]:
+def dominant(read: Fit) -> tuple[int, int]:
     """Return the two most relevant dimensions, or 0 and 1 where all share a lengthscale."""
-    values = np.median(relevance(fit).to_numpy(), axis=0)
-    read = Fit(fit)
+    values = np.median(relevance(read).to_numpy(), axis=0)
     has_ard = "lengthscale" in read.posterior and LATENT in read.posterior["lengthscale"].dims
     if not has_ard and read.method != "variational":
         return 0, 1

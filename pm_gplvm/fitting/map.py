@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pm_gplvm.core.blas import BlasThreads, threads_for
 from pm_gplvm.core.blas import blas_threads as limit_threads
 from pm_gplvm.core.checks import Array, count
-from pm_gplvm.data.fit import OBS, THETA
+from pm_gplvm.data.fit import OBS, THETA, Fit
 from pm_gplvm.data.progress import progress_bar
 from pm_gplvm.data.table import grid_steps
 from pm_gplvm.fitting.optimise import (
@@ -357,7 +357,7 @@ def _fit(
             **optima_positions([i for i, _ in ranked], ends),
         },
     )
-    _warn(fit, spec.floors, settings)
+    _warn(fit, settings)
     return fit
 
 
@@ -450,9 +450,10 @@ def _says_nothing(spec: ModelSpec, end: Mapping[str, Array]) -> bool:
     return float(np.max(left)) < _NOTHING
 
 
-def _warn(fit: xr.DataTree, floor: Array, settings: _Settings) -> None:
+def _warn(fit: xr.DataTree, settings: _Settings) -> None:
     """Say what went wrong, and what helps against that."""
-    optima, posterior = fit["optima"].to_dataset().isel(start=0), fit["posterior"].to_dataset()
+    read = Fit(fit)
+    optima, posterior = read.group("optima").isel(start=0), read.posterior
     message, caller = str(optima["message"].values), settings.caller
     again = f"Go on from here with {caller}(model, start=fit)"
     if message == NO_STRUCTURE:
@@ -461,7 +462,7 @@ def _warn(fit: xr.DataTree, floor: Array, settings: _Settings) -> None:
             "explains the table. Fewer latent dimensions, scale='feature' where a few columns "
             "dominate, or a kernel with a linear part ('rbf + linear') may find some; else there is none."
         )
-    elif not fit.attrs["converged"]:
+    elif not read.setting("converged"):
         far = [
             name
             for name in THETA
@@ -486,7 +487,7 @@ def _warn(fit: xr.DataTree, floor: Array, settings: _Settings) -> None:
             f"{float(optima['remaining_gain']):.2g} nats). {remedy}"
         )
     if "sigma" in posterior and message != NO_STRUCTURE:
-        sigma, floor = np.broadcast_arrays(posterior["sigma"][0, 0], floor)
+        sigma, floor = np.broadcast_arrays(posterior["sigma"][0, 0], read.resolution)
         if (low := sigma < _AT_FLOOR * floor).any():
             of = f" in {int(low.sum())} of {low.size} columns" if low.size > 1 else ""
             _say(

@@ -420,7 +420,7 @@ def _as_fit(
             "trace": xr.Dataset({"objective": ("evaluation", best.trace)}),
         },
     )
-    coords = fit["posterior"].to_dataset().coords
+    coords = Fit(fit).posterior.coords
     shared = {OBS, LATENT} & set(approximation.dims)
     labels = {name: c for name, c in coords.items() if set(c.dims) <= shared}
     fit["approximation"] = xr.DataTree(approximation.assign_coords(labels))

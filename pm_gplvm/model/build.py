@@ -303,7 +303,7 @@ def rebuild_model(fit: xr.DataTree, *, priors: Mapping[str, Any] | None = None) 
         priors={**flat, **held, **(priors or {})},
         scale=_scale(table, constant["Y_scale"].to_numpy()),
         missing="mask",
-        resolution=constant["Y_resolution"].to_numpy() if "Y_resolution" in constant else 0,
+        resolution=read.resolution,
         noise="column" if read.own_noise else "shared",
     )
     # The very numbers, also where they were not made by a rule.

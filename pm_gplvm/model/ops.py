@@ -31,7 +31,6 @@ from pm_gplvm.core.gaussian import (
     Patterns,
     column_patterns,
     column_terms,
-    gram_factor,
     lawrence_block,
     mirror,
     pattern_terms,
@@ -487,15 +486,9 @@ def incomplete_total_logp(F: Array, K: Any, *, scale: Array) -> Variable:
     """
     seen = ~np.isnan(F)
     patterns = column_patterns(seen)
-    factors, group, counts = [], [], []
-    for g, (rows, columns) in enumerate(patterns):
-        short = gram_factor(F[np.ix_(rows, columns)])
-        factors.append(np.zeros((len(F), short.shape[1])))
-        factors[-1][rows] = short
-        group += [g] * short.shape[1]
-        counts.append(len(columns))
-    terms = PatternTerms(Patterns(patterns.seen, np.array(group)), tuple(counts))
-    value, *_ = terms(K, pytensor.shared(np.concatenate(factors, axis=1), name="factors"))
+    factors, short = patterns.shortened(F)
+    terms = PatternTerms(short, tuple(np.bincount(patterns.group).tolist()))
+    value, *_ = terms(K, pytensor.shared(factors, name="factors"))
     units = 0.5 * seen.sum() * np.log(2.0 * np.pi) + seen.sum(axis=0) @ np.log(scale)
     return value - float(units)
 

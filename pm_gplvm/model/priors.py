@@ -528,9 +528,9 @@ def basis_of(F: Array, lengthscale: float) -> Array:
     return vectors * np.sqrt(values)
 
 
-def mapped(fit: Fit, F: Array, F_new: Array, X: Array) -> Array:
+def mapped(read: Fit, F: Array, F_new: Array, X: Array) -> Array:
     """Map new rows (M, D) to φ(f, F) Φ⁺ X, X (..., N, Q) as drawn: any square root of Φ gives the same."""
-    unit = float(fit.constants["X_back_lengthscale"])
+    unit = float(read.constants["X_back_lengthscale"])
     values, vectors = _eigen(F, unit)
     gain = (_similarity(F_new, F, unit) @ vectors / values) @ vectors.T
     return np.asarray(gain @ X)

@@ -240,7 +240,7 @@ def _given(spec: ModelSpec, start: Any, rng: np.random.Generator) -> dict[str, A
         return {"X": _placed(spec, X, rng, whitened=True)}
     if isinstance(start, xr.DataTree):
         read = Fit.of(start, "X", caller="start")
-        names = dict.fromkeys(["X", *map(str, start["posterior"].data_vars)])
+        names = dict.fromkeys(["X", *map(str, read.posterior.data_vars)])
         return {name: read.draws(name)[0, -1].to_numpy().astype(np.float64) for name in names}
     if isinstance(start, Mapping):
         unknown = [name for name in start if name not in spec.model.named_vars]

@@ -12,6 +12,7 @@ from matplotlib.ticker import ScalarFormatter
 from numpy.typing import NDArray
 
 from pm_gplvm.core.checks import Array, count
+from pm_gplvm.data.fit import Fit
 from pm_gplvm.plot.elements import (
     COLOURS,
     Plane,
@@ -85,7 +86,7 @@ def plot_reconstruction(
     >>> ax.get_ylabel()
     'latent 1'
     """
-    plane = plane_of(fit, dims, caller="plot_reconstruction")
+    plane = plane_of(Fit.of(fit, "X", caller="plot_reconstruction"), dims)
     count("grid", grid, 2)
     cells = (int(grid),) * len(plane.dims)
     limits = limits_of(plane.X, 0.02)
@@ -221,10 +222,11 @@ def plot_magnification(
     >>> ax.get_xlabel()
     'latent 0'
     """
-    plane = plane_of(fit, dims, caller="plot_magnification")
+    read = Fit.of(fit, "X", caller="plot_magnification")
+    plane = plane_of(read, dims)
     count("grid", grid, 2)
     N, Q = plane.draws.shape[1:]
-    values = None if color is None else row_values(fit, color, N)
+    values = None if color is None else row_values(read, color, N)
     if ax is None:
         _, ax = plt.subplots(figsize=(6.0, 4.6), layout="constrained")
     if path is None and Q > 1:
@@ -235,7 +237,7 @@ def plot_magnification(
         along, name = way[:, 0], "latent 0"
         ax.plot(plane.X[:, 0], np.zeros(N), "|", color="0.3", transform=ax.get_xaxis_transform())
     else:
-        way = check_positions(fit, path)
+        way = check_positions(read, path)
         along = np.append(0.0, np.cumsum(np.linalg.norm(np.diff(way, axis=0), axis=1)))
         name = "way along the path, in units of X"
     found = magnification(fit, way, draws=draws)

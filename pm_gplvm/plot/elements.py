@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import xarray as xr
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.collections import EllipseCollection, PathCollection
@@ -14,7 +13,7 @@ from matplotlib.transforms import offset_copy
 from numpy.typing import NDArray
 
 from pm_gplvm.core.checks import Array
-from pm_gplvm.data.fit import FEATURE, LATENT, OBS, Fit
+from pm_gplvm.data.fit import FEATURE, Fit
 from pm_gplvm.diagnostics.relevance import dominant
 
 # Paul Tol's "muted" colours, told apart by the colour-blind; with the shapes also in black and white.
@@ -37,11 +36,9 @@ _MOST_CLASSES = 20
 # Arguments of the plots
 
 
-def row_values(
-    fit: xr.DataTree, color: Any, n_rows: int, *, argument: str = "color"
-) -> NDArray[Any]:
+def row_values(read: Fit, color: Any, n_rows: int, *, argument: str = "color") -> NDArray[Any]:
     """Return one value per row: a coordinate of the fit by its name, or the values given."""
-    values = Fit(fit).labels(color) if isinstance(color, str) else np.asarray(color)
+    values = read.labels(color) if isinstance(color, str) else np.asarray(color)
     if values.dtype == object and (missing := sum(v is None or v != v for v in values.ravel())):
         raise ValueError(
             f"{argument} must not be missing, got {missing} rows without a value. Give them a class of "
@@ -49,7 +46,7 @@ def row_values(
         )
     if values.shape != (n_rows,):
         hint = ""
-        if values.shape == (fit["observed_data"].sizes.get(FEATURE),):
+        if values.shape == (read.group("observed_data").sizes.get(FEATURE),):
             hint = " That is one a feature: if Y was meant the other way round, fit Y.T."
         raise ValueError(
             f"{argument} must have one value a row, {n_rows}, got shape {values.shape}.{hint}"
@@ -117,17 +114,15 @@ class Plane:
         return whole
 
 
-def plane_of(fit: xr.DataTree, dims: Any, *, caller: str) -> Plane:
+def plane_of(read: Fit, dims: Any) -> Plane:
     """Return the plane of ``dims``; by default the first two dimensions, with ARD the most relevant."""
-    read = Fit.of(fit, "X", caller=caller)
-    draws = read.draws("X").transpose("chain", "draw", OBS, LATENT).to_numpy()
-    draws = draws.reshape(-1, *draws.shape[2:])
+    draws = read.values("X")
     Q = draws.shape[2]
     if Q == 1:
         if dims is not None:
             raise ValueError(f"dims must be left out where latent_dim is 1, got {dims}.")
         return Plane(draws, (0,))
-    pair = dominant(fit) if dims is None else tuple(dims)
+    pair = dominant(read) if dims is None else tuple(dims)
     check_pair(pair, Q, dims)
     return Plane(draws, pair)
 

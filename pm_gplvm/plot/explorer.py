@@ -16,8 +16,8 @@ from matplotlib.colors import Normalize, to_hex
 from scipy.spatial.distance import pdist, squareform
 
 from pm_gplvm.core.checks import check_target, count
-from pm_gplvm.data.fit import FEATURE, OBS, Fit, evenly_spaced
-from pm_gplvm.diagnostics.agreement import neighbour_probabilities, positions
+from pm_gplvm.data.fit import FEATURE, OBS, Fit, stacked
+from pm_gplvm.diagnostics.agreement import neighbour_probabilities
 from pm_gplvm.plot.elements import (
     COLOURS,
     are_classes,
@@ -112,7 +112,8 @@ def explore(
     ...     gplvm.explore(best, "label", path=page, image_shape=(8, 8), grid=10).name
     'digits.html'
     """
-    plane = plane_of(fit, dims, caller="explore")
+    read = Fit.of(fit, "X", caller="explore")
+    plane = plane_of(read, dims)
     if len(plane.dims) < 2:
         raise ValueError(
             "explore needs two latent dimensions or more, got one. Use plot_latent and "
@@ -127,7 +128,7 @@ def explore(
     if kind == "image" and image_shape is None:
         raise ValueError("kind='image' needs image_shape, such as image_shape=(8, 8).")
     limits = limits_of(plane.X)
-    table = Fit(fit).Y.transpose(OBS, FEATURE)
+    table = read.Y.transpose(OBS, FEATURE)
     Y = table.to_numpy()
     side = int(min(grid, max(8, np.sqrt(_MOST_NUMBERS / Y.shape[1]))))
     cells = plane.lift(mesh(limits, (side, side)))
@@ -145,8 +146,8 @@ def explore(
         "low": float(np.nanmin(Y)),
         "high": float(np.nanmax(Y)),
         "sd_high": float(decoded["sd"].max()),
-        **_point_styles(fit, color, len(Y)),
-        **_neighbours(fit, n_neighbors),
+        **_point_styles(read, color, len(Y)),
+        **_neighbours(read, n_neighbors),
     }
     numbers = {
         "mean": decoded["mean"].to_numpy(),
@@ -160,7 +161,7 @@ def explore(
     return _write_page(target, about, encoded)
 
 
-def _point_styles(fit: xr.DataTree, color: Any, n_rows: int) -> dict[str, Any]:
+def _point_styles(read: Fit, color: Any, n_rows: int) -> dict[str, Any]:
     """Colour, shape and value of each row's point, and the legend."""
     styles: dict[str, Any] = {
         "colours": [COLOURS[0]] * n_rows,
@@ -172,7 +173,7 @@ def _point_styles(fit: xr.DataTree, color: Any, n_rows: int) -> dict[str, Any]:
     }
     if color is None:
         return styles
-    values = row_values(fit, color, n_rows)
+    values = row_values(read, color, n_rows)
     if not are_classes(values):
         scale = colormaps["viridis"].with_extremes(bad="white")
         low, high = float(np.nanmin(values)), float(np.nanmax(values))
@@ -196,11 +197,11 @@ def _point_styles(fit: xr.DataTree, color: Any, n_rows: int) -> dict[str, Any]:
     }
 
 
-def _neighbours(fit: xr.DataTree, n_neighbors: int) -> dict[str, Any]:
+def _neighbours(read: Fit, n_neighbors: int) -> dict[str, Any]:
     """Return each row's nearest rows, the most probable first, ties by their mean distance."""
-    shares = neighbour_probabilities(fit, n_neighbors).to_numpy()
-    Z = positions(fit)
-    distance = np.mean([pdist(Z[i]) for i in evenly_spaced(len(Z), 100)], axis=0)
+    shares = neighbour_probabilities(read.tree, n_neighbors).to_numpy()
+    Z = stacked(read.scaled_positions())
+    distance = np.mean([pdist(Z[i]) for i in read.evenly_spaced(100)], axis=0)
     order = np.lexsort((squareform(distance), -shares), axis=1)[:, :n_neighbors]
     listed = [[[int(j), round(float(shares[i, j]), 3)] for j in row] for i, row in enumerate(order)]
     note = f"probability of being among its {n_neighbors} nearest rows in X / lengthscale:"

@@ -11,8 +11,8 @@ from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from pm_gplvm.core.checks import Array, count
-from pm_gplvm.data.fit import Fit, same_table
+from pm_gplvm.core.checks import INTERVAL, Array, count, interval
+from pm_gplvm.data.fit import Fit, fits_of_one_table
 from pm_gplvm.diagnostics.agreement import common_frame, outside
 from pm_gplvm.diagnostics.modes import group_optima
 from pm_gplvm.diagnostics.relevance import dimensions
@@ -84,11 +84,12 @@ def plot_compare(
     >>> axes[0].get_title()
     'estimate'
     """
-    N = len(same_table(fits, caller="plot_compare"))
+    read = fits_of_one_table(fits, caller="plot_compare")
     count("draws", draws)
     first = next(iter(fits))
-    values = None if color is None else row_values(fits[first], color, N)
-    positions = common_frame(fits, draws=int(draws))
+    N = len(read[first].table().F)
+    values = None if color is None else row_values(read[first], color, N)
+    positions = common_frame(read, draws=int(draws))
     Q = positions[first].shape[2]
     if Q > 1:
         check_pair(dims, Q, dims)
@@ -109,7 +110,7 @@ def plot_compare(
         scale = draw_panel(ax, Z, reference, values, name, is_first=name == first)
         ax.set(xlabel=f"latent {pair[0]} / lengthscale")
     if Q > 1:
-        ends = [np.quantile(Z, [0.055, 0.945], axis=0) for Z in shown.values()]
+        ends = [np.quantile(Z, INTERVAL, axis=0) for Z in shown.values()]
         for ax in panels:
             ax.set_aspect("equal")
             set_limits(ax, np.concatenate(ends).reshape(-1, 2))
@@ -177,7 +178,7 @@ def _draw_line(
     at = reference[:, 0]
     rows = np.argsort(np.argsort(at)).astype(np.float64)
     if _has_spread(draws):
-        low, high = np.quantile(draws[..., 0], [0.5 - _SHARE / 2, 0.5 + _SHARE / 2], axis=0)
+        low, high = interval(draws[..., 0])
         ax.hlines(rows, low, high, color="0.6", linewidth=0.8, zorder=1)
         if not is_first:
             name += _outside((at < low) | (at > high))
@@ -249,7 +250,8 @@ def plot_prior(
 
 def _draw_bands(ax: Axes, at: Array, draws: Array, *, across: bool) -> None:
     """Draw the pointwise median of curves and the bands that hold 89 % and 50 % of them."""
-    low, lower, median, upper, high = np.quantile(draws, [0.055, 0.25, 0.5, 0.75, 0.945], axis=0)
+    lower, median, upper = np.quantile(draws, [0.25, 0.5, 0.75], axis=0)
+    low, high = np.quantile(draws, INTERVAL, axis=0)
     fill = ax.fill_betweenx if across else ax.fill_between
     fill(at, low, high, color="0.88", linewidth=0.0)
     fill(at, lower, upper, color="0.72", linewidth=0.0)
@@ -292,7 +294,7 @@ def plot_optima(fit: xr.DataTree, *, same: float = 0.01, axes: Any = None) -> ND
     >>> axes[0].get_ylabel()
     'objective below the best'
     """
-    ends = group_optima(Fit.of(fit, caller="plot_optima").tree, same)
+    ends = group_optima(Fit.of(fit, caller="plot_optima"), same)
     panels = _panels(axes, 2, "two", figsize=(7.4, 3.2))
     objective, group = ends["objective"].to_numpy(), ends["embedding"].to_numpy()
     rank, below = np.arange(len(objective)), objective[0] - objective

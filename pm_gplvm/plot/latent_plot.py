@@ -13,7 +13,7 @@ from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from pm_gplvm.core.checks import Array
+from pm_gplvm.core.checks import Array, interval
 from pm_gplvm.core.kernels import KERNELS
 from pm_gplvm.data.fit import Fit
 from pm_gplvm.plot.elements import (
@@ -129,16 +129,17 @@ def plot_latent(
     pairs = isinstance(dims, str)
     if pairs and dims != "pairs":
         raise ValueError(f"dims must be two dimensions or 'pairs', got {dims!r}.")
-    plane = plane_of(fit, None if pairs else dims, caller="plot_latent")
-    Fit(fit, "plot_latent").warn_unaligned()
+    read = Fit.of(fit, "X", caller="plot_latent")
+    plane = plane_of(read, None if pairs else dims)
+    read.warn_unaligned()
     N, Q = plane.draws.shape[1:]
     rows = _Rows(
-        values=None if color is None else row_values(fit, color, N),
+        values=None if color is None else row_values(read, color, N),
         name=color if isinstance(color, str) else "",
-        order=None if time is None else _times(fit, time, N),
+        order=None if time is None else _times(read, time, N),
         time=time if isinstance(time, str) else "time",
     )
-    shading = _Shading(fit, _kind(background, plane, Fit(fit).kernel in KERNELS), grid)
+    shading = _Shading(fit, _kind(background, plane, read.kernel in KERNELS), grid)
     if pairs:
         return _plot_pairs(plane.draws, rows, shading, spread, ax)
     if ax is None:
@@ -162,8 +163,8 @@ class _Rows:
     time: str
 
 
-def _times(fit: xr.DataTree, time: Any, n_rows: int) -> Array:
-    values = row_values(fit, time, n_rows, argument="time")
+def _times(read: Fit, time: Any, n_rows: int) -> Array:
+    values = row_values(read, time, n_rows, argument="time")
     if not np.issubdtype(values.dtype, np.number):
         raise ValueError(f"time must have one number a row, got values of type {values.dtype}.")
     return values.astype(np.float64)
@@ -277,7 +278,7 @@ def _plot_line(ax: Axes, draws: Array, rows: _Rows, spread: bool) -> PathCollect
     across = rows.order is not None
     order = rows.order if rows.order is not None else np.arange(len(X), dtype=np.float64)
     if spread and len(draws) > 1:
-        low, high = np.quantile(draws, [0.055, 0.945], axis=0)
+        low, high = interval(draws)
         lines = ax.vlines if across else ax.hlines
         lines(order, low, high, color="0.6", linewidth=0.8, zorder=1)
     ax.set(

@@ -136,15 +136,15 @@ def embed(
     (('chain', 'draw', 'obs_new', 'latent'), ('obs_new', 'mode'))
     """
     settings = {"draws": draws, "n_samples": n_samples, "n_starts": n_starts}
-    _check_settings(settings)
-    if prior is None and isinstance(fit, xr.DataTree) and _is_mapped(fit):
-        whole = new_table(fit, Y_new, caller="embed")
-        Fit(fit, "embed").warn_unaligned()
-        return positions_by_map(fit, whole, draws)
+    read = exact_fit(fit, settings, "embed")
+    if prior is None and kind_of_prior(read.constants).mapped:
+        whole = new_table(read, Y_new)
+        read.warn_unaligned()
+        return positions_by_map(read, whole, draws)
     new, positions = positions_of_table(
-        fit, Y_new, "embed", prior, settings, random_seed, blas_threads, progressbar
+        read, Y_new, prior, settings, random_seed, blas_threads, progressbar
     )
-    Fit(fit, "embed").warn_unaligned()
+    read.warn_unaligned()
     weights, k = positions.smoothed()
     _warn(k, positions.modes.converged)
     _warn_of_strangers(positions.shortfall, new)
@@ -159,7 +159,7 @@ def embed(
         "shortfall": positions.shortfall,
         "converged": positions.modes.converged,
     }
-    tree = tree_of_positions(fit, new, X, (at, sd, weight), rows)
+    tree = tree_of_positions(read, new, X, (at, sd, weight), rows)
     tree.attrs |= {**settings, "random_seed": json.dumps(random_seed)}
     return tree
 
@@ -207,10 +207,11 @@ def log_predictive(
     ('obs_new',)
     """
     settings = {"draws": draws, "n_samples": n_samples, "n_starts": n_starts}
+    read = exact_fit(fit, settings, "log_predictive")
     new, positions = positions_of_table(
-        fit, Y_new, "log_predictive", prior, settings, random_seed, blas_threads, progressbar
+        read, Y_new, prior, settings, random_seed, blas_threads, progressbar
     )
-    _, _, scale = Fit(fit, "log_predictive").table()
+    _, _, scale = read.table()
     units = (~np.isnan(new.to_numpy())) @ np.log(scale)
     known = {
         "log_score": positions.log_evidence - units,
@@ -220,34 +221,38 @@ def log_predictive(
     return xr.Dataset({n: ("obs_new", v) for n, v in known.items()}, coords=row_labels(new))
 
 
+def exact_fit(fit: Any, settings: dict[str, int], caller: str) -> Fit:
+    """Check the numbers that :func:`embed` is given, and read its fit."""
+    for (name, value), least in zip(settings.items(), (1, 100, 4), strict=True):
+        count(name, value, least)
+    read = Fit.of(fit, caller=caller)
+    read.require_exact()
+    return read
+
+
 def positions_of_table(
-    fit: xr.DataTree,
+    read: Fit,
     Y_new: Any,
-    caller: str,
     prior: Any,
     settings: dict[str, int],
     random_seed: int | None,
     blas_threads: int | None,
     progressbar: bool,
 ) -> tuple[xr.DataArray, Positions]:
-    """Check the arguments of :func:`embed`, and draw weighted positions of every row.
-
-    The table (obs_new, feature) comes back with its columns in the order of the fit's.
-    """
-    _check_settings(settings)
-    new = new_table(fit, Y_new, caller=caller)
-    if prior is None and _is_mapped(fit):
+    """Check new rows, and draw weighted positions of each."""
+    new = new_table(read, Y_new)
+    if prior is None and kind_of_prior(read.constants).mapped:
         raise ValueError(
-            f"{caller} needs a density of the place of a new row, while in a fit with back constraints "
+            f"{read.caller} needs a density of the place of a new row, while in a fit with back constraints "
             "it is a function of the row. Give prior=(0.0, 1.0)."
         )
-    by_draw = rows_by_draw(fit, new, prior, settings["draws"])
+    by_draw = rows_by_draw(read, new, prior, settings["draws"])
     with (
         limit_threads(blas_threads),
-        progress_bar(caller, len(new) * len(by_draw), "rows", show=progressbar) as progress,
+        progress_bar(read.caller, len(new) * len(by_draw), "rows", show=progressbar) as progress,
     ):
         positions = weighted_positions(
-            fit,
+            read,
             by_draw,
             n_samples=settings["n_samples"],
             n_starts=settings["n_starts"],
@@ -255,16 +260,6 @@ def positions_of_table(
             progress=progress,
         )
     return new, positions
-
-
-def _is_mapped(fit: xr.DataTree) -> bool:
-    """Whether the position of a row is a function of the row."""
-    return kind_of_prior(Fit(fit).constants).mapped
-
-
-def _check_settings(settings: dict[str, int]) -> None:
-    for (name, value), least in zip(settings.items(), (1, 100, 4), strict=True):
-        count(name, value, least)
 
 
 def _resampled(weights: Array, rng: np.random.Generator) -> NDArray[np.intp]:

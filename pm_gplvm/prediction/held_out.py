@@ -13,7 +13,7 @@ from scipy.stats import norm
 
 from pm_gplvm.core.blas import blas_threads
 from pm_gplvm.core.checks import Array, count
-from pm_gplvm.core.gaussian import GP
+from pm_gplvm.core.gaussian import GP, Patterns
 from pm_gplvm.data.fit import FEATURE, OBS, Fit
 from pm_gplvm.data.progress import progress_bar
 from pm_gplvm.data.table import as_table
@@ -22,7 +22,7 @@ from pm_gplvm.model.build import build_model
 from pm_gplvm.model.compile import compile_mode
 from pm_gplvm.model.volume import why_no_volume
 from pm_gplvm.prediction.embed import log_predictive
-from pm_gplvm.prediction.processes import OwnColumns, each_draw, patterns_of
+from pm_gplvm.prediction.processes import by_pattern, each_draw, parts, patterns_of
 
 FEWEST_SMOOTHED = 25  # draws below which Pareto smoothing has no tail to fit
 
@@ -59,26 +59,19 @@ def compute_log_likelihood(fit: xr.DataTree) -> xr.DataTree:
     """
     read = Fit.of(fit, caller="compute_log_likelihood")
     F, _, scale = read.table()
-    patterns = patterns_of(fit, F)
+    patterns = patterns_of(read, F)
     units = patterns.seen.sum(axis=1)[patterns.group] * (0.5 * np.log(2.0 * np.pi) + np.log(scale))
-    terms = []
+    terms = np.tile(-units, (read.n_draws, 1))
     with blas_threads(1):
-        for draw in each_draw(fit, caller="compute_log_likelihood"):
-            if draw.own_noise and patterns.seen.all():
-                terms.append(OwnColumns(draw).logp(F) - len(F) * np.log(scale))
-                continue
-            terms.append(-units)
-            for rows, columns, block in patterns.blocks(F):
-                own = draw.given(rows, columns)
-                half_logdet = np.log(np.diagonal(own.chol)).sum()
-                quad = np.einsum("nd,nd->d", block, own.solve(block))
-                terms[-1][columns] -= 0.5 * quad + half_logdet
-    posterior, name = read.posterior, read.observed
-    chains, draws = posterior.sizes["chain"], posterior.sizes["draw"]
-    coords = {dim: posterior[dim] for dim in ("chain", "draw")}
+        for own_terms, draw in zip(terms, each_draw(read), strict=True):
+            for _, columns, _, block, own in parts(draw, F, patterns):
+                quad, logdet, _ = own.log_terms(block)
+                own_terms[columns] -= 0.5 * (quad + logdet)
+    by_draw = read.posterior[["chain", "draw"]]
+    shape = (by_draw.sizes["chain"], by_draw.sizes["draw"], len(scale))
     group = xr.Dataset(
-        {name: (("chain", "draw", FEATURE), np.reshape(terms, (chains, draws, len(scale))))},
-        coords={**coords, FEATURE: read.features},
+        {read.observed: (("chain", "draw", FEATURE), terms.reshape(shape))},
+        coords={**by_draw.coords, FEATURE: read.features},
     )
     complete = fit.copy()
     complete["log_likelihood"] = xr.DataTree(group)
@@ -128,38 +121,35 @@ def leave_one_out(fit: xr.DataTree, *, draws: int = 200) -> xr.Dataset:
     {'obs': 20, 'feature': 64}
     """
     count("draws", draws)
-    F, centre, scale = Fit(fit, "leave_one_out").table()
-    patterns = patterns_of(fit, F)
-    chosen = list(each_draw(fit, caller="leave_one_out", limit=int(draws)))
+    read = Fit.of(fit, caller="leave_one_out")
+    F, centre, scale = read.table()
+    patterns = patterns_of(read, F)
+    residuals, variances = _left_out(each_draw(read, int(draws)), F, patterns)
     mean, sd, score, k = np.full((4, *F.shape), np.nan)
-    together = chosen[0].own_noise and patterns.seen.all()
-    whole = (np.arange(F.shape[0]), np.arange(F.shape[1]), F)
-    for rows, columns, block in [whole] if together else patterns.blocks(F):
-        given = (OwnColumns(d) if together else d.given(rows, columns) for d in chosen)
-        residuals, variances = _left_out_of(given, block)
-        for i, d in enumerate(columns):
-            parts = _mixed(block[:, i], residuals[:, :, i], variances[:, :, i])
-            mean[rows, d], sd[rows, d], score[rows, d], k[rows, d] = parts
+    for d, g in enumerate(patterns.group):
+        rows = patterns.seen[g]
+        found = _mixed(F[rows, d], residuals[:, rows, d], variances[:, rows, g])
+        mean[rows, d], sd[rows, d], score[rows, d], k[rows, d] = found
     known = {
         "mean": centre + scale * mean,
         "sd": scale * sd,
         "log_score": score - np.log(scale),
         "pareto_k": k,
     }
-    observed = fit["observed_data"].to_dataset()
-    coords = {
-        name: coord for name, coord in observed.coords.items() if coord.dims in ((OBS,), (FEATURE,))
-    }
-    return xr.Dataset({n: ((OBS, FEATURE), v) for n, v in known.items()}, coords=coords)
+    return xr.Dataset({n: ((OBS, FEATURE), v) for n, v in known.items()}, coords=read.coords)
 
 
-def _left_out_of(processes: Iterable[GP | OwnColumns], F: Array) -> tuple[Array, Array]:
-    """Residuals and variances (S, N, D) of each entry given the others of its column, draw by draw."""
+def _left_out(draws: Iterable[GP], F: Array, patterns: Patterns) -> tuple[Array, Array]:
+    """Residuals (S, N, D) of each entry given the others of its column, and variances (S, N, G)."""
+    residuals, variances = [], []
     with blas_threads(1):
-        residuals, variances = map(np.stack, zip(*(p.left_out(F) for p in processes), strict=True))
-    if variances.ndim == 2:  # the same in all columns
-        variances = np.broadcast_to(variances[:, :, None], residuals.shape)
-    return residuals, variances
+        for draw in draws:
+            residuals.append(np.full_like(F, np.nan))
+            variances.append(np.full((len(F), len(patterns)), np.nan))
+            for rows, columns, which, block, own in parts(draw, F, patterns):
+                residuals[-1][np.ix_(rows, columns)], variance = own.left_out(block)
+                variances[-1][rows, which] = by_pattern(variance)
+    return np.stack(residuals), np.stack(variances)
 
 
 def _mixed(f: Array, residuals: Array, variances: Array) -> tuple[Array, Array, Array, Array]:

@@ -7,7 +7,7 @@ import xarray as xr
 
 from pm_gplvm.core.blas import blas_threads as limit_threads
 from pm_gplvm.data.fit import FEATURE, Fit
-from pm_gplvm.prediction.embed import positions_of_table
+from pm_gplvm.prediction.embed import exact_fit, positions_of_table
 from pm_gplvm.prediction.predict import reconstruct
 from pm_gplvm.prediction.processes import each_draw, parts, patterns_of
 
@@ -67,17 +67,18 @@ def impute(
     if Y_new is None:
         return _filled(fit, draws)
     settings = {"draws": draws, "n_samples": n_samples, "n_starts": n_starts}
+    read = exact_fit(fit, settings, "impute")
     new, positions = positions_of_table(
-        fit, Y_new, "impute", prior, settings, random_seed, blas_threads, progressbar
+        read, Y_new, prior, settings, random_seed, blas_threads, progressbar
     )
     weights, k = positions.smoothed()
-    F, centre, scale = Fit(fit, "impute").table()
-    patterns = patterns_of(fit, F)
+    F, centre, scale = read.table()
+    patterns = patterns_of(read, F)
     first, second = np.zeros(new.shape), np.zeros(new.shape)
     n_used = positions.n_draws
     each = weights.shape[1] // n_used
     with limit_threads(blas_threads):
-        for s, draw in enumerate(each_draw(fit, caller="impute", limit=n_used)):
+        for s, draw in enumerate(each_draw(read, n_used)):
             part = slice(s * each, (s + 1) * each)
             for _, columns, which, block, own in parts(draw, F, patterns):
                 known = own.weights(block)

@@ -72,11 +72,11 @@ def magnification(fit: xr.DataTree, X_new: Any, *, draws: int = 50) -> xr.Datase
     read = Fit.of(fit, "X", "sigma", "Y_mean", "Y_scale", caller="magnification")
     read.warn_unaligned()
     count("draws", draws)
-    positions = check_positions(fit, X_new)
+    positions = check_positions(read, X_new)
     F, _, scale = read.table()
-    patterns = patterns_of(fit, F)
+    patterns = patterns_of(read, F)
     first, second = [], []
-    for process in each_process(fit, caller="magnification", limit=draws):
+    for process in each_process(read, draws):
         of_mean = of_rest = np.zeros((len(positions), positions.shape[1], positions.shape[1]))
         for rows, columns, block in patterns.blocks(F):
             own = given(process, rows, columns)

@@ -10,7 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from pm_gplvm.core.checks import Array
-from pm_gplvm.data.fit import FEATURE, LATENT, OBS, Fit, evenly_spaced
+from pm_gplvm.data.fit import FEATURE, LATENT, OBS, Fit
 from pm_gplvm.data.table import labelled
 from pm_gplvm.model.priors import kind_of_prior, mapped
 from pm_gplvm.prediction.row_density import Rows
@@ -18,19 +18,17 @@ from pm_gplvm.prediction.row_density import Rows
 _STANDARD = "Normal(0.0, 1.0)"
 
 
-def new_table(fit: xr.DataTree, Y_new: Any, *, caller: str) -> xr.DataArray:
+def new_table(read: Fit, Y_new: Any) -> xr.DataArray:
     """Check new rows and bring their columns (obs_new, feature) into the order of the fit's.
 
     In the user's units, NaN where missing, with the labels of its rows.
     """
-    read = Fit.of(fit, caller=caller)
-    read.require_exact()
     if np.ndim(Y_new) == 1:
         raise ValueError(
             f"Y_new must have two dimensions (obs_new, feature), got shape {np.shape(Y_new)}. For a "
             "single row pass Y_new[None]."
         )
-    new, known = labelled(Y_new), Fit(fit).features
+    new, known = labelled(Y_new), read.features
     has_names = isinstance(Y_new, pd.DataFrame | xr.DataArray)
     other = [str(n) for n in new[FEATURE].to_numpy() if has_names and n not in known]
     if new.sizes[FEATURE] != len(known) or other:
@@ -54,20 +52,17 @@ def new_table(fit: xr.DataTree, Y_new: Any, *, caller: str) -> xr.DataArray:
     return new.rename({OBS: "obs_new"})
 
 
-def rows_by_draw(fit: xr.DataTree, new: xr.DataArray, prior: Any, limit: int) -> list[Rows]:
+def rows_by_draw(read: Fit, new: xr.DataArray, prior: Any, limit: int) -> list[Rows]:
     """Standardise new rows, once for each of at most ``limit`` draws, with the prior of their positions.
 
     ``prior`` is (mean, sd), each a number, (Q,) or (M, Q), in the frame of the fit's X; None stands for
     N(0, 1) of the draw as it was made, before :func:`align` moved it.
     """
-    read = Fit(fit, "embed")
     _, centre, scale = read.table()
     values = (new.to_numpy() - centre) / scale
     seen = ~np.isnan(values)
     y = np.where(seen, values, 0.0)
-    X = read.draws("X")
-    shape = (len(new), X.sizes[LATENT])
-    chosen = evenly_spaced(X.shape[0] * X.shape[1], limit)
+    shape, chosen = (len(new), read.latent_dim), read.evenly_spaced(limit)
     if prior is None:
         _warn_of_prior(read)
         priors = kind_of_prior(read.constants).new_row(read, chosen)
@@ -79,10 +74,10 @@ def rows_by_draw(fit: xr.DataTree, new: xr.DataArray, prior: Any, limit: int) ->
     ]
 
 
-def _warn_of_prior(fit: Fit) -> None:
+def _warn_of_prior(read: Fit) -> None:
     """Warn if the prior of a new row may not be N(0, 1)."""
-    text = (fit.priors or {}).get("X", _STANDARD)
-    if text != _STANDARD and kind_of_prior(fit.constants).name is None:
+    text = (read.priors or {}).get("X", _STANDARD)
+    if text != _STANDARD and kind_of_prior(read.constants).name is None:
         warnings.warn(
             f"The place of a new row has the prior N(0, 1) here, while X had {text}. Give "
             "prior=(mean, sd).",
@@ -110,7 +105,7 @@ def row_labels(new: xr.DataArray) -> dict[Any, Any]:
 
 
 def tree_of_positions(
-    fit: xr.DataTree,
+    read: Fit,
     new: xr.DataArray,
     X: Array,
     found: tuple[Array, Array, Array],
@@ -122,7 +117,7 @@ def tree_of_positions(
     what is known of each row, (M,).
     """
     at, sd, weight = found
-    coords: dict[str, Any] = {**row_labels(new), LATENT: Fit(fit).draws("X")[LATENT].to_numpy()}
+    coords: dict[str, Any] = {**row_labels(new), LATENT: read.draws("X")[LATENT].to_numpy()}
     modes = {
         "X": (("obs_new", "mode", LATENT), at),
         "sd": (("obs_new", "mode", LATENT), sd),
@@ -145,19 +140,18 @@ def tree_of_positions(
     return tree
 
 
-def positions_by_map(fit: xr.DataTree, new: xr.DataArray, draws: int) -> xr.DataTree:
+def positions_by_map(read: Fit, new: xr.DataArray, draws: int) -> xr.DataTree:
     """Positions X = g(Y) of new rows without missing entries, one for each of so many draws of the fit."""
-    F, centre, scale = Fit(fit, "embed").table(missing=False)
+    F, centre, scale = read.table(missing=False)
     F_new = (new.to_numpy() - centre) / scale
     if np.isnan(F_new).any():
         raise ValueError(
             "embed needs whole rows for a fit with back constraints, as a place is a function of all of "
             "it, got missing entries. Give prior=(0.0, 1.0) to place them by their density instead."
         )
-    raw = Fit(fit).draws("X", raw=True).to_numpy()
-    chosen = evenly_spaced(raw.shape[0] * raw.shape[1], draws)
-    frames = Fit(fit).frames(chosen)
-    positions = mapped(Fit(fit), F, F_new, raw.reshape(-1, *raw.shape[2:])[chosen])
+    chosen = read.evenly_spaced(draws)
+    frames = read.frames(chosen)
+    positions = mapped(read, F, F_new, read.values("X", raw=True)[chosen])
     X = np.stack([frames.inward(i, x) for i, x in enumerate(positions)])
     M = len(new)
     found = (X.mean(axis=0)[:, None], X.std(axis=0)[:, None], np.ones((M, 1)))
@@ -168,6 +162,6 @@ def positions_by_map(fit: xr.DataTree, new: xr.DataArray, draws: int) -> xr.Data
         "shortfall": np.full(M, np.nan),
         "converged": np.ones(M, dtype=bool),
     }
-    tree = tree_of_positions(fit, new, X, found, rows)
+    tree = tree_of_positions(read, new, X, found, rows)
     tree.attrs["draws"] = len(X)
     return tree

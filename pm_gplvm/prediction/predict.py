@@ -7,7 +7,7 @@ import xarray as xr
 
 from pm_gplvm.core.checks import Array, count
 from pm_gplvm.core.gaussian import Patterns
-from pm_gplvm.data.fit import FEATURE, LATENT, OBS, Fit
+from pm_gplvm.data.fit import FEATURE, OBS, Fit
 from pm_gplvm.prediction.processes import (
     column_variances,
     conditional,
@@ -19,9 +19,9 @@ from pm_gplvm.prediction.processes import (
 )
 
 
-def check_positions(fit: xr.DataTree, X_new: Any) -> Array:
+def check_positions(read: Fit, X_new: Any) -> Array:
     """Return ``X_new`` as an array (n, Q) of finite numbers, or say what is wrong with it."""
-    latent_dim = Fit(fit).draws("X").sizes[LATENT]
+    latent_dim = read.latent_dim
     values = np.asarray(X_new, dtype=np.float64)
     if values.ndim != 2 or values.shape[1] != latent_dim:
         raise ValueError(
@@ -78,12 +78,12 @@ def predict(fit: xr.DataTree, X_new: Any, *, noise: bool = False, draws: int = 1
     read = Fit.of(fit, "X", "sigma", "Y_mean", "Y_scale", caller="predict")
     read.warn_unaligned()
     count("draws", draws)
-    positions = check_positions(fit, X_new)
+    positions = check_positions(read, X_new)
     F, centre, scale = read.table()
-    patterns = patterns_of(fit, F)
+    patterns = patterns_of(read, F)
 
     means, variances = [], []
-    for draw in each_process(fit, caller="predict", limit=draws):
+    for draw in each_process(read, draws):
         mean, variance = conditional(draw, F, patterns, positions)
         means.append(mean)
         variances.append(variance + draw.sigma**2 if noise else variance)
@@ -94,10 +94,7 @@ def predict(fit: xr.DataTree, X_new: Any, *, noise: bool = False, draws: int = 1
             "mean": (dims, centre + scale * np.mean(means, axis=0)),
             "sd": (dims, scale * np.sqrt(total)),
         },
-        coords={
-            "obs_new": np.arange(len(positions)),
-            FEATURE: Fit(fit).features,
-        },
+        coords={"obs_new": np.arange(len(positions)), FEATURE: read.features},
     )
 
 
@@ -157,11 +154,11 @@ def sample_predictive(
     read.require_exact()
     read.warn_unaligned()
     count("draws", draws)
-    positions = check_positions(fit, X_new)
+    positions = check_positions(read, X_new)
     F, centre, scale = read.table()
-    patterns = patterns_of(fit, F)
+    patterns = patterns_of(read, F)
     rng = np.random.default_rng(random_seed)
-    chosen = list(each_draw(fit, caller="sample_predictive", limit=draws))
+    chosen = list(each_draw(read, draws))
     tables = []
     for draw, share in zip(chosen, np.array_split(np.arange(draws), len(chosen)), strict=True):
         own = rng.standard_normal((len(share), len(positions), F.shape[1]))
@@ -171,15 +168,14 @@ def sample_predictive(
         if noise:
             own = own + draw.sigma * rng.standard_normal(own.shape)
         tables.append(centre + scale * own)
-    name = read.observed
     values = np.concatenate(tables)[None]
     group = xr.Dataset(
-        {name: (("chain", "draw", "obs_new", FEATURE), values)},
+        {read.observed: (("chain", "draw", "obs_new", FEATURE), values)},
         coords={
             "chain": [0],
             "draw": np.arange(draws),
             "obs_new": np.arange(len(positions)),
-            FEATURE: Fit(fit).features,
+            FEATURE: read.features,
         },
     )
     return xr.DataTree.from_dict({"predictions": group})
@@ -224,9 +220,9 @@ def reconstruct(fit: xr.DataTree, *, noise: bool = False, draws: int = 100) -> x
     read.require_exact()
     count("draws", draws)
     F, centre, scale = read.table()
-    patterns = patterns_of(fit, F)
+    patterns = patterns_of(read, F)
     means, variances = [], []
-    for draw in each_draw(fit, caller="reconstruct", limit=draws):
+    for draw in each_draw(read, draws):
         mean, variance = smoothed(draw, F, patterns)
         means.append(mean)
         variances.append(variance + draw.sigma**2 if noise else variance)
@@ -235,11 +231,7 @@ def reconstruct(fit: xr.DataTree, *, noise: bool = False, draws: int = 100) -> x
         "mean": centre + scale * np.mean(means, axis=0),
         "sd": scale * np.sqrt(total),
     }
-    observed = fit["observed_data"].to_dataset()
-    coords = {
-        name: coord for name, coord in observed.coords.items() if coord.dims in ((OBS,), (FEATURE,))
-    }
-    return xr.Dataset({n: ((OBS, FEATURE), v) for n, v in known.items()}, coords=coords)
+    return xr.Dataset({n: ((OBS, FEATURE), v) for n, v in known.items()}, coords=read.coords)
 
 
 def relative_uncertainty(fit: xr.DataTree, X_new: Any, *, draws: int = 20) -> Array:
@@ -248,13 +240,13 @@ def relative_uncertainty(fit: xr.DataTree, X_new: Any, *, draws: int = 20) -> Ar
     The standard deviation of the noise-free function over its prior one: near 0 beside many rows, 1
     where the data say nothing. The root mean square of all columns, over at most ``draws`` draws.
     """
-    Fit.of(fit, "X", "sigma", caller="relative_uncertainty")
+    read = Fit.of(fit, "X", "sigma", caller="relative_uncertainty")
     count("draws", draws)
-    positions = check_positions(fit, X_new)
-    table, patterns = _table(fit)
+    positions = check_positions(read, X_new)
+    table, patterns = _table(read)
     share = np.bincount(patterns.group) / len(patterns.group)
     posterior, prior = [], []
-    for draw in each_process(fit, caller="relative_uncertainty", limit=draws):
+    for draw in each_process(read, draws):
         prior.append(draw.prior_variance(positions))
         unit = column_variances(draw)
         posterior.append((conditional_variance(draw, table, patterns, positions) / unit) @ share)
@@ -262,11 +254,10 @@ def relative_uncertainty(fit: xr.DataTree, X_new: Any, *, draws: int = 20) -> Ar
     return np.asarray(np.sqrt(ratio))
 
 
-def _table(fit: xr.DataTree) -> tuple[Array, Patterns]:
+def _table(read: Fit) -> tuple[Array, Patterns]:
     """Y (N, D) and its columns by their observed rows; all alike in a fit that does not hold it."""
-    read = Fit(fit)
     if read.holds_table:
         table = read.Y.to_numpy()
     else:
         table = np.zeros((read.draws("X").shape[2], read.draws("sigma").sizes.get(FEATURE, 1)))
-    return table, patterns_of(fit, table)
+    return table, patterns_of(read, table)

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
 
 from pm_gplvm.core.checks import Array
@@ -56,9 +55,10 @@ class OwnColumns:
     def _parts(self, F: Array) -> ColumnParts:
         return ColumnParts(F, self.signal, self.noise, self.values, self.vectors)
 
-    def logp(self, F: Array) -> Array:
-        """Log-density of each column, shape (D,)."""
-        return np.asarray(self._parts(F).terms - 0.5 * len(F) * np.log(2.0 * np.pi))
+    def log_terms(self, F: Array) -> tuple[Array, Array, Array]:
+        """f_dᵀ V_d⁻¹ f_d and ln|V_d| of each column (D,), and V_d⁻¹ f_d (N, D)."""
+        known = self._parts(F)
+        return known.quad, known.logdet, known.solved()
 
     def solve(self, F: Array) -> Array:
         """V_d⁻¹ f_d, shape (N, D)."""
@@ -160,13 +160,11 @@ class Induced:
         return prior - slope @ self.posterior.reduction @ slope.transpose(0, 2, 1)
 
 
-def each_process(
-    fit: xr.DataTree, *, caller: str, limit: int | None = None
-) -> Iterator[GP | Induced]:
+def each_process(read: Fit, limit: int | None = None) -> Iterator[GP | Induced]:
     """Go through the processes that predictions are mixed over, at most ``limit``, evenly spaced."""
-    read = Fit.of(fit, "X", "sigma", caller=caller)
+    read.require("X", "sigma")
     if not read.is_inducing:
-        yield from each_draw(fit, caller=caller, limit=limit)
+        yield from each_draw(read, limit)
         return
     induced = _induced(read)
     if not read.is_aligned:
@@ -209,7 +207,7 @@ def conditional(
     for _, columns, which, block, own in parts(process, F, patterns):
         cross = own.cross(X_new)
         mean[:, columns] = cross @ own.weights(block)
-        variance[:, which] = _by_pattern(own.variance(cross, own.prior_variance(X_new)))
+        variance[:, which] = by_pattern(own.variance(cross, own.prior_variance(X_new)))
     return mean, variance
 
 
@@ -221,7 +219,7 @@ def conditional_variance(
         own.variance(own.cross(X_new), own.prior_variance(X_new))
         for *_, own in parts(process, F, patterns)
     ]
-    return np.concatenate([_by_pattern(v) for v in variances], axis=1)
+    return np.concatenate([by_pattern(v) for v in variances], axis=1)
 
 
 def smoothed(draw: GP, F: Array, patterns: Patterns) -> tuple[Array, Array]:
@@ -229,17 +227,17 @@ def smoothed(draw: GP, F: Array, patterns: Patterns) -> tuple[Array, Array]:
     mean, variance = np.empty_like(F), np.empty((len(F), len(patterns)))
     for rows, columns, which, block, own in parts(draw, F, patterns):
         mean[np.ix_(rows, columns)], known = own.smoothed(block)
-        variance[rows, which] = _by_pattern(known)
+        variance[rows, which] = by_pattern(known)
         others = np.setdiff1d(np.arange(len(F)), rows)
         if others.size:
             cross = own.cross(draw.X[others])
             mean[np.ix_(others, columns)] = cross @ own.weights(block)
             left = own.variance(cross, own.prior_variance(draw.X[others]))
-            variance[others, which] = _by_pattern(left)
+            variance[others, which] = by_pattern(left)
     return mean, variance
 
 
-def _by_pattern(variance: Array) -> Array:
+def by_pattern(variance: Array) -> Array:
     """Give a variance that all columns share, (S,), the axis of the patterns."""
     return variance.reshape(len(variance), -1)
 
@@ -251,15 +249,12 @@ def column_variances(process: GP | Induced) -> Any:
     return 1.0
 
 
-def each_draw(fit: xr.DataTree, *, caller: str, limit: int | None = None) -> Iterator[GP]:
-    """Go through the draws of all chains in order, or ``limit`` of them, evenly spaced.
-
-    Errors name the caller.
-    """
-    read = Fit.of(fit, "X", "sigma", caller=caller)
+def each_draw(read: Fit, limit: int | None = None) -> Iterator[GP]:
+    """Go through the draws of all chains in order, or ``limit`` of them, evenly spaced."""
+    read.require("X", "sigma")
     if read.kernel not in KERNELS:
         raise ValueError(
-            f"{caller} knows the kernels {', '.join(KERNELS)}, got a fit with {read.kernel!r}. For a "
+            f"{read.caller} knows the kernels {', '.join(KERNELS)}, got a fit with {read.kernel!r}. For a "
             "covariance of your own condition with PyMC (pm.gp)."
         )
     X, noise = read.values("X"), read.noise()
@@ -269,9 +264,9 @@ def each_draw(fit: xr.DataTree, *, caller: str, limit: int | None = None) -> Ite
         yield GP(read.kernel, X[i], theta, noise[i] if noise[i].ndim else float(noise[i]))
 
 
-def patterns_of(fit: xr.DataTree, F: Array) -> Patterns:
+def patterns_of(read: Fit, F: Array) -> Patterns:
     """Group the columns of F (N, D) that have one K: the same rows observed, and the same noise."""
-    return (single_columns if Fit(fit).own_noise else column_patterns)(~np.isnan(F))
+    return (single_columns if read.own_noise else column_patterns)(~np.isnan(F))
 
 
 def _induced(read: Fit) -> Induced:

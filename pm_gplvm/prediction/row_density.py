@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pm_gplvm.core.checks import Array
 from pm_gplvm.core.gaussian import GP, column_patterns, single_columns
 from pm_gplvm.core.mixtures import Mixture
-from pm_gplvm.prediction.processes import OwnColumns, parts
+from pm_gplvm.prediction.processes import OwnColumns, by_pattern, parts
 
 _BLOCK = 2**19  # entries of one k(x, X): what a processor's cache still holds
 _BELOW = 0.16  # of the training rows: as far below the median as one standard deviation
@@ -207,7 +207,7 @@ class _Part:
     def left_out(self, F: Array) -> tuple[Array, Array]:
         """Residuals (N, D) and variances (N, 1) or (N, D) of the training rows, each given the others."""
         residual, variance = self.own.left_out(F)
-        return residual, variance.reshape(len(F), -1)
+        return residual, by_pattern(variance)
 
     def log_likelihood_and_variance(self, x: Array, rows: Rows) -> tuple[Array, Array]:
         """Return ln p(y given x) of every row at T positions of its own (M, T), and v there."""

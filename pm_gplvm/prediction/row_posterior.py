@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
@@ -93,7 +92,7 @@ class Positions:
 
 
 def weighted_positions(
-    fit: xr.DataTree,
+    read: Fit,
     by_draw: list[Rows],
     *,
     n_samples: int,
@@ -106,9 +105,9 @@ def weighted_positions(
     ``by_draw`` is as :func:`pm_gplvm.prediction.new_rows.rows_by_draw` gives it. ``n_samples`` positions a row over
     all draws are rounded up to a whole number of each.
     """
-    F, _, _ = Fit(fit, "embed").table()
+    F, _, _ = read.table()
     each = -(-n_samples // len(by_draw))
-    draws = each_draw(fit, caller="embed", limit=len(by_draw))
+    draws = each_draw(read, len(by_draw))
     parts = []
     for draw, rows in zip(draws, by_draw, strict=True):
         density = RowDensity(draw, F)

@@ -118,9 +118,10 @@ def update(
     check_rates(learning_rate, learning_rate_theta, momentum)
     if not hold >= 0.0:
         raise ValueError(f"hold must not be negative, got {hold!r}.")
-    draw = _only_draw(fit)
-    F, mean, scale = Fit(fit, "update").table(missing=False)
-    new = _new_rows(fit, Y_new)
+    read = Fit.of(fit, "X", caller="update")
+    draw = _only_draw(read)
+    F, mean, scale = read.table(missing=False)
+    new = _new_rows(read, Y_new)
     N, S = len(F), len(new)
     R = checked_neighbors(n_neighbors, N + S)
     steps = _STEPS_EACH * S if steps is None else steps
@@ -128,11 +129,11 @@ def update(
 
     candidates = _nearest((new.to_numpy() - mean) / scale, F)
     X = np.concatenate([draw.X, draw.X[candidates[:, 0]]])
-    model = _longer_model(fit, new, draw, mean, scale, priors)
+    model = _longer_model(read, new, draw, mean, scale, priors)
     rng = np.random.default_rng(random_seed)
     density = compile_neighbourhood(model)
     values = start_values(
-        model, {"X": X, **draw.theta, "sigma": float(Fit(fit).draws("sigma")[0, 0])}, rng
+        model, {"X": X, **draw.theta, "sigma": float(read.draws("sigma")[0, 0])}, rng
     )
     theta = [values[name] for name in density.theta]
     sample = density.sample(rng)
@@ -186,16 +187,15 @@ class _Held:
         return value - 0.5 * self.hold * float((away**2).sum()), dX, dtheta
 
 
-def _only_draw(fit: xr.DataTree) -> GP:
+def _only_draw(read: Fit) -> GP:
     """Return the draw of a fit that has one, with one noise for all columns."""
-    Fit.of(fit, "X", caller="update")
-    sizes = fit["posterior"].sizes
-    if sizes["chain"] * sizes["draw"] != 1:
+    if read.n_draws != 1:
+        sizes = read.posterior.sizes
         raise ValueError(
             "update needs a fit of one draw, as fit_marginal and fit_stochastic make it, got "
             f"{sizes['chain']} chains of {sizes['draw']}."
         )
-    draw = next(each_draw(fit, caller="update"))
+    draw = next(each_draw(read))
     if draw.own_noise:
         raise ValueError(
             "update needs one noise for all columns, got a fit with one for each. Place the rows with "
@@ -229,9 +229,10 @@ def _likeliest(
     return np.array(chosen)
 
 
-def _new_rows(fit: xr.DataTree, Y_new: Any) -> xr.DataArray:
+def _new_rows(read: Fit, Y_new: Any) -> xr.DataArray:
     """Check new rows, and bring their columns into the order of the old ones."""
-    new = new_table(fit, Y_new, caller="update").rename(obs_new=OBS)
+    read.require_exact()
+    new = new_table(read, Y_new).rename(obs_new=OBS)
     if new.isnull().any():
         raise ValueError(
             "Y_new must not have missing values for update. Drop or impute them, or see embed."
@@ -239,9 +240,9 @@ def _new_rows(fit: xr.DataTree, Y_new: Any) -> xr.DataArray:
     return new
 
 
-def _joined(fit: xr.DataTree, new: xr.DataArray) -> xr.DataArray:
+def _joined(read: Fit, new: xr.DataArray) -> xr.DataArray:
     """Concatenate old and new rows, with their labels."""
-    old = Fit(fit).Y.transpose(OBS, FEATURE)
+    old = read.Y.transpose(OBS, FEATURE)
     coords: dict[Any, Any] = {
         OBS: _row_labels(old[OBS].to_numpy(), new[OBS].to_numpy()),
         FEATURE: old[FEATURE].to_numpy(),
@@ -278,7 +279,7 @@ def _continued(old: NDArray[Any], new: xr.DataArray | None, n_new: int) -> NDArr
 
 
 def _longer_model(
-    fit: xr.DataTree,
+    read: Fit,
     new: xr.DataArray,
     draw: GP,
     mean: Array,
@@ -289,15 +290,15 @@ def _longer_model(
 
     Not by rebuild_model, which refuses other priors than the fit's: those of X may depend on the rows.
     """
-    fixed = fit["constant_data"].to_dataset()
+    fixed = read.constants
     held = {name: fixed[name].to_numpy() for name in THETA if name in fixed}
     model = build_model(
-        _joined(fit, new),
+        _joined(read, new),
         draw.X.shape[1],
         kernel=draw.kernel + (" + bias" if "bias" in draw.theta else ""),
         ard=np.ndim(draw.theta.get("lengthscale", 1.0)) == 1,
         priors={**held, **(priors or {})},
-        resolution=float(fixed.get("Y_resolution", 0.0)),
+        resolution=float(read.resolution),
     )
     model["Y_mean"].set_value(mean)
     model["Y_scale"].set_value(scale)

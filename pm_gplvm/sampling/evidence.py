@@ -69,10 +69,9 @@ def log_evidence(fit: xr.DataTree, *, n_batches: int = 10) -> Evidence:
     >>> gplvm.log_evidence(fit).error > 0.0
     True
     """
-    Fit.of(fit, "X", caller="log_evidence")
-    if "tempering" not in fit.children:
+    tempering = Fit.of(fit, "X", caller="log_evidence").group("tempering")
+    if not tempering:
         raise ValueError("log_evidence needs a fit made by sample, got one without 'tempering'.")
-    tempering = fit["tempering"].to_dataset()
     beta = tempering["beta"].to_numpy()
     if beta[-1] != 0.0:
         raise ValueError(

@@ -192,8 +192,9 @@ def sample_more(
     """
     count("draws", draws)
     earlier = load(fit) if isinstance(fit, str | Path) else fit
-    Fit.of(earlier, "X", caller="sample_more")
-    if "sampler" not in earlier.children:
+    read = Fit.of(earlier, "X", caller="sample_more")
+    kept = read.group("sampler")
+    if not kept:
         raise ValueError(
             "sample_more needs a fit made by sample, got one without the group 'sampler'."
         )
@@ -201,13 +202,12 @@ def sample_more(
         check_writable(Path(store), overwrite=False)
     model = untransformed(model)
     posterior = compile_posterior(model)
-    kept = earlier["sampler"].to_dataset()
-    _check_same(model, posterior, earlier, kept)
+    _check_same(model, posterior, read, kept)
     rng = np.random.default_rng()
     rng.bit_generator.state = json.loads(kept.attrs["generator"])
-    settings = {n: json.loads(str(earlier.attrs[n])) for n in ("tune", "thin", "random_seed")}
+    settings = {n: read.setting(n) for n in ("tune", "thin", "random_seed")}
     thin = int(settings["thin"])
-    record = Record.of(earlier)
+    record = Record.of(read)
     with (
         limit_threads(blas_threads),
         progress_bar("sample_more", draws * thin, "iterations", show=progressbar) as steps,
@@ -324,7 +324,7 @@ def _finished(
     found = []
     if record.interrupted:
         found.append(f"it was interrupted and has {len(record.lp)} draws a chain")
-    divergences = int(fit["sample_stats"]["diverging"].sum())
+    divergences = int(Fit(fit).stats["diverging"].sum())
     if divergences:
         found.append(f"{divergences} draws came after a divergence; give θ priors that bound it")
     if found:
@@ -332,16 +332,16 @@ def _finished(
     return fit
 
 
-def _check_same(model: pm.Model, posterior: Posterior, fit: xr.DataTree, kept: xr.Dataset) -> None:
+def _check_same(model: pm.Model, posterior: Posterior, read: Fit, kept: xr.Dataset) -> None:
     """Raise if the model or its data differ from those of the fit."""
     length = kept.sizes["coordinate"]
-    observed = Fit(fit).Y.to_numpy().T
+    observed = read.Y.to_numpy().T
     rv = model.observed_RVs[0]
     data, seen = model.rvs_to_values[rv].eval(), mask_in(rv)
     data = data if seen is None else np.where(seen, data, np.nan)
     same = (
         length == posterior.ensemble.size
-        and posterior.kernel == fit.attrs["kernel"]
+        and posterior.kernel == read.kernel
         and observed.shape == data.shape
         and np.array_equal(observed, data, equal_nan=True)
     )

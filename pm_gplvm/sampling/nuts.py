@@ -137,7 +137,7 @@ def sample_theta(
     )
     # Of the model that was given: in the conditioned one X has no prior.
     fit.attrs["priors"] = json.dumps(spec.priors)
-    _warn(fit)
+    _warn(Fit(fit))
     return fit
 
 
@@ -148,15 +148,16 @@ def _positions(spec: ModelSpec, X: Any) -> tuple[Array, dict[str, Array]]:
     shape = spec.X_shape
     theta: dict[str, Array] = {}
     if isinstance(X, xr.DataTree):
-        positions = Fit.of(X, "X", caller="sample_theta").draws("X")
+        read = Fit.of(X, "X", caller="sample_theta")
+        positions = read.draws("X")
         if positions.sizes["chain"] * positions.sizes["draw"] != 1:
             raise ValueError(
                 f"X must be a fit of one draw, got {positions.sizes['chain']} chains of "
                 f"{positions.sizes['draw']} draws. Choose one: fit['posterior']['X'][0, -1]."
             )
         values = positions.to_numpy()[0, 0]
-        known = X["posterior"].to_dataset()
-        theta = {n: Fit(X).draws(n).to_numpy()[0, 0] for n in spec.free if n in known and n != "X"}
+        known = [n for n in spec.free if n in read.posterior and n != "X"]
+        theta = {n: read.draws(n).to_numpy()[0, 0] for n in known}
     else:
         try:
             values = np.asarray(X, dtype=np.float64)
@@ -211,12 +212,12 @@ def _constrained(model: pm.Model, density: LogDensity, vectors: Array) -> dict[s
     }
 
 
-def _warn(fit: xr.DataTree) -> None:
+def _warn(read: Fit) -> None:
     """Warn of divergences, R-hat and the effective sample size."""
     import arviz_stats
 
-    posterior = fit["posterior"].to_dataset()
-    divergences = int(fit["sample_stats"]["diverging"].sum())
+    posterior = read.posterior
+    divergences = int(read.stats["diverging"].sum())
     chains = posterior.sizes["chain"]
     rhats = arviz_stats.rhat(posterior).data_vars.values() if chains > 1 else ()
     rhat = max((float(v.max()) for v in rhats), default=1.0)

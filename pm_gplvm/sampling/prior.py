@@ -10,7 +10,7 @@ from scipy.spatial.distance import pdist
 
 from pm_gplvm.core.blas import blas_threads
 from pm_gplvm.core.checks import Array, count
-from pm_gplvm.data.fit import OBS, Fit
+from pm_gplvm.data.fit import OBS, Fit, stacked
 from pm_gplvm.model.compile import compile_mode
 from pm_gplvm.model.results import as_fit
 from pm_gplvm.model.spec import ModelSpec
@@ -80,15 +80,15 @@ def sample_prior(
     fit = as_fit(
         model, values, method="prior", sample_stats={}, settings={"random_seed": random_seed}
     )
-    observed = fit["observed_data"].to_dataset()
-    rows = {n: coord for n, coord in observed.coords.items() if coord.dims == (OBS,)}
+    read = Fit(fit)
+    rows = {n: coord for n, coord in read.coords.items() if coord.dims == (OBS,)}
     predictive = drawn["prior_predictive"].to_dataset()[[name]].assign_coords(rows)
     tree = xr.DataTree.from_dict(
         {
-            "prior": fit["posterior"].to_dataset(),
+            "prior": read.posterior,
             "prior_predictive": predictive.drop_attrs(),
-            "observed_data": observed,
-            "constant_data": fit["constant_data"].to_dataset(),
+            "observed_data": read.group("observed_data"),
+            "constant_data": read.constants,
         }
     )
     tree.attrs = fit.attrs
@@ -123,26 +123,24 @@ def check_prior(prior: xr.DataTree, fit: xr.DataTree | None = None) -> xr.Datase
         If ``prior`` is not what :func:`sample_prior` returns.
     """
     _require_prior(prior)
-    name, held = prior.attrs["observed"], prior["constant_data"].to_dataset()
-    few = prior.isel(draw=slice(_MOST_DRAWS), missing_dims="ignore")
+    few = Fit(prior.isel(draw=slice(_MOST_DRAWS), missing_dims="ignore"), "check_prior")
+    name, held = few.observed, few.constants
     mean, scale = (
         held[n].to_numpy()[:, None] if n in held else default
         for n, default in (("Y_mean", 0.0), ("Y_scale", 1.0))
     )
-    drawn = (few["prior_predictive"][name].to_numpy()[0] - mean) / scale
-    seen = (prior["observed_data"][name].to_numpy() - mean) / scale
+    drawn = (few.group("prior_predictive")[name].to_numpy()[0] - mean) / scale
+    seen = (few.group("observed_data")[name].to_numpy() - mean) / scale
     known: dict[str, Any] = {
-        "distance": (("draw", "share"), _distances(few, "prior")),
+        "distance": (("draw", "share"), _distances(few.group("prior"), held)),
         "value": (("draw", "share"), np.quantile(drawn, _SHARES, axis=(1, 2)).T),
         "variance": (("draw", "component"), np.stack([_variances(table) for table in drawn])),
         "value_observed": ("share", np.nanquantile(seen, _SHARES)),
         "variance_observed": ("component", _variances(seen)),
     }
     if fit is not None:
-        known["distance_fit"] = (
-            "share",
-            _distances(Fit(fit).thinned(_MOST_DRAWS), "posterior").mean(axis=0),
-        )
+        some = Fit(fit).thinned(_MOST_DRAWS)
+        known["distance_fit"] = ("share", _distances(some.posterior, some.constants).mean(axis=0))
     checks = xr.Dataset(known, coords={"share": _SHARES})
     return checks.assign_coords(component=1 + np.arange(checks.sizes["component"]))
 
@@ -157,12 +155,10 @@ def _require_prior(prior: Any) -> None:
         )
 
 
-def _distances(tree: xr.DataTree, group: str) -> Array:
+def _distances(draws: xr.Dataset, held: xr.Dataset) -> Array:
     """Quantiles of the pairwise distances of each draw, shape (S, shares)."""
-    held = tree["constant_data"].to_dataset()
-    draws = xr.DataTree.from_dict({"posterior": tree[group].to_dataset(), "constant_data": held})
-    Z = Fit(draws).scaled_positions().to_numpy()
-    return np.stack([np.quantile(pdist(z), _SHARES) for z in Z.reshape(-1, *Z.shape[2:])])
+    read = Fit(xr.DataTree.from_dict({"posterior": draws, "constant_data": held}))
+    return np.stack([np.quantile(pdist(z), _SHARES) for z in stacked(read.scaled_positions())])
 
 
 def _variances(table: Array) -> Array:

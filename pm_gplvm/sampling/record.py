@@ -11,6 +11,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from pm_gplvm.core.checks import Array
+from pm_gplvm.data.fit import Fit
 from pm_gplvm.model.results import as_fit
 from pm_gplvm.sampling.replicas import Iteration, Replicas
 
@@ -28,19 +29,18 @@ class Record:
     interrupted: bool = False
 
     @classmethod
-    def of(cls, fit: xr.DataTree) -> "Record":
+    def of(cls, read: Fit) -> "Record":
         """Read the draws of a previous fit."""
-        record = cls()
-        stats = fit["sample_stats"].to_dataset()
+        record, stats = cls(), read.stats
         names = [str(n) for n in stats.data_vars if n not in ("lp", "log_likelihood")]
-        tempering = fit["tempering"].to_dataset()
+        tempering = read.group("tempering")
         for i in range(stats.sizes["draw"]):
             record.lp.append(stats["lp"].to_numpy()[:, i])
             record.stats.append({name: stats[name].to_numpy()[:, i] for name in names})
             record.log_likelihood.append(tempering["log_likelihood"].to_numpy()[:, i])
             record.swapped.append(tempering["swap_rate"].to_numpy())
         record.named = {
-            str(name): value.to_numpy() for name, value in fit["posterior"].data_vars.items()
+            str(name): value.to_numpy() for name, value in read.posterior.data_vars.items()
         }
         return record
 

@@ -104,7 +104,7 @@ def test_k_and_predictions_are_those_of_the_raw_draws(Y, rng, kernel, ard, scale
     }
     fit = fit_of(model, 1.0 + rng.standard_normal((2, 3, 12, 2)), **theta)
     aligned = gplvm.align(fit, rng.standard_normal((12, 2)), scale=scale)
-    for raw, now in zip(each_draw(fit, caller=""), each_draw(aligned, caller=""), strict=True):
+    for raw, now in zip(each_draw(Fit(fit)), each_draw(Fit(aligned)), strict=True):
         np.testing.assert_allclose(now.K, raw.K, rtol=1e-9, atol=1e-12)
         assert not np.allclose(now.X, raw.X)
     X_new, group = rng.standard_normal((4, 2)), aligned["aligned"].to_dataset()

@@ -178,7 +178,7 @@ def test_models_of_another_size_and_kernel_stand_in_one_table(fits, Y):
 
 def test_at_most_so_many_draws_are_used(fits):
     assert gplvm.compare(fits, draws=7)["draws"].tolist() == [1, 6]
-    few = Fit(fits["many"]).thinned(7)
+    few = Fit(fits["many"]).thinned(7).tree
     assert few["sample_stats"].sizes["draw"] == 3
     np.testing.assert_array_equal(few["posterior"]["draw"], [0, 7, 14])
 

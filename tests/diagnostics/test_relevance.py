@@ -6,6 +6,7 @@ import pytest
 from made import fit_of
 
 import pm_gplvm as gplvm
+from pm_gplvm.data.fit import Fit
 from pm_gplvm.diagnostics.relevance import dominant, relevance
 
 
@@ -25,7 +26,7 @@ def made(ard, rng):
 
 
 def test_relevance_is_the_spread_in_lengthscales(made):
-    found = relevance(made)
+    found = relevance(Fit(made))
     assert found.dims == ("draw", "latent")
     np.testing.assert_allclose(found[:, :2], np.tile([0.5, 2.0], (40, 1)), rtol=1e-12)
 
@@ -47,7 +48,7 @@ def test_the_scale_of_x_does_not_matter(made):
     for name in ("X", "lengthscale"):
         posterior[name] = 7.0 * posterior[name]
     larger["posterior"] = posterior
-    np.testing.assert_allclose(relevance(larger), relevance(made), rtol=1e-12)
+    np.testing.assert_allclose(relevance(Fit(larger)), relevance(Fit(made)), rtol=1e-12)
 
 
 def test_one_draw_has_no_interval(best):
@@ -59,12 +60,12 @@ def test_one_draw_has_no_interval(best):
 def test_kernels_without_a_lengthscale(Y, rng):
     X = rng.standard_normal((1, 3, 12, 2)) * np.array([1.0, 4.0])
     fit = fit_of(gplvm.build_model(Y, 2, kernel="linear"), X, sigma=0.3)
-    np.testing.assert_allclose(relevance(fit), X[0].std(axis=1), rtol=1e-12)
+    np.testing.assert_allclose(relevance(Fit(fit)), X[0].std(axis=1), rtol=1e-12)
 
 
 def test_aligned_draws_keep_their_relevance_in_an_order_of_their_own(made):
     aligned = gplvm.align(made)
-    here, there = (np.sort(relevance(fit).to_numpy(), axis=1) for fit in (made, aligned))
+    here, there = (np.sort(relevance(Fit(fit)).to_numpy(), axis=1) for fit in (made, aligned))
     np.testing.assert_allclose(here, there, rtol=1e-9)
 
 
@@ -76,12 +77,12 @@ def test_a_lengthscale_that_is_held_counts(Y, rng):
 
 
 def test_plot_latent_shows_the_two_most_relevant(made, best):
-    assert dominant(made) == (1, 0)
+    assert dominant(Fit(made)) == (1, 0)
     ax = gplvm.plot_latent(made, background=False)
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("latent 1", "latent 0")
     ax = gplvm.plot_latent(made, dims=(0, 2), background=False)
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("latent 0", "latent 2")
-    assert dominant(best) == (0, 1)  # one lengthscale for both
+    assert dominant(Fit(best)) == (0, 1)  # one lengthscale for both
     plt.close("all")
 
 

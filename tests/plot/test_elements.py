@@ -5,6 +5,7 @@ import pytest
 from made import fit_of
 
 import pm_gplvm as gplvm
+from pm_gplvm.data.fit import Fit
 from pm_gplvm.plot.elements import limits_of, mesh, plane_of
 
 
@@ -17,7 +18,7 @@ def fit(Y, rng):
 
 
 def test_the_most_relevant_dimensions_are_chosen_and_the_others_held(fit):
-    plane = plane_of(fit, None, caller="test")
+    plane = plane_of(Fit(fit), None)
     assert plane.dims == (1, 2)
     X = fit["posterior"]["X"].to_numpy()[0]
     np.testing.assert_allclose(plane.X, X.mean(axis=0)[:, [1, 2]])
@@ -27,7 +28,7 @@ def test_the_most_relevant_dimensions_are_chosen_and_the_others_held(fit):
 
 
 def test_the_mesh_is_of_cell_centres_the_first_dimension_fastest(fit):
-    plane = plane_of(fit, (0, 1), caller="test")
+    plane = plane_of(Fit(fit), (0, 1))
     centres = mesh(np.array([[0.0, 10.0], [1.0, 14.0]]), (2, 4))
     assert centres[:3].tolist() == [[0.25, 10.5], [0.75, 10.5], [0.25, 11.5]]
     assert centres[-1].tolist() == [0.75, 13.5]
@@ -39,4 +40,4 @@ def test_the_mesh_is_of_cell_centres_the_first_dimension_fastest(fit):
 @pytest.mark.parametrize("dims", [(0, 0), (0, 3), (-1, 0), (0, 1, 2)])
 def test_wrong_dims(fit, dims):
     with pytest.raises(ValueError, match="two different dimensions below 3"):
-        plane_of(fit, dims, caller="test")
+        plane_of(Fit(fit), dims)

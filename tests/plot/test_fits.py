@@ -8,6 +8,7 @@ from made import fit_of, made_fit, rotations, turned
 from matplotlib.collections import EllipseCollection, LineCollection, PathCollection
 
 import pm_gplvm as gplvm
+from pm_gplvm.data.fit import Fit
 from pm_gplvm.diagnostics.agreement import common_frame, outside
 from pm_gplvm.diagnostics.modes import group_optima
 
@@ -38,6 +39,10 @@ def fits(Y, centre):
     }
 
 
+def read_all(fits):
+    return {name: Fit(fit) for name, fit in fits.items()}
+
+
 def of_kind(ax, kind):
     return [artist for artist in ax.collections if type(artist) is kind]
 
@@ -46,7 +51,7 @@ def of_kind(ax, kind):
 
 
 def test_draws_come_into_the_frame_of_the_first_fit(fits, centre):
-    placed = common_frame(fits)
+    placed = common_frame(read_all(fits))
     np.testing.assert_array_equal(placed["MAP"][0], centre / 0.5)
     mean = placed["draws"].mean(axis=0)
     others = np.arange(12) != 3
@@ -57,11 +62,11 @@ def test_draws_come_into_the_frame_of_the_first_fit(fits, centre):
 
 
 def test_draws_alone_have_a_frame_of_their_own(fits):
-    placed = common_frame({"draws": fits["draws"]}, draws=100)["draws"]
+    placed = common_frame({"draws": Fit(fits["draws"])}, draws=100)["draws"]
     spread = placed.std(axis=0).max()
     assert spread < 0.5  # unturned the draws would be all over the plane
     aligned = gplvm.align(fits["draws"])
-    kept = common_frame({"draws": aligned}, draws=600)["draws"]
+    kept = common_frame({"draws": Fit(aligned)}, draws=600)["draws"]
     expected = aligned["aligned"]["X"].to_numpy().reshape(600, 12, 2) / 0.5
     np.testing.assert_allclose(kept, expected)
 
@@ -85,7 +90,7 @@ def test_every_fit_is_a_panel_and_the_lines_lead_to_the_first(fits, Y):
     (ellipses,) = of_kind(axes[1], EllipseCollection)
     assert len(ellipses.get_offsets()) == 12
     (lines,) = of_kind(axes[1], LineCollection)
-    placed = common_frame(fits)
+    placed = common_frame(read_all(fits))
     for segment, mean, at in zip(
         lines.get_segments(), placed["draws"].mean(axis=0), placed["MAP"][0], strict=True
     ):
@@ -102,7 +107,7 @@ def test_every_fit_is_a_panel_and_the_lines_lead_to_the_first(fits, Y):
 
 def test_ellipses_hold_the_share_they_promise(fits):
     (ellipses,) = of_kind(gplvm.plot_compare(fits)[1], EllipseCollection)
-    draws = common_frame(fits)["draws"]
+    draws = common_frame(read_all(fits))["draws"]
     off = draws - draws.mean(axis=0)
     angle = np.radians(ellipses.get_angles())
     along = off[..., 0] * np.cos(angle) + off[..., 1] * np.sin(angle)
@@ -232,13 +237,13 @@ def ends(best):
 
 
 def test_starts_are_grouped_by_embedding(ends):
-    found = group_optima(ends)
+    found = group_optima(Fit(ends))
     assert found["embedding"].to_numpy().tolist() == [0, 1, 0]
     distance = found["distance"].to_numpy()
     assert distance[0, 2] < 1e-12
     assert distance[0, 1] > 0.3
     np.testing.assert_array_equal(distance, distance.T)
-    assert group_optima(ends, 0.999)["embedding"].to_numpy().tolist() == [0, 0, 0]
+    assert group_optima(Fit(ends), 0.999)["embedding"].to_numpy().tolist() == [0, 0, 0]
 
 
 def test_the_positions_of_a_fit_are_those_of_its_best_start(best):
@@ -254,7 +259,7 @@ def test_starts_are_drawn_by_embedding_and_convergence(ends):
     assert heights["A"] == [0.0]
     assert heights["B"] == [2.0]
     assert [5.0] in heights.values()  # the one that did not converge
-    np.testing.assert_allclose(axes[1].images[0].get_array(), group_optima(ends)["distance"])
+    np.testing.assert_allclose(axes[1].images[0].get_array(), group_optima(Fit(ends))["distance"])
     assert any(
         "share of variance" in label
         for label in [other.get_ylabel() for other in axes[1].figure.axes]

@@ -8,6 +8,7 @@ from scipy.stats import multivariate_normal
 
 import pm_gplvm as gplvm
 from pm_gplvm.core.kernels import cross_covariance, cross_slope, prior_slope_variance
+from pm_gplvm.data.fit import Fit
 from pm_gplvm.prediction.magnification import occupancy
 from pm_gplvm.prediction.processes import each_process
 
@@ -112,7 +113,7 @@ def test_inducing_inputs(Y):
     model = gplvm.build_model(Y)
     sparse = gplvm.fit_sparse(model, n_inducing=6, random_seed=1, progressbar=False)
     inside = sparse["posterior"]["X"].to_numpy()[0, 0]
-    (process,) = each_process(sparse, caller="test")
+    (process,) = each_process(Fit(sparse))
     x, h = inside[:2] + 0.05, 1e-4 * float(process.theta["lengthscale"])
     found = gplvm.magnification(sparse, x)
     scale2 = (sparse.constant_data["Y_scale"].to_numpy() ** 2).sum()

@@ -13,6 +13,7 @@ from oracles import column_logps, kernel_matrix
 from scipy.stats import norm
 
 import pm_gplvm as gplvm
+from pm_gplvm.data.fit import Fit
 from pm_gplvm.data.table import as_table, centre_and_scale
 from pm_gplvm.diagnostics.invariants import invariants
 from pm_gplvm.prediction.processes import each_draw
@@ -63,7 +64,7 @@ def mode_found(masked):
 
 def draws(fit):
     """X and K of each draw, from scikit-learn's kernels."""
-    for draw in each_draw(fit, caller="test"):
+    for draw in each_draw(Fit(fit)):
         theta = {name: THETA[name] for name in ("lengthscale", "amplitude")}
         yield draw.X, theta, draw.sigma
 
@@ -324,7 +325,7 @@ def test_joint_draws_have_the_means_and_spreads_of_predictions(made, rng):
 
 def test_the_density_of_a_new_row_and_its_gradient(made, holes, rng):
     F, *_ = standardised(made, holes)
-    draw, (X, theta, sigma) = next(each_draw(made, caller="test")), next(draws(made))
+    draw, (X, theta, sigma) = next(each_draw(Fit(made))), next(draws(made))
     x, y = rng.standard_normal((4, 2)), rng.standard_normal((4, D))
     seen = np.ones((4, D), dtype=bool)
     seen[1, 2:] = seen[2, 0] = False

@@ -44,7 +44,7 @@ def density_of(Y, kernel, rng):
     model = gplvm.build_model(Y, kernel=kernel, resolution=0)
     fit = fit_of(model, rng.standard_normal((1, 1, 12, 2)), **theta_of(kernel))
     F, _, _ = Fit(fit).table()
-    (draw,) = each_draw(fit, caller="test")
+    (draw,) = each_draw(Fit(fit))
     return RowDensity(draw, F)
 
 
@@ -94,7 +94,7 @@ def test_anisotropic_lengthscales(Y, rng):
     X = rng.standard_normal((1, 1, 12, 2))
     fit = fit_of(model, X, amplitude=1.3, sigma=0.3, lengthscale=[[[0.5, 1.5]]])
     F, _, _ = Fit(fit).table()
-    (draw,) = each_draw(fit, caller="test")
+    (draw,) = each_draw(Fit(fit))
     density, rows = RowDensity(draw, F), some_rows(rng, 3, 4, 2)
     x = rng.standard_normal((3, 2))
     _, gradient = density.log_joint(x, rows)
@@ -128,7 +128,7 @@ def test_least_squares_end_where_scipys_end(Y, rng):
     holes[:4, 1] = holes[2:5, 3] = np.nan
     model = gplvm.build_model(holes, missing="mask", resolution=0)
     X = rng.standard_normal((1, 1, 12, 2))
-    (draw,) = each_draw(fit_of(model, X, **THETA), caller="test")
+    (draw,) = each_draw(Fit(fit_of(model, X, **THETA)))
     F, _, _ = Fit(fit_of(model, X, **THETA)).table()
     density, rows = RowDensity(draw, F), some_rows(rng, 6, 4, 2)
     x = rng.standard_normal((6, 2))
@@ -245,7 +245,7 @@ def test_rows_without_noise_are_not_lost(steep, holes):
 def test_climbs_of_the_density_alone_lose_them(steep):
     fit, _, new, at = steep
     F, _, _ = Fit(fit).table()
-    (draw,) = each_draw(fit, caller="test")
+    (draw,) = each_draw(Fit(fit))
     density = RowDensity(draw, F)
     M = len(new)
     rows = Rows(new - known_mean(fit), np.ones(new.shape, bool), np.zeros((M, 4)), np.ones((M, 4)))
