@@ -26,7 +26,7 @@ def run(report: Report, arguments) -> None:
         Y = np.random.default_rng(0).normal(size=(ROWS, COLUMNS))
         model = gplvm.build_model(Y, Q, scale="none", priors=priors)
         started = time.process_time()
-        ranks = gplvm.calibrate(
+        ranks = gplvm.diagnostics.sbc(
             model,
             n_replicates=arguments.replicates,
             draws=25,
@@ -37,7 +37,7 @@ def run(report: Report, arguments) -> None:
             progressbar=False,
         )
         seconds = time.process_time() - started
-        table = gplvm.uniformity(ranks)
+        table = gplvm.diagnostics.sbc_test(ranks)
         report.text(
             f"## Q = {Q}, N = {ROWS}, D = {COLUMNS}, {arguments.replicates} tables, "
             f"{ranks.attrs['draws']} draws each, {seconds:.0f} CPU s"

@@ -36,7 +36,7 @@ def run(report: Report, arguments) -> None:
                 random_seed=seed,
                 progressbar=False,
             )
-            values[Q] = gplvm.log_evidence(fit)
+            values[Q] = gplvm.diagnostics.log_evidence(fit)
         best = max(values, key=lambda Q: values[Q].value)
         right += best == TRUE
         rows.append([seed, *(f"{v.value:.1f} ± {v.error:.1f}" for v in values.values()), best])

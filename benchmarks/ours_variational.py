@@ -20,7 +20,7 @@ class Negative:
         self.exact = gplvm.build_model(
             Y, X0.shape[1], ard=True, scale="none", priors=FLAT, resolution=0
         )
-        self.model = gplvm.build_variational(self.exact, n_inducing)
+        self.model = gplvm.model.build_variational(self.exact, n_inducing)
         self.density = compile_log_density(self.model)
         rows = np.random.default_rng(0).permutation(len(Y))[:n_inducing]
         self.start = {

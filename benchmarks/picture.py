@@ -49,7 +49,7 @@ def run(report: Report, arguments) -> None:
                 seconds[way].append(taken)
         ratio = float(np.median(np.divide(seconds["GPLVM"], seconds["TSNE"])))
         for way in ways:
-            scores = gplvm.score_embedding(X[way], Y, classes, n_neighbors=5)
+            scores = gplvm.diagnostics.score_embedding(X[way], Y, classes, n_neighbors=5)
             trust, errors = scores["trustworthiness"], int(scores["nn_errors"])
             row = [name, N, way, float(np.median(seconds[way])), trust, errors]
             table.append([*row, ratio if way == "GPLVM" else None])

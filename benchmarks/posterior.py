@@ -158,7 +158,7 @@ def _main(file: str, out: str, options: dict) -> None:
         "steps_per_draw": float(stats["n_steps"].mean()),
     }
     if "moved" in stats:
-        found = gplvm.embeddings(fit).table
+        found = gplvm.diagnostics.posterior_modes(fit).table
         found["chains"] = [" ".join(map(str, chains)) for chains in found["chains"]]
         found["rows"] = [" ".join(map(str, some)) for some in found["rows"]]
         facts |= {"verdict": gplvm.diagnose(fit).sentences[0], "embeddings": found.to_dict("list")}

@@ -47,7 +47,7 @@ def _figures(fit, labels) -> tuple[float, int]:
     import pm_gplvm as gplvm
 
     X = fit["posterior"]["X"].to_numpy()[0, 0]
-    errors = gplvm.score_embedding(X, X, labels)["nn_errors"]
+    errors = gplvm.diagnostics.score_embedding(X, X, labels)["nn_errors"]
     return float(fit["sample_stats"]["lp"][0, 0]), int(errors)
 
 
@@ -155,7 +155,7 @@ def _main(N: int) -> None:
 
     Y, _, note = table("oil", N, 2)
     small = gplvm.build_model(Y[:100])
-    gplvm.update(gplvm.fit_stochastic(small, steps=10, progressbar=False), Y[:3])
+    gplvm.add_rows(gplvm.fit_stochastic(small, steps=10, progressbar=False), Y[:3])
     before, steps = _peak(), 4000
     model = gplvm.build_model(Y)
     (fit, least), (_, most) = (
@@ -163,7 +163,7 @@ def _main(N: int) -> None:
     )
     peak = _peak()
     began = time.process_time()
-    gplvm.update(fit, Y[:10] + 0.01, random_seed=1)
+    gplvm.add_rows(fit, Y[:10] + 0.01, random_seed=1)
     result = {
         "N": N,
         "data": note,
@@ -215,7 +215,7 @@ def _online(report: Report, Y, labels, note: str) -> None:
     old, _ = _timed(gplvm.fit_stochastic, gplvm.build_model(Y[:old_rows]), monitor=0)
     for hold in (np.inf, 100.0):
         began = time.process_time()
-        new = gplvm.update(old, Y[old_rows:], hold=hold, random_seed=1)
+        new = gplvm.add_rows(old, Y[old_rows:], hold=hold, random_seed=1)
         note_down(f"update, hold = {hold:g}", new, time.process_time() - began)
     report.text(f"## {note}: {old_rows} rows learnt, {len(Y) - old_rows} put in by update")
     report.table(["", "CPU s", "new rows whose nearest row has their label"], rows)

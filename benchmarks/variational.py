@@ -197,7 +197,7 @@ def _main_memory(file: str, M: str) -> None:
         Y, X0 = arrays["Y"], arrays["X0"]
     model = gplvm.build_model(Y, X0.shape[1], ard=True)
     before = _from_kernel("VmRSS") or _peak()
-    density = compile_log_density(gplvm.build_variational(model, int(M)))
+    density = compile_log_density(gplvm.model.build_variational(model, int(M)))
     for _ in range(3):
         density(np.zeros(density.size))
     evaluated = _peak()
@@ -246,10 +246,10 @@ def _oil(report: Report) -> None:
             warnings.simplefilter("ignore", RuntimeWarning)  # told in the table
             fit = gplvm.fit_variational(model, random_seed=seed, progressbar=False)
         seconds = time.process_time() - began
-        found = gplvm.dimensions(fit)
+        found = gplvm.diagnostics.active_dimensions(fit)
         two = found.index[:2].to_numpy()
         X = fit["approximation"]["X_mean"].to_numpy()[:, two]
-        errors = int(gplvm.score_embedding(X, Y, labels)["nn_errors"])
+        errors = int(gplvm.diagnostics.score_embedding(X, Y, labels)["nn_errors"])
         off, bound = int((~found["in_use"]).sum()), float(fit["sample_stats"]["bound"][0, 0])
         evaluations, converged = fit["optima"]["evaluations"].item(0), fit.attrs["converged"]
         rows.append([seed, bound, errors, off, evaluations, bool(converged), seconds])

@@ -27,7 +27,7 @@ import pm_gplvm as gplvm
 SHORT = bool(os.environ.get("PM_GPLVM_SHORT"))  # set by the tests
 ROWS, DRAWS = (80, 300) if SHORT else (200, 500)
 
-Y = gplvm.load_digits(n=ROWS)
+Y = gplvm.data.load_digits(n=ROWS)
 Y
 
 # %% [markdown]
@@ -48,7 +48,7 @@ model
 # units of the data's own spread, and whatever the model predicts is in the units of Y:
 
 # %%
-mode = {"mode": gplvm.compile_mode()}  # ready at once; PyMC's default compiles for a minute
+mode = {"mode": gplvm.model.compile_mode()}  # ready at once; PyMC's default compiles for a minute
 prior = pm.sample_prior_predictive(20, model=model, random_seed=1, compile_kwargs=mode)
 simulated = prior.prior_predictive["Y"]
 print("ink per pixel, data:     ", float(Y.min()), "to", float(Y.max()))
@@ -74,8 +74,8 @@ X = best.posterior["X"][0, 0].to_numpy()
 labels = Y["label"].to_numpy()
 pca = np.linalg.svd(Y - Y.mean("obs"), full_matrices=False)[0][:, :2]
 scores = {
-    "PCA": gplvm.score_embedding(pca, Y, labels),
-    "GP-LVM": gplvm.score_embedding(X, Y, labels),
+    "PCA": gplvm.diagnostics.score_embedding(pca, Y, labels),
+    "GP-LVM": gplvm.diagnostics.score_embedding(X, Y, labels),
 }
 assert scores["GP-LVM"]["nn_agreement"] > scores["PCA"]["nn_agreement"]
 assert scores["GP-LVM"]["trustworthiness"] > scores["PCA"]["trustworthiness"]
@@ -89,7 +89,7 @@ scores
 
 # %%
 theta = gplvm.sample_theta(model, best, draws=DRAWS, tune=300, random_seed=1, progressbar=False)
-table = gplvm.summarise_theta(best, theta)
+table = gplvm.diagnostics.summarise_theta(best, theta)
 assert (table["r_hat"] < 1.05).all()
 table.round(4)
 
@@ -109,7 +109,7 @@ plt.show()
 # prior's: white where digits lie, grey where the data say nothing.
 
 # %%
-gplvm.plot_latent(theta, color="label")
+gplvm.plot.latent(theta, color="label")
 plt.show()
 
 # %% [markdown]

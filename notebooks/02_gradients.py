@@ -33,7 +33,7 @@ import pm_gplvm as gplvm
 SHORT = bool(os.environ.get("PM_GPLVM_SHORT"))  # set by the tests
 ROWS = 120 if SHORT else 300
 
-Y = gplvm.load_digits(n=50)
+Y = gplvm.data.load_digits(n=50)
 N, D, Q = *Y.shape, 2
 model = gplvm.build_model(Y, latent_dim=Q, resolution=0)
 X = np.random.default_rng(1).normal(size=(N, Q))
@@ -52,11 +52,11 @@ point = {"X": X, "lengthscale": 0.8, "amplitude": 1.2, "sigma": 0.4}
 # \qquad \frac{\partial L}{\partial K} = \tfrac12\left(K^{-1}YY^\top K^{-1} - D K^{-1}\right).$$
 #
 # The ½ is missing in Lawrence (2005), eq. (10), and in what has been copied from there.
-# `gradients` takes the chain rule apart; with `explicit=True` it writes out even the arrays that
+# `model.gradients` takes the chain rule apart; with `explicit=True` it writes out even the arrays that
 # no fit ever forms.
 
 # %%
-parts = gplvm.gradients(model, point, explicit=True)
+parts = gplvm.model.gradients(model, point, explicit=True)
 for name, part in parts.data_vars.items():
     print(f"{name:16} {part.dims!s:34} {part.shape}")
 
@@ -101,7 +101,7 @@ contracted = 2.0 * np.einsum("nj,njq->nq", G, T)
 print(G.shape, "and", T.shape, "give", contracted.shape)
 np.testing.assert_allclose(contracted, parts["dL_dX"], rtol=1e-8, atol=1e-8)
 
-likelihood = gplvm.compile_objective(model, prior=False)
+likelihood = gplvm.model.compile_objective(model, prior=False)
 
 
 def of_one_row(x):
@@ -131,13 +131,13 @@ np.testing.assert_allclose(by_matrices, parts["dL_dX"], rtol=1e-8, atol=1e-8)
 # %%
 flat = {"X": "flat", "sigma": "flat"}
 linear = gplvm.build_model(Y, kernel="linear", priors=flat, resolution=0)
-at = gplvm.gradients(linear, {"X": X, "sigma": 0.4})
+at = gplvm.model.gradients(linear, {"X": X, "sigma": 0.4})
 inverse = np.linalg.inv(at["K"].to_numpy())
 closed = inverse @ F @ F.T @ inverse @ X - D * inverse @ X
 np.testing.assert_allclose(closed, at["dL_dX"], rtol=1e-8, atol=1e-8)
 
 ppca = gplvm.fit_linear(linear)
-top = np.abs(gplvm.gradients(linear, ppca)["dL_dX"]).max()
+top = np.abs(gplvm.model.gradients(linear, ppca)["dL_dX"]).max()
 print(f"largest slope at a random X: {np.abs(closed).max():.1f}, at fit_linear's: {float(top):.1e}")
 assert top < 1e-6
 
@@ -172,9 +172,9 @@ for name in ("lengthscale", "amplitude", "sigma"):
 
 # %%
 best = gplvm.fit_map(model, tol=1e-6, progressbar=False)
-at_mode = gplvm.gradients(model, best)
+at_mode = gplvm.model.gradients(model, best)
 mode = {rv.name: best["posterior"][rv.name][0, 0].to_numpy() for rv in model.free_RVs}
-_, balance = gplvm.compile_objective(model)(mode)
+_, balance = gplvm.model.compile_objective(model)(mode)
 for name in ("lengthscale", "amplitude", "sigma"):
     slope = float(at_mode[f"dL_d{name}"])
     print(f"{name:12} likelihood {slope:8.3f}, with its prior {float(balance[name]):9.2e}")
@@ -190,7 +190,7 @@ for name in ("lengthscale", "amplitude", "sigma"):
 # lets X unfold for a fifth of its steps before θ may move.)
 
 # %%
-Y = gplvm.load_digits(n=ROWS)
+Y = gplvm.data.load_digits(n=ROWS)
 labels = Y["label"].to_numpy().astype(int)
 model = gplvm.build_model(Y)
 pca = np.linalg.svd((Y - Y.mean("obs")).to_numpy(), full_matrices=False)[0][:, :2]
@@ -216,7 +216,7 @@ def positions(fit):
 
 
 def errors(X):
-    return int(gplvm.score_embedding(X, Y, labels)["nn_errors"])
+    return int(gplvm.diagnostics.score_embedding(X, Y, labels)["nn_errors"])
 
 
 with warnings.catch_warnings():
@@ -274,7 +274,7 @@ assert finished["sample_stats"]["lp"][0, 0] > learnt["sample_stats"]["lp"][0, 0]
 # %%
 known = ROWS * 4 // 5
 old = gplvm.fit_stochastic(gplvm.build_model(Y[:known]), random_seed=1, progressbar=False)
-new = gplvm.update(old, Y[known:], random_seed=1, progressbar=False)
+new = gplvm.add_rows(old, Y[known:], random_seed=1, progressbar=False)
 np.testing.assert_array_equal(positions(new)[:known], positions(old))
 
 
@@ -293,6 +293,6 @@ shares = {name: share_of_the_last(X) for name, X in shares.items()}
 print("nearest digit is the same digit:", {name: f"{share:.0%}" for name, share in shares.items()})
 assert shares["put in by update"] > shares["PCA"]
 
-ax = gplvm.plot_latent(new, color="label")
+ax = gplvm.plot.latent(new, color="label")
 ax.scatter(*positions(new)[known:].T, s=70, facecolors="none", edgecolors="k", label="new")
 plt.show()

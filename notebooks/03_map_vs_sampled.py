@@ -207,14 +207,14 @@ print(
 # holds 89 % of a row's draws; a dot in it is where the first fit has the row.
 
 # %%
-gplvm.plot_compare({"joint": joint, "marginal": marginal, "draws": full}, color="first")
+gplvm.plot.compare({"joint": joint, "marginal": marginal, "draws": full}, color="first")
 plt.show()
 
 # %% [markdown]
 # The same as a background: where rows lie, by the density of their places.
 
 # %%
-gplvm.plot_latent(aligned, color="first", background="density")
+gplvm.plot.latent(aligned, color="first", background="density")
 plt.show()
 
 # %% [markdown]
@@ -231,7 +231,10 @@ np.put_along_axis(true, nearest, 1.0, axis=1)
 pairs = ~np.eye(ROWS, dtype=bool)
 
 fits = {"joint": joint, "marginal": marginal, "draws": full}
-said = {name: gplvm.neighbour_probabilities(f, 5).to_numpy()[pairs] for name, f in fits.items()}
+said = {
+    name: gplvm.diagnostics.neighbour_probabilities(f, 5).to_numpy()[pairs]
+    for name, f in fits.items()
+}
 brier = {name: float(np.mean((p - true[pairs]) ** 2)) for name, p in said.items()}
 right = {name: float(true[pairs][said[name] == 1.0].mean()) for name in ("joint", "marginal")}
 assert brier["draws"] < 0.7 * min(brier["joint"], brier["marginal"])

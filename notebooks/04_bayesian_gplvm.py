@@ -49,13 +49,13 @@ def simulated(rows, columns, latent_dim, noise, seed):
 Y = simulated(60, 30, latent_dim=2, noise=0.1, seed=0)
 model = gplvm.build_model(Y, latent_dim=6, ard=True)
 fit = gplvm.fit_variational(model, n_inducing=20, random_seed=1, progressbar=False)
-table = gplvm.dimensions(fit)
+table = gplvm.diagnostics.active_dimensions(fit)
 assert table["in_use"].sum() == 2
 table.round(3)
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
-gplvm.plot_relevance(fit, ax=axes[0])
+gplvm.plot.relevance(fit, ax=axes[0])
 trace = fit["trace"]["objective"]
 axes[1].plot(trace)
 axes[1].set(ylim=np.quantile(trace, [0.1, 1.0]), xlabel="evaluation", ylabel="objective")
@@ -72,11 +72,11 @@ assert np.abs(q["X_sd"].isel(latent=off) - 1.0).max() < 0.1
 q["X_sd"].mean("obs").round(3).to_series()
 
 # %% [markdown]
-# `plot_latent` shows the two that are left, and colours tell that the first of the true
+# `plot.latent` shows the two that are left, and colours tell that the first of the true
 # coordinates was found again, up to a rotation.
 
 # %%
-gplvm.plot_latent(fit, color="first")
+gplvm.plot.latent(fit, color="first")
 plt.show()
 
 # %% [markdown]
@@ -171,13 +171,13 @@ print(f"sd of q over the posterior's: median {np.median(ratio):.2f}")
 
 # %%
 rows = 300 if SHORT else 1500
-many = gplvm.build_model(gplvm.load_digits(n=rows), latent_dim=2)
+many = gplvm.build_model(gplvm.data.load_digits(n=rows), latent_dim=2)
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", RuntimeWarning)  # 100 iterations, for the looks of it
     quick = gplvm.fit_sparse(many, n_inducing=40, maxiter=100, random_seed=1, progressbar=False)
 X = quick["posterior"]["X"].to_numpy()[0, 0]
-labels = gplvm.load_digits(n=rows)["label"].to_numpy()
-agreement = gplvm.score_embedding(X, X, labels)["nn_agreement"]
+labels = gplvm.data.load_digits(n=rows)["label"].to_numpy()
+agreement = gplvm.diagnostics.score_embedding(X, X, labels)["nn_agreement"]
 assert agreement > 0.6
-gplvm.plot_latent(quick, color="label")
+gplvm.plot.latent(quick, color="label")
 plt.show()

@@ -27,7 +27,7 @@ import pm_gplvm as gplvm
 SHORT = bool(os.environ.get("PM_GPLVM_SHORT"))  # set by the tests
 TRAIN, TEST = (120, 30) if SHORT else (300, 80)
 
-digits = gplvm.load_digits(n=TRAIN + TEST)
+digits = gplvm.data.load_digits(n=TRAIN + TEST)
 order = np.random.default_rng(0).permutation(TRAIN + TEST)
 Y, Y_new = digits[order[:TRAIN]], digits[order[TRAIN:]]
 labels, labels_new = Y["label"].to_numpy(), Y_new["label"].to_numpy()
@@ -63,7 +63,7 @@ new["rows"].to_dataset().to_dataframe()[
 # %%
 X = best["posterior"]["X"][0, 0].to_numpy()
 places = new["posterior"]["X"][0]
-ax = gplvm.plot_latent(best, color="label")
+ax = gplvm.plot.latent(best, color="label")
 mean = places.mean("draw")
 ax.plot(*mean.to_numpy().T, "x", color="#D41159", ms=7, mew=2, label="new rows")
 ax.plot(*places[::40].stack(every=("draw", "obs_new")).to_numpy(), ",", color="#D41159")

@@ -78,7 +78,7 @@ pd.Series(label).value_counts(sort=False)
 #
 # Time is counted in divisions, log₂ of the stage, brought to mean 0 and variance 1. The prior of the
 # first latent is N(time, 0.2²), so that a cell may well be half a division ahead or behind; that of
-# the second stays N(0, 1). `informed` writes it down; the climb then begins with PCA turned to agree.
+# the second stays N(0, 1). `priors.informative` writes it down; the climb then begins with PCA turned to agree.
 
 # %%
 SD = 0.2
@@ -87,7 +87,7 @@ time = (divisions - divisions.mean()) / divisions.std()
 
 
 def informed_fit(Y, time):
-    known = {"X": gplvm.informed(time, SD)}
+    known = {"X": gplvm.priors.informative(time, SD)}
     model = gplvm.build_model(Y, latent_dim=2, ard=True, priors=known)
     return gplvm.fit_marginal(model, random_seed=1, progressbar=False)
 
@@ -106,7 +106,7 @@ def rank_correlation(x, y):
 fits = {"N(0, I)": plain, "stage in the prior": informed}
 figure, axes = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
 for ax, (name, fit) in zip(axes, fits.items(), strict=True):
-    gplvm.plot_latent(fit, color="label", ax=ax)
+    gplvm.plot.latent(fit, color="label", ax=ax)
     ax.set_title(name)
 plt.show()
 
@@ -115,7 +115,7 @@ orders = {}
 for name, fit in fits.items():
     X = fit["posterior"]["X"][0, 0].to_numpy()
     orders[name] = [abs(rank_correlation(X[:, q], stage)) for q in (0, 1)]
-    agreement = gplvm.score_embedding(X, Y, label)["nn_agreement"]
+    agreement = gplvm.diagnostics.score_embedding(X, Y, label)["nn_agreement"]
     print(
         f"{name:20} rank correlation with the stage: {orders[name][0]:.2f} and {orders[name][1]:.2f};",
         end=" ",

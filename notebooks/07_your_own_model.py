@@ -27,7 +27,7 @@ import pm_gplvm as gplvm
 SHORT = bool(os.environ.get("PM_GPLVM_SHORT"))  # set by the tests
 ROWS, DRAWS = 40, 300 if SHORT else 1000
 
-Y = gplvm.load_digits(n=ROWS)
+Y = gplvm.data.load_digits(n=ROWS)
 labels = Y["label"].to_numpy()
 
 # %% [markdown]
@@ -107,7 +107,7 @@ within
 # classes, and must not be taken as evidence that they exist.
 
 # %%
-ax = gplvm.plot_latent(grouped, color=labels)
+ax = gplvm.plot.latent(grouped, color=labels)
 ax.plot(*grouped["posterior"]["centre"][0, 0].to_numpy().T, "x", color="black", ms=9, mew=2)
 plt.show()
 
@@ -152,7 +152,7 @@ except ValueError as error:
 assert "covariance of your own" in refused
 print(refused)
 
-gplvm.plot_latent(gplvm.align(best), color=labels)
+gplvm.plot.latent(gplvm.align(best), color=labels)
 plt.show()
 
 # %% [markdown]
@@ -184,7 +184,9 @@ point = {
     "amplitude": 1.1,
     "sigma": 0.4,
 }
-(value, gradient), (other, slopes) = (gplvm.compile_objective(m)(point) for m in (ours, by_hand))
+(value, gradient), (other, slopes) = (
+    gplvm.model.compile_objective(m)(point) for m in (ours, by_hand)
+)
 assert abs(value - other) < 1e-6 * abs(value)
 assert all(np.allclose(gradient[n], slopes[n], rtol=1e-5, atol=1e-5) for n in point)
 print(f"log-density {value:.6f} and {other:.6f}")

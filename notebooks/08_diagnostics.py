@@ -50,7 +50,7 @@ Y = xr.DataArray(
 # %%
 model = gplvm.build_model(Y, latent_dim=1)
 prior = gplvm.sample_prior(model, draws=200, random_seed=1)
-gplvm.plot_prior(prior)
+gplvm.plot.prior(prior)
 plt.show()
 
 # %% [markdown]
@@ -77,11 +77,11 @@ full = sampled(model, best)
 gplvm.diagnose(full)
 
 # %% [markdown]
-# Some posteriors have several embeddings. `embeddings` sorts the draws by them and weighs each, with
+# Some posteriors have several embeddings. `diagnostics.posterior_modes` sorts the draws by them and weighs each, with
 # the error that is left; `members` tells which draws are whose. Here there is one.
 
 # %%
-found = gplvm.embeddings(full)
+found = gplvm.diagnostics.posterior_modes(full)
 assert len(found) == 1
 found
 
@@ -135,7 +135,7 @@ plt.show()
 # mode it would compile for a minute.
 
 # %%
-mode = {"mode": gplvm.compile_mode()}
+mode = {"mode": gplvm.model.compile_mode()}
 predictive = pm.sample_posterior_predictive(
     full, model=model, random_seed=1, progressbar=False, compile_kwargs=mode
 )
@@ -168,7 +168,7 @@ print(f"larger in {p:.0%} of the drawn tables")
 # %% [markdown]
 # ## Which model?
 #
-# `compute_log_likelihood` gives one term a *column*, so `az.loo` leaves out a feature. A feature
+# `diagnostics.compute_log_likelihood` gives one term a *column*, so `az.loo` leaves out a feature. A feature
 # tells much of X, and a Pareto k above 0.7 says that importance sampling cannot forget it.
 
 # %%
@@ -178,7 +178,7 @@ with warnings.catch_warnings():
     fits = {"RBF": full, "linear": sampled(straight, gplvm.fit_linear(straight))}
 trees = {}
 for name, fit in fits.items():
-    trees[name] = gplvm.compute_log_likelihood(fit)
+    trees[name] = gplvm.diagnostics.compute_log_likelihood(fit)
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", UserWarning)  # of Pareto k, which is printed
     by_feature = azs.compare(trees)
@@ -193,15 +193,15 @@ plt.show()
 # %% [markdown]
 # Leaving out single entries needs no importance sampling for X and θ given (it is in closed form) and
 # is gentler; leaving out *rows* is what a newcomer's question is about: what of the next one? That takes
-# refits, `cross_validate`.
+# refits, `diagnostics.cross_validate`.
 
 # %%
-entries = {name: gplvm.leave_one_out(fit) for name, fit in fits.items()}
+entries = {name: gplvm.diagnostics.leave_one_out(fit) for name, fit in fits.items()}
 print({name: round(float(found["log_score"].sum()), 1) for name, found in entries.items()})
 
 # %%
 rows = {
-    kernel: gplvm.cross_validate(
+    kernel: gplvm.diagnostics.cross_validate(
         Y,
         lambda table, k=kernel: gplvm.build_model(table, 1, kernel=k),
         n_folds=4,

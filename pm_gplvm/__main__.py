@@ -73,7 +73,10 @@ def _scores(table: xr.DataArray, best: xr.DataTree, latent_dim: int) -> pd.DataF
         "PCA": PCA(latent_dim).fit_transform(standard),
         "GP-LVM": read.draws("X").to_numpy()[0, 0],
     }
-    rows = {name: gplvm.score_embedding(X, standard, labels) for name, X in embeddings.items()}
+    rows = {
+        name: gplvm.diagnostics.score_embedding(X, standard, labels)
+        for name, X in embeddings.items()
+    }
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
@@ -86,7 +89,7 @@ def _report(table: xr.DataArray, best: xr.DataTree, theta: xr.DataTree, scores: 
         + optima[columns].to_string(float_format="{:.2f}".format),
         "Embedding:\n" + scores.to_string(float_format="{:.3f}".format),
         "Hyperparameters, with X integrated out and by NUTS with X held:\n"
-        + gplvm.summarise_theta(best, theta).to_string(float_format="{:.4g}".format),
+        + gplvm.diagnostics.summarise_theta(best, theta).to_string(float_format="{:.4g}".format),
     ]
     return "\n\n".join(parts)
 
@@ -95,9 +98,9 @@ def run(argv: Sequence[str] | None = None) -> int:
     """Return 0 when all is written, 1 when the user declined to replace a file."""
     options = _arguments(argv)
     if options.table is None:
-        table = gplvm.load_digits(n=300)
+        table = gplvm.data.load_digits(n=300)
     else:
-        table = gplvm.load_table(options.table, label=options.label)
+        table = gplvm.data.load_table(options.table, label=options.label)
     name = options.out or (Path(options.table).stem if options.table else "digits")
     paths = _outputs(name, overwrite=options.overwrite)
     if paths is None:
@@ -121,7 +124,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     gplvm.save(theta, paths["theta"], overwrite=True)
     print(_report(table, best, theta, _scores(table, best, options.latent_dim)))
     figure, ax = plt.subplots(figsize=(7.0, 5.2), layout="constrained")
-    gplvm.plot_latent(theta, color="label" if "label" in table.coords else None, ax=ax)
+    gplvm.plot.latent(theta, color="label" if "label" in table.coords else None, ax=ax)
     ax.set_title(f"{table.name or name}: X given θ, uncertainty mixed over θ", fontsize="medium")
     figure.savefig(paths["picture"], dpi=150)
     print("\nWritten: " + ", ".join(str(path) for path in paths.values()))

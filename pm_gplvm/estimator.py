@@ -70,7 +70,7 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     >>> import pm_gplvm as gplvm
     >>> from sklearn.pipeline import make_pipeline
     >>> from sklearn.preprocessing import FunctionTransformer
-    >>> Y = gplvm.load_digits(n=40).to_numpy()
+    >>> Y = gplvm.data.load_digits(n=40).to_numpy()
     >>> pipeline = make_pipeline(FunctionTransformer(np.sqrt), gplvm.GPLVM(random_state=1))
     >>> pipeline.fit(Y[:30]).transform(Y[30:]).shape
     (10, 2)
@@ -181,7 +181,9 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         Examples
         --------
         >>> import pm_gplvm as gplvm
-        >>> best = gplvm.fit_marginal(gplvm.build_model(gplvm.load_digits(n=20)), progressbar=False)
+        >>> best = gplvm.fit_marginal(
+        ...     gplvm.build_model(gplvm.data.load_digits(n=20)), progressbar=False
+        ... )
         >>> gplvm.GPLVM.from_fit(best).embedding_.shape
         (20, 2)
         """

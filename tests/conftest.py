@@ -41,7 +41,7 @@ def rng():
 @pytest.fixture(scope="session")
 def mode():
     """PyTensor's mode for PyMC's own functions: numba would take minutes."""
-    return gplvm.compile_mode()
+    return gplvm.model.compile_mode()
 
 
 @pytest.fixture(scope="session")
@@ -57,7 +57,7 @@ def objectives(Y):
     @cache
     def compiled(kernel, ard=False, scale="global", prior=False):
         model = gplvm.build_model(Y, kernel=kernel, ard=ard, scale=scale, resolution=0)
-        return gplvm.compile_objective(model, prior=prior)
+        return gplvm.model.compile_objective(model, prior=prior)
 
     return compiled
 
@@ -65,7 +65,7 @@ def objectives(Y):
 @pytest.fixture(scope="session")
 def digits():
     """30 x 64: more columns than rows."""
-    return gplvm.load_digits(n=30)
+    return gplvm.data.load_digits(n=30)
 
 
 @pytest.fixture(scope="session")

@@ -28,7 +28,7 @@ def after(name, fit, best, X_new, Y_new):
     table = gplvm.compare({"best": best, "this": fit}, labels="label", n_neighbors=3)
     found["compared"] = table.select_dtypes("number")
 
-    model = gplvm.rebuild_model(fit)
+    model = gplvm.model.rebuild(fit)
     found["climbed"] = gplvm.fit_map(model, start=fit, progressbar=False)["posterior"]["X"]
     settings = {"draws": 5, "tune": 5, "chains": 2, "random_seed": 4, "progressbar": False}
     if name == "map":
@@ -36,7 +36,7 @@ def after(name, fit, best, X_new, Y_new):
     if name == "theta":
         found["theta"] = gplvm.sample_theta(model, best, **settings)["posterior"]["lengthscale"]
     if name == "full":
-        more = gplvm.sample_more(model, fit, draws=5, progressbar=False)
+        more = gplvm.resume(model, fit, draws=5, progressbar=False)
         found |= {"more": more["posterior"]["X"], "lp": more["sample_stats"]["lp"]}
     return {key: np.asarray(value) for key, value in found.items()}
 

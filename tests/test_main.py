@@ -66,7 +66,7 @@ def test_it_writes_two_fits_and_a_picture_and_prints_a_table(done):
 def test_the_printed_numbers_are_those_of_the_files(done):
     folder, result = done
     best, theta = (gplvm.load(folder / f"cells_{kind}.nc") for kind in ("fit", "theta"))
-    table = gplvm.summarise_theta(best, theta)
+    table = gplvm.diagnostics.summarise_theta(best, theta)
     for name in table.index:
         assert f"{table.loc[name, 'mean']:.4g}" in result.stdout
 

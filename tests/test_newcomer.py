@@ -43,7 +43,7 @@ def test_a_table_that_looks_transposed(rng):
 
 def test_one_value_a_feature_where_one_a_row_is_wanted(best):
     with pytest.raises(ValueError, match=r"one value a row, 30, got shape \(64,\).* fit Y\.T"):
-        gplvm.plot_latent(best, color=np.arange(64))
+        gplvm.plot.latent(best, color=np.arange(64))
 
 
 def test_new_rows_the_other_way_round(digits):
@@ -119,10 +119,10 @@ def test_missing_entries_tell_how_to_keep_them(frame):
 @pytest.mark.parametrize(
     "use",
     [
-        lambda fit: gplvm.plot_latent(fit),
-        lambda fit: gplvm.plot_reconstruction(fit, grid=3),
-        lambda fit: gplvm.plot_magnification(fit, grid=3),
-        lambda fit: gplvm.explore(fit, grid=5),
+        lambda fit: gplvm.plot.latent(fit),
+        lambda fit: gplvm.plot.reconstruction(fit, grid=3),
+        lambda fit: gplvm.plot.magnification(fit, grid=3),
+        lambda fit: gplvm.plot.explore(fit, grid=5),
         lambda fit: gplvm.predict(fit, [[0.0, 0.0]]),
         lambda fit: gplvm.sample_predictive(fit, [[0.0, 0.0]]),
         lambda fit: gplvm.embed(fit, simulated()[:2], random_seed=1),
@@ -148,7 +148,7 @@ def test_forgetting_align(unaligned, use):
 
 def test_comparing_fits_of_different_tables(best, Y):
     other = made_fit(Y, "rbf")
-    for use in (gplvm.compare, gplvm.plot_compare):
+    for use in (gplvm.compare, gplvm.plot.compare):
         with pytest.raises(
             ValueError, match=r"fits of the same table.* Fit both models to the same Y"
         ):
@@ -161,20 +161,20 @@ def test_one_latent_dimension(Y):
     X = np.linspace(-1, 1, 12)[None, None, :, None]
     fit = fit_of(gplvm.build_model(Y, 1), X, lengthscale=0.5, amplitude=1.0, sigma=0.1)
     with pytest.raises(ValueError, match="dims must be left out where latent_dim is 1, got"):
-        gplvm.plot_latent(fit, dims=(0, 1))
+        gplvm.plot.latent(fit, dims=(0, 1))
     with pytest.raises(
         ValueError, match=r"needs at least three latent dimensions, got 1\. Leave dims out"
     ):
-        gplvm.plot_latent(fit, dims="pairs")
+        gplvm.plot.latent(fit, dims="pairs")
     with pytest.raises(
         ValueError, match=r"Use plot_latent and plot_reconstruction, or .* latent_dim=2"
     ):
-        gplvm.explore(fit)
+        gplvm.plot.explore(fit)
 
 
 def test_a_model_where_a_fit_is_wanted_and_the_other_way_round(model, best):
     with pytest.raises(TypeError, match=r"needs a fit \(a DataTree, as fit_marginal .* got Model"):
-        gplvm.plot_latent(model)
+        gplvm.plot.latent(model)
     with pytest.raises(
         TypeError, match=r"model must be a pm\.Model, got DataTree\. See build_model"
     ):
@@ -218,7 +218,7 @@ def test_a_fit_where_positions_are_wanted(best, digits):
     with pytest.raises(
         TypeError, match=r"got a fit\. Pass one draw of it: fit\['posterior'\]\['X'\]"
     ):
-        gplvm.score_embedding(best, digits)
+        gplvm.diagnostics.score_embedding(best, digits)
 
 
 # The pictures
@@ -227,31 +227,31 @@ def test_a_fit_where_positions_are_wanted(best, digits):
 def test_rows_without_a_class_or_a_number(best):
     classes = np.array(["a"] * 20 + [None] * 10, dtype=object)
     with pytest.raises(ValueError, match="color must not be missing, got 10 rows without a value"):
-        gplvm.plot_latent(best, classes)
+        gplvm.plot.latent(best, classes)
     numbers = np.where(np.arange(30) < 20, np.arange(30.0), np.nan)
-    points = gplvm.plot_latent(best, numbers, background=False).collections[-1]
+    points = gplvm.plot.latent(best, numbers, background=False).collections[-1]
     points.update_scalarmappable()
     assert (points.get_facecolor()[20:] == 1.0).all()  # white
-    about = gplvm.explore(best, numbers, grid=5).about
+    about = gplvm.plot.explore(best, numbers, grid=5).about
     assert about["colours"][20:] == ["#ffffff"] * 10
     assert about["scale"]["high"] == 19.0
 
 
 def test_the_side_of_an_image_is_not_its_shape(best):
     with pytest.raises(ValueError, match=r"image_shape must be \(height, width\) .* = 64"):
-        gplvm.plot_reconstruction(best, image_shape=8)
+        gplvm.plot.reconstruction(best, image_shape=8)
 
 
 def test_time_and_background_of_another_kind(best, unaligned):
     with pytest.raises(ValueError, match="time must have one number a row, got values of type"):
-        gplvm.plot_latent(best, time="label")
+        gplvm.plot.latent(best, time="label")
     with pytest.raises(ValueError, match=r"time must have one value a row, 30, got shape \(3,\)"):
-        gplvm.plot_latent(best, time=[1, 2, 3])
+        gplvm.plot.latent(best, time=[1, 2, 3])
     with pytest.raises(ValueError, match="needs draws of X, got a fit with one position a row"):
-        gplvm.plot_latent(best, background="density")
+        gplvm.plot.latent(best, background="density")
     with pytest.raises(
         ValueError, match="background must be 'uncertainty', 'density', True or False"
     ):
-        gplvm.plot_latent(best, background="heat")
+        gplvm.plot.latent(best, background="heat")
     with pytest.raises(ValueError, match="dims must be two dimensions or 'pairs', got 'all'"):
-        gplvm.plot_latent(best, dims="all")
+        gplvm.plot.latent(best, dims="all")

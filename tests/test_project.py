@@ -34,12 +34,12 @@ import pm_gplvm
 
 print(pm_gplvm.__file__)
 print(pm_gplvm.__version__)
-table = pm_gplvm.load_digits(n=20)
+table = pm_gplvm.data.load_digits(n=20)
 best = pm_gplvm.fit_map(pm_gplvm.build_model(table), progressbar=False)
 again = pm_gplvm.load(pm_gplvm.save(best, "best.nc"))
 assert pm_gplvm.predict(again, [[0.0, 0.0]])["mean"].shape == (1, 64)
-assert pm_gplvm.plot_latent(again, color="label").get_xlabel() == "latent 0"
-assert pm_gplvm.explore(again, path="best.html", grid=5).is_file()
+assert pm_gplvm.plot.latent(again, color="label").get_xlabel() == "latent 0"
+assert pm_gplvm.plot.explore(again, path="best.html", grid=5).is_file()
 """
 
 # In two parts, so that no pattern here matches itself.

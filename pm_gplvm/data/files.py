@@ -50,7 +50,9 @@ def save(fit: xr.DataTree, path: str | Path, *, overwrite: bool = False) -> Path
     Examples
     --------
     >>> import pm_gplvm as gplvm, tempfile, pathlib
-    >>> best = gplvm.fit_marginal(gplvm.build_model(gplvm.load_digits(n=20)), progressbar=False)
+    >>> best = gplvm.fit_marginal(
+    ...     gplvm.build_model(gplvm.data.load_digits(n=20)), progressbar=False
+    ... )
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = gplvm.save(best, pathlib.Path(folder) / "best.nc")
     ...     gplvm.load(path).attrs["method"]

@@ -100,8 +100,10 @@ def neighbour_probabilities(
     Examples
     --------
     >>> import pm_gplvm as gplvm
-    >>> best = gplvm.fit_marginal(gplvm.build_model(gplvm.load_digits(n=20)), progressbar=False)
-    >>> float(gplvm.neighbour_probabilities(best, 3).sum("neighbour").max())
+    >>> best = gplvm.fit_marginal(
+    ...     gplvm.build_model(gplvm.data.load_digits(n=20)), progressbar=False
+    ... )
+    >>> float(gplvm.diagnostics.neighbour_probabilities(best, 3).sum("neighbour").max())
     3.0
     """
     read = Fit.of(fit, "X", caller="neighbour_probabilities")

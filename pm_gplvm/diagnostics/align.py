@@ -26,7 +26,7 @@ def align(fit: xr.DataTree, to: Any = None, *, scale: bool = False) -> xr.DataTr
     centroid of the reference: the prior N(0, 1) of X determines the origin, the data do not.
 
     Nothing is sampled again and K is the same in every draw. The draws in ``posterior`` do not
-    change. All functions of this package that read positions (:func:`predict`, :func:`plot_latent`) take the
+    change. All functions of this package that read positions (:func:`predict`, :func:`plot.latent`) take the
     aligned ones, and ``X_new`` in their orientation. PyMC and ArviZ see the raw ones, unless given
     ``group="aligned"``.
 
@@ -79,7 +79,9 @@ def align(fit: xr.DataTree, to: Any = None, *, scale: bool = False) -> xr.DataTr
     Examples
     --------
     >>> import pm_gplvm as gplvm
-    >>> best = gplvm.fit_marginal(gplvm.build_model(gplvm.load_digits(n=20)), progressbar=False)
+    >>> best = gplvm.fit_marginal(
+    ...     gplvm.build_model(gplvm.data.load_digits(n=20)), progressbar=False
+    ... )
     >>> mirrored = gplvm.align(best, to=-best.posterior["X"][0, 0])
     >>> bool(mirrored["aligned"]["residual"] < 1e-9)
     True

@@ -20,7 +20,7 @@ from pm_gplvm.sampling.prior import sample_prior
 from pm_gplvm.sampling.replicas import Posterior, Replicas, compile_posterior
 
 
-def calibrate(
+def sbc(
     model: pm.Model,
     *,
     n_replicates: int = 200,
@@ -68,20 +68,20 @@ def calibrate(
     Examples
     --------
     >>> import pm_gplvm as gplvm
-    >>> model = gplvm.build_model(gplvm.load_digits(n=6), latent_dim=1)
-    >>> ranks = gplvm.calibrate(model, n_replicates=2, draws=9, tune=5, progressbar=False)
+    >>> model = gplvm.build_model(gplvm.data.load_digits(n=6), latent_dim=1)
+    >>> ranks = gplvm.diagnostics.sbc(model, n_replicates=2, draws=9, tune=5, progressbar=False)
     >>> ranks["sigma"].sizes["replicate"]
     2
     """
     counts = {"n_replicates": n_replicates, "draws": draws, "thin": thin, "tune": tune}
     for name, value in {**counts, "chains": chains, "n_pairs": n_pairs}.items():
         count(name, value)
-    ModelSpec.of(model).table.require_complete(caller="calibrate")
+    ModelSpec.of(model).table.require_complete(caller="sbc")
     rng = np.random.default_rng(random_seed)
     posterior = compile_posterior(model)
     ensemble = posterior.ensemble
     if ensemble.X is None:
-        raise ValueError("calibrate needs a model with a free, unbounded X.")
+        raise ValueError("sbc needs a model with a free, unbounded X.")
     prior = sample_prior(model, draws=n_replicates, random_seed=int(rng.integers(2**31)))
     centre, scale = (prior["constant_data"][f"Y_{n}"].to_numpy() for n in ("mean", "scale"))
     tables = prior["prior_predictive"]["Y"].transpose(..., "obs", "feature").to_numpy()[0]
@@ -89,7 +89,7 @@ def calibrate(
     pairs = np.stack(row_pairs(tables.shape[1], n_pairs))
     ranks: list[dict[str, int]] = []
     with limit_threads(1):
-        for i in track(range(n_replicates), "calibrate", disable=not progressbar):
+        for i in track(range(n_replicates), "sbc", disable=not progressbar):
             simulated = _with_data(posterior, (tables[i] - centre) / scale)
             starts = np.array(
                 [ensemble.state(start_values(model, "random", rng)) for _ in range(chains)]
@@ -111,13 +111,13 @@ def calibrate(
     )
 
 
-def uniformity(ranks: xr.Dataset, *, n_bins: int = 10) -> pd.DataFrame:
+def sbc_test(ranks: xr.Dataset, *, n_bins: int = 10) -> pd.DataFrame:
     """Test whether ranks are uniform.
 
     Parameters
     ----------
     ranks : Dataset
-        From :func:`calibrate`.
+        From :func:`diagnostics.sbc`.
     n_bins : int, default 10
 
     Returns
@@ -130,7 +130,7 @@ def uniformity(ranks: xr.Dataset, *, n_bins: int = 10) -> pd.DataFrame:
     --------
     >>> import numpy as np, xarray as xr
     >>> even = xr.Dataset({"sigma": ("replicate", np.arange(100))}, attrs={"draws": 99})
-    >>> float(uniformity(even).loc["sigma", "chi2_p"])
+    >>> float(sbc_test(even).loc["sigma", "chi2_p"])
     1.0
     """
     top = ranks.attrs["draws"] + 1

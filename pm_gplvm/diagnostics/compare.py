@@ -47,7 +47,7 @@ def compare(
     draws : int, default 200
         Largest number of draws used of each fit, evenly spaced.
     kfold : mapping, optional
-        Name to the result of :func:`cross_validate`, of any of the fits.
+        Name to the result of :func:`diagnostics.cross_validate`, of any of the fits.
 
     Returns
     -------
@@ -75,7 +75,7 @@ def compare(
             Of Z and the table: agreement of the large distances and of the neighbourhoods.
         ``neighbours``, ``neighbours_Y``
             Expected share of a row's k nearest rows in the reference, and in Y, that are among
-            its k nearest in Z (:func:`neighbour_probabilities` has them row by row).
+            its k nearest in Z (:func:`diagnostics.neighbour_probabilities` has them row by row).
         ``nn_agreement``
             With labels: share of rows whose nearest row has the same label.
         ``elpd_feature``, ``elpd_feature_se``, ``elpd_feature_k``
@@ -83,7 +83,7 @@ def compare(
             draws; too high where X is held at an estimate; draws of an approximation are treated as
             draws of the posterior.
         ``elpd_entry``, ``elpd_entry_se``, ``elpd_entry_k``
-            Leave-one-entry-out, summed over the table (:func:`leave_one_out`). For an estimate, and for X
+            Leave-one-entry-out, summed over the table (:func:`diagnostics.leave_one_out`). For an estimate, and for X
             held at one, the positions have seen the entry: the number is too high.
         ``elpd_row``, ``elpd_row_se``
             From ``kfold``.
@@ -111,7 +111,7 @@ def compare(
     Examples
     --------
     >>> import pm_gplvm as gplvm
-    >>> Y = gplvm.load_digits(n=20)
+    >>> Y = gplvm.data.load_digits(n=20)
     >>> rbf, linear = (gplvm.build_model(Y, kernel=k) for k in ("rbf", "linear"))
     >>> fits = {"RBF": gplvm.fit_marginal(rbf, progressbar=False)}
     >>> fits["PCA"] = gplvm.fit_marginal(linear, progressbar=False)
@@ -169,10 +169,10 @@ def summarise_theta(best: xr.DataTree, draws: xr.DataTree) -> pd.DataFrame:
     Examples
     --------
     >>> import pm_gplvm as gplvm
-    >>> model = gplvm.build_model(gplvm.load_digits(n=20))
+    >>> model = gplvm.build_model(gplvm.data.load_digits(n=20))
     >>> best = gplvm.fit_marginal(model, progressbar=False)
     >>> theta = gplvm.sample_theta(model, best, draws=500, progressbar=False, random_seed=1)
-    >>> gplvm.summarise_theta(best, theta).columns.tolist()
+    >>> gplvm.diagnostics.summarise_theta(best, theta).columns.tolist()
     ['estimate', 'mean', 'sd', 'ess_bulk', 'r_hat']
     """
     import arviz_stats

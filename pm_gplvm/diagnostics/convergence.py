@@ -120,7 +120,9 @@ def diagnose(fit: xr.DataTree, *, n_pairs: int | None = None, seed: int = 0) -> 
     Examples
     --------
     >>> import pm_gplvm as gplvm
-    >>> best = gplvm.fit_marginal(gplvm.build_model(gplvm.load_digits(n=20)), progressbar=False)
+    >>> best = gplvm.fit_marginal(
+    ...     gplvm.build_model(gplvm.data.load_digits(n=20)), progressbar=False
+    ... )
     >>> gplvm.diagnose(best)
     One draw: a point, which has nothing to say about uncertainty.
     """
@@ -179,12 +181,12 @@ def _judge_disagreeing(known: xr.Dataset) -> tuple[Verdict, list[list[int]], str
             groups,
             f"The chains found {len(groups)} different embeddings: {size} are no draws from one posterior, "
             "as each embedding has the weight of the chains that fell into it. Sample with tempering, "
-            "or read each by itself (embeddings(fit)).",
+            "or read each by itself (diagnostics.posterior_modes(fit)).",
         )
     reason = (
-        f"the two halves of chain {moving} lie in different embeddings: see embeddings(fit). Raise tune and draws."
+        f"the two halves of chain {moving} lie in different embeddings: see diagnostics.posterior_modes(fit). Raise tune and draws."
         if moving
-        else "all have been to the same places and have not mixed enough. Raise draws; embeddings(fit) "
+        else "all have been to the same places and have not mixed enough. Raise draws; diagnostics.posterior_modes(fit) "
         "tells whether they trade several embeddings."
     )
     return "not converged", [[int(c) for c in chains]], f"Not converged: {size}; {reason}"

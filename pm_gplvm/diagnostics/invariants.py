@@ -58,7 +58,9 @@ def invariants(fit: xr.DataTree, *, n_pairs: int = 60, seed: int = 0) -> xr.Data
     Examples
     --------
     >>> import pm_gplvm as gplvm
-    >>> best = gplvm.fit_marginal(gplvm.build_model(gplvm.load_digits(n=20)), progressbar=False)
+    >>> best = gplvm.fit_marginal(
+    ...     gplvm.build_model(gplvm.data.load_digits(n=20)), progressbar=False
+    ... )
     >>> invariants(best)["distance"].shape
     (1, 1, 60)
     """

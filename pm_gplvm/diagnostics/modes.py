@@ -33,7 +33,7 @@ _APART = 1.0
 
 @dataclass(frozen=True, repr=False)
 class Embeddings:
-    """Result of :func:`embeddings`.
+    """Result of :func:`diagnostics.posterior_modes`.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ class Embeddings:
         return text
 
 
-def embeddings(
+def posterior_modes(
     fit: xr.DataTree, *, min_weight: float = 0.05, n_pairs: int | None = None, seed: int = 0
 ) -> Embeddings:
     """Find the posterior modes of a fit, each an embedding of its own, and their weights.
@@ -111,20 +111,20 @@ def embeddings(
     Examples
     --------
     >>> import pm_gplvm as gplvm
-    >>> model = gplvm.build_model(gplvm.load_digits(n=12))
+    >>> model = gplvm.build_model(gplvm.data.load_digits(n=12))
     >>> full = gplvm.sample(
     ...     model, draws=30, tune=20, chains=2, replicas=1, random_seed=1, progressbar=False
     ... )
-    >>> gplvm.embeddings(full).members.sizes["draw"]
+    >>> gplvm.diagnostics.posterior_modes(full).members.sizes["draw"]
     30
     """
-    read = Fit.of(fit, "X", caller="embeddings")
+    read = Fit.of(fit, "X", caller="posterior_modes")
     X = read.draws("X")
     if not 0.0 < min_weight < 0.5:
         raise ValueError(f"min_weight must lie between 0 and 0.5, got {min_weight!r}.")
     if read.n_draws < 40:
         raise ValueError(
-            f"embeddings needs 40 draws or more to sort, got {read.n_draws}. Draw them with sample."
+            f"posterior_modes needs 40 draws or more to sort, got {read.n_draws}. Draw them with sample."
         )
     N = X.shape[2]
     distance = pair_distances(read, n_pairs=4 * N if n_pairs is None else n_pairs, seed=seed)
@@ -291,7 +291,7 @@ def group_optima(read: Fit, same: float = 0.01) -> xr.Dataset:
     Examples
     --------
     >>> import pm_gplvm as gplvm
-    >>> model = gplvm.build_model(gplvm.load_digits(n=20))
+    >>> model = gplvm.build_model(gplvm.data.load_digits(n=20))
     >>> best = gplvm.fit_marginal(model, n_restarts=1, random_seed=1, progressbar=False)
     >>> group_optima(Fit(best))["embedding"].shape
     (6,)

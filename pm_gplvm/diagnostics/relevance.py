@@ -28,7 +28,7 @@ def relevance(read: Fit) -> xr.DataArray:
     return xr.DataArray(X.std(axis=1) / unit, dims=("draw", LATENT), coords={LATENT: labels})
 
 
-def dimensions(fit: xr.DataTree, *, threshold: float = 0.05) -> pd.DataFrame:
+def active_dimensions(fit: xr.DataTree, *, threshold: float = 0.05) -> pd.DataFrame:
     """Count the latent dimensions in use.
 
     The relevance of a dimension is the spread of X along it in units of its lengthscale. A dimension
@@ -58,14 +58,14 @@ def dimensions(fit: xr.DataTree, *, threshold: float = 0.05) -> pd.DataFrame:
     Examples
     --------
     >>> import pm_gplvm as gplvm
-    >>> model = gplvm.build_model(gplvm.load_digits(n=30), latent_dim=3, ard=True)
+    >>> model = gplvm.build_model(gplvm.data.load_digits(n=30), latent_dim=3, ard=True)
     >>> best = gplvm.fit_marginal(model, progressbar=False)
-    >>> gplvm.dimensions(best).columns.tolist()
+    >>> gplvm.diagnostics.active_dimensions(best).columns.tolist()
     ['relevance', 'low', 'high', 'in_use', 'probability']
     """
     if not 0.0 < threshold < 1.0:
         raise ValueError(f"threshold must lie between 0 and 1, got {threshold!r}.")
-    found = relevance(Fit.of(fit, "X", caller="dimensions"))
+    found = relevance(Fit.of(fit, "X", caller="active_dimensions"))
     values = found.to_numpy()
     probability = (values >= threshold * values.max(axis=1, keepdims=True)).mean(axis=0)
     low, high = interval(values)

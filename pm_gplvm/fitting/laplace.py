@@ -131,7 +131,7 @@ def fit_laplace(
     Examples
     --------
     >>> import pm_gplvm as gplvm
-    >>> model = gplvm.build_model(gplvm.load_digits(n=20))
+    >>> model = gplvm.build_model(gplvm.data.load_digits(n=20))
     >>> best = gplvm.fit_marginal(model, progressbar=False)
     >>> sketch = gplvm.fit_laplace(model, best, draws=50, progressbar=False, random_seed=1)
     >>> sketch.posterior["X"].shape, sketch.attrs["null_directions"]

@@ -66,7 +66,7 @@ def fit_linear(model: pm.Model) -> xr.DataTree:
     --------
     >>> import pm_gplvm as gplvm
     >>> flat = {"X": "flat", "sigma": "flat"}
-    >>> model = gplvm.build_model(gplvm.load_digits(n=30), kernel="linear", priors=flat)
+    >>> model = gplvm.build_model(gplvm.data.load_digits(n=30), kernel="linear", priors=flat)
     >>> fit = gplvm.fit_linear(model)
     >>> fit["posterior"]["X"].shape
     (1, 1, 30, 2)

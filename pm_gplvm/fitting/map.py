@@ -123,7 +123,7 @@ def fit_map(
         A posterior of one chain and one draw. ``sample_stats``: ``lp``, the objective, and
         ``log_likelihood``. ``optima``: one row a start, the best first, with its ``size`` (root mean
         square of X / lengthscale) and ``spread``; ``optima_positions``: ``Z`` (start, obs, latent),
-        X / lengthscale where it ended (:func:`plot_optima`).
+        X / lengthscale where it ended (:func:`plot.optima`).
 
     Warns
     -----
@@ -143,7 +143,7 @@ def fit_map(
     Examples
     --------
     >>> import pm_gplvm as gplvm
-    >>> model = gplvm.build_model(gplvm.load_digits(n=20))
+    >>> model = gplvm.build_model(gplvm.data.load_digits(n=20))
     >>> best = gplvm.fit_map(model, progressbar=False)
     >>> dict(best.posterior.sizes)
     {'chain': 1, 'draw': 1, 'obs': 20, 'latent': 2}
@@ -187,7 +187,7 @@ def fit_marginal(
     ----------
     model : pm.Model
         As in :func:`fit_map`, with one of the kernels of :func:`build_model` and X free, its prior a
-        Normal, :func:`informed`, :func:`dynamics`, :func:`classes` or :func:`back_constrained`.
+        Normal, :func:`priors.informative`, :func:`priors.dynamics`, :func:`priors.class_mixture` or :func:`priors.back_constraint`.
     start, n_restarts, relocate, maxiter, tol, random_seed, progressbar, blas_threads, backend, compile_kwargs
         As in :func:`fit_map`.
 
@@ -227,7 +227,7 @@ def fit_marginal(
     Examples
     --------
     >>> import pm_gplvm as gplvm
-    >>> model = gplvm.build_model(gplvm.load_digits(n=20))
+    >>> model = gplvm.build_model(gplvm.data.load_digits(n=20))
     >>> fit = gplvm.fit_marginal(model, progressbar=False)
     >>> float(fit.posterior["X"].std()) > 0.3
     True

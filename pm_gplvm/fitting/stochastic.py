@@ -148,7 +148,7 @@ def fit_stochastic(
     Examples
     --------
     >>> import pm_gplvm as gplvm
-    >>> model = gplvm.build_model(gplvm.load_digits(n=40))
+    >>> model = gplvm.build_model(gplvm.data.load_digits(n=40))
     >>> fit = gplvm.fit_stochastic(model, n_neighbors=10, steps=200, progressbar=False)
     >>> fit["posterior"]["X"].shape
     (1, 1, 40, 2)

@@ -76,7 +76,7 @@ def fit_sparse(
 ) -> xr.DataTree:
     """Find the mode of X and θ with inducing inputs, where N is too large for ``fit_map``.
 
-    Maximises the log-density of :func:`build_sparse` by L-BFGS. Cost: N M² for an evaluation; no
+    Maximises the log-density of :func:`model.build_sparse` by L-BFGS. Cost: N M² for an evaluation; no
     N × N matrix is formed.
 
     Parameters
@@ -86,7 +86,7 @@ def fit_sparse(
     n_inducing : int, default 100
         M, the number of inducing inputs.
     method : {"vfe", "fitc"}
-        See :func:`build_sparse`.
+        See :func:`model.build_sparse`.
     start : {"pca", "isomap", "random"}, array_like (N, Q), mapping or DataTree
         As in :func:`fit_map`; the inducing inputs begin at rows that lie apart (k-means++), or
         where an earlier sparse or variational fit has them.
@@ -126,7 +126,7 @@ def fit_sparse(
     Examples
     --------
     >>> import pm_gplvm as gplvm
-    >>> model = gplvm.build_model(gplvm.load_digits(n=30))
+    >>> model = gplvm.build_model(gplvm.data.load_digits(n=30))
     >>> best = gplvm.fit_sparse(model, n_inducing=10, random_seed=1, progressbar=False)
     >>> dict(best.posterior.sizes)
     {'chain': 1, 'draw': 1, 'obs': 30, 'latent': 2}
@@ -184,10 +184,10 @@ def fit_variational(
 ) -> xr.DataTree:
     """Fit the variational Bayesian GP-LVM (Titsias & Lawrence 2010).
 
-    Maximises the bound of :func:`build_variational`, plus ln p(θ), in the means and standard
+    Maximises the bound of :func:`model.build_variational`, plus ln p(θ), in the means and standard
     deviations of q(X), the inducing inputs and θ together, by L-BFGS. With ``ard=True`` it finds
     the number of latent dimensions: those not needed end with a long lengthscale, and q there is
-    the prior (:func:`dimensions`). Cost: N M² Q for an evaluation; no N × N matrix is formed.
+    the prior (:func:`diagnostics.active_dimensions`). Cost: N M² Q for an evaluation; no N × N matrix is formed.
 
     q(X) has independent rows and dimensions. Its standard deviations are too small where the
     posterior is not: they leave out that rows may move together. :func:`pm_gplvm.sample` does not.
@@ -241,7 +241,7 @@ def fit_variational(
     Raises
     ------
     TypeError, ValueError
-        If an argument is out of range, the model is not one that :func:`build_variational` takes,
+        If an argument is out of range, the model is not one that :func:`model.build_variational` takes,
         or the bound is not finite at the start.
 
     References
@@ -254,7 +254,7 @@ def fit_variational(
     Examples
     --------
     >>> import pm_gplvm as gplvm
-    >>> model = gplvm.build_model(gplvm.load_digits(n=30), latent_dim=3, ard=True)
+    >>> model = gplvm.build_model(gplvm.data.load_digits(n=30), latent_dim=3, ard=True)
     >>> fit = gplvm.fit_variational(model, n_inducing=10, random_seed=1, progressbar=False)
     >>> fit["approximation"]["X_sd"].dims
     ('obs', 'latent')

@@ -63,8 +63,8 @@ def build_variational(model: pm.Model, n_inducing: int = 50) -> pm.Model:
     Examples
     --------
     >>> import pm_gplvm as gplvm
-    >>> model = gplvm.build_model(gplvm.load_digits(n=20), ard=True)
-    >>> [rv.name for rv in gplvm.build_variational(model, 8).free_RVs][-3:]
+    >>> model = gplvm.build_model(gplvm.data.load_digits(n=20), ard=True)
+    >>> [rv.name for rv in gplvm.model.build_variational(model, 8).free_RVs][-3:]
     ['X_mean', 'X_sd', 'X_inducing']
     """
     exact, n_inducing = read_exact(model, n_inducing)
@@ -122,8 +122,8 @@ def build_sparse(model: pm.Model, n_inducing: int = 100, *, method: Method = "vf
     Examples
     --------
     >>> import pm_gplvm as gplvm
-    >>> model = gplvm.build_model(gplvm.load_digits(n=20))
-    >>> [rv.name for rv in gplvm.build_sparse(model, 8).free_RVs][-1]
+    >>> model = gplvm.build_model(gplvm.data.load_digits(n=20))
+    >>> [rv.name for rv in gplvm.model.build_sparse(model, 8).free_RVs][-1]
     'X_inducing'
     """
     if method not in ("vfe", "fitc"):

@@ -62,8 +62,8 @@ def build_model(
         ``bias``: a number (held fixed), ``"flat"``, a distribution such as
         ``pm.HalfNormal.dist(1)``, or a function of (name, dims) that makes the variable. Defaults:
         N(0, 1), InverseGamma(3, 2), LogNormal(0, 1), HalfNormal(1), LogNormal(-2, 1),
-        HalfNormal(1). For X there are :func:`informed`, :func:`dynamics`, :func:`classes` and
-        :func:`back_constrained`.
+        HalfNormal(1). For X there are :func:`priors.informative`, :func:`priors.dynamics`, :func:`priors.class_mixture` and
+        :func:`priors.back_constraint`.
     scale : {"global", "feature", "none"}, default "global"
         What the centred columns are divided by: one number for all, each its own standard
         deviation, or nothing.
@@ -118,13 +118,13 @@ def build_model(
     Examples
     --------
     >>> import pm_gplvm as gplvm
-    >>> model = gplvm.build_model(gplvm.load_digits(n=20), latent_dim=2)
+    >>> model = gplvm.build_model(gplvm.data.load_digits(n=20), latent_dim=2)
     >>> [rv.name for rv in model.free_RVs]
     ['X', 'lengthscale', 'amplitude', 'sigma']
 
     Some rows lack a column:
 
-    >>> Y = gplvm.load_digits(n=20)
+    >>> Y = gplvm.data.load_digits(n=20)
     >>> holes = Y.where((Y["feature"] != "pixel_2_4") | (Y["label"] != "6"))
     >>> model = gplvm.build_model(holes, missing="mask")
     >>> int((~model["Y_seen"].get_value()).sum())
@@ -251,7 +251,7 @@ def _chosen_priors(names: tuple[str, ...], priors: Mapping[str, Any] | None) -> 
 _FLAT = {"Flat()", "HalfFlat()"}
 
 
-def rebuild_model(fit: xr.DataTree, *, priors: Mapping[str, Any] | None = None) -> pm.Model:
+def rebuild(fit: xr.DataTree, *, priors: Mapping[str, Any] | None = None) -> pm.Model:
     """Build the model of a fit again, without the table that it was first built from.
 
     The table, its labels, mean and scale, the kernel and what was held fixed stand in the fit. Of
@@ -268,7 +268,7 @@ def rebuild_model(fit: xr.DataTree, *, priors: Mapping[str, Any] | None = None) 
     Returns
     -------
     pm.Model
-        On which :func:`fit_marginal`, :func:`sample`, :func:`sample_more` and the others go on.
+        On which :func:`fit_marginal`, :func:`sample`, :func:`resume` and the others go on.
 
     Raises
     ------
@@ -278,17 +278,19 @@ def rebuild_model(fit: xr.DataTree, *, priors: Mapping[str, Any] | None = None) 
     Examples
     --------
     >>> import pm_gplvm as gplvm
-    >>> best = gplvm.fit_marginal(gplvm.build_model(gplvm.load_digits(n=20)), progressbar=False)
-    >>> model = gplvm.rebuild_model(best)
+    >>> best = gplvm.fit_marginal(
+    ...     gplvm.build_model(gplvm.data.load_digits(n=20)), progressbar=False
+    ... )
+    >>> model = gplvm.model.rebuild(best)
     >>> better = gplvm.fit_marginal(
     ...     model, start=best, n_restarts=1, random_seed=1, progressbar=False
     ... )
     """
-    read = Fit.of(fit, "X", "sigma", "Y_mean", "Y_scale", caller="rebuild_model")
+    read = Fit.of(fit, "X", "sigma", "Y_mean", "Y_scale", caller="rebuild")
     kernel, noted = read.kernel, read.priors
     if kernel not in KERNELS or noted is None:
         raise ValueError(
-            "rebuild_model needs a fit of a model of build_model, got one with a covariance of its own "
+            "rebuild needs a fit of a model of build_model, got one with a covariance of its own "
             "or without a note of its priors. Build the model as it was first built."
         )
     had, constant = noted, read.constants
@@ -330,6 +332,6 @@ def _compare(had: Mapping[str, str], has: Mapping[str, str]) -> None:
             f"{name} had {had.get(name, 'none')}, now {has.get(name, 'none')}" for name in other
         )
         raise ValueError(
-            f"rebuild_model must have the priors of the fit, got others: {found}. Give them as they "
+            f"rebuild must have the priors of the fit, got others: {found}. Give them as they "
             f"were given to build_model: priors={{'{other[0]}': ...}}."
         )

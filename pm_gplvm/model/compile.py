@@ -36,7 +36,7 @@ def compile_mode(backend: Backend = "python") -> Mode:
     """Return the PyTensor mode of a backend.
 
     It may be handed to PyMC's own functions too, which otherwise compile with numba:
-    ``pm.sample_prior_predictive(model=model, compile_kwargs={"mode": gplvm.compile_mode()})``.
+    ``pm.sample_prior_predictive(model=model, compile_kwargs={"mode": gplvm.model.compile_mode()})``.
 
     Parameters
     ----------

@@ -239,8 +239,8 @@ def compile_objective(
     Examples
     --------
     >>> import numpy as np, pm_gplvm as gplvm
-    >>> model = gplvm.build_model(gplvm.load_digits(n=20))
-    >>> objective = gplvm.compile_objective(model, prior=False)
+    >>> model = gplvm.build_model(gplvm.data.load_digits(n=20))
+    >>> objective = gplvm.model.compile_objective(model, prior=False)
     >>> theta = {"lengthscale": 1.0, "amplitude": 1.0, "sigma": 0.3}
     >>> value, gradient = objective({"X": np.zeros((20, 2)), **theta})
     >>> gradient["X"].shape

@@ -63,7 +63,7 @@ def gradients(
 
     Notes
     -----
-    These are gradients of the likelihood alone; :func:`compile_objective` adds the priors'.
+    These are gradients of the likelihood alone; :func:`model.compile_objective` adds the priors'.
 
     References
     ----------
@@ -73,10 +73,10 @@ def gradients(
     Examples
     --------
     >>> import numpy as np, pm_gplvm as gplvm
-    >>> model = gplvm.build_model(gplvm.load_digits(n=20))
+    >>> model = gplvm.build_model(gplvm.data.load_digits(n=20))
     >>> X = np.random.default_rng(1).normal(size=(20, 2))
     >>> point = {"X": X, "lengthscale": 1.0, "amplitude": 1.0, "sigma": 0.3}
-    >>> parts = gplvm.gradients(model, point, explicit=True)
+    >>> parts = gplvm.model.gradients(model, point, explicit=True)
     >>> parts["dK_dX"].dims
     ('obs', 'obs_other', 'latent')
     >>> by_hand = 2 * (parts["dL_dK"] * parts["dK_dX"]).sum("obs_other")

@@ -165,7 +165,7 @@ def kind_of_prior(names: Container[Any]) -> Kind:
     return next((kind for kind in _KINDS if kind.mark in names), Kind())
 
 
-def informed(mean: Any, sd: Any) -> LatentPrior:
+def informative(mean: Any, sd: Any) -> LatentPrior:
     """Tell where rows lie: x_nq ~ N(mean_nq, sd_nq²), N(0, 1) where nothing is known.
 
     For capture times, stages, pseudotime of anchors (GrandPrix: Ahmed, Rattray & Boukouvalas 2019).
@@ -199,9 +199,9 @@ def informed(mean: Any, sd: Any) -> LatentPrior:
     Examples
     --------
     >>> import numpy as np, pm_gplvm as gplvm
-    >>> Y = gplvm.load_digits(n=20)
+    >>> Y = gplvm.data.load_digits(n=20)
     >>> time = np.where(np.arange(20) < 5, np.linspace(-1.0, 1.0, 20), np.nan)  # of the first five
-    >>> model = gplvm.build_model(Y, priors={"X": gplvm.informed(time, 0.2)})
+    >>> model = gplvm.build_model(Y, priors={"X": gplvm.priors.informative(time, 0.2)})
     >>> model["X_prior_sd"].get_value()[[0, 10]].tolist()
     [[0.2, 1.0], [1.0, 1.0]]
     """
@@ -285,8 +285,8 @@ def dynamics(
     Examples
     --------
     >>> import numpy as np, pm_gplvm as gplvm
-    >>> Y = gplvm.load_digits(n=20)
-    >>> model = gplvm.build_model(Y, priors={"X": gplvm.dynamics(np.arange(20))})
+    >>> Y = gplvm.data.load_digits(n=20)
+    >>> model = gplvm.build_model(Y, priors={"X": gplvm.priors.dynamics(np.arange(20))})
     >>> [rv.name for rv in model.free_RVs]
     ['X_lengthscale', 'X', 'lengthscale', 'amplitude', 'sigma']
     """
@@ -342,7 +342,7 @@ def _paths_logp(x: Variable, rowcov: Variable, mean: Variable) -> Variable:
     return pt.switch(pt.isnan(logdet), -np.inf, value)
 
 
-def classes(labels: Any, *, within: Any = 0.5) -> LatentPrior:
+def class_mixture(labels: Any, *, within: Any = 0.5) -> LatentPrior:
     """Gather rows of a class: x_n ~ N(c_k, within²) for a row of class k, each c_kq ~ N(0, 1).
 
     A row of unknown label has the mixture of all classes, by their share of the known labels. For
@@ -370,8 +370,8 @@ def classes(labels: Any, *, within: Any = 0.5) -> LatentPrior:
     Examples
     --------
     >>> import pm_gplvm as gplvm
-    >>> Y = gplvm.load_digits(n=20)
-    >>> model = gplvm.build_model(Y, priors={"X": gplvm.classes(Y["label"])})
+    >>> Y = gplvm.data.load_digits(n=20)
+    >>> model = gplvm.build_model(Y, priors={"X": gplvm.priors.class_mixture(Y["label"])})
     >>> [rv.name for rv in model.free_RVs]
     ['X_centre', 'X', 'lengthscale', 'amplitude', 'sigma']
     """
@@ -426,7 +426,7 @@ def _shape() -> tuple[int, int]:
     return len(coords[OBS]), len(coords[LATENT])
 
 
-def back_constrained(
+def back_constraint(
     kernel: Literal["rbf", "linear"] = "rbf", *, lengthscale: float | None = None
 ) -> LatentPrior:
     """Make X a function of Y: X = g(Y), each column of g a Gaussian process over the rows of Y.
@@ -470,8 +470,8 @@ def back_constrained(
     Examples
     --------
     >>> import pm_gplvm as gplvm
-    >>> Y = gplvm.load_digits(n=32)
-    >>> model = gplvm.build_model(Y[:30], priors={"X": gplvm.back_constrained()})
+    >>> Y = gplvm.data.load_digits(n=32)
+    >>> model = gplvm.build_model(Y[:30], priors={"X": gplvm.priors.back_constraint()})
     >>> best = gplvm.fit_marginal(model, progressbar=False)
     >>> gplvm.embed(best, Y[30:], progressbar=False)["posterior"]["X"].dims
     ('chain', 'draw', 'obs_new', 'latent')
@@ -501,7 +501,7 @@ def _table(model: pm.Model) -> Array:
     """Standardise the table of a model that is being built."""
     if "Y_seen" in model.named_vars:
         raise ValueError(
-            "back_constrained needs a complete Y, got missing entries: a row's place is a function of "
+            "back_constraint needs a complete Y, got missing entries: a row's place is a function of "
             "all of it. Impute them first, or take another prior of X."
         )
     mean, scale, data = (model[f"Y_{part}"].get_value() for part in ("mean", "scale", "data"))

@@ -26,7 +26,7 @@ from pm_gplvm.plot.elements import (
     row_values,
     set_limits,
 )
-from pm_gplvm.prediction.magnification import magnification
+from pm_gplvm.prediction.magnification import magnification as magnification_at
 from pm_gplvm.prediction.predict import check_positions, predict, relative_uncertainty
 
 _LINE = COLOURS[0]
@@ -34,7 +34,7 @@ _GAP = 0.06  # between a cell's edge and what it shows, in units of the cell
 _RATIOS = (1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 100.0)
 
 
-def plot_reconstruction(
+def reconstruction(
     fit: xr.DataTree,
     image_shape: tuple[int, int] | None = None,
     *,
@@ -56,7 +56,7 @@ def plot_reconstruction(
     image_shape : (height, width), optional
         For rows of Y that are images, stored line by line. Curves are drawn without it.
     dims : pair of int, optional
-        As in :func:`plot_latent`; further dimensions are held at their median. A model with one
+        As in :func:`plot.latent`; further dimensions are held at their median. A model with one
         dimension has one line of cells.
     grid : int, default 9
         Cells along each axis.
@@ -81,12 +81,14 @@ def plot_reconstruction(
     Examples
     --------
     >>> import pm_gplvm as gplvm
-    >>> best = gplvm.fit_marginal(gplvm.build_model(gplvm.load_digits(n=20)), progressbar=False)
-    >>> ax = gplvm.plot_reconstruction(best, image_shape=(8, 8), grid=4)
+    >>> best = gplvm.fit_marginal(
+    ...     gplvm.build_model(gplvm.data.load_digits(n=20)), progressbar=False
+    ... )
+    >>> ax = gplvm.plot.reconstruction(best, image_shape=(8, 8), grid=4)
     >>> ax.get_ylabel()
     'latent 1'
     """
-    plane = plane_of(Fit.of(fit, "X", caller="plot_reconstruction"), dims)
+    plane = plane_of(Fit.of(fit, "X", caller="plot.reconstruction"), dims)
     count("grid", grid, 2)
     cells = (int(grid),) * len(plane.dims)
     limits = limits_of(plane.X, 0.02)
@@ -168,7 +170,7 @@ def _draw_curves(
     )
 
 
-def plot_magnification(
+def magnification(
     fit: xr.DataTree,
     color: Any = None,
     *,
@@ -178,7 +180,7 @@ def plot_magnification(
     draws: int = 20,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw how much the function from x to Y stretches the latent space: √det of :func:`magnification`.
+    """Draw how much the function from x to Y stretches the latent space: √det of :func:`diagnostics.magnification`.
 
     Over the plane it is drawn as a map. Bright means stretched: what looks near is far apart in Y. If
     the fit has draws, contours give the ratio of the upper end of the 89 % interval to the lower. Along
@@ -189,11 +191,11 @@ def plot_magnification(
     fit : DataTree
         From :func:`fit_marginal` or any with ``X`` and θ; after :func:`align` in the aligned frame.
     color : str or array_like, shape (N,), optional
-        As in :func:`plot_latent`, for the positions of the rows on the map.
+        As in :func:`plot.latent`, for the positions of the rows on the map.
     path : array_like, shape (S, Q), optional
         Positions along which a curve is drawn instead of the map; the axis is the length covered.
     dims : pair of int, optional
-        As in :func:`plot_latent`; further dimensions are held at their median.
+        As in :func:`plot.latent`; further dimensions are held at their median.
     grid : int, default 50
         Points along each axis of the map, or along the one dimension times 4.
     draws : int, default 20
@@ -217,12 +219,14 @@ def plot_magnification(
     Examples
     --------
     >>> import pm_gplvm as gplvm
-    >>> best = gplvm.fit_marginal(gplvm.build_model(gplvm.load_digits(n=20)), progressbar=False)
-    >>> ax = gplvm.plot_magnification(best, "label", grid=10)
+    >>> best = gplvm.fit_marginal(
+    ...     gplvm.build_model(gplvm.data.load_digits(n=20)), progressbar=False
+    ... )
+    >>> ax = gplvm.plot.magnification(best, "label", grid=10)
     >>> ax.get_xlabel()
     'latent 0'
     """
-    read = Fit.of(fit, "X", caller="plot_magnification")
+    read = Fit.of(fit, "X", caller="plot.magnification")
     plane = plane_of(read, dims)
     count("grid", grid, 2)
     N, Q = plane.draws.shape[1:]
@@ -240,7 +244,7 @@ def plot_magnification(
         way = check_positions(read, path)
         along = np.append(0.0, np.cumsum(np.linalg.norm(np.diff(way, axis=0), axis=1)))
         name = "way along the path, in units of X"
-    found = magnification(fit, way, draws=draws)
+    found = magnification_at(fit, way, draws=draws)
     if found["low"].notnull().all():
         ax.fill_between(along, found["low"], found["high"], color="0.8", linewidth=0, label="89 %")
         ax.legend(fontsize="small", frameon=False)
@@ -260,7 +264,7 @@ def _draw_map(
 ) -> Axes:
     limits = set_limits(ax, plane.X)
     centres = mesh(limits, (grid, grid))
-    found = magnification(fit, plane.lift(centres), draws=draws)
+    found = magnification_at(fit, plane.lift(centres), draws=draws)
     factor = found["magnification"].to_numpy()
     low, high = max(factor.min(), 1e-12 * factor.max()), factor.max()
     norm = LogNorm(low, high) if high > 20.0 * low else Normalize(low, high)

@@ -51,10 +51,10 @@ def explore(
 ) -> Any:
     """Explore the latent plane: see what the model decodes at each position, with its uncertainty.
 
-    The pointer (or the arrow keys) moves a cross over the plane of :func:`plot_latent`. Beside it are
+    The pointer (or the arrow keys) moves a cross over the plane of :func:`plot.latent`. Beside it are
     the row that :func:`predict` gives there and its standard deviation. A click on a point (or Enter)
     shows the data of that row and its nearest rows in X / lengthscale, each with the probability that
-    it is among them (:func:`neighbour_probabilities`).
+    it is among them (:func:`diagnostics.neighbour_probabilities`).
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ def explore(
         From :func:`fit_marginal` or any with ``X`` and θ, of two or more latent dimensions; after
         :func:`align` in the aligned frame.
     color : str or array_like, shape (N,), optional
-        As in :func:`plot_latent`.
+        As in :func:`plot.latent`.
     path : path, optional
         Write a self-contained page (``.html``) instead of making a widget. It needs no further
         package.
@@ -72,7 +72,7 @@ def explore(
         How a row is shown. By default an image where ``image_shape`` is given, else bars for up to
         40 features and a curve for more.
     dims : pair of int, optional
-        As in :func:`plot_latent`; further dimensions are held at their median.
+        As in :func:`plot.latent`; further dimensions are held at their median.
     n_neighbors : int, default 6
         Rows that count as nearest, and how many are shown.
     grid : int, default 60
@@ -106,18 +106,20 @@ def explore(
     Examples
     --------
     >>> import pm_gplvm as gplvm, tempfile, pathlib
-    >>> best = gplvm.fit_marginal(gplvm.build_model(gplvm.load_digits(n=20)), progressbar=False)
+    >>> best = gplvm.fit_marginal(
+    ...     gplvm.build_model(gplvm.data.load_digits(n=20)), progressbar=False
+    ... )
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     page = pathlib.Path(folder) / "digits.html"
-    ...     gplvm.explore(best, "label", path=page, image_shape=(8, 8), grid=10).name
+    ...     gplvm.plot.explore(best, "label", path=page, image_shape=(8, 8), grid=10).name
     'digits.html'
     """
-    read = Fit.of(fit, "X", caller="explore")
+    read = Fit.of(fit, "X", caller="plot.explore")
     plane = plane_of(read, dims)
     if len(plane.dims) < 2:
         raise ValueError(
-            "explore needs two latent dimensions or more, got one. Use plot_latent and "
-            "plot_reconstruction, or fit a model with latent_dim=2."
+            "plot.explore needs two latent dimensions or more, got one. Use plot.latent and "
+            "plot.reconstruction, or fit a model with latent_dim=2."
         )
     target = None if path is None else _checked_target(Path(path), overwrite)
     if target is None:

@@ -15,7 +15,7 @@ from pm_gplvm.core.checks import INTERVAL, Array, count, interval
 from pm_gplvm.data.fit import Fit, fits_of_one_table
 from pm_gplvm.diagnostics.agreement import common_frame, outside
 from pm_gplvm.diagnostics.modes import group_optima
-from pm_gplvm.diagnostics.relevance import dimensions
+from pm_gplvm.diagnostics.relevance import active_dimensions
 from pm_gplvm.plot.elements import (
     COLOURS,
     SHAPES,
@@ -34,7 +34,7 @@ _SHADE = (0.0, 0.0, 0.0, 0.04)  # lets a wide ellipse lie over others
 _DOT: dict[str, Any] = {"s": 6.0, "c": "black", "linewidths": 0.0, "zorder": 1.8}
 
 
-def plot_compare(
+def compare(
     fits: Mapping[str, xr.DataTree],
     color: Any = None,
     *,
@@ -56,7 +56,7 @@ def plot_compare(
     fits : mapping
         Name to fit, all of the same table and with the same number of latent dimensions.
     color : str or array_like, shape (N,), optional
-        A coordinate along the rows or one value a row, see :func:`plot_latent`.
+        A coordinate along the rows or one value a row, see :func:`plot.latent`.
     dims : pair of int, default (0, 1)
         Which latent dimensions of the first fit to draw. A model with one dimension is drawn against
         the rows in the order of the first fit, with 89 % intervals.
@@ -77,14 +77,14 @@ def plot_compare(
     Examples
     --------
     >>> import pm_gplvm as gplvm
-    >>> model = gplvm.build_model(gplvm.load_digits(n=20))
+    >>> model = gplvm.build_model(gplvm.data.load_digits(n=20))
     >>> best = gplvm.fit_marginal(model, progressbar=False)
     >>> sketch = gplvm.fit_laplace(model, best, draws=100, progressbar=False, random_seed=1)
-    >>> axes = gplvm.plot_compare({"estimate": best, "Laplace": sketch}, color="label")
+    >>> axes = gplvm.plot.compare({"estimate": best, "Laplace": sketch}, color="label")
     >>> axes[0].get_title()
     'estimate'
     """
-    read = fits_of_one_table(fits, caller="plot_compare")
+    read = fits_of_one_table(fits, caller="plot.compare")
     count("draws", draws)
     first = next(iter(fits))
     N = len(read[first].table().F)
@@ -188,9 +188,7 @@ def _draw_line(
     return draw_points(ax, np.column_stack([draws.mean(axis=0), rows]), values, size=14.0)
 
 
-def plot_prior(
-    prior: xr.DataTree, fit: xr.DataTree | None = None, *, axes: Any = None
-) -> NDArray[Any]:
+def prior(prior: xr.DataTree, fit: xr.DataTree | None = None, *, axes: Any = None) -> NDArray[Any]:
     """Draw a model's prior of the embedding and of the table beside the table itself.
 
     The three panels show: the distances between rows in units of the lengthscale (far below 1 the
@@ -219,8 +217,8 @@ def plot_prior(
     Examples
     --------
     >>> import pm_gplvm as gplvm
-    >>> model = gplvm.build_model(gplvm.load_digits(n=20))
-    >>> axes = gplvm.plot_prior(gplvm.sample_prior(model, draws=50, random_seed=1))
+    >>> model = gplvm.build_model(gplvm.data.load_digits(n=20))
+    >>> axes = gplvm.plot.prior(gplvm.sample_prior(model, draws=50, random_seed=1))
     >>> axes[2].get_xlabel()
     'principal component'
     """
@@ -259,7 +257,7 @@ def _draw_bands(ax: Axes, at: Array, draws: Array, *, across: bool) -> None:
     ax.plot(*line, color="0.4", linewidth=1.0, label="prior")
 
 
-def plot_optima(fit: xr.DataTree, *, same: float = 0.01, axes: Any = None) -> NDArray[Any]:
+def optima(fit: xr.DataTree, *, same: float = 0.01, axes: Any = None) -> NDArray[Any]:
     """Draw where the starts of a fit ended, and which of them found the same embedding.
 
     The left panel shows the objective of each start, the best first, as its distance below the best.
@@ -288,13 +286,13 @@ def plot_optima(fit: xr.DataTree, *, same: float = 0.01, axes: Any = None) -> ND
     Examples
     --------
     >>> import pm_gplvm as gplvm
-    >>> model = gplvm.build_model(gplvm.load_digits(n=20))
+    >>> model = gplvm.build_model(gplvm.data.load_digits(n=20))
     >>> best = gplvm.fit_marginal(model, n_restarts=2, random_seed=1, progressbar=False)
-    >>> axes = gplvm.plot_optima(best)
+    >>> axes = gplvm.plot.optima(best)
     >>> axes[0].get_ylabel()
     'objective below the best'
     """
-    ends = group_optima(Fit.of(fit, caller="plot_optima"), same)
+    ends = group_optima(Fit.of(fit, caller="plot.optima"), same)
     panels = _panels(axes, 2, "two", figsize=(7.4, 3.2))
     objective, group = ends["objective"].to_numpy(), ends["embedding"].to_numpy()
     rank, below = np.arange(len(objective)), objective[0] - objective
@@ -343,19 +341,19 @@ def _draw_distances(ax: Axes, ends: xr.Dataset, group: NDArray[Any]) -> None:
     bar.update_ticks()
 
 
-def plot_relevance(fit: xr.DataTree, *, threshold: float = 0.05, ax: Axes | None = None) -> Axes:
+def relevance(fit: xr.DataTree, *, threshold: float = 0.05, ax: Axes | None = None) -> Axes:
     """Draw how much each latent dimension matters (ARD).
 
     The bars show the spread of X along each dimension in units of its lengthscale, the most relevant
     first, with the 89 % interval over the draws where there is more than one value. Bars of
-    dimensions in use are filled; see :func:`dimensions` for the rule.
+    dimensions in use are filled; see :func:`diagnostics.active_dimensions` for the rule.
 
     Parameters
     ----------
     fit : DataTree
         Best of a model with ``ard=True``.
     threshold : float, default 0.05
-        As in :func:`dimensions`; the dotted line.
+        As in :func:`diagnostics.active_dimensions`; the dotted line.
     ax : matplotlib.axes.Axes, optional
 
     Returns
@@ -365,17 +363,17 @@ def plot_relevance(fit: xr.DataTree, *, threshold: float = 0.05, ax: Axes | None
     Raises
     ------
     TypeError, ValueError
-        As :func:`dimensions`.
+        As :func:`diagnostics.active_dimensions`.
 
     Examples
     --------
     >>> import pm_gplvm as gplvm
-    >>> model = gplvm.build_model(gplvm.load_digits(n=30), latent_dim=3, ard=True)
-    >>> ax = gplvm.plot_relevance(gplvm.fit_marginal(model, progressbar=False))
+    >>> model = gplvm.build_model(gplvm.data.load_digits(n=30), latent_dim=3, ard=True)
+    >>> ax = gplvm.plot.relevance(gplvm.fit_marginal(model, progressbar=False))
     >>> ax.get_xlabel()
     'latent dimension'
     """
-    table = dimensions(fit, threshold=threshold)
+    table = active_dimensions(fit, threshold=threshold)
     if ax is None:
         _, ax = plt.subplots(figsize=(5.0, 3.2), layout="constrained")
     rank = np.arange(len(table))

@@ -32,7 +32,7 @@ from pm_gplvm.prediction.predict import relative_uncertainty
 
 
 @overload
-def plot_latent(
+def latent(
     fit: xr.DataTree,
     color: Any = None,
     *,
@@ -46,7 +46,7 @@ def plot_latent(
 
 
 @overload
-def plot_latent(
+def latent(
     fit: xr.DataTree,
     color: Any = None,
     *,
@@ -59,7 +59,7 @@ def plot_latent(
 ) -> NDArray[Any]: ...
 
 
-def plot_latent(
+def latent(
     fit: xr.DataTree,
     color: Any = None,
     *,
@@ -82,7 +82,7 @@ def plot_latent(
         classes, other numbers a scale.
     dims : pair of int or "pairs", optional
         Which latent dimensions to draw; by default the first two or, where each has a lengthscale
-        of its own (ARD), the two most relevant (:func:`dimensions`). "pairs" draws each pair, one
+        of its own (ARD), the two most relevant (:func:`diagnostics.active_dimensions`). "pairs" draws each pair, one
         panel each. A model with one dimension is drawn against time or the order of the rows.
     time : str or array_like, shape (N,), optional
         A coordinate along the rows or one number a row. With one latent dimension the horizontal
@@ -121,15 +121,17 @@ def plot_latent(
     Examples
     --------
     >>> import pm_gplvm as gplvm
-    >>> best = gplvm.fit_marginal(gplvm.build_model(gplvm.load_digits(n=20)), progressbar=False)
-    >>> ax = gplvm.plot_latent(best, color="label")
+    >>> best = gplvm.fit_marginal(
+    ...     gplvm.build_model(gplvm.data.load_digits(n=20)), progressbar=False
+    ... )
+    >>> ax = gplvm.plot.latent(best, color="label")
     >>> ax.get_xlabel()
     'latent 0'
     """
     pairs = isinstance(dims, str)
     if pairs and dims != "pairs":
         raise ValueError(f"dims must be two dimensions or 'pairs', got {dims!r}.")
-    read = Fit.of(fit, "X", caller="plot_latent")
+    read = Fit.of(fit, "X", caller="plot.latent")
     plane = plane_of(read, None if pairs else dims)
     read.warn_unaligned()
     N, Q = plane.draws.shape[1:]

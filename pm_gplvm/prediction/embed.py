@@ -70,8 +70,8 @@ def embed(
     prior : tuple of array_like, optional
         ``(mean, sd)`` of x ~ N(mean, sd²), each a number, (Q,) or (M, Q), in the frame of the fit's
         X. By default N(0, 1), the prior of :func:`build_model`, moved along where :func:`align`
-        moved X; of a fit with :func:`classes` their mixture; of one that is
-        :func:`back_constrained` the position that the map gives, one for each draw. If X had a prior
+        moved X; of a fit with :func:`priors.class_mixture` their mixture; of one that is
+        :func:`priors.back_constraint` the position that the map gives, one for each draw. If X had a prior
         of your own, give it here.
     draws : int, default 20
         At most so many draws of the fit are used, evenly spaced.
@@ -99,7 +99,7 @@ def embed(
         weightiest mode with that of every training row given all others (R&W 2006, eq. 5.12): the
         distance below their median, in units of that of their lower sixth (but at least 0.1), the
         median over the draws. 0 is as usual, 1 as poor as for a sixth of the training rows. NaN
-        where a map gives the position (:func:`back_constrained`).
+        where a map gives the position (:func:`priors.back_constraint`).
 
     Warns
     -----
@@ -129,7 +129,7 @@ def embed(
     Examples
     --------
     >>> import pm_gplvm as gplvm
-    >>> Y = gplvm.load_digits(n=32)
+    >>> Y = gplvm.data.load_digits(n=32)
     >>> best = gplvm.fit_marginal(gplvm.build_model(Y[:30]), progressbar=False)
     >>> new = gplvm.embed(best, Y[30:], random_seed=1, progressbar=False)
     >>> new["posterior"]["X"].dims, new["modes"]["weight"].dims
@@ -201,7 +201,7 @@ def log_predictive(
     Examples
     --------
     >>> import pm_gplvm as gplvm
-    >>> Y = gplvm.load_digits(n=32)
+    >>> Y = gplvm.data.load_digits(n=32)
     >>> best = gplvm.fit_marginal(gplvm.build_model(Y[:30]), progressbar=False)
     >>> gplvm.log_predictive(best, Y[30:], random_seed=1, progressbar=False)["log_score"].dims
     ('obs_new',)

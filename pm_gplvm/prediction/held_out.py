@@ -53,8 +53,10 @@ def compute_log_likelihood(fit: xr.DataTree) -> xr.DataTree:
     Examples
     --------
     >>> import pm_gplvm as gplvm
-    >>> best = gplvm.fit_marginal(gplvm.build_model(gplvm.load_digits(n=20)), progressbar=False)
-    >>> gplvm.compute_log_likelihood(best)["log_likelihood"]["Y"].shape
+    >>> best = gplvm.fit_marginal(
+    ...     gplvm.build_model(gplvm.data.load_digits(n=20)), progressbar=False
+    ... )
+    >>> gplvm.diagnostics.compute_log_likelihood(best)["log_likelihood"]["Y"].shape
     (1, 1, 64)
     """
     read = Fit.of(fit, caller="compute_log_likelihood")
@@ -116,8 +118,10 @@ def leave_one_out(fit: xr.DataTree, *, draws: int = 200) -> xr.Dataset:
     Examples
     --------
     >>> import pm_gplvm as gplvm
-    >>> best = gplvm.fit_marginal(gplvm.build_model(gplvm.load_digits(n=20)), progressbar=False)
-    >>> dict(gplvm.leave_one_out(best).sizes)
+    >>> best = gplvm.fit_marginal(
+    ...     gplvm.build_model(gplvm.data.load_digits(n=20)), progressbar=False
+    ... )
+    >>> dict(gplvm.diagnostics.leave_one_out(best).sizes)
     {'obs': 20, 'feature': 64}
     """
     count("draws", draws)
@@ -235,8 +239,8 @@ def cross_validate(
     Examples
     --------
     >>> import pm_gplvm as gplvm
-    >>> scores = gplvm.cross_validate(
-    ...     gplvm.load_digits(n=20), n_folds=2, random_seed=1, progressbar=False
+    >>> scores = gplvm.diagnostics.cross_validate(
+    ...     gplvm.data.load_digits(n=20), n_folds=2, random_seed=1, progressbar=False
     ... )
     >>> scores["log_score"].dims
     ('obs',)

@@ -57,7 +57,7 @@ def impute(
     Examples
     --------
     >>> import numpy as np, pm_gplvm as gplvm
-    >>> Y = gplvm.load_digits(n=32)
+    >>> Y = gplvm.data.load_digits(n=32)
     >>> best = gplvm.fit_marginal(gplvm.build_model(Y[:30]), progressbar=False)
     >>> holes = Y[30:].where(Y["feature"] != Y["feature"][20])
     >>> filled = gplvm.impute(best, holes, random_seed=1, progressbar=False)

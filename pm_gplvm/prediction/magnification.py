@@ -65,8 +65,10 @@ def magnification(fit: xr.DataTree, X_new: Any, *, draws: int = 50) -> xr.Datase
     Examples
     --------
     >>> import numpy as np, pm_gplvm as gplvm
-    >>> best = gplvm.fit_marginal(gplvm.build_model(gplvm.load_digits(n=20)), progressbar=False)
-    >>> gplvm.magnification(best, np.zeros((3, 2)))["magnification"].shape
+    >>> best = gplvm.fit_marginal(
+    ...     gplvm.build_model(gplvm.data.load_digits(n=20)), progressbar=False
+    ... )
+    >>> gplvm.diagnostics.magnification(best, np.zeros((3, 2)))["magnification"].shape
     (3,)
     """
     read = Fit.of(fit, "X", "sigma", "Y_mean", "Y_scale", caller="magnification")

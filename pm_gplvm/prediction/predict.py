@@ -70,7 +70,7 @@ def predict(fit: xr.DataTree, X_new: Any, *, noise: bool = False, draws: int = 1
     Examples
     --------
     >>> import numpy as np, pm_gplvm as gplvm
-    >>> model = gplvm.build_model(gplvm.load_digits(n=20))
+    >>> model = gplvm.build_model(gplvm.data.load_digits(n=20))
     >>> best = gplvm.fit_marginal(model, progressbar=False)
     >>> dict(gplvm.predict(best, np.zeros((1, 2))).sizes)
     {'obs_new': 1, 'feature': 64}
@@ -145,7 +145,9 @@ def sample_predictive(
     Examples
     --------
     >>> import numpy as np, pm_gplvm as gplvm
-    >>> best = gplvm.fit_marginal(gplvm.build_model(gplvm.load_digits(n=20)), progressbar=False)
+    >>> best = gplvm.fit_marginal(
+    ...     gplvm.build_model(gplvm.data.load_digits(n=20)), progressbar=False
+    ... )
     >>> path = np.linspace([-1.0, 0.0], [1.0, 0.0], 5)
     >>> gplvm.sample_predictive(best, path, draws=3, random_seed=1)["predictions"]["Y"].shape
     (1, 3, 5, 64)
@@ -188,7 +190,7 @@ def reconstruct(fit: xr.DataTree, *, noise: bool = False, draws: int = 100) -> x
     its noise σ²: the Gaussian conditional at X_new = X. An entry that is missing is predicted at its
     row's position as in :func:`predict`, from the rows that have that column. The draws are mixed by the law of total
     variance. With X fixed rows that lie apart are hardly smoothed; how a row would be predicted
-    from the others is given by :func:`leave_one_out`.
+    from the others is given by :func:`diagnostics.leave_one_out`.
 
     Parameters
     ----------
@@ -212,7 +214,9 @@ def reconstruct(fit: xr.DataTree, *, noise: bool = False, draws: int = 100) -> x
     Examples
     --------
     >>> import pm_gplvm as gplvm
-    >>> best = gplvm.fit_marginal(gplvm.build_model(gplvm.load_digits(n=20)), progressbar=False)
+    >>> best = gplvm.fit_marginal(
+    ...     gplvm.build_model(gplvm.data.load_digits(n=20)), progressbar=False
+    ... )
     >>> dict(gplvm.reconstruct(best).sizes)
     {'obs': 20, 'feature': 64}
     """

@@ -36,7 +36,7 @@ _STEPS_EACH = 50
 _CANDIDATES = 5  # positions of old rows at which a new row may begin
 
 
-def update(
+def add_rows(
     fit: xr.DataTree,
     Y_new: Any,
     *,
@@ -109,16 +109,16 @@ def update(
     Examples
     --------
     >>> import pm_gplvm as gplvm
-    >>> Y = gplvm.load_digits(n=40)
+    >>> Y = gplvm.data.load_digits(n=40)
     >>> old = gplvm.fit_marginal(gplvm.build_model(Y[:30]), progressbar=False)
-    >>> new = gplvm.update(old, Y[30:], random_seed=1, progressbar=False)
+    >>> new = gplvm.add_rows(old, Y[30:], random_seed=1, progressbar=False)
     >>> new["posterior"].sizes["obs"], old["posterior"].sizes["obs"]
     (40, 30)
     """
     check_rates(learning_rate, learning_rate_theta, momentum)
     if not hold >= 0.0:
         raise ValueError(f"hold must not be negative, got {hold!r}.")
-    read = Fit.of(fit, "X", caller="update")
+    read = Fit.of(fit, "X", caller="add_rows")
     draw = _only_draw(read)
     F, mean, scale = read.table(missing=False)
     new = _new_rows(read, Y_new)
@@ -192,13 +192,13 @@ def _only_draw(read: Fit) -> GP:
     if read.n_draws != 1:
         sizes = read.posterior.sizes
         raise ValueError(
-            "update needs a fit of one draw, as fit_marginal and fit_stochastic make it, got "
+            "add_rows needs a fit of one draw, as fit_marginal and fit_stochastic make it, got "
             f"{sizes['chain']} chains of {sizes['draw']}."
         )
     draw = next(each_draw(read))
     if draw.own_noise:
         raise ValueError(
-            "update needs one noise for all columns, got a fit with one for each. Place the rows with "
+            "add_rows needs one noise for all columns, got a fit with one for each. Place the rows with "
             "embed, or fit all of them again with fit_map."
         )
     return draw
@@ -288,7 +288,7 @@ def _longer_model(
 ) -> pm.Model:
     """Build the model of all rows, in the units of the old fit.
 
-    Not by rebuild_model, which refuses other priors than the fit's: those of X may depend on the rows.
+    Not by model.rebuild, which refuses other priors than the fit's: those of X may depend on the rows.
     """
     fixed = read.constants
     held = {name: fixed[name].to_numpy() for name in THETA if name in fixed}

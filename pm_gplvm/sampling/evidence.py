@@ -55,7 +55,7 @@ def log_evidence(fit: xr.DataTree, *, n_batches: int = 10) -> Evidence:
     Examples
     --------
     >>> import pm_gplvm as gplvm
-    >>> model = gplvm.build_model(gplvm.load_digits(n=8), latent_dim=1)
+    >>> model = gplvm.build_model(gplvm.data.load_digits(n=8), latent_dim=1)
     >>> fit = gplvm.sample(
     ...     model,
     ...     draws=50,
@@ -66,7 +66,7 @@ def log_evidence(fit: xr.DataTree, *, n_batches: int = 10) -> Evidence:
     ...     random_seed=1,
     ...     progressbar=False,
     ... )
-    >>> gplvm.log_evidence(fit).error > 0.0
+    >>> gplvm.diagnostics.log_evidence(fit).error > 0.0
     True
     """
     tempering = Fit.of(fit, "X", caller="log_evidence").group("tempering")

@@ -68,13 +68,13 @@ def sample(
         agree from there on.
     beta_min : float, default 0.3
         Power of the likelihood at the flattest replica. 0 is the prior, from which
-        :func:`log_evidence` can be computed: the temperatures are kept then, and more are needed.
+        :func:`diagnostics.log_evidence` can be computed: the temperatures are kept then, and more are needed.
     n_candidates : int, default 64
         Positions proposed to a row at a time.
     random_seed : int, optional
     store : path, optional
         A new ``.nc`` or ``.zarr`` to which the draws so far are written every minute. After an
-        interruption it can be loaded, and continued by :func:`sample_more`.
+        interruption it can be loaded, and continued by :func:`resume`.
     progressbar : bool, default True
     blas_threads : int or None, default 1
 
@@ -85,7 +85,7 @@ def sample(
         ``sample_stats``: ``lp``, ``log_likelihood``, ``diverging``, ``acceptance_rate``,
         ``moved`` (share of the updated rows that found another position), ``n_steps``.
         ``tempering``: the log-likelihood at every power ``beta``, and the acceptance of the swaps.
-        ``sampler``: the state from which :func:`sample_more` goes on. An interrupted run (Ctrl-C)
+        ``sampler``: the state from which :func:`resume` goes on. An interrupted run (Ctrl-C)
         returns the draws so far.
 
     Warns
@@ -108,7 +108,7 @@ def sample(
     Examples
     --------
     >>> import pm_gplvm as gplvm
-    >>> model = gplvm.build_model(gplvm.load_digits(n=12))
+    >>> model = gplvm.build_model(gplvm.data.load_digits(n=12))
     >>> full = gplvm.sample(
     ...     model, draws=20, tune=20, chains=2, replicas=1, random_seed=1, progressbar=False
     ... )
@@ -148,7 +148,7 @@ def sample(
     return _finished(model, sampler, record, settings, store)
 
 
-def sample_more(
+def resume(
     model: pm.Model,
     fit: xr.DataTree | str | Path,
     *,
@@ -162,7 +162,7 @@ def sample_more(
     Parameters
     ----------
     model : pm.Model
-        The model that was sampled; :func:`rebuild_model` makes it again from the fit.
+        The model that was sampled; :func:`model.rebuild` makes it again from the fit.
     fit : DataTree or path
         From :func:`sample`, or the file to which it wrote.
     draws : int, default 1000
@@ -183,21 +183,19 @@ def sample_more(
     Examples
     --------
     >>> import pm_gplvm as gplvm
-    >>> model = gplvm.build_model(gplvm.load_digits(n=12))
+    >>> model = gplvm.build_model(gplvm.data.load_digits(n=12))
     >>> short = gplvm.sample(
     ...     model, draws=10, tune=20, chains=2, replicas=1, random_seed=1, progressbar=False
     ... )
-    >>> gplvm.sample_more(model, short, draws=10, progressbar=False).posterior.sizes["draw"]
+    >>> gplvm.resume(model, short, draws=10, progressbar=False).posterior.sizes["draw"]
     20
     """
     count("draws", draws)
     earlier = load(fit) if isinstance(fit, str | Path) else fit
-    read = Fit.of(earlier, "X", caller="sample_more")
+    read = Fit.of(earlier, "X", caller="resume")
     kept = read.group("sampler")
     if not kept:
-        raise ValueError(
-            "sample_more needs a fit made by sample, got one without the group 'sampler'."
-        )
+        raise ValueError("resume needs a fit made by sample, got one without the group 'sampler'.")
     if store is not None:
         check_writable(Path(store), overwrite=False)
     model = untransformed(model)
@@ -210,7 +208,7 @@ def sample_more(
     record = Record.of(read)
     with (
         limit_threads(blas_threads),
-        progress_bar("sample_more", draws * thin, "iterations", show=progressbar) as steps,
+        progress_bar("resume", draws * thin, "iterations", show=progressbar) as steps,
     ):
         # Its densities are computed here, by as many threads as those of the run before.
         sampler = Replicas(

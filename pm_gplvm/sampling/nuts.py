@@ -89,7 +89,7 @@ def sample_theta(
     Examples
     --------
     >>> import pm_gplvm as gplvm
-    >>> model = gplvm.build_model(gplvm.load_digits(n=20))
+    >>> model = gplvm.build_model(gplvm.data.load_digits(n=20))
     >>> best = gplvm.fit_marginal(model, progressbar=False)
     >>> theta = gplvm.sample_theta(model, best, draws=500, progressbar=False, random_seed=1)
     >>> theta.posterior["sigma"].sizes["chain"]

@@ -39,7 +39,7 @@ def sample_prior(
     DataTree
         ``prior``: X (chain, draw, obs, latent), θ and what else the model has; one chain.
         ``prior_predictive``: the table, dims (chain, draw, feature, obs), in the units of Y.
-        ``observed_data`` and ``constant_data`` as in every fit. ``plot_prior`` shows it; ArviZ's
+        ``observed_data`` and ``constant_data`` as in every fit. ``plot.prior`` shows it; ArviZ's
         prior checks read it too.
 
     Raises
@@ -50,7 +50,7 @@ def sample_prior(
     Examples
     --------
     >>> import pm_gplvm as gplvm
-    >>> model = gplvm.build_model(gplvm.load_digits(n=20))
+    >>> model = gplvm.build_model(gplvm.data.load_digits(n=20))
     >>> prior = gplvm.sample_prior(model, draws=10, random_seed=1)
     >>> prior["prior_predictive"]["Y"].shape
     (1, 10, 64, 20)

@@ -207,7 +207,9 @@ def test_memory_is_reused_and_no_result_overwritten(rng):
     where, F = places(rng), rng.standard_normal((20, 4))
     inputs = variables(3)
     out = CollapsedBound("rbf", 4)(*inputs, pytensor.shared(F))[0]
-    function = pytensor.function(inputs, [out, *pt.grad(out, inputs)], mode=gplvm.compile_mode())
+    function = pytensor.function(
+        inputs, [out, *pt.grad(out, inputs)], mode=gplvm.model.compile_mode()
+    )
     first = function(*where, *THETA.values())
     copies = [np.array(part) for part in first]
     function(where[0] + 1.0, *where[1:], *THETA.values())

@@ -10,7 +10,7 @@ import pm_gplvm as gplvm
 
 
 def test_digits_are_scikit_learns():
-    digits = gplvm.load_digits(n=7, random_seed=3)
+    digits = gplvm.data.load_digits(n=7, random_seed=3)
     source = sklearn.datasets.load_digits()
     assert digits.dims == ("obs", "feature")
     assert digits.shape == (7, 64)
@@ -21,20 +21,20 @@ def test_digits_are_scikit_learns():
 
 
 def test_digits_by_seed():
-    first, again, other = (gplvm.load_digits(n=20, random_seed=s) for s in (1, 1, 2))
+    first, again, other = (gplvm.data.load_digits(n=20, random_seed=s) for s in (1, 1, 2))
     np.testing.assert_array_equal(first["obs"], again["obs"])
     assert not np.array_equal(first["obs"], other["obs"])
     assert len(np.unique(first["obs"])) == 20
 
 
 def test_all_digits():
-    assert gplvm.load_digits(n=1797).shape == (1797, 64)
+    assert gplvm.data.load_digits(n=1797).shape == (1797, 64)
 
 
 @pytest.mark.parametrize("n", [0, -3, 1798])
 def test_number_of_digits_out_of_range(n):
     with pytest.raises(ValueError, match=rf"n must lie between 1 and 1797, got {n}"):
-        gplvm.load_digits(n=n)
+        gplvm.data.load_digits(n=n)
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def csv(tmp_path):
 
 def test_csv_with_names_and_label(csv):
     path = csv("id,kind,a,b\nr1,x,1,2.5\nr2,y,3,4.5\nr3,x,5,6.5\n")
-    table = gplvm.load_table(path, label="kind")
+    table = gplvm.data.load_table(path, label="kind")
     assert table.dims == ("obs", "feature")
     assert table.name == "cells"
     assert table["obs"].to_numpy().tolist() == ["r1", "r2", "r3"]
@@ -64,25 +64,25 @@ def test_csv_as_pandas_writes_it(tmp_path):
         [[1.0, 2.0], [3.0, 4.0], [5.0, 7.0]], index=list("uvw"), columns=["a", "b"]
     )
     frame.to_csv(tmp_path / "t.csv")
-    table = gplvm.load_table(str(tmp_path / "t.csv"))
+    table = gplvm.data.load_table(str(tmp_path / "t.csv"))
     assert table["obs"].to_numpy().tolist() == list("uvw")
     np.testing.assert_array_equal(table, frame)
 
 
 def test_csv_of_bare_numbers(csv):
-    table = gplvm.load_table(csv("a,b\n1,2\n3,4\n5,6\n"))
+    table = gplvm.data.load_table(csv("a,b\n1,2\n3,4\n5,6\n"))
     assert table["obs"].to_numpy().tolist() == [0, 1, 2]
     assert "label" not in table.coords
 
 
 def test_csv_with_numeric_label(csv):
-    table = gplvm.load_table(csv("stage,a\n1,0.5\n2,0.7\n2,0.9\n"), label="stage")
+    table = gplvm.data.load_table(csv("stage,a\n1,0.5\n2,0.7\n2,0.9\n"), label="stage")
     assert table["label"].to_numpy().tolist() == ["1", "2", "2"]
     assert table.shape == (3, 1)
 
 
 def test_table_from_a_file_goes_straight_into_a_model(csv):
-    table = gplvm.load_table(csv("kind,a,b\nx,1,2\ny,3,5\nx,5,6\nz,7,1\n"), label="kind")
+    table = gplvm.data.load_table(csv("kind,a,b\nx,1,2\ny,3,5\nx,5,6\nz,7,1\n"), label="kind")
     assert tuple(gplvm.build_model(table, 1).coords["label"]) == ("x", "y", "x", "z")
 
 
@@ -90,18 +90,18 @@ def test_csv_without_the_label_column(csv):
     with pytest.raises(
         ValueError, match=r"name a column of cells\.csv, got 'kind'\. Its columns are a, b\."
     ):
-        gplvm.load_table(csv("a,b\n1,2\n3,4\n5,6\n"), label="kind")
+        gplvm.data.load_table(csv("a,b\n1,2\n3,4\n5,6\n"), label="kind")
 
 
 def test_csv_with_text(csv):
     with pytest.raises(
         TypeError, match=r"got text in kind\. .*pass it as the label \(--label kind\)"
     ):
-        gplvm.load_table(csv("kind,a\nx,1\ny,3\nx,5\n"))
+        gplvm.data.load_table(csv("kind,a\nx,1\ny,3\nx,5\n"))
 
 
 def test_csv_with_a_hole_is_refused_where_models_are_built(csv):
-    table = gplvm.load_table(csv("a,b\n1,2\n3,\n5,6\n"))
+    table = gplvm.data.load_table(csv("a,b\n1,2\n3,\n5,6\n"))
     with pytest.raises(ValueError, match=r"1 missing \(NaN\).*obs 1, feature 1 \(b\)"):
         gplvm.build_model(table)
 
@@ -109,28 +109,28 @@ def test_csv_with_a_hole_is_refused_where_models_are_built(csv):
 @pytest.mark.parametrize("text", ["", "a,b\n1,2\n3,4,5\n"], ids=["empty", "ragged"])
 def test_broken_csv(text, csv):
     with pytest.raises(ValueError, match=r"cells\.csv is not a CSV table"):
-        gplvm.load_table(csv(text))
+        gplvm.data.load_table(csv(text))
 
 
 def test_binary_csv(tmp_path):
     (tmp_path / "b.csv").write_bytes(b"\xff\xfe\x00\x81" * 20)
     with pytest.raises(ValueError, match=r"b\.csv is not a CSV table"):
-        gplvm.load_table(tmp_path / "b.csv")
+        gplvm.data.load_table(tmp_path / "b.csv")
 
 
 def test_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"There is no file .*nothing\.csv"):
-        gplvm.load_table(tmp_path / "nothing.csv")
+        gplvm.data.load_table(tmp_path / "nothing.csv")
 
 
 def test_folder_is_no_file(tmp_path):
     with pytest.raises(FileNotFoundError, match="There is no file"):
-        gplvm.load_table(tmp_path)
+        gplvm.data.load_table(tmp_path)
 
 
 def test_other_kinds_of_files(csv):
     with pytest.raises(ValueError, match=r"must be a \.csv or \.nc file, got 'cells\.xlsx'"):
-        gplvm.load_table(csv("a", name="cells.xlsx"))
+        gplvm.data.load_table(csv("a", name="cells.xlsx"))
 
 
 @pytest.fixture
@@ -144,7 +144,7 @@ def netcdf(tmp_path):
 
 
 def test_netcdf_round_trip(netcdf, Y):
-    table = gplvm.load_table(netcdf(Y.rename("spectra").to_dataset()), label="label")
+    table = gplvm.data.load_table(netcdf(Y.rename("spectra").to_dataset()), label="label")
     xr.testing.assert_allclose(table, Y)
     assert table["label"].to_numpy().tolist() == Y["label"].to_numpy().tolist()
 
@@ -153,7 +153,7 @@ def test_netcdf_with_the_label_as_a_variable(netcdf):
     dataset = xr.Dataset(
         {"y": (("time", "wave"), np.arange(6.0).reshape(3, 2)), "kind": ("time", [1, 2, 1])}
     )
-    table = gplvm.load_table(netcdf(dataset), label="kind")
+    table = gplvm.data.load_table(netcdf(dataset), label="kind")
     assert table["label"].to_numpy().tolist() == ["1", "2", "1"]
     assert table.shape == (3, 2)
 
@@ -171,29 +171,29 @@ def test_netcdf_of_wrong_shape(variables, found, netcdf):
     with pytest.raises(
         ValueError, match=rf"spectra\.nc must hold one two-dimensional variable, {found}"
     ):
-        gplvm.load_table(netcdf(xr.Dataset(variables)))
+        gplvm.data.load_table(netcdf(xr.Dataset(variables)))
 
 
 def test_netcdf_without_the_label(netcdf, Y):
     with pytest.raises(
         ValueError, match=r"name a coordinate of spectra\.nc, got 'kind'\. It has .*obs"
     ):
-        gplvm.load_table(netcdf(Y.rename("spectra").to_dataset()), label="kind")
+        gplvm.data.load_table(netcdf(Y.rename("spectra").to_dataset()), label="kind")
 
 
 def test_netcdf_that_is_none(tmp_path):
     (tmp_path / "t.nc").write_text("hello", encoding="utf-8")
     with pytest.raises(ValueError, match=r"t\.nc is not a NetCDF file"):
-        gplvm.load_table(tmp_path / "t.nc")
+        gplvm.data.load_table(tmp_path / "t.nc")
 
 
 def test_a_first_column_without_a_name_that_repeats_holds_the_classes(tmp_path):
     path = tmp_path / "cells.csv"
     path.write_text(",a,b\nearly,1,2\nearly,3,4\nlate,5,7\n")
-    table = gplvm.load_table(path)
+    table = gplvm.data.load_table(path)
     assert table["label"].to_numpy().tolist() == ["early", "early", "late"]
     assert table["obs"].to_numpy().tolist() == [0, 1, 2]
     path.write_text(",a,b\none,1,2\ntwo,3,4\nthree,5,7\n")
-    table = gplvm.load_table(path)
+    table = gplvm.data.load_table(path)
     assert table["obs"].to_numpy().tolist() == ["one", "two", "three"]
     assert "label" not in table.coords

@@ -41,7 +41,7 @@ def test_everything_goes_on_from_a_loaded_fit(model, best, tmp_path):
         for fit in (best, again)
     )
     np.testing.assert_array_equal(one.posterior["sigma"], two.posterior["sigma"])
-    assert gplvm.plot_latent(again, color="label").get_xlabel() == "latent 0"
+    assert gplvm.plot.latent(again, color="label").get_xlabel() == "latent 0"
 
 
 def test_nothing_is_overwritten_unless_asked(best, tmp_path):

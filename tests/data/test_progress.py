@@ -24,7 +24,7 @@ LONG = (
     "impute",
     "log_predictive",
     "sample",
-    "sample_more",
+    "resume",
     "sample_theta",
     "update",
 )
@@ -66,7 +66,7 @@ def factors(rng):
 
 def test_folds_are_counted(screen, factors):
     settings = {"n_folds": 2, "n_samples": 100, "random_seed": 1}
-    gplvm.cross_validate(factors, **settings)
+    gplvm.diagnostics.cross_validate(factors, **settings)
     assert "2/2" in screen.getvalue()
     assert "folds," in screen.getvalue()
 

@@ -201,7 +201,7 @@ def test_pictures_and_predictions_are_in_the_aligned_frame(small, rng):
     X = turned(cloud(rng), rotations(rng, (2, 5), 2))
     aligned = gplvm.align(fit_of(small, X, **THETA))
     mean = Fit(aligned).draws("X").mean(("chain", "draw")).to_numpy()
-    ax = gplvm.plot_latent(aligned, grid=5)
+    ax = gplvm.plot.latent(aligned, grid=5)
     np.testing.assert_allclose(ax.collections[-1].get_offsets(), mean)
     plt.close("all")
     # Raw draws in ten frames say nothing at a place; aligned, the rows' own places are known.

@@ -23,12 +23,12 @@ def small():
 
 
 def test_ranks_are_uniform(small):
-    ranks = gplvm.calibrate(
+    ranks = gplvm.diagnostics.sbc(
         small, n_replicates=20, draws=3, thin=4, tune=40, chains=3, random_seed=2, progressbar=False
     )
     assert set(ranks.data_vars) > {"lengthscale", "amplitude", "sigma", "log_likelihood"}
     assert max(int(v.max()) for v in ranks.data_vars.values()) <= ranks.attrs["draws"] == 9
-    table = gplvm.uniformity(ranks, n_bins=5)
+    table = gplvm.diagnostics.sbc_test(ranks, n_bins=5)
     # The smallest of some ten p-values, on 20 tables: it finds gross errors only.
     assert table[["chi2_p", "ks_p"]].to_numpy().min() > 1e-3
 
@@ -37,7 +37,7 @@ def test_ranks_are_uniform(small):
 def test_uniformity_finds_wrong_widths(power):
     share = np.linspace(0.0, 1.0, 200)
     ranks = xr.Dataset({"x": ("replicate", np.round(99 * share**power))}, attrs={"draws": 99})
-    table = gplvm.uniformity(ranks)
+    table = gplvm.diagnostics.sbc_test(ranks)
     assert table.loc["x", "chi2_p"] < 1e-3
     assert table.loc["x", "ks_p"] < 1e-3
     inside = ((99 * share**power).round() + 0.5) / 100
@@ -73,7 +73,7 @@ def test_bad_arguments(small, Y):
     with pytest.raises(
         ValueError, match="n_replicates must be a whole number of at least 1, got 0"
     ):
-        gplvm.calibrate(small, n_replicates=0)
+        gplvm.diagnostics.sbc(small, n_replicates=0)
     flat = gplvm.build_model(Y, priors={"sigma": "flat"})
     with pytest.raises(ValueError, match="proper priors"):
-        gplvm.calibrate(flat, n_replicates=1, progressbar=False)
+        gplvm.diagnostics.sbc(flat, n_replicates=1, progressbar=False)

@@ -44,7 +44,7 @@ def nearest(X, k):
 
 
 def test_neighbour_probabilities_are_shares_of_the_draws(fits):
-    found = gplvm.neighbour_probabilities(fits["many"], 3)
+    found = gplvm.diagnostics.neighbour_probabilities(fits["many"], 3)
     X = fits["many"].posterior["X"].to_numpy().reshape(-1, 12, 2)
     sets = [nearest(x, 3) for x in X]
     for i, j in np.ndindex(12, 12):
@@ -58,7 +58,7 @@ def test_ard_measures_in_each_lengthscale(Y, rng):
     model = gplvm.build_model(Y, ard=True)
     X = rng.standard_normal((1, 1, 12, 2))
     fit = fit_of(model, X, amplitude=1.0, sigma=0.4, lengthscale=[[[1.0, 1000.0]]])
-    found = gplvm.neighbour_probabilities(fit, 2).to_numpy()
+    found = gplvm.diagnostics.neighbour_probabilities(fit, 2).to_numpy()
     assert [set(np.flatnonzero(row).tolist()) for row in found] == nearest(X[0, 0, :, :1], 2)
 
 
@@ -72,7 +72,7 @@ def test_ard_measures_in_each_lengthscale(Y, rng):
 )
 def test_wrong_counts(fits, settings, message):
     with pytest.raises(ValueError, match=message):
-        gplvm.neighbour_probabilities(fits["one"], **settings)
+        gplvm.diagnostics.neighbour_probabilities(fits["one"], **settings)
     with pytest.raises(ValueError, match=message):
         gplvm.compare(fits, **settings)
 
@@ -126,7 +126,7 @@ def test_every_number_by_another_route(fits, Y):
         assert row[name] == pytest.approx(value, rel=1e-9), name
     assert (row["method"], row["elpd_entry"]) == (
         "made",
-        pytest.approx(float(gplvm.leave_one_out(fits["many"])["log_score"].sum())),
+        pytest.approx(float(gplvm.diagnostics.leave_one_out(fits["many"])["log_score"].sum())),
     )
 
 
@@ -207,7 +207,7 @@ def test_a_large_pareto_k_is_said(small, rng):
 
 
 def test_the_table_of_theta_holds_what_it_says(best, theta):
-    table = gplvm.summarise_theta(best, theta)
+    table = gplvm.diagnostics.summarise_theta(best, theta)
     assert table.index.tolist() == ["lengthscale", "amplitude", "sigma"]
     draws = theta.posterior["sigma"].to_numpy()
     assert table.loc["sigma", "mean"] == pytest.approx(draws.mean())

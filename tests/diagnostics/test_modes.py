@@ -35,7 +35,7 @@ def places(rng):
 
 def test_two_embeddings_with_their_weights(small, places, rng):
     which = (rng.random((CHAINS, DRAWS)) < 0.3).astype(int)
-    found = gplvm.embeddings(draws_about(rng, small, places, which))
+    found = gplvm.diagnostics.posterior_modes(draws_about(rng, small, places, which))
     np.testing.assert_array_equal(found.members.to_numpy(), which)
     table = found.table
     assert table["weight"].to_list() == pytest.approx([1.0 - which.mean(), which.mean()])
@@ -56,7 +56,7 @@ def test_two_embeddings_with_their_weights(small, places, rng):
 def test_the_heaviest_comes_first_and_chains_that_do_not_move_are_said(small, places, rng):
     which = np.ones((CHAINS, DRAWS), dtype=int)
     which[0] = 0
-    found = gplvm.embeddings(draws_about(rng, small, places, which))
+    found = gplvm.diagnostics.posterior_modes(draws_about(rng, small, places, which))
     assert found.table["chains"].to_list() == [(1, 2, 3), (0,)]
     assert found.table["log_likelihood"][0] < found.table["log_likelihood"][1]
     assert "too seldom for their weights to be trusted" in str(found)
@@ -65,7 +65,7 @@ def test_the_heaviest_comes_first_and_chains_that_do_not_move_are_said(small, pl
 @pytest.mark.parametrize("spread", [0.05, 0.5])
 def test_draws_about_one_place_are_one_embedding(small, places, rng, spread):
     which = np.zeros((CHAINS, DRAWS), dtype=int)
-    found = gplvm.embeddings(draws_about(rng, small, places, which, spread=spread))
+    found = gplvm.diagnostics.posterior_modes(draws_about(rng, small, places, which, spread=spread))
     assert len(found) == 1
     assert found.table["weight"][0] == 1.0
     assert found.table["error"][0] == 0.0
@@ -73,19 +73,19 @@ def test_draws_about_one_place_are_one_embedding(small, places, rng, spread):
 
 
 def test_positions_held_are_one_embedding(theta):
-    assert len(gplvm.embeddings(theta)) == 1
+    assert len(gplvm.diagnostics.posterior_modes(theta)) == 1
 
 
 def test_users_mistakes(small, places, rng):
     fit = draws_about(rng, small, places, np.zeros((2, 10), dtype=int))
     with pytest.raises(ValueError, match="needs 40 draws or more to sort, got 20"):
-        gplvm.embeddings(fit)
+        gplvm.diagnostics.posterior_modes(fit)
     with pytest.raises(ValueError, match=r"min_weight must lie between 0 and 0\.5, got 0\.7"):
-        gplvm.embeddings(fit, min_weight=0.7)
+        gplvm.diagnostics.posterior_modes(fit, min_weight=0.7)
     for n_pairs in (0, 2.5, True):
         with pytest.raises(ValueError, match="n_pairs must be a whole number of at least 1"):
-            gplvm.embeddings(
+            gplvm.diagnostics.posterior_modes(
                 draws_about(rng, small, places, np.zeros((2, 20), int)), n_pairs=n_pairs
             )
-    with pytest.raises(TypeError, match="embeddings needs a fit"):
-        gplvm.embeddings(places)
+    with pytest.raises(TypeError, match="posterior_modes needs a fit"):
+        gplvm.diagnostics.posterior_modes(places)

@@ -32,14 +32,18 @@ def test_relevance_is_the_spread_in_lengthscales(made):
 
 
 def test_the_rule(made):
-    table = gplvm.dimensions(made)
+    table = gplvm.diagnostics.active_dimensions(made)
     assert table.index.tolist() == [1, 0, 2]
     assert table["in_use"].tolist() == [True, True, False]
     np.testing.assert_allclose(table["probability"], [1.0, 1.0, 0.25])
     np.testing.assert_allclose(table["relevance"], [2.0, 0.5, 0.002])
     assert table.loc[2, "low"] < table.loc[2, "relevance"] < table.loc[2, "high"]
-    assert gplvm.dimensions(made, threshold=0.3)["in_use"].tolist() == [True, False, False]
-    assert gplvm.dimensions(made, threshold=0.0005)["in_use"].all()
+    assert gplvm.diagnostics.active_dimensions(made, threshold=0.3)["in_use"].tolist() == [
+        True,
+        False,
+        False,
+    ]
+    assert gplvm.diagnostics.active_dimensions(made, threshold=0.0005)["in_use"].all()
 
 
 def test_the_scale_of_x_does_not_matter(made):
@@ -52,7 +56,7 @@ def test_the_scale_of_x_does_not_matter(made):
 
 
 def test_one_draw_has_no_interval(best):
-    table = gplvm.dimensions(best)
+    table = gplvm.diagnostics.active_dimensions(best)
     assert table[["low", "high"]].isna().all(axis=None)
     assert set(table["probability"]) <= {0.0, 1.0}
 
@@ -72,30 +76,30 @@ def test_aligned_draws_keep_their_relevance_in_an_order_of_their_own(made):
 def test_a_lengthscale_that_is_held_counts(Y, rng):
     model = gplvm.build_model(Y, 2, ard=True, priors={"lengthscale": [1.0, 100.0]})
     X = rng.standard_normal((1, 4, 12, 2))
-    table = gplvm.dimensions(fit_of(model, X, amplitude=1.0, sigma=0.1))
+    table = gplvm.diagnostics.active_dimensions(fit_of(model, X, amplitude=1.0, sigma=0.1))
     assert table["in_use"].to_dict() == {0: True, 1: False}
 
 
 def test_plot_latent_shows_the_two_most_relevant(made, best):
     assert dominant(Fit(made)) == (1, 0)
-    ax = gplvm.plot_latent(made, background=False)
+    ax = gplvm.plot.latent(made, background=False)
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("latent 1", "latent 0")
-    ax = gplvm.plot_latent(made, dims=(0, 2), background=False)
+    ax = gplvm.plot.latent(made, dims=(0, 2), background=False)
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("latent 0", "latent 2")
     assert dominant(Fit(best)) == (0, 1)  # one lengthscale for both
     plt.close("all")
 
 
 def test_plot_relevance_draws_the_table(made, best):
-    table = gplvm.dimensions(made)
-    ax = gplvm.plot_relevance(made)
+    table = gplvm.diagnostics.active_dimensions(made)
+    ax = gplvm.plot.relevance(made)
     assert [bar.get_height() for bar in ax.patches] == table["relevance"].tolist()
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["1", "0", "2"]
     filled = [bar.get_facecolor()[:3] != (1.0, 1.0, 1.0) for bar in ax.patches]
     assert filled == table["in_use"].tolist()
     assert len(ax.collections) == 1  # the intervals
     own = plt.figure().subplots()
-    assert gplvm.plot_relevance(best, ax=own) is own
+    assert gplvm.plot.relevance(best, ax=own) is own
     assert len(own.collections) == 0
     plt.close("all")
 
@@ -103,9 +107,9 @@ def test_plot_relevance_draws_the_table(made, best):
 @pytest.mark.parametrize("threshold", [0.0, 1.0, -1])
 def test_thresholds_out_of_range(made, threshold):
     with pytest.raises(ValueError, match="threshold must lie between 0 and 1"):
-        gplvm.dimensions(made, threshold=threshold)
+        gplvm.diagnostics.active_dimensions(made, threshold=threshold)
 
 
 def test_what_is_no_fit(made):
-    with pytest.raises(TypeError, match="dimensions needs a fit"):
-        gplvm.dimensions(made["posterior"].to_dataset())
+    with pytest.raises(TypeError, match="active_dimensions needs a fit"):
+        gplvm.diagnostics.active_dimensions(made["posterior"].to_dataset())

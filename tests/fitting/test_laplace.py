@@ -160,7 +160,7 @@ def test_the_direction_in_which_nothing_is_drawn_is_the_rotation(tiny):
 
 def test_lp_is_the_objective_and_the_jacobian_of_the_logarithms(tiny):
     Y, kind, fit = tiny
-    objective = gplvm.compile_objective(tiny_model(Y, kind))
+    objective = gplvm.model.compile_objective(tiny_model(Y, kind))
     for draw in (0, 17, 3999):
         point = {str(n): v.to_numpy()[0, draw] for n, v in fit["posterior"].data_vars.items()}
         logs = sum(np.log(v).sum() for n, v in point.items() if n != "X")
@@ -227,7 +227,7 @@ def test_evidence_of_a_table_against_its_average_over_the_prior():
     at, spread, D = np.linspace(-1.5, 1.5, 5), 0.2, 20
     K = kernel_matrix("rbf", at[:, None], sigma=0.5)
     Y = np.linalg.cholesky(K) @ np.random.default_rng(2).standard_normal((5, D))
-    priors = {"X": gplvm.informed(at, spread), "lengthscale": 1.0, "amplitude": 1.0}
+    priors = {"X": gplvm.priors.informative(at, spread), "lengthscale": 1.0, "amplitude": 1.0}
     model = gplvm.build_model(Y, 1, priors=priors, resolution=0)
     fit = gplvm.fit_laplace(model, at[:, None], draws=4000, **QUIET)
     weights = fit["sample_stats"]["log_weight"].to_numpy()[0]

@@ -85,7 +85,7 @@ def test_span_is_scikit_learns(priors, table):
 def test_equals_the_map_by_gradients(latent_dim, priors, table):
     model = linear(table, latent_dim, priors=priors)
     fit = gplvm.fit_linear(model)
-    value, gradient = gplvm.compile_objective(model)(
+    value, gradient = gplvm.model.compile_objective(model)(
         {rv.name: fit["posterior"][rv.name][0, 0].to_numpy() for rv in model.free_RVs}
     )
     assert number(fit, "lp", "sample_stats") == pytest.approx(value, rel=1e-10)
@@ -102,7 +102,7 @@ def test_the_floor_of_the_noise_is_part_of_it(resolution, priors, table):
     model = linear(table, priors=priors, resolution=resolution)
     fit = gplvm.fit_linear(model)
     point = {rv.name: fit["posterior"][rv.name][0, 0].to_numpy() for rv in model.free_RVs}
-    value, gradient = gplvm.compile_objective(model)(point)
+    value, gradient = gplvm.model.compile_objective(model)(point)
     assert number(fit, "lp", "sample_stats") == pytest.approx(value, rel=1e-10)
     assert max(np.abs(slope).max() for slope in gradient.values()) < 1e-3
     if priors.get("sigma") == "flat":
@@ -144,7 +144,7 @@ def test_of_two_maxima_the_higher_one():
         priors = {"X": pm.Normal.dist(0.0, spread), "sigma": "flat"}
         model = linear(Y, priors=priors, scale="none")
         value = number(gplvm.fit_linear(model), "lp", "sample_stats")
-        objective = gplvm.compile_objective(model)
+        objective = gplvm.model.compile_objective(model)
         vectors = np.linalg.svd(standardised(Y, "none"))[0][:, :2]
         for sigma in np.geomspace(0.1, 10.0, 25):
             for lengths in ((0.0, 0.0), (2.0, 0.0), (4.0, 1.0), (6.0, 3.0)):

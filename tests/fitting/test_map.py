@@ -99,9 +99,9 @@ def test_groups_dims_and_settings(best):
 def test_objective_of_the_result(best, model):
     point = values(best)
     stats = best["sample_stats"]
-    value, _ = gplvm.compile_objective(model)(point)
+    value, _ = gplvm.model.compile_objective(model)(point)
     assert float(stats["lp"][0, 0]) == pytest.approx(value, rel=1e-10)
-    likelihood, _ = gplvm.compile_objective(model, prior=False)(point)
+    likelihood, _ = gplvm.model.compile_objective(model, prior=False)(point)
     assert float(stats["log_likelihood"][0, 0]) == pytest.approx(likelihood, rel=1e-10)
 
 
@@ -116,7 +116,7 @@ def test_tol_is_what_there_is_still_to_be_gained(best, model):
     assert remaining[1] < remaining[0] < TOL
     # Scale-free: how much the objective, some 1e3, would rise as θ doubled or X moved by its spread.
     point = values(further)
-    gradient = gplvm.compile_objective(model)(point)[1]
+    gradient = gplvm.model.compile_objective(model)(point)[1]
     for name in ("lengthscale", "amplitude", "sigma"):
         assert abs(gradient[name] * point[name]) < 0.1
     assert np.abs(gradient["X"] * point["X"].std(axis=0)).max() < 0.1
@@ -235,7 +235,7 @@ def test_each_fit_is_higher_in_its_own_objective(ard):
     Y = simulated(30, 10, noise=0.3)
     model = gplvm.build_model(Y, ard=ard)
     floor = float(model["Y_resolution"].get_value())
-    objective = gplvm.compile_objective(model)
+    objective = gplvm.model.compile_objective(model)
 
     def information(point):
         slope = np.square(point["amplitude"] / np.broadcast_to(point["lengthscale"], 2))
@@ -301,7 +301,7 @@ def test_interrupt_returns_the_best_so_far(Y):
     assert optima["message"].to_numpy()[0] == "interrupted"
     assert int(optima["evaluations"].sum()) == 24
     assert (optima["objective"] > optima["objective_at_start"]).all()
-    value, _ = gplvm.compile_objective(gplvm.build_model(Y))(values(fit))
+    value, _ = gplvm.model.compile_objective(gplvm.build_model(Y))(values(fit))
     assert float(fit["sample_stats"]["lp"][0, 0]) == pytest.approx(value, rel=1e-10)
 
 

@@ -68,7 +68,7 @@ def volume(model, **values):
                 new if transform is None else transform.forward(new, *rv.owner.inputs).eval()
             )
     given = {v: point[v.name] for v in model.value_vars}
-    return float(term.eval(given, on_unused_input="ignore", mode=gplvm.compile_mode()))
+    return float(term.eval(given, on_unused_input="ignore", mode=gplvm.model.compile_mode()))
 
 
 CURVATURE = {"rbf": 1.0, "matern32": 3.0, "matern52": 5.0 / 3.0, "cauchy": 1.0}
@@ -108,7 +108,7 @@ def test_term_of_a_table_with_holes(Y):
 
 def test_term_under_what_is_known_of_single_rows(Y):
     mean = np.where(np.arange(12) < 4, 0.5, np.nan)
-    model = gplvm.build_model(Y, priors={"X": gplvm.informed(mean, 0.2)}, resolution=0)
+    model = gplvm.build_model(Y, priors={"X": gplvm.priors.informative(mean, 0.2)}, resolution=0)
     precision = np.ones((12, 2))
     precision[:4, 0] = 1.0 / 0.2**2
     h = 4 * 0.8**2 / 1.3**2 / 0.4**2
@@ -118,7 +118,7 @@ def test_term_under_what_is_known_of_single_rows(Y):
 
 def test_term_under_classes(Y):
     labels = np.where(np.arange(12) < 3, "", Y["label"])
-    model = gplvm.build_model(Y, priors={"X": gplvm.classes(labels)}, resolution=0)
+    model = gplvm.build_model(Y, priors={"X": gplvm.priors.class_mixture(labels)}, resolution=0)
     h = 4 * 0.8**2 / 1.3**2 / 0.4**2
     expected = 0.5 * 24 * (np.log(2.0 * np.pi) - np.log(1.0 / 0.5**2 + h))
     assert volume(model, **THETA) == pytest.approx(expected, rel=1e-12)
@@ -126,7 +126,7 @@ def test_term_under_classes(Y):
 
 def test_term_under_dynamics(Y):
     """By the precision of the prior itself, where the code works with its covariance."""
-    model = gplvm.build_model(Y, priors={"X": gplvm.dynamics(np.arange(12))}, resolution=0)
+    model = gplvm.build_model(Y, priors={"X": gplvm.priors.dynamics(np.arange(12))}, resolution=0)
     t = np.arange(12.0)[:, None]
     C = kernel_matrix("matern32", t / 3.0, amplitude=np.sqrt(0.99), sigma=0.1)
     h = 4 * 0.8**2 / 1.3**2 / 0.4**2
@@ -136,7 +136,7 @@ def test_term_under_dynamics(Y):
 
 
 def test_term_under_back_constraints(Y):
-    model = gplvm.build_model(Y, priors={"X": gplvm.back_constrained()}, resolution=0)
+    model = gplvm.build_model(Y, priors={"X": gplvm.priors.back_constraint()}, resolution=0)
 
     B = ModelSpec.of(model).basis
     h = 4 * 0.8**2 / 1.3**2 / 0.4**2
@@ -156,8 +156,8 @@ def test_gradient_of_the_objective(Y, rng):
     """With the term, in the optimiser's coordinates, by central differences."""
     for kernel, prior in (
         ("rbf", {}),
-        ("matern32", {"X": gplvm.dynamics(np.arange(12))}),
-        ("matern52 + bias", {"X": gplvm.back_constrained()}),
+        ("matern32", {"X": gplvm.priors.dynamics(np.arange(12))}),
+        ("matern52 + bias", {"X": gplvm.priors.back_constraint()}),
     ):
         model = gplvm.build_model(Y, kernel=kernel, priors=prior)
         density = compile_log_density(model, volume=True)
@@ -177,7 +177,7 @@ def exact_half_logdet(Y, fit):
     """½ ln|I + H_X| at a fit, H by differences of the compiled gradient, less ½ ln of turning."""
     model = gplvm.build_model(Y)
     point = {n: value_of(fit, n) for n in ("X", "lengthscale", "amplitude", "sigma")}
-    objective = gplvm.compile_objective(model)
+    objective = gplvm.model.compile_objective(model)
     n, shape = point["X"].size, point["X"].shape
     H = np.empty((n, n))
     for i in range(n):
@@ -220,7 +220,7 @@ def test_estimate_is_a_mode_of_X_given_theta_and_of_theta(curved):
     fit = gplvm.fit_marginal(gplvm.build_model(curved), tol=1e-8, **QUIET)
     model = gplvm.build_model(curved)
     point = {n: value_of(fit, n) for n in ("X", "lengthscale", "amplitude", "sigma")}
-    gradient = gplvm.compile_objective(model)(point)[1]
+    gradient = gplvm.model.compile_objective(model)(point)[1]
     assert np.abs(gradient["X"]).max() < 1e-2  # the term does not depend on X
     density = compile_log_density(model, volume=True)
     values = {model.rvs_to_values[model[n]].name: np.log(v) for n, v in point.items() if n != "X"}
@@ -229,9 +229,9 @@ def test_estimate_is_a_mode_of_X_given_theta_and_of_theta(curved):
     assert all(np.abs(s).max() < 1e-2 for s in slopes.values())
     stats_ = fit["sample_stats"]
     assert float(stats_["log_marginal"][0, 0]) == pytest.approx(density(at)[0], rel=1e-10)
-    joint = gplvm.compile_objective(model)(point)[0]
+    joint = gplvm.model.compile_objective(model)(point)[0]
     assert float(stats_["lp"][0, 0]) == pytest.approx(joint, rel=1e-10)
-    likelihood = gplvm.compile_objective(model, prior=False)(point)[0]
+    likelihood = gplvm.model.compile_objective(model, prior=False)(point)[0]
     assert float(stats_["log_likelihood"][0, 0]) == pytest.approx(likelihood, rel=1e-10)
     assert (fit.attrs["method"], fit.attrs["converged"]) == ("marginal", 1)
 
@@ -276,7 +276,7 @@ def test_cross_validation_prefers_two_dimensions_on_two_factors():
     Y, _ = linear_table(60, 8, 1)
     score = {
         q: float(
-            gplvm.cross_validate(
+            gplvm.diagnostics.cross_validate(
                 Y,
                 partial(gplvm.build_model, latent_dim=q),
                 n_folds=3,
@@ -346,8 +346,8 @@ def test_what_cannot_be_integrated_out(Y):
 def test_lawrences_objective_has_no_floor(Y):
     """resolution=0 is the model as printed; a floor is a number more on the diagonal."""
     point = {"X": np.random.default_rng(0).normal(size=(12, 2)), **THETA}
-    plain = gplvm.compile_objective(gplvm.build_model(Y, resolution=0), prior=False)
-    floor = gplvm.compile_objective(gplvm.build_model(Y, resolution=0.3), prior=False)
+    plain = gplvm.model.compile_objective(gplvm.build_model(Y, resolution=0), prior=False)
+    floor = gplvm.model.compile_objective(gplvm.build_model(Y, resolution=0.3), prior=False)
     same = {**point, "sigma": np.hypot(0.4, 0.3)}
     assert floor(point)[0] == pytest.approx(plain(same)[0], rel=1e-12)
     scaled = (Y - Y.mean("obs")).to_numpy() / float(np.sqrt(((Y - Y.mean("obs")) ** 2).mean()))
@@ -388,7 +388,7 @@ def test_floor_is_in_every_number(Y):
     for what in (
         lambda f: gplvm.predict(f, at, noise=True)["sd"],
         lambda f: gplvm.predict(f, at)["mean"],
-        lambda f: gplvm.leave_one_out(f)["log_score"],
+        lambda f: gplvm.diagnostics.leave_one_out(f)["log_score"],
         lambda f: gplvm.reconstruct(f)["mean"],
         lambda f: gplvm.embed(f, new, n_samples=100, **QUIET)["posterior"]["X"],
         lambda f: gplvm.log_predictive(f, new, n_samples=100, **QUIET)["log_score"],
@@ -407,7 +407,7 @@ def test_rows_entered_twice_are_fitted_once():
     assert value_of(fit, "sigma") > 0.3
     model = gplvm.build_model(twice)
     point = {n: value_of(fit, n) for n in ("X", "lengthscale", "amplitude", "sigma")}
-    joint = gplvm.compile_objective(model)(point)[0]
+    joint = gplvm.model.compile_objective(model)(point)[0]
     assert float(fit["sample_stats"]["lp"][0, 0]) == pytest.approx(joint, rel=1e-10)
 
 

@@ -17,7 +17,9 @@ def fit_of(model, **settings):
 
 
 def density_of(model, n_inducing, method):
-    density = compile_log_density(gplvm.build_sparse(model, n_inducing, method=method), prior=True)
+    density = compile_log_density(
+        gplvm.model.build_sparse(model, n_inducing, method=method), prior=True
+    )
     return density
 
 
@@ -142,7 +144,7 @@ def test_groups_dims_and_settings(digits):
     assert fit["approximation"]["X_inducing"].dims == ("inducing", "latent")
     assert (fit.attrs["method"], fit.attrs["approximation"]) == ("sparse", "fitc")
     assert fit["optima"].sizes["start"] == 2
-    assert gplvm.plot_latent(fit, color="label").get_xlabel().startswith("latent")
+    assert gplvm.plot.latent(fit, color="label").get_xlabel().startswith("latent")
     prior = fit["sample_stats"]["lp"].item() - fit["sample_stats"]["log_likelihood"].item()
     X, theta = fit["posterior"]["X"].to_numpy()[0, 0], {}
     for name in ("lengthscale", "amplitude", "sigma"):

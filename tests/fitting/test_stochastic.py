@@ -399,7 +399,7 @@ def test_positions_that_fly_apart(X):
 
 @pytest.fixture(scope="module")
 def digits_200():
-    return gplvm.load_digits(n=200)
+    return gplvm.data.load_digits(n=200)
 
 
 @pytest.fixture(scope="module")
@@ -439,8 +439,10 @@ def test_trace_rises_to_what_the_fit_says(big, learnt):
     assert (np.diff(trace["seconds"]) > 0.0).all()
     names = [rv.name for rv in big.free_RVs]
     point = {name: learnt["posterior"][name][0, 0].to_numpy() for name in names}
-    assert gplvm.compile_objective(big)(point)[0] == pytest.approx(number(learnt, "lp"), rel=1e-9)
-    likelihood, _ = gplvm.compile_objective(big, prior=False)(point)
+    assert gplvm.model.compile_objective(big)(point)[0] == pytest.approx(
+        number(learnt, "lp"), rel=1e-9
+    )
+    likelihood, _ = gplvm.model.compile_objective(big, prior=False)(point)
     assert likelihood == pytest.approx(number(learnt, "log_likelihood"), rel=1e-9)
 
 
@@ -545,7 +547,7 @@ def test_theta_held(big):
 def test_theta_waits_until_the_start_has_unfolded():
     """An interrupt within the first fifth of the steps finds θ at its start, one after it does not."""
     for at, moved in ((15, False), (45, True)):
-        model = gplvm.build_model(gplvm.load_digits(n=60))
+        model = gplvm.build_model(gplvm.data.load_digits(n=60))
         with model:
             pm.Potential("interrupt", InterruptAt(at)(model["sigma"]))
         with pytest.warns(RuntimeWarning, match="fit_stochastic"):

@@ -44,7 +44,7 @@ def fit(wide):
 
 def test_all_variables_are_visible(Y):
     model = gplvm.build_model(Y, 2, kernel="rbf + bias", ard=True, priors={"sigma": 0.3})
-    bound_model = gplvm.build_variational(model, 5)
+    bound_model = gplvm.model.build_variational(model, 5)
     assert {rv.name for rv in bound_model.free_RVs} == {
         *("lengthscale", "amplitude", "bias", "X_mean", "X_sd", "X_inducing")
     }
@@ -61,7 +61,7 @@ def test_its_log_density_is_the_papers_in_the_units_of_the_table(kernel, Y, rng)
     model = gplvm.build_model(
         Y, 2, kernel=kernel, ard=True, scale="feature", priors=_priors(kernel), resolution=0
     )
-    density = compile_log_density(gplvm.build_variational(model, 4))
+    density = compile_log_density(gplvm.model.build_variational(model, 4))
     mean, sd = rng.standard_normal((12, 2)), rng.uniform(0.2, 0.9, (12, 2))
     W, lengthscale = rng.standard_normal((4, 2)), np.array([0.8, 1.7])
     theta = {"lengthscale": lengthscale, "amplitude": 1.2, "sigma": 0.4, "bias": 0.6}
@@ -83,7 +83,7 @@ def _priors(kernel):
 def test_priors_of_theta_are_the_models_own(Y):
     priors = {"amplitude": pm.HalfNormal.dist(0.3), "lengthscale": pm.Gamma.dist(3.0, 1.0)}
     model = gplvm.build_model(Y, 2, priors=priors)
-    approximation = gplvm.build_variational(model, 4)
+    approximation = gplvm.model.build_variational(model, 4)
     for name in ("amplitude", "lengthscale", "sigma"):
         one, other = (
             m.compile_logp(vars=[m[name]], jacobian=False, mode="FAST_COMPILE")
@@ -104,7 +104,7 @@ def test_priors_of_theta_are_the_models_own(Y):
 def test_bad_numbers_of_inducing_inputs(Y, n_inducing, error, message):
     model = gplvm.build_model(Y, 2)
     with pytest.raises(error, match=message):
-        gplvm.build_variational(model, n_inducing)
+        gplvm.model.build_variational(model, n_inducing)
     with pytest.raises(error, match=message):
         fit_of(model, n_inducing=n_inducing)
 
@@ -113,7 +113,7 @@ def test_bad_numbers_of_inducing_inputs(Y, n_inducing, error, message):
 def test_another_prior_on_x_is_refused(Y, prior):
     model = gplvm.build_model(Y, 2, priors={"X": prior})
     with pytest.raises(ValueError, match=r"model must have the prior N\(0, 1\) on X"):
-        gplvm.build_variational(model, 4)
+        gplvm.model.build_variational(model, 4)
 
 
 def test_what_depends_on_x_beside_the_table_is_refused(Y):
@@ -121,7 +121,7 @@ def test_what_depends_on_x_beside_the_table_is_refused(Y):
     with model:
         pm.Potential("pull", -(model["X"] ** 2).sum())
     with pytest.raises(ValueError, match=r"depends on X beside the table"):
-        gplvm.build_variational(model, 4)
+        gplvm.model.build_variational(model, 4)
 
 
 def test_a_covariance_of_the_users_own_is_refused(Y):
@@ -130,7 +130,7 @@ def test_a_covariance_of_the_users_own_is_refused(Y):
         K = pm.gp.cov.ExpQuad(2, ls=1.0)(X) + 0.1 * np.eye(12)
         gplvm.GPColumns("Y", K, observed=Y.to_numpy().T)
     with pytest.raises(ValueError, match=r"must have a kernel of the table .* got kernel='custom'"):
-        gplvm.build_variational(model, 4)
+        gplvm.model.build_variational(model, 4)
 
 
 def test_constant_tables(rng):
@@ -189,7 +189,7 @@ def test_the_bound_never_falls(fit):
 
 
 def test_it_switches_off_what_is_not_needed(fit):
-    table = gplvm.dimensions(fit)
+    table = gplvm.diagnostics.active_dimensions(fit)
     assert table["in_use"].sum() == 2
     off = fit["approximation"]["X_sd"].isel(latent=table.index[~table["in_use"]].to_numpy())
     np.testing.assert_allclose(off, 1.0, atol=0.05)  # there q is the prior
@@ -197,7 +197,7 @@ def test_it_switches_off_what_is_not_needed(fit):
 
 def test_it_separates_the_classes(table, fit):
     X = fit["approximation"]["X_mean"].to_numpy() / fit["posterior"]["lengthscale"].to_numpy()[0, 0]
-    first, second = gplvm.dimensions(fit).index[:2]
+    first, second = gplvm.diagnostics.active_dimensions(fit).index[:2]
     labels = table["label"].to_numpy()
     assert neighbour_errors(X[:, [first, second]], labels) <= 6
 
@@ -343,7 +343,7 @@ def test_it_stands_in_a_table_beside_a_map(wide, fit):
 
 @pytest.fixture(scope="module", params=[False, True], ids=["shared", "ard"])
 def bounded(request, Y):
-    model = gplvm.build_variational(gplvm.build_model(Y, 2, ard=request.param), 4)
+    model = gplvm.model.build_variational(gplvm.build_model(Y, 2, ard=request.param), 4)
     return model, compile_log_density(model)
 
 
@@ -473,7 +473,7 @@ def test_the_oil_flow_in_ten_dimensions(data_file):
         random_seed=1,
         progressbar=False,
     )
-    table = gplvm.dimensions(fit)
+    table = gplvm.diagnostics.active_dimensions(fit)
     two = table.index[:2].to_numpy()
     X = fit["approximation"]["X_mean"].to_numpy()[:, two]
     assert neighbour_errors(X, labels) <= 8

@@ -184,7 +184,7 @@ def quietly(verb, *args, **settings):
 
 
 def value_and_gradient(of, name, **settings):
-    value, gradient = gplvm.compile_objective(of, **settings)(point(of))
+    value, gradient = gplvm.model.compile_objective(of, **settings)(point(of))
     return {name: value} | {f"{name}_{part}": slope for part, slope in gradient.items()}
 
 
@@ -219,10 +219,10 @@ def fit_marginal_at_start(table):
 
 
 PRIORS = {
-    "informed": lambda: gplvm.informed(np.where(np.arange(N) < 4, 0.5, np.nan), 0.3),
-    "dynamics": lambda: gplvm.dynamics(np.arange(N)),
-    "classes": lambda: gplvm.classes(np.array(["a", "b", ""])[np.arange(N) % 3]),
-    "back_constrained": gplvm.back_constrained,
+    "informed": lambda: gplvm.priors.informative(np.where(np.arange(N) < 4, 0.5, np.nan), 0.3),
+    "dynamics": lambda: gplvm.priors.dynamics(np.arange(N)),
+    "classes": lambda: gplvm.priors.class_mixture(np.array(["a", "b", ""])[np.arange(N) % 3]),
+    "back_constrained": gplvm.priors.back_constraint,
 }
 
 
@@ -353,9 +353,9 @@ def fit_stochastic(table):
     return of_fit(fit) | {f"trace_{name}": value for name, value in trace.items()}
 
 
-@case("update", EXACT, "ten steps", tables=COMPLETE)
+@case("add_rows", EXACT, "ten steps", tables=COMPLETE)
 def update(table):
-    return of_fit(quietly(gplvm.update, estimate(table), NEW, n_neighbors=8, steps=10))
+    return of_fit(quietly(gplvm.add_rows, estimate(table), NEW, n_neighbors=8, steps=10))
 
 
 # The beginning of samplers
@@ -366,7 +366,7 @@ def sample(table):
     of = model(table)
     few = {"draws": 4, "tune": 6, "chains": 2, "replicas": 2, "beta_min": 0.9, "n_candidates": 8}
     fit = quietly(gplvm.sample, of, point(of), **few)
-    fit = gplvm.sample_more(of, fit, draws=2, progressbar=False)
+    fit = gplvm.resume(of, fit, draws=2, progressbar=False)
     tempering = numbers(fit["tempering"])
     known = of_fit(fit) | {f"tempering_{name}": value for name, value in tempering.items()}
     return known | {"X": known["X"][:, ::5]}
@@ -434,14 +434,14 @@ def impute_table(table):
 
 @case("leave_one_out", tables=EVERY)
 def leave_one_out(table):
-    one = numbers(gplvm.leave_one_out(estimate(table)), but=("pareto_k",))
-    many = numbers(gplvm.leave_one_out(drawn(table)), "log_score", "pareto_k")
+    one = numbers(gplvm.diagnostics.leave_one_out(estimate(table)), but=("pareto_k",))
+    many = numbers(gplvm.diagnostics.leave_one_out(drawn(table)), "log_score", "pareto_k")
     return one | {f"{name}_of_draws": value for name, value in many.items()}
 
 
 @case("compute_log_likelihood", tables=EVERY)
 def compute_log_likelihood(table):
-    fit = gplvm.compute_log_likelihood(drawn(table, draws=2))
+    fit = gplvm.diagnostics.compute_log_likelihood(drawn(table, draws=2))
     return numbers(fit["log_likelihood"])
 
 
@@ -497,15 +497,15 @@ def compare(table):
 
 @case("gradients", tables=COMPLETE)
 def gradients(table):
-    return numbers(gplvm.gradients(model(table), point(model(table))), but=("K",))
+    return numbers(gplvm.model.gradients(model(table), point(model(table))), but=("K",))
 
 
 @case("magnification", tables=EVERY)
 def magnification(table):
-    return numbers(gplvm.magnification(drawn(table), PLACES, draws=5))
+    return numbers(gplvm.diagnostics.magnification(drawn(table), PLACES, draws=5))
 
 
-@case("dimensions", tables=("ard",))
+@case("active_dimensions", tables=("ard",))
 def dimensions(table):
-    found = gplvm.dimensions(drawn(ard=True))
+    found = gplvm.diagnostics.active_dimensions(drawn(ard=True))
     return {name: v.to_numpy() for name, v in found.select_dtypes(["number", "bool"]).items()}

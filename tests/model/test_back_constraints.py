@@ -29,7 +29,7 @@ def kernel(request):
 
 @pytest.fixture(scope="module")
 def model(table, kernel):
-    return gplvm.build_model(table[:N], priors={"X": gplvm.back_constrained(kernel)})
+    return gplvm.build_model(table[:N], priors={"X": gplvm.priors.back_constraint(kernel)})
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_the_mode_holds_X_in_the_span_of_the_kernel(model, fit, kernel):
 
 
 def test_the_gradient_goes_through_the_map(model, rng):
-    objective = gplvm.compile_objective(model)
+    objective = gplvm.model.compile_objective(model)
     shape = model["X_weights"].eval().shape
     at = {"X_weights": rng.standard_normal(shape), **THETA}
     _, gradient = objective(at)
@@ -139,11 +139,11 @@ def test_theta_and_all_are_drawn(model, fit):
 def test_the_weights_can_be_integrated_out(kernel):
     """X is then the mode given θ, in the span of the kernel, and has the scale of its prior."""
     Y = simulated(30, 10, seed=2, noise=0.3)
-    model = gplvm.build_model(Y, priors={"X": gplvm.back_constrained(kernel)})
+    model = gplvm.build_model(Y, priors={"X": gplvm.priors.back_constraint(kernel)})
     fit = gplvm.fit_marginal(model, tol=1e-8, random_seed=1, progressbar=False)
     assert (fit.attrs["method"], fit.attrs["converged"]) == ("marginal", 1)
     point = {n: v.to_numpy()[0, 0] for n, v in fit.posterior.data_vars.items() if n != "X"}
-    _, gradient = gplvm.compile_objective(model)(point)
+    _, gradient = gplvm.model.compile_objective(model)(point)
     assert np.abs(gradient["X_weights"]).max() < 1e-2
     X = fit.posterior["X"].to_numpy()[0, 0]
     np.testing.assert_allclose(ModelSpec.of(model).weights_of(X), point["X_weights"], atol=1e-5)
@@ -165,8 +165,8 @@ def test_a_row_with_holes_is_placed_by_its_density_only(table, fit):
 
 def test_a_table_with_holes_is_refused(table):
     holes = table.where(np.random.default_rng(0).random(table.shape) > 0.1)
-    with pytest.raises(ValueError, match="back_constrained needs a complete Y"):
-        gplvm.build_model(holes, missing="mask", priors={"X": gplvm.back_constrained()})
+    with pytest.raises(ValueError, match="back_constraint needs a complete Y"):
+        gplvm.build_model(holes, missing="mask", priors={"X": gplvm.priors.back_constraint()})
 
 
 @pytest.mark.parametrize(
@@ -179,4 +179,4 @@ def test_a_table_with_holes_is_refused(table):
 )
 def test_arguments_out_of_range(settings, wrong):
     with pytest.raises(ValueError, match=wrong):
-        gplvm.back_constrained(**settings)
+        gplvm.priors.back_constraint(**settings)

@@ -148,8 +148,8 @@ def test_fixed_positions(Y, rng):
 
 def test_flat_priors_add_nothing(Y, rng):
     flat = dict.fromkeys(("X", *FIXED), "flat")
-    objective = gplvm.compile_objective(gplvm.build_model(Y, priors=flat))
-    likelihood = gplvm.compile_objective(gplvm.build_model(Y), prior=False)
+    objective = gplvm.model.compile_objective(gplvm.build_model(Y, priors=flat))
+    likelihood = gplvm.model.compile_objective(gplvm.build_model(Y), prior=False)
     point = {"X": rng.normal(size=(12, 2)), **FIXED}
     assert objective(point)[0] == pytest.approx(likelihood(point)[0], rel=1e-13)
 

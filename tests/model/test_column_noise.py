@@ -99,10 +99,10 @@ def test_the_model_has_the_density_of_each_column_alone(kernel, holes):
         V = a[d] ** 2 * K[np.ix_(rows, rows)] + s[d] ** 2 * np.eye(rows.sum())
         expected += column_logps(Y[rows][:, [d]], V, mean[d], spread[d]).sum()
     point = {rv.name: posterior[rv.name].to_numpy() for rv in model.free_RVs}
-    value, gradient = gplvm.compile_objective(model, prior=False)(point)
+    value, gradient = gplvm.model.compile_objective(model, prior=False)(point)
     assert value == pytest.approx(expected, rel=1e-11)
     rng, h = np.random.default_rng(2), 1e-6
-    objective = gplvm.compile_objective(model)
+    objective = gplvm.model.compile_objective(model)
     _, gradient = objective(point)
     for name, at in point.items():
         step = h * rng.normal(size=at.shape)
@@ -215,8 +215,10 @@ def test_leaving_an_entry_out_is_conditioning_its_column_on_the_others(holes):
     posterior = fit["posterior"].to_dataset().isel(chain=0, draw=0)
     F, centre, scale = Fit(fit).table()
     K = kernel_of(fit, 0, posterior["X"].to_numpy())
-    known = gplvm.leave_one_out(fit)
-    by_feature = gplvm.compute_log_likelihood(fit)["log_likelihood"]["Y"].to_numpy()[0, 0]
+    known = gplvm.diagnostics.leave_one_out(fit)
+    by_feature = gplvm.diagnostics.compute_log_likelihood(fit)["log_likelihood"]["Y"].to_numpy()[
+        0, 0
+    ]
     for d in range(D):
         rows = np.flatnonzero(~np.isnan(F[:, d]))
         V = float(posterior["amplitude"][d]) ** 2 * K + float(posterior["sigma"][d]) ** 2 * np.eye(
@@ -320,9 +322,9 @@ def test_a_fit_is_found_saved_and_built_again(tmp_path, holes):
     again = gplvm.load(path)
     x = np.linspace(-1.0, 1.0, 3)[:, None]
     np.testing.assert_array_equal(gplvm.predict(again, x)["sd"], gplvm.predict(fit, x)["sd"])
-    rebuilt = gplvm.rebuild_model(again, priors={"sigma": pm.LogNormal.dist(-1.0, 0.5)})
+    rebuilt = gplvm.model.rebuild(again, priors={"sigma": pm.LogNormal.dist(-1.0, 0.5)})
     point = {rv.name: fit["posterior"][rv.name].to_numpy()[0, 0] for rv in model.free_RVs}
-    values = [gplvm.compile_objective(m)(point)[0] for m in (model, rebuilt)]
+    values = [gplvm.model.compile_objective(m)(point)[0] for m in (model, rebuilt)]
     assert values[0] == values[1]
     more = gplvm.fit_map(rebuilt, start=again, progressbar=False)
     assert float(more["sample_stats"]["lp"][0, 0]) >= float(fit["sample_stats"]["lp"][0, 0]) - 1e-6
@@ -336,8 +338,8 @@ def test_a_fit_is_found_saved_and_built_again(tmp_path, holes):
         lambda m, f: gplvm.fit_sparse(m, progressbar=False),
         lambda m, f: gplvm.fit_stochastic(m, progressbar=False),
         lambda m, f: gplvm.fit_linear(m),
-        lambda m, f: gplvm.calibrate(m),
-        lambda m, f: gplvm.update(f, table(seed=3, n=2), progressbar=False),
+        lambda m, f: gplvm.diagnostics.sbc(m),
+        lambda m, f: gplvm.add_rows(f, table(seed=3, n=2), progressbar=False),
     ],
 )
 def test_what_knows_one_noise_only_says_so(verb):
@@ -354,12 +356,14 @@ def test_the_other_readers_take_such_a_fit():
     from pm_gplvm.diagnostics.invariants import invariants
 
     known = invariants(fit)
-    expected = gplvm.compute_log_likelihood(fit)["log_likelihood"]["Y"].sum("feature")
+    expected = gplvm.diagnostics.compute_log_likelihood(fit)["log_likelihood"]["Y"].sum("feature")
     np.testing.assert_allclose(known["log_likelihood"], expected, rtol=1e-9)
-    one = gplvm.compute_log_likelihood(fit)["log_likelihood"]["Y"].to_numpy()[0, 0].sum()
+    one = (
+        gplvm.diagnostics.compute_log_likelihood(fit)["log_likelihood"]["Y"].to_numpy()[0, 0].sum()
+    )
     at = {rv.name: fit["posterior"][rv.name].to_numpy()[0, 0] for rv in model.free_RVs}
-    assert gplvm.compile_objective(model, prior=False)(at)[0] == pytest.approx(one)
-    parts = gplvm.gradients(model, at, explicit=True)
+    assert gplvm.model.compile_objective(model, prior=False)(at)[0] == pytest.approx(one)
+    parts = gplvm.model.gradients(model, at, explicit=True)
     by_hand = 2.0 * (parts["dL_dK"] * parts["dK_dX"]).sum("obs_other")
     np.testing.assert_allclose(by_hand, parts["dL_dX"], rtol=1e-6, atol=1e-8)
 
@@ -415,7 +419,7 @@ def test_the_estimator_takes_a_noise_of_each_column():
 def test_the_metric_of_the_map_is_the_sum_over_the_columns():
     _, fit = made("rbf")
     x, h = np.array([[0.3]]), 1e-4
-    known = gplvm.magnification(fit, x)
+    known = gplvm.diagnostics.magnification(fit, x)
     mean, covariance = dense(fit, np.vstack([x - h, x + h]))
     _, _, scale = Fit(fit).table()
     slope = scale * (mean[1] - mean[0]) / (2.0 * h)
@@ -432,7 +436,7 @@ def test_evaluations_take_turns_in_the_same_memory():
         {rv.name: np.exp(0.2 * rng.normal(size=rv.eval().shape)) for rv in model.free_RVs}
         for _ in range(2)
     ]
-    objective = gplvm.compile_objective(model)
+    objective = gplvm.model.compile_objective(model)
     first = objective(points[0])
     kept = {name: value.copy() for name, value in first[1].items()}
     objective(points[1])
@@ -482,7 +486,7 @@ def test_the_volume_has_the_variance_and_noise_of_each_column():
         for rv, value in model.rvs_to_values.items()
         if rv in model.free_RVs
     }
-    found = term.eval(given, on_unused_input="ignore", mode=gplvm.compile_mode())
+    found = term.eval(given, on_unused_input="ignore", mode=gplvm.model.compile_mode())
     scale = model["Y_scale"].get_value()
     variance = np.nanvar(Y / scale, axis=0)
     # Variance and slopes of functions over x ~ N(0, I) by drawing x, and a step apart from it.

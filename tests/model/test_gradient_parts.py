@@ -42,7 +42,7 @@ def case(request, Y):
     model = gplvm.build_model(Y, kernel=f"{kernel} + bias", ard=ard, resolution=0)
     X = np.random.default_rng(5).normal(size=(12, 2))
     point = {"X": X, **theta_of(kernel, ard)}
-    return kernel, point, gplvm.gradients(model, point, explicit=True)
+    return kernel, point, gplvm.model.gradients(model, point, explicit=True)
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +133,7 @@ def test_missing_half_makes_the_stated_gradient_twice_too_large(case, F):
 def test_linear_kernel_has_the_closed_gradient(Y, F, rng):
     X = rng.normal(size=(12, 2))
     model = gplvm.build_model(Y, kernel="linear", resolution=0)
-    parts = gplvm.gradients(model, {"X": X, "sigma": 0.5})
+    parts = gplvm.model.gradients(model, {"X": X, "sigma": 0.5})
     inverse = np.linalg.inv(X @ X.T + 0.25 * np.eye(12))
     closed = inverse @ F @ F.T @ inverse @ X - F.shape[1] * inverse @ X
     np.testing.assert_allclose(parts["dL_dX"], closed, rtol=1e-8, atol=1e-9)
@@ -160,7 +160,7 @@ def test_parts_are_labelled_as_the_table_is(Y, rng):
     model = gplvm.build_model(Y, kernel="matern52", ard=True)
     point = {"X": rng.normal(size=(12, 2)), **theta_of("matern52", ard=True)}
     del point["bias"]
-    parts = gplvm.gradients(model, point)
+    parts = gplvm.model.gradients(model, point)
     assert set(parts.data_vars) == {"L", "K", "dL_dK", "dL_dX"} | {
         f"dL_d{name}" for name in ("lengthscale", "amplitude", "sigma")
     }
@@ -174,15 +174,17 @@ def test_parts_are_labelled_as_the_table_is(Y, rng):
 def test_point_may_be_a_fit(model, best):
     names = [rv.name for rv in model.free_RVs]
     point = {name: best["posterior"][name][0, 0].to_numpy() for name in names}
-    xr.testing.assert_identical(gplvm.gradients(model, best), gplvm.gradients(model, point))
+    xr.testing.assert_identical(
+        gplvm.model.gradients(model, best), gplvm.model.gradients(model, point)
+    )
     likelihood = float(best["sample_stats"]["log_likelihood"][0, 0])
-    assert float(gplvm.gradients(model, best)["L"]) == pytest.approx(likelihood, rel=1e-9)
+    assert float(gplvm.model.gradients(model, best)["L"]) == pytest.approx(likelihood, rel=1e-9)
 
 
 def test_value_held_fixed_has_no_slope(Y, rng):
     model = gplvm.build_model(Y, priors={"sigma": 0.4, "amplitude": 1.3})
     point = {"X": rng.normal(size=(12, 2)), "lengthscale": 0.9}
-    parts = gplvm.gradients(model, point, explicit=True)
+    parts = gplvm.model.gradients(model, point, explicit=True)
     assert {n for n in parts.data_vars if n[0] == "d"} == {
         *("dL_dK", "dL_dX", "dL_dlengthscale", "dK_dX", "dK_dlengthscale")
     }
@@ -202,7 +204,7 @@ def test_covariance_of_ones_own(rng):
         K = (1.0 + r2 / (2.0 * at["alpha"] * 0.64)) ** -at["alpha"] + 0.1 * np.eye(7)
         return column_logps(table, K).sum()
 
-    parts = gplvm.gradients(model, point, explicit=True)
+    parts = gplvm.model.gradients(model, point, explicit=True)
     for name, slope in central_differences(by_definition, point).items():
         np.testing.assert_allclose(parts[f"dL_d{name}"], slope, rtol=1e-6, atol=1e-6)
     by_hand = 2.0 * (parts["dL_dK"] * parts["dK_dX"]).sum("obs_other")
@@ -214,18 +216,18 @@ def test_covariance_of_ones_own(rng):
 
 def test_point_that_lacks_a_variable(model):
     with pytest.raises(ValueError, match=r"point must give a value to .*X, got X\."):
-        gplvm.gradients(model, {"X": np.zeros((30, 2))})
+        gplvm.model.gradients(model, {"X": np.zeros((30, 2))})
 
 
 def test_point_of_a_wrong_shape(Y):
     point = {"X": np.zeros((11, 2)), "sigma": 0.5}
     with pytest.raises(ValueError, match=r"point\['X'\] must have shape \(12, 2\), got \(11, 2\)"):
-        gplvm.gradients(gplvm.build_model(Y, kernel="linear"), point)
+        gplvm.model.gradients(gplvm.build_model(Y, kernel="linear"), point)
 
 
 def test_point_that_is_none(model):
     with pytest.raises(TypeError, match=r"gradients needs a fit .*, got ndarray"):
-        gplvm.gradients(model, np.zeros((30, 2)))
+        gplvm.model.gradients(model, np.zeros((30, 2)))
 
 
 def test_mean_that_is_random(Y):
@@ -235,4 +237,4 @@ def test_mean_that_is_random(Y):
         K = gplvm.covariance("rbf", X, sigma=0.3)
         gplvm.GPColumns("Y", K, mu=mean, observed=Y.to_numpy().T)
     with pytest.raises(ValueError, match="mean and scale of the table to be data, got random"):
-        gplvm.gradients(model, {"X": np.eye(12, 2), "mean": 0.0})
+        gplvm.model.gradients(model, {"X": np.eye(12, 2), "mean": 0.0})

@@ -21,11 +21,11 @@ LABELS = np.array(["b", "a", None, "b", "", "a", "a"] * 2, dtype=object)
 SEQUENCES = np.repeat(["first", "second"], N // 2)
 
 PRIORS = {
-    "informed": lambda: gplvm.informed(STAGE, 0.3),
-    "dynamics": lambda: gplvm.dynamics(TIME, sequences=SEQUENCES),
-    "dynamics, held": lambda: gplvm.dynamics(TIME, kernel="rbf", lengthscale=0.5),
-    "classes": lambda: gplvm.classes(np.where(LABELS == "a", "a", "b"), within=0.4),
-    "some classes": lambda: gplvm.classes(LABELS, within=pm.HalfNormal.dist(1.0)),
+    "informed": lambda: gplvm.priors.informative(STAGE, 0.3),
+    "dynamics": lambda: gplvm.priors.dynamics(TIME, sequences=SEQUENCES),
+    "dynamics, held": lambda: gplvm.priors.dynamics(TIME, kernel="rbf", lengthscale=0.5),
+    "classes": lambda: gplvm.priors.class_mixture(np.where(LABELS == "a", "a", "b"), within=0.4),
+    "some classes": lambda: gplvm.priors.class_mixture(LABELS, within=pm.HalfNormal.dist(1.0)),
 }
 
 
@@ -170,7 +170,7 @@ def test_an_informative_prior_recovers_an_order():
     Y = np.sin(2.0 * np.pi * t[:, None] + phase) + 0.2 * slope * t[:, None]
     Y += 0.1 * rng.standard_normal(Y.shape)
     stage = np.digitize(t, [0.25, 0.5, 0.75])  # all that is known: one of four stages
-    prior = gplvm.informed((stage - 1.5) / 1.5, 0.3)
+    prior = gplvm.priors.informative((stage - 1.5) / 1.5, 0.3)
     order = {}
     for name, priors in (("told", {"X": prior}), ("not told", None)):
         model = gplvm.build_model(Y, 1, priors=priors)
@@ -186,7 +186,7 @@ def test_dynamics_smooth_what_is_noisy():
     truth = np.column_stack([np.sin(t / 8.0), np.cos(t / 5.0)])
     Y = truth @ rng.normal(size=(2, 6)) + 0.8 * rng.standard_normal((50, 6))
     error = {}
-    for name, priors in (("dynamics", {"X": gplvm.dynamics(t)}), ("none", {})):
+    for name, priors in (("dynamics", {"X": gplvm.priors.dynamics(t)}), ("none", {})):
         model = gplvm.build_model(Y, 2, kernel="linear", priors={"sigma": 0.5, **priors})
         fit = gplvm.fit_map(model, random_seed=1, progressbar=False)
         X = fit.posterior["X"].to_numpy()[0, 0]
@@ -202,7 +202,7 @@ def test_starts_are_turned_towards_what_is_known():
     from pm_gplvm.model.starts import start_values
 
     for sign in (1.0, -1.0):
-        model = gplvm.build_model(table, priors={"X": gplvm.informed(sign * stage, 0.2)})
+        model = gplvm.build_model(table, priors={"X": gplvm.priors.informative(sign * stage, 0.2)})
         X = start_values(model, "pca", np.random.default_rng(1))["X"]
         assert np.corrcoef(X[:, 0], sign * stage)[0, 1] > 0.9
         assert X[:, 1].std() == pytest.approx(1.0)
@@ -263,7 +263,7 @@ def test_a_saved_fit_goes_on(fits, table, tmp_path):
         for fit in (fits["some classes"], loaded)
     )
     np.testing.assert_array_equal(here, there)
-    model = gplvm.rebuild_model(loaded, priors={"X": PRIORS["some classes"]()})
+    model = gplvm.model.rebuild(loaded, priors={"X": PRIORS["some classes"]()})
     assert [v.name for v in model.free_RVs][:3] == ["X_within", "X_centre", "X"]
 
 
@@ -281,15 +281,15 @@ def test_neighbourhoods_want_rows_alike(models):
 @pytest.mark.parametrize(
     ("make", "wrong"),
     [
-        (lambda: gplvm.informed([np.nan] * N, 1.0), "known of some rows"),
-        (lambda: gplvm.informed([[[0.0]]], 1.0), r"shape \(N,\) or \(N, Q\)"),
-        (lambda: gplvm.informed([0.0] * N, 0.0), "sd must be positive"),
-        (lambda: gplvm.dynamics([0.0, np.nan]), "t must be one finite number a row"),
-        (lambda: gplvm.dynamics([1.0, 1.0]), "not all the same"),
-        (lambda: gplvm.dynamics(TIME, kernel="linear"), "kernel must be one of rbf"),
-        (lambda: gplvm.dynamics(TIME, own=0.0), "own must lie between 0 and 1"),
-        (lambda: gplvm.dynamics(TIME, sequences=["a"]), "one label a row"),
-        (lambda: gplvm.classes([None, "", np.nan]), "labels must have a known class"),
+        (lambda: gplvm.priors.informative([np.nan] * N, 1.0), "known of some rows"),
+        (lambda: gplvm.priors.informative([[[0.0]]], 1.0), r"shape \(N,\) or \(N, Q\)"),
+        (lambda: gplvm.priors.informative([0.0] * N, 0.0), "sd must be positive"),
+        (lambda: gplvm.priors.dynamics([0.0, np.nan]), "t must be one finite number a row"),
+        (lambda: gplvm.priors.dynamics([1.0, 1.0]), "not all the same"),
+        (lambda: gplvm.priors.dynamics(TIME, kernel="linear"), "kernel must be one of rbf"),
+        (lambda: gplvm.priors.dynamics(TIME, own=0.0), "own must lie between 0 and 1"),
+        (lambda: gplvm.priors.dynamics(TIME, sequences=["a"]), "one label a row"),
+        (lambda: gplvm.priors.class_mixture([None, "", np.nan]), "labels must have a known class"),
     ],
 )
 def test_arguments_out_of_range(make, wrong):
@@ -300,10 +300,16 @@ def test_arguments_out_of_range(make, wrong):
 @pytest.mark.parametrize(
     ("make", "wrong"),
     [
-        (lambda: gplvm.informed([0.0, 1.0], 1.0), r"mean must have shape \(14,\) or \(14, 2\)"),
-        (lambda: gplvm.informed(np.zeros((N, 3)), 1.0), r"\(14, 2\), got \(14, 3\)"),
-        (lambda: gplvm.dynamics([0.0, 1.0]), "t must have one entry a row, 14, got 2"),
-        (lambda: gplvm.classes(["a", "b"]), "labels must have one entry a row, 14, got 2"),
+        (
+            lambda: gplvm.priors.informative([0.0, 1.0], 1.0),
+            r"mean must have shape \(14,\) or \(14, 2\)",
+        ),
+        (lambda: gplvm.priors.informative(np.zeros((N, 3)), 1.0), r"\(14, 2\), got \(14, 3\)"),
+        (lambda: gplvm.priors.dynamics([0.0, 1.0]), "t must have one entry a row, 14, got 2"),
+        (
+            lambda: gplvm.priors.class_mixture(["a", "b"]),
+            "labels must have one entry a row, 14, got 2",
+        ),
     ],
 )
 def test_another_number_of_rows(table, make, wrong):

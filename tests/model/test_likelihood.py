@@ -397,7 +397,7 @@ def test_mean_that_is_estimated_leaves_nothing_to_shorten(table, mode):
     assert not read.standardisable
     with pytest.raises(ValueError, match="must be data, got random variables"):
         read.F  # noqa: B018
-    objective = gplvm.compile_objective(model, prior=False)
+    objective = gplvm.model.compile_objective(model, prior=False)
     positions, mean = np.arange(8.0)[:, None], np.array([0.1, 0.2, 0.3, 0.4])
     value, gradient = objective({"X": positions, "mu": mean})
     K = kernel_matrix("rbf", positions, sigma=0.5)

@@ -18,7 +18,8 @@ OTHER = "FAST_COMPILE"
 
 def both(inputs, outputs, **kwargs):
     return [
-        pytensor.function(inputs, outputs, mode=m, **kwargs) for m in (gplvm.compile_mode(), OTHER)
+        pytensor.function(inputs, outputs, mode=m, **kwargs)
+        for m in (gplvm.model.compile_mode(), OTHER)
     ]
 
 
@@ -81,7 +82,7 @@ def test_mixed_dtypes_and_many_outputs(rng):
 
 def test_single_output_and_scalar():
     x = pt.dscalar()
-    function = pytensor.function([x], pt.add(x, x, x) * 2.0, mode=gplvm.compile_mode())
+    function = pytensor.function([x], pt.add(x, x, x) * 2.0, mode=gplvm.model.compile_mode())
     result = function(1.5)
     assert isinstance(result, np.ndarray)
     assert result.shape == ()
@@ -89,9 +90,9 @@ def test_single_output_and_scalar():
 
 
 def test_no_inputs_and_no_computation():
-    assert pytensor.function([], pt.constant(2.0), mode=gplvm.compile_mode())() == 2.0
+    assert pytensor.function([], pt.constant(2.0), mode=gplvm.model.compile_mode())() == 2.0
     x = pt.dvector()
-    function = pytensor.function([x], [x, x], mode=gplvm.compile_mode())
+    function = pytensor.function([x], [x, x], mode=gplvm.model.compile_mode())
     given = np.arange(3.0)
     first, second = function(given)
     first += 1.0
@@ -102,7 +103,7 @@ def test_no_inputs_and_no_computation():
 def test_inputs_stay_as_they_were(rng):
     x = pt.dmatrix()
     y = pt.set_subtensor(pt.exp(x)[0], 0.0) + pt.set_subtensor(x[1], 5.0)
-    function = pytensor.function([x], [y, x.sum()], mode=gplvm.compile_mode())
+    function = pytensor.function([x], [y, x.sum()], mode=gplvm.model.compile_mode())
     given = rng.normal(size=(3, 3))
     before = given.copy()
     function(given)
@@ -119,7 +120,7 @@ def test_earlier_results_are_not_overwritten(rng):
         pt.linalg.cholesky(x @ x.T),
         x.T,
     ]
-    function = pytensor.function([x], outputs, mode=gplvm.compile_mode())
+    function = pytensor.function([x], outputs, mode=gplvm.model.compile_mode())
     function.trust_input = True
     first = function(rng.normal(size=(4, 4)))
     kept = [value.copy() for value in first]
@@ -133,7 +134,7 @@ def test_shared_variables_are_updated(rng):
     total = pytensor.shared(np.zeros(2), name="total")
     x = pt.dvector()
     function = pytensor.function(
-        [x], total * 2, updates={total: total + x}, mode=gplvm.compile_mode()
+        [x], total * 2, updates={total: total + x}, mode=gplvm.model.compile_mode()
     )
     np.testing.assert_array_equal(function(np.ones(2)), [0.0, 0.0])
     np.testing.assert_array_equal(function(np.ones(2)), [2.0, 2.0])
@@ -142,7 +143,7 @@ def test_shared_variables_are_updated(rng):
 
 def test_random_draws_equal_and_advance():
     draws = []
-    for chosen in (gplvm.compile_mode(), OTHER):
+    for chosen in (gplvm.model.compile_mode(), OTHER):
         generator = pytensor.shared(np.random.default_rng(7), name="generator")
         advanced, z = pt.random.normal(size=(3,), rng=generator, return_next_rng=True)
         function = pytensor.function([], [z, z.sum()], updates={generator: advanced}, mode=chosen)
@@ -155,7 +156,7 @@ def test_random_draws_equal_and_advance():
 def test_floating_point_errors_are_values(recwarn):
     x = pt.dvector()
     function = pytensor.function(
-        [x], [pt.log(x), 1.0 / x, pt.sqrt(x), pt.exp(-1e4 * x)], mode=gplvm.compile_mode()
+        [x], [pt.log(x), 1.0 / x, pt.sqrt(x), pt.exp(-1e4 * x)], mode=gplvm.model.compile_mode()
     )
     logarithm, inverse, root, power = function(np.array([0.0, -1.0]))
     assert logarithm[0] == -np.inf
@@ -167,7 +168,7 @@ def test_floating_point_errors_are_values(recwarn):
 
 def test_an_exception_leaves_the_function_usable():
     x, i = pt.dvector(), pt.lscalar()
-    function = pytensor.function([x, i], pt.exp(x)[i], mode=gplvm.compile_mode())
+    function = pytensor.function([x, i], pt.exp(x)[i], mode=gplvm.model.compile_mode())
     with pytest.raises(IndexError):
         function(np.zeros(3), 7)
     assert function(np.zeros(3), 2) == 1.0
@@ -196,7 +197,7 @@ def test_earlier_results_of_the_packages_ops_are_not_overwritten(rng):
         pt.grad(quad[0], K).ravel(),
     ]
     for chosen in (outputs, *([output] for output in outputs)):
-        function = pytensor.function([x], chosen, mode=gplvm.compile_mode())
+        function = pytensor.function([x], chosen, mode=gplvm.model.compile_mode())
         function.trust_input = True
         first = function(rng.normal(size=(5, 2)))
         kept = [value.copy() for value in first]
@@ -211,7 +212,7 @@ def test_copies_run_in_two_threads():
     x = pt.dmatrix("x")
     quad, logdet, *_ = GaussianTerms()(gplvm.covariance("rbf", x, sigma=0.3), np.eye(12, 3))
     cost = quad.sum() + logdet
-    function = pytensor.function([x], [cost, pt.grad(cost, x)], mode=gplvm.compile_mode())
+    function = pytensor.function([x], [cost, pt.grad(cost, x)], mode=gplvm.model.compile_mode())
     copies = [function.copy(share_memory=False) for _ in range(2)]
     positions = np.random.default_rng(3).normal(size=(2, 40, 12, 2))
     expected = [[function(p) for p in half] for half in positions]
@@ -234,7 +235,7 @@ def test_copies_run_in_two_threads():
 
 
 def test_compile_mode_is_the_numpy_linker():
-    mode = gplvm.compile_mode()
+    mode = gplvm.model.compile_mode()
     assert isinstance(mode, Mode)
     assert isinstance(mode.linker, NumpyLinker)
 
@@ -250,4 +251,4 @@ def test_unknown_backend():
     with pytest.raises(
         ValueError, match=r"backend must be 'python', 'numba' or 'jax', got 'torch'"
     ):
-        gplvm.compile_mode("torch")
+        gplvm.model.compile_mode("torch")

@@ -274,7 +274,7 @@ def test_scale_of_the_data(likelihood, kernel, seed, factor):
 def test_model_of_a_table_in_other_units(scale, Y, objectives, rng):
     units = 1000.0 if scale == "global" else np.array([1000.0, 0.01, 1.0, 20.0])
     point = point_of("rbf", rng)
-    other = gplvm.compile_objective(
+    other = gplvm.model.compile_objective(
         gplvm.build_model(Y * units + 50.0, kernel="rbf + bias", scale=scale, resolution=0),
         prior=False,
     )
@@ -288,7 +288,7 @@ def test_model_of_a_table_in_other_units(scale, Y, objectives, rng):
 def test_model_of_a_table_in_another_order(Y, objectives, rng):
     rows, columns = rng.permutation(12), rng.permutation(4)
     point = point_of("rbf", rng)
-    other = gplvm.compile_objective(
+    other = gplvm.model.compile_objective(
         gplvm.build_model(Y[rows, columns], kernel="rbf + bias", resolution=0), prior=False
     )
     value, gradient = objectives("rbf + bias")(point)
@@ -339,7 +339,7 @@ def assert_is_lawrences(Y, X):
     model = gplvm.build_model(
         Y, X.shape[1], kernel="rbf + bias", priors=flat, scale="none", resolution=0
     )
-    value, gradient = gplvm.compile_objective(model)({"X": X, **START})
+    value, gradient = gplvm.model.compile_objective(model)({"X": X, **START})
     centred = Y - Y.mean(axis=0)
     expected, slopes = lawrence(X, centred, rbf=1.0, gamma=1.0, white=np.exp(-1), bias=np.exp(-1))
     assert value == pytest.approx(expected, rel=1e-10)
@@ -418,15 +418,15 @@ def test_point_of_a_wrong_shape(objectives, good):
 
 def test_objective_of_something_else():
     with pytest.raises(TypeError, match=r"model must be a pm.Model, got dict\. See build_model"):
-        gplvm.compile_objective({})
+        gplvm.model.compile_objective({})
 
 
 # Backends
 
 
 def assert_backend_agrees(backend, model, point):
-    value, gradient = gplvm.compile_objective(model)(point)
-    other, slopes = gplvm.compile_objective(model, backend=backend)(point)
+    value, gradient = gplvm.model.compile_objective(model)(point)
+    other, slopes = gplvm.model.compile_objective(model, backend=backend)(point)
     assert other == pytest.approx(value, rel=1e-9)
     for name, slope in gradient.items():
         np.testing.assert_allclose(

@@ -54,7 +54,7 @@ def test_another_process_goes_on_from_the_files_bit_by_bit(fits, Y, tmp_path, rn
 
 
 def logp_of(model, point):
-    return gplvm.compile_objective(model)(point)[0]
+    return gplvm.model.compile_objective(model)(point)[0]
 
 
 POINT = {"lengthscale": 0.8, "amplitude": 1.2, "sigma": 0.4}
@@ -77,7 +77,7 @@ def test_the_model_built_again_has_the_same_density(Y, rng, settings):
     X = rng.standard_normal((12, 2))
     fit = gplvm.fit_map(model, progressbar=False)
     given = settings.get("priors", {})
-    again = gplvm.rebuild_model(
+    again = gplvm.model.rebuild(
         fit, priors={k: v for k, v in given.items() if not isinstance(v, float | str)}
     )
     point = {
@@ -93,10 +93,10 @@ def test_the_model_built_again_has_the_same_density(Y, rng, settings):
 
 
 LATENT_PRIORS = {
-    "informed": gplvm.informed(np.linspace(-1.5, 1.5, 12), 0.2),
-    "dynamics": gplvm.dynamics(np.arange(12.0)),
-    "classes": gplvm.classes(np.arange(12) % 3),
-    "back_constrained": gplvm.back_constrained(),
+    "informed": gplvm.priors.informative(np.linspace(-1.5, 1.5, 12), 0.2),
+    "dynamics": gplvm.priors.dynamics(np.arange(12.0)),
+    "classes": gplvm.priors.class_mixture(np.arange(12) % 3),
+    "back_constrained": gplvm.priors.back_constraint(),
 }
 
 
@@ -106,7 +106,7 @@ def test_priors_that_know_something_are_given_again(Y, name):
     priors = {"X": LATENT_PRIORS[name]}
     model = gplvm.build_model(Y, priors=priors)
     fit = gplvm.fit_map(model, maxiter=3, progressbar=False)
-    again = gplvm.rebuild_model(fit, priors=priors)
+    again = gplvm.model.rebuild(fit, priors=priors)
     assert ModelSpec.of(again).priors == ModelSpec.of(model).priors
     one, two = (
         gplvm.fit_map(m, start=fit, maxiter=3, progressbar=False)["sample_stats"]["lp"]
@@ -114,14 +114,14 @@ def test_priors_that_know_something_are_given_again(Y, name):
     )
     np.testing.assert_array_equal(one, two)
     with pytest.raises(ValueError, match="must have the priors of the fit, got others: X"):
-        gplvm.rebuild_model(fit)
+        gplvm.model.rebuild(fit)
 
 
 def test_a_mean_that_was_put_there_by_hand_comes_back(Y):
     model = gplvm.build_model(Y)
     model["Y_mean"].set_value(np.zeros(4))
     best = gplvm.fit_map(model, progressbar=False)
-    np.testing.assert_array_equal(gplvm.rebuild_model(best)["Y_mean"].get_value(), np.zeros(4))
+    np.testing.assert_array_equal(gplvm.model.rebuild(best)["Y_mean"].get_value(), np.zeros(4))
 
 
 def test_a_table_with_holes_comes_back(Y):
@@ -129,7 +129,7 @@ def test_a_table_with_holes_comes_back(Y):
     holes[2, 1] = holes[5, 3] = np.nan
     model = gplvm.build_model(holes, missing="mask")
     best = gplvm.fit_map(model, progressbar=False)
-    again = gplvm.rebuild_model(best)
+    again = gplvm.model.rebuild(best)
     point = {"X": best["posterior"]["X"].to_numpy()[0, 0], **POINT}
     assert logp_of(again, point) == logp_of(model, point)
 
@@ -158,21 +158,21 @@ def test_other_priors_are_refused(Y):
     model = gplvm.build_model(Y, priors={"amplitude": pm.HalfNormal.dist(2.0)})
     best = gplvm.fit_map(model, progressbar=False)
     with pytest.raises(ValueError, match=r"amplitude had HalfNormal\(0\.0, 2\.0\), now LogNormal"):
-        gplvm.rebuild_model(best)
+        gplvm.model.rebuild(best)
     with pytest.raises(ValueError, match=r"had HalfNormal\(0\.0, 2\.0\), now HalfNormal\(0\.0, 1"):
-        gplvm.rebuild_model(best, priors={"amplitude": pm.HalfNormal.dist(1.0)})
+        gplvm.model.rebuild(best, priors={"amplitude": pm.HalfNormal.dist(1.0)})
     with pytest.raises(ValueError, match=r"amplitude had .*, now none"):
-        gplvm.rebuild_model(best, priors={"amplitude": 1.0})
+        gplvm.model.rebuild(best, priors={"amplitude": 1.0})
 
 
 def test_what_cannot_be_built_again_is_refused(best):
-    with pytest.raises(TypeError, match="rebuild_model needs a fit"):
-        gplvm.rebuild_model({"X": 1})
+    with pytest.raises(TypeError, match="rebuild needs a fit"):
+        gplvm.model.rebuild({"X": 1})
     other = best.copy()
     other.attrs = {**best.attrs, "kernel": "custom"}
     with pytest.raises(ValueError, match="a covariance of its own"):
-        gplvm.rebuild_model(other)
+        gplvm.model.rebuild(other)
     without = best.copy()
     without["posterior"] = xr.DataTree(best.posterior.to_dataset().drop_vars("X"))
-    with pytest.raises(ValueError, match="rebuild_model needs the variable 'X'"):
-        gplvm.rebuild_model(without)
+    with pytest.raises(ValueError, match="rebuild needs the variable 'X'"):
+        gplvm.model.rebuild(without)

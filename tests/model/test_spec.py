@@ -10,10 +10,10 @@ from pm_gplvm.model.spec import ModelSpec, PositionPrior, Table
 
 PRIORS = {
     "normal": lambda Y: pm.Normal.dist(0.5, 2.0),
-    "informed": lambda Y: gplvm.informed(np.linspace(-1.0, 1.0, len(Y)), 0.3),
-    "dynamics": lambda Y: gplvm.dynamics(np.arange(len(Y))),
-    "classes": lambda Y: gplvm.classes(Y["label"]),
-    "back_constrained": lambda Y: gplvm.back_constrained(),
+    "informed": lambda Y: gplvm.priors.informative(np.linspace(-1.0, 1.0, len(Y)), 0.3),
+    "dynamics": lambda Y: gplvm.priors.dynamics(np.arange(len(Y))),
+    "classes": lambda Y: gplvm.priors.class_mixture(Y["label"]),
+    "back_constrained": lambda Y: gplvm.priors.back_constraint(),
 }
 
 

@@ -139,12 +139,12 @@ def test_saved_and_read_and_built_again(fit, tmp_path, rng):
     again = gplvm.load(gplvm.save(fit, tmp_path / "fit.nc"))
     places = rng.standard_normal((3, 2))
     for one, other in zip(
-        (gplvm.predict(fit, places), gplvm.magnification(fit, places)),
-        (gplvm.predict(again, places), gplvm.magnification(again, places)),
+        (gplvm.predict(fit, places), gplvm.diagnostics.magnification(fit, places)),
+        (gplvm.predict(again, places), gplvm.diagnostics.magnification(again, places)),
         strict=True,
     ):
         xr.testing.assert_identical(one, other)
-    assert [rv.name for rv in gplvm.rebuild_model(again).free_RVs] == [
+    assert [rv.name for rv in gplvm.model.rebuild(again).free_RVs] == [
         "X",
         "lengthscale",
         "amplitude",
@@ -227,11 +227,14 @@ def test_short_runs_of_the_samplers(Y, with_holes):
             y = table.to_numpy()[:, d]
             o = ~np.isnan(y)
             total += column_logps(y[o][:, None], K[np.ix_(o, o)], centre[d], scale[d])[0]
-        known = gplvm.compute_log_likelihood(drawn)["log_likelihood"]["Y"]
+        known = gplvm.diagnostics.compute_log_likelihood(drawn)["log_likelihood"]["Y"]
         assert known[chain, draw].sum().item() == pytest.approx(total, rel=1e-8)
     aligned = gplvm.align(drawn)
     np.testing.assert_array_equal(aligned["aligned"]["shift"], 0.0)
-    assert np.isfinite(gplvm.leave_one_out(aligned)["log_score"]).sum() == table.notnull().sum()
+    assert (
+        np.isfinite(gplvm.diagnostics.leave_one_out(aligned)["log_score"]).sum()
+        == table.notnull().sum()
+    )
     best = gplvm.fit_map(model, **QUIET)
     assert set(gplvm.sample_theta(model, best, **few, **QUIET)["posterior"].data_vars) == {
         "lengthscale",
@@ -243,7 +246,7 @@ def test_short_runs_of_the_samplers(Y, with_holes):
 
 def test_inducing_inputs_are_refused_with_the_way_out():
     model = gplvm.build_model(simulated(20, 4), 2, kernel="rbf + linear", resolution=0)
-    for build in (gplvm.build_sparse, gplvm.build_variational):
+    for build in (gplvm.model.build_sparse, gplvm.model.build_variational):
         with pytest.raises(
             ValueError, match=r"one part .*'rbf \+ linear'\. Use fit_map, fit_stochastic or sample"
         ):

@@ -30,7 +30,7 @@ def labels(ax):
 
 
 def test_each_cell_is_the_image_that_predict_gives_at_its_centre(best):
-    ax = gplvm.plot_reconstruction(best, (8, 8), grid=3)
+    ax = gplvm.plot.reconstruction(best, (8, 8), grid=3)
     assert len(ax.images) == 9
     for picture in ax.images:
         left, right, bottom, top = picture.get_extent()
@@ -44,17 +44,17 @@ def test_each_cell_is_the_image_that_predict_gives_at_its_centre(best):
 
 
 def test_without_a_shape_curves_are_drawn(Y):
-    ax = gplvm.plot_reconstruction(made_fit(Y, "rbf", draws=3), grid=4)
+    ax = gplvm.plot.reconstruction(made_fit(Y, "rbf", draws=3), grid=4)
     curves = [line for line in ax.lines if len(line.get_xdata()) == 4]
     assert len(curves) == 16
     assert "band ± 2 sd" in ax.get_title()
 
 
 def test_one_dimension_is_one_line_of_cells(line):
-    ax = gplvm.plot_reconstruction(line, (2, 2), grid=5)
+    ax = gplvm.plot.reconstruction(line, (2, 2), grid=5)
     assert len(ax.images) == 5
     assert ax.get_ylabel() == ""
-    ax = gplvm.plot_reconstruction(line, grid=5, ax=plt.gca())
+    ax = gplvm.plot.reconstruction(line, grid=5, ax=plt.gca())
     assert ax is plt.gca()
 
 
@@ -71,19 +71,19 @@ def test_one_dimension_is_one_line_of_cells(line):
 )
 def test_wrong_reconstructions(best, settings, message):
     with pytest.raises(ValueError, match=message):
-        gplvm.plot_reconstruction(best, **settings)
+        gplvm.plot.reconstruction(best, **settings)
 
 
 # plot_magnification
 
 
 def test_the_map_is_the_magnification_at_its_cells(best):
-    ax = gplvm.plot_magnification(best, "label", grid=6)
+    ax = gplvm.plot.magnification(best, "label", grid=6)
     (picture,) = ax.images
     left, right, bottom, top = picture.get_extent()
     x = left + (right - left) * (2 + 0.5) / 6
     y = bottom + (top - bottom) * (4 + 0.5) / 6
-    expected = gplvm.magnification(best, [[x, y]])["magnification"][0]
+    expected = gplvm.diagnostics.magnification(best, [[x, y]])["magnification"][0]
     assert picture.get_array()[4, 2] == pytest.approx(float(expected), rel=1e-9)
     assert any("√det E JᵀJ" in label for label in labels(ax))
     assert ax.get_legend() is not None
@@ -92,10 +92,12 @@ def test_the_map_is_the_magnification_at_its_cells(best):
 def test_draws_give_lines_of_equal_width(Y, rng):
     X = rng.standard_normal((12, 2)) + 0.1 * rng.standard_normal((1, 20, 12, 2))
     fit = fit_of(gplvm.build_model(Y), X, lengthscale=0.7, amplitude=1.0, sigma=0.1)
-    ax = gplvm.plot_magnification(fit, grid=20)
+    ax = gplvm.plot.magnification(fit, grid=20)
     (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
     places = np.meshgrid(np.linspace(left, right, 60), np.linspace(bottom, top, 60))
-    found = gplvm.magnification(fit, np.stack([p.ravel() for p in places], axis=1), draws=20)
+    found = gplvm.diagnostics.magnification(
+        fit, np.stack([p.ravel() for p in places], axis=1), draws=20
+    )
     ratio = (found["high"] / found["low"]).to_numpy()
     texts = {float(t.get_text().removeprefix("×")) for t in ax.texts}
     assert texts
@@ -103,15 +105,17 @@ def test_draws_give_lines_of_equal_width(Y, rng):
 
 
 def test_a_path_and_one_dimension_are_curves_with_a_band(line, Y):
-    ax = gplvm.plot_magnification(line, grid=5)
+    ax = gplvm.plot.magnification(line, grid=5)
     (band,) = ax.collections
     assert band.get_label() == "89 %"
     curve = ax.lines[-1]
-    expected = gplvm.magnification(line, curve.get_xdata()[:, None], draws=20)["magnification"]
+    expected = gplvm.diagnostics.magnification(line, curve.get_xdata()[:, None], draws=20)[
+        "magnification"
+    ]
     np.testing.assert_allclose(curve.get_ydata(), expected)
     path = [[0.0, 0.0], [3.0, 4.0], [3.0, 5.0]]
-    ax = gplvm.plot_magnification(made_fit(Y, "rbf"), path=path)
+    ax = gplvm.plot.magnification(made_fit(Y, "rbf"), path=path)
     assert ax.lines[0].get_xdata().tolist() == [0.0, 5.0, 6.0]
     assert not ax.collections
     with pytest.raises(ValueError, match="grid must be a whole number of at least 2"):
-        gplvm.plot_magnification(line, grid=True)
+        gplvm.plot.magnification(line, grid=True)

@@ -23,7 +23,7 @@ DRIVER = shutil.which("chromedriver")
 @pytest.fixture(scope="module")
 def page(best, tmp_path_factory):
     path = tmp_path_factory.mktemp("explorer") / "digits.html"
-    return gplvm.explore(best, "label", path=path, image_shape=(8, 8), grid=30)
+    return gplvm.plot.explore(best, "label", path=path, image_shape=(8, 8), grid=30)
 
 
 def held(page):
@@ -67,8 +67,8 @@ def test_the_numbers_are_those_of_predict(page, best, digits):
 
 def test_neighbours_are_the_most_probable_then_the_nearest(Y):
     fit = made_fit(Y, "rbf", draws=30)
-    about = gplvm.explore(fit, n_neighbors=4).about
-    shares = gplvm.neighbour_probabilities(fit, 4).to_numpy()
+    about = gplvm.plot.explore(fit, n_neighbors=4).about
+    shares = gplvm.diagnostics.neighbour_probabilities(fit, 4).to_numpy()
     for i, listed in enumerate(about["neighbours"]):
         assert len(listed) == 4
         assert i not in [j for j, _ in listed]
@@ -85,13 +85,13 @@ def test_the_page_needs_nothing_else(page):
 def test_labels_cannot_end_the_script(Y, tmp_path):
     named = Y.assign_coords(label=("obs", ["</script><b>"] * 6 + ["right"] * 6))
     fit = made_fit(named, "rbf")
-    text = gplvm.explore(fit, "label", path=tmp_path / "a.html", grid=5).read_text()
+    text = gplvm.plot.explore(fit, "label", path=tmp_path / "a.html", grid=5).read_text()
     assert text.count("</script>") == 1
     assert held(tmp_path / "a.html")[0]["values"][0] == "</script><b>"
 
 
 def test_the_widget_holds_the_same_and_the_same_script(best, page):
-    widget = gplvm.explore(best, "label", image_shape=(8, 8), grid=30)
+    widget = gplvm.plot.explore(best, "label", image_shape=(8, 8), grid=30)
     about, numbers = held(page)
     assert json.loads(json.dumps(widget.about)) == about
     np.testing.assert_array_equal(np.frombuffer(widget.mean, "<f4"), numbers["mean"])
@@ -114,7 +114,7 @@ def test_the_widget_holds_the_same_and_the_same_script(best, page):
 def test_how_rows_are_shown(features, settings, kind):
     rng = np.random.default_rng(1)
     fit = made_fit(xr.DataArray(rng.standard_normal((8, features)), dims=("obs", "feature")), "rbf")
-    about = gplvm.explore(fit, np.linspace(0, 1, 8), grid=5, **settings).about
+    about = gplvm.plot.explore(fit, np.linspace(0, 1, 8), grid=5, **settings).about
     assert about["kind"] == kind
     assert about["scale"]["high"] == 1.0
 
@@ -122,7 +122,7 @@ def test_how_rows_are_shown(features, settings, kind):
 def test_many_features_take_fewer_places():
     rng = np.random.default_rng(1)
     fit = made_fit(xr.DataArray(rng.standard_normal((60, 3000)), dims=("obs", "feature")), "rbf")
-    assert gplvm.explore(fit).about["grid"] == 14
+    assert gplvm.plot.explore(fit).about["grid"] == 14
 
 
 def test_missing_entries_stay_missing(Y, tmp_path):
@@ -130,7 +130,7 @@ def test_missing_entries_stay_missing(Y, tmp_path):
     model = gplvm.build_model(holes, missing="mask")
     X = np.random.default_rng(1).standard_normal((1, 1, 12, 2))
     fit = fit_of(model, X, lengthscale=0.8, amplitude=1.2, sigma=0.3)
-    page = gplvm.explore(fit, path=tmp_path / "holes.html", grid=5)
+    page = gplvm.plot.explore(fit, path=tmp_path / "holes.html", grid=5)
     about, numbers = held(page)
     np.testing.assert_allclose(numbers["table"].reshape(12, 4), holes, rtol=1e-6)
     assert about["low"] == pytest.approx(float(holes.min()))
@@ -141,7 +141,7 @@ def test_without_anywidget_the_remedy_is_told(best, monkeypatch):
     monkeypatch.setitem(sys.modules, "anywidget", None)
     explorer._widget_class.cache_clear()
     with pytest.raises(ImportError, match=r"pip install 'pm-gplvm\[explore\]', or write a page"):
-        gplvm.explore(best)
+        gplvm.plot.explore(best)
 
 
 @pytest.mark.parametrize(
@@ -159,16 +159,18 @@ def test_without_anywidget_the_remedy_is_told(best, monkeypatch):
 )
 def test_wrong_arguments(best, settings, error, message):
     with pytest.raises(error, match=message):
-        gplvm.explore(best, **settings)
+        gplvm.plot.explore(best, **settings)
 
 
 def test_one_dimension_and_standing_files_are_refused(Y, best, page):
     line = gplvm.fit_map(gplvm.build_model(Y, 1), progressbar=False)
-    with pytest.raises(ValueError, match="explore needs two latent dimensions or more, got one"):
-        gplvm.explore(line)
+    with pytest.raises(
+        ValueError, match=r"plot\.explore needs two latent dimensions or more, got one"
+    ):
+        gplvm.plot.explore(line)
     before = page.read_bytes()
     with pytest.raises(FileExistsError, match=r"digits\.html exists\. Pass overwrite=True"):
-        gplvm.explore(best, path=page)
+        gplvm.plot.explore(best, path=page)
     assert page.read_bytes() == before
 
 

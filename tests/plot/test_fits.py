@@ -84,7 +84,7 @@ def test_outside_counts_what_the_ellipse_leaves_out(rng):
 
 
 def test_every_fit_is_a_panel_and_the_lines_lead_to_the_first(fits, Y):
-    axes = gplvm.plot_compare(fits, color="label")
+    axes = gplvm.plot.compare(fits, color="label")
     assert [ax.get_title().split("\n")[0] for ax in axes] == ["MAP", "draws"]
     assert not of_kind(axes[0], EllipseCollection)
     (ellipses,) = of_kind(axes[1], EllipseCollection)
@@ -106,7 +106,7 @@ def test_every_fit_is_a_panel_and_the_lines_lead_to_the_first(fits, Y):
 
 
 def test_ellipses_hold_the_share_they_promise(fits):
-    (ellipses,) = of_kind(gplvm.plot_compare(fits)[1], EllipseCollection)
+    (ellipses,) = of_kind(gplvm.plot.compare(fits)[1], EllipseCollection)
     draws = common_frame(read_all(fits))["draws"]
     off = draws - draws.mean(axis=0)
     angle = np.radians(ellipses.get_angles())
@@ -117,21 +117,21 @@ def test_ellipses_hold_the_share_they_promise(fits):
 
 
 def test_numbers_have_one_scale_for_all_panels(fits):
-    axes = gplvm.plot_compare(fits, color=np.linspace(0.0, 1.0, 12))
+    axes = gplvm.plot.compare(fits, color=np.linspace(0.0, 1.0, 12))
     assert axes[-1].get_legend() is None
     assert len(axes[0].figure.axes) == 3
 
 
 def test_fits_of_one_draw_have_no_ellipses_but_lines(fits, Y, centre):
     other = fit_of(gplvm.build_model(Y), centre[None, None] * [1.0, 0.5], **THETA)
-    axes = gplvm.plot_compare({"MAP": fits["MAP"], "other": other})
+    axes = gplvm.plot.compare({"MAP": fits["MAP"], "other": other})
     assert not of_kind(axes[1], EllipseCollection)
     assert len(of_kind(axes[1], LineCollection)) == 1
     assert axes[1].get_title() == "other"
 
 
 def test_positions_that_are_held_do_not_fail(theta, best):
-    axes = gplvm.plot_compare({"MAP": best, "θ": theta}, color="label")
+    axes = gplvm.plot.compare({"MAP": best, "θ": theta}, color="label")
     assert axes[1].get_title() == "θ\n0 of 30 dots outside 89 %"
 
 
@@ -142,7 +142,7 @@ def test_one_latent_dimension(Y, rng):
         "MAP": fit_of(model, X[None, None], **THETA),
         "draws": fit_of(model, X + 0.05 * rng.standard_normal((1, 100, 12, 1)), **THETA),
     }
-    axes = gplvm.plot_compare(fits, color="label")
+    axes = gplvm.plot.compare(fits, color="label")
     assert axes[0].get_ylabel() == "row, in the order of the first fit"
     assert not of_kind(axes[0], LineCollection)
     (lines,) = of_kind(axes[1], LineCollection)
@@ -153,7 +153,7 @@ def test_one_latent_dimension(Y, rng):
 
 def test_given_axes_are_used(fits):
     _, axes = plt.subplots(2, 1)
-    assert gplvm.plot_compare(fits, axes=axes).tolist() == axes.tolist()
+    assert gplvm.plot.compare(fits, axes=axes).tolist() == axes.tolist()
 
 
 @pytest.mark.parametrize(
@@ -168,15 +168,15 @@ def test_given_axes_are_used(fits):
 )
 def test_wrong_arguments(fits, settings, message):
     with pytest.raises(ValueError, match=message):
-        gplvm.plot_compare(fits, **settings)
+        gplvm.plot.compare(fits, **settings)
 
 
 def test_fits_that_cannot_stand_in_one_frame(fits, Y, best, rng):
-    with pytest.raises(ValueError, match="plot_compare needs fits of the same table"):
-        gplvm.plot_compare({**fits, "digits": best})
+    with pytest.raises(ValueError, match=r"plot\.compare needs fits of the same table"):
+        gplvm.plot.compare({**fits, "digits": best})
     line = fit_of(gplvm.build_model(Y, 1), rng.standard_normal((1, 1, 12, 1)), **THETA)
     with pytest.raises(ValueError, match="got 2 in 'MAP' and 1 in 'line'"):
-        gplvm.plot_compare({**fits, "line": line})
+        gplvm.plot.compare({**fits, "line": line})
 
 
 # plot_prior
@@ -188,7 +188,7 @@ def prior(Y):
 
 
 def test_the_table_stands_over_the_bands_of_the_prior(prior, fits):
-    axes = gplvm.plot_prior(prior, fits["MAP"])
+    axes = gplvm.plot.prior(prior, fits["MAP"])
     labels = [[t.get_text() for t in ax.get_legend().get_texts()] for ax in axes]
     assert labels == [["prior", "fit"], ["prior", "table"], ["prior", "table"]]
     assert all(len(ax.collections) == 2 for ax in axes)
@@ -204,16 +204,16 @@ def test_the_table_stands_over_the_bands_of_the_prior(prior, fits):
 
 def test_without_a_fit_the_first_panel_has_the_prior_alone(prior):
     _, axes = plt.subplots(1, 3)
-    found = gplvm.plot_prior(prior, axes=axes)
+    found = gplvm.plot.prior(prior, axes=axes)
     assert found.tolist() == axes.tolist()
     assert len(axes[0].lines) == 1
 
 
 def test_wrong_priors_and_axes(prior, best):
     with pytest.raises(ValueError, match="without prior, prior_predictive"):
-        gplvm.plot_prior(best)
+        gplvm.plot.prior(best)
     with pytest.raises(ValueError, match="axes must be three, got 1"):
-        gplvm.plot_prior(prior, axes=[plt.gca()])
+        gplvm.plot.prior(prior, axes=[plt.gca()])
 
 
 # plot_optima
@@ -253,7 +253,7 @@ def test_the_positions_of_a_fit_are_those_of_its_best_start(best):
 
 
 def test_starts_are_drawn_by_embedding_and_convergence(ends):
-    axes = gplvm.plot_optima(ends)
+    axes = gplvm.plot.optima(ends)
     drawn = {part.get_label(): part for part in axes[0].collections}
     heights = {name: part.get_offsets()[:, 1].tolist() for name, part in drawn.items()}
     assert heights["A"] == [0.0]
@@ -268,8 +268,8 @@ def test_starts_are_drawn_by_embedding_and_convergence(ends):
 
 def test_wrong_optima(ends, Y):
     with pytest.raises(ValueError, match="same must lie between 0 and 1, got 2"):
-        gplvm.plot_optima(ends, same=2)
+        gplvm.plot.optima(ends, same=2)
     with pytest.raises(ValueError, match="axes must be two, got 1"):
-        gplvm.plot_optima(ends, axes=[plt.gca()])
+        gplvm.plot.optima(ends, axes=[plt.gca()])
     with pytest.raises(ValueError, match="Take what fit_marginal or fit_map returns"):
-        gplvm.plot_optima(made_fit(Y, "rbf"))
+        gplvm.plot.optima(made_fit(Y, "rbf"))

@@ -48,7 +48,7 @@ def conditional(K, y, n):
 @pytest.mark.parametrize("kernel", ALL_KERNELS)
 def test_one_draw_is_the_conditional_of_each_entry(kernel, Y):
     _, fit = drawn(Y, kernel)
-    left = gplvm.leave_one_out(fit)
+    left = gplvm.diagnostics.leave_one_out(fit)
     K = kernel_matrix(kernel, fit.posterior["X"].to_numpy()[0, 0], **theta_of(kernel))
     centre, scale = location(fit)
     for n, d in np.ndindex(12, 4):
@@ -66,8 +66,8 @@ def test_one_draw_is_the_conditional_of_each_entry(kernel, Y):
 def test_draws_are_weighted_by_one_over_the_density_of_the_entry(Y):
     """A few draws, so that no tail is smoothed: the plain importance identity."""
     _, fit = drawn(Y, draws=7)
-    left = gplvm.leave_one_out(fit)
-    singles = [gplvm.leave_one_out(fit.isel(draw=[i])) for i in range(7)]
+    left = gplvm.diagnostics.leave_one_out(fit)
+    singles = [gplvm.diagnostics.leave_one_out(fit.isel(draw=[i])) for i in range(7)]
     logs, means, sds = (
         np.stack([one[n].to_numpy() for one in singles]) for n in ("log_score", "mean", "sd")
     )
@@ -93,7 +93,7 @@ def test_the_weights_turn_the_posterior_into_the_one_without_the_entry():
     counts = np.round(20_000 * np.exp(whole - logsumexp(whole))).astype(int)
     model = gplvm.build_model(y[:, None], 1, scale="none", resolution=0)
     draws = np.repeat(X, counts, axis=0)[None]
-    left = gplvm.leave_one_out(
+    left = gplvm.diagnostics.leave_one_out(
         fit_of(model, draws, lengthscale=1.0, amplitude=1.0, sigma=0.4), draws=20_000
     )
     for n in range(5):
@@ -106,7 +106,7 @@ def test_the_weights_turn_the_posterior_into_the_one_without_the_entry():
 
 def test_pymc_agrees_on_the_terms_of_each_feature(Y, mode):
     model, fit = drawn(Y, chains=2, draws=3)
-    ours = gplvm.compute_log_likelihood(fit)["log_likelihood"]["Y"]
+    ours = gplvm.diagnostics.compute_log_likelihood(fit)["log_likelihood"]["Y"]
     with model:
         theirs = pm.compute_log_likelihood(
             fit.copy(deep=True), progressbar=False, compile_kwargs={"mode": mode}
@@ -118,9 +118,13 @@ def test_pymc_agrees_on_the_terms_of_each_feature(Y, mode):
 
 def test_az_loo_leaves_out_a_feature(Y):
     _, fit = drawn(Y, chains=2, draws=200, spread=0.01)
-    loo = arviz_stats.loo(gplvm.compute_log_likelihood(fit), pointwise=True)
+    loo = arviz_stats.loo(gplvm.diagnostics.compute_log_likelihood(fit), pointwise=True)
     assert loo.elpd_i.dims == ("feature",)
-    terms = gplvm.compute_log_likelihood(fit)["log_likelihood"]["Y"].to_numpy().reshape(400, 4)
+    terms = (
+        gplvm.diagnostics.compute_log_likelihood(fit)["log_likelihood"]["Y"]
+        .to_numpy()
+        .reshape(400, 4)
+    )
     plain = np.log(400) - logsumexp(-terms, axis=0)
     np.testing.assert_allclose(loo.elpd_i, plain, atol=0.05)
     known = left_out(fit)
@@ -130,7 +134,10 @@ def test_az_loo_leaves_out_a_feature(Y):
 
 def test_az_compare_ranks_fits(Y):
     near, far = (drawn(Y, chains=2, draws=100, spread=s)[1] for s in (0.01, 0.05))
-    fits = {"near": gplvm.compute_log_likelihood(near), "far": gplvm.compute_log_likelihood(far)}
+    fits = {
+        "near": gplvm.diagnostics.compute_log_likelihood(near),
+        "far": gplvm.diagnostics.compute_log_likelihood(far),
+    }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         table = arviz_stats.compare(fits)
@@ -139,17 +146,17 @@ def test_az_compare_ranks_fits(Y):
 
 def test_many_draws_get_smoothed_weights_and_a_pareto_k(Y):
     _, fit = drawn(Y, draws=100, spread=0.05)
-    left = gplvm.leave_one_out(fit)
+    left = gplvm.diagnostics.leave_one_out(fit)
     assert np.isfinite(left["pareto_k"]).all()
-    few = gplvm.leave_one_out(fit, draws=10)
+    few = gplvm.diagnostics.leave_one_out(fit, draws=10)
     assert np.isnan(few["pareto_k"]).all()
     np.testing.assert_allclose(left["log_score"], few["log_score"], atol=1.0)
 
 
 def test_identical_draws_need_no_weights(Y):
     _, fit = drawn(Y, draws=40, spread=0.0)
-    one = gplvm.leave_one_out(fit.isel(draw=[0]))
-    all_ = gplvm.leave_one_out(fit)
+    one = gplvm.diagnostics.leave_one_out(fit.isel(draw=[0]))
+    all_ = gplvm.diagnostics.leave_one_out(fit)
     np.testing.assert_allclose(all_["log_score"], one["log_score"], rtol=1e-10)
 
 
@@ -160,7 +167,7 @@ def test_residuals_are_calibrated_under_the_true_positions(rng):
     Y = np.linalg.cholesky(K) @ rng.standard_normal((60, 30))
     model = gplvm.build_model(Y, scale="none", resolution=0)
     fit = fit_of(model, X[None, None], lengthscale=1.0, amplitude=1.0, sigma=0.3)
-    left = gplvm.leave_one_out(fit)
+    left = gplvm.diagnostics.leave_one_out(fit)
     white = ((Y - left["mean"]) / left["sd"]).to_numpy()
     assert 0.86 < (np.abs(white) < 1.598).mean() < 0.92
 
@@ -168,16 +175,16 @@ def test_residuals_are_calibrated_under_the_true_positions(rng):
 @pytest.mark.parametrize("draws", [0, 2.5, True])
 def test_wrong_draws(best, draws):
     with pytest.raises(ValueError, match="draws must be a whole number of at least 1"):
-        gplvm.leave_one_out(best, draws=draws)
+        gplvm.diagnostics.leave_one_out(best, draws=draws)
 
 
 def test_what_is_no_fit_of_ours(best):
     with pytest.raises(TypeError, match="compute_log_likelihood needs a fit"):
-        gplvm.compute_log_likelihood({"X": 1})
+        gplvm.diagnostics.compute_log_likelihood({"X": 1})
     own = best.copy()
     own.attrs = {**best.attrs, "kernel": "custom"}
     with pytest.raises(ValueError, match="leave_one_out knows the kernels"):
-        gplvm.leave_one_out(own)
+        gplvm.diagnostics.leave_one_out(own)
     assert all(np.isnan(v) for v in left_out(own).values())
 
 
@@ -209,7 +216,7 @@ def curve():
 
 def scores_of(Y, **settings):
     settings = {"n_folds": 3, "n_samples": 300, "random_seed": 1, **settings}
-    return gplvm.cross_validate(Y, partial(gplvm.build_model, latent_dim=1), **settings)
+    return gplvm.diagnostics.cross_validate(Y, partial(gplvm.build_model, latent_dim=1), **settings)
 
 
 def test_every_row_is_held_out_once(curve):
@@ -220,7 +227,7 @@ def test_every_row_is_held_out_once(curve):
         # With "rbf" alone the fit of one fold finds no structure and says so.
         return gplvm.build_model(table, 1, kernel="rbf + linear")
 
-    scores = gplvm.cross_validate(curve, build, n_folds=4, n_samples=300, random_seed=1)
+    scores = gplvm.diagnostics.cross_validate(curve, build, n_folds=4, n_samples=300, random_seed=1)
     held = [set(curve["obs"].to_numpy().tolist()) - rows for rows in seen]
     assert sorted(map(len, held)) == [7, 7, 8, 8]
     assert set.union(*held) == set(curve["obs"].to_numpy().tolist())
@@ -244,7 +251,7 @@ def test_the_kernel_that_drew_the_table_scores_higher(curve):
     line = partial(gplvm.build_model, latent_dim=1, kernel="linear")
     settings = {"n_folds": 3, "n_samples": 300, "random_seed": 1}
     bent = scores_of(curve)["log_score"]
-    straight = gplvm.cross_validate(curve, line, **settings)["log_score"]
+    straight = gplvm.diagnostics.cross_validate(curve, line, **settings)["log_score"]
     assert float(bent.sum()) > float(straight.sum()) + 10.0
 
 
@@ -298,4 +305,4 @@ def test_wrong_arguments(curve, settings, message):
 def test_another_prior_of_the_positions(curve, prior):
     build = partial(gplvm.build_model, latent_dim=1, priors={"X": prior})
     with pytest.raises(ValueError, match=r"under X ~ N\(0, 1\), got a model with another prior"):
-        gplvm.cross_validate(curve, build)
+        gplvm.diagnostics.cross_validate(curve, build)

@@ -44,7 +44,7 @@ def test_slopes_of_the_kernel(kernel, rng):
 def test_one_draw_against_differences_of_the_conditional(Y, kernel, rng):
     fit = made_fit(Y, kernel)
     X_new = rng.standard_normal((3, 2))
-    found = gplvm.magnification(fit, X_new)
+    found = gplvm.diagnostics.magnification(fit, X_new)
     scale = fit.constant_data["Y_scale"].to_numpy()
     F = (Y.to_numpy() - fit.constant_data["Y_mean"].to_numpy()) / scale
     h = 1e-4
@@ -72,15 +72,15 @@ def test_the_metric_is_that_of_sampled_functions(Y):
     rows = gplvm.sample_predictive(fit, places, draws=4000, random_seed=1)["predictions"]["Y"][0]
     slopes = ((rows[:, 1:] - rows[:, :1].values) / h).to_numpy()
     expected = np.einsum("siD,sjD->ij", slopes, slopes) / len(slopes)
-    found = gplvm.magnification(fit, x[None])["metric"].to_numpy()[0]
+    found = gplvm.diagnostics.magnification(fit, x[None])["metric"].to_numpy()[0]
     np.testing.assert_allclose(found, expected, rtol=0.05, atol=0.05 * np.trace(expected))
 
 
 def test_draws_are_mixed_in_the_metric(Y):
     fit = made_fit(Y, "rbf", draws=5)
     x = np.array([[0.1, 0.4], [2.0, 2.0]])
-    single = [gplvm.magnification(fit_of_draw(fit, i), x) for i in range(5)]
-    found = gplvm.magnification(fit, x)
+    single = [gplvm.diagnostics.magnification(fit_of_draw(fit, i), x) for i in range(5)]
+    found = gplvm.diagnostics.magnification(fit, x)
     mixed = np.mean([one["metric"] for one in single], axis=0)
     np.testing.assert_allclose(found["metric"], mixed, rtol=1e-12)
     volumes = np.stack([one["magnification"] for one in single])
@@ -100,8 +100,10 @@ def test_turning_the_frame_leaves_the_volume(Y, rng):
     turn = np.linalg.qr(rng.standard_normal((2, 2)))[0]
     aligned = gplvm.align(fit, to=X @ turn)
     x = rng.standard_normal((4, 2))
-    here = gplvm.magnification(fit, x)
-    there = gplvm.magnification(aligned, (x - X.mean(axis=0)) @ turn + (X @ turn).mean(axis=0))
+    here = gplvm.diagnostics.magnification(fit, x)
+    there = gplvm.diagnostics.magnification(
+        aligned, (x - X.mean(axis=0)) @ turn + (X @ turn).mean(axis=0)
+    )
     np.testing.assert_allclose(there["magnification"], here["magnification"], rtol=1e-8)
     np.testing.assert_allclose(
         there["metric"], np.einsum("ai,nab,bj->nij", turn, here["metric"], turn), rtol=1e-8
@@ -115,7 +117,7 @@ def test_inducing_inputs(Y):
     inside = sparse["posterior"]["X"].to_numpy()[0, 0]
     (process,) = each_process(Fit(sparse))
     x, h = inside[:2] + 0.05, 1e-4 * float(process.theta["lengthscale"])
-    found = gplvm.magnification(sparse, x)
+    found = gplvm.diagnostics.magnification(sparse, x)
     scale2 = (sparse.constant_data["Y_scale"].to_numpy() ** 2).sum()
     for at, metric in zip(x, found["metric"].to_numpy(), strict=True):
         slopes = differences(lambda to: gplvm.predict(sparse, to[None])["mean"].to_numpy()[0], at)
@@ -129,7 +131,7 @@ def test_inducing_inputs(Y):
     turn = np.array([[0.6, 0.8], [0.8, -0.6]])
     aligned = gplvm.align(sparse, to=inside @ turn)
     moved = (x - inside.mean(axis=0)) @ turn + (inside @ turn).mean(axis=0)
-    there = gplvm.magnification(aligned, moved)
+    there = gplvm.diagnostics.magnification(aligned, moved)
     np.testing.assert_allclose(there["magnification"], found["magnification"], rtol=1e-6)
 
 
@@ -138,13 +140,15 @@ def test_missing_entries_are_a_sum_over_columns(Y, rng):
     X, x = rng.standard_normal((12, 2)), rng.standard_normal((3, 2))
     theta = {"lengthscale": 0.8, "amplitude": 1.2, "sigma": 0.3}
     model = gplvm.build_model(holes, scale="none", missing="mask")
-    found = gplvm.magnification(fit_of(model, X[None, None], **theta), x)["metric"].to_numpy()
+    found = gplvm.diagnostics.magnification(fit_of(model, X[None, None], **theta), x)[
+        "metric"
+    ].to_numpy()
     expected = np.zeros_like(found)
     for d in range(4):
         seen = holes[:, d].notnull().to_numpy()
         column = gplvm.build_model(Y[seen][:, [d]], 1, scale="none")
         one = fit_of(column, X[None, None, seen], **theta)
-        expected += gplvm.magnification(one, x)["metric"].to_numpy()
+        expected += gplvm.diagnostics.magnification(one, x)["metric"].to_numpy()
     np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
@@ -152,7 +156,7 @@ def test_far_from_the_data_the_prior_is_left(Y):
     fit = made_fit(Y, "rbf")
     theta = {n: fit["posterior"][n].item() for n in ("lengthscale", "amplitude")}
     scale2 = (fit.constant_data["Y_scale"].to_numpy() ** 2).sum()
-    far = gplvm.magnification(fit, [[80.0, 80.0]])
+    far = gplvm.diagnostics.magnification(fit, [[80.0, 80.0]])
     expected = scale2 * theta["amplitude"] ** 2 / theta["lengthscale"] ** 2
     assert float(far["magnification"][0]) == pytest.approx(expected, rel=1e-9)
     assert float(far["from_mean"][0]) == pytest.approx(0.0, abs=1e-9)
@@ -162,7 +166,7 @@ def test_one_dimension(Y):
     model = gplvm.build_model(Y, 1)
     X = np.linspace(-1, 1, 12)[None, None, :, None]
     fit = fit_of(model, X, lengthscale=0.5, amplitude=1.0, sigma=0.1)
-    found = gplvm.magnification(fit, [[0.3]])
+    found = gplvm.diagnostics.magnification(fit, [[0.3]])
     slope = differences(
         lambda at: gplvm.predict(fit, at[None])["mean"].to_numpy()[0], np.array([0.3])
     )
@@ -186,8 +190,8 @@ def test_occupancy_is_the_mixture_of_gaussians(rng):
 
 def test_wrong_arguments(best):
     with pytest.raises(ValueError, match=r"X_new must have shape \(n, latent_dim\) = \(n, 2\)"):
-        gplvm.magnification(best, np.zeros((3, 1)))
+        gplvm.diagnostics.magnification(best, np.zeros((3, 1)))
     with pytest.raises(ValueError, match="draws must be a whole number of at least 1, got 0"):
-        gplvm.magnification(best, np.zeros((3, 2)), draws=0)
+        gplvm.diagnostics.magnification(best, np.zeros((3, 2)), draws=0)
     with pytest.raises(TypeError, match="magnification needs a fit"):
-        gplvm.magnification("fit", np.zeros((3, 2)))
+        gplvm.diagnostics.magnification("fit", np.zeros((3, 2)))

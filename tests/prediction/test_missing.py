@@ -146,8 +146,8 @@ def test_a_complete_table_makes_the_same_model(whole):
     assert "Y_seen" not in masked.named_vars
     assert type(masked["Y"].owner.op) is type(plain["Y"].owner.op)
     at = {"X": np.random.default_rng(1).standard_normal((N, 2)), **THETA}
-    value, gradient = gplvm.compile_objective(plain)(at)
-    other, other_gradient = gplvm.compile_objective(masked)(at)
+    value, gradient = gplvm.model.compile_objective(plain)(at)
+    other, other_gradient = gplvm.model.compile_objective(masked)(at)
     assert other == value
     np.testing.assert_array_equal(other_gradient["X"], gradient["X"])
 
@@ -163,7 +163,7 @@ def test_the_objective_is_scipys_on_the_observed_parts(masked, holes, rng, mode)
     for d, y in enumerate(holes.to_numpy().T):
         o = ~np.isnan(y)
         expected += column_logps(y[o][:, None], K[np.ix_(o, o)], mean[d], scale[d])[0]
-    value, _ = gplvm.compile_objective(masked, prior=False)({"X": X, **THETA})
+    value, _ = gplvm.model.compile_objective(masked, prior=False)({"X": X, **THETA})
     assert value == pytest.approx(expected, rel=1e-11)
     point = {"X": X, **{f"{name}_log__": np.log(v) for name, v in THETA.items()}}
     by_pymc = masked.compile_logp(vars=[masked["Y"]], mode=mode)(point)
@@ -171,7 +171,7 @@ def test_the_objective_is_scipys_on_the_observed_parts(masked, holes, rng, mode)
 
 
 def test_the_gradient_equals_differences(masked, rng):
-    objective = gplvm.compile_objective(masked)
+    objective = gplvm.model.compile_objective(masked)
     at = {"X": rng.standard_normal((N, 2)), **THETA}
     _, gradient = objective(at)
     for name, index in [("X", (0, 1)), ("X", (7, 0)), *((name, ()) for name in THETA)]:
@@ -192,7 +192,9 @@ def test_what_stands_in_for_a_missing_entry_does_not_matter(holes):
             X = pm.Normal("X", shape=(N, 2))
             K = gplvm.covariance("rbf", X, sigma=0.3)
             gplvm.GPColumns("Y", K, observed=np.where(seen, values, filler).T, seen=seen.T)
-        terms.append(gplvm.compile_objective(model)({"X": np.arange(2.0 * N).reshape(N, 2)})[0])
+        terms.append(
+            gplvm.model.compile_objective(model)({"X": np.arange(2.0 * N).reshape(N, 2)})[0]
+        )
     assert terms[0] == terms[1]
 
 
@@ -215,7 +217,7 @@ def test_a_fit_shows_the_holes_and_where_they_are(mode_found, holes):
 def test_its_log_likelihood_by_three_routes(mode_found):
     recorded = float(mode_found.sample_stats["log_likelihood"].squeeze())
     assert float(invariants(mode_found)["log_likelihood"].squeeze()) == pytest.approx(recorded)
-    terms = gplvm.compute_log_likelihood(mode_found)["log_likelihood"]["Y"]
+    terms = gplvm.diagnostics.compute_log_likelihood(mode_found)["log_likelihood"]["Y"]
     assert float(terms.sum()) == pytest.approx(recorded)
 
 
@@ -232,7 +234,7 @@ def test_theta_by_nuts_against_a_grid(holes):
     fit = gplvm.sample_theta(
         model, X, draws=1000, tune=500, chains=2, random_seed=1, progressbar=False
     )
-    objective = gplvm.compile_objective(model)
+    objective = gplvm.model.compile_objective(model)
     grid = np.linspace(0.3, 3.0, 300)
     logs = np.array([objective({"X": X, "sigma": s})[0] for s in grid])
     weight = np.exp(logs - logs.max())
@@ -248,7 +250,7 @@ def test_the_sampler_moves_rows_and_goes_on_exactly(masked, mode_found, tmp_path
     short = gplvm.sample(masked, mode_found, draws=5, **settings)
     assert float(short.sample_stats["moved"].mean()) > 0.0
     gplvm.save(short, tmp_path / "short.nc")
-    more = gplvm.sample_more(masked, tmp_path / "short.nc", draws=5, progressbar=False)
+    more = gplvm.resume(masked, tmp_path / "short.nc", draws=5, progressbar=False)
     once = gplvm.sample(masked, mode_found, draws=10, **settings)
     np.testing.assert_array_equal(more.posterior["X"], once.posterior["X"])
 
@@ -259,7 +261,7 @@ def test_many_states_at_once_are_each_right(masked, mode_found):
     full = gplvm.sample(masked, mode_found, draws=4, **settings)
     again = invariants(full)["log_likelihood"]
     np.testing.assert_allclose(full.sample_stats["log_likelihood"], again, rtol=1e-10)
-    objective = gplvm.compile_objective(masked)
+    objective = gplvm.model.compile_objective(masked)
     for draw in range(4):
         at = {n: v.to_numpy()[1, draw] for n, v in full.posterior.data_vars.items()}
         lp = float(full.sample_stats["lp"][1, draw])
@@ -271,7 +273,7 @@ def test_another_mask_is_another_model(masked, mode_found, whole):
     settings = {"tune": 4, "chains": 1, "replicas": 1, "random_seed": 1, "progressbar": False}
     short = gplvm.sample(masked, mode_found, draws=2, **settings)
     with pytest.raises(ValueError, match="model must be the one that was sampled"):
-        gplvm.sample_more(gplvm.build_model(whole), short, draws=2, progressbar=False)
+        gplvm.resume(gplvm.build_model(whole), short, draws=2, progressbar=False)
 
 
 # what reads a fit
@@ -373,7 +375,7 @@ def test_imputing_a_new_row_is_the_prediction_mixed_over_its_places(mode_found, 
 
 def test_leaving_out_an_entry(made, holes):
     one = made.isel(draw=slice(1), missing_dims="ignore")
-    found = gplvm.leave_one_out(one)
+    found = gplvm.diagnostics.leave_one_out(one)
     np.testing.assert_array_equal(found["log_score"].isnull(), holes.isnull())
     F, mean, scale = standardised(one, holes)
     X, theta, sigma = next(draws(one))
@@ -411,11 +413,11 @@ def test_a_saved_fit_predicts_the_same(mode_found, tmp_path, rng):
 
 
 def test_pictures(mode_found, masked):
-    assert gplvm.plot_latent(mode_found, color="label") is not None
-    assert len(gplvm.plot_compare({"a": mode_found, "b": mode_found})) == 2
+    assert gplvm.plot.latent(mode_found, color="label") is not None
+    assert len(gplvm.plot.compare({"a": mode_found, "b": mode_found})) == 2
     prior = gplvm.sample_prior(masked, draws=20, random_seed=1)
     assert not prior["prior_predictive"]["Y"].isnull().any()  # whole tables
-    assert len(gplvm.plot_prior(prior)) == 3
+    assert len(gplvm.plot.prior(prior)) == 3
 
 
 @pytest.mark.parametrize("start", ["pca", "isomap", "random"])
@@ -433,8 +435,8 @@ def test_every_start_places_the_rows(masked, start):
         lambda model, fit, Y: gplvm.fit_linear(
             gplvm.build_model(Y, kernel="linear", missing="mask")
         ),
-        lambda model, fit, Y: gplvm.update(fit, Y[:2]),
-        lambda model, fit, Y: gplvm.calibrate(model, n_replicates=1),
+        lambda model, fit, Y: gplvm.add_rows(fit, Y[:2]),
+        lambda model, fit, Y: gplvm.diagnostics.sbc(model, n_replicates=1),
     ],
     ids=["sparse", "variational", "stochastic", "linear", "update", "calibrate"],
 )

@@ -27,7 +27,7 @@ def old(table):
 
 @pytest.fixture(scope="module")
 def new(old, table):
-    return gplvm.update(old, table[100:], random_seed=1)
+    return gplvm.add_rows(old, table[100:], random_seed=1)
 
 
 def positions(fit):
@@ -56,7 +56,7 @@ def test_scale_of_the_table_stays(old, new, table):
 def test_steps_raise_the_density(old, new, table):
     """From the place of one of the five nearest old rows."""
     distance = ((table[100:].values[:, None] - table[:100].values) ** 2).sum(axis=-1)
-    hardly = gplvm.update(old, table[100:], steps=1, learning_rate=1e-12)
+    hardly = gplvm.add_rows(old, table[100:], steps=1, learning_rate=1e-12)
     for x, near in zip(positions(hardly)[100:], distance.argsort(axis=1)[:, :5], strict=True):
         assert np.abs(positions(old)[near] - x).max(axis=1).min() < 1e-9
     assert number(new, "lp") > number(hardly, "lp") + 1.0
@@ -68,7 +68,9 @@ def test_density_is_that_of_the_model_of_all_rows(new, table):
     for name in ("Y_mean", "Y_scale"):
         model[name].set_value(new["constant_data"][name].to_numpy())
     point = {rv.name: new["posterior"][rv.name][0, 0].to_numpy() for rv in model.free_RVs}
-    assert gplvm.compile_objective(model)(point)[0] == pytest.approx(number(new, "lp"), rel=1e-9)
+    assert gplvm.model.compile_objective(model)(point)[0] == pytest.approx(
+        number(new, "lp"), rel=1e-9
+    )
 
 
 def test_new_rows_are_predicted_where_they_lie(old, new, table):
@@ -86,7 +88,9 @@ def test_place_is_the_likeliest_of_the_five(old, table):
     mean, scale = (old["constant_data"][name].to_numpy() for name in ("Y_mean", "Y_scale"))
     X, Y = positions(old), table.to_numpy()
     for n in (100, 101, 102):
-        placed = positions(gplvm.update(old, Y[[n]], n_neighbors=101, steps=1, learning_rate=1e-12))
+        placed = positions(
+            gplvm.add_rows(old, Y[[n]], n_neighbors=101, steps=1, learning_rate=1e-12)
+        )
         near = ((Y[n] - Y[:100]) ** 2).sum(axis=1).argsort()[:5]
         rows = [*range(100), n]
         gains = [
@@ -100,7 +104,7 @@ def test_place_is_the_likeliest_of_the_five(old, table):
 
 
 def test_copies_of_old_rows_come_beside_them(old, table):
-    copies = gplvm.update(old, table[:6].to_numpy(), random_seed=1)
+    copies = gplvm.add_rows(old, table[:6].to_numpy(), random_seed=1)
     away = np.linalg.norm(positions(copies)[100:] - positions(old)[:6], axis=1)
     assert away.max() < 0.3 * positions(old).std()
 
@@ -108,7 +112,7 @@ def test_copies_of_old_rows_come_beside_them(old, table):
 def test_penalty_holds_the_old_rows(old, table):
     moved = [
         np.abs(
-            positions(gplvm.update(old, table[100:], hold=hold, random_seed=1))[:100]
+            positions(gplvm.add_rows(old, table[100:], hold=hold, random_seed=1))[:100]
             - positions(old)
         ).mean()
         for hold in (0.0, 1e3, 1e7)
@@ -118,30 +122,30 @@ def test_penalty_holds_the_old_rows(old, table):
 
 
 def test_theta_goes_on_if_wanted(old, table):
-    further = gplvm.update(old, table[100:], learning_rate_theta=0.01, random_seed=1)
+    further = gplvm.add_rows(old, table[100:], learning_rate_theta=0.01, random_seed=1)
     assert number(further, "sigma", "posterior") != number(old, "sigma", "posterior")
 
 
 def test_old_fit_is_untouched(table):
     old = gplvm.fit_map(gplvm.build_model(table[:100]), progressbar=False)
     before = old.copy(deep=True)
-    gplvm.update(old, table[100:], hold=1.0, learning_rate_theta=0.01, random_seed=1)
+    gplvm.add_rows(old, table[100:], hold=1.0, learning_rate_theta=0.01, random_seed=1)
     with pytest.raises(ValueError, match="is not finite"):
-        gplvm.update(old, table[100:], learning_rate=1e308)
+        gplvm.add_rows(old, table[100:], learning_rate=1e308)
     xr.testing.assert_identical(old, before)
 
 
 def test_one_row_after_the_other(old, table):
     fit = old
     for n in range(100, 103):
-        fit = gplvm.update(fit, table[[n]].to_numpy(), random_seed=n)
+        fit = gplvm.add_rows(fit, table[[n]].to_numpy(), random_seed=n)
     assert positions(fit).shape == (103, 2)
     np.testing.assert_array_equal(positions(fit)[:100], positions(old))
     np.testing.assert_array_equal(fit["observed_data"]["Y"].T[100:], table[100:103])
 
 
 def test_seed_decides(old, table):
-    a, b, c = (gplvm.update(old, table[100:], random_seed=s, steps=40) for s in (1, 1, 2))
+    a, b, c = (gplvm.add_rows(old, table[100:], random_seed=s, steps=40) for s in (1, 1, 2))
     np.testing.assert_array_equal(positions(a), positions(b))
     assert not np.array_equal(positions(a), positions(c))
 
@@ -152,7 +156,7 @@ def test_seed_decides(old, table):
 def test_every_kernel(kernel, ard, table):
     model = gplvm.build_model(table[:100], kernel=kernel, ard=ard)
     old = gplvm.fit_stochastic(model, steps=100, random_seed=1, progressbar=False)
-    new = gplvm.update(old, table[100:], random_seed=1, steps=20)
+    new = gplvm.add_rows(old, table[100:], random_seed=1, steps=20)
     assert new.attrs["kernel"] == old.attrs["kernel"]
     assert set(new["posterior"].data_vars) == set(old["posterior"].data_vars)
     for name in set(old["posterior"].data_vars) - {"X"}:
@@ -162,9 +166,11 @@ def test_every_kernel(kernel, ard, table):
 def test_number_in_the_model_stays_one(table):
     model = gplvm.build_model(table[:100], priors={"sigma": 0.2, "X": pm.StudentT.dist(4)})
     old = gplvm.fit_stochastic(model, steps=100, random_seed=1, progressbar=False)
-    new = gplvm.update(old, table[100:], priors={"X": pm.StudentT.dist(4)}, random_seed=1, steps=20)
+    new = gplvm.add_rows(
+        old, table[100:], priors={"X": pm.StudentT.dist(4)}, random_seed=1, steps=20
+    )
     assert float(new["constant_data"]["sigma"]) == 0.2
-    normal = gplvm.update(old, table[100:], random_seed=1, steps=20)
+    normal = gplvm.add_rows(old, table[100:], random_seed=1, steps=20)
     assert not np.array_equal(positions(new), positions(normal))
 
 
@@ -176,7 +182,7 @@ def test_nothing_in_it_grows_with_the_square_of_the_rows():
         gplvm.build_model(Y[:-5]), steps=200, random_seed=1, monitor=0, progressbar=False
     )
     tracemalloc.start()
-    new = gplvm.update(old, Y[-5:], random_seed=1)
+    new = gplvm.add_rows(old, Y[-5:], random_seed=1)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 120 * Y.nbytes  # one N × N array would be 5000 times Y
@@ -198,25 +204,25 @@ def test_labels_of_rows_and_classes_go_on(new, table):
 def test_stored_and_read_again(new, tmp_path):
     again = gplvm.load(gplvm.save(new, tmp_path / "new.nc"))
     np.testing.assert_array_equal(positions(again), positions(new))
-    assert gplvm.plot_latent(again, color="label").get_xlabel() == "latent 0"
+    assert gplvm.plot.latent(again, color="label").get_xlabel() == "latent 0"
 
 
 def test_rows_without_labels_are_counted_on(old, table):
-    named = gplvm.update(old, table[100:103].to_numpy(), steps=1)
+    named = gplvm.add_rows(old, table[100:103].to_numpy(), steps=1)
     assert named["posterior"]["obs"].to_numpy().tolist()[-4:] == ["row99", "100", "101", "102"]
     assert named["posterior"]["label"].to_numpy().tolist()[-3:] == ["", "", ""]
     bare = gplvm.fit_stochastic(
         gplvm.build_model(table[:100].to_numpy()), steps=20, random_seed=1, progressbar=False
     )
     for rows in (table[100:103].to_numpy(), pd.DataFrame(table[100:103].to_numpy())):
-        counted = gplvm.update(bare, rows, steps=1)
+        counted = gplvm.add_rows(bare, rows, steps=1)
         assert counted["posterior"]["obs"].to_numpy().tolist() == list(range(103))
 
 
 def test_numbers_along_the_rows_are_missing_for_new_ones(table):
     ages = table[:100].assign_coords(age=("obs", np.arange(100)))
     old = gplvm.fit_stochastic(gplvm.build_model(ages), steps=20, random_seed=1, progressbar=False)
-    new = gplvm.update(old, table[100:103], steps=1)
+    new = gplvm.add_rows(old, table[100:103], steps=1)
     ages = new["posterior"]["age"].to_numpy()
     np.testing.assert_array_equal(ages[:100], np.arange(100))
     assert np.isnan(ages[100:]).all()
@@ -225,10 +231,10 @@ def test_numbers_along_the_rows_are_missing_for_new_ones(table):
 def test_columns_are_found_by_their_names(old, new, table):
     shuffled = table[100:, ::-1]
     assert shuffled["feature"].to_numpy().tolist() != table["feature"].to_numpy().tolist()
-    again = gplvm.update(old, shuffled, random_seed=1)
+    again = gplvm.add_rows(old, shuffled, random_seed=1)
     np.testing.assert_array_equal(positions(again), positions(new))
     frame = table[100:].to_pandas()[list(reversed(table["feature"].to_numpy().tolist()))]
-    again = gplvm.update(old, frame, random_seed=1)
+    again = gplvm.add_rows(old, frame, random_seed=1)
     np.testing.assert_array_equal(positions(again), positions(new))
 
 
@@ -238,7 +244,7 @@ def test_columns_are_found_by_their_names(old, new, table):
 def refused(old, rows, message, kind=ValueError, **arguments):
     before = old.copy(deep=True)
     with pytest.raises(kind, match=message):
-        gplvm.update(old, rows, **arguments)
+        gplvm.add_rows(old, rows, **arguments)
     xr.testing.assert_identical(old, before)
 
 
@@ -281,19 +287,19 @@ def test_arguments_out_of_range(arguments, message, old, table):
 
 def test_fit_of_many_draws(theta, digits):
     with pytest.raises(ValueError, match=r"a fit of one draw, .*got 2 chains of 1000"):
-        gplvm.update(theta, digits[:3].to_numpy())
+        gplvm.add_rows(theta, digits[:3].to_numpy())
 
 
 def test_fit_with_a_covariance_of_its_own(old, table):
     own = old.copy()
     own.attrs["kernel"] = "custom"
-    with pytest.raises(ValueError, match=r"update knows the kernels .*got a fit with 'custom'"):
-        gplvm.update(own, table[100:])
+    with pytest.raises(ValueError, match=r"add_rows knows the kernels .*got a fit with 'custom'"):
+        gplvm.add_rows(own, table[100:])
 
 
 def test_something_else_than_a_fit(table):
-    with pytest.raises(TypeError, match=r"update needs a fit .*got DataArray"):
-        gplvm.update(table, table)
+    with pytest.raises(TypeError, match=r"add_rows needs a fit .*got DataArray"):
+        gplvm.add_rows(table, table)
 
 
 # The papers' data
@@ -314,7 +320,7 @@ def test_oil_flow_learnt_and_gone_on_with(data_file):
         gplvm.fit_stochastic(gplvm.build_model(Y[:N]), random_seed=1, progressbar=False)
         for N in (1000, 800)
     )
-    new = gplvm.update(old, Y[800:], random_seed=1)
+    new = gplvm.add_rows(old, Y[800:], random_seed=1)
     accuracy = {name: agreement(positions(fit)) for name, fit in (("whole", whole), ("new", new))}
     assert accuracy["whole"] > 0.97
     assert accuracy["new"] >= accuracy["whole"] - 0.02

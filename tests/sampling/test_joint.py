@@ -80,7 +80,7 @@ def test_tempered_draws_against_numerical_integration(integrated, tempered):
 
 
 def test_log_evidence_against_numerical_integration(integrated, tempered):
-    evidence = gplvm.log_evidence(tempered)
+    evidence = gplvm.diagnostics.log_evidence(tempered)
     assert evidence.error < 0.2
     assert abs(evidence.value - integrated[3]) < 4.0 * evidence.error + 0.02
 
@@ -98,7 +98,7 @@ def test_log_evidence_of_the_linear_kernel():
     terms = -0.5 * (quad + 2 * np.linalg.slogdet(K)[1] + 12 * np.log(2 * np.pi))
     exact = logsumexp(terms) - np.log(len(X)) - 12 * np.log(scale)
     fit = gplvm.sample(model, draws=400, tune=100, chains=2, replicas=5, beta_min=0.0, **QUIET)
-    evidence = gplvm.log_evidence(fit)
+    evidence = gplvm.diagnostics.log_evidence(fit)
     assert abs(evidence.value - exact) < 4.0 * evidence.error + 0.05
 
 
@@ -133,12 +133,12 @@ def test_same_seed_same_draws_and_more_of_them_are_those_of_one_run(Y, tmp_path)
     whole = gplvm.sample(model, draws=8, **settings)
     path = tmp_path / "half.nc"
     gplvm.sample(model, draws=5, store=path, **settings)
-    more = gplvm.sample_more(model, path, draws=3, progressbar=False)
+    more = gplvm.resume(model, path, draws=3, progressbar=False)
     for group in ("posterior", "sample_stats"):
         for name, values in whole[group].data_vars.items():
             np.testing.assert_array_equal(more[group][name].to_numpy(), values.to_numpy())
     assert more.attrs["draws"] == 8
-    again = gplvm.sample_more(model, more, draws=2, progressbar=False)
+    again = gplvm.resume(model, more, draws=2, progressbar=False)
     assert again["posterior"].sizes["draw"] == 10
 
 
@@ -158,7 +158,7 @@ def test_ctrl_c_returns_what_there_is_and_it_goes_on(Y, monkeypatch, tmp_path):
     assert fit["posterior"].sizes["draw"] == 6
     monkeypatch.undo()
     kept = gplvm.load(tmp_path / "draws.zarr")
-    assert gplvm.sample_more(model, kept, draws=4, progressbar=False).attrs["draws"] == 10
+    assert gplvm.resume(model, kept, draws=4, progressbar=False).attrs["draws"] == 10
 
 
 def test_a_posterior_that_mixes_needs_no_ladder(integrated):
@@ -252,17 +252,17 @@ def test_going_on_needs_the_same_model(Y, best):
     model = gplvm.build_model(Y)
     fit = gplvm.sample(model, draws=2, tune=3, chains=1, replicas=1, **QUIET)
     with pytest.raises(ValueError, match="model must be the one that was sampled"):
-        gplvm.sample_more(gplvm.build_model(Y + 1.0), fit)
-    with pytest.raises(ValueError, match="sample_more needs a fit made by sample"):
-        gplvm.sample_more(model, best)
+        gplvm.resume(gplvm.build_model(Y + 1.0), fit)
+    with pytest.raises(ValueError, match="resume needs a fit made by sample"):
+        gplvm.resume(model, best)
 
 
 def test_evidence_needs_the_prior(Y, best):
     with pytest.raises(ValueError, match="log_evidence needs a fit made by sample"):
-        gplvm.log_evidence(best)
+        gplvm.diagnostics.log_evidence(best)
     fit = gplvm.sample(gplvm.build_model(Y), draws=4, tune=6, chains=1, replicas=2, **QUIET)
     with pytest.raises(ValueError, match="down to the prior"):
-        gplvm.log_evidence(fit)
+        gplvm.diagnostics.log_evidence(fit)
 
 
 def test_progress_is_shown_unless_not_wanted(Y, capsys):

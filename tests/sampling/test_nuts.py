@@ -88,7 +88,7 @@ def test_sample_stats_have_pymcs_names(theta):
 
 def test_lp_is_the_density_of_the_draws(theta, model, best):
     """lp of a draw: objective with X held, plus ln θ for each log transform."""
-    objective = gplvm.compile_objective(model)
+    objective = gplvm.model.compile_objective(model)
     X = best["posterior"]["X"].to_numpy()[0, 0]
     offsets = []
     for chain, draw in [(0, 0), (0, 250), (1, 999)]:

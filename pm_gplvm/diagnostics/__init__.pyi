@@ -1,0 +1,12 @@
+from pm_gplvm.diagnostics.agreement import neighbour_probabilities as neighbour_probabilities
+from pm_gplvm.diagnostics.agreement import score_embedding as score_embedding
+from pm_gplvm.diagnostics.calibration import sbc as sbc
+from pm_gplvm.diagnostics.calibration import sbc_test as sbc_test
+from pm_gplvm.diagnostics.compare import summarise_theta as summarise_theta
+from pm_gplvm.diagnostics.modes import posterior_modes as posterior_modes
+from pm_gplvm.diagnostics.relevance import active_dimensions as active_dimensions
+from pm_gplvm.prediction.held_out import compute_log_likelihood as compute_log_likelihood
+from pm_gplvm.prediction.held_out import cross_validate as cross_validate
+from pm_gplvm.prediction.held_out import leave_one_out as leave_one_out
+from pm_gplvm.prediction.magnification import magnification as magnification
+from pm_gplvm.sampling.evidence import log_evidence as log_evidence
