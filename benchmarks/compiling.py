@@ -104,7 +104,7 @@ def _call(name: str, file: str, fit_file: str, backend: str):
         point = {"X": X0, "lengthscale": 1.0, "amplitude": 1.0, "sigma": 0.3}
         return lambda: function(model, backend=backend)(point)
     if CALLS[name][0] == "fit_map":
-        more = {"maxiter": 1} if name == "fit_map_once" else {}
+        more = {"max_iter": 1} if name == "fit_map_once" else {}
         return lambda: function(model, progressbar=False, backend=backend, **more)
     if name == "sample_theta":
         return lambda: function(model, gplvm.load(fit_file), backend=backend, **few)

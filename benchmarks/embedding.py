@@ -45,7 +45,7 @@ def _fit(Y, Q, sigma=None, kernel="rbf", ard=None):
     held = {} if sigma is None else {"sigma": sigma}
     ard = Q > 2 if ard is None else ard
     model = gplvm.build_model(Y, latent_dim=Q, kernel=kernel, ard=ard, priors=held)
-    fit = gplvm.fit_marginal(model, maxiter=ITERATIONS, random_seed=1, progressbar=False)
+    fit = gplvm.fit_marginal(model, max_iter=ITERATIONS, random_seed=1, progressbar=False)
     return fit, time.process_time() - before
 
 

@@ -57,7 +57,7 @@ def _main(what: str, file: str) -> None:
         for _ in range(3):
             density(vector)
     else:
-        gplvm.fit_map(model, start=X0, maxiter=3, progressbar=False)
+        gplvm.fit_map(model, start=X0, max_iter=3, progressbar=False)
     print(json.dumps({"before": before, "now": now, "peak": _peak()}))
 
 
@@ -89,7 +89,7 @@ def run(report: Report, arguments) -> None:
     report.text("## Peak resident memory over that after the imports and build_model")
     header = ["", "N", "matrices over the peak before", "wanted", "over the memory just before"]
     report.table([*header, "before MiB", "peak MiB"], rows)
-    report.text("`fit_map` with maxiter = 3. A matrix is N × N float64.")
+    report.text("`fit_map` with max_iter = 3. A matrix is N × N float64.")
 
 
 if __name__ == "__main__":

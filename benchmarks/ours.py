@@ -70,5 +70,5 @@ def optimise(f, x0, recorder):
         return Recorded(density, recorder) if kwargs.get("prior", True) else density
 
     with patch.object(optimiser, "compile_log_density", recording):
-        fit = gplvm.fit_map(f.model, start=f.start, maxiter=10**6, progressbar=False)
+        fit = gplvm.fit_map(f.model, start=f.start, max_iter=10**6, progressbar=False)
     return str(fit["optima"]["message"].item(0))

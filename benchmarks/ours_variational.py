@@ -20,7 +20,7 @@ class Negative:
         self.exact = gplvm.build_model(
             Y, X0.shape[1], ard=True, scale="none", priors=FLAT, resolution=0
         )
-        self.model = gplvm.model.build_variational(self.exact, n_inducing)
+        self.model = gplvm.model.build_variational(self.exact, n_inducing=n_inducing)
         self.density = compile_log_density(self.model)
         rows = np.random.default_rng(0).permutation(len(Y))[:n_inducing]
         self.start = {
@@ -58,7 +58,7 @@ def objective(Y, X0, n_inducing, own_start=False):
 
 def optimise(f, x0, recorder):
     """Run `fit_variational`, or its search from the common start."""
-    settings = {"maxiter": 10**6, "tol": 1e-12, "progressbar": False, "blas_threads": 1}
+    settings = {"max_iter": 10**6, "tol": 1e-12, "progressbar": False, "blas_threads": 1}
     with patch.object(searching, "compile_log_density", lambda _: Recorded(f.density, recorder)):
         if f.own_start:
             fit = gplvm.fit_variational(f.exact, n_inducing=f.n_inducing, random_seed=1, **settings)

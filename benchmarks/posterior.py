@@ -144,7 +144,7 @@ def _main(file: str, out: str, options: dict) -> None:
             gplvm.fit_marginal(model, start=start, random_seed=i, progressbar=False)
             for i, start in enumerate(("pca", "random", "random", "random"))
         ]
-        fit = gplvm.sample(model, optima, random_seed=0, progressbar=False, **options)
+        fit = gplvm.sample(model, start=optima, random_seed=0, progressbar=False, **options)
     seconds = time.process_time() - started
     draws = {n: v.to_numpy() for n, v in fit["posterior"].data_vars.items()}
     stats = fit["sample_stats"]

@@ -66,7 +66,7 @@ def _learning(report: Report, Y, labels, note: str) -> None:
         curves[name].append([count, seconds, *_figures(fit, labels)])
         print(f"  {name}, {count}: {curves[name][-1]}", flush=True)
 
-    _timed(gplvm.fit_map, model, maxiter=1)  # what is imported and made once
+    _timed(gplvm.fit_map, model, max_iter=1)  # what is imported and made once
     _timed(gplvm.fit_stochastic, model, steps=1, monitor=0)
     for passes in PASSES:
         steps = passes * N // R
@@ -76,8 +76,8 @@ def _learning(report: Report, Y, labels, note: str) -> None:
             mode, more = _timed(gplvm.fit_map, model, start=fit, tol=1e-5)
             count = f"{steps} steps, {int(mode['optima']['evaluations'][0])} evaluations"
             note_down("fit_stochastic, then fit_map", count, seconds + more, mode)
-    for maxiter in ITERATIONS:
-        fit, seconds = _timed(gplvm.fit_map, model, maxiter=maxiter)
+    for max_iter in ITERATIONS:
+        fit, seconds = _timed(gplvm.fit_map, model, max_iter=max_iter)
         count = f"{int(fit['optima']['evaluations'][0])} evaluations"
         note_down("fit_map", count, seconds, fit)
     report.table(

@@ -197,12 +197,12 @@ def _main_memory(file: str, M: str) -> None:
         Y, X0 = arrays["Y"], arrays["X0"]
     model = gplvm.build_model(Y, X0.shape[1], ard=True)
     before = _from_kernel("VmRSS") or _peak()
-    density = compile_log_density(gplvm.model.build_variational(model, int(M)))
+    density = compile_log_density(gplvm.model.build_variational(model, n_inducing=int(M)))
     for _ in range(3):
         density(np.zeros(density.size))
     evaluated = _peak()
     gplvm.fit_variational(
-        model, n_inducing=int(M), hold=3, maxiter=3, random_seed=1, progressbar=False
+        model, n_inducing=int(M), hold=3, max_iter=3, random_seed=1, progressbar=False
     )
     print(json.dumps({"before": before, "evaluation": evaluated, "fit_variational": _peak()}))
 

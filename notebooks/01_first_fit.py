@@ -122,7 +122,7 @@ plt.show()
 # %%
 first, second = 0, int(np.argmax(np.abs(X - X[0]).sum(axis=1)))
 steps = np.linspace(0.0, 1.0, 7)[:, None]
-path = gplvm.predict(theta, X[first] + steps * (X[second] - X[first]), draws=20)
+path = gplvm.predict(theta, X[first] + steps * (X[second] - X[first]), num_samples=20)
 
 figure, axes = plt.subplots(1, 7, figsize=(8, 1.6), layout="constrained")
 for ax, mean, sd in zip(axes, path["mean"].to_numpy(), path["sd"].to_numpy(), strict=True):
@@ -131,7 +131,7 @@ for ax, mean, sd in zip(axes, path["mean"].to_numpy(), path["sd"].to_numpy(), st
     ax.set_axis_off()
 plt.show()
 
-at_rows = gplvm.predict(theta, X, draws=20)
+at_rows = gplvm.predict(theta, X, num_samples=20)
 rmse = float(np.sqrt(((at_rows["mean"].to_numpy() - Y.to_numpy()) ** 2).mean()))
 print(
     f"root mean square error at the rows: {rmse:.2f} of 16; of the column means: {float(Y.std('obs').mean()):.2f}"

@@ -223,7 +223,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", RuntimeWarning)  # stopped early on purpose
     exact = {
         f"{n} iterations": gplvm.fit_map(
-            model, start=pca, maxiter=n, relocate=False, progressbar=False
+            model, start=pca, max_iter=n, relocate=False, progressbar=False
         )
         for n in (5, 30, 300)
     }

@@ -54,7 +54,7 @@ marginal = gplvm.fit_marginal(model, n_restarts=2, random_seed=1, progressbar=Fa
 def sampled(model, start, draws, tune):
     return gplvm.sample(
         model,
-        start,
+        start=start,
         draws=draws,
         tune=tune,
         chains=2,
@@ -232,7 +232,7 @@ pairs = ~np.eye(ROWS, dtype=bool)
 
 fits = {"joint": joint, "marginal": marginal, "draws": full}
 said = {
-    name: gplvm.diagnostics.neighbour_probabilities(f, 5).to_numpy()[pairs]
+    name: gplvm.diagnostics.neighbour_probabilities(f, n_neighbors=5).to_numpy()[pairs]
     for name, f in fits.items()
 }
 brier = {name: float(np.mean((p - true[pairs]) ** 2)) for name, p in said.items()}

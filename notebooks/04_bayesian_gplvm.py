@@ -174,7 +174,7 @@ rows = 300 if SHORT else 1500
 many = gplvm.build_model(gplvm.data.load_digits(n=rows), latent_dim=2)
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", RuntimeWarning)  # 100 iterations, for the looks of it
-    quick = gplvm.fit_sparse(many, n_inducing=40, maxiter=100, random_seed=1, progressbar=False)
+    quick = gplvm.fit_sparse(many, n_inducing=40, max_iter=100, random_seed=1, progressbar=False)
 X = quick["posterior"]["X"].to_numpy()[0, 0]
 labels = gplvm.data.load_digits(n=rows)["label"].to_numpy()
 agreement = gplvm.diagnostics.score_embedding(X, X, labels)["nn_agreement"]

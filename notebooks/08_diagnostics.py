@@ -63,7 +63,7 @@ best = gplvm.fit_marginal(model, n_restarts=2, random_seed=1, progressbar=False)
 def sampled(model, start):
     return gplvm.sample(
         model,
-        start,
+        start=start,
         draws=DRAWS,
         tune=TUNE,
         chains=2,

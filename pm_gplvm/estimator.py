@@ -149,7 +149,7 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             model,
             start=self.start,
             n_restarts=self.n_restarts,
-            maxiter=self.max_iter,
+            max_iter=self.max_iter,
             random_seed=seed,
             progressbar=False,
         )

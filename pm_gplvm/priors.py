@@ -1,5 +1,5 @@
 """Priors of X that know something, for ``build_model(Y, priors={"X": ...})``."""
 
-from pm_gplvm.model.latent_priors import back_constraint, class_mixture, dynamics, informative
+from pm_gplvm.model.priors import back_constraint, class_mixture, dynamics, informative
 
 __all__ = ["back_constraint", "class_mixture", "dynamics", "informative"]

@@ -18,7 +18,7 @@ def after(name, fit, best, X_new, Y_new):
     predicted = gplvm.predict(fit, X_new, noise=True)
     found |= {"mean": predicted["mean"], "sd": predicted["sd"]}
     if name in EXACT:
-        seeds = {"n_samples": 200, "random_seed": 3}
+        seeds = {"draws": 200, "random_seed": 3}
         places = gplvm.embed(fit, Y_new, **seeds)
         found |= {"places": places["posterior"]["X"], "weights": places["modes"]["weight"]}
         found["filled"] = gplvm.impute(fit, Y_new, **seeds)["mean"]
@@ -32,7 +32,7 @@ def after(name, fit, best, X_new, Y_new):
     found["climbed"] = gplvm.fit_map(model, start=fit, progressbar=False)["posterior"]["X"]
     settings = {"draws": 5, "tune": 5, "chains": 2, "random_seed": 4, "progressbar": False}
     if name == "map":
-        found["drawn"] = gplvm.sample(model, fit, replicas=1, **settings)["posterior"]["X"]
+        found["drawn"] = gplvm.sample(model, start=fit, replicas=1, **settings)["posterior"]["X"]
     if name == "theta":
         found["theta"] = gplvm.sample_theta(model, best, **settings)["posterior"]["lengthscale"]
     if name == "full":

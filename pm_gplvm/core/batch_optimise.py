@@ -28,7 +28,7 @@ def maximise(
     x: Array,
     unit: Array,
     *,
-    maxiter: int = 200,
+    max_iter: int = 200,
     tol: float = 1e-6,
     inverse: Array | None = None,
 ) -> tuple[Array, Array, NDArray[np.bool_]]:
@@ -39,7 +39,7 @@ def maximise(
     longer. A problem is done when its quadratic model promises a rise of less than ``tol``; or of less
     than 0.001 where no step brings any, as the values are not known better. ``inverse`` (S, Q, Q), that
     of the negative Hessian at the start, makes the first step Newton's. Returns x, the values there
-    and whether each converged, within ``maxiter`` evaluations.
+    and whether each converged, within ``max_iter`` evaluations.
 
     >>> target = np.array([[1.0, 2.0], [3.0, -4.0]])
     >>> def function(x, which):
@@ -66,7 +66,7 @@ def maximise(
     fraction, fresh = np.ones(S), np.full(S, inverse is None)
     converged = length == 0.0
     active = everyone[~converged & np.isfinite(value)]
-    for _ in range(maxiter):
+    for _ in range(max_iter):
         if not len(active):
             break
         slope = gradient[active]
@@ -108,7 +108,7 @@ def minimise(
     x: Array,
     unit: Array,
     *,
-    maxiter: int = 50,
+    max_iter: int = 50,
     tol: float = 1e-4,
 ) -> tuple[Array, Array, Array]:
     """Minimise half a sum of squares from every one of S starting points x (S, Q).
@@ -132,7 +132,7 @@ def minimise(
     value, gradient, curvature = function(x, np.arange(S))
     damping, factor = np.full(S, _DAMPING), np.full(S, 2.0)
     active = np.flatnonzero(np.isfinite(value))
-    for _ in range(maxiter):
+    for _ in range(max_iter):
         if not len(active):
             break
         slope, A = gradient[active] * unit, curvature[active] * np.outer(unit, unit)

@@ -71,7 +71,7 @@ def neighbours(X: Array, n_neighbors: int) -> NDArray[np.bool_]:
 
 
 def neighbour_probabilities(
-    fit: xr.DataTree, n_neighbors: int = 10, *, draws: int = 500
+    fit: xr.DataTree, *, n_neighbors: int = 10, num_samples: int = 500
 ) -> xr.DataArray:
     """Posterior probability that one row is among the nearest neighbours of another.
 
@@ -84,7 +84,7 @@ def neighbour_probabilities(
         With ``X``, in one draw or many.
     n_neighbors : int, default 10
         k, below N.
-    draws : int, default 500
+    num_samples : int, default 500
         Largest number of draws used, evenly spaced.
 
     Returns
@@ -103,14 +103,14 @@ def neighbour_probabilities(
     >>> best = gplvm.fit_marginal(
     ...     gplvm.build_model(gplvm.data.load_digits(n=20)), progressbar=False
     ... )
-    >>> float(gplvm.diagnostics.neighbour_probabilities(best, 3).sum("neighbour").max())
+    >>> float(gplvm.diagnostics.neighbour_probabilities(best, n_neighbors=3).sum("neighbour").max())
     3.0
     """
     read = Fit.of(fit, "X", caller="neighbour_probabilities")
     Z = stacked(read.scaled_positions())
     N = Z.shape[1]
-    check_counts(N, n_neighbors, draws)
-    chosen = read.evenly_spaced(draws)
+    check_counts(N, n_neighbors, num_samples)
+    chosen = read.evenly_spaced(num_samples)
     shares = np.zeros((N, N))
     for z in Z[chosen]:
         shares += neighbours(z, n_neighbors)
@@ -123,7 +123,7 @@ def neighbour_probabilities(
 
 def check_counts(n_rows: int, n_neighbors: int, draws: int) -> None:
     """Raise if the number of neighbours or draws is out of range."""
-    for name, value in (("n_neighbors", n_neighbors), ("draws", draws)):
+    for name, value in (("n_neighbors", n_neighbors), ("num_samples", draws)):
         count(name, value)
     if n_neighbors >= n_rows:
         raise ValueError(

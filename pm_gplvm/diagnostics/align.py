@@ -15,7 +15,7 @@ _ITERATIONS = 1000
 _TOLERANCE = 1e-9
 
 
-def align(fit: xr.DataTree, to: Any = None, *, scale: bool = False) -> xr.DataTree:
+def align(fit: xr.DataTree, *, to: Any = None, scale: bool = False) -> xr.DataTree:
     """Bring every draw of X into one orientation.
 
     The likelihood does not change when X is rotated, so each draw has an orientation of its own. With one

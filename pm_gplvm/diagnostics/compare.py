@@ -24,7 +24,7 @@ def compare(
     reference: Any = None,
     labels: Any = None,
     n_neighbors: int = 10,
-    draws: int = 200,
+    num_samples: int = 200,
     kfold: Mapping[str, xr.Dataset] | None = None,
 ) -> pd.DataFrame:
     """Compare fits of the same table.
@@ -44,7 +44,7 @@ def compare(
         A coordinate along the rows, or a class for each.
     n_neighbors : int, default 10
         k of the neighbour measures; at most (N - 1) // 2 for the trustworthiness.
-    draws : int, default 200
+    num_samples : int, default 200
         Largest number of draws used of each fit, evenly spaced.
     kfold : mapping, optional
         Name to the result of :func:`diagnostics.cross_validate`, of any of the fits.
@@ -122,7 +122,7 @@ def compare(
     read = fits_of_one_table(fits, caller="compare")
     first = next(iter(read.values()))
     F = first.table().F
-    check_counts(len(F), n_neighbors, draws)
+    check_counts(len(F), n_neighbors, num_samples)
     unknown = [name for name in kfold or {} if name not in fits]
     if unknown:
         raise ValueError(
@@ -132,7 +132,7 @@ def compare(
     target = _reference(read, reference, len(F))
     rows = {}
     for name, fit in read.items():
-        few = fit.thinned(draws)
+        few = fit.thinned(num_samples)
         Z = stacked(few.scaled_positions())
         with blas_threads(1):
             measured = agreement(Z, target, F, classes, n_neighbors=n_neighbors)
@@ -282,7 +282,7 @@ def left_out(fit: xr.DataTree) -> dict[str, float]:
                 "elpd_feature_se": float(loo.se),
                 "elpd_feature_k": float(loo.pareto_k.max()),
             }
-    entries = leave_one_out(fit, draws=read.n_draws)
+    entries = leave_one_out(fit, num_samples=read.n_draws)
     scores = entries["log_score"].to_numpy()
     scores = scores[~np.isnan(scores)]
     return known | {

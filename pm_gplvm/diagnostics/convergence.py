@@ -77,7 +77,7 @@ class Diagnosis:
         return [*([self.table] if len(self.table) else []), *several]
 
 
-def diagnose(fit: xr.DataTree, *, n_pairs: int | None = None, seed: int = 0) -> Diagnosis:
+def diagnose(fit: xr.DataTree, *, n_pairs: int | None = None, random_seed: int = 0) -> Diagnosis:
     """Judge whether the chains of a fit have converged.
 
     Rank-normalised R-hat and effective sample sizes (Vehtari et al. 2021, by ArviZ) are taken of
@@ -97,7 +97,7 @@ def diagnose(fit: xr.DataTree, *, n_pairs: int | None = None, seed: int = 0) -> 
     n_pairs : int, optional
         Number of pairs of rows of which distances and K are taken. By default N, and at least 60, so that
         every row is in two.
-    seed : int, default 0
+    random_seed : int, default 0
         Seed of the choice of pairs.
 
     Returns
@@ -128,7 +128,9 @@ def diagnose(fit: xr.DataTree, *, n_pairs: int | None = None, seed: int = 0) -> 
     """
     read = Fit.of(fit, "X", caller="diagnose")
     N = read.draws("X").shape[2]
-    known = invariants(fit, n_pairs=max(_PAIRS, N) if n_pairs is None else n_pairs, seed=seed)
+    known = invariants(
+        fit, n_pairs=max(_PAIRS, N) if n_pairs is None else n_pairs, seed=random_seed
+    )
     chains, draws = known["chain"].to_numpy(), known.sizes["draw"]
     together = [[int(c) for c in chains]]
     divergences, saturated = (_count(read, n) for n in ("diverging", "reached_max_treedepth"))

@@ -72,7 +72,7 @@ class Embeddings:
 
 
 def posterior_modes(
-    fit: xr.DataTree, *, min_weight: float = 0.05, n_pairs: int | None = None, seed: int = 0
+    fit: xr.DataTree, *, min_weight: float = 0.05, n_pairs: int | None = None, random_seed: int = 0
 ) -> Embeddings:
     """Find the posterior modes of a fit, each an embedding of its own, and their weights.
 
@@ -90,7 +90,7 @@ def posterior_modes(
         Smallest share of the draws that can be a mode.
     n_pairs : int, optional
         Number of pairs of rows whose distances are taken. By default 4 N.
-    seed : int, default 0
+    random_seed : int, default 0
         Seed of the choice of pairs.
 
     Returns
@@ -127,7 +127,7 @@ def posterior_modes(
             f"posterior_modes needs 40 draws or more to sort, got {read.n_draws}. Draw them with sample."
         )
     N = X.shape[2]
-    distance = pair_distances(read, n_pairs=4 * N if n_pairs is None else n_pairs, seed=seed)
+    distance = pair_distances(read, n_pairs=4 * N if n_pairs is None else n_pairs, seed=random_seed)
     labels = _by_weight(_clusters(stacked(distance), min_weight)).reshape(X.shape[:2])
     coords = {dim: X[dim] for dim in ("chain", "draw")}
     members = xr.DataArray(labels, dims=("chain", "draw"), coords=coords, name="embedding")

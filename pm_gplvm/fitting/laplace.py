@@ -51,10 +51,10 @@ Plane = tuple[int, int]
 
 def fit_laplace(
     model: pm.Model,
-    start: Any = "pca",
     *,
+    start: Any = "pca",
     draws: int = 1000,
-    maxiter: int = 5000,
+    max_iter: int = 5000,
     random_seed: int | None = None,
     progressbar: bool = True,
     blas_threads: BlasThreads = "auto",
@@ -79,7 +79,7 @@ def fit_laplace(
         to the marginal estimate. The approximation knows of no other mode than the one it is led to.
     draws : int, default 1000
         Independent draws, in one chain.
-    maxiter : int, default 5000
+    max_iter : int, default 5000
         Iterations of the climb.
     random_seed : int, optional
     progressbar : bool, default True
@@ -133,14 +133,14 @@ def fit_laplace(
     >>> import pm_gplvm as gplvm
     >>> model = gplvm.build_model(gplvm.data.load_digits(n=20))
     >>> best = gplvm.fit_marginal(model, progressbar=False)
-    >>> sketch = gplvm.fit_laplace(model, best, draws=50, progressbar=False, random_seed=1)
+    >>> sketch = gplvm.fit_laplace(model, start=best, draws=50, progressbar=False, random_seed=1)
     >>> sketch.posterior["X"].shape, sketch.attrs["null_directions"]
     ((1, 50, 20, 2), 1)
     """
     ModelSpec.of(model)
     if not model.free_RVs:
         raise ValueError("model must have a free variable, got every one fixed by a number.")
-    for name, number in (("draws", draws), ("maxiter", maxiter)):
+    for name, number in (("draws", draws), ("max_iter", max_iter)):
         count(name, number)
     rng = np.random.default_rng(random_seed)
     volume = why_no_volume(model) is None
@@ -154,7 +154,7 @@ def fit_laplace(
     begin = start_values(model, start, rng)
     with limit_threads(threads_for(blas_threads, density.n_rows)):
         with progress_bar("fit_laplace", 1, "starts", show=progressbar) as counter:
-            optimum = maximise(coordinates, begin, maxiter, tightly(_TOL), counter)
+            optimum = maximise(coordinates, begin, max_iter, tightly(_TOL), counter)
             counter.finish(optimum.objective)
         quadratic = _quadratic(coordinates, coordinates.inward(optimum.values), progressbar)
         noise = rng.standard_normal((draws, quadratic.root.shape[1]))
@@ -166,7 +166,7 @@ def fit_laplace(
         orbits -= quadratic.log_orbit(quadratic.mode)
         log_weight = at_draws - value + 0.5 * (noise**2).sum(axis=1) + orbits
         evidence = _log_evidence(quadratic, value)
-    _warn(quadratic, maxiter)
+    _warn(quadratic, max_iter)
     constrain = compile_constrain(model)
     points = [
         constrain(*(values[name] for name in density.names))
@@ -368,11 +368,11 @@ def _pareto_k(log_weight: Array) -> float:
         return float("nan")
 
 
-def _warn(quadratic: _Quadratic, maxiter: int) -> None:
+def _warn(quadratic: _Quadratic, max_iter: int) -> None:
     if quadratic.decrement >= _CONVERGED:
         warnings.warn(
             f"fit_laplace did not reach the mode: a Newton step would still raise the objective by "
-            f"{quadratic.decrement:.3g} (wanted below {_CONVERGED:g}). Raise maxiter = {maxiter}, or start "
+            f"{quadratic.decrement:.3g} (wanted below {_CONVERGED:g}). Raise max_iter = {max_iter}, or start "
             "from a fit of fit_marginal that has converged.",
             RuntimeWarning,
             stacklevel=3,

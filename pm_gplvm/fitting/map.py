@@ -65,7 +65,7 @@ def fit_map(
     start: Any = "pca",
     n_restarts: int = 0,
     relocate: bool = True,
-    maxiter: int = 5000,
+    max_iter: int = 5000,
     tol: float = TOL,
     random_seed: int | None = None,
     progressbar: bool = True,
@@ -99,7 +99,7 @@ def fit_map(
     relocate : bool, default True
         Offer single rows better places between runs, for as long as that raises the objective
         (:mod:`pm_gplvm.fitting.relocation`). It finds better modes than restarts do.
-    maxiter : int, default 5000
+    max_iter : int, default 5000
         Iterations of a run of L-BFGS.
     tol : float, default 0.01
         In nats. A fit has converged when the last 10 iterations together gained less than 10 ``tol``,
@@ -149,7 +149,7 @@ def fit_map(
     {'chain': 1, 'draw': 1, 'obs': 20, 'latent': 2}
     """
     spec = ModelSpec.of(model)
-    settings = _Settings("fit_map", start, n_restarts, relocate, maxiter, tol, random_seed)
+    settings = _Settings("fit_map", start, n_restarts, relocate, max_iter, tol, random_seed)
     return _fit(spec, settings, False, progressbar, blas_threads, backend, compile_kwargs)
 
 
@@ -159,7 +159,7 @@ def fit_marginal(
     start: Any = "pca",
     n_restarts: int = 0,
     relocate: bool = True,
-    maxiter: int = 5000,
+    max_iter: int = 5000,
     tol: float = TOL,
     random_seed: int | None = None,
     progressbar: bool = True,
@@ -188,7 +188,7 @@ def fit_marginal(
     model : pm.Model
         As in :func:`fit_map`, with one of the kernels of :func:`build_model` and X free, its prior a
         Normal, :func:`priors.informative`, :func:`priors.dynamics`, :func:`priors.class_mixture` or :func:`priors.back_constraint`.
-    start, n_restarts, relocate, maxiter, tol, random_seed, progressbar, blas_threads, backend, compile_kwargs
+    start, n_restarts, relocate, max_iter, tol, random_seed, progressbar, blas_threads, backend, compile_kwargs
         As in :func:`fit_map`.
 
     Returns
@@ -237,7 +237,7 @@ def fit_marginal(
         raise ValueError(
             f"fit_marginal cannot integrate X out of this model: {why}. Take fit_map, or sample."
         )
-    settings = _Settings("fit_marginal", start, n_restarts, relocate, maxiter, tol, random_seed)
+    settings = _Settings("fit_marginal", start, n_restarts, relocate, max_iter, tol, random_seed)
     return _fit(spec, settings, True, progressbar, blas_threads, backend, compile_kwargs)
 
 
@@ -249,12 +249,12 @@ class _Settings:
     start: Any
     n_restarts: int
     relocate: bool
-    maxiter: int
+    max_iter: int
     tol: float
     random_seed: int | None
 
     def __post_init__(self) -> None:
-        for name, least in (("n_restarts", 0), ("maxiter", 1)):
+        for name, least in (("n_restarts", 0), ("max_iter", 1)):
             value = getattr(self, name)
             count(name, value, least)
         if not 0.0 < self.tol < np.inf:
@@ -300,7 +300,7 @@ def _fit(
     if volume and len(starts) > 1 and len(model.coords.get(OBS, ())) <= _FEW_ROWS:
         joint = optimiser_coordinates(model, compile_log_density(spec, rows=rows))
         with limit_threads(threads):
-            starts = [*starts, from_joint_mode(joint, starts, settings.maxiter)]
+            starts = [*starts, from_joint_mode(joint, starts, settings.max_iter)]
     terms = _Terms.of(spec, density, volume, rows)
     sd = None if relocation is None else spec.prior.sd
     judge = None
@@ -319,7 +319,7 @@ def _fit(
             relocation if settings.relocate else None,
             judge=judge,
             measure=measure,
-            maxiter=settings.maxiter,
+            max_iter=settings.max_iter,
             tol=settings.tol,
             counter=counter,
         )
@@ -474,7 +474,7 @@ def _warn(fit: xr.DataTree, settings: _Settings) -> None:
             COLLAPSED: "The data may hold noise alone for this kernel; start from 'isomap', or take "
             "fit_marginal, which says so.",
             INTERRUPTED: f"{again}.",
-            LIMIT: f"{again}, or raise maxiter = {settings.maxiter}.",
+            LIMIT: f"{again}, or raise max_iter = {settings.max_iter}.",
         }.get(message, f"{again}; if that gains nothing either, raise tol = {settings.tol:g}.")
         if far:
             remedy = (

@@ -205,7 +205,7 @@ class _Run:
 def maximise(
     objective: Objective,
     values: Mapping[str, Array],
-    maxiter: int,
+    max_iter: int,
     rule: Rule,
     counter: Bar,
     *,
@@ -224,7 +224,7 @@ def maximise(
             "outside its prior. Start with a larger sigma or other positions."
         )
     first = run.best[0]
-    message = _attempts(run, maxiter)
+    message = _attempts(run, max_iter)
     top, vector, gradient = run.best
     end = objective.outward(vector)
     problem = None if message == INTERRUPTED else _stuck(values, end, moved)
@@ -242,14 +242,14 @@ def maximise(
     )
 
 
-def _attempts(run: _Run, maxiter: int) -> str:
+def _attempts(run: _Run, max_iter: int) -> str:
     """Run L-BFGS, and again where the line search fails: what it remembers may be bad."""
     relative, expected = run.rule.relative, np.inf
     for attempt in range(1 if relative else 1 + _FRESH):
         before, vector = run.highest
         if attempt:
             run.begin(vector)
-        left = maxiter - (len(run.objectives) - 1 - attempt)
+        left = max_iter - (len(run.objectives) - 1 - attempt)
         try:
             result = minimize(
                 run.negative,
@@ -364,7 +364,7 @@ def starts_of(
     return [*first, *moved]
 
 
-def from_joint_mode(joint: Objective, starts: Sequence[Start], maxiter: int) -> Start:
+def from_joint_mode(joint: Objective, starts: Sequence[Start], max_iter: int) -> Start:
     """Make a start of the mode of X and θ together: at little noise, more strongly curved.
 
     It is run to from the start whose Z has the size 1.
@@ -372,7 +372,7 @@ def from_joint_mode(joint: Objective, starts: Sequence[Start], maxiter: int) -> 
     whitened = [s for s in starts if s.form is not None and not s.form.straight]
     begin = next((s for s in whitened if s.form is not None and s.form.size == 1.0), starts[0])
     with progress_bar("", 1, "starts", show=False) as counter:
-        end = maximise(joint, begin.values, maxiter, loosely(_LONGER), counter)
+        end = maximise(joint, begin.values, max_iter, loosely(_LONGER), counter)
     return Start(end.values, replace(begin.form, joint=True) if begin.form else None)
 
 
@@ -401,7 +401,7 @@ def best_first(
     *,
     judge: Judge | None,
     measure: Measure | None = None,
-    maxiter: int,
+    max_iter: int,
     tol: float,
     counter: Bar,
 ) -> list[tuple[int, Optimum]]:
@@ -413,12 +413,12 @@ def best_first(
     judged. What the user asked for (restarts) is run to its end too. After the first runs ``measure``
     gives the objective in coordinates that suit the place.
     """
-    runs = _Runs(objective, measure, maxiter, counter)
+    runs = _Runs(objective, measure, max_iter, counter)
     short, longer = _loose_rules(starts[0])
     alone = len(starts) == 1 and relocate is None
 
     def run(start: Start) -> Optimum:
-        end = maximise(objective, start.values, maxiter, short, counter)
+        end = maximise(objective, start.values, max_iter, short, counter)
         return runs.to_the_end(end, tol) if start.asked or alone else end
 
     ended, interrupted = from_each(starts, run, counter)
@@ -456,7 +456,7 @@ class _Runs:
 
     objective: Objective
     measure: Measure | None
-    maxiter: int
+    max_iter: int
     counter: Bar
 
     def here(self, values: Mapping[str, Array]) -> Objective:
@@ -468,13 +468,13 @@ class _Runs:
         optimum: Optimum,
         rule: Rule,
         objective: Objective | None = None,
-        maxiter: int | None = None,
+        max_iter: int | None = None,
     ) -> Optimum:
         """Go on by another rule; in the coordinates that suit this place if no others are given."""
         moved = optimum.message != DID_NOT_MOVE
         try:
             objective = objective or self.here(optimum.values)
-            most = maxiter or self.maxiter
+            most = max_iter or self.max_iter
             end = maximise(objective, optimum.values, most, rule, self.counter, moved=moved)
             return optimum.after(end)
         except KeyboardInterrupt:
@@ -486,7 +486,7 @@ class _Runs:
         """Go on until it has converged, or there is nothing higher."""
         if optimum.message in (INTERRUPTED, CONVERGED):
             return optimum
-        left = self.maxiter
+        left = self.max_iter
         while left > 0:
             some = left if self.measure is None else min(left, _MEASURED)
             optimum = self.further(optimum, tightly(tol), objective, some)
@@ -549,7 +549,7 @@ def _relocated(
             if not n_moved:
                 break
             objective = objective or runs.here(best.values)
-            further = maximise(objective, values, runs.maxiter, rule, runs.counter)
+            further = maximise(objective, values, runs.max_iter, rule, runs.counter)
         except KeyboardInterrupt:
             return _stopped(best), objective
         gained = further.objective - best.objective

@@ -68,7 +68,7 @@ def fit_sparse(
     start: Any = "pca",
     n_restarts: int = 0,
     hold: int = 0,
-    maxiter: int = 5000,
+    max_iter: int = 5000,
     tol: float = 1e-8,
     random_seed: int | None = None,
     progressbar: bool = True,
@@ -94,7 +94,7 @@ def fit_sparse(
         Further starts, X and the inducing inputs moved at random.
     hold : int, default 0
         Iterations at first in which amplitude and sigma stay where they start.
-    maxiter, tol, random_seed, progressbar, blas_threads
+    max_iter, tol, random_seed, progressbar, blas_threads
         As in :func:`fit_variational`.
 
     Returns
@@ -131,7 +131,7 @@ def fit_sparse(
     >>> dict(best.posterior.sizes)
     {'chain': 1, 'draw': 1, 'obs': 30, 'latent': 2}
     """
-    approximation = build_sparse(model, n_inducing, method=method)
+    approximation = build_sparse(model, n_inducing=n_inducing, method=method)
     if "X" not in {rv.name for rv in model.free_RVs}:
         raise ValueError("model must have a free variable 'X', got one that is held.")
     ranked = _maximised(
@@ -142,7 +142,7 @@ def fit_sparse(
         n_restarts,
         title="fit_sparse",
         hold=hold,
-        maxiter=maxiter,
+        max_iter=max_iter,
         tol=tol,
         progressbar=progressbar,
         blas_threads=blas_threads,
@@ -161,7 +161,7 @@ def fit_sparse(
     )
     if not best.converged:
         warnings.warn(
-            f"fit_sparse {_unconverged(best)}. Go on with fit_sparse(model, start=fit), or raise maxiter.",
+            f"fit_sparse {_unconverged(best)}. Go on with fit_sparse(model, start=fit), or raise max_iter.",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -176,7 +176,7 @@ def fit_variational(
     n_restarts: int = 0,
     hold: int = 200,
     draws: int = 100,
-    maxiter: int = 5000,
+    max_iter: int = 5000,
     tol: float = 1e-8,
     random_seed: int | None = None,
     progressbar: bool = True,
@@ -211,7 +211,7 @@ def fit_variational(
         beginning, they may explain all as noise before q is in place, and never come back.
     draws : int, default 100
         Of X from q.
-    maxiter : int, default 5000
+    max_iter : int, default 5000
         Iterations a start, after the first.
     tol : float, default 1e-8
         A start has converged when an iteration raises the objective by less than ``tol`` times
@@ -260,7 +260,7 @@ def fit_variational(
     ('obs', 'latent')
     """
     count("draws", draws)
-    approximation = build_variational(model, n_inducing)
+    approximation = build_variational(model, n_inducing=n_inducing)
     exact, _ = read_exact(model, n_inducing)
     rng = np.random.default_rng(random_seed)
     ranked = _maximised(
@@ -271,7 +271,7 @@ def fit_variational(
         n_restarts,
         title="fit_variational",
         hold=hold,
-        maxiter=maxiter,
+        max_iter=max_iter,
         tol=tol,
         progressbar=progressbar,
         blas_threads=blas_threads,
@@ -310,7 +310,7 @@ def _maximised(
 
     Where the approximation has q(X), its means take the place of X.
     """
-    for name, least in (("hold", 0), ("maxiter", 1)):
+    for name, least in (("hold", 0), ("max_iter", 1)):
         count(name, settings[name], least)
     count("n_restarts", n_restarts, 0)
     if not 0.0 < settings["tol"] < 1.0:
@@ -479,7 +479,7 @@ def _unconverged(best: Optimum) -> str:
 def _problems(best: Optimum, found: _Findings) -> list[str]:
     explained, error, texts = found.explained, found.quadrature_error, []
     if not best.converged:
-        go_on = "go on with fit_variational(model, start=fit) or raise maxiter"
+        go_on = "go on with fit_variational(model, start=fit) or raise max_iter"
         texts.append(f"it {_unconverged(best)}; {go_on}")
     if explained < _EXPLAINED:
         texts.append(
@@ -529,7 +529,7 @@ def search(
     *,
     title: str,
     hold: int,
-    maxiter: int,
+    max_iter: int,
     tol: float,
     progressbar: bool,
     blas_threads: int | None,
@@ -544,7 +544,7 @@ def search(
 
     def run(values: Mapping[str, Array]) -> Optimum:
         held = replace(free, held={name: values[name] for name in keep})
-        return _two_phases(free, held, values, hold, maxiter, tol, counter)
+        return _two_phases(free, held, values, hold, max_iter, tol, counter)
 
     with (
         limit_threads(blas_threads),
@@ -559,20 +559,20 @@ def _two_phases(
     held: Coordinates,
     values: Mapping[str, Array],
     hold: int,
-    maxiter: int,
+    max_iter: int,
     tol: float,
     counter: Bar,
 ) -> Optimum:
     rule = relatively(tol)
-    ended = maximise(held, values, hold if held.held else maxiter, rule, counter)
+    ended = maximise(held, values, hold if held.held else max_iter, rule, counter)
     if held.held and ended.message != INTERRUPTED:
-        ended = ended.after(maximise(free, ended.values, maxiter, rule, counter))
+        ended = ended.after(maximise(free, ended.values, max_iter, rule, counter))
     for _ in range(_FRESH):
         # The line search gave up: for a poor memory of the curvature, which a fresh beginning has
         # not, or because rounding is all that is left, and then a fresh one gains nothing.
         if ended.message != LINE_SEARCH:
             break
-        fresh = maximise(free, ended.values, maxiter, rule, counter)
+        fresh = maximise(free, ended.values, max_iter, rule, counter)
         gain = fresh.objective - ended.objective
         little = gain <= max(tol, _ROUNDING) * max(1.0, abs(ended.objective))
         ended = ended.after(fresh)

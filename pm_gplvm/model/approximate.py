@@ -24,7 +24,7 @@ Method = Literal["vfe", "fitc"]
 INDUCING = "inducing"
 
 
-def build_variational(model: pm.Model, n_inducing: int = 50) -> pm.Model:
+def build_variational(model: pm.Model, *, n_inducing: int = 50) -> pm.Model:
     r"""Write down the variational approximation to a model's posterior as a ``pm.Model``.
 
     q(X) = ∏ₙ N(μₙ, diag sₙ²) and M inducing inputs take the place of X and of the table
@@ -64,7 +64,7 @@ def build_variational(model: pm.Model, n_inducing: int = 50) -> pm.Model:
     --------
     >>> import pm_gplvm as gplvm
     >>> model = gplvm.build_model(gplvm.data.load_digits(n=20), ard=True)
-    >>> [rv.name for rv in gplvm.model.build_variational(model, 8).free_RVs][-3:]
+    >>> [rv.name for rv in gplvm.model.build_variational(model, n_inducing=8).free_RVs][-3:]
     ['X_mean', 'X_sd', 'X_inducing']
     """
     exact, n_inducing = read_exact(model, n_inducing)
@@ -88,7 +88,7 @@ def build_variational(model: pm.Model, n_inducing: int = 50) -> pm.Model:
     return approximation
 
 
-def build_sparse(model: pm.Model, n_inducing: int = 100, *, method: Method = "vfe") -> pm.Model:
+def build_sparse(model: pm.Model, *, n_inducing: int = 100, method: Method = "vfe") -> pm.Model:
     """Write down a model with its table's likelihood approximated by inducing inputs.
 
     With Q = K_nm K_mm⁻¹ K_mn, which has rank M:
@@ -123,7 +123,7 @@ def build_sparse(model: pm.Model, n_inducing: int = 100, *, method: Method = "vf
     --------
     >>> import pm_gplvm as gplvm
     >>> model = gplvm.build_model(gplvm.data.load_digits(n=20))
-    >>> [rv.name for rv in gplvm.model.build_sparse(model, 8).free_RVs][-1]
+    >>> [rv.name for rv in gplvm.model.build_sparse(model, n_inducing=8).free_RVs][-1]
     'X_inducing'
     """
     if method not in ("vfe", "fitc"):

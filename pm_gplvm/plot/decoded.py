@@ -36,11 +36,11 @@ _RATIOS = (1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 100.0)
 
 def reconstruction(
     fit: xr.DataTree,
-    image_shape: tuple[int, int] | None = None,
     *,
+    image_shape: tuple[int, int] | None = None,
     dims: tuple[int, int] | None = None,
     grid: int = 9,
-    draws: int = 20,
+    num_samples: int = 20,
     ax: Axes | None = None,
 ) -> Axes:
     """Draw what the model decodes across the latent space.
@@ -60,7 +60,7 @@ def reconstruction(
         dimension has one line of cells.
     grid : int, default 9
         Cells along each axis.
-    draws : int, default 20
+    num_samples : int, default 20
         Number of draws used at most, evenly spaced.
     ax : matplotlib.axes.Axes, optional
 
@@ -93,8 +93,8 @@ def reconstruction(
     cells = (int(grid),) * len(plane.dims)
     limits = limits_of(plane.X, 0.02)
     centres = mesh(limits, cells)
-    rows = predict(fit, plane.lift(centres), draws=draws)
-    share = relative_uncertainty(fit, plane.lift(centres), draws=draws)
+    rows = predict(fit, plane.lift(centres), num_samples=num_samples)
+    share = relative_uncertainty(fit, plane.lift(centres), num_samples=num_samples)
     mean, sd = rows["mean"].to_numpy(), rows["sd"].to_numpy()
     shape = check_image_shape(image_shape, mean.shape[1])
     if ax is None:
@@ -177,7 +177,7 @@ def magnification(
     path: Any = None,
     dims: tuple[int, int] | None = None,
     grid: int = 50,
-    draws: int = 20,
+    num_samples: int = 20,
     ax: Axes | None = None,
 ) -> Axes:
     """Draw how much the function from x to Y stretches the latent space: √det of :func:`diagnostics.magnification`.
@@ -198,7 +198,7 @@ def magnification(
         As in :func:`plot.latent`; further dimensions are held at their median.
     grid : int, default 50
         Points along each axis of the map, or along the one dimension times 4.
-    draws : int, default 20
+    num_samples : int, default 20
         Number of draws used at most, evenly spaced.
     ax : matplotlib.axes.Axes, optional
 
@@ -235,7 +235,7 @@ def magnification(
         _, ax = plt.subplots(figsize=(6.0, 4.6), layout="constrained")
     if path is None and Q > 1:
         name = color if isinstance(color, str) else ""
-        return _draw_map(ax, fit, plane, values, name, grid, draws)
+        return _draw_map(ax, fit, plane, values, name, grid, num_samples)
     if path is None:
         way = mesh(limits_of(plane.X), (4 * grid,))
         along, name = way[:, 0], "latent 0"
@@ -244,7 +244,7 @@ def magnification(
         way = check_positions(read, path)
         along = np.append(0.0, np.cumsum(np.linalg.norm(np.diff(way, axis=0), axis=1)))
         name = "way along the path, in units of X"
-    found = magnification_at(fit, way, draws=draws)
+    found = magnification_at(fit, way, num_samples=num_samples)
     if found["low"].notnull().all():
         ax.fill_between(along, found["low"], found["high"], color="0.8", linewidth=0, label="89 %")
         ax.legend(fontsize="small", frameon=False)
@@ -264,7 +264,7 @@ def _draw_map(
 ) -> Axes:
     limits = set_limits(ax, plane.X)
     centres = mesh(limits, (grid, grid))
-    found = magnification_at(fit, plane.lift(centres), draws=draws)
+    found = magnification_at(fit, plane.lift(centres), num_samples=draws)
     factor = found["magnification"].to_numpy()
     low, high = max(factor.min(), 1e-12 * factor.max()), factor.max()
     norm = LogNorm(low, high) if high > 20.0 * low else Normalize(low, high)

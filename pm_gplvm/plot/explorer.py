@@ -46,7 +46,7 @@ def explore(
     dims: tuple[int, int] | None = None,
     n_neighbors: int = 6,
     grid: int = 60,
-    draws: int = 20,
+    num_samples: int = 20,
     overwrite: bool = False,
 ) -> Any:
     """Explore the latent plane: see what the model decodes at each position, with its uncertainty.
@@ -78,7 +78,7 @@ def explore(
     grid : int, default 60
         Positions along each axis at which rows are decoded, fewer for tables with many features.
         Between them rows are interpolated.
-    draws : int, default 20
+    num_samples : int, default 20
         Number of draws of the fit used at most, evenly spaced.
     overwrite : bool, default False
         Whether an existing file may be replaced.
@@ -134,7 +134,7 @@ def explore(
     Y = table.to_numpy()
     side = int(min(grid, max(8, np.sqrt(_MOST_NUMBERS / Y.shape[1]))))
     cells = plane.lift(mesh(limits, (side, side)))
-    decoded = predict(fit, cells, draws=draws)
+    decoded = predict(fit, cells, num_samples=num_samples)
     shape = check_image_shape(image_shape, Y.shape[1])
     about = {
         "dims": [f"latent {d}" for d in plane.dims],
@@ -154,7 +154,7 @@ def explore(
     numbers = {
         "mean": decoded["mean"].to_numpy(),
         "sd": decoded["sd"].to_numpy(),
-        "uncertainty": np.minimum(relative_uncertainty(fit, cells, draws=draws), 1.0),
+        "uncertainty": np.minimum(relative_uncertainty(fit, cells, num_samples=num_samples), 1.0),
         "table": Y,
     }
     encoded = {name: values.astype("<f4").tobytes() for name, values in numbers.items()}
@@ -201,7 +201,7 @@ def _point_styles(read: Fit, color: Any, n_rows: int) -> dict[str, Any]:
 
 def _neighbours(read: Fit, n_neighbors: int) -> dict[str, Any]:
     """Return each row's nearest rows, the most probable first, ties by their mean distance."""
-    shares = neighbour_probabilities(read.tree, n_neighbors).to_numpy()
+    shares = neighbour_probabilities(read.tree, n_neighbors=n_neighbors).to_numpy()
     Z = stacked(read.scaled_positions())
     distance = np.mean([pdist(Z[i]) for i in read.evenly_spaced(100)], axis=0)
     order = np.lexsort((squareform(distance), -shares), axis=1)[:, :n_neighbors]

@@ -39,7 +39,7 @@ def compare(
     color: Any = None,
     *,
     dims: tuple[int, int] = (0, 1),
-    draws: int = 500,
+    num_samples: int = 500,
     axes: Any = None,
 ) -> NDArray[Any]:
     """Draw the positions of several fits in one orientation, one panel per fit.
@@ -60,7 +60,7 @@ def compare(
     dims : pair of int, default (0, 1)
         Which latent dimensions of the first fit to draw. A model with one dimension is drawn against
         the rows in the order of the first fit, with 89 % intervals.
-    draws : int, default 500
+    num_samples : int, default 500
         Number of draws of each fit used at most, evenly spaced.
     axes : sequence of matplotlib.axes.Axes, optional
         One for each fit.
@@ -79,17 +79,17 @@ def compare(
     >>> import pm_gplvm as gplvm
     >>> model = gplvm.build_model(gplvm.data.load_digits(n=20))
     >>> best = gplvm.fit_marginal(model, progressbar=False)
-    >>> sketch = gplvm.fit_laplace(model, best, draws=100, progressbar=False, random_seed=1)
+    >>> sketch = gplvm.fit_laplace(model, start=best, draws=100, progressbar=False, random_seed=1)
     >>> axes = gplvm.plot.compare({"estimate": best, "Laplace": sketch}, color="label")
     >>> axes[0].get_title()
     'estimate'
     """
     read = fits_of_one_table(fits, caller="plot.compare")
-    count("draws", draws)
+    count("num_samples", num_samples)
     first = next(iter(fits))
     N = len(read[first].table().F)
     values = None if color is None else row_values(read[first], color, N)
-    positions = common_frame(read, draws=int(draws))
+    positions = common_frame(read, draws=int(num_samples))
     Q = positions[first].shape[2]
     if Q > 1:
         check_pair(dims, Q, dims)

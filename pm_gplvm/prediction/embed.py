@@ -37,8 +37,8 @@ def embed(
     Y_new: Any,
     *,
     prior: Any = None,
-    draws: int = 20,
-    n_samples: int = 1000,
+    num_samples: int = 20,
+    draws: int = 1000,
     n_starts: int = 16,
     random_seed: int | None = None,
     progressbar: bool = True,
@@ -73,9 +73,9 @@ def embed(
         moved X; of a fit with :func:`priors.class_mixture` their mixture; of one that is
         :func:`priors.back_constraint` the position that the map gives, one for each draw. If X had a prior
         of your own, give it here.
-    draws : int, default 20
+    num_samples : int, default 20
         At most so many draws of the fit are used, evenly spaced.
-    n_samples : int, default 1000
+    draws : int, default 1000
         Positions drawn for each row, over all draws of the fit, and returned.
     n_starts : int, default 16
         Starting positions for each row and draw of the fit, at least 4.
@@ -117,7 +117,7 @@ def embed(
     Notes
     -----
     All rows and starts are maximised in step, so that the cost is that of few products of matrices: for
-    each row and draw about 20 ``n_starts`` + ``n_samples`` positions of N² operations. A position that no
+    each row and draw about 20 ``n_starts`` + ``draws`` positions of N² operations. A position that no
     start leads to is missed, and ``pareto_k`` may not show it: in more than about three latent
     dimensions compare with a greater ``n_starts``.
 
@@ -135,12 +135,12 @@ def embed(
     >>> new["posterior"]["X"].dims, new["modes"]["weight"].dims
     (('chain', 'draw', 'obs_new', 'latent'), ('obs_new', 'mode'))
     """
-    settings = {"draws": draws, "n_samples": n_samples, "n_starts": n_starts}
+    settings = {"num_samples": num_samples, "draws": draws, "n_starts": n_starts}
     read = exact_fit(fit, settings, "embed")
     if prior is None and kind_of_prior(read.constants).mapped:
         whole = new_table(read, Y_new)
         read.warn_unaligned()
-        return positions_by_map(read, whole, draws)
+        return positions_by_map(read, whole, num_samples)
     new, positions = positions_of_table(
         read, Y_new, prior, settings, random_seed, blas_threads, progressbar
     )
@@ -169,8 +169,8 @@ def log_predictive(
     Y_new: Any,
     *,
     prior: Any = None,
-    draws: int = 20,
-    n_samples: int = 1000,
+    num_samples: int = 20,
+    draws: int = 1000,
     n_starts: int = 16,
     random_seed: int | None = None,
     progressbar: bool = True,
@@ -184,7 +184,7 @@ def log_predictive(
 
     Parameters
     ----------
-    fit, Y_new, prior, draws, n_samples, n_starts, random_seed, progressbar, blas_threads
+    fit, Y_new, prior, num_samples, draws, n_starts, random_seed, progressbar, blas_threads
         As in :func:`embed`.
 
     Returns
@@ -206,7 +206,7 @@ def log_predictive(
     >>> gplvm.log_predictive(best, Y[30:], random_seed=1, progressbar=False)["log_score"].dims
     ('obs_new',)
     """
-    settings = {"draws": draws, "n_samples": n_samples, "n_starts": n_starts}
+    settings = {"num_samples": num_samples, "draws": draws, "n_starts": n_starts}
     read = exact_fit(fit, settings, "log_predictive")
     new, positions = positions_of_table(
         read, Y_new, prior, settings, random_seed, blas_threads, progressbar
@@ -246,7 +246,7 @@ def positions_of_table(
             f"{read.caller} needs a density of the place of a new row, while in a fit with back constraints "
             "it is a function of the row. Give prior=(0.0, 1.0)."
         )
-    by_draw = rows_by_draw(read, new, prior, settings["draws"])
+    by_draw = rows_by_draw(read, new, prior, settings["num_samples"])
     with (
         limit_threads(blas_threads),
         progress_bar(read.caller, len(new) * len(by_draw), "rows", show=progressbar) as progress,
@@ -254,7 +254,7 @@ def positions_of_table(
         positions = weighted_positions(
             read,
             by_draw,
-            n_samples=settings["n_samples"],
+            n_samples=settings["draws"],
             n_starts=settings["n_starts"],
             rng=np.random.default_rng(random_seed),
             progress=progress,
@@ -276,7 +276,7 @@ def _warn(k: Array, converged: NDArray[np.bool_]) -> None:
     if (bad := k > _UNRELIABLE).any():
         warnings.warn(
             f"embed: pareto_k exceeds {_UNRELIABLE} in {int(bad.sum())} of {len(k)} rows (up to "
-            f"{k.max():.2f}): their draws may miss part of the posterior. Raise n_samples or n_starts, "
+            f"{k.max():.2f}): their draws may miss part of the posterior. Raise draws or n_starts, "
             "or look at their modes.",
             RuntimeWarning,
             stacklevel=3,

@@ -80,7 +80,7 @@ def compute_log_likelihood(fit: xr.DataTree) -> xr.DataTree:
     return complete
 
 
-def leave_one_out(fit: xr.DataTree, *, draws: int = 200) -> xr.Dataset:
+def leave_one_out(fit: xr.DataTree, *, num_samples: int = 200) -> xr.Dataset:
     """Predict each entry of the table from all others.
 
     Given X, θ and the rest of its column, an entry is Gaussian with mean
@@ -93,7 +93,7 @@ def leave_one_out(fit: xr.DataTree, *, draws: int = 200) -> xr.Dataset:
     ----------
     fit : DataTree
         Of a model of :func:`build_model`.
-    draws : int, default 200
+    num_samples : int, default 200
         Largest number of draws used, evenly spaced.
 
     Returns
@@ -108,7 +108,7 @@ def leave_one_out(fit: xr.DataTree, *, draws: int = 200) -> xr.Dataset:
     Raises
     ------
     TypeError, ValueError
-        If ``fit`` is not a fit of a model of :func:`build_model`, or ``draws`` is out of range.
+        If ``fit`` is not a fit of a model of :func:`build_model`, or ``num_samples`` is out of range.
 
     References
     ----------
@@ -124,11 +124,11 @@ def leave_one_out(fit: xr.DataTree, *, draws: int = 200) -> xr.Dataset:
     >>> dict(gplvm.diagnostics.leave_one_out(best).sizes)
     {'obs': 20, 'feature': 64}
     """
-    count("draws", draws)
+    count("num_samples", num_samples)
     read = Fit.of(fit, caller="leave_one_out")
     F, centre, scale = read.table()
     patterns = patterns_of(read, F)
-    residuals, variances = _left_out(each_draw(read, int(draws)), F, patterns)
+    residuals, variances = _left_out(each_draw(read, int(num_samples)), F, patterns)
     mean, sd, score, k = np.full((4, *F.shape), np.nan)
     for d, g in enumerate(patterns.group):
         rows = patterns.seen[g]
@@ -187,8 +187,8 @@ def cross_validate(
     *,
     fit: Callable[[pm.Model], xr.DataTree] | None = None,
     n_folds: int = 5,
-    draws: int = 20,
-    n_samples: int = 1000,
+    num_samples: int = 20,
+    draws: int = 1000,
     random_seed: int | None = None,
     progressbar: bool = True,
 ) -> xr.Dataset:
@@ -213,9 +213,9 @@ def cross_validate(
         out). A sampler gives draws of X and θ.
     n_folds : int, default 5
         Between 2 and N.
-    draws : int, default 20
+    num_samples : int, default 20
         Largest number of draws used of each fit, evenly spaced.
-    n_samples : int, default 1000
+    draws : int, default 1000
         Points of the integral over x, for each row, at least 100.
     random_seed : int, optional
         Seed of the folds and the points.
@@ -247,7 +247,7 @@ def cross_validate(
     """
     table = as_table(Y)
     N = len(table)
-    least = {"n_folds": (n_folds, 2), "draws": (draws, 1), "n_samples": (n_samples, 100)}
+    least = {"n_folds": (n_folds, 2), "num_samples": (num_samples, 1), "draws": (draws, 100)}
     for name, (value, low) in least.items():
         count(name, value, low)
     if n_folds > N:
@@ -265,8 +265,8 @@ def cross_validate(
             scores = log_predictive(
                 fit(model),
                 table.to_numpy()[held],
+                num_samples=num_samples,
                 draws=draws,
-                n_samples=n_samples,
                 random_seed=int(rng.integers(2**31)),
                 progressbar=False,
             )

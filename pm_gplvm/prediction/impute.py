@@ -17,8 +17,8 @@ def impute(
     Y_new: Any = None,
     *,
     prior: Any = None,
-    draws: int = 20,
-    n_samples: int = 1000,
+    num_samples: int = 20,
+    draws: int = 1000,
     n_starts: int = 16,
     random_seed: int | None = None,
     progressbar: bool = True,
@@ -38,8 +38,8 @@ def impute(
     ----------
     Y_new : array_like, DataFrame or DataArray, optional
         By default the table that the fit was made from, with ``missing="mask"``; of the other
-        arguments ``draws`` alone then matters.
-    fit, prior, draws, n_samples, n_starts, random_seed, progressbar, blas_threads
+        arguments ``num_samples`` alone then matters.
+    fit, prior, num_samples, draws, n_starts, random_seed, progressbar, blas_threads
         As in :func:`embed`.
 
     Returns
@@ -65,8 +65,8 @@ def impute(
     (2, 2)
     """
     if Y_new is None:
-        return _filled(fit, draws)
-    settings = {"draws": draws, "n_samples": n_samples, "n_starts": n_starts}
+        return _filled(fit, num_samples)
+    settings = {"num_samples": num_samples, "draws": draws, "n_starts": n_starts}
     read = exact_fit(fit, settings, "impute")
     new, positions = positions_of_table(
         read, Y_new, prior, settings, random_seed, blas_threads, progressbar
@@ -99,9 +99,9 @@ def impute(
     )
 
 
-def _filled(fit: xr.DataTree, draws: int) -> xr.Dataset:
+def _filled(fit: xr.DataTree, num_samples: int) -> xr.Dataset:
     """Fill the missing entries of the training rows."""
-    known = reconstruct(fit, noise=True, draws=draws)
+    known = reconstruct(fit, noise=True, num_samples=num_samples)
     observed = Fit(fit).Y.transpose(*known["mean"].dims)
     missing = observed.isnull()
     return known.assign(

@@ -14,7 +14,7 @@ from pm_gplvm.prediction.processes import Induced, each_process, given, patterns
 _BLOCK = 4_000_000  # entries of ∂k/∂x in memory at once
 
 
-def magnification(fit: xr.DataTree, X_new: Any, *, draws: int = 50) -> xr.Dataset:
+def magnification(fit: xr.DataTree, X_new: Any, *, num_samples: int = 50) -> xr.Dataset:
     """Measure how much the map from x to Y stretches the latent space.
 
     Given a draw of (X, θ) the slopes J = ∂y/∂x (D, Q) of the noise-free function are Gaussian. Their means are
@@ -35,7 +35,7 @@ def magnification(fit: xr.DataTree, X_new: Any, *, draws: int = 50) -> xr.Datase
         (:func:`sample`) must be aligned by :func:`align` first.
     X_new : array_like, dims (obs_new, latent), shape (S, Q)
         In the orientation of the fit's ``X``.
-    draws : int, default 50
+    num_samples : int, default 50
         Largest number of draws used, evenly spaced.
 
     Returns
@@ -55,7 +55,7 @@ def magnification(fit: xr.DataTree, X_new: Any, *, draws: int = 50) -> xr.Datase
     ------
     TypeError, ValueError
         If ``fit`` is not a fit of a model of :func:`build_model`, ``X_new`` has a wrong shape, or
-        ``draws`` is out of range.
+        ``num_samples`` is out of range.
 
     References
     ----------
@@ -73,12 +73,12 @@ def magnification(fit: xr.DataTree, X_new: Any, *, draws: int = 50) -> xr.Datase
     """
     read = Fit.of(fit, "X", "sigma", "Y_mean", "Y_scale", caller="magnification")
     read.warn_unaligned()
-    count("draws", draws)
+    count("num_samples", num_samples)
     positions = check_positions(read, X_new)
     F, _, scale = read.table()
     patterns = patterns_of(read, F)
     first, second = [], []
-    for process in each_process(read, draws):
+    for process in each_process(read, num_samples):
         of_mean = of_rest = np.zeros((len(positions), positions.shape[1], positions.shape[1]))
         for rows, columns, block in patterns.blocks(F):
             own = given(process, rows, columns)

@@ -33,7 +33,9 @@ def check_positions(read: Fit, X_new: Any) -> Array:
     return values
 
 
-def predict(fit: xr.DataTree, X_new: Any, *, noise: bool = False, draws: int = 100) -> xr.Dataset:
+def predict(
+    fit: xr.DataTree, X_new: Any, *, noise: bool = False, num_samples: int = 100
+) -> xr.Dataset:
     """Predict Y at new latent positions.
 
     For each draw of (X, θ) the Gaussian conditional of a new row is formed (Rasmussen & Williams
@@ -49,7 +51,7 @@ def predict(fit: xr.DataTree, X_new: Any, *, noise: bool = False, draws: int = 1
         In the frame of the fit's ``X``: the aligned one after :func:`align`.
     noise : bool, default False
         Whether ``sd`` includes the white noise of a new measurement.
-    draws : int, default 100
+    num_samples : int, default 100
         At most so many draws are used, evenly spaced.
 
     Returns
@@ -77,13 +79,13 @@ def predict(fit: xr.DataTree, X_new: Any, *, noise: bool = False, draws: int = 1
     """
     read = Fit.of(fit, "X", "sigma", "Y_mean", "Y_scale", caller="predict")
     read.warn_unaligned()
-    count("draws", draws)
+    count("num_samples", num_samples)
     positions = check_positions(read, X_new)
     F, centre, scale = read.table()
     patterns = patterns_of(read, F)
 
     means, variances = [], []
-    for draw in each_process(read, draws):
+    for draw in each_process(read, num_samples):
         mean, variance = conditional(draw, F, patterns, positions)
         means.append(mean)
         variances.append(variance + draw.sigma**2 if noise else variance)
@@ -103,7 +105,7 @@ def sample_predictive(
     X_new: Any,
     *,
     noise: bool = False,
-    draws: int = 100,
+    num_samples: int = 100,
     random_seed: int | None = None,
 ) -> xr.DataTree:
     """Draw tables at new latent positions, their rows jointly.
@@ -120,7 +122,7 @@ def sample_predictive(
         In the frame of the fit's ``X``: the aligned one after :func:`align`.
     noise : bool, default False
         Whether the white noise of new measurements is added.
-    draws : int, default 100
+    num_samples : int, default 100
         How many tables. The fit's draws are taken evenly spaced, each as often as the others where
         there are fewer of them.
     random_seed : int, optional
@@ -140,7 +142,7 @@ def sample_predictive(
     ------
     TypeError, ValueError
         If ``fit`` is no fit of a model of :func:`build_model`, ``X_new`` has a wrong shape, or
-        ``draws`` is out of range.
+        ``num_samples`` is out of range.
 
     Examples
     --------
@@ -149,20 +151,22 @@ def sample_predictive(
     ...     gplvm.build_model(gplvm.data.load_digits(n=20)), progressbar=False
     ... )
     >>> path = np.linspace([-1.0, 0.0], [1.0, 0.0], 5)
-    >>> gplvm.sample_predictive(best, path, draws=3, random_seed=1)["predictions"]["Y"].shape
+    >>> gplvm.sample_predictive(best, path, num_samples=3, random_seed=1)["predictions"]["Y"].shape
     (1, 3, 5, 64)
     """
     read = Fit.of(fit, caller="sample_predictive")
     read.require_exact()
     read.warn_unaligned()
-    count("draws", draws)
+    count("num_samples", num_samples)
     positions = check_positions(read, X_new)
     F, centre, scale = read.table()
     patterns = patterns_of(read, F)
     rng = np.random.default_rng(random_seed)
-    chosen = list(each_draw(read, draws))
+    chosen = list(each_draw(read, num_samples))
     tables = []
-    for draw, share in zip(chosen, np.array_split(np.arange(draws), len(chosen)), strict=True):
+    for draw, share in zip(
+        chosen, np.array_split(np.arange(num_samples), len(chosen)), strict=True
+    ):
         own = rng.standard_normal((len(share), len(positions), F.shape[1]))
         for rows, columns, block in patterns.blocks(F):
             mean, root = draw.given(rows, columns).joint(block, positions)
@@ -175,7 +179,7 @@ def sample_predictive(
         {read.observed: (("chain", "draw", "obs_new", FEATURE), values)},
         coords={
             "chain": [0],
-            "draw": np.arange(draws),
+            "draw": np.arange(num_samples),
             "obs_new": np.arange(len(positions)),
             FEATURE: read.features,
         },
@@ -183,7 +187,7 @@ def sample_predictive(
     return xr.DataTree.from_dict({"predictions": group})
 
 
-def reconstruct(fit: xr.DataTree, *, noise: bool = False, draws: int = 100) -> xr.Dataset:
+def reconstruct(fit: xr.DataTree, *, noise: bool = False, num_samples: int = 100) -> xr.Dataset:
     """Give the training rows as the model sees them: each at its own position, without noise.
 
     At the positions of a draw the function has mean F - σ²K⁻¹F and variance σ² - σ⁴[K⁻¹]_nn, K with
@@ -198,7 +202,7 @@ def reconstruct(fit: xr.DataTree, *, noise: bool = False, draws: int = 100) -> x
         Of a model of :func:`build_model`.
     noise : bool, default False
         Whether ``sd`` includes the white noise of a new measurement.
-    draws : int, default 100
+    num_samples : int, default 100
         At most so many draws are used, evenly spaced.
 
     Returns
@@ -209,7 +213,7 @@ def reconstruct(fit: xr.DataTree, *, noise: bool = False, draws: int = 100) -> x
     Raises
     ------
     TypeError, ValueError
-        If ``fit`` is no fit of a model of :func:`build_model`, or ``draws`` is out of range.
+        If ``fit`` is no fit of a model of :func:`build_model`, or ``num_samples`` is out of range.
 
     Examples
     --------
@@ -222,11 +226,11 @@ def reconstruct(fit: xr.DataTree, *, noise: bool = False, draws: int = 100) -> x
     """
     read = Fit.of(fit, caller="reconstruct")
     read.require_exact()
-    count("draws", draws)
+    count("num_samples", num_samples)
     F, centre, scale = read.table()
     patterns = patterns_of(read, F)
     means, variances = [], []
-    for draw in each_draw(read, draws):
+    for draw in each_draw(read, num_samples):
         mean, variance = smoothed(draw, F, patterns)
         means.append(mean)
         variances.append(variance + draw.sigma**2 if noise else variance)
@@ -238,19 +242,19 @@ def reconstruct(fit: xr.DataTree, *, noise: bool = False, draws: int = 100) -> x
     return xr.Dataset({n: ((OBS, FEATURE), v) for n, v in known.items()}, coords=read.coords)
 
 
-def relative_uncertainty(fit: xr.DataTree, X_new: Any, *, draws: int = 20) -> Array:
+def relative_uncertainty(fit: xr.DataTree, X_new: Any, *, num_samples: int = 20) -> Array:
     """How much of the prior's standard deviation is left at new latent positions (S, Q), shape (S,).
 
     The standard deviation of the noise-free function over its prior one: near 0 beside many rows, 1
-    where the data say nothing. The root mean square of all columns, over at most ``draws`` draws.
+    where the data say nothing. The root mean square of all columns, over at most ``num_samples`` draws.
     """
     read = Fit.of(fit, "X", "sigma", caller="relative_uncertainty")
-    count("draws", draws)
+    count("num_samples", num_samples)
     positions = check_positions(read, X_new)
     table, patterns = _table(read)
     share = np.bincount(patterns.group) / len(patterns.group)
     posterior, prior = [], []
-    for draw in each_process(read, draws):
+    for draw in each_process(read, num_samples):
         prior.append(draw.prior_variance(positions))
         unit = column_variances(draw)
         posterior.append((conditional_variance(draw, table, patterns, positions) / unit) @ share)

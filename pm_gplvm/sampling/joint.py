@@ -30,15 +30,15 @@ _CHECKPOINT = 60.0  # seconds between two writings of the store
 
 def sample(
     model: pm.Model,
-    start: Any = "pca",
     *,
+    start: Any = "pca",
     draws: int = 1000,
     tune: int = 500,
     chains: int = 4,
     thin: int = 1,
     replicas: int | Literal["auto"] = "auto",
     beta_min: float = 0.3,
-    n_candidates: int = 64,
+    n_proposals: int = 64,
     random_seed: int | None = None,
     store: str | Path | None = None,
     progressbar: bool = True,
@@ -69,7 +69,7 @@ def sample(
     beta_min : float, default 0.3
         Power of the likelihood at the flattest replica. 0 is the prior, from which
         :func:`diagnostics.log_evidence` can be computed: the temperatures are kept then, and more are needed.
-    n_candidates : int, default 64
+    n_proposals : int, default 64
         Positions proposed to a row at a time.
     random_seed : int, optional
     store : path, optional
@@ -116,7 +116,7 @@ def sample(
     {'chain': 2, 'draw': 20, 'obs': 12, 'latent': 2}
     """
     counts = {"draws": draws, "tune": tune, "chains": chains, "thin": thin}
-    counts["n_candidates"] = n_candidates
+    counts["n_proposals"] = n_proposals
     if replicas != "auto":
         counts["replicas"] = replicas
     for name, value in counts.items():
@@ -139,7 +139,7 @@ def sample(
             states[:, None],
             np.ones(1),
             np.full(1, 0.01),
-            n_proposals=n_candidates,
+            n_proposals=n_proposals,
             rng=rng,
         )
         _check_start(sampler)
@@ -216,7 +216,7 @@ def resume(
             kept["state"].to_numpy(),
             kept["beta"].to_numpy(),
             kept["step_size"].to_numpy(),
-            n_proposals=int(kept.attrs["n_candidates"]),
+            n_proposals=int(kept.attrs["n_proposals"]),
             rng=rng,
         )
         record = _run(model, sampler, draws, thin, settings, store, steps, record)

@@ -101,7 +101,7 @@ class Record:
             },
             attrs={
                 "generator": json.dumps(sampler.rng.bit_generator.state),
-                "n_candidates": int(sampler.n_proposals),
+                "n_proposals": int(sampler.n_proposals),
             },
         )
         stats = {name: np.stack([s[name] for s in self.stats], axis=1) for name in self.stats[0]}

@@ -65,7 +65,7 @@ def factors(rng):
 
 
 def test_folds_are_counted(screen, factors):
-    settings = {"n_folds": 2, "n_samples": 100, "random_seed": 1}
+    settings = {"n_folds": 2, "draws": 100, "random_seed": 1}
     gplvm.diagnostics.cross_validate(factors, **settings)
     assert "2/2" in screen.getvalue()
     assert "folds," in screen.getvalue()

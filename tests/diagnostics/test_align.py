@@ -40,7 +40,7 @@ def test_turned_and_moved_copies_of_one_place_fall_together(Y, rng, q):
     copies = turned(np.repeat(place, 8, axis=0), rotations(rng, (8, 1), q))
     fit = fit_of(model, copies + rng.standard_normal((8, 1, 1, q)), **THETA)
     for to in (None, place[0, 0], fit_of(model, place, **THETA)):
-        group = gplvm.align(fit, to)["aligned"]
+        group = gplvm.align(fit, to=to)["aligned"]
         X = group["X"].to_numpy()
         np.testing.assert_allclose(X, np.broadcast_to(X[:1], X.shape), atol=1e-8)
         np.testing.assert_allclose(group["residual"], 0.0, atol=1e-7)
@@ -50,7 +50,7 @@ def test_turned_and_moved_copies_of_one_place_fall_together(Y, rng, q):
 def test_one_draw_is_turned_as_scipy_turns_it(small, rng):
     draws, place = rng.standard_normal((1, 6, 12, 2)), 3.0 + rng.standard_normal((12, 2))
     fit = fit_of(small, draws, **THETA)
-    plain, scaled = (gplvm.align(fit, place, scale=s)["aligned"] for s in (False, True))
+    plain, scaled = (gplvm.align(fit, to=place, scale=s)["aligned"] for s in (False, True))
     target = place - place.mean(axis=0)
     for i, X in enumerate(draws[0]):
         centred = X - X.mean(axis=0)
@@ -69,7 +69,7 @@ def test_under_ard_no_other_signs_and_order_come_nearer(Y, rng):
     draws, place = rng.standard_normal((1, 4, 12, 3)), rng.standard_normal((12, 3))
     ell = rng.uniform(0.5, 3.0, (1, 4, 3))
     fit = fit_of(model, draws, lengthscale=ell, amplitude=1.0, sigma=0.3)
-    group = gplvm.align(fit, place)["aligned"]
+    group = gplvm.align(fit, to=place)["aligned"]
     target = place - place.mean(axis=0)
     for i, X in enumerate(draws[0]):
         centred = X - X.mean(axis=0)
@@ -103,7 +103,7 @@ def test_k_and_predictions_are_those_of_the_raw_draws(Y, rng, kernel, ard, scale
         for rv in model.free_RVs[1:]
     }
     fit = fit_of(model, 1.0 + rng.standard_normal((2, 3, 12, 2)), **theta)
-    aligned = gplvm.align(fit, rng.standard_normal((12, 2)), scale=scale)
+    aligned = gplvm.align(fit, to=rng.standard_normal((12, 2)), scale=scale)
     for raw, now in zip(each_draw(Fit(fit)), each_draw(Fit(aligned)), strict=True):
         np.testing.assert_allclose(now.K, raw.K, rtol=1e-9, atol=1e-12)
         assert not np.allclose(now.X, raw.X)
@@ -180,9 +180,9 @@ def test_aligning_again_is_the_same_and_to_another_replaces(small, rng):
     fit = fit_of(small, turned(cloud(rng), rotations(rng, (2, 5), 2)), **THETA)
     here, there = rng.standard_normal((2, 12, 2))
     for to in (None, here):
-        once = gplvm.align(fit, to)
-        assert gplvm.align(once, to).identical(once)
-        assert gplvm.align(gplvm.align(fit, there, scale=True), to).identical(once)
+        once = gplvm.align(fit, to=to)
+        assert gplvm.align(once, to=to).identical(once)
+        assert gplvm.align(gplvm.align(fit, to=there, scale=True), to=to).identical(once)
     # Onto itself: its mean is its own reference.
     once = gplvm.align(fit)
     np.testing.assert_allclose(
@@ -239,7 +239,7 @@ def test_a_covariance_of_the_users_own_is_turned_but_not_moved(Y, rng):
         gplvm.GPColumns("Y", K, observed=Y.to_numpy().T)
     place = 1.0 + rng.standard_normal((1, 1, 12, 2))
     W = rotations(rng, (3, 1), 2)
-    aligned = gplvm.align(fit_of(model, turned(np.repeat(place, 3, axis=0), W)), place[0, 0])
+    aligned = gplvm.align(fit_of(model, turned(np.repeat(place, 3, axis=0), W)), to=place[0, 0])
     np.testing.assert_allclose(aligned["aligned"]["X"], np.repeat(place, 3, axis=0), atol=1e-10)
     assert not aligned["aligned"]["shift"].any()
 
@@ -262,17 +262,17 @@ def test_a_mean_that_has_not_settled_is_said(small, rng, monkeypatch):
 def test_wrong_references_are_refused(small, best, rng):
     fit = fit_of(small, cloud(rng), **THETA)
     with pytest.raises(ValueError, match=r"\(N, Q\) = \(12, 2\), got \(12, 3\)"):
-        gplvm.align(fit, np.zeros((12, 3)))
+        gplvm.align(fit, to=np.zeros((12, 3)))
     with pytest.raises(ValueError, match="to must hold the rows of the fit in their order"):
-        gplvm.align(fit, best)
+        gplvm.align(fit, to=best)
     with pytest.raises(ValueError, match="to must hold the rows"):
-        gplvm.align(fit, fit.isel(obs=slice(None, None, -1)))
+        gplvm.align(fit, to=fit.isel(obs=slice(None, None, -1)))
     with pytest.raises(ValueError, match="to must be finite"):
-        gplvm.align(fit, np.full((12, 2), np.nan))
+        gplvm.align(fit, to=np.full((12, 2), np.nan))
     with pytest.raises(
         TypeError, match=r"to must be a fit or an array of shape \(12, 2\), got dict"
     ):
-        gplvm.align(fit, {"X": 1})
+        gplvm.align(fit, to={"X": 1})
     with pytest.raises(TypeError, match="align needs a fit"):
         gplvm.align(np.zeros((12, 2)))
 

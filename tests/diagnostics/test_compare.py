@@ -44,7 +44,7 @@ def nearest(X, k):
 
 
 def test_neighbour_probabilities_are_shares_of_the_draws(fits):
-    found = gplvm.diagnostics.neighbour_probabilities(fits["many"], 3)
+    found = gplvm.diagnostics.neighbour_probabilities(fits["many"], n_neighbors=3)
     X = fits["many"].posterior["X"].to_numpy().reshape(-1, 12, 2)
     sets = [nearest(x, 3) for x in X]
     for i, j in np.ndindex(12, 12):
@@ -58,7 +58,7 @@ def test_ard_measures_in_each_lengthscale(Y, rng):
     model = gplvm.build_model(Y, ard=True)
     X = rng.standard_normal((1, 1, 12, 2))
     fit = fit_of(model, X, amplitude=1.0, sigma=0.4, lengthscale=[[[1.0, 1000.0]]])
-    found = gplvm.diagnostics.neighbour_probabilities(fit, 2).to_numpy()
+    found = gplvm.diagnostics.neighbour_probabilities(fit, n_neighbors=2).to_numpy()
     assert [set(np.flatnonzero(row).tolist()) for row in found] == nearest(X[0, 0, :, :1], 2)
 
 
@@ -67,7 +67,7 @@ def test_ard_measures_in_each_lengthscale(Y, rng):
     [
         ({"n_neighbors": 12}, "n_neighbors must be below the number of rows, 12, got 12"),
         ({"n_neighbors": 0}, "n_neighbors must be a whole number of at least 1, got 0"),
-        ({"draws": 1.5}, "draws must be a whole number of at least 1, got 1.5"),
+        ({"num_samples": 1.5}, "num_samples must be a whole number of at least 1, got 1.5"),
     ],
 )
 def test_wrong_counts(fits, settings, message):
@@ -177,7 +177,7 @@ def test_models_of_another_size_and_kernel_stand_in_one_table(fits, Y):
 
 
 def test_at_most_so_many_draws_are_used(fits):
-    assert gplvm.compare(fits, draws=7)["draws"].tolist() == [1, 6]
+    assert gplvm.compare(fits, num_samples=7)["draws"].tolist() == [1, 6]
     few = Fit(fits["many"]).thinned(7).tree
     assert few["sample_stats"].sizes["draw"] == 3
     np.testing.assert_array_equal(few["posterior"]["draw"], [0, 7, 14])

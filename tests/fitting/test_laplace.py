@@ -43,7 +43,7 @@ def gaussian_case():
     with pm.Model() as model:
         X = pm.Normal("X", 0.0, 1.0, shape=(N, Q))
         gplvm.GPColumns("Y", K, mu=A @ X.flatten(), observed=Y.T)
-    fit = gplvm.fit_laplace(model, rng.normal(size=(N, Q)), draws=4000, **QUIET)
+    fit = gplvm.fit_laplace(model, start=rng.normal(size=(N, Q)), draws=4000, **QUIET)
     # vec(Yᵀ) = (A ⊗ 1) x + noise, noise ~ N(0, I ⊗ K).
     design, noise = np.kron(A, np.ones((N, 1))), np.kron(np.eye(D), K)
     covariance = np.linalg.inv(np.eye(N * Q) + design.T @ np.linalg.solve(noise, design))
@@ -213,7 +213,7 @@ def average_over_the_prior(gram, precision, n=1_000_000):
 def test_evidence_counts_rotations_and_reflections(latent_dim, rng):
     gram = np.diag([2.0, 1.5, 1.0][:latent_dim]) + 0.2
     model, constant = gram_model(gram, precision=8.0)
-    fit = gplvm.fit_laplace(model, rng.normal(size=(latent_dim,) * 2), draws=5000, **QUIET)
+    fit = gplvm.fit_laplace(model, start=rng.normal(size=(latent_dim,) * 2), draws=5000, **QUIET)
     assert fit.attrs["null_directions"] == latent_dim * (latent_dim - 1) // 2
     weights = fit["sample_stats"]["log_weight"].to_numpy()[0]
     corrected = fit.attrs["log_evidence"] + logsumexp(weights) - np.log(len(weights)) - constant
@@ -229,7 +229,7 @@ def test_evidence_of_a_table_against_its_average_over_the_prior():
     Y = np.linalg.cholesky(K) @ np.random.default_rng(2).standard_normal((5, D))
     priors = {"X": gplvm.priors.informative(at, spread), "lengthscale": 1.0, "amplitude": 1.0}
     model = gplvm.build_model(Y, 1, priors=priors, resolution=0)
-    fit = gplvm.fit_laplace(model, at[:, None], draws=4000, **QUIET)
+    fit = gplvm.fit_laplace(model, start=at[:, None], draws=4000, **QUIET)
     weights = fit["sample_stats"]["log_weight"].to_numpy()[0]
     corrected = fit.attrs["log_evidence"] + logsumexp(weights) - np.log(len(weights))
 
@@ -284,7 +284,7 @@ def test_a_symmetry_of_two_dimensions_of_three():
 
 
 def test_groups_dims_and_settings(model, best, digits):
-    fit = gplvm.fit_laplace(model, best, draws=200, **QUIET)
+    fit = gplvm.fit_laplace(model, start=best, draws=200, **QUIET)
     assert dict(fit["posterior"].sizes) == {"chain": 1, "draw": 200, "obs": 30, "latent": 2}
     assert set(fit["posterior"].data_vars) == {"X", "lengthscale", "amplitude", "sigma"}
     np.testing.assert_array_equal(fit["observed_data"]["label"], digits["label"])
@@ -300,7 +300,7 @@ def test_groups_dims_and_settings(model, best, digits):
 
 def test_seeds(model, best):
     first, again, other = (
-        gplvm.fit_laplace(model, best, draws=3, progressbar=False, random_seed=seed)
+        gplvm.fit_laplace(model, start=best, draws=3, progressbar=False, random_seed=seed)
         for seed in (1, 1, 2)
     )
     np.testing.assert_array_equal(first["posterior"]["X"], again["posterior"]["X"])
@@ -312,7 +312,7 @@ def test_with_theta_held_the_map_is_the_mode():
     priors = {"lengthscale": 1.0, "amplitude": 1.0, "sigma": 0.3}
     model = gplvm.build_model(table(8, 6), priors=priors)
     best = gplvm.fit_map(model, tol=1e-8, **QUIET)
-    fit = gplvm.fit_laplace(model, best, draws=4000, **QUIET)
+    fit = gplvm.fit_laplace(model, start=best, draws=4000, **QUIET)
     X = fit["posterior"]["X"].to_numpy()[0]
     z = (X.mean(axis=0) - best["posterior"]["X"].to_numpy()[0, 0]) / X.std(axis=0)
     assert np.abs(z).max() < 5 / np.sqrt(4000)
@@ -321,9 +321,9 @@ def test_with_theta_held_the_map_is_the_mode():
 def test_the_way_to_the_mode_may_be_too_short():
     model = gplvm.build_model(table(6, 30, lengthscale=2.0, sigma=0.1))
     with pytest.warns(
-        RuntimeWarning, match=r"did not reach the mode: .*Raise maxiter = 12"
+        RuntimeWarning, match=r"did not reach the mode: .*Raise max_iter = 12"
     ) as caught:
-        fit = gplvm.fit_laplace(model, maxiter=12, draws=10, **QUIET)
+        fit = gplvm.fit_laplace(model, max_iter=12, draws=10, **QUIET)
     assert fit.attrs["converged"] == 0
     assert caught[0].filename == __file__
 
@@ -347,7 +347,7 @@ def test_directions_without_curvature_are_said_and_left_alone():
     ("settings", "message"),
     [
         ({"draws": 0}, "draws must be a whole number of at least 1, got 0"),
-        ({"maxiter": 1.5}, "maxiter must be a whole number of at least 1, got 1.5"),
+        ({"max_iter": 1.5}, "max_iter must be a whole number of at least 1, got 1.5"),
         ({"start": np.zeros((6, 2))}, "all latent positions equal"),
     ],
 )

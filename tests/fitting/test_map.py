@@ -152,7 +152,7 @@ def test_table_of_optima_is_sorted_and_keeps_the_starts_numbers(best):
 
 def test_first_starts_are_the_unmoved_ones(best, model):
     optima = best["optima"].to_dataset().sortby("start")
-    alone = gplvm.fit_map(model, maxiter=5000, progressbar=False, random_seed=1)["optima"]
+    alone = gplvm.fit_map(model, max_iter=5000, progressbar=False, random_seed=1)["optima"]
     alone = alone.to_dataset().sortby("start")
     for name in ("objective_at_start", "size", "spread"):
         np.testing.assert_array_equal(optima[name][:4], alone[name])
@@ -274,9 +274,9 @@ def test_each_fit_is_higher_in_its_own_objective(ard):
 
 def test_too_few_iterations(small):
     with pytest.warns(
-        RuntimeWarning, match=r"fit_map did not converge: the limit of it.*raise maxiter = 3"
+        RuntimeWarning, match=r"fit_map did not converge: the limit of it.*raise max_iter = 3"
     ) as caught:
-        fit = gplvm.fit_map(small, maxiter=3, progressbar=False)
+        fit = gplvm.fit_map(small, max_iter=3, progressbar=False)
     assert caught[0].filename == __file__
     assert fit.attrs["converged"] == 0
     assert not fit["optima"]["converged"].any()
@@ -318,8 +318,8 @@ def test_start_where_nothing_is_finite(Y):
     [
         ({"n_restarts": -1}, r"n_restarts must be a whole number of at least 0, got -1"),
         ({"n_restarts": 1.5}, r"n_restarts must be a whole number of at least 0, got 1\.5"),
-        ({"maxiter": 0}, r"maxiter must be a whole number of at least 1, got 0"),
-        ({"maxiter": True}, r"maxiter must be a whole number of at least 1, got True"),
+        ({"max_iter": 0}, r"max_iter must be a whole number of at least 1, got 0"),
+        ({"max_iter": True}, r"max_iter must be a whole number of at least 1, got True"),
         ({"tol": 0.0}, r"tol must be a positive number of nats, got 0\.0"),
         ({"tol": np.inf}, r"tol must be a positive number of nats, got inf"),
         ({"tol": np.nan}, r"tol must be a positive number of nats, got nan"),

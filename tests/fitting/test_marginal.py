@@ -390,8 +390,8 @@ def test_floor_is_in_every_number(Y):
         lambda f: gplvm.predict(f, at)["mean"],
         lambda f: gplvm.diagnostics.leave_one_out(f)["log_score"],
         lambda f: gplvm.reconstruct(f)["mean"],
-        lambda f: gplvm.embed(f, new, n_samples=100, **QUIET)["posterior"]["X"],
-        lambda f: gplvm.log_predictive(f, new, n_samples=100, **QUIET)["log_score"],
+        lambda f: gplvm.embed(f, new, draws=100, **QUIET)["posterior"]["X"],
+        lambda f: gplvm.log_predictive(f, new, draws=100, **QUIET)["log_score"],
     ):
         first, second = (what(fit).to_numpy() for fit in fits)
         np.testing.assert_allclose(second, first, rtol=1e-10)

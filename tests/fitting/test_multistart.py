@@ -40,7 +40,7 @@ def aside(values):
 def climbed(valley):
     with progress_bar("test", 3, "starts", show=False) as counter:
         return best_first(
-            valley, starts(), aside, judge=None, maxiter=500, tol=0.01, counter=counter
+            valley, starts(), aside, judge=None, max_iter=500, tol=0.01, counter=counter
         )
 
 

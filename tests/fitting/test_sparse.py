@@ -18,7 +18,7 @@ def fit_of(model, **settings):
 
 def density_of(model, n_inducing, method):
     density = compile_log_density(
-        gplvm.model.build_sparse(model, n_inducing, method=method), prior=True
+        gplvm.model.build_sparse(model, n_inducing=n_inducing, method=method), prior=True
     )
     return density
 
@@ -166,7 +166,7 @@ def test_no_array_of_rows_and_rows_is_formed(rng):
     model = gplvm.build_model(rng.standard_normal((N, 3)), 2)
     tracemalloc.start()
     with pytest.warns(RuntimeWarning, match="did not converge"):
-        fit = fit_of(model, n_inducing=10, maxiter=2)
+        fit = fit_of(model, n_inducing=10, max_iter=2)
     gplvm.predict(fit, np.zeros((1, 2)))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -199,8 +199,8 @@ def test_x_that_is_held_has_no_mode(digits, rng):
 
 def test_too_few_iterations_are_told_and_gone_on_from(digits):
     model = gplvm.build_model(digits, 2)
-    with pytest.warns(RuntimeWarning, match=r"fit_sparse did not converge: .* raise maxiter"):
-        half = fit_of(model, n_inducing=10, maxiter=5)
+    with pytest.warns(RuntimeWarning, match=r"fit_sparse did not converge: .* raise max_iter"):
+        half = fit_of(model, n_inducing=10, max_iter=5)
     whole = fit_of(model, n_inducing=10, start=half, tol=1e-5)
     assert whole["optima"]["objective_at_start"].item() == pytest.approx(
         half["optima"]["objective"].item(), rel=1e-9

@@ -449,7 +449,7 @@ def test_trace_rises_to_what_the_fit_says(big, learnt):
 def test_map_goes_on_from_here(big, learnt):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # 40 iterations do not converge
-        finished = gplvm.fit_map(big, start=learnt, maxiter=40, progressbar=False)
+        finished = gplvm.fit_map(big, start=learnt, max_iter=40, progressbar=False)
     assert float(finished["optima"]["objective_at_start"][0]) == pytest.approx(
         number(learnt, "lp"), rel=1e-9
     )

@@ -44,7 +44,7 @@ def fit(wide):
 
 def test_all_variables_are_visible(Y):
     model = gplvm.build_model(Y, 2, kernel="rbf + bias", ard=True, priors={"sigma": 0.3})
-    bound_model = gplvm.model.build_variational(model, 5)
+    bound_model = gplvm.model.build_variational(model, n_inducing=5)
     assert {rv.name for rv in bound_model.free_RVs} == {
         *("lengthscale", "amplitude", "bias", "X_mean", "X_sd", "X_inducing")
     }
@@ -61,7 +61,7 @@ def test_its_log_density_is_the_papers_in_the_units_of_the_table(kernel, Y, rng)
     model = gplvm.build_model(
         Y, 2, kernel=kernel, ard=True, scale="feature", priors=_priors(kernel), resolution=0
     )
-    density = compile_log_density(gplvm.model.build_variational(model, 4))
+    density = compile_log_density(gplvm.model.build_variational(model, n_inducing=4))
     mean, sd = rng.standard_normal((12, 2)), rng.uniform(0.2, 0.9, (12, 2))
     W, lengthscale = rng.standard_normal((4, 2)), np.array([0.8, 1.7])
     theta = {"lengthscale": lengthscale, "amplitude": 1.2, "sigma": 0.4, "bias": 0.6}
@@ -83,7 +83,7 @@ def _priors(kernel):
 def test_priors_of_theta_are_the_models_own(Y):
     priors = {"amplitude": pm.HalfNormal.dist(0.3), "lengthscale": pm.Gamma.dist(3.0, 1.0)}
     model = gplvm.build_model(Y, 2, priors=priors)
-    approximation = gplvm.model.build_variational(model, 4)
+    approximation = gplvm.model.build_variational(model, n_inducing=4)
     for name in ("amplitude", "lengthscale", "sigma"):
         one, other = (
             m.compile_logp(vars=[m[name]], jacobian=False, mode="FAST_COMPILE")
@@ -104,7 +104,7 @@ def test_priors_of_theta_are_the_models_own(Y):
 def test_bad_numbers_of_inducing_inputs(Y, n_inducing, error, message):
     model = gplvm.build_model(Y, 2)
     with pytest.raises(error, match=message):
-        gplvm.model.build_variational(model, n_inducing)
+        gplvm.model.build_variational(model, n_inducing=n_inducing)
     with pytest.raises(error, match=message):
         fit_of(model, n_inducing=n_inducing)
 
@@ -113,7 +113,7 @@ def test_bad_numbers_of_inducing_inputs(Y, n_inducing, error, message):
 def test_another_prior_on_x_is_refused(Y, prior):
     model = gplvm.build_model(Y, 2, priors={"X": prior})
     with pytest.raises(ValueError, match=r"model must have the prior N\(0, 1\) on X"):
-        gplvm.model.build_variational(model, 4)
+        gplvm.model.build_variational(model, n_inducing=4)
 
 
 def test_what_depends_on_x_beside_the_table_is_refused(Y):
@@ -121,7 +121,7 @@ def test_what_depends_on_x_beside_the_table_is_refused(Y):
     with model:
         pm.Potential("pull", -(model["X"] ** 2).sum())
     with pytest.raises(ValueError, match=r"depends on X beside the table"):
-        gplvm.model.build_variational(model, 4)
+        gplvm.model.build_variational(model, n_inducing=4)
 
 
 def test_a_covariance_of_the_users_own_is_refused(Y):
@@ -130,7 +130,7 @@ def test_a_covariance_of_the_users_own_is_refused(Y):
         K = pm.gp.cov.ExpQuad(2, ls=1.0)(X) + 0.1 * np.eye(12)
         gplvm.GPColumns("Y", K, observed=Y.to_numpy().T)
     with pytest.raises(ValueError, match=r"must have a kernel of the table .* got kernel='custom'"):
-        gplvm.model.build_variational(model, 4)
+        gplvm.model.build_variational(model, n_inducing=4)
 
 
 def test_constant_tables(rng):
@@ -160,7 +160,7 @@ def test_groups_dims_and_labels(table, wide, fit):
 
 
 def test_draws_are_from_q(wide):
-    fit = fit_of(wide, n_inducing=10, draws=2000, maxiter=300, tol=1e-6)
+    fit = fit_of(wide, n_inducing=10, draws=2000, max_iter=300, tol=1e-6)
     mean, sd = (fit["approximation"][name].to_numpy() for name in ("X_mean", "X_sd"))
     draws = fit["posterior"]["X"].to_numpy()[0]
     z = (draws.mean(axis=0) - mean) / (sd / np.sqrt(2000))
@@ -209,7 +209,7 @@ def test_the_same_seed_gives_the_same_fit(wide, fit):
 
 def test_a_fit_goes_on_from_another(wide, fit):
     with pytest.warns(RuntimeWarning, match="did not converge"):
-        half = fit_of(wide, n_inducing=20, maxiter=20)
+        half = fit_of(wide, n_inducing=20, max_iter=20)
     whole = fit_of(wide, n_inducing=20, start=half, hold=0)
     assert float(whole["optima"]["objective_at_start"][0]) == pytest.approx(
         float(half["optima"]["objective"][0]), rel=1e-9
@@ -221,7 +221,7 @@ def test_it_starts_where_it_is_told(wide, rng):
     X = rng.standard_normal((60, 4))
     start = {"X": X, "sigma": 0.37, "lengthscale": np.full(4, 2.0)}
     with pytest.warns(RuntimeWarning, match="did not converge"):
-        fit = fit_of(wide, n_inducing=20, start=start, hold=0, maxiter=1)
+        fit = fit_of(wide, n_inducing=20, start=start, hold=0, max_iter=1)
     assert np.abs(fit["approximation"]["X_mean"].to_numpy() - X).max() < 0.5
     with pytest.raises(ValueError, match="start must be one of"):
         fit_of(wide, start="spectral")
@@ -240,7 +240,7 @@ def test_restarts_are_all_listed(wide):
     [
         ({"hold": -1}, "hold must be a whole number of at least 0, got -1"),
         ({"draws": 0}, "draws must be a whole number of at least 1, got 0"),
-        ({"maxiter": 0}, "maxiter must be a whole number of at least 1, got 0"),
+        ({"max_iter": 0}, "max_iter must be a whole number of at least 1, got 0"),
         ({"n_restarts": 1.5}, "n_restarts must be a whole number of at least 0, got 1.5"),
         ({"tol": 0.0}, "tol must lie between 0 and 1, got 0.0"),
     ],
@@ -284,7 +284,7 @@ def test_a_kernel_without_closed_form_tells_its_error(table):
         pytest.warns(RuntimeWarning, match="did not converge"),
         pytest.warns(RuntimeWarning, match="the rule of nodes misses the bound by"),
     ):
-        coarse = fit_of(far, n_inducing=15, hold=0, maxiter=1)
+        coarse = fit_of(far, n_inducing=15, hold=0, max_iter=1)
     assert abs(coarse.attrs["rule_error"]) > 1.0
 
 
@@ -317,7 +317,7 @@ def test_an_aligned_fit_predicts_the_same_in_its_own_frame(table, fit):
     X = fit["posterior"]["X"][0, 0].to_numpy()
     aligned = gplvm.align(fit)
     turned = aligned["aligned"]["X"][0, 0].to_numpy()
-    one, other = gplvm.predict(fit, X), gplvm.predict(aligned, turned, draws=1)
+    one, other = gplvm.predict(fit, X), gplvm.predict(aligned, turned, num_samples=1)
     np.testing.assert_allclose(one["mean"], other["mean"], rtol=1e-9)
 
 
@@ -343,7 +343,7 @@ def test_it_stands_in_a_table_beside_a_map(wide, fit):
 
 @pytest.fixture(scope="module", params=[False, True], ids=["shared", "ard"])
 def bounded(request, Y):
-    model = gplvm.model.build_variational(gplvm.build_model(Y, 2, ard=request.param), 4)
+    model = gplvm.model.build_variational(gplvm.build_model(Y, 2, ard=request.param), n_inducing=4)
     return model, compile_log_density(model)
 
 
@@ -399,7 +399,7 @@ def test_noise_and_amplitude_are_held_for_the_first_iterations(bounded, rng, mon
 
     monkeypatch.setattr(module, "maximise", watched)
     values = values_of(model, density, rng)
-    settings = {"maxiter": 5, "tol": 1e-8, "progressbar": False, "blas_threads": 1}
+    settings = {"max_iter": 5, "tol": 1e-8, "progressbar": False, "blas_threads": 1}
     ((_, best),) = search(model, [values], title="test", hold=7, **settings)
     (held, began, ended), (free, _, last) = seen[:2]
     assert held == {"sigma_log__", "amplitude_log__"}
@@ -425,7 +425,7 @@ def giving_up(monkeypatch, messages):
 def test_a_line_search_that_gives_up_is_begun_afresh(bounded, rng, monkeypatch):
     model, density = bounded
     left = giving_up(monkeypatch, [LINE_SEARCH, LINE_SEARCH, CONVERGED])
-    settings = {"maxiter": 3, "tol": 1e-8, "progressbar": False, "blas_threads": 1}
+    settings = {"max_iter": 3, "tol": 1e-8, "progressbar": False, "blas_threads": 1}
     ((_, best),) = search(model, [values_of(model, density, rng)], title="t", hold=0, **settings)
     assert best.message == CONVERGED
     assert (np.diff(best.trace) >= 0.0).all()
@@ -435,7 +435,7 @@ def test_a_line_search_that_gives_up_is_begun_afresh(bounded, rng, monkeypatch):
 def test_where_a_fresh_start_gains_nothing_it_has_converged(bounded, rng, monkeypatch):
     model, density = bounded
     giving_up(monkeypatch, [LINE_SEARCH, LINE_SEARCH])
-    settings = {"maxiter": 3000, "tol": 1e-10, "progressbar": False, "blas_threads": 1}
+    settings = {"max_iter": 3000, "tol": 1e-10, "progressbar": False, "blas_threads": 1}
     ((_, best),) = search(model, [values_of(model, density, rng)], title="t", hold=0, **settings)
     assert best.converged
     assert best.message == CONVERGED
@@ -443,7 +443,7 @@ def test_where_a_fresh_start_gains_nothing_it_has_converged(bounded, rng, monkey
 
 def test_what_rounding_leaves_has_converged_and_more_has_not(bounded, rng, monkeypatch):
     model, density = bounded
-    settings = {"maxiter": 3000, "tol": 1e-12, "progressbar": False, "blas_threads": 1}
+    settings = {"max_iter": 3000, "tol": 1e-12, "progressbar": False, "blas_threads": 1}
     for gain, converged in ((1e-7, True), (1e-5, False)):
         heights = itertools.count()
 
@@ -468,7 +468,7 @@ def test_the_oil_flow_in_ten_dimensions(data_file):
         Y, labels = file["Y_train"], file["labels_train"]
     fit = gplvm.fit_variational(
         gplvm.build_model(Y, 10, ard=True, resolution=0),
-        maxiter=3000,
+        max_iter=3000,
         tol=1e-5,
         random_seed=1,
         progressbar=False,

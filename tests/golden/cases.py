@@ -229,7 +229,7 @@ PRIORS = {
 @case("fit_marginal", tables=tuple(PRIORS))
 def fit_marginal_with_prior_at_start(name):
     of = gplvm.build_model(rows(0, N)[0], Q, priors={"X": PRIORS[name]()})
-    fit = quietly(gplvm.fit_marginal, of, start=rows(0, N)[1], relocate=False, maxiter=1)
+    fit = quietly(gplvm.fit_marginal, of, start=rows(0, N)[1], relocate=False, max_iter=1)
     return {"objective": fit["optima"]["objective_at_start"].to_numpy()}
 
 
@@ -239,7 +239,7 @@ def fit_marginal_at_start_of(_):
     X = np.concatenate([rows(0, N)[1], rows(0, 2)[1]])
     of = gplvm.build_model(Y, Q)
     start = {"X": X, "lengthscale": 1.3, "amplitude": 0.9, "sigma": 0.2}
-    fit = quietly(gplvm.fit_marginal, of, start=start, relocate=False, maxiter=1)
+    fit = quietly(gplvm.fit_marginal, of, start=start, relocate=False, max_iter=1)
     return {"objective": fit["optima"]["objective_at_start"].to_numpy()}
 
 
@@ -261,14 +261,14 @@ def fit_variational_at_start(table):
 def started(table, verb):
     """The first iterations from a given point."""
     of = model(table)
-    return quietly(verb, of, start=point(of), relocate=False, maxiter=5)
+    return quietly(verb, of, start=point(of), relocate=False, max_iter=5)
 
 
 @cache
 def sparse(method):
     of = model()
     return quietly(
-        gplvm.fit_sparse, of, n_inducing=6, method=method, start=point(of), hold=2, maxiter=5
+        gplvm.fit_sparse, of, n_inducing=6, method=method, start=point(of), hold=2, max_iter=5
     )
 
 
@@ -276,7 +276,9 @@ def sparse(method):
 def variational():
     of = model()
     start = point(of)
-    return quietly(gplvm.fit_variational, of, n_inducing=6, start=start, hold=2, maxiter=5, draws=2)
+    return quietly(
+        gplvm.fit_variational, of, n_inducing=6, start=start, hold=2, max_iter=5, draws=2
+    )
 
 
 @case("fit_map", 1e-7, "about ten iterations of L-BFGS", tables=EVERY)
@@ -291,18 +293,18 @@ def fit_marginal(table):
 
 @case("fit_map", 1e-7, "some tens of iterations, from PCA, with rows moved")
 def fit_map_by_itself(table):
-    return of_fit(quietly(gplvm.fit_map, model(table, n_rows=20), n_restarts=1, maxiter=5))
+    return of_fit(quietly(gplvm.fit_map, model(table, n_rows=20), n_restarts=1, max_iter=5))
 
 
 @case("fit_marginal", 1e-7, "some tens of iterations, from PCA, with rows moved")
 def fit_marginal_by_itself(table):
-    return of_fit(quietly(gplvm.fit_marginal, model(table, n_rows=20), n_restarts=1, maxiter=5))
+    return of_fit(quietly(gplvm.fit_marginal, model(table, n_rows=20), n_restarts=1, max_iter=5))
 
 
 @cache
 def laplace(table):
     of = model(table, 1)
-    return quietly(gplvm.fit_laplace, of, point(of), draws=30)
+    return quietly(gplvm.fit_laplace, of, start=point(of), draws=30)
 
 
 @case("fit_laplace", 1e-5, "some tens of iterations, then differences of gradients")
@@ -364,8 +366,8 @@ def update(table):
 @case("sample", 1e-8, "twelve iterations of short trajectories")
 def sample(table):
     of = model(table)
-    few = {"draws": 4, "tune": 6, "chains": 2, "replicas": 2, "beta_min": 0.9, "n_candidates": 8}
-    fit = quietly(gplvm.sample, of, point(of), **few)
+    few = {"draws": 4, "tune": 6, "chains": 2, "replicas": 2, "beta_min": 0.9, "n_proposals": 8}
+    fit = quietly(gplvm.sample, of, start=point(of), **few)
     fit = gplvm.resume(of, fit, draws=2, progressbar=False)
     tempering = numbers(fit["tempering"])
     known = of_fit(fit) | {f"tempering_{name}": value for name, value in tempering.items()}
@@ -384,13 +386,13 @@ def sample_theta(table):
 @case("predict", tables=EVERY)
 def predict(table):
     one = gplvm.predict(estimate(table), PLACES)
-    many = gplvm.predict(drawn(table), PLACES, noise=True, draws=10)
+    many = gplvm.predict(drawn(table), PLACES, noise=True, num_samples=10)
     return numbers(one) | {f"{name}_of_draws": value for name, value in numbers(many).items()}
 
 
 @case("sample_predictive", tables=EVERY)
 def sample_predictive(table):
-    settings = {"draws": 2, "random_seed": 1}
+    settings = {"num_samples": 2, "random_seed": 1}
     one = gplvm.sample_predictive(estimate(table), PLACES[:1], **settings)
     many = gplvm.sample_predictive(drawn(table), PLACES, noise=True, **settings)
     return {
@@ -401,17 +403,17 @@ def sample_predictive(table):
 
 @case("reconstruct", tables=EVERY)
 def reconstruct(table):
-    many = gplvm.reconstruct(drawn(table), noise=True, draws=10)
+    many = gplvm.reconstruct(drawn(table), noise=True, num_samples=10)
     one = numbers(gplvm.reconstruct(estimate(table)))
     return one | {f"{name}_of_draws": value for name, value in numbers(many).items()}
 
 
-CLIMBED = {"n_samples": 100, "n_starts": 4}
+CLIMBED = {"draws": 100, "n_starts": 4}
 
 
 @case("embed", 1e-8, "climbs to the places of the rows", tables=EVERY)
 def embed(table):
-    new = quietly(gplvm.embed, drawn(table), NEW_WITH_HOLES, draws=2, **CLIMBED)
+    new = quietly(gplvm.embed, drawn(table), NEW_WITH_HOLES, num_samples=2, **CLIMBED)
     modes = {f"modes_{name}": value for name, value in numbers(new["modes"]).items()}
     X = new["posterior"]["X"].to_numpy()[0]
     return modes | numbers(new["rows"]) | {"mean": X.mean(axis=0), "sd": X.std(axis=0)}
@@ -419,17 +421,19 @@ def embed(table):
 
 @case("log_predictive", 1e-8, "climbs to the places of the rows", tables=EVERY)
 def log_predictive(table):
-    return numbers(quietly(gplvm.log_predictive, drawn(table), NEW_WITH_HOLES, draws=2, **CLIMBED))
+    return numbers(
+        quietly(gplvm.log_predictive, drawn(table), NEW_WITH_HOLES, num_samples=2, **CLIMBED)
+    )
 
 
 @case("impute", 1e-8, "climbs to the places of the rows", tables=EVERY)
 def impute(table):
-    return numbers(quietly(gplvm.impute, drawn(table), NEW_WITH_HOLES, draws=2, **CLIMBED))
+    return numbers(quietly(gplvm.impute, drawn(table), NEW_WITH_HOLES, num_samples=2, **CLIMBED))
 
 
 @case("impute", tables=("holes",))
 def impute_table(table):
-    return numbers(gplvm.impute(drawn(table), draws=10))
+    return numbers(gplvm.impute(drawn(table), num_samples=10))
 
 
 @case("leave_one_out", tables=EVERY)
@@ -449,7 +453,7 @@ def compute_log_likelihood(table):
 def align(how):
     fit = drawn(in_frames=True, draws=2, ard=how == "ard")
     to = estimate() if how == "onto_a_reference" else None
-    return numbers(gplvm.align(fit, to, scale=how == "scaled")["aligned"])
+    return numbers(gplvm.align(fit, to=to, scale=how == "scaled")["aligned"])
 
 
 DIAGNOSED = ("holes", "near", "apart", "in_frames")
@@ -502,7 +506,7 @@ def gradients(table):
 
 @case("magnification", tables=EVERY)
 def magnification(table):
-    return numbers(gplvm.diagnostics.magnification(drawn(table), PLACES, draws=5))
+    return numbers(gplvm.diagnostics.magnification(drawn(table), PLACES, num_samples=5))
 
 
 @case("active_dimensions", tables=("ard",))

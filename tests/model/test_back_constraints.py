@@ -130,7 +130,7 @@ def test_theta_and_all_are_drawn(model, fit):
         theta = gplvm.sample_theta(model, fit, draws=20, tune=20, chains=1, **quiet)
     assert set(theta.posterior.data_vars) == {"lengthscale", "amplitude", "sigma"}
     np.testing.assert_allclose(theta.constant_data["X"], fit.posterior["X"][0, 0])
-    full = gplvm.sample(model, fit, draws=5, tune=10, chains=1, replicas=1, **quiet)
+    full = gplvm.sample(model, start=fit, draws=5, tune=10, chains=1, replicas=1, **quiet)
     assert full.posterior["X"].shape == (1, 5, N, Q)
     full = gplvm.align(full, to=fit)
     assert gplvm.predict(full, np.zeros((1, Q)))["mean"].notnull().all()

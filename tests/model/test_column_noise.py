@@ -200,7 +200,7 @@ def test_joint_draws_have_each_columns_covariance():
     x = np.array([[-0.5], [0.0], [3.0]])
     mean, covariance = dense(fit, x)
     _, centre, scale = Fit(fit).table()
-    drawn = gplvm.sample_predictive(fit, x, noise=True, draws=20_000, random_seed=1)
+    drawn = gplvm.sample_predictive(fit, x, noise=True, num_samples=20_000, random_seed=1)
     F = (drawn["predictions"]["Y"].to_numpy()[0] - centre) / scale
     noise = fit["posterior"]["sigma"].to_numpy()[0, 0] ** 2
     for d in range(D):
@@ -283,9 +283,9 @@ def test_new_rows_are_scored_and_filled_as_by_quadrature():
     )
     holed = new.copy()
     holed[:, 1] = np.nan
-    scores = gplvm.log_predictive(fit, new, random_seed=1, n_samples=4000, progressbar=False)
-    filled = gplvm.impute(fit, holed, random_seed=1, n_samples=4000, progressbar=False)
-    placed = gplvm.embed(fit, new, random_seed=1, n_samples=4000, progressbar=False)
+    scores = gplvm.log_predictive(fit, new, random_seed=1, draws=4000, progressbar=False)
+    filled = gplvm.impute(fit, holed, random_seed=1, draws=4000, progressbar=False)
+    placed = gplvm.embed(fit, new, random_seed=1, draws=4000, progressbar=False)
     width, prior = grid[1, 0] - grid[0, 0], norm.logpdf(grid[:, 0])
     for i in range(3):
         f = (new[i] - centre) / scale

@@ -146,7 +146,7 @@ def test_theta_and_what_the_prior_has_are_drawn(models, fits, name):
 @pytest.mark.parametrize("name", PRIORS)
 def test_the_sampler_moves_rows_under_it(models, fits, name):
     settings = {"tune": 10, "chains": 1, "replicas": 1, "random_seed": 1, "progressbar": False}
-    full = gplvm.sample(models[name], fits[name], draws=5, **settings)
+    full = gplvm.sample(models[name], start=fits[name], draws=5, **settings)
     assert float(full.sample_stats["moved"].mean()) > 0.0
     assert np.isfinite(full.sample_stats["lp"]).all()
 
@@ -240,7 +240,7 @@ def test_a_new_row_has_the_mixture_of_its_classes_in_any_frame(models, table, rn
             **THETA,
         )
         fit = gplvm.align(fit, to=X[0, 0])
-        score = gplvm.log_predictive(fit, table[:3], n_samples=20_000, random_seed=1)
+        score = gplvm.log_predictive(fit, table[:3], draws=20_000, random_seed=1)
         scores.append(score["log_score"].to_numpy())
     np.testing.assert_allclose(scores[0], scores[1], atol=0.1)
     by_normal = gplvm.log_predictive(fit, table[:3], prior=(0.0, 1.0), random_seed=1)["log_score"]

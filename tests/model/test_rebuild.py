@@ -26,7 +26,9 @@ def fits(Y):
         return {
             "map": best,
             "theta": gplvm.sample_theta(model, best, **few, **quiet),
-            "full": gplvm.align(gplvm.sample(model, best, replicas=1, **few, **quiet), to=best),
+            "full": gplvm.align(
+                gplvm.sample(model, start=best, replicas=1, **few, **quiet), to=best
+            ),
             "variational": gplvm.fit_variational(model, n_inducing=6, draws=10, **quiet),
         }
 
@@ -105,11 +107,11 @@ LATENT_PRIORS = {
 def test_priors_that_know_something_are_given_again(Y, name):
     priors = {"X": LATENT_PRIORS[name]}
     model = gplvm.build_model(Y, priors=priors)
-    fit = gplvm.fit_map(model, maxiter=3, progressbar=False)
+    fit = gplvm.fit_map(model, max_iter=3, progressbar=False)
     again = gplvm.model.rebuild(fit, priors=priors)
     assert ModelSpec.of(again).priors == ModelSpec.of(model).priors
     one, two = (
-        gplvm.fit_map(m, start=fit, maxiter=3, progressbar=False)["sample_stats"]["lp"]
+        gplvm.fit_map(m, start=fit, max_iter=3, progressbar=False)["sample_stats"]["lp"]
         for m in (model, again)
     )
     np.testing.assert_array_equal(one, two)

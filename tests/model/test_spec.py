@@ -39,7 +39,7 @@ def test_a_fit_reads_its_model_once(fit, prior, Y, readings):
     priors = None if prior is None else {"X": PRIORS[prior](Y)}
     model = gplvm.build_model(Y, priors=priors)
     readings.clear()
-    fit(model, maxiter=100, progressbar=False)
+    fit(model, max_iter=100, progressbar=False)
     assert sorted(readings) == ["ModelSpec", "PositionPrior", "Table"]
 
 

@@ -63,7 +63,7 @@ def test_rows_far_outside_are_placed_along_the_line(fit, line, times):
     centre = line.mean(axis=0)
     far = centre + times * (line[:20] - centre)  # their noise too: they are unlike all others
     with pytest.warns(RuntimeWarning, match="explained much worse than the table's own"):
-        new = gplvm.embed(fit, far, n_samples=400, **QUIET)
+        new = gplvm.embed(fit, far, draws=400, **QUIET)
     x, X = new["posterior"]["X"].mean(("chain", "draw")).to_numpy(), position(fit)[:20]
     share = np.einsum("nq,nq->n", x, X) / np.einsum("nq,nq->n", X, X)
     np.testing.assert_allclose(share, times, rtol=0.05)
@@ -84,11 +84,11 @@ def test_far_rows_of_a_bent_table_find_what_fits_them(rng):
     sides = np.sign(t[:10]) * 6.0
     far = Y.mean(axis=0) + sides @ loadings
     with pytest.warns(RuntimeWarning, match="explained much worse than the table's own"):
-        new = gplvm.embed(fit, far, n_samples=400, **QUIET)
+        new = gplvm.embed(fit, far, draws=400, **QUIET)
     x = new["posterior"]["X"].mean(("chain", "draw")).to_numpy()
     predicted = gplvm.predict(fit, x)["mean"].to_numpy()
     assert ((predicted - far) ** 2).mean() < 0.1 * ((far - Y.mean(axis=0)) ** 2).mean()
-    assert np.isfinite(gplvm.log_predictive(fit, far, n_samples=400, **QUIET)["log_score"]).all()
+    assert np.isfinite(gplvm.log_predictive(fit, far, draws=400, **QUIET)["log_score"]).all()
 
 
 # What is asked of a fit
@@ -118,7 +118,7 @@ def test_evidence_of_a_new_row_by_quadrature(Y, rng):
     theta = {name: value for name, value in THETA.items() if name != "bias"}
     fit = fit_of(model, X[None, None], **theta)
     new = Y.to_numpy()[:3] + 0.3
-    found = gplvm.log_predictive(fit, new, n_samples=20_000, **QUIET)
+    found = gplvm.log_predictive(fit, new, draws=20_000, **QUIET)
     centre, scale = (fit["constant_data"][n].to_numpy() for n in ("Y_mean", "Y_scale"))
     F = (Y.to_numpy() - centre) / scale
     grid = np.linspace(-7.0, 7.0, 1401)

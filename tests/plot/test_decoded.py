@@ -30,7 +30,7 @@ def labels(ax):
 
 
 def test_each_cell_is_the_image_that_predict_gives_at_its_centre(best):
-    ax = gplvm.plot.reconstruction(best, (8, 8), grid=3)
+    ax = gplvm.plot.reconstruction(best, image_shape=(8, 8), grid=3)
     assert len(ax.images) == 9
     for picture in ax.images:
         left, right, bottom, top = picture.get_extent()
@@ -51,7 +51,7 @@ def test_without_a_shape_curves_are_drawn(Y):
 
 
 def test_one_dimension_is_one_line_of_cells(line):
-    ax = gplvm.plot.reconstruction(line, (2, 2), grid=5)
+    ax = gplvm.plot.reconstruction(line, image_shape=(2, 2), grid=5)
     assert len(ax.images) == 5
     assert ax.get_ylabel() == ""
     ax = gplvm.plot.reconstruction(line, grid=5, ax=plt.gca())
@@ -96,7 +96,7 @@ def test_draws_give_lines_of_equal_width(Y, rng):
     (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
     places = np.meshgrid(np.linspace(left, right, 60), np.linspace(bottom, top, 60))
     found = gplvm.diagnostics.magnification(
-        fit, np.stack([p.ravel() for p in places], axis=1), draws=20
+        fit, np.stack([p.ravel() for p in places], axis=1), num_samples=20
     )
     ratio = (found["high"] / found["low"]).to_numpy()
     texts = {float(t.get_text().removeprefix("×")) for t in ax.texts}
@@ -109,7 +109,7 @@ def test_a_path_and_one_dimension_are_curves_with_a_band(line, Y):
     (band,) = ax.collections
     assert band.get_label() == "89 %"
     curve = ax.lines[-1]
-    expected = gplvm.diagnostics.magnification(line, curve.get_xdata()[:, None], draws=20)[
+    expected = gplvm.diagnostics.magnification(line, curve.get_xdata()[:, None], num_samples=20)[
         "magnification"
     ]
     np.testing.assert_allclose(curve.get_ydata(), expected)

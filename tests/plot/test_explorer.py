@@ -55,7 +55,7 @@ def test_the_numbers_are_those_of_predict(page, best, digits):
     n, (low, high) = about["grid"], np.array(about["limits"])
     cell = [7, 21]  # across, up
     place = low + (np.array(cell) + 0.5) / n * (high - low)
-    row = gplvm.predict(best, place[None], draws=20)
+    row = gplvm.predict(best, place[None], num_samples=20)
     at = cell[1] * n + cell[0]
     for name in ("mean", "sd"):
         np.testing.assert_allclose(numbers[name].reshape(n * n, 64)[at], row[name][0], rtol=1e-5)
@@ -68,7 +68,7 @@ def test_the_numbers_are_those_of_predict(page, best, digits):
 def test_neighbours_are_the_most_probable_then_the_nearest(Y):
     fit = made_fit(Y, "rbf", draws=30)
     about = gplvm.plot.explore(fit, n_neighbors=4).about
-    shares = gplvm.diagnostics.neighbour_probabilities(fit, 4).to_numpy()
+    shares = gplvm.diagnostics.neighbour_probabilities(fit, n_neighbors=4).to_numpy()
     for i, listed in enumerate(about["neighbours"]):
         assert len(listed) == 4
         assert i not in [j for j, _ in listed]

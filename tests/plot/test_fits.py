@@ -162,7 +162,7 @@ def test_given_axes_are_used(fits):
         ({"color": "stage"}, "no coordinate 'stage'"),
         ({"color": [1, 2]}, r"one value a row, 12, got shape \(2,\)"),
         ({"dims": (0, 2)}, "two different dimensions below 2"),
-        ({"draws": 0}, "draws must be a whole number of at least 1, got 0"),
+        ({"num_samples": 0}, "num_samples must be a whole number of at least 1, got 0"),
         ({"axes": []}, "axes must be one for each fit, 2, got 0"),
     ],
 )

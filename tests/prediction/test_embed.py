@@ -48,7 +48,7 @@ def on_a_grid(fit, new, prior=(0.0, 1.0), end=6.0, n=3001):
 def test_places_by_quadrature(line):
     fit, new = line
     grid, logs, _, _ = on_a_grid(fit, new)
-    found = gplvm.embed(fit, new, n_samples=8000, random_seed=1)
+    found = gplvm.embed(fit, new, draws=8000, random_seed=1)
     X = found["posterior"]["X"].to_numpy()[0, :, :, 0]
     weight = np.exp(logs - logsumexp(logs, axis=1, keepdims=True))
     for i in range(4):
@@ -65,7 +65,7 @@ def test_the_integral_by_quadrature_in_the_units_of_the_table(line):
     scale = fit.constant_data["Y_scale"].to_numpy()
     expected = logsumexp(logs, axis=1) + np.log(grid[1] - grid[0])
     expected -= (~np.isnan(new)) @ np.log(scale)
-    found = gplvm.log_predictive(fit, new, n_samples=8000, random_seed=1)
+    found = gplvm.log_predictive(fit, new, draws=8000, random_seed=1)
     np.testing.assert_allclose(found["log_score"], expected, atol=0.02)
     assert (np.abs(found["log_score"] - expected) < 5 * found["error"] + 1e-3).all()
     assert (found["error"] < 0.02).all()
@@ -74,7 +74,7 @@ def test_the_integral_by_quadrature_in_the_units_of_the_table(line):
 def test_a_prior_of_ones_own(line):
     fit, new = line
     mean = np.array([[-1.0], [0.0], [1.0], [2.0]])
-    found = gplvm.log_predictive(fit, new, prior=(mean, 0.5), n_samples=8000, random_seed=1)
+    found = gplvm.log_predictive(fit, new, prior=(mean, 0.5), draws=8000, random_seed=1)
     scale = fit.constant_data["Y_scale"].to_numpy()
     for i in range(4):
         grid, logs, _, _ = on_a_grid(fit, new[[i]], prior=(mean[i, 0], 0.5))
@@ -88,7 +88,7 @@ def test_missing_entries_by_quadrature(line):
     weight = np.exp(logs - logsumexp(logs, axis=1, keepdims=True))
     first = weight @ mean
     second = weight @ (mean**2 + sd**2)
-    found = gplvm.impute(fit, new, n_samples=8000, random_seed=1)
+    found = gplvm.impute(fit, new, draws=8000, random_seed=1)
     holes = np.isnan(new)
     spread = np.sqrt(second - first**2)
     np.testing.assert_allclose(
@@ -137,7 +137,7 @@ def test_draws_of_the_fit_count_by_the_density_they_give_the_row(Y, rng):
     several = fit_of(model, X, **THETA)
     singles = [fit_of(model, X[:, [s]], **THETA) for s in range(3)]
     new = Y.to_numpy()[:3] + 0.2
-    settings = {"n_samples": 6000, "random_seed": 2}
+    settings = {"draws": 6000, "random_seed": 2}
     scores = np.stack([gplvm.log_predictive(f, new, **settings)["log_score"] for f in singles])
     mixed = gplvm.log_predictive(several, new, **settings)["log_score"]
     np.testing.assert_allclose(mixed, logsumexp(scores, axis=0) - np.log(3), atol=0.05)
@@ -165,7 +165,7 @@ def test_an_aligned_fit_gives_places_in_its_frame(Y, rng):
     model = gplvm.build_model(Y, 2)
     fit = fit_of(model, 0.5 + rng.standard_normal((1, 1, 12, 2)), **THETA)
     to = rng.standard_normal((12, 2))
-    new, settings = Y.to_numpy()[:3] + 0.1, {"n_samples": 8000, "random_seed": 3}
+    new, settings = Y.to_numpy()[:3] + 0.1, {"draws": 8000, "random_seed": 3}
     raw = place_means(fit, new, **settings)
     score = gplvm.log_predictive(fit, new, **settings)["log_score"]
     for scale in (False, True):
@@ -193,7 +193,7 @@ def test_intervals_contain_the_truth():
     half = np.where(rng.permuted(np.tile(np.arange(D) < D // 2, (M, 1)), axis=1), new, NAN)
     for table in (new, half):
         with pytest.warns(RuntimeWarning, match=r"pareto_k exceeds 0\.7 in \d of 300 rows"):
-            found = gplvm.embed(fit, table, n_samples=400, random_seed=5)
+            found = gplvm.embed(fit, table, draws=400, random_seed=5)
         assert (found["rows"]["pareto_k"] > 0.7).mean() < 0.025
         low, high = np.quantile(found["posterior"]["X"][0], [0.055, 0.945], axis=0)
         inside = (low <= X[N:]) & (X[N:] <= high)
@@ -292,8 +292,12 @@ def test_it_can_be_saved_and_told_again(line, tmp_path):
         (np.zeros((0, 4)), {}, "Y_new must have at least one row"),
         ([[np.inf, 0, 0, 0]], {}, "Y_new must not be infinite"),
         ([[0.0] * 4, [NAN] * 4], {}, "got 1 rows of NaN alone, first row 1"),
-        (np.zeros((1, 4)), {"draws": 0}, "draws must be a whole number of at least 1, got 0"),
-        (np.zeros((1, 4)), {"n_samples": 10}, "n_samples must be a whole number of at least 100"),
+        (
+            np.zeros((1, 4)),
+            {"num_samples": 0},
+            "num_samples must be a whole number of at least 1, got 0",
+        ),
+        (np.zeros((1, 4)), {"draws": 10}, "draws must be a whole number of at least 100"),
         (np.zeros((1, 4)), {"n_starts": 2.5}, r"n_starts must be a whole number .* got 2\.5"),
         (np.zeros((1, 4)), {"prior": 1.0}, r"prior must be a pair \(mean, sd\)"),
         (np.zeros((1, 4)), {"prior": (np.zeros(3), 1.0)}, r"prior must be a pair \(mean, sd\)"),

@@ -94,7 +94,7 @@ def test_the_weights_turn_the_posterior_into_the_one_without_the_entry():
     model = gplvm.build_model(y[:, None], 1, scale="none", resolution=0)
     draws = np.repeat(X, counts, axis=0)[None]
     left = gplvm.diagnostics.leave_one_out(
-        fit_of(model, draws, lengthscale=1.0, amplitude=1.0, sigma=0.4), draws=20_000
+        fit_of(model, draws, lengthscale=1.0, amplitude=1.0, sigma=0.4), num_samples=20_000
     )
     for n in range(5):
         at = [conditional(K, y, n) for K in Ks]
@@ -148,7 +148,7 @@ def test_many_draws_get_smoothed_weights_and_a_pareto_k(Y):
     _, fit = drawn(Y, draws=100, spread=0.05)
     left = gplvm.diagnostics.leave_one_out(fit)
     assert np.isfinite(left["pareto_k"]).all()
-    few = gplvm.diagnostics.leave_one_out(fit, draws=10)
+    few = gplvm.diagnostics.leave_one_out(fit, num_samples=10)
     assert np.isnan(few["pareto_k"]).all()
     np.testing.assert_allclose(left["log_score"], few["log_score"], atol=1.0)
 
@@ -174,8 +174,8 @@ def test_residuals_are_calibrated_under_the_true_positions(rng):
 
 @pytest.mark.parametrize("draws", [0, 2.5, True])
 def test_wrong_draws(best, draws):
-    with pytest.raises(ValueError, match="draws must be a whole number of at least 1"):
-        gplvm.diagnostics.leave_one_out(best, draws=draws)
+    with pytest.raises(ValueError, match="num_samples must be a whole number of at least 1"):
+        gplvm.diagnostics.leave_one_out(best, num_samples=draws)
 
 
 def test_what_is_no_fit_of_ours(best):
@@ -215,7 +215,7 @@ def curve():
 
 
 def scores_of(Y, **settings):
-    settings = {"n_folds": 3, "n_samples": 300, "random_seed": 1, **settings}
+    settings = {"n_folds": 3, "draws": 300, "random_seed": 1, **settings}
     return gplvm.diagnostics.cross_validate(Y, partial(gplvm.build_model, latent_dim=1), **settings)
 
 
@@ -227,7 +227,7 @@ def test_every_row_is_held_out_once(curve):
         # With "rbf" alone the fit of one fold finds no structure and says so.
         return gplvm.build_model(table, 1, kernel="rbf + linear")
 
-    scores = gplvm.diagnostics.cross_validate(curve, build, n_folds=4, n_samples=300, random_seed=1)
+    scores = gplvm.diagnostics.cross_validate(curve, build, n_folds=4, draws=300, random_seed=1)
     held = [set(curve["obs"].to_numpy().tolist()) - rows for rows in seen]
     assert sorted(map(len, held)) == [7, 7, 8, 8]
     assert set.union(*held) == set(curve["obs"].to_numpy().tolist())
@@ -249,7 +249,7 @@ def test_the_score_is_a_density_in_the_units_of_Y(curve):
 
 def test_the_kernel_that_drew_the_table_scores_higher(curve):
     line = partial(gplvm.build_model, latent_dim=1, kernel="linear")
-    settings = {"n_folds": 3, "n_samples": 300, "random_seed": 1}
+    settings = {"n_folds": 3, "draws": 300, "random_seed": 1}
     bent = scores_of(curve)["log_score"]
     straight = gplvm.diagnostics.cross_validate(curve, line, **settings)["log_score"]
     assert float(bent.sum()) > float(straight.sum()) + 10.0
@@ -265,7 +265,7 @@ def test_the_place_of_a_row_and_the_draws_are_integrated_out(curve):
         kept.append(fit_of(model, X, lengthscale=0.8, amplitude=1.0, sigma=0.4))
         return kept[-1]
 
-    scores = scores_of(curve, fit=fit, n_folds=2, n_samples=3000)
+    scores = scores_of(curve, fit=fit, n_folds=2, draws=3000)
     known, (held,) = kept[0], np.nonzero(scores["fold"].to_numpy() == 0)
     centre, scale = (known.constant_data[n].to_numpy() for n in ("Y_mean", "Y_scale"))
     F = (known.observed_data["Y"].to_numpy().T - centre) / scale
@@ -281,7 +281,7 @@ def test_the_place_of_a_row_and_the_draws_are_integrated_out(curve):
         assert float(found["log_score"]) == pytest.approx(
             expected, abs=5 * float(found["error"]) + 1e-3
         )
-    aligned = scores_of(curve, fit=lambda m: gplvm.align(fit(m)), n_folds=2, n_samples=3000)
+    aligned = scores_of(curve, fit=lambda m: gplvm.align(fit(m)), n_folds=2, draws=3000)
     uncertain = np.hypot(aligned["error"], scores["error"])
     assert (np.abs(aligned["log_score"] - scores["log_score"]) < 5 * uncertain + 1e-3).all()
 
@@ -292,8 +292,8 @@ def test_the_place_of_a_row_and_the_draws_are_integrated_out(curve):
         ({"n_folds": 1}, "n_folds must be a whole number of at least 2, got 1"),
         ({"n_folds": 31}, "n_folds must be at most the number of rows, 30, got 31"),
         ({"n_folds": 2.0}, r"n_folds must be a whole number of at least 2, got 2\.0"),
-        ({"draws": 0}, "draws must be a whole number of at least 1, got 0"),
-        ({"n_samples": -1}, "n_samples must be a whole number of at least 100, got -1"),
+        ({"num_samples": 0}, "num_samples must be a whole number of at least 1, got 0"),
+        ({"draws": -1}, "draws must be a whole number of at least 100, got -1"),
     ],
 )
 def test_wrong_arguments(curve, settings, message):

@@ -69,7 +69,9 @@ def test_the_metric_is_that_of_sampled_functions(Y):
     """E JᵀJ over functions drawn jointly at a place and beside it."""
     fit, x, h = made_fit(Y, "rbf"), np.array([0.2, -0.3]), 0.01
     places = np.stack([x, x + np.array([h, 0.0]), x + np.array([0.0, h])])
-    rows = gplvm.sample_predictive(fit, places, draws=4000, random_seed=1)["predictions"]["Y"][0]
+    rows = gplvm.sample_predictive(fit, places, num_samples=4000, random_seed=1)["predictions"][
+        "Y"
+    ][0]
     slopes = ((rows[:, 1:] - rows[:, :1].values) / h).to_numpy()
     expected = np.einsum("siD,sjD->ij", slopes, slopes) / len(slopes)
     found = gplvm.diagnostics.magnification(fit, x[None])["metric"].to_numpy()[0]
@@ -191,7 +193,7 @@ def test_occupancy_is_the_mixture_of_gaussians(rng):
 def test_wrong_arguments(best):
     with pytest.raises(ValueError, match=r"X_new must have shape \(n, latent_dim\) = \(n, 2\)"):
         gplvm.diagnostics.magnification(best, np.zeros((3, 1)))
-    with pytest.raises(ValueError, match="draws must be a whole number of at least 1, got 0"):
-        gplvm.diagnostics.magnification(best, np.zeros((3, 2)), draws=0)
+    with pytest.raises(ValueError, match="num_samples must be a whole number of at least 1, got 0"):
+        gplvm.diagnostics.magnification(best, np.zeros((3, 2)), num_samples=0)
     with pytest.raises(TypeError, match="magnification needs a fit"):
         gplvm.diagnostics.magnification("fit", np.zeros((3, 2)))

@@ -247,18 +247,18 @@ def test_theta_by_nuts_against_a_grid(holes):
 
 def test_the_sampler_moves_rows_and_goes_on_exactly(masked, mode_found, tmp_path):
     settings = {"tune": 20, "chains": 2, "replicas": 1, "random_seed": 1, "progressbar": False}
-    short = gplvm.sample(masked, mode_found, draws=5, **settings)
+    short = gplvm.sample(masked, start=mode_found, draws=5, **settings)
     assert float(short.sample_stats["moved"].mean()) > 0.0
     gplvm.save(short, tmp_path / "short.nc")
     more = gplvm.resume(masked, tmp_path / "short.nc", draws=5, progressbar=False)
-    once = gplvm.sample(masked, mode_found, draws=10, **settings)
+    once = gplvm.sample(masked, start=mode_found, draws=10, **settings)
     np.testing.assert_array_equal(more.posterior["X"], once.posterior["X"])
 
 
 def test_many_states_at_once_are_each_right(masked, mode_found):
     """What the sampler records is the likelihood of the very draw."""
     settings = {"tune": 10, "chains": 3, "replicas": 2, "random_seed": 1, "progressbar": False}
-    full = gplvm.sample(masked, mode_found, draws=4, **settings)
+    full = gplvm.sample(masked, start=mode_found, draws=4, **settings)
     again = invariants(full)["log_likelihood"]
     np.testing.assert_allclose(full.sample_stats["log_likelihood"], again, rtol=1e-10)
     objective = gplvm.model.compile_objective(masked)
@@ -271,7 +271,7 @@ def test_many_states_at_once_are_each_right(masked, mode_found):
 
 def test_another_mask_is_another_model(masked, mode_found, whole):
     settings = {"tune": 4, "chains": 1, "replicas": 1, "random_seed": 1, "progressbar": False}
-    short = gplvm.sample(masked, mode_found, draws=2, **settings)
+    short = gplvm.sample(masked, start=mode_found, draws=2, **settings)
     with pytest.raises(ValueError, match="model must be the one that was sampled"):
         gplvm.resume(gplvm.build_model(whole), short, draws=2, progressbar=False)
 
@@ -318,7 +318,7 @@ def test_missing_entries_are_filled_and_others_left(made, holes):
 
 def test_joint_draws_have_the_means_and_spreads_of_predictions(made, rng):
     one, x = made.isel(draw=slice(1), missing_dims="ignore"), rng.standard_normal((2, 2))
-    tables = gplvm.sample_predictive(one, x, draws=4000, random_seed=1)["predictions"]["Y"][0]
+    tables = gplvm.sample_predictive(one, x, num_samples=4000, random_seed=1)["predictions"]["Y"][0]
     predicted = gplvm.predict(one, x)
     error = predicted["sd"] / np.sqrt(4000)
     assert (np.abs(tables.mean("draw") - predicted["mean"]) < 5 * error).all()
@@ -364,8 +364,8 @@ def test_new_rows_find_their_places(mode_found, holes):
 
 def test_imputing_a_new_row_is_the_prediction_mixed_over_its_places(mode_found, holes):
     new = holes.isel(obs=[4]).where(holes["feature"] != "column3")
-    filled = gplvm.impute(mode_found, new, n_samples=4000, random_seed=1)
-    places = gplvm.embed(mode_found, new, n_samples=4000, random_seed=1)["posterior"]["X"]
+    filled = gplvm.impute(mode_found, new, draws=4000, random_seed=1)
+    places = gplvm.embed(mode_found, new, draws=4000, random_seed=1)["posterior"]["X"]
     predicted = gplvm.predict(mode_found, places.to_numpy()[0, :, 0])
     missing = new.isnull().to_numpy()[0]
     mean = predicted["mean"].mean("obs_new").to_numpy()
@@ -481,7 +481,9 @@ def test_half_of_the_oil_flow_is_found_again_by_draws(data_file):
         model = gplvm.build_model(table, missing="mask")
     best = gplvm.fit_marginal(model, random_seed=1, progressbar=False)
     settings = {"chains": 2, "replicas": 1, "random_seed": 1, "progressbar": False}
-    filled = gplvm.impute(gplvm.sample(model, best, draws=100, tune=150, **settings), draws=200)
+    filled = gplvm.impute(
+        gplvm.sample(model, start=best, draws=100, tune=150, **settings), num_samples=200
+    )
     error = (filled["mean"].to_numpy() - truth)[hidden]
     inside = np.abs(error) < norm.ppf(0.945) * filled["sd"].to_numpy()[hidden]
     assert 0.85 < inside.mean() < 0.93

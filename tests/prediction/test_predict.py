@@ -97,7 +97,7 @@ def test_intervals_cover_new_rows_of_the_same_function(rng):
 
 
 def test_labels_and_units_come_out(theta, digits):
-    predicted = gplvm.predict(theta, np.zeros((2, 2)), draws=3)
+    predicted = gplvm.predict(theta, np.zeros((2, 2)), num_samples=3)
     assert predicted["mean"].dims == ("obs_new", "feature")
     assert predicted["feature"].to_numpy().tolist() == digits["feature"].to_numpy().tolist()
 
@@ -120,8 +120,8 @@ def test_what_is_no_fit_is_refused(best):
         gplvm.predict({"posterior": 1}, np.zeros((1, 2)))
     with pytest.raises(ValueError, match="needs a fit with the group 'posterior'"):
         gplvm.predict(xr.DataTree(), np.zeros((1, 2)))
-    with pytest.raises(ValueError, match="draws must be a whole number of at least 1"):
-        gplvm.predict(best, np.zeros((1, 2)), draws=0)
+    with pytest.raises(ValueError, match="num_samples must be a whole number of at least 1"):
+        gplvm.predict(best, np.zeros((1, 2)), num_samples=0)
 
 
 def test_a_covariance_of_the_users_own_is_refused_with_a_way_out(best):
@@ -139,7 +139,7 @@ def test_draws_have_the_mean_and_covariance_of_the_joint_gaussian(Y, kernel, rng
     fit = made_fit(Y, kernel)
     X_new = rng.standard_normal((4, 2))
     n = 20_000
-    drawn = gplvm.sample_predictive(fit, X_new, draws=n, random_seed=1)["predictions"]["Y"][0]
+    drawn = gplvm.sample_predictive(fit, X_new, num_samples=n, random_seed=1)["predictions"]["Y"][0]
     centre, scale = (fit.constant_data[name].to_numpy() for name in ("Y_mean", "Y_scale"))
     for d in range(4):
         mean, cov = conditional(fit, 0, X_new, (Y.to_numpy()[:, d] - centre[d]) / scale[d])
@@ -153,7 +153,7 @@ def test_draws_have_the_mean_and_covariance_of_the_joint_gaussian(Y, kernel, rng
 def test_draws_and_predict_agree_on_a_fit_of_many(Y, rng):
     fit = made_fit(Y, "rbf", draws=5)
     X_new = rng.standard_normal((3, 2))
-    drawn = gplvm.sample_predictive(fit, X_new, noise=True, draws=20_000, random_seed=2)
+    drawn = gplvm.sample_predictive(fit, X_new, noise=True, num_samples=20_000, random_seed=2)
     values = drawn["predictions"]["Y"]
     expected = gplvm.predict(fit, X_new, noise=True)
     error = expected["sd"] / np.sqrt(20_000)
@@ -165,10 +165,10 @@ def test_draws_and_predict_agree_on_a_fit_of_many(Y, rng):
 
 def test_one_place_twice_is_one_function(Y):
     fit = made_fit(Y, "rbf")
-    drawn = gplvm.sample_predictive(fit, np.ones((2, 2)), draws=10, random_seed=3)
+    drawn = gplvm.sample_predictive(fit, np.ones((2, 2)), num_samples=10, random_seed=3)
     values = drawn["predictions"]["Y"][0].to_numpy()
     np.testing.assert_allclose(values[:, 0], values[:, 1], atol=1e-6)
-    again = gplvm.sample_predictive(fit, np.ones((2, 2)), draws=10, random_seed=3)
+    again = gplvm.sample_predictive(fit, np.ones((2, 2)), num_samples=10, random_seed=3)
     xr.testing.assert_identical(
         drawn["predictions"].to_dataset(), again["predictions"].to_dataset()
     )
@@ -213,10 +213,12 @@ def test_wrong_arguments(Y):
     fit = made_fit(Y, "rbf")
     with pytest.raises(ValueError, match="X_new must have shape"):
         gplvm.sample_predictive(fit, np.zeros((2, 3)))
-    with pytest.raises(ValueError, match="draws must be a whole number of at least 1, got 0"):
-        gplvm.sample_predictive(fit, np.zeros((2, 2)), draws=0)
-    with pytest.raises(ValueError, match=r"draws must be a whole number of at least 1, got 1\.5"):
-        gplvm.reconstruct(fit, draws=1.5)
+    with pytest.raises(ValueError, match="num_samples must be a whole number of at least 1, got 0"):
+        gplvm.sample_predictive(fit, np.zeros((2, 2)), num_samples=0)
+    with pytest.raises(
+        ValueError, match=r"num_samples must be a whole number of at least 1, got 1\.5"
+    ):
+        gplvm.reconstruct(fit, num_samples=1.5)
     with pytest.raises(TypeError, match="reconstruct needs a fit"):
         gplvm.reconstruct(Y)
 

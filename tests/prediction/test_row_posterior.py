@@ -108,7 +108,7 @@ def test_climbs_end_where_scipys_end(rng):
     def function(x, which):
         return -rosen(x.T), -rosen_der(x.T).T
 
-    top, value, converged = maximise(function, x, np.ones(2), maxiter=500, tol=1e-10)
+    top, value, converged = maximise(function, x, np.ones(2), max_iter=500, tol=1e-10)
     assert converged.all()
     expected = [minimize(rosen, start, jac=rosen_der, method="BFGS").x for start in x]
     np.testing.assert_allclose(top, expected, atol=1e-3)
@@ -119,7 +119,9 @@ def test_a_climb_that_is_cut_short_says_so():
     def function(x, which):
         return -rosen(x.T), -rosen_der(x.T).T
 
-    _, _, converged = maximise(function, np.array([[-1.9, 2.0], [1.0, 1.0]]), np.ones(2), maxiter=3)
+    _, _, converged = maximise(
+        function, np.array([[-1.9, 2.0], [1.0, 1.0]]), np.ones(2), max_iter=3
+    )
     assert converged.tolist() == [False, True]
 
 
@@ -142,7 +144,7 @@ def test_least_squares_end_where_scipys_end(Y, rng):
         return density.squares(x, rows[which])
 
     value, gradient, curvature = function(x, np.arange(6))
-    end, lowest, _ = least(function, x, density.unit, maxiter=200, tol=1e-14)
+    end, lowest, _ = least(function, x, density.unit, max_iter=200, tol=1e-14)
     for i in range(6):
         at_start = least_squares(residuals, x[i], args=(i,), max_nfev=1)
         assert value[i] == pytest.approx(at_start.cost, rel=1e-10)

@@ -171,7 +171,7 @@ def test_chains_that_disagree_get_a_ladder(Y):
     model = gplvm.build_model(Y, priors={"sigma": 0.01}, resolution=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # so little noise may let some diverge
-        fit = gplvm.sample(model, "random", draws=10, tune=90, chains=3, **QUIET)
+        fit = gplvm.sample(model, start="random", draws=10, tune=90, chains=3, **QUIET)
     tempering = fit["tempering"]
     assert fit.attrs["replicas"] == tempering.sizes["replica"] > 1
     beta = tempering["beta"].to_numpy()
