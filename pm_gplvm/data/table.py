@@ -10,7 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from pm_gplvm.core.checks import Array
-from pm_gplvm.data.fit import FEATURE, OBS
+from pm_gplvm.data.fit import FEATURE, OBS, Fit
 
 Scale = Literal["global", "feature", "none"]
 
@@ -171,6 +171,40 @@ def _floats(values: NDArray[Any]) -> Array:
         raise TypeError(
             f"Y must hold numbers, got text or other objects ({error}). {_REMEDY_LABEL}"
         ) from error
+
+
+def new_table(read: Fit, Y_new: Any) -> xr.DataArray:
+    """Check new rows and bring their columns (obs_new, feature) into the order of the fit's.
+
+    In the user's units, NaN where missing, with the labels of its rows.
+    """
+    if np.ndim(Y_new) == 1:
+        raise ValueError(
+            f"Y_new must have two dimensions (obs_new, feature), got shape {np.shape(Y_new)}. For a "
+            "single row pass Y_new[None]."
+        )
+    new, known = labelled(Y_new), read.features
+    has_names = isinstance(Y_new, pd.DataFrame | xr.DataArray)
+    other = [str(n) for n in new[FEATURE].to_numpy() if has_names and n not in known]
+    if new.sizes[FEATURE] != len(known) or other:
+        names = f", {', '.join(other[:5])} among them" if other else ""
+        raise ValueError(
+            f"Y_new must have the {len(known)} columns of the fit's table, got "
+            f"{new.sizes[FEATURE]}{names}. Put NaN into columns that were not measured"
+            f"{', or pass Y_new.T' if len(new) == len(known) else ''}."
+        )
+    if not len(new):
+        raise ValueError("Y_new must have at least one row, got none.")
+    values = new.to_numpy()
+    if np.isinf(values).any():
+        raise ValueError("Y_new must not be infinite; put NaN where an entry is missing.")
+    if (empty := np.isnan(values).all(axis=1)).any():
+        raise ValueError(
+            f"Y_new must have an entry in every row, got {int(empty.sum())} rows of NaN alone, first "
+            f"row {int(empty.argmax())}. Drop them."
+        )
+    new = new.sel({FEATURE: known}) if has_names else new.assign_coords({FEATURE: known})
+    return new.rename({OBS: "obs_new"})
 
 
 # Centre, scale and grid

@@ -13,6 +13,7 @@ from scipy.stats import chisquare, kstest
 from pm_gplvm.core.blas import blas_threads as limit_threads
 from pm_gplvm.core.checks import INTERVAL, Array, count
 from pm_gplvm.core.gaussian import gram_factor
+from pm_gplvm.data.fit import Fit
 from pm_gplvm.diagnostics.invariants import Indices, row_pairs
 from pm_gplvm.model.spec import ModelSpec
 from pm_gplvm.model.starts import start_values
@@ -83,7 +84,8 @@ def sbc(
     if ensemble.X is None:
         raise ValueError("sbc needs a model with a free, unbounded X.")
     prior = sample_prior(model, draws=n_replicates, random_seed=int(rng.integers(2**31)))
-    centre, scale = (prior["constant_data"][f"Y_{n}"].to_numpy() for n in ("mean", "scale"))
+    held = Fit(prior).constants
+    centre, scale = held["Y_mean"].to_numpy(), held["Y_scale"].to_numpy()
     tables = prior["prior_predictive"]["Y"].transpose(..., "obs", "feature").to_numpy()[0]
     truths = _states(model, prior, ensemble)
     pairs = np.stack(row_pairs(tables.shape[1], n_pairs))

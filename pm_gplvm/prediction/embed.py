@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -10,23 +11,19 @@ from numpy.typing import NDArray
 
 from pm_gplvm.core.blas import blas_threads as limit_threads
 from pm_gplvm.core.checks import Array, count
-from pm_gplvm.data.fit import Fit
+from pm_gplvm.data.fit import LATENT, Fit
 from pm_gplvm.data.progress import progress_bar
-from pm_gplvm.model.priors import kind_of_prior
-from pm_gplvm.prediction.new_rows import (
-    new_table,
-    positions_by_map,
-    row_labels,
-    rows_by_draw,
-    tree_of_positions,
-)
+from pm_gplvm.data.table import new_table
+from pm_gplvm.model.priors import kind_of_prior, mapped
 from pm_gplvm.prediction.row_posterior import (
     Positions,
+    Rows,
     effective,
     separate_modes,
     weighted_positions,
 )
 
+_STANDARD = "Normal(0.0, 1.0)"
 _UNRELIABLE = 0.7
 _STRANGE = 5.0  # shortfall: 0 to 4 % of the held-out rows of ordinary tables exceed it
 _NAMED = 5  # rows in a message
@@ -140,7 +137,7 @@ def embed(
     if prior is None and kind_of_prior(read.constants).mapped:
         whole = new_table(read, Y_new)
         read.warn_unaligned()
-        return positions_by_map(read, whole, num_samples)
+        return _positions_by_map(read, whole, num_samples)
     new, positions = positions_of_table(
         read, Y_new, prior, settings, random_seed, blas_threads, progressbar
     )
@@ -159,7 +156,7 @@ def embed(
         "shortfall": positions.shortfall,
         "converged": positions.modes.converged,
     }
-    tree = tree_of_positions(read, new, X, (at, sd, weight), rows)
+    tree = _tree_of_positions(read, new, X, (at, sd, weight), rows)
     tree.attrs |= {**settings, "random_seed": json.dumps(random_seed)}
     return tree
 
@@ -218,7 +215,7 @@ def log_predictive(
         "error": positions.error,
         "pareto_k": positions.smoothed()[1],
     }
-    return xr.Dataset({n: ("obs_new", v) for n, v in known.items()}, coords=row_labels(new))
+    return xr.Dataset({n: ("obs_new", v) for n, v in known.items()}, coords=_row_labels(new))
 
 
 def exact_fit(fit: Any, settings: dict[str, int], caller: str) -> Fit:
@@ -246,7 +243,7 @@ def positions_of_table(
             f"{read.caller} needs a density of the place of a new row, while in a fit with back constraints "
             "it is a function of the row. Give prior=(0.0, 1.0)."
         )
-    by_draw = rows_by_draw(read, new, prior, settings["num_samples"])
+    by_draw = _rows_by_draw(read, new, prior, settings["num_samples"])
     with (
         limit_threads(blas_threads),
         progress_bar(read.caller, len(new) * len(by_draw), "rows", show=progressbar) as progress,
@@ -260,6 +257,121 @@ def positions_of_table(
             progress=progress,
         )
     return new, positions
+
+
+def _rows_by_draw(read: Fit, new: xr.DataArray, prior: Any, limit: int) -> list[Rows]:
+    """Standardise new rows, once for each of at most ``limit`` draws, with the prior of their positions.
+
+    ``prior`` is (mean, sd), each a number, (Q,) or (M, Q), in the frame of the fit's X; None stands for
+    N(0, 1) of the draw as it was made, before :func:`align` moved it.
+    """
+    _, centre, scale = read.table()
+    values = (new.to_numpy() - centre) / scale
+    seen = ~np.isnan(values)
+    y = np.where(seen, values, 0.0)
+    shape, chosen = (len(new), read.latent_dim), read.evenly_spaced(limit)
+    if prior is None:
+        _warn_of_prior(read)
+        priors = kind_of_prior(read.constants).new_row(read, chosen)
+    else:
+        priors = [(*_given(prior, shape), None)] * len(chosen)
+    return [
+        Rows(y, seen, np.broadcast_to(mean, shape), np.broadcast_to(sd, shape), mixture)
+        for mean, sd, mixture in priors
+    ]
+
+
+def _warn_of_prior(read: Fit) -> None:
+    """Warn if the prior of a new row may not be N(0, 1)."""
+    text = (read.priors or {}).get("X", _STANDARD)
+    if text != _STANDARD and kind_of_prior(read.constants).name is None:
+        warnings.warn(
+            f"The place of a new row has the prior N(0, 1) here, while X had {text}. Give "
+            "prior=(mean, sd).",
+            RuntimeWarning,
+            stacklevel=5,
+        )
+
+
+def _given(prior: Any, shape: tuple[int, int]) -> tuple[Array, Array]:
+    try:
+        mean, sd = (np.broadcast_to(np.asarray(p, dtype=np.float64), shape) for p in prior)
+    except (TypeError, ValueError):
+        raise ValueError(
+            "prior must be a pair (mean, sd), each a number or of shape (latent_dim,) = "
+            f"({shape[1]},) or (rows, latent_dim) = {shape}, got {prior!r}."
+        ) from None
+    if not (np.isfinite(mean).all() and np.isfinite(sd).all() and (sd > 0.0).all()):
+        raise ValueError("prior must have finite means and positive, finite standard deviations.")
+    return mean, sd
+
+
+def _row_labels(new: xr.DataArray) -> dict[Any, Any]:
+    """Coordinates along the new rows."""
+    return {name: coord for name, coord in new.coords.items() if coord.dims == ("obs_new",)}
+
+
+def _tree_of_positions(
+    read: Fit,
+    new: xr.DataArray,
+    X: Array,
+    found: tuple[Array, Array, Array],
+    rows: dict[str, NDArray[Any]],
+) -> xr.DataTree:
+    """Put together what :func:`pm_gplvm.embed` returns.
+
+    ``X`` (S, M, Q) are the draws; ``found`` the modes (M, J, Q), their sd and weights (M, J); ``rows``
+    what is known of each row, (M,).
+    """
+    at, sd, weight = found
+    coords: dict[str, Any] = {**_row_labels(new), LATENT: read.draws("X")[LATENT].to_numpy()}
+    modes = {
+        "X": (("obs_new", "mode", LATENT), at),
+        "sd": (("obs_new", "mode", LATENT), sd),
+        "weight": (("obs_new", "mode"), weight),
+    }
+    tree = xr.DataTree.from_dict(
+        {
+            "posterior": xr.Dataset(
+                {"X": (("chain", "draw", "obs_new", LATENT), X[None])},
+                coords={**coords, "chain": [0], "draw": np.arange(len(X))},
+            ),
+            "modes": xr.Dataset(modes, coords={**coords, "mode": np.arange(weight.shape[1])}),
+            "rows": xr.Dataset(
+                {name: ("obs_new", values) for name, values in rows.items()},
+                coords=_row_labels(new),
+            ),
+        }
+    )
+    tree.attrs = {"pm_gplvm_version": version("pm_gplvm"), "method": "embed"}
+    return tree
+
+
+def _positions_by_map(read: Fit, new: xr.DataArray, draws: int) -> xr.DataTree:
+    """Positions X = g(Y) of new rows without missing entries, one for each of so many draws of the fit."""
+    F, centre, scale = read.table(missing=False)
+    F_new = (new.to_numpy() - centre) / scale
+    if np.isnan(F_new).any():
+        raise ValueError(
+            "embed needs whole rows for a fit with back constraints, as a place is a function of all of "
+            "it, got missing entries. Give prior=(0.0, 1.0) to place them by their density instead."
+        )
+    chosen = read.evenly_spaced(draws)
+    frames = read.frames(chosen)
+    positions = mapped(read, F, F_new, read.values("X", raw=True)[chosen])
+    X = np.stack([frames.inward(i, x) for i, x in enumerate(positions)])
+    M = len(new)
+    found = (X.mean(axis=0)[:, None], X.std(axis=0)[:, None], np.ones((M, 1)))
+    rows = {
+        "effective_modes": np.ones(M),
+        "ess": np.full(M, float(len(X))),
+        "pareto_k": np.full(M, np.nan),
+        "shortfall": np.full(M, np.nan),
+        "converged": np.ones(M, dtype=bool),
+    }
+    tree = _tree_of_positions(read, new, X, found, rows)
+    tree.attrs["draws"] = len(X)
+    return tree
 
 
 def _resampled(weights: Array, rng: np.random.Generator) -> NDArray[np.intp]:

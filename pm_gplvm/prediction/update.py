@@ -16,6 +16,7 @@ from pm_gplvm.core.checks import Array, count
 from pm_gplvm.core.gaussian import GP
 from pm_gplvm.data.fit import FEATURE, OBS, THETA, Fit
 from pm_gplvm.data.progress import progress_bar
+from pm_gplvm.data.table import new_table
 from pm_gplvm.fitting.stochastic import (
     Neighbourhood,
     Optimiser,
@@ -27,7 +28,6 @@ from pm_gplvm.fitting.stochastic import (
 )
 from pm_gplvm.model.build import build_model
 from pm_gplvm.model.starts import start_values
-from pm_gplvm.prediction.new_rows import new_table
 from pm_gplvm.prediction.processes import each_draw
 
 Rows = NDArray[np.intp]

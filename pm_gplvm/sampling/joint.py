@@ -322,7 +322,7 @@ def _finished(
     found = []
     if record.interrupted:
         found.append(f"it was interrupted and has {len(record.lp)} draws a chain")
-    divergences = int(Fit(fit).stats["diverging"].sum())
+    divergences = int(np.sum([stats["diverging"] for stats in record.stats]))
     if divergences:
         found.append(f"{divergences} draws came after a divergence; give θ priors that bound it")
     if found:

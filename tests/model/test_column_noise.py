@@ -16,7 +16,7 @@ from pm_gplvm.model.spec import ModelSpec
 from pm_gplvm.model.volume import log_volume
 from pm_gplvm.prediction.predict import relative_uncertainty
 from pm_gplvm.prediction.processes import OwnColumns, each_draw
-from pm_gplvm.prediction.row_density import RowDensity, Rows
+from pm_gplvm.prediction.row_posterior import RowDensity, Rows
 
 N, D = 25, 4
 KERNELS = ("rbf + bias", "matern52", "linear + bias")

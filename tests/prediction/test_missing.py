@@ -17,7 +17,7 @@ from pm_gplvm.data.fit import Fit
 from pm_gplvm.data.table import as_table, centre_and_scale
 from pm_gplvm.diagnostics.invariants import invariants
 from pm_gplvm.prediction.processes import each_draw
-from pm_gplvm.prediction.row_density import RowDensity, Rows
+from pm_gplvm.prediction.row_posterior import RowDensity, Rows
 
 THETA = {"lengthscale": 0.9, "amplitude": 1.1, "sigma": 0.3}
 N, D = 20, 8

@@ -14,8 +14,7 @@ from pm_gplvm.core.batch_optimise import minimise as least
 from pm_gplvm.core.mixtures import Proposals
 from pm_gplvm.data.fit import Fit
 from pm_gplvm.prediction.processes import each_draw
-from pm_gplvm.prediction.row_density import RowDensity, Rows
-from pm_gplvm.prediction.row_posterior import _starts, positions_of
+from pm_gplvm.prediction.row_posterior import RowDensity, Rows, _starts, positions_of
 
 THETA = {"lengthscale": 0.8, "amplitude": 1.3, "sigma": 0.3}
 KERNELS = [
