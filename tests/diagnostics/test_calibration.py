@@ -61,14 +61,6 @@ def test_another_table_in_the_same_functions(small, rng):
     )
 
 
-def test_a_table_that_cannot_be_replaced_is_said(small, rng):
-    posterior = compile_posterior(small)
-    for shared in posterior.ensemble.function.get_shared():
-        shared.name = "renamed"
-    with pytest.raises(RuntimeError, match=r"needs the table in one shared variable .* got 0"):
-        _with_data(posterior, rng.normal(size=(6, 3)))
-
-
 def test_bad_arguments(small, Y):
     with pytest.raises(
         ValueError, match="n_replicates must be a whole number of at least 1, got 0"
