@@ -250,4 +250,4 @@ def test_inducing_inputs_are_refused_with_the_way_out():
         with pytest.raises(
             ValueError, match=r"one part .*'rbf \+ linear'\. Use fit_map, fit_stochastic or sample"
         ):
-            build(model, 8)
+            build(model, n_inducing=8)

@@ -115,7 +115,7 @@ def sample(model, X, **settings):
 def test_seeds(one_parameter):
     model, X = one_parameter
     first, again, other = (
-        sample(model, start=X, random_seed=s)["posterior"]["sigma"] for s in (1, 1, 2)
+        sample(model, X, random_seed=s)["posterior"]["sigma"] for s in (1, 1, 2)
     )
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
@@ -124,7 +124,7 @@ def test_seeds(one_parameter):
 
 def test_two_chains_at_once_draw_the_same(one_parameter):
     model, X = one_parameter
-    one, two = (sample(model, start=X, cores=c)["posterior"]["sigma"] for c in (1, 2))
+    one, two = (sample(model, X, cores=c)["posterior"]["sigma"] for c in (1, 2))
     np.testing.assert_array_equal(one, two)
 
 
@@ -132,7 +132,7 @@ def test_ard_and_deterministics(Y, rng):
     model = gplvm.build_model(Y, ard=True, priors={"amplitude": 1.0, "sigma": 0.3})
     with model:
         pm.Deterministic("relevance", 1.0 / model["lengthscale"], dims="latent")
-    fit = sample(model, start=rng.normal(size=(12, 2)))
+    fit = sample(model, rng.normal(size=(12, 2)))
     posterior = fit["posterior"]
     assert posterior["lengthscale"].dims == ("chain", "draw", "latent")
     np.testing.assert_allclose(posterior["relevance"], 1.0 / posterior["lengthscale"], rtol=1e-12)
@@ -140,7 +140,7 @@ def test_ard_and_deterministics(Y, rng):
 
 def test_model_is_left_as_it_was(one_parameter):
     model, X = one_parameter
-    sample(model, start=X)
+    sample(model, X)
     assert [rv.name for rv in model.free_RVs] == ["X", "sigma"]
 
 
@@ -149,13 +149,13 @@ def test_too_few_draws_are_reported(one_parameter):
     with pytest.warns(
         RuntimeWarning, match=r"sample_theta has not converged: .*bulk ESS.*Raise tune and draws"
     ) as caught:
-        sample(model, start=X, draws=20, tune=100)
+        sample(model, X, draws=20, tune=100)
     assert caught[0].filename == __file__
 
 
 def test_one_chain_samples(one_parameter):
     model, X = one_parameter
-    fit = sample(model, start=X, chains=1)
+    fit = sample(model, X, chains=1)
     assert fit["posterior"].sizes["chain"] == 1
 
 
@@ -166,20 +166,20 @@ def test_one_chain_samples(one_parameter):
 def test_positions_of_a_wrong_shape(shape, one_parameter, rng):
     model, _ = one_parameter
     with pytest.raises(ValueError, match=r"X must have shape \(N, Q\) = \(12, 2\), got \("):
-        sample(model, start=rng.normal(size=shape))
+        sample(model, rng.normal(size=shape))
 
 
 def test_positions_that_are_not_finite(one_parameter):
     model, X = one_parameter
     with pytest.raises(ValueError, match="X must be finite, got missing or infinite positions"):
-        sample(model, start=np.where(X > 0, X, np.nan))
+        sample(model, np.where(X > 0, X, np.nan))
 
 
 @pytest.mark.parametrize("wrong", [object(), "pca", {"X": 1}])
 def test_positions_of_another_kind(wrong, one_parameter):
     model, _ = one_parameter
     with pytest.raises(TypeError, match=r"X must be a fit or an array of shape \(12, 2\), got"):
-        sample(model, start=wrong)
+        sample(model, wrong)
 
 
 def test_fit_of_several_draws(model, best):
@@ -195,7 +195,7 @@ def test_fit_of_several_draws(model, best):
 def test_fit_of_another_table(one_parameter, best):
     model, _ = one_parameter
     with pytest.raises(ValueError, match=r"X must have shape \(N, Q\) = \(12, 2\), got \(30, 2\)"):
-        sample(model, start=best)
+        sample(model, best)
 
 
 def test_fit_without_positions(model, best):
@@ -208,7 +208,7 @@ def test_fit_without_positions(model, best):
 def test_model_whose_X_is_fixed(Y, one_parameter):
     _, X = one_parameter
     with pytest.raises(ValueError, match="model must have a free variable 'X' to be held"):
-        sample(gplvm.build_model(Y, priors={"X": X}), start=X)
+        sample(gplvm.build_model(Y, priors={"X": X}), X)
 
 
 def test_model_without_free_hyperparameters(Y, one_parameter):
@@ -217,7 +217,7 @@ def test_model_without_free_hyperparameters(Y, one_parameter):
     with pytest.raises(
         ValueError, match="model must have a free hyperparameter, got every one fixed"
     ):
-        sample(model, start=X)
+        sample(model, X)
 
 
 @pytest.mark.parametrize("name", ["draws", "tune", "chains", "cores"])
@@ -227,7 +227,7 @@ def test_counts_out_of_range(name, value, one_parameter):
     with pytest.raises(
         ValueError, match=rf"{name} must be a whole number of at least 1, got {value}"
     ):
-        sample(model, start=X, **{name: value})
+        sample(model, X, **{name: value})
 
 
 def test_something_else_than_a_model(one_parameter):
