@@ -167,7 +167,7 @@ def test_one_latent_dimension(Y):
     ):
         gplvm.plot.latent(fit, dims="pairs")
     with pytest.raises(
-        ValueError, match=r"Use plot_latent and plot_reconstruction, or .* latent_dim=2"
+        ValueError, match=r"Use plot\.latent and plot\.reconstruction, or .* latent_dim=2"
     ):
         gplvm.plot.explore(fit)
 

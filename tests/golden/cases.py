@@ -356,7 +356,7 @@ def fit_stochastic(table):
 
 
 @case("add_rows", EXACT, "ten steps", tables=COMPLETE)
-def update(table):
+def add_rows(table):
     return of_fit(quietly(gplvm.add_rows, estimate(table), NEW, n_neighbors=8, steps=10))
 
 
@@ -510,6 +510,6 @@ def magnification(table):
 
 
 @case("active_dimensions", tables=("ard",))
-def dimensions(table):
+def active_dimensions(table):
     found = gplvm.diagnostics.active_dimensions(drawn(ard=True))
     return {name: v.to_numpy() for name, v in found.select_dtypes(["number", "bool"]).items()}
