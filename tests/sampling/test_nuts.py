@@ -114,9 +114,7 @@ def sample(model, X, **settings):
 
 def test_seeds(one_parameter):
     model, X = one_parameter
-    first, again, other = (
-        sample(model, X, random_seed=s)["posterior"]["sigma"] for s in (1, 1, 2)
-    )
+    first, again, other = (sample(model, X, random_seed=s)["posterior"]["sigma"] for s in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
     assert not np.array_equal(first[0], first[1])
