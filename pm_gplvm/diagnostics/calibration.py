@@ -70,7 +70,8 @@ def sbc(
     --------
     >>> import pm_gplvm as gplvm
     >>> model = gplvm.build_model(gplvm.data.load_digits(n=6), latent_dim=1)
-    >>> ranks = gplvm.diagnostics.sbc(model, n_replicates=2, draws=9, tune=5, progressbar=False)
+    >>> few = {"n_replicates": 2, "draws": 9, "tune": 5, "random_seed": 1, "progressbar": False}
+    >>> ranks = gplvm.diagnostics.sbc(model, **few)
     >>> ranks["sigma"].sizes["replicate"]
     2
     """
