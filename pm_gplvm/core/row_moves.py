@@ -304,9 +304,13 @@ class RowUpdates:
         for n in rows:
             _remove(bare, n, present)
         parts = [part.copy() for part in bare]
-        forth, Z = self._insert_all(rows, n_proposals, parts, present, keep=False)
-        back, _ = self._insert_all(rows, n_proposals, bare, present, keep=True)
-        accepted = np.log(self.rng.random(len(self.Z))) < forth - back
+        # A covariance near to singular may overflow or leave no weight at all: then the rows stay.
+        with np.errstate(all="ignore"):
+            forth, Z = self._insert_all(rows, n_proposals, parts, present, keep=False)
+            back, _ = self._insert_all(rows, n_proposals, bare, present, keep=True)
+        accepted = np.isfinite(forth) & np.isfinite(back)
+        level = np.log(self.rng.random(len(self.Z)))
+        accepted[accepted] = level[accepted] < forth[accepted] - back[accepted]
         self.Z[accepted] = Z[accepted]
         for mine, new in zip(self.parts, parts, strict=True):
             mine.inverse[accepted] = new.inverse[accepted]
@@ -330,7 +334,7 @@ class RowUpdates:
             if keep:
                 C[:, 0] = self.Z[:, n]
             log_weights, inserts = self.weigh(n, C, Z, parts, present, wide)
-            top = log_weights.max(axis=1)
+            top = _largest(log_weights)[:, 0]
             total += top + np.log(np.exp(log_weights - top[:, None]).sum(axis=1))
             chosen = np.zeros(len(Z), dtype=int) if keep else choose(log_weights, self.rng)
             _insert(n, C, chosen, inserts, Z, present)
@@ -380,8 +384,14 @@ def _insert(
     present[n] = 1.0
 
 
+def _largest(log_weights: Array) -> Array:
+    """Largest log-weight of each state (R, 1), 0 where none is finite."""
+    top = log_weights.max(axis=1, keepdims=True)
+    return np.where(top == -np.inf, 0.0, top)
+
+
 def choose(log_weights: Array, rng: np.random.Generator) -> NDArray[np.int64]:
-    """One index a state, with probabilities proportional to the weights."""
-    weights = np.cumsum(np.exp(log_weights - log_weights.max(axis=1, keepdims=True)), axis=1)
+    """One index a state, with probabilities proportional to the weights; 0 if all are 0."""
+    weights = np.cumsum(np.exp(log_weights - _largest(log_weights)), axis=1)
     below = weights < rng.random((len(weights), 1)) * weights[:, -1:]
     return np.minimum(below.sum(axis=1), weights.shape[1] - 1)

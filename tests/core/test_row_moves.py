@@ -5,7 +5,7 @@ import pytest
 from oracles import ALL_KERNELS, SUMS, column_logps, kernel_matrix
 from scipy import stats
 
-from pm_gplvm.core.row_moves import Part, Proposal, RowUpdates, Theta, wide_component
+from pm_gplvm.core.row_moves import Part, Proposal, RowUpdates, Theta, choose, wide_component
 
 AMPLITUDE, SIGMA, BIAS, WEIGHT = 1.3, 0.4, 0.6, 0.8
 
@@ -200,3 +200,8 @@ def test_geweke(rng):
     assert stats.kstest(Z.ravel(), "norm").pvalue > 1e-3
     gaps = np.abs(Z[:, 0, 0] - Z[:, 1, 0])
     assert stats.kstest(gaps, lambda x: stats.chi(1).cdf(x / np.sqrt(2.0))).pvalue > 1e-3
+
+
+def test_weights_that_are_all_zero_leave_the_row():
+    log_weights = np.array([[-np.inf, -np.inf], [-np.inf, 0.0]])
+    assert choose(log_weights, np.random.default_rng(0)).tolist() == [0, 1]
