@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 import warnings
+from operator import attrgetter
 from pathlib import Path
 
 from benchmarks.data import table
@@ -22,7 +23,7 @@ from benchmarks.subject import table_file
 # Call: its function, what is asked of it, and the issue's bound on CPU seconds.
 CALLS = {
     "build_model": ("build_model", "", None),
-    "compile_objective": ("compile_objective", "and one value", None),
+    "compile_objective": ("model.compile_objective", "and one value", None),
     "fit_map_once": ("fit_map", "one iteration", None),
     "fit_map": ("fit_map", "until done", 10.0),
     "sample_theta": ("sample_theta", "until one draw", 15.0),
@@ -30,15 +31,15 @@ CALLS = {
     "fit_laplace": ("fit_laplace", "until done", None),
     "fit_linear": ("fit_linear", "", None),
     "fit_stochastic": ("fit_stochastic", "20 steps", None),
-    "gradients": ("gradients", "", None),
+    "gradients": ("model.gradients", "", None),
     "sample_prior": ("sample_prior", "10 tables", None),
     "predict": ("predict", "10 points", None),
     "embed": ("embed", "10 rows", None),
     "impute": ("impute", "10 rows", None),
     "align": ("align", "", None),
     "compare": ("compare", "one fit", None),
-    "leave_one_out": ("leave_one_out", "", None),
-    "plot_latent": ("plot_latent", "", None),
+    "leave_one_out": ("diagnostics.leave_one_out", "", None),
+    "plot.latent": ("plot.latent", "", None),
 }
 # What is called on a fit and the table's first rows alone.
 ON_FIT = {
@@ -48,7 +49,7 @@ ON_FIT = {
     "align": lambda f, fit, Y: f(fit),
     "compare": lambda f, fit, Y: f({"MAP": fit}),
     "leave_one_out": lambda f, fit, Y: f(fit),
-    "plot_latent": lambda f, fit, Y: f(fit),
+    "plot.latent": lambda f, fit, Y: f(fit),
 }
 WITH_BACKEND = ("compile_objective", "fit_map_once", "fit_map", "sample_theta")
 _IMPORT = """
@@ -78,7 +79,7 @@ def _call(name: str, file: str, fit_file: str, backend: str):
 
     import pm_gplvm as gplvm
 
-    function = getattr(gplvm, CALLS[name][0])
+    function = attrgetter(CALLS[name][0])(gplvm)
     with np.load(file) as arrays:
         Y, X0 = arrays["Y"], arrays["X0"]
     few = {"draws": 1, "tune": 1, "chains": 1, "progressbar": False, "random_seed": 1}

@@ -6,7 +6,7 @@ from unittest.mock import patch
 import numpy as np
 
 import pm_gplvm as gplvm
-from pm_gplvm.fitting import optimise as optimiser
+from pm_gplvm.fitting import map as optimiser
 from pm_gplvm.model.density import compile_log_density
 from pm_gplvm.model.starts import start_values
 
