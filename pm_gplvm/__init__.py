@@ -16,9 +16,5 @@ from importlib.metadata import version
 
 from pm_gplvm.core.lazy import public_names
 
-__all__, __getattr__ = public_names(__name__, __file__)
+__all__, __getattr__, __dir__ = public_names(__name__, __file__)
 __version__ = version("pm_gplvm")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})

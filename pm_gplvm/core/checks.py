@@ -20,6 +20,21 @@ def count(name: str, value: Any, least: int = 1) -> int:
     return int(value)
 
 
+def finite_positions(name: str, given: Any, shape: tuple[int, ...]) -> Array:
+    """Return finite positions of shape (N, Q) as an array; ``name`` is that of the argument."""
+    try:
+        values = np.asarray(given, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"{name} must be a fit or an array of shape {shape}, got {type(given).__name__}."
+        ) from None
+    if values.shape != shape:
+        raise ValueError(f"{name} must have shape (N, Q) = {shape}, got {values.shape}.")
+    if not np.isfinite(values).all():
+        raise ValueError(f"{name} must be finite, got missing or infinite positions.")
+    return values
+
+
 def check_target(path: Path, *, overwrite: bool) -> None:
     """Raise unless a file can be written at ``path``: asked before the work is done."""
     if not path.parent.is_dir():

@@ -14,6 +14,7 @@ Values are written over a namespace xp: NumPy, or PyTensor where a compiler need
 Gradients are in NumPy.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -123,6 +124,19 @@ class InducingKernel:
         self.psi0 = a2 * self.own.psi0 + self.n_rows * b2
         outer = self.column_sums[:, None] + self.column_sums
         self.psi2 = a2**2 * self.own.psi2 + a2 * b2 * outer + self.n_rows * b2**2
+
+    @classmethod
+    def of(
+        cls,
+        kernel: str,
+        positions: tuple[Array, Array, Array],
+        theta: Mapping[str, Any],
+        **settings: Any,
+    ) -> "InducingKernel":
+        """Set it up at means and standard deviations of X and inducing inputs in units of X."""
+        mean, sd, W = (p / theta.get("lengthscale", 1.0) for p in positions)
+        amplitude, bias = (float(theta.get(n, d)) for n, d in (("amplitude", 1.0), ("bias", 0.0)))
+        return cls(kernel, (mean, sd, W), amplitude, bias, **settings)
 
     @property
     def psi1(self) -> Any:

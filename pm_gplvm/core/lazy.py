@@ -1,14 +1,17 @@
 """Public names of a package, imported when they are first used."""
 
 import ast
+import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 
-def public_names(package: str, file: str) -> tuple[list[str], Callable[[str], Any]]:
-    """Return ``__all__`` and ``__getattr__`` of a package whose stub beside ``file`` lists its names.
+def public_names(
+    package: str, file: str
+) -> tuple[list[str], Callable[[str], Any], Callable[[], list[str]]]:
+    """Return __all__, __getattr__ and __dir__ of a package whose stub beside ``file`` lists its names.
 
     Type checkers read the stub, and so does this: there is one list.
     """
@@ -20,12 +23,15 @@ def public_names(package: str, file: str) -> tuple[list[str], Callable[[str], An
         for alias in node.names
     }
 
+    own = vars(sys.modules[package])
+
     def get(name: str) -> Any:
         if name not in home:
             raise AttributeError(f"{package} has no attribute {name!r}.")
         module, original = home[name]
         if module == package:
             return import_module(f"{package}.{original}")
-        return getattr(import_module(module), original)
+        own[name] = getattr(import_module(module), original)
+        return own[name]
 
-    return sorted(home), get
+    return sorted(home), get, lambda: sorted({*own, *home})

@@ -45,15 +45,21 @@ def common_frame(fits: Mapping[str, Fit], *, draws: int = 500) -> dict[str, Arra
     return aligned
 
 
+def row_covariances(draws: Array) -> Array:
+    """Covariance of the draws (S, N, Q) of each row, shape (N, Q, Q)."""
+    centred = draws - draws.mean(axis=0)
+    return np.asarray(np.einsum("sni,snj->nij", centred, centred) / (len(draws) - 1))
+
+
 def outside(draws: Array, at: Array, share: float = 0.89) -> NDArray[np.bool_]:
     """Whether the positions ``at`` (N, Q) lie outside the ellipses that hold this share of the draws.
 
     The ellipses are those of Gaussians with the mean and covariance of the draws (S, N, Q), S > Q.
     """
-    centred, off = draws - draws.mean(axis=0), at - draws.mean(axis=0)
-    covariances = np.einsum("sni,snj->nij", centred, centred) / (len(draws) - 1)
+    off = at - draws.mean(axis=0)
     # A row that is the same in all draws has an ellipse of one point.
-    distance2 = np.einsum("ni,nij,nj->n", off, np.linalg.pinv(covariances, hermitian=True), off)
+    inverse = np.linalg.pinv(row_covariances(draws), hermitian=True)
+    distance2 = np.einsum("ni,nij,nj->n", off, inverse, off)
     return np.asarray(distance2 > chi2.ppf(share, draws.shape[2]))
 
 

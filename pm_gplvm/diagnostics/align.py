@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from pm_gplvm.core.checks import Array
+from pm_gplvm.core.checks import Array, finite_positions
 from pm_gplvm.core.kernels import KERNELS
 from pm_gplvm.core.procrustes import Symmetry, procrustes_mean, superimpose
 from pm_gplvm.data.fit import Fit, stacked
@@ -165,18 +165,7 @@ def _reference(to: Any, raw: xr.DataArray) -> Array:
             )
         draws = stacked(positions)
         if len(draws) > 1 and not other.is_aligned:
-            values = _own_mean(draws, _symmetry(other), scale=False)
+            to = _own_mean(draws, _symmetry(other), scale=False)
         else:
-            values = draws.mean(axis=0)
-    else:
-        try:
-            values = np.asarray(to, dtype=np.float64)
-        except (TypeError, ValueError):
-            raise TypeError(
-                f"to must be a fit or an array of shape {shape}, got {type(to).__name__}."
-            ) from None
-    if values.shape != shape:
-        raise ValueError(f"to must have shape (N, Q) = {shape}, got {values.shape}.")
-    if not np.isfinite(values).all():
-        raise ValueError("to must be finite, got missing or infinite positions.")
-    return values
+            to = draws.mean(axis=0)
+    return finite_positions("to", to, shape)

@@ -358,7 +358,7 @@ def _previous(start: Any, values: Values) -> Values:
     """Inducing inputs and q(X) of an earlier fit, where they have the shapes of these values."""
     if not isinstance(start, xr.DataTree) or not Fit(start).is_inducing:
         return {}
-    known = start["approximation"].to_dataset()
+    known = Fit(start).group("approximation")
     found = {name: known[name].to_numpy() for name in ("X_mean", "X_inducing") if name in known}
     if "X_sd" in known:
         found["X_sd_log__"] = np.log(known["X_sd"].to_numpy())
@@ -459,14 +459,10 @@ def _findings(exact: Exact, named: Values) -> _Findings:
 def _inducing_kernel(
     exact: Exact, named: Values, quadrature: Quadrature | None = None
 ) -> InducingKernel:
-    unit = named.get("lengthscale", 1.0)
-    positions = named["X_mean"] / unit, named["X_sd"] / unit, named["X_inducing"] / unit
-    scalars = (float(named.get(name, d)) for name, d in (("amplitude", 1), ("bias", 0)))
+    positions = named["X_mean"], named["X_sd"], named["X_inducing"]
     # There will be no gradient: nothing need be kept for it.
-    nothing = np.empty((0, 0))
-    return InducingKernel(
-        exact.kernel, positions, *scalars, quadrature=quadrature, workspace=nothing
-    )
+    settings = {"quadrature": quadrature, "workspace": np.empty((0, 0))}
+    return InducingKernel.of(exact.kernel, positions, named, **settings)
 
 
 def _unconverged(best: Optimum) -> str:

@@ -29,12 +29,19 @@ class GPColumnsRV(SymbolicRandomVariable):
     _print_name = ("GPColumns", "\\operatorname{GPColumns}")
 
     @classmethod
-    def rv_op(cls, *parameters: Any, size: Any = None, rng: Any = None) -> Variable:
-        mu, scale, cov, *seen = parameters = tuple(pt.as_tensor_variable(v) for v in parameters)
-        rng = normalize_rng_param(rng)
+    def _prepared(
+        cls, parameters: tuple[Any, ...], size: Any, rng: Any
+    ) -> tuple[tuple[Variable, ...], Any, Any]:
+        """Parameters, size and generator as variables; the size that the parameters have by default."""
+        variables = tuple(pt.as_tensor_variable(v) for v in parameters)
         size = normalize_size_param(size)
         if rv_size_is_none(size):
-            size = implicit_size_from_params(*parameters, ndims_params=cls.ndims_params)
+            size = implicit_size_from_params(*variables, ndims_params=cls.ndims_params)
+        return variables, size, normalize_rng_param(rng)
+
+    @classmethod
+    def rv_op(cls, *parameters: Any, size: Any = None, rng: Any = None) -> Variable:
+        (mu, scale, cov, *seen), size, rng = cls._prepared(parameters, size, rng)
         next_rng, z = pt.random.normal(
             size=pt.concatenate([size, cov.shape[-1:]]), rng=rng, return_next_rng=True
         )
@@ -62,13 +69,7 @@ class OwnColumnsRV(GPColumnsRV):
 
     @classmethod
     def rv_op(cls, *parameters: Any, size: Any = None, rng: Any = None) -> Variable:
-        mu, scale, cov, amplitude, sigma, *seen = parameters = tuple(
-            pt.as_tensor_variable(v) for v in parameters
-        )
-        rng = normalize_rng_param(rng)
-        size = normalize_size_param(size)
-        if rv_size_is_none(size):
-            size = implicit_size_from_params(*parameters, ndims_params=cls.ndims_params)
+        (mu, scale, cov, amplitude, sigma, *seen), size, rng = cls._prepared(parameters, size, rng)
         shape = pt.concatenate([size, cov.shape[-1:]])
         next_rng, z = pt.random.normal(size=shape, rng=rng, return_next_rng=True)
         next_rng, white = pt.random.normal(size=shape, rng=next_rng, return_next_rng=True)

@@ -305,7 +305,7 @@ def covariance(
     """
     Z = pt.as_tensor_variable(X, dtype="float64") / lengthscale
     entry = parse_kernel(kernel)[0]
-    # As the graph's own product even of two numbers: describe reads it.
+    # As the graph's own product even of two numbers: ModelSpec reads it.
     linear = [pt.as_tensor_variable(weight) * lengthscale] if entry.summed else []
     return Covariance(entry.name)(Z, amplitude, bias, sigma, *linear)[0]
 
@@ -318,17 +318,21 @@ def lower_factor(K: Variable) -> Variable:
     return pt.linalg.cholesky(K, lower=True)
 
 
+def _lower_and_logdet(K: Variable) -> tuple[Variable, Variable]:
+    """Cholesky factors and ln|K| of matrices (..., N, N); NaN if not positive definite."""
+    chol = pt.linalg.cholesky(K, lower=True, on_error="nan")
+    return chol, 2.0 * pt.log(pt.diagonal(chol, axis1=-2, axis2=-1)).sum(axis=-1)
+
+
 def whitened(K: Variable, F: Variable) -> tuple[Variable, Variable]:
     """ln|K| and L⁻¹F, K = LLᵀ; NaN if K is not positive definite."""
-    chol = pt.linalg.cholesky(K, lower=True, on_error="nan")
-    half = pt.linalg.solve_triangular(chol, F, lower=True, b_ndim=2)
-    return 2.0 * pt.log(pt.diagonal(chol)).sum(), half
+    chol, logdet = _lower_and_logdet(K)
+    return logdet, pt.linalg.solve_triangular(chol, F, lower=True, b_ndim=2)
 
 
 def factorised(K: Variable) -> tuple[Variable, Callable[[Any], Variable]]:
     """ln|K| of matrices (..., N, N), and what solves with them; NaN if not positive definite."""
-    chol = pt.linalg.cholesky(K, lower=True, on_error="nan")
-    logdet = 2.0 * pt.log(pt.diagonal(chol, axis1=-2, axis2=-1)).sum(axis=-1)
+    chol, logdet = _lower_and_logdet(K)
     return logdet, lambda F: pt.linalg.cho_solve((chol, True), F, b_ndim=2)
 
 

@@ -53,8 +53,8 @@ def why_no_volume(model: pm.Model | ModelSpec) -> str | None:
         return "X is held fixed"
     if "X" in spec.free and spec.prior.kind is None:
         return (
-            "it needs the precision of X's prior, and knows Normal, informed, dynamics, classes and "
-            "back_constrained, got another one"
+            "it needs the precision of X's prior, and knows Normal, informative, dynamics, class_mixture and "
+            "back_constraint, got another one"
         )
     return None
 

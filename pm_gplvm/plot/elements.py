@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pm_gplvm.core.checks import Array
 from pm_gplvm.data.fit import FEATURE, Fit
+from pm_gplvm.diagnostics.agreement import row_covariances
 from pm_gplvm.diagnostics.relevance import dominant
 
 # Paul Tol's "muted" colours, told apart by the colour-blind; with the shapes also in black and white.
@@ -168,9 +169,7 @@ def draw_grid(ax: Axes, limits: Array, values: Array, **style: Any) -> AxesImage
 
 def draw_ellipses(ax: Axes, draws: Array, share: float = 0.68, **style: Any) -> None:
     """Draw about each mean of the draws (S, N, 2) an ellipse that holds this share of a Gaussian."""
-    centred = draws - draws.mean(axis=0)
-    covariances = np.einsum("sni,snj->nij", centred, centred) / (len(draws) - 1)
-    variances, axes = np.linalg.eigh(covariances)
+    variances, axes = np.linalg.eigh(row_covariances(draws))
     radius = np.sqrt(-2.0 * np.log(1.0 - share))
     widths = 2.0 * radius * np.sqrt(np.maximum(variances, 0.0))
     angles = np.degrees(np.arctan2(axes[:, 1, 1], axes[:, 0, 1]))

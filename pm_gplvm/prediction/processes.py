@@ -279,14 +279,7 @@ def _induced(read: Fit) -> Induced:
     else:
         mean = read.values("X", raw=True)[0]
         sd, quadrature = np.zeros_like(mean), ONE_NODE
-    unit = theta.get("lengthscale", 1.0)
-    whole = InducingKernel(
-        read.kernel,
-        (mean / unit, sd / unit, W / unit),
-        float(theta.get("amplitude", 1.0)),
-        float(theta.get("bias", 0.0)),
-        quadrature=quadrature,
-    )
+    whole = InducingKernel.of(read.kernel, (mean, sd, W), theta, quadrature=quadrature)
     if read.approximation == "fitc":
         posterior, _, _ = whole.fitc_posterior(F, sigma)
     else:

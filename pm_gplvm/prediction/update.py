@@ -139,7 +139,7 @@ def add_rows(
     sample = density.sample(rng)
     with (
         limit_threads(blas_threads),
-        progress_bar("update", int(steps), "steps", show=progressbar) as progress,
+        progress_bar("add_rows", int(steps), "steps", show=progressbar) as progress,
     ):
         X[N:] = draw.X[_likeliest(density, draw.X, theta, candidates, R)]
         optimiser = Optimiser(
@@ -235,7 +235,7 @@ def _new_rows(read: Fit, Y_new: Any) -> xr.DataArray:
     new = new_table(read, Y_new).rename(obs_new=OBS)
     if new.isnull().any():
         raise ValueError(
-            "Y_new must not have missing values for update. Drop or impute them, or see embed."
+            "Y_new must not have missing values for add_rows. Drop or impute them, or see embed."
         )
     return new
 

@@ -10,7 +10,7 @@ import pymc as pm
 import xarray as xr
 
 from pm_gplvm.core.blas import blas_threads as limit_threads
-from pm_gplvm.core.checks import Array, count
+from pm_gplvm.core.checks import Array, count, finite_positions
 from pm_gplvm.data.fit import Fit
 from pm_gplvm.model.compile import Backend
 from pm_gplvm.model.density import LogDensity, compile_constrain, compile_log_density
@@ -155,21 +155,10 @@ def _positions(spec: ModelSpec, X: Any) -> tuple[Array, dict[str, Array]]:
                 f"X must be a fit of one draw, got {positions.sizes['chain']} chains of "
                 f"{positions.sizes['draw']} draws. Choose one: fit['posterior']['X'][0, -1]."
             )
-        values = positions.to_numpy()[0, 0]
+        X = positions.to_numpy()[0, 0]
         known = [n for n in spec.free if n in read.posterior and n != "X"]
         theta = {n: read.draws(n).to_numpy()[0, 0] for n in known}
-    else:
-        try:
-            values = np.asarray(X, dtype=np.float64)
-        except (TypeError, ValueError):
-            raise TypeError(
-                f"X must be a fit or an array of shape {shape}, got {type(X).__name__}."
-            ) from None
-    if values.shape != shape:
-        raise ValueError(f"X must have shape (N, Q) = {shape}, got {values.shape}.")
-    if not np.isfinite(values).all():
-        raise ValueError("X must be finite, got missing or infinite positions.")
-    return values, theta
+    return finite_positions("X", X, shape), theta
 
 
 def _run(density: LogDensity, start: Array, **settings: Any) -> xr.DataTree:

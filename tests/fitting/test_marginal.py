@@ -333,7 +333,7 @@ def test_what_cannot_be_integrated_out(Y):
     held = {"X": np.random.default_rng(0).normal(size=(12, 2))}
     for model, why in (
         (own, "got a covariance of another kind"),
-        (gplvm.build_model(Y, priors=student), "knows Normal, informed, dynamics"),
+        (gplvm.build_model(Y, priors=student), "knows Normal, informative, dynamics"),
         (gplvm.build_model(Y, priors=held), "X is held fixed"),
     ):
         with pytest.raises(ValueError, match=f"fit_marginal cannot .*{why}.*Take fit_map"):

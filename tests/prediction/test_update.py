@@ -257,7 +257,7 @@ def test_other_columns(old, table):
 def test_rows_that_are_not_numbers(old, table):
     rows = table[100:].to_numpy().copy()
     rows[2, 1] = np.nan
-    refused(old, rows, r"Y_new must not have missing values for update")
+    refused(old, rows, r"Y_new must not have missing values for add_rows")
     refused(old, [["a"] * 5], r"must hold numbers, got text", TypeError)
     refused(old, rows[0], r"dimensions \(obs_new, feature\), got shape \(5,\).* pass Y_new\[None\]")
     refused(old, rows[:0], r"Y_new must have at least one row, got none")
