@@ -109,7 +109,7 @@ def _call(name: str, file: str, fit_file: str, backend: str):
         return lambda: function(model, progressbar=False, backend=backend, **more)
     if name == "sample_theta":
         return lambda: function(model, gplvm.load(fit_file), backend=backend, **few)
-    return lambda: function(model, gplvm.load(fit_file), **few)
+    return lambda: function(model, start=gplvm.load(fit_file), **few)
 
 
 def _main(name: str, file: str, fit_file: str, backend: str) -> None:
