@@ -1,6 +1,10 @@
-"""Checks of arguments that many functions share, the type of an array, and the 89 % interval."""
+"""Checks of options that many functions share, the type of an array, and the 89 % interval."""
 
+import inspect
 import os
+from collections.abc import Callable
+from functools import partial, wraps
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +16,121 @@ Array = NDArray[np.float64]
 INTERVAL = (0.055, 0.945)
 """Probabilities at the ends of ArviZ's 89 % interval."""
 
+_LARGEST_SEED = 2**63 - 1  # an attribute of a file is a signed integer of 64 bits
 
-def count(name: str, value: Any, least: int = 1) -> int:
+
+def count(name: str, value: Any, least: int = 1, most: int | None = None) -> int:
     """Return a whole number of at least ``least``; a bool is none."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}.")
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not whole or value < least or (most is not None and value > most):
+        wanted = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise ValueError(f"{name} must be a whole number {wanted}, got {value!r}.")
     return int(value)
 
 
-def finite_positions(name: str, given: Any, shape: tuple[int, ...]) -> Array:
-    """Return finite positions of shape (N, Q) as an array; ``name`` is that of the argument."""
-    try:
-        values = np.asarray(given, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise TypeError(
-            f"{name} must be a fit or an array of shape {shape}, got {type(given).__name__}."
-        ) from None
-    if values.shape != shape:
-        raise ValueError(f"{name} must have shape (N, Q) = {shape}, got {values.shape}.")
-    if not np.isfinite(values).all():
-        raise ValueError(f"{name} must be finite, got missing or infinite positions.")
-    return values
+def number(
+    name: str,
+    value: Any,
+    *,
+    above: float = -np.inf,
+    below: float = np.inf,
+    closed: str = "",
+) -> float:
+    """Return a finite number between two bounds; ``closed`` is "left", "right" or "both" where they count."""
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value[()]
+    known = isinstance(value, Real) and not isinstance(value, bool)
+    at: float = float(value) if known else np.nan
+    left, right = closed in ("left", "both"), closed in ("right", "both")
+    inside = (at >= above if left else at > above) and (at <= below if right else at < below)
+    if not (np.isfinite(at) and inside):
+        wanted = [
+            *([f"{'at least' if left else 'above'} {above:g}"] if np.isfinite(above) else []),
+            *([f"{'at most' if right else 'below'} {below:g}"] if np.isfinite(below) else []),
+        ]
+        raise ValueError(
+            f"{name} must be a finite number{' ' * bool(wanted)}{' and '.join(wanted)}, got {value!r}."
+        )
+    return at
+
+
+def flag(name: str, value: Any) -> bool:
+    """Return True or False; no number and no text is taken for them."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False, got {value!r}.")
+    return bool(value)
+
+
+def seed(name: str, value: Any) -> int | None:
+    """Return a seed as an integer that can be written down, drawn from a generator where one is given."""
+    if value is None:
+        return None
+    if isinstance(value, np.random.Generator):
+        return int(value.integers(_LARGEST_SEED))
+    if isinstance(value, np.random.RandomState):
+        return int(value.randint(_LARGEST_SEED, dtype=np.int64))
+    if isinstance(value, np.random.SeedSequence):
+        return int(value.generate_state(1, np.uint64)[0] >> np.uint64(1))
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not whole or not 0 <= value <= _LARGEST_SEED:
+        raise ValueError(
+            f"{name} must be a whole number from 0 to 2**63 - 1, a NumPy Generator, RandomState or "
+            f"SeedSequence, or None, got {value!r}."
+        )
+    return int(value)
+
+
+def one_of(name: str, value: Any, choices: tuple[str, ...]) -> str:
+    """Return one of some words."""
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}.")
+    return value
+
+
+def _threads(name: str, value: Any) -> Any:
+    """Return a number of BLAS threads; whether "auto" is one the function itself knows."""
+    return value if value is None or value == "auto" else count(name, value)
+
+
+_positive = partial(number, above=0.0)
+_share = partial(number, above=0.0, below=1.0)
+
+OPTIONS: dict[str, Callable[[str, Any], Any]] = {
+    "random_seed": seed,
+    "blas_threads": _threads,
+    **dict.fromkeys(
+        ("progressbar", "overwrite", "relocate", "ard", "explicit", "background", "spread"), flag
+    ),
+    **dict.fromkeys(
+        (
+            *("draws", "chains", "thin", "cores", "num_samples", "n_proposals", "max_iter"),
+            *("n_starts", "n_neighbors", "n_pairs", "n_inducing", "n_folds", "n_batches", "n_bins"),
+            *("n_replicates", "steps", "monitor"),
+        ),
+        count,
+    ),
+    **dict.fromkeys(("tune", "n_restarts"), partial(count, least=0)),
+    **dict.fromkeys(("tol", "learning_rate"), _positive),
+}
+"""Options that mean the same wherever they are; the default of a function is taken as it is."""
+
+
+def checked[**P, R](function: Callable[P, R]) -> Callable[P, R]:
+    """Check the options of a public function by their names, before it begins."""
+    checks = {
+        name: (OPTIONS[name], parameter.default)
+        for name, parameter in inspect.signature(function).parameters.items()
+        if name in OPTIONS and parameter.kind is parameter.KEYWORD_ONLY
+    }
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        for name, (check, default) in checks.items():
+            if name in kwargs and kwargs[name] is not default:
+                kwargs[name] = check(name, kwargs[name])
+        return function(*args, **kwargs)
+
+    return call
 
 
 def check_target(path: Path, *, overwrite: bool) -> None:

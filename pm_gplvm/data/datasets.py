@@ -6,9 +6,11 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from pm_gplvm.core.checks import checked
 from pm_gplvm.data.fit import FEATURE, OBS
 
 
+@checked
 def load_digits(n: int = 300, *, random_seed: int = 0) -> xr.DataArray:
     """Load handwritten digits, 8 × 8 pixels, from scikit-learn.
 

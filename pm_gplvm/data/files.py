@@ -14,13 +14,14 @@ import xarray as xr
 from numpy.typing import NDArray
 from packaging.version import InvalidVersion, Version
 
-from pm_gplvm.core.checks import check_target
+from pm_gplvm.core.checks import check_target, checked
 from pm_gplvm.data.fit import Fit
 
 _SUFFIXES = (".nc", ".zarr")
 _CHECKSUM = "sha256"  # attribute of the root
 
 
+@checked
 def save(fit: xr.DataTree, path: str | Path, *, overwrite: bool = False) -> Path:
     """Write a fit to a file, from which all work can go on.
 

@@ -1,20 +1,19 @@
 """The user's table: checked, labelled, its centre and scale, the grid of its values, odd tables."""
 
 import warnings
-from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
-import pandas as pd
 import xarray as xr
-from numpy.typing import NDArray
 
 from pm_gplvm.core.checks import Array
+from pm_gplvm.data.arrays import labels_along, listed, numbers
 from pm_gplvm.data.fit import FEATURE, OBS, Fit
 
 Scale = Literal["global", "feature", "none"]
 
 _FEWEST = 3  # rows of a table
+_SMALLEST = 1e-100  # range of a table: variances and products of two must not underflow
 
 # Grids of values
 _DISTINCT = 0.9  # share of a column's entries above which its values are on no grid
@@ -27,10 +26,6 @@ _NUMBERS = {"id", "index", "row", "unnamed: 0"}
 _FEW_ROWS, _MANY_COLUMNS = 20, 50  # columns per row
 _SHARE, _FEW = 0.9, 0.25  # of all variance in at most this share of the columns
 _SHARE_OF_FEW = 0.99  # in one column where there are only two or three
-
-_REMEDY_LABEL = (
-    "Move labels out of the table (a DataArray coordinate on obs keeps them) or drop them."
-)
 
 
 def as_table(Y: Any, *, missing: str = "raise") -> xr.DataArray:
@@ -48,9 +43,20 @@ def as_table(Y: Any, *, missing: str = "raise") -> xr.DataArray:
     if missing not in ("raise", "mask"):
         raise ValueError(f"missing must be one of raise, mask, got {missing!r}.")
     _check_finite(table, allow_missing=missing == "mask")
+    if not (names := table.indexes[FEATURE]).is_unique:
+        raise ValueError(
+            f"Y must have a name of its own for each column, got {listed(names[names.duplicated()].unique())} "
+            "more than once. Rename them: new rows are joined to the columns by name."
+        )
     values = table.to_numpy()
-    if (np.nanmin(values, axis=0) == np.nanmax(values, axis=0)).all():
+    spread = (np.nanmax(values, axis=0) - np.nanmin(values, axis=0)).max()
+    if spread == 0.0:
         raise ValueError(f"Y has {N} equal rows: there is nothing to embed.")
+    if spread < _SMALLEST:
+        raise ValueError(
+            f"Y must vary by at least {_SMALLEST:g}, got a largest range of {spread:.3g}: its square is "
+            "lost in float64. Multiply it, or give it in a smaller unit."
+        )
     return table
 
 
@@ -80,97 +86,33 @@ def _name(table: xr.DataArray, dim: str, position: int) -> str:
     return f"{position}" if str(label) == f"{position}" else f"{position} ({label})"
 
 
-def _listed(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:5])}{', …' if len(names) > 5 else ''}"
-
-
 # Kinds of tables
 
 
-def labelled(Y: Any) -> xr.DataArray:
-    """Return any kind of table as float64 with dims (obs, feature), its values unchecked."""
+def labelled(Y: Any, name: str = "Y") -> xr.DataArray:
+    """Return any kind of table as float64 with dims (obs, feature), its labels kept, its values unchecked."""
     if isinstance(Y, xr.DataArray):
-        return _from_dataarray(Y)
-    if isinstance(Y, pd.DataFrame):
-        return _from_frame(Y)
-    return _from_array(Y)
-
-
-def _from_array(Y: Any) -> xr.DataArray:
-    if np.ma.isMaskedArray(Y):
-        Y = np.ma.filled(Y.astype(float), np.nan)
-    if hasattr(Y, "toarray"):
-        raise TypeError("Y is a sparse matrix; pass Y.toarray() if it fits in memory.")
-    try:
-        Y = np.asarray(Y)
-    except ValueError as error:
-        raise TypeError(f"Y must hold numbers in rows of equal length ({error}).") from error
-    values = _floats(Y)
+        if Y.ndim != 2 or len(set(Y.dims)) != 2:
+            raise ValueError(f"{name} must have two dimensions (obs, feature), got dims {Y.dims}.")
+        rows, columns = Y.dims
+        if rows == FEATURE or columns == OBS:
+            rows, columns = columns, rows
+        Y = Y.transpose(rows, columns).rename({rows: OBS, columns: FEATURE})
+    values = numbers(name, Y)
     if values.ndim != 2:
-        hint = " For a single feature pass Y[:, None]." if values.ndim == 1 else ""
+        hint = f" For a single feature pass {name}[:, None]." if values.ndim == 1 else ""
         raise ValueError(
-            f"Y must have two dimensions (obs, feature), got shape {values.shape}.{hint}"
+            f"{name} must have two dimensions (obs, feature), got shape {values.shape}.{hint}"
         )
-    N, D = values.shape
-    return xr.DataArray(
-        values, dims=(OBS, FEATURE), coords={OBS: np.arange(N), FEATURE: np.arange(D)}
-    )
-
-
-def _from_frame(Y: pd.DataFrame) -> xr.DataArray:
-    text = [str(name) for name, dtype in Y.dtypes.items() if not _numeric(dtype)]
-    if text:
-        raise TypeError(
-            f"Y must hold numbers, got text or other objects in {len(text)} of {Y.shape[1]} columns: "
-            f"{_listed(text)}. {_REMEDY_LABEL}"
-        )
-    values = Y.to_numpy(dtype=np.float64, na_value=np.nan)
-    coords = {OBS: _plain_index(Y.index), FEATURE: _plain_index(Y.columns)}
+    coords: dict[str, Any] = {}
+    for axis, (dim, size) in enumerate(zip((OBS, FEATURE), values.shape, strict=True)):
+        labels = labels_along(Y, axis)
+        coords[dim] = np.arange(size) if labels is None else labels
+    if isinstance(Y, xr.DataArray):
+        for other, coord in Y.coords.items():
+            if coord.dims == (OBS,) and other != OBS and other not in Y.indexes:
+                coords[str(other)] = (OBS, coord.to_numpy())
     return xr.DataArray(values, dims=(OBS, FEATURE), coords=coords)
-
-
-def _numeric(dtype: Any) -> bool:
-    return pd.api.types.is_numeric_dtype(dtype) and not pd.api.types.is_complex_dtype(dtype)
-
-
-def _plain_index(index: pd.Index) -> NDArray[Any]:
-    """Labels that a file can hold: numbers and dates as they are, others as text."""
-    if isinstance(index, pd.MultiIndex):
-        return np.array([" ".join(map(str, entry)) for entry in index])
-    if pd.api.types.is_numeric_dtype(index) or pd.api.types.is_datetime64_dtype(index):
-        return index.to_numpy()
-    return np.array([str(entry) for entry in index])
-
-
-def _from_dataarray(Y: xr.DataArray) -> xr.DataArray:
-    if Y.ndim != 2:
-        raise ValueError(f"Y must have two dimensions (obs, feature), got dims {tuple(Y.dims)}.")
-    rows, columns = Y.dims
-    if rows == FEATURE or columns == OBS:
-        rows, columns = columns, rows
-    Y = Y.transpose(rows, columns).rename({rows: OBS, columns: FEATURE})
-    values = _floats(Y.to_numpy())
-    coords: dict[str, Any] = {
-        dim: _plain_index(Y.indexes[dim]) if dim in Y.indexes else np.arange(size)
-        for dim, size in zip((OBS, FEATURE), values.shape, strict=True)
-    }
-    for name, coord in Y.coords.items():
-        if coord.dims == (OBS,) and name != OBS and name not in Y.indexes:
-            coords[str(name)] = (OBS, coord.to_numpy())
-    return xr.DataArray(values, dims=(OBS, FEATURE), coords=coords)
-
-
-def _floats(values: NDArray[Any]) -> Array:
-    if np.iscomplexobj(values):
-        raise TypeError(
-            "Y must hold real numbers, got complex ones. Stack real and imaginary parts."
-        )
-    try:
-        return np.asarray(values, dtype=np.float64, order="C")
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"Y must hold numbers, got text or other objects ({error}). {_REMEDY_LABEL}"
-        ) from error
 
 
 def new_table(read: Fit, Y_new: Any) -> xr.DataArray:
@@ -178,20 +120,20 @@ def new_table(read: Fit, Y_new: Any) -> xr.DataArray:
 
     In the user's units, NaN where missing, with the labels of its rows.
     """
-    if np.ndim(Y_new) == 1:
+    new, known = labelled(Y_new, "Y_new"), read.features
+    has_names = labels_along(Y_new, 1) is not None
+    names = new.indexes[FEATURE]
+    other = [str(n) for n in names if has_names and n not in known]
+    if len(names) != len(known) or other:
+        among = f", {listed(other)} among them" if other else ""
         raise ValueError(
-            f"Y_new must have two dimensions (obs_new, feature), got shape {np.shape(Y_new)}. For a "
-            "single row pass Y_new[None]."
+            f"Y_new must have the {len(known)} columns of the fit's table, got {len(names)}{among}. Put "
+            f"NaN into columns that were not measured{', or pass Y_new.T' if len(new) == len(known) else ''}."
         )
-    new, known = labelled(Y_new), read.features
-    has_names = isinstance(Y_new, pd.DataFrame | xr.DataArray)
-    other = [str(n) for n in new[FEATURE].to_numpy() if has_names and n not in known]
-    if new.sizes[FEATURE] != len(known) or other:
-        names = f", {', '.join(other[:5])} among them" if other else ""
+    if not names.is_unique:
         raise ValueError(
-            f"Y_new must have the {len(known)} columns of the fit's table, got "
-            f"{new.sizes[FEATURE]}{names}. Put NaN into columns that were not measured"
-            f"{', or pass Y_new.T' if len(new) == len(known) else ''}."
+            f"Y_new must have each column once, got {listed(names[names.duplicated()].unique())} more "
+            "than once."
         )
     if not len(new):
         raise ValueError("Y_new must have at least one row, got none.")
@@ -232,7 +174,7 @@ def centre_and_scale(table: xr.DataArray, scale: Scale = "global") -> tuple[Arra
         names = [str(name) for name in table[FEATURE].to_numpy()[constant]]
         raise ValueError(
             f"scale='feature' cannot divide by the spread of {len(names)} constant features: "
-            f"{_listed(names)}. Drop them or use scale='global'."
+            f"{listed(names)}. Drop them or use scale='global'."
         )
     return mean, spread
 
@@ -287,19 +229,19 @@ def warn_of_odd_table(table: xr.DataArray, scale: str) -> None:
         )
     if labels := [n for n in names if n.lower() in _LABELS]:
         _warn(
-            f"Y has a column called {_listed(labels)}, which would be embedded as a measurement. If it "
+            f"Y has a column called {listed(labels)}, which would be embedded as a measurement. If it "
             f"holds classes, take it out: load_table(path, label={labels[0]!r}), or a DataArray with "
             "the coordinate 'label' along obs."
         )
     if numbers := [n for n in names if n.lower() in _NUMBERS]:
         _warn(
-            f"Y has a column called {_listed(numbers)}, which would be embedded as a measurement. If "
+            f"Y has a column called {listed(numbers)}, which would be embedded as a measurement. If "
             f"it numbers the rows, make it the index: Y.set_index({numbers[0]!r})."
         )
     if scale == "global" and (large := _dominant(table, names)):
         _warn(
             f"Y has nearly all of its variance in {len(large)} of {D} features, and they decide alone: "
-            f"{_listed(large)}. If the units differ, scale='feature' divides each by its own spread: "
+            f"{listed(large)}. If the units differ, scale='feature' divides each by its own spread: "
             "build_model(Y, scale='feature'), GPLVM(scale='feature'), or --scale feature."
         )
 

@@ -8,8 +8,9 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy.stats import chi2
 
-from pm_gplvm.core.checks import Array, count
+from pm_gplvm.core.checks import Array, checked, count
 from pm_gplvm.core.procrustes import distance_correlation, procrustes_distance
+from pm_gplvm.data.arrays import by_row, classes, labels_along, numbers
 from pm_gplvm.data.fit import LATENT, OBS, Fit, stacked
 from pm_gplvm.diagnostics.align import align
 
@@ -76,6 +77,7 @@ def neighbours(X: Array, n_neighbors: int) -> NDArray[np.bool_]:
     return np.asarray(kneighbors_graph(X, n_neighbors).toarray() > 0.0)
 
 
+@checked
 def neighbour_probabilities(
     fit: xr.DataTree, *, n_neighbors: int = 10, num_samples: int = 500
 ) -> xr.DataArray:
@@ -137,6 +139,7 @@ def check_counts(n_rows: int, n_neighbors: int, draws: int) -> None:
         )
 
 
+@checked
 def score_embedding(
     X: Any, Y: Any, labels: Any | None = None, *, n_neighbors: int = 10
 ) -> dict[str, float]:
@@ -182,23 +185,36 @@ def score_embedding(
             "X must be positions of shape (N, Q), got a fit. Pass one draw of it: "
             "fit['posterior']['X'][0, 0]."
         )
-    X, Y = np.asarray(X, dtype=np.float64), np.asarray(Y, dtype=np.float64)
-    N = len(X)
+    rows = labels_along(Y, 0)
+    if rows is not None:
+        X, labels = (
+            given if given is None else by_row(n, given, rows)
+            for n, given in (("X", X), ("labels", labels))
+        )
+    X, Y = numbers("X", X), numbers("Y", Y)
+    N = len(X) if X.ndim else 0
     if X.ndim != 2 or Y.ndim != 2 or len(Y) != N:
         raise ValueError(
             f"X and Y must be tables with the same rows, got shapes {X.shape} and {Y.shape}."
         )
     if not np.isfinite(X).all():
         raise ValueError("X must be finite, got missing or infinite positions.")
+    if not np.isfinite(Y).all():
+        raise ValueError("Y must be finite, got missing or infinite entries. Impute them first.")
     n_neighbors = max(1, min(n_neighbors, (N - 1) // 2))
     scores = {"trustworthiness": float(trustworthiness(Y, X, n_neighbors=n_neighbors))}
     if labels is not None:
-        classes = np.asarray(labels)
-        if classes.shape != (N,):
-            raise ValueError(f"labels must have one entry a row, {N}, got shape {classes.shape}.")
-        nearest = NearestNeighbors(n_neighbors=1).fit(X).kneighbors(return_distance=False)[:, 0]
-        errors = float((classes[nearest] != classes).sum())
-        scores |= {"nn_errors": errors, "nn_agreement": 1.0 - errors / N}
+        codes = classes("labels", labels).codes
+        if codes.shape != (N,):
+            raise ValueError(f"labels must have one entry a row, {N}, got shape {codes.shape}.")
+        if (codes >= 0).sum() < 2:
+            raise ValueError("labels must be known of two rows at least, got fewer.")
+        known = codes >= 0  # rows of unknown label are left out
+        nearest = (
+            NearestNeighbors(n_neighbors=1).fit(X[known]).kneighbors(return_distance=False)[:, 0]
+        )
+        errors = float((codes[known][nearest] != codes[known]).sum())
+        scores |= {"nn_errors": errors, "nn_agreement": 1.0 - errors / known.sum()}
     return scores
 
 

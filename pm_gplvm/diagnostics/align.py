@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from pm_gplvm.core.checks import Array, finite_positions
+from pm_gplvm.core.checks import Array
 from pm_gplvm.core.kernels import KERNELS
 from pm_gplvm.core.procrustes import Symmetry, procrustes_mean, superimpose
+from pm_gplvm.data.arrays import by_row, finite, row_order
 from pm_gplvm.data.fit import Fit, stacked
 
 _ITERATIONS = 1000
@@ -157,15 +158,14 @@ def _reference(to: Any, raw: xr.DataArray) -> Array:
     if isinstance(to, xr.DataTree):
         other = Fit.of(to, "X", caller="align")
         positions = other.draws("X")
-        same = rows in raw.coords and rows in positions.coords
-        if same and not raw[rows].equals(positions[rows]):
-            raise ValueError(
-                f"to must hold the rows of the fit in their order, got another coordinate {rows!r}. "
-                "Align fits of one table."
-            )
+        if rows in raw.coords and rows in positions.coords:
+            order = row_order("to", positions[rows].to_numpy(), raw[rows].to_numpy())
+            positions = positions.isel({rows: order})
         draws = stacked(positions)
         if len(draws) > 1 and not other.is_aligned:
             to = _own_mean(draws, _symmetry(other), scale=False)
         else:
             to = draws.mean(axis=0)
-    return finite_positions("to", to, shape)
+    elif rows in raw.coords:
+        to = by_row("to", to, raw[rows].to_numpy())
+    return finite("to", to, shape, "(N, Q)")

@@ -11,7 +11,7 @@ from rich.progress import track
 from scipy.stats import chisquare, kstest
 
 from pm_gplvm.core.blas import blas_threads as limit_threads
-from pm_gplvm.core.checks import INTERVAL, Array, count
+from pm_gplvm.core.checks import INTERVAL, Array, checked, count
 from pm_gplvm.core.gaussian import gram_factor
 from pm_gplvm.data.fit import Fit
 from pm_gplvm.diagnostics.invariants import Indices, row_pairs
@@ -21,6 +21,7 @@ from pm_gplvm.sampling.prior import sample_prior
 from pm_gplvm.sampling.replicas import Posterior, Replicas, compile_posterior
 
 
+@checked
 def sbc(
     model: pm.Model,
     *,
@@ -114,6 +115,7 @@ def sbc(
     )
 
 
+@checked
 def sbc_test(ranks: xr.Dataset, *, n_bins: int = 10) -> pd.DataFrame:
     """Test whether ranks are uniform.
 

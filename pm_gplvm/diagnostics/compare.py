@@ -8,16 +8,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import xarray as xr
+from numpy.typing import NDArray
 
 from pm_gplvm.core.blas import blas_threads
-from pm_gplvm.core.checks import Array, interval
+from pm_gplvm.core.checks import Array, checked, interval
 from pm_gplvm.core.kernels import KERNELS
-from pm_gplvm.data.fit import THETA, Fit, fits_of_one_table, stacked
+from pm_gplvm.data.arrays import by_row, numbers
+from pm_gplvm.data.fit import OBS, THETA, Fit, fits_of_one_table, stacked
 from pm_gplvm.diagnostics.agreement import agreement, check_counts
 from pm_gplvm.diagnostics.invariants import invariants
 from pm_gplvm.prediction.held_out import FEWEST_SMOOTHED, compute_log_likelihood, leave_one_out
 
 
+@checked
 def compare(
     fits: Mapping[str, xr.DataTree],
     *,
@@ -128,8 +131,12 @@ def compare(
         raise ValueError(
             f"kfold must name fits ({', '.join(fits)}), got {', '.join(map(str, unknown))}."
         )
+    names = first.Y[OBS].to_numpy() if OBS in first.Y.coords else np.arange(len(F))
     classes = first.labels(labels) if isinstance(labels, str) else labels
-    target = _reference(read, reference, len(F))
+    if classes is not None:
+        classes = by_row("labels", classes, names)
+    target = _reference(read, reference, names)
+    left = {name: _rows_left_out(scores, names) for name, scores in (kfold or {}).items()}
     rows = {}
     for name, fit in read.items():
         few = fit.thinned(num_samples)
@@ -143,7 +150,7 @@ def compare(
             | _of_positions(few, Z)
             | _of_agreement(measured)
             | left_out(few.tree)
-            | _rows_left_out((kfold or {}).get(name))
+            | left.get(name, {})
         )
     table = pd.DataFrame.from_dict(rows, orient="index")
     _warn(table)
@@ -195,7 +202,7 @@ def summarise_theta(best: xr.DataTree, draws: xr.DataTree) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index", columns=list(statistics))
 
 
-def _reference(fits: Mapping[str, Fit], reference: Any, n_rows: int) -> Array:
+def _reference(fits: Mapping[str, Fit], reference: Any, names: NDArray[Any]) -> Array:
     if reference is None:
         reference = next(iter(fits))
     if isinstance(reference, str):
@@ -206,10 +213,10 @@ def _reference(fits: Mapping[str, Fit], reference: Any, n_rows: int) -> Array:
         fit = Fit.of(reference, "X", caller="reference")
         target = stacked(fit.scaled_positions())[_log_likelihood(fit).argmax()]
     else:
-        target = np.asarray(reference, dtype=np.float64)
-    if target.ndim != 2 or len(target) != n_rows or not np.isfinite(target).all():
+        target = numbers("reference", by_row("reference", reference, names))
+    if target.ndim != 2 or len(target) != len(names) or not np.isfinite(target).all():
         raise ValueError(
-            f"reference must hold one finite position a row, ({n_rows}, Q), got shape {target.shape}."
+            f"reference must hold one finite position a row, ({len(names)}, Q), got shape {target.shape}."
         )
     return target
 
@@ -297,10 +304,18 @@ def error_of_sum(values: Array) -> float:
     return float(np.sqrt(values.size * values.var()))
 
 
-def _rows_left_out(scores: xr.Dataset | None) -> dict[str, float]:
-    if scores is None:
-        return {}
-    values = scores["log_score"].to_numpy()
+def _rows_left_out(scores: Any, names: NDArray[Any]) -> dict[str, float]:
+    if not isinstance(scores, xr.Dataset) or "log_score" not in scores:
+        raise TypeError(f"kfold must hold results of cross_validate, got {type(scores).__name__}.")
+    score = by_row("kfold", scores["log_score"], names)
+    if score.shape != names.shape:
+        raise ValueError(
+            f"kfold must hold the score of each of the {len(names)} rows of the fits, got shape "
+            f"{score.shape}. Call cross_validate on the same table."
+        )
+    values = numbers("kfold", score)
+    if np.isnan(values).any():
+        raise ValueError("kfold must hold finite scores, got missing ones.")
     return {"elpd_row": float(values.sum()), "elpd_row_se": error_of_sum(values)}
 
 

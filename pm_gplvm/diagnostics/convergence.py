@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from pm_gplvm.core.checks import Array
+from pm_gplvm.core.checks import Array, checked
 from pm_gplvm.data.fit import Fit
 from pm_gplvm.diagnostics.invariants import invariants, row_pairs
 from pm_gplvm.diagnostics.modes import group_halves, mode_table
@@ -77,6 +77,7 @@ class Diagnosis:
         return [*([self.table] if len(self.table) else []), *several]
 
 
+@checked
 def diagnose(fit: xr.DataTree, *, n_pairs: int | None = None, random_seed: int = 0) -> Diagnosis:
     """Judge whether the chains of a fit have converged.
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.sparse.csgraph import connected_components
 from scipy.stats import gaussian_kde
 
-from pm_gplvm.core.checks import Array
+from pm_gplvm.core.checks import Array, checked
 from pm_gplvm.core.procrustes import centred_mean, procrustes_distance
 from pm_gplvm.data.fit import Fit, stacked
 from pm_gplvm.diagnostics.invariants import pair_distances
@@ -71,6 +71,7 @@ class Embeddings:
         return text
 
 
+@checked
 def posterior_modes(
     fit: xr.DataTree, *, min_weight: float = 0.05, n_pairs: int | None = None, random_seed: int = 0
 ) -> Embeddings:

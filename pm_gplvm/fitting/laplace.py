@@ -24,7 +24,7 @@ from scipy.special import gammaln
 
 from pm_gplvm.core.blas import BlasThreads, threads_for
 from pm_gplvm.core.blas import blas_threads as limit_threads
-from pm_gplvm.core.checks import Array, count
+from pm_gplvm.core.checks import Array, checked, count
 from pm_gplvm.data.progress import progress_bar
 from pm_gplvm.fitting.optimise import maximise, tightly
 from pm_gplvm.model.compile import Backend, compile_mode
@@ -49,6 +49,7 @@ _STEP = 1e-5
 Plane = tuple[int, int]
 
 
+@checked
 def fit_laplace(
     model: pm.Model,
     *,

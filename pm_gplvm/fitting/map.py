@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pm_gplvm.core.blas import BlasThreads, threads_for
 from pm_gplvm.core.blas import blas_threads as limit_threads
-from pm_gplvm.core.checks import Array, count
+from pm_gplvm.core.checks import Array, checked, count
 from pm_gplvm.data.fit import OBS, THETA, Fit
 from pm_gplvm.data.progress import progress_bar
 from pm_gplvm.data.table import grid_steps
@@ -59,6 +59,7 @@ _GRIDDED = 0.5  # share of gridded columns from which equal rows are no copies
 NO_STRUCTURE = "no structure found at this latent_dim"
 
 
+@checked
 def fit_map(
     model: pm.Model,
     *,
@@ -153,6 +154,7 @@ def fit_map(
     return _fit(spec, settings, False, progressbar, blas_threads, backend, compile_kwargs)
 
 
+@checked
 def fit_marginal(
     model: pm.Model,
     *,

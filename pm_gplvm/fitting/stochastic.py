@@ -30,7 +30,7 @@ from pytensor.graph.basic import Variable
 from scipy.spatial import cKDTree
 
 from pm_gplvm.core.blas import blas_threads as limit_threads
-from pm_gplvm.core.checks import Array, count
+from pm_gplvm.core.checks import Array, checked, count
 from pm_gplvm.core.gaussian import gram_factor
 from pm_gplvm.data.progress import progress_bar
 from pm_gplvm.model.compile import Backend, resolve_mode
@@ -51,6 +51,7 @@ _FEW_ROWS = 2000  # up to which N × N arrays cost little, and all rows are eval
 _SAMPLE = 1000  # of more rows
 
 
+@checked
 def fit_stochastic(
     model: pm.Model,
     *,

@@ -15,7 +15,7 @@ import xarray as xr
 from pymc.distributions.transforms import LogTransform
 
 from pm_gplvm.core.blas import blas_threads as limit_threads
-from pm_gplvm.core.checks import Array, count
+from pm_gplvm.core.checks import Array, checked, count
 from pm_gplvm.core.inducing import InducingKernel
 from pm_gplvm.core.psi import CLOSED_FORM, Quadrature, quasi_monte_carlo
 from pm_gplvm.data.fit import LATENT, OBS, THETA, Fit
@@ -60,6 +60,7 @@ _STEP_THETA, _STEP_INDUCING, _STEP_SPREAD = 4.0, 2.0, 2.0  # found on the oil fl
 Values = dict[str, Array]
 
 
+@checked
 def fit_sparse(
     model: pm.Model,
     *,
@@ -168,6 +169,7 @@ def fit_sparse(
     return fit
 
 
+@checked
 def fit_variational(
     model: pm.Model,
     *,

@@ -10,7 +10,7 @@ import pytensor.tensor as pt
 from pymc.model.fgraph import fgraph_from_model, model_from_fgraph
 from pytensor.graph.basic import Variable
 
-from pm_gplvm.core.checks import Array
+from pm_gplvm.core.checks import Array, checked
 from pm_gplvm.core.gaussian import gram_factor
 from pm_gplvm.core.inducing import InducingKernel
 from pm_gplvm.core.kernels import KERNELS
@@ -24,6 +24,7 @@ Method = Literal["vfe", "fitc"]
 INDUCING = "inducing"
 
 
+@checked
 def build_variational(model: pm.Model, *, n_inducing: int = 50) -> pm.Model:
     r"""Write down the variational approximation to a model's posterior as a ``pm.Model``.
 
@@ -88,6 +89,7 @@ def build_variational(model: pm.Model, *, n_inducing: int = 50) -> pm.Model:
     return approximation
 
 
+@checked
 def build_sparse(model: pm.Model, *, n_inducing: int = 100, method: Method = "vfe") -> pm.Model:
     """Write down a model with its table's likelihood approximated by inducing inputs.
 

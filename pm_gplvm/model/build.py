@@ -9,8 +9,10 @@ import pymc as pm
 import xarray as xr
 from numpy.typing import NDArray
 
+from pm_gplvm.core.checks import checked
 from pm_gplvm.core.gaussian import column_patterns, warn_of_cost
 from pm_gplvm.core.kernels import KERNELS, parse_kernel
+from pm_gplvm.data.arrays import numbers
 from pm_gplvm.data.fit import FEATURE, LATENT, OBS, THETA, Fit
 from pm_gplvm.data.table import (
     Scale,
@@ -25,6 +27,7 @@ from pm_gplvm.model.priors import DEFAULT_PRIORS, add_prior
 from pm_gplvm.model.spec import ModelSpec, noise_in
 
 
+@checked
 def build_model(
     Y: Any,
     latent_dim: int = 2,
@@ -207,7 +210,7 @@ def _checked_resolution(
     if isinstance(resolution, str) and resolution == "auto":
         return resolution_of(table, scale, by_column=by_column)
     try:
-        floor = np.asarray(resolution, dtype=np.float64)
+        floor = numbers("resolution", resolution)
     except (TypeError, ValueError):
         floor = np.array(np.nan)
     shapes = [(), scale.shape] if by_column else [()]

@@ -12,7 +12,7 @@ from pymc.model.transform.conditioning import remove_value_transforms
 from pytensor.graph.basic import Variable
 from pytensor.graph.traversal import ancestors
 
-from pm_gplvm.core.checks import Array
+from pm_gplvm.core.checks import Array, checked
 from pm_gplvm.data.fit import OBS, Fit
 from pm_gplvm.model.compile import compile_mode
 from pm_gplvm.model.density import compile_objective, table_log_likelihood
@@ -21,6 +21,7 @@ from pm_gplvm.model.spec import ModelSpec
 _OTHER = f"{OBS}_other"
 
 
+@checked
 def gradients(
     model: pm.Model, point: Mapping[str, Any] | xr.DataTree, *, explicit: bool = False
 ) -> xr.Dataset:

@@ -20,7 +20,8 @@ from pytensor.tensor.shape import SpecifyShape
 
 from pm_gplvm.core.checks import Array
 from pm_gplvm.core.gaussian import gram_factor
-from pm_gplvm.data.fit import THETA
+from pm_gplvm.data.arrays import by_row, row_order
+from pm_gplvm.data.fit import FEATURE, OBS, THETA, Fit
 from pm_gplvm.model.compile import constants, is_random
 from pm_gplvm.model.likelihood import GPColumnsRV, OwnColumnsRV, mask_in
 from pm_gplvm.model.ops import Covariance
@@ -65,6 +66,12 @@ class Table:
     def standardisable(self) -> bool:
         """Whether the mean and scale of the columns are data."""
         return not is_random(*self._parameters[:2])
+
+    @property
+    def Y(self) -> Array:
+        """The table as it was given, (N, D), NaN where an entry is missing."""
+        Y = constants(self.value)[0]
+        return (Y if self.seen is None else np.where(self.seen, Y, np.nan)).T
 
     @property
     def F(self) -> Array:
@@ -264,6 +271,31 @@ class ModelSpec:
     def latent_dim(self) -> int:
         """Q."""
         return self.X_shape[1]
+
+    def by_row(self, name: str, given: Any) -> Any:
+        """Return what carries row labels in the order of the table's rows, all else as it is."""
+        rows = self.model.coords.get(OBS)
+        return given if rows is None else by_row(name, given, np.asarray(rows))
+
+    def rows_in(self, fit: Fit, name: str) -> NDArray[np.intp]:
+        """Find each row of the table in a fit, or raise if that is of another table; by label where there is one."""
+        order = np.arange(self.X_shape[0])
+        if not fit.holds_table or fit.observed != self.table.name or FEATURE not in fit.coords:
+            return order
+        Y, rows = fit.Y, self.model.coords.get(OBS)
+        if rows is not None and OBS in Y.coords:
+            order = row_order(name, Y[OBS].to_numpy(), np.asarray(rows))
+        values, wanted = Y.to_numpy(), self.table.Y
+        if values.shape[1:] != wanted.shape[1:] or len(values) < len(order):
+            found = f"{values.shape} entries where the model has {wanted.shape}"
+        elif other := int((~np.isclose(values[order], wanted, rtol=1e-9, equal_nan=True)).sum()):
+            found = f"{other} entries that differ"
+        else:
+            return order
+        raise ValueError(
+            f"{name} must be a fit of the model's table, got one of another: {found}. To use its positions "
+            f"all the same pass them as an array: {name}=fit['posterior']['X'].to_numpy()[0, -1]."
+        )
 
     @cached_property
     def prior(self) -> PositionPrior:

@@ -13,7 +13,8 @@ from pymc.distributions.transforms import LogTransform
 
 from pm_gplvm.core.checks import Array
 from pm_gplvm.core.kernels import KERNELS
-from pm_gplvm.data.fit import Fit
+from pm_gplvm.data.arrays import finite, numbers
+from pm_gplvm.data.fit import OBS, Fit
 from pm_gplvm.model.compile import constants
 from pm_gplvm.model.spec import ModelSpec
 
@@ -241,7 +242,12 @@ def _given(spec: ModelSpec, start: Any, rng: np.random.Generator) -> dict[str, A
     if isinstance(start, xr.DataTree):
         read = Fit.of(start, "X", caller="start")
         names = dict.fromkeys(["X", *map(str, read.posterior.data_vars)])
-        return {name: read.draws(name)[0, -1].to_numpy().astype(np.float64) for name in names}
+        order = spec.rows_in(read, "start")
+        last = {name: read.draws(name)[0, -1] for name in names}
+        return {
+            name: finite("start", values.isel({OBS: order}) if OBS in values.dims else values)
+            for name, values in last.items()
+        }
     if isinstance(start, Mapping):
         unknown = [name for name in start if name not in spec.model.named_vars]
         if unknown:
@@ -249,13 +255,17 @@ def _given(spec: ModelSpec, start: Any, rng: np.random.Generator) -> dict[str, A
                 f"start must name variables of the model ({', '.join(spec.free)}), "
                 f"got {', '.join(map(str, unknown))}."
             )
-        return {name: np.asarray(value, dtype=np.float64) for name, value in start.items()}
+        return {
+            str(name): numbers(
+                f"start[{name!r}]", spec.by_row("start", value) if name == "X" else value
+            )
+            for name, value in start.items()
+        }
     try:
-        return {"X": np.asarray(start, dtype=np.float64)}
-    except (TypeError, ValueError):
+        return {"X": numbers("start", spec.by_row("start", start))}
+    except TypeError as error:
         raise TypeError(
-            f"start must be one of {', '.join(EMBEDDINGS)}, an array, a mapping or a fit, "
-            f"got {type(start).__name__}."
+            f"start must be one of {', '.join(EMBEDDINGS)}, an array, a mapping or a fit: {error}"
         ) from None
 
 

@@ -11,7 +11,7 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.ticker import ScalarFormatter
 from numpy.typing import NDArray
 
-from pm_gplvm.core.checks import Array, count
+from pm_gplvm.core.checks import Array, checked, count
 from pm_gplvm.data.fit import Fit
 from pm_gplvm.plot.elements import (
     COLOURS,
@@ -34,6 +34,7 @@ _GAP = 0.06  # between a cell's edge and what it shows, in units of the cell
 _RATIOS = (1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 100.0)
 
 
+@checked
 def reconstruction(
     fit: xr.DataTree,
     *,
@@ -170,6 +171,7 @@ def _draw_curves(
     )
 
 
+@checked
 def magnification(
     fit: xr.DataTree,
     color: Any = None,

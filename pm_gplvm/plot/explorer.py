@@ -15,7 +15,7 @@ from matplotlib import colormaps
 from matplotlib.colors import Normalize, to_hex
 from scipy.spatial.distance import pdist, squareform
 
-from pm_gplvm.core.checks import check_target, count
+from pm_gplvm.core.checks import check_target, checked, count
 from pm_gplvm.data.fit import FEATURE, OBS, Fit, stacked
 from pm_gplvm.diagnostics.agreement import neighbour_probabilities
 from pm_gplvm.plot.elements import (
@@ -36,6 +36,7 @@ _KINDS = ("image", "curve", "bars")
 _MOST_BARS = 40
 
 
+@checked
 def explore(
     fit: xr.DataTree,
     color: Any = None,

@@ -11,7 +11,7 @@ from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from pm_gplvm.core.checks import INTERVAL, Array, count, interval
+from pm_gplvm.core.checks import INTERVAL, Array, checked, count, interval
 from pm_gplvm.data.fit import Fit, fits_of_one_table
 from pm_gplvm.diagnostics.agreement import common_frame, outside
 from pm_gplvm.diagnostics.modes import group_optima
@@ -34,6 +34,7 @@ _SHADE = (0.0, 0.0, 0.0, 0.04)  # lets a wide ellipse lie over others
 _DOT: dict[str, Any] = {"s": 6.0, "c": "black", "linewidths": 0.0, "zorder": 1.8}
 
 
+@checked
 def compare(
     fits: Mapping[str, xr.DataTree],
     color: Any = None,

@@ -13,7 +13,7 @@ from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from pm_gplvm.core.checks import Array, interval
+from pm_gplvm.core.checks import Array, checked, interval
 from pm_gplvm.core.kernels import KERNELS
 from pm_gplvm.data.fit import Fit
 from pm_gplvm.plot.elements import (
@@ -59,6 +59,7 @@ def latent(
 ) -> NDArray[Any]: ...
 
 
+@checked
 def latent(
     fit: xr.DataTree,
     color: Any = None,

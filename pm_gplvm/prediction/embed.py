@@ -10,7 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from pm_gplvm.core.blas import blas_threads as limit_threads
-from pm_gplvm.core.checks import Array, count
+from pm_gplvm.core.checks import Array, checked, count
 from pm_gplvm.data.fit import LATENT, Fit
 from pm_gplvm.data.progress import progress_bar
 from pm_gplvm.data.table import new_table
@@ -29,6 +29,7 @@ _STRANGE = 5.0  # shortfall: 0 to 4 % of the held-out rows of ordinary tables ex
 _NAMED = 5  # rows in a message
 
 
+@checked
 def embed(
     fit: xr.DataTree,
     Y_new: Any,
@@ -161,6 +162,7 @@ def embed(
     return tree
 
 
+@checked
 def log_predictive(
     fit: xr.DataTree,
     Y_new: Any,

@@ -12,7 +12,7 @@ from scipy.special import logsumexp
 from scipy.stats import norm
 
 from pm_gplvm.core.blas import blas_threads
-from pm_gplvm.core.checks import Array, count
+from pm_gplvm.core.checks import Array, checked, count
 from pm_gplvm.core.gaussian import GP, Patterns
 from pm_gplvm.data.fit import FEATURE, OBS, Fit
 from pm_gplvm.data.progress import progress_bar
@@ -80,6 +80,7 @@ def compute_log_likelihood(fit: xr.DataTree) -> xr.DataTree:
     return complete
 
 
+@checked
 def leave_one_out(fit: xr.DataTree, *, num_samples: int = 200) -> xr.Dataset:
     """Predict each entry of the table from all others.
 
@@ -181,6 +182,7 @@ def _weights(logs: Array) -> tuple[Array, Array]:
     return -logs - logsumexp(-logs, axis=0), np.full(logs.shape[1], np.nan)
 
 
+@checked
 def cross_validate(
     Y: Any,
     build: Callable[[xr.DataArray], pm.Model] = build_model,

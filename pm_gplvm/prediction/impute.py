@@ -6,12 +6,14 @@ import numpy as np
 import xarray as xr
 
 from pm_gplvm.core.blas import blas_threads as limit_threads
+from pm_gplvm.core.checks import checked
 from pm_gplvm.data.fit import FEATURE, Fit
 from pm_gplvm.prediction.embed import exact_fit, positions_of_table
 from pm_gplvm.prediction.predict import reconstruct
 from pm_gplvm.prediction.processes import each_draw, parts, patterns_of
 
 
+@checked
 def impute(
     fit: xr.DataTree,
     Y_new: Any = None,

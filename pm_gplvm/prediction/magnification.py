@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from pm_gplvm.core.checks import Array, count, interval
+from pm_gplvm.core.checks import Array, checked, count, interval
 from pm_gplvm.core.gaussian import GP
 from pm_gplvm.data.fit import LATENT, Fit
 from pm_gplvm.prediction.predict import check_positions
@@ -14,6 +14,7 @@ from pm_gplvm.prediction.processes import Induced, each_process, given, patterns
 _BLOCK = 4_000_000  # entries of ∂k/∂x in memory at once
 
 
+@checked
 def magnification(fit: xr.DataTree, X_new: Any, *, num_samples: int = 50) -> xr.Dataset:
     """Measure how much the map from x to Y stretches the latent space.
 

@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from pm_gplvm.core.checks import Array, count
+from pm_gplvm.core.checks import Array, checked, count
 from pm_gplvm.core.gaussian import Patterns
+from pm_gplvm.data.arrays import finite, numbers
 from pm_gplvm.data.fit import FEATURE, OBS, Fit
 from pm_gplvm.prediction.processes import (
     column_variances,
@@ -22,17 +23,18 @@ from pm_gplvm.prediction.processes import (
 def check_positions(read: Fit, X_new: Any) -> Array:
     """Return ``X_new`` as an array (n, Q) of finite numbers, or say what is wrong with it."""
     latent_dim = read.latent_dim
-    values = np.asarray(X_new, dtype=np.float64)
+    values = numbers("X_new", X_new)
     if values.ndim != 2 or values.shape[1] != latent_dim:
         raise ValueError(
             f"X_new must have shape (n, latent_dim) = (n, {latent_dim}), got {values.shape}."
             f"{' For a single position pass [X_new].' if values.shape == (latent_dim,) else ''}"
         )
-    if not np.isfinite(values).all():
-        raise ValueError("X_new must be finite, got missing or infinite positions.")
-    return values
+    if not len(values):
+        raise ValueError("X_new must have at least one position, got none.")
+    return finite("X_new", values)
 
 
+@checked
 def predict(
     fit: xr.DataTree, X_new: Any, *, noise: bool = False, num_samples: int = 100
 ) -> xr.Dataset:
@@ -100,6 +102,7 @@ def predict(
     )
 
 
+@checked
 def sample_predictive(
     fit: xr.DataTree,
     X_new: Any,
@@ -187,6 +190,7 @@ def sample_predictive(
     return xr.DataTree.from_dict({"predictions": group})
 
 
+@checked
 def reconstruct(fit: xr.DataTree, *, noise: bool = False, num_samples: int = 100) -> xr.Dataset:
     """Give the training rows as the model sees them: each at its own position, without noise.
 

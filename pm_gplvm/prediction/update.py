@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from pm_gplvm.core.blas import blas_threads as limit_threads
-from pm_gplvm.core.checks import Array, count
+from pm_gplvm.core.checks import Array, checked, count
 from pm_gplvm.core.gaussian import GP
 from pm_gplvm.data.fit import FEATURE, OBS, THETA, Fit
 from pm_gplvm.data.progress import progress_bar
@@ -36,6 +36,7 @@ _STEPS_EACH = 50
 _CANDIDATES = 5  # positions of old rows at which a new row may begin
 
 
+@checked
 def add_rows(
     fit: xr.DataTree,
     Y_new: Any,

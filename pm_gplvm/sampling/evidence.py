@@ -7,7 +7,7 @@ import numpy as np
 import xarray as xr
 from scipy.special import logsumexp
 
-from pm_gplvm.core.checks import Array
+from pm_gplvm.core.checks import Array, checked
 from pm_gplvm.data.fit import Fit
 
 
@@ -28,6 +28,7 @@ class Evidence:
         return f"ln p(Y) = {self.value:.2f} ± {self.error:.2f}"
 
 
+@checked
 def log_evidence(fit: xr.DataTree, *, n_batches: int = 10) -> Evidence:
     """Compute the log marginal likelihood by stepping stones.
 

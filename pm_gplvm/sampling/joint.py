@@ -15,7 +15,7 @@ from pymc.model.transform.conditioning import remove_value_transforms
 from pytensor.graph.basic import Variable
 
 from pm_gplvm.core.blas import blas_threads as limit_threads
-from pm_gplvm.core.checks import Array, count
+from pm_gplvm.core.checks import Array, checked, count
 from pm_gplvm.data.files import check_writable, load, save
 from pm_gplvm.data.fit import Fit
 from pm_gplvm.data.progress import Bar, progress_bar
@@ -28,6 +28,7 @@ from pm_gplvm.sampling.replicas import Posterior, Replicas, compile_posterior
 _CHECKPOINT = 60.0  # seconds between two writings of the store
 
 
+@checked
 def sample(
     model: pm.Model,
     *,
@@ -148,6 +149,7 @@ def sample(
     return _finished(model, sampler, record, settings, store)
 
 
+@checked
 def resume(
     model: pm.Model,
     fit: xr.DataTree | str | Path,

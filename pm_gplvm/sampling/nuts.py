@@ -10,7 +10,8 @@ import pymc as pm
 import xarray as xr
 
 from pm_gplvm.core.blas import blas_threads as limit_threads
-from pm_gplvm.core.checks import Array, count, finite_positions
+from pm_gplvm.core.checks import Array, checked, count
+from pm_gplvm.data.arrays import finite
 from pm_gplvm.data.fit import Fit
 from pm_gplvm.model.compile import Backend
 from pm_gplvm.model.density import LogDensity, compile_constrain, compile_log_density
@@ -29,6 +30,7 @@ _STATS = {
 }
 
 
+@checked
 def sample_theta(
     model: pm.Model,
     X: Any,
@@ -155,10 +157,10 @@ def _positions(spec: ModelSpec, X: Any) -> tuple[Array, dict[str, Array]]:
                 f"X must be a fit of one draw, got {positions.sizes['chain']} chains of "
                 f"{positions.sizes['draw']} draws. Choose one: fit['posterior']['X'][0, -1]."
             )
-        X = positions.to_numpy()[0, 0]
+        X = positions.to_numpy()[0, 0][spec.rows_in(read, "X")]
         known = [n for n in spec.free if n in read.posterior and n != "X"]
         theta = {n: read.draws(n).to_numpy()[0, 0] for n in known}
-    return finite_positions("X", X, shape), theta
+    return finite("X", spec.by_row("X", X), shape, "(N, Q)"), theta
 
 
 def _run(density: LogDensity, start: Array, **settings: Any) -> xr.DataTree:

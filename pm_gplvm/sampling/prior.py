@@ -9,7 +9,7 @@ from pymc.distributions.continuous import FlatRV, HalfFlatRV
 from scipy.spatial.distance import pdist
 
 from pm_gplvm.core.blas import blas_threads
-from pm_gplvm.core.checks import Array, count
+from pm_gplvm.core.checks import Array, checked, count
 from pm_gplvm.data.fit import OBS, Fit, stacked
 from pm_gplvm.model.compile import compile_mode
 from pm_gplvm.model.results import as_fit
@@ -20,6 +20,7 @@ _MOST_COMPONENTS = 20
 _MOST_DRAWS = 200
 
 
+@checked
 def sample_prior(
     model: pm.Model, *, draws: int = 500, random_seed: int | None = None
 ) -> xr.DataTree:

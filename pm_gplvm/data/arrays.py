@@ -1,0 +1,414 @@
+"""What a user hands in as plain arrays: numbers, classes and times, joined to the rows of a table."""
+
+import re
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from numbers import Real
+from typing import Any
+
+import narwhals as nw
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import NDArray
+from scipy.sparse import issparse
+
+from pm_gplvm.core.checks import Array
+from pm_gplvm.data.fit import FEATURE, OBS
+
+LARGEST = 1e100  # squares and cubes of a number, and their sums, must not overflow
+_MOST_DENSE = 2**27  # entries of a table made dense or read into memory: 1 GiB
+_REMEDY = "Move labels out of the table (a DataArray coordinate on obs keeps them) or drop them."
+_NAMED = 5  # labels named in an error
+_NO_CLASS = {"", "nan", "None", "<NA>", "NaT"}  # what NumPy's text arrays make of a missing label
+_UNITS = ("W", "D", "h", "m", "s", "ms", "us", "ns")
+
+
+# Numbers
+
+
+def numbers(name: str, given: Any) -> Array:
+    """Return any array-like of numbers as float64, NaN where an entry is missing or masked.
+
+    Text, dates, durations and complex numbers raise a TypeError, numbers beyond 1e100 a ValueError.
+    """
+    if isinstance(given, pd.DataFrame):
+        values = _from_frame(name, given)
+    elif isinstance(given, pd.Series | pd.Index | pd.api.extensions.ExtensionArray):
+        values = _from_column(name, pd.Series(given))
+    else:
+        given = _in_memory(name, given)
+        if isinstance(given, nw.DataFrame):
+            columns = [_floats(name, given[c].to_numpy(), f"column {c}") for c in given.columns]
+            values = np.stack(columns, axis=1) if columns else np.empty((len(given), 0))
+        else:
+            values = _floats(name, given)
+    values = np.ascontiguousarray(values) if values.ndim else values
+    if (np.abs(values[np.isfinite(values)]) > LARGEST).any():
+        raise ValueError(
+            f"{name} must hold numbers between -1e100 and 1e100, got "
+            f"{values[np.isfinite(values)].flat[np.abs(values[np.isfinite(values)]).argmax()]:g}. If "
+            "it stands for a missing entry, put NaN."
+        )
+    return values
+
+
+def finite(name: str, given: Any, shape: tuple[int, ...] | None = None, what: str = "") -> Array:
+    """Return finite numbers of a shape; ``what`` tells the shape in words, such as "(N, Q)"."""
+    values = numbers(name, given)
+    if shape is not None and values.shape != shape:
+        raise ValueError(
+            f"{name} must have shape {f'{what} = ' * bool(what)}{shape}, got {values.shape}."
+        )
+    if not np.isfinite(values).all():
+        raise ValueError(f"{name} must be finite, got missing or infinite entries.")
+    return values
+
+
+def _in_memory(name: str, given: Any) -> Any:
+    """Return an ndarray, masked array or narwhals frame; what is sparse or lazy is made whole."""
+    if given is None or isinstance(given, str | bytes | Mapping | set | frozenset | type):
+        raise TypeError(f"{name} must be an array of numbers, got {_kind(given)}.")
+    if isinstance(given, xr.Dataset | xr.DataTree):
+        raise TypeError(
+            f"{name} must be an array of numbers, got {_kind(given)}. Pass one of its variables."
+        )
+    if _is_anndata(given):
+        given = given.X
+    if issparse(given) or hasattr(given, "todense") or _is_lazy(given):
+        size = float(np.prod([float(n) for n in given.shape]))
+        if not size <= _MOST_DENSE:  # NaN where a lazy array does not know its rows
+            raise ValueError(
+                f"{name} is sparse or lazy with {given.shape} entries, too many to be made a dense "
+                "array here (1 GiB). Choose fewer columns or rows, reduce it first (TruncatedSVD, say), "
+                "or compute it yourself."
+            )
+        given = given.compute() if _is_lazy(given) else given
+        if isinstance(given, pd.DataFrame | pd.Series):
+            return numbers(name, given)
+        given = given.todense() if hasattr(given, "todense") else given
+    if isinstance(given, xr.DataArray):
+        given = given.to_numpy()
+    frame = nw.from_native(given, eager_only=True, allow_series=True, pass_through=True)
+    if isinstance(frame, nw.Series):
+        return frame.to_numpy()
+    if isinstance(frame, nw.DataFrame):
+        return frame
+    if np.ma.isMaskedArray(given):
+        return given
+    try:
+        values = np.asarray(given)
+        if values.dtype == object and values.ndim == 0 and not isinstance(given, Real | Decimal):
+            raise TypeError("it is no array")
+        return values
+    except Exception as error:  # whatever __array__ of another library raises
+        reason = "rows of unequal length" if "inhomogeneous" in str(error) else str(error)
+        raise TypeError(
+            f"{name} must be an array of numbers, got {_kind(given)} ({reason})."
+        ) from error
+
+
+def _is_lazy(given: Any) -> bool:
+    return (
+        hasattr(given, "compute") and hasattr(given, "dask") and not isinstance(given, xr.DataArray)
+    )
+
+
+def _is_anndata(given: Any) -> bool:
+    return type(given).__module__.partition(".")[0] == "anndata" and hasattr(given, "var_names")
+
+
+def _kind(given: Any) -> str:
+    return "None" if given is None else f"a {type(given).__name__}"
+
+
+def _from_frame(name: str, given: pd.DataFrame) -> Array:
+    columns = [given.iloc[:, i] for i in range(given.shape[1])]
+    text = [str(label) for label, c in zip(given.columns, columns, strict=True) if not _numeric(c)]
+    if text:
+        raise TypeError(
+            f"{name} must hold numbers, got text, dates or other objects in {len(text)} of "
+            f"{given.shape[1]} columns: {listed(text)}. {_REMEDY}"
+        )
+    return (
+        np.stack([_from_column(name, c) for c in columns], axis=1)
+        if columns
+        else np.empty(given.shape)
+    )
+
+
+def _numeric(column: pd.Series) -> bool:
+    try:
+        _from_column("", column)
+    except TypeError:
+        return False
+    return True
+
+
+def _from_column(name: str, column: pd.Series) -> Array:
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        column = column.astype(column.cat.categories.dtype)
+    if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_complex_dtype(column):
+        values: Array = column.to_numpy(dtype=np.float64, na_value=np.nan)
+        return values
+    if pd.api.types.is_object_dtype(column):
+        return _floats(name, column.to_numpy())
+    raise TypeError(f"{name} must hold numbers, got {column.dtype} values.")
+
+
+def _floats(name: str, values: Any, where: str = "") -> Array:
+    """Return entries as float64; only what is a number, or missing, is taken."""
+    of = f"{name} ({where})" if where else name
+    dtype = values.dtype
+    if dtype.kind in "biuf":
+        plain = np.asarray(values, dtype=np.float64)
+    elif dtype.kind == "O":
+        flat = [_float(of, value) for value in np.asarray(values).ravel().tolist()]
+        plain = np.array(flat, dtype=np.float64).reshape(values.shape)
+    else:
+        kind, remedy = {
+            "c": ("complex ones", "Stack real and imaginary parts."),
+            "M": ("dates", "Pass them as times, or as numbers of days since the first."),
+            "m": ("durations", "Divide them by a unit, such as np.timedelta64(1, 's')."),
+        }.get(dtype.kind, ("text or other objects", _REMEDY))
+        raise TypeError(f"{of} must hold numbers, got {kind}. {remedy}")
+    masked = np.ma.isMaskedArray(values)
+    return np.where(np.ma.getmaskarray(values), np.nan, plain) if masked else plain
+
+
+def _float(name: str, value: Any) -> float:
+    if value is None or value is pd.NA or value is np.ma.masked:
+        return np.nan
+    if not isinstance(value, Real | Decimal | np.bool_):
+        raise TypeError(
+            f"{name} must hold numbers, got {value!r} ({type(value).__name__}). {_REMEDY}"
+        )
+    amount: Any = value
+    try:
+        return float(amount)
+    except OverflowError:  # an integer too long for a float
+        return np.inf if amount > 0 else -np.inf
+
+
+# Labels
+
+
+def listed(names: Any) -> str:
+    """Name the first few of some labels."""
+    return f"{', '.join(map(str, names[:_NAMED]))}{', …' if len(names) > _NAMED else ''}"
+
+
+def plain_labels(index: pd.Index) -> NDArray[Any]:
+    """Labels that a file can hold: numbers and dates as they are, others as text."""
+    if isinstance(index, pd.MultiIndex):
+        return np.array([" ".join(map(str, entry)) for entry in index])
+    if pd.api.types.is_numeric_dtype(index) or pd.api.types.is_datetime64_dtype(index):
+        return index.to_numpy()
+    return np.array([str(entry) for entry in index])
+
+
+def labels_along(given: Any, axis: int) -> NDArray[Any] | None:
+    """Return labels that a Series, DataFrame, DataArray or AnnData has along an axis; None if none.
+
+    A pandas RangeIndex from 0 in steps of 1 is none, nor are the positions that a table without labels has.
+    """
+    if isinstance(given, pd.Series | pd.DataFrame):
+        index = given.axes[axis]
+    elif isinstance(given, xr.DataArray):
+        dim = _dims(given)[axis]
+        if dim not in given.indexes:
+            return None
+        index = given.indexes[dim]
+    elif _is_anndata(given):
+        index = (given.obs_names, given.var_names)[axis]
+    elif axis == 1 and isinstance(
+        frame := nw.from_native(given, eager_only=True, pass_through=True), nw.DataFrame
+    ):
+        index = pd.Index(frame.columns)
+    else:
+        return None
+    labels = plain_labels(index)
+    return None if _are_positions(labels) else labels
+
+
+def _are_positions(labels: NDArray[Any]) -> bool:
+    return labels.dtype.kind in "iu" and np.array_equal(labels, np.arange(len(labels)))
+
+
+def _dims(given: xr.DataArray) -> tuple[Any, ...]:
+    """Dims of rows and columns: obs and feature where they are there, else in their order."""
+    dims = given.dims
+    return dims[::-1] if dims[0] == FEATURE or dims[-1] == OBS else dims
+
+
+def by_row(name: str, given: Any, rows: NDArray[Any]) -> Any:
+    """Return what carries row labels in the order of a table's rows; all else as it is, by position.
+
+    Rows beyond those of the table are left out.
+    """
+    labels = labels_along(given, 0)
+    if labels is None:
+        return given
+    if _are_positions(rows) and not np.isin(labels, rows).any():
+        return given  # the table has no labels
+    order = row_order(name, labels, rows)
+    if isinstance(given, xr.DataArray):
+        return given.isel({_dims(given)[0]: order})
+    return given[order] if _is_anndata(given) else given.iloc[order]
+
+
+def row_order(name: str, labels: NDArray[Any], rows: NDArray[Any]) -> NDArray[np.intp]:
+    """Find each row of a table among labels, or raise and name some that are not there."""
+    if np.array_equal(labels, rows):
+        return np.arange(len(rows))
+    known = pd.Index(labels)
+    for whose, index in ((name, known), ("Y", pd.Index(rows))):
+        if not index.is_unique:
+            raise ValueError(
+                f"{name} is joined to the rows of Y by label, and the labels of {whose} repeat "
+                f"({listed(index[index.duplicated()].unique())}). Make them unique, or pass "
+                f"{name}.to_numpy() in the order of the rows."
+            )
+    order = known.get_indexer(pd.Index(rows))
+    if (absent := order < 0).any():
+        numbered = " Y has no row labels of its own:" if _are_positions(rows) else ""
+        raise ValueError(
+            f"{name} must have the rows of Y, got none for {int(absent.sum())} of {len(rows)}: "
+            f"{listed(rows[absent])} ({name} has {listed(labels)}).{numbered} Pass {name}.to_numpy() if "
+            "it stands in the order of the rows."
+        )
+    return np.asarray(order)
+
+
+# Classes
+
+
+def classes(name: str, given: Any) -> pd.Categorical:
+    """Return labels of rows as classes, code -1 where one is missing: None, NaN, masked or "".
+
+    Ordered categories keep their order, others are sorted, numbers within text by value.
+    """
+    if isinstance(given, pd.Series) and isinstance(given.dtype, pd.CategoricalDtype):
+        given = given.cat.remove_unused_categories().array
+    if isinstance(given, pd.Categorical) and given.ordered:
+        return given
+    if given is None or isinstance(given, str | bytes | Mapping | set):
+        raise TypeError(f"{name} must have one label a row, got {_kind(given)}.")
+    frame = nw.from_native(given, eager_only=True, allow_series=True, pass_through=True)
+    if isinstance(frame, nw.Series):
+        values = frame.to_list()
+    elif isinstance(given, xr.DataArray | pd.Index | pd.api.extensions.ExtensionArray):
+        values = np.asarray(given).tolist()
+    elif np.ma.isMaskedArray(given):
+        values = given.tolist()
+    else:
+        array = np.asarray(given, dtype=None if isinstance(given, np.ndarray) else object)
+        if array.ndim == 2 and 1 in array.shape:
+            array = array.ravel()
+        if array.ndim != 1:
+            raise ValueError(f"{name} must have one label a row, got shape {array.shape}.")
+        values = array.tolist()
+    known = [v for v in values if not _is_missing(v)]
+    try:
+        names = sorted(set(known), key=natural)
+    except TypeError as error:
+        raise TypeError(f"{name} must hold labels such as text or numbers ({error}).") from error
+    position = {value: i for i, value in enumerate(names)}
+    codes = [-1 if _is_missing(v) else position[v] for v in values]
+    return pd.Categorical.from_codes(codes, categories=pd.Index(names, dtype=object))
+
+
+def _is_missing(value: Any) -> bool:
+    if isinstance(value, str):
+        return value in _NO_CLASS
+    return value is None or value is pd.NA or value is pd.NaT or value != value
+
+
+def natural(value: Any) -> tuple[Any, ...]:
+    """Sort key: numbers by value, before text; in text "2" stands before "10"."""
+    if isinstance(value, Real | Decimal | np.bool_):
+        return (0, float(value), str(value))
+    pieces = re.split(r"(\d+)", str(value))
+    return (
+        1,
+        tuple((i % 2, int(p) if i % 2 else p.lower()) for i, p in enumerate(pieces)),
+        str(value),
+    )
+
+
+# Times
+
+
+def unit_of_time(name: str, unit: str) -> np.timedelta64:
+    """Return one unit of time, "D" for days."""
+    if unit not in _UNITS:
+        raise ValueError(f"{name} must be one of {', '.join(_UNITS)}, got {unit!r}.")
+    one: np.timedelta64 = np.ones(1, f"m8[{unit}]")[0]
+    return one
+
+
+def duration(name: str, value: Any, unit: str) -> Any:
+    """Return a duration in a unit of time; what is none as it is."""
+    if isinstance(value, np.timedelta64 | timedelta):
+        length = float(pd.Timedelta(value) / pd.Timedelta(unit_of_time("time_unit", unit)))
+        if not np.isfinite(length):
+            raise ValueError(f"{name} must be a duration, got {value!r}.")
+        return length
+    return value
+
+
+def times(name: str, given: Any, unit: str = "D") -> tuple[Array, bool]:
+    """Return times as numbers, and whether they were dates or durations.
+
+    Dates become units of time since the first, durations units of time, whatever the resolution
+    they are stored in. Numbers stay as they are.
+    """
+    one = unit_of_time("time_unit", unit)
+    values = _datelike(given)
+    if values is None:
+        return numbers(name, given), False
+    if np.isnat(values).any():
+        raise ValueError(
+            f"{name} must be known in every row, got {int(np.isnat(values).sum())} NaT."
+        )
+    if values.dtype.kind == "M":
+        values = values - values.min()
+    return np.asarray(values / one, dtype=np.float64), True
+
+
+def _datelike(given: Any) -> NDArray[Any] | None:
+    """Return dates or durations as an array of NumPy's, None if they are none."""
+    frame = nw.from_native(given, eager_only=True, allow_series=True, pass_through=True)
+    if isinstance(frame, nw.Series) and not isinstance(given, pd.Series):
+        given = frame.to_numpy()
+    index = given if isinstance(given, pd.Index) else None
+    if isinstance(given, pd.Series | pd.api.extensions.ExtensionArray):
+        index = pd.Index(given)
+    elif not isinstance(given, pd.Index):
+        array = given.to_numpy() if isinstance(given, xr.DataArray) else given
+        if not isinstance(array, np.ndarray):
+            array = np.array(list(array) if isinstance(array, Sequence) else array, dtype=object)
+        if (
+            array.dtype == object
+            and array.size
+            and isinstance(
+                array.flat[0],
+                date | datetime | timedelta | np.datetime64 | np.timedelta64 | pd.Period,
+            )
+        ):
+            index = pd.Index(array.ravel()).infer_objects()
+            if index.dtype == object:
+                first = array.flat[0]
+                made = pd.to_timedelta if isinstance(first, timedelta) else pd.to_datetime
+                index = pd.Index(made(list(array.ravel())))
+        elif array.dtype.kind in "mM":
+            known = array.dtype.kind == "m" or np.datetime_data(array.dtype)[0] not in "YM"
+            return array if known else array.astype("M8[D]")
+    if isinstance(index, pd.PeriodIndex):
+        index = index.to_timestamp()
+    if isinstance(index, pd.DatetimeIndex):
+        return (
+            index.tz_convert("UTC").tz_localize(None) if index.tz is not None else index
+        ).to_numpy()
+    return index.to_numpy() if isinstance(index, pd.TimedeltaIndex) else None
