@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from datetime import date, datetime, timedelta
+from datetime import date, timedelta
 from decimal import Decimal
 from numbers import Real
 from typing import Any
@@ -263,18 +263,18 @@ def row_order(name: str, labels: NDArray[Any], rows: NDArray[Any]) -> NDArray[np
     if np.array_equal(labels, rows):
         return np.arange(len(rows))
     known = pd.Index(labels)
-    for whose, index in ((name, known), ("Y", pd.Index(rows))):
+    for whose, index in ((name, known), ("the table", pd.Index(rows))):
         if not index.is_unique:
             raise ValueError(
-                f"{name} is joined to the rows of Y by label, and the labels of {whose} repeat "
+                f"{name} is joined to the rows of the table by label, and the labels of {whose} repeat "
                 f"({listed(index[index.duplicated()].unique())}). Make them unique, or pass "
                 f"{name}.to_numpy() in the order of the rows."
             )
     order = known.get_indexer(pd.Index(rows))
     if (absent := order < 0).any():
-        numbered = " Y has no row labels of its own:" if _are_positions(rows) else ""
+        numbered = " The table has no row labels of its own." if _are_positions(rows) else ""
         raise ValueError(
-            f"{name} must have the rows of Y, got none for {int(absent.sum())} of {len(rows)}: "
+            f"{name} must have the rows of the table, got none for {int(absent.sum())} of {len(rows)}: "
             f"{listed(rows[absent])} ({name} has {listed(labels)}).{numbered} Pass {name}.to_numpy() if "
             "it stands in the order of the rows."
         )
@@ -380,35 +380,23 @@ def times(name: str, given: Any, unit: str = "D") -> tuple[Array, bool]:
 def _datelike(given: Any) -> NDArray[Any] | None:
     """Return dates or durations as an array of NumPy's, None if they are none."""
     frame = nw.from_native(given, eager_only=True, allow_series=True, pass_through=True)
-    if isinstance(frame, nw.Series) and not isinstance(given, pd.Series):
-        given = frame.to_numpy()
-    index = given if isinstance(given, pd.Index) else None
-    if isinstance(given, pd.Series | pd.api.extensions.ExtensionArray):
-        index = pd.Index(given)
-    elif not isinstance(given, pd.Index):
-        array = given.to_numpy() if isinstance(given, xr.DataArray) else given
-        if not isinstance(array, np.ndarray):
-            array = np.array(list(array) if isinstance(array, Sequence) else array, dtype=object)
-        if (
-            array.dtype == object
-            and array.size
-            and isinstance(
-                array.flat[0],
-                date | datetime | timedelta | np.datetime64 | np.timedelta64 | pd.Period,
-            )
-        ):
-            index = pd.Index(array.ravel()).infer_objects()
-            if index.dtype == object:
-                first = array.flat[0]
-                made = pd.to_timedelta if isinstance(first, timedelta) else pd.to_datetime
-                index = pd.Index(made(list(array.ravel())))
-        elif array.dtype.kind in "mM":
-            known = array.dtype.kind == "m" or np.datetime_data(array.dtype)[0] not in "YM"
-            return array if known else array.astype("M8[D]")
+    if isinstance(given, xr.DataArray) or isinstance(frame, nw.Series):
+        given = given if isinstance(given, pd.Series) else frame.to_numpy()
+    if isinstance(given, np.ndarray) and given.dtype.kind in "mM":
+        calendar = np.datetime_data(given.dtype)[0] in "YM"  # a month has no fixed length
+        return given.astype("M8[D]") if calendar and given.dtype.kind == "M" else given
+    if isinstance(given, Sequence) and not isinstance(given, str):
+        given = np.array([*given, None], dtype=object)[:-1]  # never an array of arrays
+    if np.ndim(given) != 1:
+        return None
+    index = pd.Index(given)
+    first = next((v for v in index if not _is_missing(v)), None) if index.dtype == object else None
+    if isinstance(first, timedelta | np.timedelta64):
+        index = pd.to_timedelta(index.to_list())
+    elif isinstance(first, date | np.datetime64 | pd.Period):
+        index = pd.Index(pd.to_datetime([getattr(v, "start_time", v) for v in index]))
     if isinstance(index, pd.PeriodIndex):
         index = index.to_timestamp()
-    if isinstance(index, pd.DatetimeIndex):
-        return (
-            index.tz_convert("UTC").tz_localize(None) if index.tz is not None else index
-        ).to_numpy()
-    return index.to_numpy() if isinstance(index, pd.TimedeltaIndex) else None
+    if isinstance(index, pd.DatetimeIndex) and index.tz is not None:
+        index = index.tz_convert("UTC").tz_localize(None)
+    return index.to_numpy() if isinstance(index, pd.DatetimeIndex | pd.TimedeltaIndex) else None

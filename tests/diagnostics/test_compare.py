@@ -186,13 +186,19 @@ def test_at_most_so_many_draws_are_used(fits):
 def test_scores_of_rows_are_taken_up(fits):
     import xarray as xr
 
-    scores = xr.Dataset({"log_score": ("obs", np.array([-1.0, -2.0, -3.0]))})
+    N = fits["one"]["posterior"].sizes["obs"]
+    values = -np.arange(1.0, N + 1)
+    scores = xr.Dataset({"log_score": ("obs", values)})
     table = gplvm.compare(fits, kfold={"one": scores})
-    assert table.loc["one", "elpd_row"] == -6.0
-    assert table.loc["one", "elpd_row_se"] == pytest.approx(np.sqrt(3 * 2 / 3))
+    assert table.loc["one", "elpd_row"] == values.sum()
+    assert table.loc["one", "elpd_row_se"] == pytest.approx(np.sqrt(N * values.var()))
     assert np.isnan(table.loc["many", "elpd_row"])
     with pytest.raises(ValueError, match=r"kfold must name fits \(one, many\), got three"):
         gplvm.compare(fits, kfold={"three": scores})
+    with pytest.raises(ValueError, match=rf"score of each of the {N} rows .* got shape \(5,\)"):
+        gplvm.compare(fits, kfold={"one": scores.isel(obs=slice(5))})
+    with pytest.raises(TypeError, match="kfold must hold results of cross_validate, got float"):
+        gplvm.compare(fits, kfold={"one": 3.0})
 
 
 def test_a_large_pareto_k_is_said(small, rng):
