@@ -98,9 +98,7 @@ _share = partial(number, above=0.0, below=1.0)
 OPTIONS: dict[str, Callable[[str, Any], Any]] = {
     "random_seed": seed,
     "blas_threads": _threads,
-    **dict.fromkeys(
-        ("progressbar", "overwrite", "relocate", "ard", "explicit", "background", "spread"), flag
-    ),
+    **dict.fromkeys(("progressbar", "overwrite", "relocate", "ard", "explicit"), flag),
     **dict.fromkeys(
         (
             *("draws", "chains", "thin", "cores", "num_samples", "n_proposals", "max_iter"),

@@ -261,10 +261,14 @@ def test_a_mean_that_has_not_settled_is_said(small, rng, monkeypatch):
 
 def test_a_reference_is_joined_by_its_row_labels(small, rng):
     fit = fit_of(small, cloud(rng), **THETA)
-    reference = fit["posterior"]["X"][0, 0]
-    expected = gplvm.align(fit, to=fit)["aligned"]["X"]
-    for other in (fit.isel(obs=slice(None, None, -1)), reference[::-1], reference.to_pandas()[::-1]):
-        np.testing.assert_array_equal(gplvm.align(fit, to=other)["aligned"]["X"], expected)
+    one = fit["posterior"]["X"][0, 0]
+    for to, other in (
+        (fit, fit.isel(obs=slice(None, None, -1))),
+        (one, one[::-1]),
+        (one, one.to_pandas()[::-1]),
+    ):
+        expected, found = (gplvm.align(fit, to=t)["aligned"]["X"] for t in (to, other))
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
 def test_wrong_references_are_refused(small, best, rng):
@@ -275,9 +279,7 @@ def test_wrong_references_are_refused(small, best, rng):
         gplvm.align(fit, to=best)
     with pytest.raises(ValueError, match="to must be finite"):
         gplvm.align(fit, to=np.full((12, 2), np.nan))
-    with pytest.raises(
-        TypeError, match=r"to must be a fit or an array of shape \(12, 2\), got dict"
-    ):
+    with pytest.raises(TypeError, match=r"to must be an array of numbers, got a dict"):
         gplvm.align(fit, to={"X": 1})
     with pytest.raises(TypeError, match="align needs a fit"):
         gplvm.align(np.zeros((12, 2)))
