@@ -172,7 +172,7 @@ def _checked_table(model: pm.Model) -> tuple[Array, Array]:
 
 def _precision_of_X(model: pm.Model) -> float:
     """Read a off the prior of X: 0 if it is flat, 1/τ² if N(0, τ²)."""
-    op, moments = model["X"].owner.op, PositionPrior.of(model).moments
+    op, moments = model["X"].owner.op, PositionPrior(model).moments
     if isinstance(op, FlatRV):
         return 0.0
     if moments is not None and np.all(moments[0] == 0.0) and np.ptp(moments[1]) == 0.0:

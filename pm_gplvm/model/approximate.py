@@ -68,7 +68,7 @@ def build_variational(model: pm.Model, *, n_inducing: int = 50) -> pm.Model:
     ['X_mean', 'X_sd', 'X_inducing']
     """
     exact, n_inducing = read_exact(model, n_inducing)
-    if not PositionPrior.of(model).is_standard_normal:
+    if not PositionPrior(model).is_standard_normal:
         raise ValueError(
             "model must have the prior N(0, 1) on X, from which the bound takes its distance, got another. "
             "Leave priors['X'] out."

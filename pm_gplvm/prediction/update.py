@@ -164,7 +164,7 @@ def add_rows(
         "momentum": momentum,
         "random_seed": random_seed,
     }
-    return optimised_fit(model, density, optimiser, sample, "update", settings)
+    return optimised_fit(model, density, optimiser, sample, "add_rows", settings)
 
 
 @dataclass(frozen=True)
