@@ -74,6 +74,11 @@ class Table:
         """What the columns are divided by, (D,)."""
         return self._standardised[1]
 
+    @property
+    def log_scale(self) -> float:
+        """Sum of the logarithms of the columns' scales."""
+        return float(np.log(self.scale).sum())
+
     @cached_property
     def _standardised(self) -> tuple[Array, Array]:
         if not self.standardisable:

@@ -44,6 +44,16 @@ def test_a_fit_reads_its_model_once(fit, prior, Y, readings):
     assert sorted(readings) == ["ModelSpec", "PositionPrior", "Table"]
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("fit", [gplvm.fit_variational, gplvm.fit_linear])
+def test_so_do_the_closed_form_and_the_bound(fit, Y, readings):
+    linear = fit is gplvm.fit_linear
+    model = gplvm.build_model(Y, kernel="linear", priors={"sigma": "flat"} if linear else None)
+    readings.clear()
+    fit(model, **({} if linear else {"n_inducing": 5, "max_iter": 5, "progressbar": False}))
+    assert sorted(readings) == ["ModelSpec", "PositionPrior", "Table"]
+
+
 def test_what_has_been_read_is_not_read_again(model):
     spec = ModelSpec.of(model)
     assert ModelSpec.of(spec) is spec
