@@ -11,7 +11,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from pm_gplvm.core.checks import Array, count
-from pm_gplvm.data.fit import LATENT, Fit
+from pm_gplvm.data.fit import Fit
 from pm_gplvm.data.table import Scale
 from pm_gplvm.fitting.map import fit_marginal
 from pm_gplvm.model.build import build_model
@@ -188,9 +188,7 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         (20, 2)
         """
         read = Fit.of(fit, "X", "Y_mean", "Y_scale", caller="from_fit")
-        ard = "lengthscale" in read and LATENT in read.draws("lengthscale").dims
-        bias = " + bias" if "bias" in read else ""
-        estimator = cls(read.latent_dim, kernel=f"{read.kernel}{bias}", ard=ard)
+        estimator = cls(read.latent_dim, kernel=read.kernel_and_bias, ard=read.has_ard)
         names = read.features
         estimator.n_features_in_ = len(names)
         if all(isinstance(name, str) for name in names):

@@ -113,6 +113,16 @@ class Fit:
         return str(self.tree.attrs.get("kernel", "custom"))
 
     @property
+    def kernel_and_bias(self) -> str:
+        """Name of the kernel as build_model takes it."""
+        return f"{self.kernel} + bias" if "bias" in self else self.kernel
+
+    @property
+    def has_ard(self) -> bool:
+        """Whether each latent dimension has a lengthscale of its own."""
+        return "lengthscale" in self and LATENT in self.draws("lengthscale").dims
+
+    @property
     def method(self) -> str:
         """How the posterior was found, "" where PyMC itself drew it."""
         return str(self.tree.attrs.get("method", ""))

@@ -71,13 +71,13 @@ def fit_linear(model: pm.Model) -> xr.DataTree:
     >>> fit["posterior"]["X"].shape
     (1, 1, 30, 2)
     """
-    F, scale = _checked_table(model)
-    Q = int(model.initial_point()["X"].shape[1])
+    spec = _checked(model)
+    F, Q = spec.table.F, spec.latent_dim
     N, D = F.shape
     U, singular, _ = np.linalg.svd(F, full_matrices=False)
     values = singular**2 / D
-    rest, floor = float(values[Q:].sum()), ModelSpec.of(model).floor
-    mode = _Modes(values[:Q], rest, N, D, _precision_of_X(model), floor**2)
+    rest, floor = float(values[Q:].sum()), spec.floor
+    mode = _Modes(values[:Q], rest, N, D, _precision_of_X(spec.prior), floor**2)
     sigma = _best_sigma(model, mode)
     noise = sigma**2 + mode.floor
     X = U[:, :Q] * mode.lengths(noise)
@@ -90,10 +90,10 @@ def fit_linear(model: pm.Model) -> xr.DataTree:
     prior = pytensor.function(
         plain.value_vars, plain.logp(vars=plain.free_RVs, jacobian=False), mode=compile_mode()
     )
-    likelihood = mode.log_likelihood(noise) - N * float(np.log(scale).sum())
+    likelihood = mode.log_likelihood(noise) - N * spec.table.log_scale
     stats = {"lp": likelihood + float(prior(*point)), "log_likelihood": likelihood}
     return as_fit(
-        model,
+        spec,
         {name: np.asarray(value)[None, None] for name, value in draws.items()},
         method="linear",
         sample_stats={name: np.array([[value]]) for name, value in stats.items()},
@@ -147,8 +147,8 @@ class _Modes:
         return max((max(s, self.floor) for s in stationary), key=self.log_density)
 
 
-def _checked_table(model: pm.Model) -> tuple[Array, Array]:
-    """Return the standardised table and its scale, if the model is one with a closed form."""
+def _checked(model: pm.Model) -> ModelSpec:
+    """Read a model, and check that it is one with a closed form."""
     spec = ModelSpec.of(model)
     table, free = spec.table, spec.free.keys()
     table.require_shared(caller="fit_linear")
@@ -167,12 +167,12 @@ def _checked_table(model: pm.Model) -> tuple[Array, Array]:
         raise ValueError(
             "fit_linear needs the mean and scale of the table to be data. Use fit_map."
         )
-    return table.F, table.scale
+    return spec
 
 
-def _precision_of_X(model: pm.Model) -> float:
+def _precision_of_X(prior: PositionPrior) -> float:
     """Read a off the prior of X: 0 if it is flat, 1/τ² if N(0, τ²)."""
-    op, moments = model["X"].owner.op, PositionPrior.of(model).moments
+    op, moments = prior.model["X"].owner.op, prior.moments
     if isinstance(op, FlatRV):
         return 0.0
     if moments is not None and np.all(moments[0] == 0.0) and np.ptp(moments[1]) == 0.0:

@@ -433,7 +433,7 @@ def compile_neighbourhood(model: pm.Model, *, backend: Backend = "python") -> Ne
         )
     position, table = _checked_positions(spec), spec.table.variable
     value_of_X = model.rvs_to_values[position]
-    F, scale = spec.table.F, spec.table.scale
+    F = spec.table.F
     N, D = F.shape
 
     rows = pt.lvector("rows")
@@ -442,7 +442,7 @@ def compile_neighbourhood(model: pm.Model, *, backend: Backend = "python") -> Ne
     F_rows = pt.tensor("F_rows", shape=(None, factor.shape[1]), dtype="float64")
     noise = {"sigma": spec.noise} if "sigma" in spec.theta else {}
     K = covariance(spec.kernel, X_rows, **{**spec.theta, **noise})
-    log_scale = float(np.log(scale).sum())
+    log_scale = spec.table.log_scale
     likelihood, left_out, prior_of_X = model.replace_rvs_by_values(
         [
             total_logp(F_rows, K, n_columns=D, log_scale=log_scale),

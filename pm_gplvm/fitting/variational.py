@@ -6,6 +6,7 @@
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from pm_gplvm.core.checks import Array, checked, count
 from pm_gplvm.core.inducing import InducingKernel
 from pm_gplvm.core.psi import CLOSED_FORM, Quadrature, quasi_monte_carlo
 from pm_gplvm.data.fit import LATENT, OBS, THETA, Fit
-from pm_gplvm.data.progress import Bar, progress_bar
+from pm_gplvm.data.progress import progress_bar
 from pm_gplvm.fitting.optimise import (
     CONVERGED,
     INTERRUPTED,
@@ -34,11 +35,9 @@ from pm_gplvm.fitting.optimise import (
 )
 from pm_gplvm.model.approximate import (
     INDUCING,
-    Exact,
     Method,
     build_sparse,
     build_variational,
-    read_exact,
 )
 from pm_gplvm.model.compile import compile_mode
 from pm_gplvm.model.density import (
@@ -49,6 +48,7 @@ from pm_gplvm.model.density import (
     movable,
 )
 from pm_gplvm.model.results import as_fit
+from pm_gplvm.model.spec import ModelSpec
 from pm_gplvm.model.starts import perturbed, start_values
 
 _SPREAD, _NOISE = 0.2, 0.1  # of q, and of the noise, at the start
@@ -132,11 +132,12 @@ def fit_sparse(
     >>> dict(best.posterior.sizes)
     {'chain': 1, 'draw': 1, 'obs': 30, 'latent': 2}
     """
-    approximation = build_sparse(model, n_inducing=n_inducing, method=method)
-    if "X" not in {rv.name for rv in model.free_RVs}:
+    exact = ModelSpec.of(model)
+    approximation = build_sparse(exact, n_inducing=n_inducing, method=method)
+    if "X" not in exact.free:
         raise ValueError("model must have a free variable 'X', got one that is held.")
     ranked = _maximised(
-        model,
+        exact,
         approximation,
         start,
         np.random.default_rng(random_seed),
@@ -153,7 +154,7 @@ def fit_sparse(
     inputs = approximation.value_vars
     value = pytensor.function(inputs, likelihood, on_unused_input="ignore", mode=compile_mode())
     fit = _as_fit(
-        model,
+        exact,
         ranked,
         ends,
         {"lp": best.objective, "log_likelihood": value(*[best.values[v.name] for v in inputs])},
@@ -262,11 +263,11 @@ def fit_variational(
     ('obs', 'latent')
     """
     count("draws", draws)
-    approximation = build_variational(model, n_inducing=n_inducing)
-    exact, _ = read_exact(model, n_inducing)
+    exact = ModelSpec.of(model)
+    approximation = build_variational(exact, n_inducing=n_inducing)
     rng = np.random.default_rng(random_seed)
     ranked = _maximised(
-        model,
+        exact,
         approximation,
         start,
         rng,
@@ -287,7 +288,7 @@ def fit_variational(
     if found.quadrature_error is not None:
         settings["rule_error"] = found.quadrature_error
     fit = _as_fit(
-        model,
+        exact,
         ranked,
         ends,
         {"lp": best.objective, "bound": found.bound},
@@ -301,7 +302,7 @@ def fit_variational(
 
 
 def _maximised(
-    model: pm.Model,
+    exact: ModelSpec,
     approximation: pm.Model,
     start: Any,
     rng: np.random.Generator,
@@ -318,11 +319,11 @@ def _maximised(
     if not 0.0 < settings["tol"] < 1.0:
         raise ValueError(f"tol must lie between 0 and 1, got {settings['tol']!r}.")
     of_q = "X_mean" in approximation.named_vars
-    first = start_values(model, start, rng)
+    first = start_values(exact, start, rng)
     if of_q and not isinstance(start, xr.DataTree):
-        _set_theta(model, start, first)
-    starts = [first, *(perturbed(model, first, start, rng) for _ in range(n_restarts))]
-    named, n_inducing = _naming(model), len(approximation.coords[INDUCING])
+        _set_theta(exact.model, start, first)
+    starts = [first, *(perturbed(exact, first, start, rng) for _ in range(n_restarts))]
+    named, n_inducing = _naming(exact.model), len(approximation.coords[INDUCING])
     for values in starts:
         X, unit = values["X"], named(values).get("lengthscale", 1.0)
         values["X_inducing"] = _spread_rows(X / unit, n_inducing, rng) * unit
@@ -386,7 +387,7 @@ def _ends(approximation: pm.Model, ranked: Sequence[tuple[int, Optimum]]) -> lis
 
 
 def _as_fit(
-    model: pm.Model,
+    exact: ModelSpec,
     ranked: list[tuple[int, Optimum]],
     ends: list[Values],
     stats: Mapping[str, Any],
@@ -397,7 +398,7 @@ def _as_fit(
 ) -> xr.DataTree:
     """Put the best optimum into a fit, once, or with each draw of X (draw, obs, latent)."""
     (_, best), named, draws = ranked[0], ends[0], 1 if X is None else len(X)
-    names = {variable.name for variable in (*model.free_RVs, *model.deterministics)}
+    names = {variable.name for variable in (*exact.model.free_RVs, *exact.model.deterministics)}
     posterior = {n: np.repeat(v[None, None], draws, 1) for n, v in named.items() if n in names}
     if X is not None:
         posterior["X"] = X[None]
@@ -405,7 +406,7 @@ def _as_fit(
     dims = {"X_mean": (OBS, LATENT), "X_sd": (OBS, LATENT), "X_inducing": (INDUCING, LATENT)}
     approximation = xr.Dataset({n: (d, named[n]) for n, d in dims.items() if n in named})
     fit = as_fit(
-        model,
+        exact,
         posterior,
         method=method,
         sample_stats={name: np.full((1, draws), value) for name, value in stats.items()},
@@ -438,8 +439,8 @@ class _Findings:
     quadrature_error: float | None
 
 
-def _findings(exact: Exact, named: Values) -> _Findings:
-    F, mean, sd = exact.F, named["X_mean"], named["X_sd"]
+def _findings(exact: ModelSpec, named: Values) -> _Findings:
+    F, mean, sd = exact.table.F, named["X_mean"], named["X_sd"]
     sigma = float(np.hypot(named["sigma"], exact.floor))
     size = float((F**2).sum()), *F.shape
     whole = _inducing_kernel(exact, named)
@@ -452,14 +453,14 @@ def _findings(exact: Exact, named: Values) -> _Findings:
         fine = _inducing_kernel(exact, named, quasi_monte_carlo(exact.latent_dim))
         error = float(likelihood - fine.posterior(F, sigma).bound(*size))
     return _Findings(
-        bound=likelihood - len(F) * exact.log_scale - divergence,
+        bound=likelihood - len(F) * exact.table.log_scale - divergence,
         explained=1.0 - float((rest**2).sum()) / size[0],
         quadrature_error=error,
     )
 
 
 def _inducing_kernel(
-    exact: Exact, named: Values, quadrature: Quadrature | None = None
+    exact: ModelSpec, named: Values, quadrature: Quadrature | None = None
 ) -> InducingKernel:
     positions = named["X_mean"], named["X_sd"], named["X_inducing"]
     # There will be no gradient: nothing need be kept for it.
@@ -541,8 +542,23 @@ def search(
     keep = [model.rvs_to_values[model[name]].name for name in names] if hold else []
 
     def run(values: Mapping[str, Array]) -> Optimum:
+        climb = partial(maximise, rule=relatively(tol), counter=counter)
         held = replace(free, held={name: values[name] for name in keep})
-        return _two_phases(free, held, values, hold, max_iter, tol, counter)
+        ended = climb(held, values, hold if keep else max_iter)
+        if keep and ended.message != INTERRUPTED:
+            ended = ended.after(climb(free, ended.values, max_iter))
+        for _ in range(_FRESH):
+            # The line search gave up: for a poor memory of the curvature, which a fresh beginning has
+            # not, or because rounding is all that is left, and then a fresh one gains nothing.
+            if ended.message != LINE_SEARCH:
+                break
+            fresh = climb(free, ended.values, max_iter)
+            gain = fresh.objective - ended.objective
+            little = gain <= max(tol, _ROUNDING) * max(1.0, abs(ended.objective))
+            ended = ended.after(fresh)
+            if little:
+                ended = replace(ended, converged=True, message=CONVERGED)
+        return ended
 
     with (
         limit_threads(blas_threads),
@@ -550,30 +566,3 @@ def search(
     ):
         ended, _ = from_each(starts, run, counter)
     return rank(ended)
-
-
-def _two_phases(
-    free: Coordinates,
-    held: Coordinates,
-    values: Mapping[str, Array],
-    hold: int,
-    max_iter: int,
-    tol: float,
-    counter: Bar,
-) -> Optimum:
-    rule = relatively(tol)
-    ended = maximise(held, values, hold if held.held else max_iter, rule, counter)
-    if held.held and ended.message != INTERRUPTED:
-        ended = ended.after(maximise(free, ended.values, max_iter, rule, counter))
-    for _ in range(_FRESH):
-        # The line search gave up: for a poor memory of the curvature, which a fresh beginning has
-        # not, or because rounding is all that is left, and then a fresh one gains nothing.
-        if ended.message != LINE_SEARCH:
-            break
-        fresh = maximise(free, ended.values, max_iter, rule, counter)
-        gain = fresh.objective - ended.objective
-        little = gain <= max(tol, _ROUNDING) * max(1.0, abs(ended.objective))
-        ended = ended.after(fresh)
-        if little:
-            ended = replace(ended, converged=True, message=CONVERGED)
-    return ended

@@ -1,6 +1,5 @@
 """From an exact model to one in which inducing inputs stand for many rows."""
 
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -10,14 +9,14 @@ import pytensor.tensor as pt
 from pymc.model.fgraph import fgraph_from_model, model_from_fgraph
 from pytensor.graph.basic import Variable
 
-from pm_gplvm.core.checks import Array, checked
+from pm_gplvm.core.checks import checked
 from pm_gplvm.core.gaussian import gram_factor
 from pm_gplvm.core.inducing import InducingKernel
 from pm_gplvm.core.kernels import KERNELS
 from pm_gplvm.core.psi import ONE_NODE
 from pm_gplvm.data.fit import LATENT
 from pm_gplvm.model.ops import SYMBOLIC, CollapsedBound
-from pm_gplvm.model.spec import ModelSpec, PositionPrior, noise_in
+from pm_gplvm.model.spec import ModelSpec, noise_in
 
 Method = Literal["vfe", "fitc"]
 
@@ -25,7 +24,7 @@ INDUCING = "inducing"
 
 
 @checked
-def build_variational(model: pm.Model, *, n_inducing: int = 50) -> pm.Model:
+def build_variational(model: pm.Model | ModelSpec, *, n_inducing: int = 50) -> pm.Model:
     r"""Write down the variational approximation to a model's posterior as a ``pm.Model``.
 
     q(X) = ∏ₙ N(μₙ, diag sₙ²) and M inducing inputs take the place of X and of the table
@@ -68,15 +67,15 @@ def build_variational(model: pm.Model, *, n_inducing: int = 50) -> pm.Model:
     >>> [rv.name for rv in gplvm.model.build_variational(model, n_inducing=8).free_RVs][-3:]
     ['X_mean', 'X_sd', 'X_inducing']
     """
-    exact, n_inducing = read_exact(model, n_inducing)
-    if not PositionPrior.of(model).is_standard_normal:
+    exact, n_inducing = _checked(model, n_inducing)
+    if not exact.prior.is_standard_normal:
         raise ValueError(
             "model must have the prior N(0, 1) on X, from which the bound takes its distance, got another. "
             "Leave priors['X'] out."
         )
-    approximation = _without(model, exact.observed, "X")
-    shape = (len(exact.F), exact.latent_dim)
-    dims = model.named_vars_to_dims.get("X")
+    approximation = _without(exact, "X")
+    shape = exact.X_shape
+    dims = exact.model.named_vars_to_dims.get("X")
     with approximation:
         mean = pm.Flat("X_mean", shape=shape, dims=dims)
         sd = pm.HalfFlat("X_sd", shape=shape, dims=dims)
@@ -84,13 +83,15 @@ def build_variational(model: pm.Model, *, n_inducing: int = 50) -> pm.Model:
         theta = _theta(approximation)
         unit = theta["lengthscale"]
         likelihood = _bound(exact, (mean / unit, sd / unit, W / unit), theta, points=False)
-        pm.Potential("likelihood_bound", likelihood - len(exact.F) * exact.log_scale)
+        pm.Potential("likelihood_bound", likelihood - exact.X_shape[0] * exact.table.log_scale)
         pm.Potential("minus_KL", -0.5 * (mean**2 + sd**2 - 1.0 - 2.0 * pt.log(sd)).sum())
     return approximation
 
 
 @checked
-def build_sparse(model: pm.Model, *, n_inducing: int = 100, method: Method = "vfe") -> pm.Model:
+def build_sparse(
+    model: pm.Model | ModelSpec, *, n_inducing: int = 100, method: Method = "vfe"
+) -> pm.Model:
     """Write down a model with its table's likelihood approximated by inducing inputs.
 
     With Q = K_nm K_mm⁻¹ K_mn, which has rank M:
@@ -130,8 +131,8 @@ def build_sparse(model: pm.Model, *, n_inducing: int = 100, method: Method = "vf
     """
     if method not in ("vfe", "fitc"):
         raise ValueError(f"method must be 'vfe' or 'fitc', got {method!r}.")
-    exact, n_inducing = read_exact(model, n_inducing)
-    approximation = _without(model, exact.observed)
+    exact, n_inducing = _checked(model, n_inducing)
+    approximation = _without(exact)
     with approximation:
         W = _add_inducing_inputs(exact, n_inducing)
         X, theta = approximation["X"], _theta(approximation)
@@ -140,29 +141,12 @@ def build_sparse(model: pm.Model, *, n_inducing: int = 100, method: Method = "vf
             value = _bound(exact, positions, theta, points=True)
         else:
             value = _fitc(exact, positions, theta)
-        pm.Potential("likelihood", value - len(exact.F) * exact.log_scale)
+        pm.Potential("likelihood", value - exact.X_shape[0] * exact.table.log_scale)
     return approximation
 
 
-@dataclass(frozen=True)
-class Exact:
-    """What an approximation needs to know of the exact model.
-
-    F (N, D) is the standardised table, ``log_scale`` the sum of the logarithms of the columns' scales,
-    ``floor`` the noise besides sigma.
-    """
-
-    kernel: str
-    observed: str
-    F: Array
-    log_scale: float
-    latent_dim: int
-    bias: bool
-    floor: float
-
-
-def read_exact(model: pm.Model, n_inducing: int) -> tuple[Exact, int]:
-    """Read an exact model, and check the number of inducing inputs, or choose it (linear kernel)."""
+def _checked(model: pm.Model | ModelSpec, n_inducing: int) -> tuple[ModelSpec, int]:
+    """Check an exact model and the number of inducing inputs, or choose it (linear kernel)."""
     spec = ModelSpec.of(model)
     if spec.kernel not in KERNELS:
         raise ValueError(
@@ -181,33 +165,25 @@ def read_exact(model: pm.Model, n_inducing: int) -> tuple[Exact, int]:
             "model must have a noise 'sigma', and the mean and scale of its table must be data, "
             "got other. Build it with build_model."
         )
-    F = spec.table.F
-    exact = Exact(
-        kernel=spec.kernel,
-        observed=spec.table.name,
-        F=F,
-        log_scale=float(np.log(spec.table.scale).sum()),
-        latent_dim=spec.latent_dim,
-        bias="bias" in spec.theta,
-        floor=spec.floor,
-    )
+    n_rows = len(spec.table.F)
     if isinstance(n_inducing, bool) or not isinstance(n_inducing, int | np.integer):
         raise TypeError(f"n_inducing must be a whole number, got {n_inducing!r}.")
-    if not 2 <= n_inducing <= len(F):
+    if not 2 <= n_inducing <= n_rows:
         raise ValueError(
-            f"n_inducing must lie between 2 and the number of rows, {len(F)}, got {n_inducing}. "
+            f"n_inducing must lie between 2 and the number of rows, {n_rows}, got {n_inducing}. "
             "The cost grows with its square; 50 is a beginning."
         )
-    if KERNELS[exact.kernel].stationary:
-        return exact, int(n_inducing)
-    return exact, exact.latent_dim + int(exact.bias)
+    if KERNELS[spec.kernel].stationary:
+        return spec, int(n_inducing)
+    return spec, spec.latent_dim + int("bias" in spec.theta)
 
 
-def _without(model: pm.Model, *names: str) -> pm.Model:
-    """Clone a model less some of its variables, on which no other may depend."""
-    graph, memo = fgraph_from_model(model, inlined_views=True)
+def _without(exact: ModelSpec, *others: str) -> pm.Model:
+    """Clone a model less its table and other variables, on which no other may depend."""
+    graph, memo = fgraph_from_model(exact.model, inlined_views=True)
+    names = (exact.table.name, *others)
     for name in names:
-        graph.remove_output(graph.outputs.index(memo[model.named_vars[name]]))
+        graph.remove_output(graph.outputs.index(memo[exact.model[name]]))
     rest = model_from_fgraph(graph, mutate_fgraph=True)
     left = [name for name in names if name in rest.named_vars]
     if left:
@@ -218,7 +194,7 @@ def _without(model: pm.Model, *names: str) -> pm.Model:
     return rest
 
 
-def _add_inducing_inputs(exact: Exact, n_inducing: int) -> Variable:
+def _add_inducing_inputs(exact: ModelSpec, n_inducing: int) -> Variable:
     """Add ``X_inducing`` to the model on the context stack.
 
     Free, without a prior: not the model's, but the approximation's. The linear kernel's are held
@@ -241,19 +217,21 @@ def _theta(model: pm.Model) -> dict[str, Variable]:
 
 
 def _bound(
-    exact: Exact, positions: tuple[Variable, ...], theta: dict[str, Variable], *, points: bool
+    exact: ModelSpec, positions: tuple[Variable, ...], theta: dict[str, Variable], *, points: bool
 ) -> Variable:
     scalars = (theta[name] for name in ("amplitude", "bias", "sigma"))
-    op = CollapsedBound(exact.kernel, exact.F.shape[1], points)
+    op = CollapsedBound(exact.kernel, exact.table.F.shape[1], points)
     return op(*positions, *scalars, _factor(exact))[0]
 
 
-def _fitc(exact: Exact, positions: tuple[Variable, ...], theta: dict[str, Variable]) -> Variable:
+def _fitc(
+    exact: ModelSpec, positions: tuple[Variable, ...], theta: dict[str, Variable]
+) -> Variable:
     scalars = theta["amplitude"], theta["bias"]
     whole = InducingKernel(exact.kernel, positions, *scalars, quadrature=ONE_NODE, xp=SYMBOLIC)
-    return whole.fitc_log_likelihood(_factor(exact), theta["sigma"], exact.F.shape[1])
+    return whole.fitc_log_likelihood(_factor(exact), theta["sigma"], exact.table.F.shape[1])
 
 
-def _factor(exact: Exact) -> Variable:
+def _factor(exact: ModelSpec) -> Variable:
     """F shortened to at most N columns."""
-    return pytensor.shared(gram_factor(exact.F), name="factor")
+    return pytensor.shared(gram_factor(exact.table.F), name="factor")

@@ -299,22 +299,29 @@ def rebuild(fit: xr.DataTree, *, priors: Mapping[str, Any] | None = None) -> pm.
     had, constant = noted, read.constants
     flat = {name: "flat" for name, text in had.items() if text in _FLAT}
     held = {n: constant[n].to_numpy() for n in ("X", *THETA) if n in constant and n not in had}
-    table = read.Y
+    scale = _scale(read.Y, constant["Y_scale"].to_numpy())
+    model = build_like(read, read.Y, priors={**flat, **held, **(priors or {})}, scale=scale)
+    _compare(had, ModelSpec.of(model).priors)
+    return model
+
+
+def build_like(
+    read: Fit, Y: xr.DataArray, *, priors: Mapping[str, Any], scale: Scale = "global"
+) -> pm.Model:
+    """Build a model like that of a fit, of any table in the very units of the fit's."""
     model = build_model(
-        table,
+        Y,
         read.latent_dim,
-        kernel=f"{kernel} + bias" if "bias" in read else kernel,
-        ard="lengthscale" in read and LATENT in read.draws("lengthscale").dims,
-        priors={**flat, **held, **(priors or {})},
-        scale=_scale(table, constant["Y_scale"].to_numpy()),
+        kernel=read.kernel_and_bias,
+        ard=read.has_ard,
+        priors=priors,
+        scale=scale,
         missing="mask",
         resolution=read.resolution,
         noise="column" if read.own_noise else "shared",
     )
-    # The very numbers, also where they were not made by a rule.
     for name in ("Y_mean", "Y_scale"):
-        model[name].set_value(constant[name].to_numpy())
-    _compare(had, ModelSpec.of(model).priors)
+        model[name].set_value(read.constants[name].to_numpy())
     return model
 
 

@@ -109,7 +109,7 @@ def table_log_likelihood(table: Table, rows: NDArray[np.intp] | None = None) -> 
     if np.isnan(F).any():
         return incomplete_total_logp(F, cov, scale=scale)
     factor = table.factor if rows is None else pytensor.shared(gram_factor(F))
-    return total_logp(factor, cov, n_columns=F.shape[1], log_scale=float(np.log(scale).sum()))
+    return total_logp(factor, cov, n_columns=F.shape[1], log_scale=table.log_scale)
 
 
 def _covariance_of(cov: Variable, rows: NDArray[np.intp]) -> Variable:

@@ -1,13 +1,14 @@
 """Priors of parameters, and priors of X that know something: of single rows, their order, classes or Y.
 
-Each function for X makes what ``build_model(Y, priors={"X": ...})`` takes. What the prior knows is
-registered in the model as data or variables, so that a fit holds it too. The table ``_KINDS`` says
-what the package asks of such a prior beside its density.
+Each class for X makes what ``build_model(Y, priors={"X": ...})`` takes. What the prior knows is
+registered in the model as data or variables, so that a fit holds it too. Its class also says what the
+package asks of such a prior beside its density (:class:`LatentPrior`).
 """
 
+import hashlib
 from collections.abc import Callable, Container, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
@@ -22,10 +23,8 @@ from pm_gplvm.core.checks import Array
 from pm_gplvm.core.kernels import cross_covariance
 from pm_gplvm.core.mixtures import Mixture
 from pm_gplvm.data.fit import CLASS, LATENT, OBS, Fit
+from pm_gplvm.model.compile import constants, is_random
 from pm_gplvm.model.ops import covariance, lower_factor, whitened
-
-LatentPrior = Callable[[str, tuple[str, ...]], Variable]
-"""Registers X under a name with its dims, and all that it needs besides."""
 
 NewRow = tuple[Array, Array, Mixture | None]
 """Mean and standard deviation of the position of a new row, and the mixture that it has, if any."""
@@ -117,59 +116,87 @@ def _fixed(
 # Priors of X
 
 
-def _standard(fit: Fit, chosen: NDArray[np.intp]) -> list[NewRow]:
-    """N(0, 1) in the frame of each draw: what is rotated stays, what was moved moves along."""
-    frames = fit.frames(chosen)
-    return [(shift, scale, None) for shift, scale in zip(frames.shift, frames.scale, strict=True)]
+class LatentPrior:
+    """A prior of X that knows something: registers X under a name with its dims, and all that it needs besides.
 
-
-def _mixed(fit: Fit, chosen: NDArray[np.intp]) -> list[NewRow]:
-    """Mix the classes in the frame of each draw."""
-    share = fit.constants["X_share"].to_numpy()
-    centres, spreads = (fit.values(f"X_{part}")[chosen] for part in ("centre", "within"))
-    frames = fit.frames(chosen)
-    mixtures = [
-        Mixture(share, frames.inward(i, c), float(s * frames.scale[i, 0]))
-        for i, (c, s) in enumerate(zip(centres, spreads, strict=True))
-    ]
-    return [(mixture.mean, mixture.spread, mixture) for mixture in mixtures]
-
-
-@dataclass(frozen=True)
-class Kind:
-    """What a prior of X says beside its density; as it stands, what one of the user's own says.
-
-    ``mark`` is the data by which a model, or a fit, tells it. ``new_row`` gives the prior of a new row's
-    position in each of some draws of a fit. ``spread`` names the standard deviation of X.
+    What its class says is asked beside its density; as it stands here, it is said of one of the user's
+    own. Two are equal if they are of one class and their arguments are equal.
     """
 
-    name: str | None = None
-    mark: str = ""
-    new_row: Callable[[Fit, NDArray[np.intp]], list[NewRow]] = _standard
-    spread: str | None = None  # by default it is the second parameter of X
-    correlated: bool = False  # the first parameter of X is the covariance of the rows
-    anchored: bool = False  # starts are turned towards the means
-    mapped: bool = False  # X is a function of Y by weights, and so is the position of a new row
+    mark: ClassVar[str] = ""  # the data by which a model, or a fit, tells it
+    spread: ClassVar[str | None] = None  # of X; by default it is the second parameter of X
+    correlated: ClassVar[bool] = False  # the first parameter of X is the covariance of the rows
+    anchored: ClassVar[bool] = False  # starts are turned towards the means
+    mapped: ClassVar[bool] = False  # X is a function of Y by weights, and so is a new row's place
+
+    @staticmethod
+    def new_row(fit: Fit, chosen: NDArray[np.intp]) -> list[NewRow]:
+        """Prior of a new row's position in each of some draws of a fit.
+
+        N(0, 1) in the frame of each draw: what is rotated stays, what was moved moves along.
+        """
+        frames = fit.frames(chosen)
+        return [
+            (shift, scale, None) for shift, scale in zip(frames.shift, frames.scale, strict=True)
+        ]
+
+    def _keep(self, **checked: Any) -> None:
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)  # the way of frozen dataclasses
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and repr(other) == repr(self)
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
+
+    def __repr__(self) -> str:
+        arguments = (f"{name}={_argument_text(value)}" for name, value in vars(self).items())
+        return f"{type(self).__name__}({', '.join(arguments)})"
 
 
-_KINDS = (
-    Kind("informed", "X_prior_mean", anchored=True),
-    Kind("dynamics", "X_time", correlated=True),
-    Kind("classes", "X_class", new_row=_mixed, spread="X_within"),
-    Kind("back_constrained", "X_back_lengthscale", mapped=True),
-)
+def _argument_text(value: Any) -> str:
+    if isinstance(value, Variable):
+        return distribution_text(value) or f"{value} {id(value):#x}"
+    return _array_text(value) if isinstance(value, np.ndarray) else repr(value)
 
 
-def kind_of_prior(names: Container[Any]) -> Kind:
+def distribution_text(rv: Variable) -> str | None:
+    """Describe a distribution as no other is, None where its parameters are no numbers.
+
+    "InverseGamma(3.0, 2.0)"; arrays of numbers by shape and SHA-256.
+    """
+    op: Any = None if rv.owner is None else rv.owner.op
+    if not hasattr(op, "dist_params") or is_random(*(parameters := op.dist_params(rv.owner))):
+        return None
+    return f"{op._print_name[0]}({', '.join(map(_parameter_text, constants(*parameters)))})"
+
+
+def _parameter_text(value: Any) -> str:
+    value = np.asarray(value, dtype=np.float64)
+    alike = value.size and (value == value.flat[0]).all()
+    return repr(float(value.flat[0])) if alike else _array_text(value)
+
+
+def _array_text(value: NDArray[Any]) -> str:
+    """Describe an array by its shape and SHA-256: of its bytes, or of the words of its objects."""
+    text = repr(value.tolist()).encode() if value.dtype.hasobject else value.tobytes()
+    return f"array {value.shape} {hashlib.sha256(text).hexdigest()[:16]}"
+
+
+def kind_of_prior(names: Container[Any]) -> type[LatentPrior]:
     """Which of the priors here X has, by the names of the data of a model or a fit."""
-    return next((kind for kind in _KINDS if kind.mark in names), Kind())
+    known = (informative, dynamics, class_mixture, back_constraint)
+    return next((kind for kind in known if kind.mark in names), LatentPrior)
 
 
-def informative(mean: Any, sd: Any) -> LatentPrior:
+@dataclass(frozen=True, eq=False, repr=False)
+class informative(LatentPrior):
     """Tell where rows lie: x_nq ~ N(mean_nq, sd_nq²), N(0, 1) where nothing is known.
 
     For capture times, stages, pseudotime of anchors (GrandPrix: Ahmed, Rattray & Boukouvalas 2019).
-    A start from PCA or Isomap is turned towards the means.
+    A start from PCA or Isomap is turned towards the means. It is for ``build_model(Y, priors={"X": ...})``;
+    the model has the data ``X_prior_mean`` and ``X_prior_sd`` (obs, latent).
 
     Parameters
     ----------
@@ -178,12 +205,6 @@ def informative(mean: Any, sd: Any) -> LatentPrior:
         spread: the lengthscale's default prior expects that.
     sd : array_like, a number or of the shape of ``mean``
         Standard deviations, positive where ``mean`` is known.
-
-    Returns
-    -------
-    callable
-        For ``build_model(Y, priors={"X": ...})``. The model has the data ``X_prior_mean`` and
-        ``X_prior_sd`` (obs, latent).
 
     Raises
     ------
@@ -205,46 +226,51 @@ def informative(mean: Any, sd: Any) -> LatentPrior:
     >>> model["X_prior_sd"].get_value()[[0, 10]].tolist()
     [[0.2, 1.0], [1.0, 1.0]]
     """
-    mean = np.array(mean, dtype=np.float64)
-    sd = np.broadcast_to(np.asarray(sd, dtype=np.float64), mean.shape)
-    known = ~np.isnan(mean)
-    if mean.ndim not in (1, 2) or not known.any() or np.isinf(mean).any():
-        raise ValueError(
-            "mean must have shape (N,) or (N, Q), be finite and known of some rows, got shape "
-            f"{mean.shape} with {int(np.isfinite(mean).sum())} finite entries."
-        )
-    if not (np.isfinite(sd[known]).all() and (sd[known] > 0.0).all()):
-        raise ValueError("sd must be positive and finite wherever mean is known, got other values.")
 
-    def prior(name: str, dims: tuple[str, ...]) -> Variable:
-        N, Q = _shape()
+    mean: Any
+    sd: Any
+
+    mark = "X_prior_mean"
+    anchored = True
+
+    def __post_init__(self) -> None:
+        mean = np.array(self.mean, dtype=np.float64)
+        sd = np.array(np.broadcast_to(np.asarray(self.sd, dtype=np.float64), mean.shape))
+        known = ~np.isnan(mean)
+        if mean.ndim not in (1, 2) or not known.any() or np.isinf(mean).any():
+            raise ValueError(
+                "mean must have shape (N,) or (N, Q), be finite and known of some rows, got shape "
+                f"{mean.shape} with {int(np.isfinite(mean).sum())} finite entries."
+            )
+        if not (np.isfinite(sd[known]).all() and (sd[known] > 0.0).all()):
+            raise ValueError(
+                "sd must be positive and finite wherever mean is known, got other values."
+            )
+        self._keep(mean=mean, sd=sd)
+
+    def __call__(self, name: str, dims: tuple[str, ...]) -> Variable:
+        """Register X."""
+        (N, Q), mean = _shape(), self.mean
         if len(mean) != N or (mean.ndim == 2 and mean.shape[1] != Q):
             raise ValueError(f"mean must have shape ({N},) or ({N}, {Q}), got {mean.shape}.")
         centre, spread = np.zeros((N, Q)), np.ones((N, Q))
         wide = mean[:, None] if mean.ndim == 1 else mean
         columns = slice(wide.shape[1])
         centre[:, columns] = np.nan_to_num(wide)
-        spread[:, columns] = np.where(np.isnan(wide), 1.0, sd.reshape(wide.shape))
+        spread[:, columns] = np.where(np.isnan(wide), 1.0, self.sd.reshape(wide.shape))
         mu = pm.Data(f"{name}_prior_mean", centre, dims=dims)
         sigma = pm.Data(f"{name}_prior_sd", spread, dims=dims)
         return pm.Normal(name, mu, sigma, dims=dims)
 
-    return prior
 
-
-def dynamics(
-    t: Any,
-    *,
-    kernel: Literal["rbf", "matern32", "matern52"] = "matern32",
-    lengthscale: Any = None,
-    own: float = 0.1,
-    sequences: Any = None,
-) -> LatentPrior:
+@dataclass(frozen=True, eq=False, repr=False)
+class dynamics(LatentPrior):
     """Let X move smoothly along a known index: its columns are Gaussian processes over t.
 
     x_q ~ N(0, (1 - own²) κ(‖t - t'‖ / lengthscale) + own² I), κ = 0 between sequences (Wang, Fleet &
     Hertzmann 2008 in spirit; Damianou, Titsias & Lawrence 2011, eq. 2). Each entry by itself is
-    N(0, 1).
+    N(0, 1). It is for ``build_model(Y, priors={"X": ...})``; the model has the data ``X_time`` and
+    ``X_sequence`` (obs,), and ``X_lengthscale``.
 
     Parameters
     ----------
@@ -259,12 +285,6 @@ def dynamics(
         Standard deviation of what is a row's own, in (0, 1).
     sequences : array_like, shape (N,), optional
         Label of the sequence that a row belongs to; one for all by default.
-
-    Returns
-    -------
-    callable
-        For ``build_model(Y, priors={"X": ...})``. The model has the data ``X_time`` and
-        ``X_sequence`` (obs,), and ``X_lengthscale``.
 
     Raises
     ------
@@ -290,31 +310,49 @@ def dynamics(
     >>> [rv.name for rv in model.free_RVs]
     ['X_lengthscale', 'X', 'lengthscale', 'amplitude', 'sigma']
     """
-    t = np.asarray(t, dtype=np.float64)
-    if t.ndim != 1 or not np.isfinite(t).all() or not np.ptp(t) > 0.0:
-        raise ValueError("t must be one finite number a row, not all the same, got other values.")
-    if kernel not in _KERNELS:
-        raise ValueError(f"kernel must be one of {', '.join(_KERNELS)}, got {kernel!r}.")
-    if not 0.0 < own < 1.0:
-        raise ValueError(f"own must lie between 0 and 1, got {own!r}.")
-    labels = np.zeros(len(t)) if sequences is None else np.asarray(sequences)
-    if labels.shape != t.shape:
-        raise ValueError(f"sequences must have one label a row, {t.shape}, got {labels.shape}.")
-    _, sequence = np.unique(labels, return_inverse=True)
-    ranges = [np.ptp(t[sequence == s]) for s in np.unique(sequence)]
-    usual = np.median([r for r in ranges if r > 0.0] or [np.ptp(t)])
 
-    def prior(name: str, dims: tuple[str, ...]) -> Variable:
-        N, Q = _shape()
+    t: Any
+    _: KW_ONLY
+    kernel: Literal["rbf", "matern32", "matern52"] = "matern32"
+    lengthscale: Any = None
+    own: float = 0.1
+    sequences: Any = None
+
+    mark = "X_time"
+    correlated = True
+
+    def __post_init__(self) -> None:
+        t = np.array(self.t, dtype=np.float64)
+        if t.ndim != 1 or not np.isfinite(t).all() or not np.ptp(t) > 0.0:
+            raise ValueError(
+                "t must be one finite number a row, not all the same, got other values."
+            )
+        if self.kernel not in _KERNELS:
+            raise ValueError(f"kernel must be one of {', '.join(_KERNELS)}, got {self.kernel!r}.")
+        if not 0.0 < self.own < 1.0:
+            raise ValueError(f"own must lie between 0 and 1, got {self.own!r}.")
+        labels = np.zeros(len(t)) if self.sequences is None else np.asarray(self.sequences)
+        if labels.shape != t.shape:
+            raise ValueError(f"sequences must have one label a row, {t.shape}, got {labels.shape}.")
+        self._keep(t=t, sequences=np.unique(labels, return_inverse=True)[1])
+
+    def __call__(self, name: str, dims: tuple[str, ...]) -> Variable:
+        """Register X, and its lengthscale along t."""
+        (N, Q), t, sequence = _shape(), self.t, self.sequences
         if len(t) != N:
             raise ValueError(f"t must have one entry a row, {N}, got {len(t)}.")
-        given = pm.LogNormal.dist(np.log(usual / 4.0), 0.5) if lengthscale is None else lengthscale
+        given = self.lengthscale
+        if given is None:
+            ranges = [np.ptp(t[sequence == s]) for s in np.unique(sequence)]
+            usual = np.median([r for r in ranges if r > 0.0] or [np.ptp(t)])
+            given = pm.LogNormal.dist(np.log(usual / 4.0), 0.5)
         unit = add_prior(f"{name}_lengthscale", given, dims=(), shape=(), positive=True)
         time = pm.Data(f"{name}_time", t, dims=OBS)
         group = pm.Data(f"{name}_sequence", sequence, dims=OBS)
-        K = covariance(kernel, time[:, None], lengthscale=unit, amplitude=np.sqrt(1.0 - own**2))
+        amplitude = np.sqrt(1.0 - self.own**2)
+        K = covariance(self.kernel, time[:, None], lengthscale=unit, amplitude=amplitude)
         together = pt.eq(group[:, None], group[None, :])
-        rowcov = K * together + own**2 * pt.eye(N)
+        rowcov = K * together + self.own**2 * pt.eye(N)
         return pm.CustomDist(
             name,
             rowcov,
@@ -324,8 +362,6 @@ def dynamics(
             signature="(n,n),(q)->(n,q)",
             dims=dims,
         )
-
-    return prior
 
 
 def _paths(rowcov: Variable, mean: Variable, size: Any) -> Variable:
@@ -342,12 +378,14 @@ def _paths_logp(x: Variable, rowcov: Variable, mean: Variable) -> Variable:
     return pt.switch(pt.isnan(logdet), -np.inf, value)
 
 
-def class_mixture(labels: Any, *, within: Any = 0.5) -> LatentPrior:
+@dataclass(frozen=True, eq=False, repr=False)
+class class_mixture(LatentPrior):
     """Gather rows of a class: x_n ~ N(c_k, within²) for a row of class k, each c_kq ~ N(0, 1).
 
     A row of unknown label has the mixture of all classes, by their share of the known labels. For
     batches, stages or species of which some labels are known. A new row has that mixture in
-    :func:`embed`.
+    :func:`embed`. It is for ``build_model(Y, priors={"X": ...})``; the model has ``X_centre`` (latent_class,
+    latent), ``X_within`` and the data ``X_class`` (obs,), -1 where unknown.
 
     Parameters
     ----------
@@ -355,12 +393,6 @@ def class_mixture(labels: Any, *, within: Any = 0.5) -> LatentPrior:
         A class for each row; None, NaN or "" where it is unknown.
     within : number or prior, default 0.5
         Standard deviation within a class, as in ``build_model``'s ``priors``.
-
-    Returns
-    -------
-    callable
-        For ``build_model(Y, priors={"X": ...})``. The model has ``X_centre`` (latent_class, latent),
-        ``X_within`` and the data ``X_class`` (obs,), -1 where unknown.
 
     Raises
     ------
@@ -375,19 +407,43 @@ def class_mixture(labels: Any, *, within: Any = 0.5) -> LatentPrior:
     >>> [rv.name for rv in model.free_RVs]
     ['X_centre', 'X', 'lengthscale', 'amplitude', 'sigma']
     """
-    column = pd.Series(np.asarray(labels).ravel(), dtype=object)
-    number, names = pd.factorize(column.where(column != "", None).infer_objects(), sort=True)
-    if not len(names):
-        raise ValueError("labels must have a known class, got none.")
-    share = np.bincount(number[number >= 0]) / (number >= 0).sum()
 
-    def prior(name: str, dims: tuple[str, ...]) -> Variable:
-        N, _ = _shape()
-        if len(number) != N:
-            raise ValueError(f"labels must have one entry a row, {N}, got {len(number)}.")
+    labels: Any
+    _: KW_ONLY
+    within: Any = 0.5
+
+    mark = "X_class"
+    spread = "X_within"
+
+    def __post_init__(self) -> None:
+        column = pd.Series(np.array(self.labels).ravel(), dtype=object)
+        labels = column.where((column != "") & column.notna(), None).to_numpy()
+        if pd.isna(labels).all():
+            raise ValueError("labels must have a known class, got none.")
+        self._keep(labels=labels)
+
+    @staticmethod
+    def new_row(fit: Fit, chosen: NDArray[np.intp]) -> list[NewRow]:
+        """Mix the classes in the frame of each draw."""
+        share = fit.constants["X_share"].to_numpy()
+        centres, spreads = (fit.values(f"X_{part}")[chosen] for part in ("centre", "within"))
+        frames = fit.frames(chosen)
+        mixtures = [
+            Mixture(share, frames.inward(i, c), float(s * frames.scale[i, 0]))
+            for i, (c, s) in enumerate(zip(centres, spreads, strict=True))
+        ]
+        return [(mixture.mean, mixture.spread, mixture) for mixture in mixtures]
+
+    def __call__(self, name: str, dims: tuple[str, ...]) -> Variable:
+        """Register X, the centres of the classes and the spread within."""
+        (N, _), labels = _shape(), pd.Series(self.labels)
+        if len(labels) != N:
+            raise ValueError(f"labels must have one entry a row, {N}, got {len(labels)}.")
+        number, names = pd.factorize(labels.infer_objects(), sort=True)
+        share = np.bincount(number[number >= 0]) / (number >= 0).sum()
         model = pm.modelcontext(None)
         model.add_coord(CLASS, [str(n) for n in names])
-        spread = add_prior(f"{name}_within", within, dims=(), shape=(), positive=True)
+        spread = add_prior(f"{name}_within", self.within, dims=(), shape=(), positive=True)
         pm.Data(f"{name}_class", number, dims=OBS)
         pm.Data(f"{name}_share", share, dims=CLASS)
         centre = pm.Normal(f"{name}_centre", 0.0, 1.0, dims=(CLASS, LATENT))
@@ -404,8 +460,6 @@ def class_mixture(labels: Any, *, within: Any = 0.5) -> LatentPrior:
             signature="(k),(k,q),()->(q)",
             dims=dims,
         )
-
-    return prior
 
 
 def _gathered(weights: Variable, centre: Variable, spread: Variable, size: Any) -> Variable:
@@ -426,16 +480,17 @@ def _shape() -> tuple[int, int]:
     return len(coords[OBS]), len(coords[LATENT])
 
 
-def back_constraint(
-    kernel: Literal["rbf", "linear"] = "rbf", *, lengthscale: float | None = None
-) -> LatentPrior:
+@dataclass(frozen=True, eq=False, repr=False)
+class back_constraint(LatentPrior):
     """Make X a function of Y: X = g(Y), each column of g a Gaussian process over the rows of Y.
 
     x_q = B w_q with w_q ~ N(0, I) and B Bᵀ = Φ, Φ_nm = φ(f_n, f_m) and f the rows of (Y - mean) / scale:
     in the span of φ(f, f_m), as the kernel mapping of Lawrence & Quiñonero-Candela (2006, section 3)
     is, the prior N(0, Φ) in place of none. "rbf": φ = exp(-½ ‖f - f'‖² / lengthscale²); "linear":
     φ = f·f' / c, c the mean of ‖f_n‖². A new row y lies at φ(f, F) Φ⁺ X, which is what :func:`embed`
-    gives for such a fit.
+    gives for such a fit. It is for ``build_model(Y, priors={"X": ...})``; the model has the variables
+    ``X_weights`` (basis, latent), the deterministic ``X`` (obs, latent) and the data
+    ``X_back_lengthscale``, infinite for "linear".
 
     Parameters
     ----------
@@ -443,13 +498,6 @@ def back_constraint(
         φ.
     lengthscale : float, optional
         Of "rbf", in units of the data's scale; by default the median distance between rows of F.
-
-    Returns
-    -------
-    callable
-        For ``build_model(Y, priors={"X": ...})``. The model has the variables ``X_weights`` (basis,
-        latent), the deterministic ``X`` (obs, latent) and the data ``X_back_lengthscale``, infinite
-        for "linear".
 
     Raises
     ------
@@ -476,25 +524,35 @@ def back_constraint(
     >>> gplvm.embed(best, Y[30:], progressbar=False)["posterior"]["X"].dims
     ('chain', 'draw', 'obs_new', 'latent')
     """
-    if kernel not in ("rbf", "linear"):
-        raise ValueError(f"kernel must be 'rbf' or 'linear', got {kernel!r}.")
-    if lengthscale is not None and (kernel == "linear" or not 0.0 < lengthscale < np.inf):
-        raise ValueError(
-            f"lengthscale must be positive and finite, and goes with 'rbf' alone, got {lengthscale!r} "
-            f"and kernel={kernel!r}."
-        )
 
-    def prior(name: str, dims: tuple[str, ...]) -> Variable:
+    kernel: Literal["rbf", "linear"] = "rbf"
+    _: KW_ONLY
+    lengthscale: float | None = None
+
+    mark = "X_back_lengthscale"
+    mapped = True
+
+    def __post_init__(self) -> None:
+        kernel, unit = self.kernel, self.lengthscale
+        if kernel not in ("rbf", "linear"):
+            raise ValueError(f"kernel must be 'rbf' or 'linear', got {kernel!r}.")
+        if unit is not None and (kernel == "linear" or not 0.0 < unit < np.inf):
+            raise ValueError(
+                f"lengthscale must be positive and finite, and goes with 'rbf' alone, got {unit!r} "
+                f"and kernel={kernel!r}."
+            )
+
+    def __call__(self, name: str, dims: tuple[str, ...]) -> Variable:
+        """Register the weights, and X as a function of them."""
         model = pm.modelcontext(None)
         F = _table(model)
-        unit = np.inf if kernel == "linear" else (lengthscale or float(np.median(pdist(F))))
+        linear = self.kernel == "linear"
+        unit = np.inf if linear else (self.lengthscale or float(np.median(pdist(F))))
         basis = basis_of(F, unit)
         model.add_coord("basis", np.arange(basis.shape[1]))
         pm.Data(f"{name}_back_lengthscale", unit)
         weights = pm.Normal(f"{name}_weights", 0.0, 1.0, dims=("basis", LATENT))
         return pm.Deterministic(name, pt.constant(basis) @ weights, dims=dims)
-
-    return prior
 
 
 def _table(model: pm.Model) -> Array:

@@ -1,6 +1,5 @@
 """What a ``pm.Model`` is: its table, kernel, parameters and the prior of X, read from its graph once."""
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,7 +24,7 @@ from pm_gplvm.data.fit import FEATURE, OBS, THETA, Fit
 from pm_gplvm.model.compile import constants, is_random
 from pm_gplvm.model.likelihood import GPColumnsRV, OwnColumnsRV, mask_in
 from pm_gplvm.model.ops import Covariance
-from pm_gplvm.model.priors import Kind, basis_of, kind_of_prior
+from pm_gplvm.model.priors import LatentPrior, basis_of, distribution_text, kind_of_prior
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +82,11 @@ class Table:
         """What the columns are divided by, (D,)."""
         return self._standardised[1]
 
+    @property
+    def log_scale(self) -> float:
+        """Sum of the logarithms of the columns' scales."""
+        return float(np.log(self.scale).sum())
+
     @cached_property
     def _standardised(self) -> tuple[Array, Array]:
         if not self.standardisable:
@@ -126,23 +130,26 @@ def tables_of(model: pm.Model) -> list[Table]:
 
 @dataclass(frozen=True, eq=False)
 class PositionPrior:
-    """The prior of X, and what the formulas need to know of it.
-
-    ``kind`` is "informed", "dynamics", "classes" or "back_constrained", "normal" where a free X has
-    another Normal prior, else None.
-    """
+    """The prior of X, and what the formulas need to know of it."""
 
     model: pm.Model
-    kind: str | None
-    says: Kind
 
-    @classmethod
-    def of(cls, model: pm.Model) -> "PositionPrior":
-        """Tell the kind by the data that :mod:`pm_gplvm.model.priors` registers."""
-        X = model["X"]
-        plain = X in model.free_RVs and isinstance(X.owner.op, NormalRV) and X.type.ndim == 2
-        says = kind_of_prior(model.named_vars)
-        return cls(model, says.name or ("normal" if plain else None), says)
+    @cached_property
+    def says(self) -> type[LatentPrior]:
+        """What it says beside its density, told by the data that :mod:`pm_gplvm.model.priors` registers."""
+        return kind_of_prior(self.model.named_vars)
+
+    @property
+    def is_normal(self) -> bool:
+        """Whether X is free and Normal."""
+        X = self.model["X"]
+        free = X in self.model.free_RVs
+        return free and isinstance(X.owner.op, NormalRV) and X.type.ndim == 2
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it is Normal, or one of :mod:`pm_gplvm.model.priors`."""
+        return self.is_normal or self.says is not LatentPrior
 
     @property
     def parameters(self) -> tuple[Variable, ...]:
@@ -169,16 +176,13 @@ class PositionPrior:
     @property
     def independent(self) -> bool:
         """Whether the rows are independent and alike."""
-        return self.kind == "normal" and all(
-            p.type.ndim < 2 or p.type.shape[0] == 1 for p in self.parameters
-        )
+        alone = self.is_normal and self.says is LatentPrior
+        return alone and all(p.type.ndim < 2 or p.type.shape[0] == 1 for p in self.parameters)
 
     @property
     def moments(self) -> tuple[Array, Array] | None:
         """Mean and standard deviation of a Normal prior, where they are data."""
-        X = self.model["X"]
-        normal = X in self.model.free_RVs and isinstance(X.owner.op, NormalRV)
-        if not normal or is_random(*self.parameters):
+        if not self.is_normal or is_random(*self.parameters):
             return None
         mean, sd = constants(*self.parameters)
         return mean, sd
@@ -300,7 +304,7 @@ class ModelSpec:
     @cached_property
     def prior(self) -> PositionPrior:
         """The prior of X."""
-        return PositionPrior.of(self.model)
+        return PositionPrior(self.model)
 
     @cached_property
     def basis(self) -> Array:
@@ -353,7 +357,10 @@ class ModelSpec:
         "InverseGamma(3.0, 2.0)"; arrays of numbers by shape and SHA-256; the words of PyMC where the
         parameters are variables themselves.
         """
-        return {name: _text(rv) for name, rv in self.free.items()}
+        texts = ((name, rv, distribution_text(rv)) for name, rv in self.free.items())
+        return {
+            name: text or str(rv.str_repr().partition("~")[2].strip()) for name, rv, text in texts
+        }
 
 
 def noise_in(model: pm.Model) -> Variable:
@@ -413,19 +420,3 @@ def _is_product(v: Variable, is_named: Callable[[Variable, str, float | None], b
         return False
     weight, lengthscale = v.owner.inputs
     return is_named(weight, "weight", 1.0) and is_named(lengthscale, "lengthscale", 1.0)
-
-
-def _text(rv: Variable) -> str:
-    op = rv.owner.op
-    parameters = op.dist_params(rv.owner)
-    if is_random(*parameters):
-        return str(rv.str_repr().partition("~")[2].strip())
-    return f"{op._print_name[0]}({', '.join(map(_number, constants(*parameters)))})"
-
-
-def _number(value: Any) -> str:
-    value = np.asarray(value, dtype=np.float64)
-    if value.size and (value == value.flat[0]).all():
-        return repr(float(value.flat[0]))
-    digest = hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()[:16]
-    return f"array {value.shape} {digest}"

@@ -51,7 +51,7 @@ def why_no_volume(model: pm.Model | ModelSpec) -> str | None:
         return "the mean and scale of its table must be data"
     if spec.is_X_held:
         return "X is held fixed"
-    if "X" in spec.free and spec.prior.kind is None:
+    if "X" in spec.free and not spec.prior.is_known:
         return (
             "it needs the precision of X's prior, and knows Normal, informative, dynamics, class_mixture and "
             "back_constraint, got another one"

@@ -14,7 +14,7 @@ from pm_gplvm.core.checks import Array, checked, count
 from pm_gplvm.data.fit import LATENT, Fit
 from pm_gplvm.data.progress import progress_bar
 from pm_gplvm.data.table import new_table
-from pm_gplvm.model.priors import kind_of_prior, mapped
+from pm_gplvm.model.priors import LatentPrior, kind_of_prior, mapped
 from pm_gplvm.prediction.row_posterior import (
     Positions,
     Rows,
@@ -286,7 +286,7 @@ def _rows_by_draw(read: Fit, new: xr.DataArray, prior: Any, limit: int) -> list[
 def _warn_of_prior(read: Fit) -> None:
     """Warn if the prior of a new row may not be N(0, 1)."""
     text = (read.priors or {}).get("X", _STANDARD)
-    if text != _STANDARD and kind_of_prior(read.constants).name is None:
+    if text != _STANDARD and kind_of_prior(read.constants) is LatentPrior:
         warnings.warn(
             f"The place of a new row has the prior N(0, 1) here, while X had {text}. Give "
             "prior=(mean, sd).",

@@ -6,7 +6,6 @@ from math import inf
 from typing import Any
 
 import numpy as np
-import pymc as pm
 import xarray as xr
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
@@ -26,7 +25,7 @@ from pm_gplvm.fitting.stochastic import (
     optimised_fit,
     total_sd,
 )
-from pm_gplvm.model.build import build_model
+from pm_gplvm.model.build import build_like
 from pm_gplvm.model.starts import start_values
 from pm_gplvm.prediction.processes import each_draw
 
@@ -130,7 +129,9 @@ def add_rows(
 
     candidates = _nearest((new.to_numpy() - mean) / scale, F)
     X = np.concatenate([draw.X, draw.X[candidates[:, 0]]])
-    model = _longer_model(read, new, draw, mean, scale, priors)
+    # Not by model.rebuild, which refuses other priors than the fit's: those of X may depend on the rows.
+    held = {name: read.constants[name].to_numpy() for name in THETA if name in read.constants}
+    model = build_like(read, _joined(read, new), priors={**held, **(priors or {})})
     rng = np.random.default_rng(random_seed)
     density = compile_neighbourhood(model)
     values = start_values(
@@ -165,7 +166,7 @@ def add_rows(
         "momentum": momentum,
         "random_seed": random_seed,
     }
-    return optimised_fit(model, density, optimiser, sample, "update", settings)
+    return optimised_fit(model, density, optimiser, sample, "add_rows", settings)
 
 
 @dataclass(frozen=True)
@@ -277,30 +278,3 @@ def _continued(old: NDArray[Any], new: xr.DataArray | None, n_new: int) -> NDArr
     if old.dtype.kind == "M":
         return np.concatenate([old, np.full(n_new, "NaT", dtype=old.dtype)])
     return np.concatenate([old, np.full(n_new, "" if old.dtype.kind in "UO" else np.nan)])
-
-
-def _longer_model(
-    read: Fit,
-    new: xr.DataArray,
-    draw: GP,
-    mean: Array,
-    scale: Array,
-    priors: Mapping[str, Any] | None,
-) -> pm.Model:
-    """Build the model of all rows, in the units of the old fit.
-
-    Not by model.rebuild, which refuses other priors than the fit's: those of X may depend on the rows.
-    """
-    fixed = read.constants
-    held = {name: fixed[name].to_numpy() for name in THETA if name in fixed}
-    model = build_model(
-        _joined(read, new),
-        draw.X.shape[1],
-        kernel=draw.kernel + (" + bias" if "bias" in draw.theta else ""),
-        ard=np.ndim(draw.theta.get("lengthscale", 1.0)) == 1,
-        priors={**held, **(priors or {})},
-        resolution=float(read.resolution),
-    )
-    model["Y_mean"].set_value(mean)
-    model["Y_scale"].set_value(scale)
-    return model

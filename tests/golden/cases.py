@@ -219,10 +219,10 @@ def fit_marginal_at_start(table):
 
 
 PRIORS = {
-    "informed": lambda: gplvm.priors.informative(np.where(np.arange(N) < 4, 0.5, np.nan), 0.3),
+    "informative": lambda: gplvm.priors.informative(np.where(np.arange(N) < 4, 0.5, np.nan), 0.3),
     "dynamics": lambda: gplvm.priors.dynamics(np.arange(N)),
-    "classes": lambda: gplvm.priors.class_mixture(np.array(["a", "b", ""])[np.arange(N) % 3]),
-    "back_constrained": gplvm.priors.back_constraint,
+    "class_mixture": lambda: gplvm.priors.class_mixture(np.array(["a", "b", ""])[np.arange(N) % 3]),
+    "back_constraint": gplvm.priors.back_constraint,
 }
 
 

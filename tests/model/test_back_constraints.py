@@ -53,7 +53,7 @@ def test_the_columns_of_X_have_the_covariance_of_the_kernel(model, fit, kernel):
 def test_the_mode_holds_X_in_the_span_of_the_kernel(model, fit, kernel):
     assert fit.attrs["converged"] == 1
     assert fit.attrs["kernel"] == "rbf"
-    assert ModelSpec.of(model).prior.kind == "back_constrained"
+    assert ModelSpec.of(model).prior.says is gplvm.priors.back_constraint
     assert kind_of_prior(Fit(fit).constants).mapped
     F, _, _ = Fit(fit).table()
     X = fit.posterior["X"].to_numpy()[0, 0]

@@ -21,10 +21,12 @@ LABELS = np.array(["b", "a", None, "b", "", "a", "a"] * 2, dtype=object)
 SEQUENCES = np.repeat(["first", "second"], N // 2)
 
 PRIORS = {
-    "informed": lambda: gplvm.priors.informative(STAGE, 0.3),
+    "informative": lambda: gplvm.priors.informative(STAGE, 0.3),
     "dynamics": lambda: gplvm.priors.dynamics(TIME, sequences=SEQUENCES),
     "dynamics, held": lambda: gplvm.priors.dynamics(TIME, kernel="rbf", lengthscale=0.5),
-    "classes": lambda: gplvm.priors.class_mixture(np.where(LABELS == "a", "a", "b"), within=0.4),
+    "class_mixture": lambda: gplvm.priors.class_mixture(
+        np.where(LABELS == "a", "a", "b"), within=0.4
+    ),
     "some classes": lambda: gplvm.priors.class_mixture(LABELS, within=pm.HalfNormal.dist(1.0)),
 }
 
@@ -59,7 +61,7 @@ def point_of(model, rng):
 def by_scipy(name, at):
     """Return ln p(X given what is above it), written apart."""
     X = at["X"]
-    if name == "informed":
+    if name == "informative":
         mean, sd = np.zeros((N, Q)), np.ones((N, Q))
         mean[:, 0], sd[:, 0] = np.nan_to_num(STAGE), np.where(np.isnan(STAGE), 1.0, 0.3)
         return norm.logpdf(X, mean, sd).sum()
@@ -71,7 +73,7 @@ def by_scipy(name, at):
             K = K * (SEQUENCES[:, None] == SEQUENCES[None])
         return multivariate_normal(np.zeros(N), K + 0.01 * np.eye(N)).logpdf(X.T).sum()
     centre = at["X_centre"]  # of "a", then "b"
-    if name == "classes":
+    if name == "class_mixture":
         own = centre[(LABELS != "a").astype(int)]
         return norm.logpdf(X, own, 0.4).sum()
     share = np.array([6.0, 4.0]) / 10.0
@@ -111,7 +113,7 @@ def test_draws_have_the_moments(models):
         name: gplvm.sample_prior(models[name], draws=2000, random_seed=1)["prior"]["X"].to_numpy()[
             0
         ]
-        for name in ("dynamics, held", "some classes", "informed")
+        for name in ("dynamics, held", "some classes", "informative")
     }
     X = spread["dynamics, held"]
     K = 0.99 * kernel_matrix("rbf", TIME[:, None], lengthscale=0.5) + 0.01 * np.eye(N)
@@ -119,8 +121,10 @@ def test_draws_have_the_moments(models):
     # 1 of the centres, and E within² = 1 of a half-normal
     assert spread["some classes"].var() == pytest.approx(2.0, rel=0.1)
     known = ~np.isnan(STAGE)
-    np.testing.assert_allclose(spread["informed"].mean(axis=0)[known, 0], STAGE[known], atol=0.05)
-    np.testing.assert_allclose(spread["informed"].std(axis=0)[known, 0], 0.3, rtol=0.1)
+    np.testing.assert_allclose(
+        spread["informative"].mean(axis=0)[known, 0], STAGE[known], atol=0.05
+    )
+    np.testing.assert_allclose(spread["informative"].std(axis=0)[known, 0], 0.3, rtol=0.1)
 
 
 # with every function
@@ -234,7 +238,7 @@ def test_a_new_row_has_the_mixture_of_its_classes_in_any_frame(models, table, rn
     scores = []
     for turn in (np.broadcast_to(np.eye(Q), W.shape), W):
         fit = fit_of(
-            models["classes"],
+            models["class_mixture"],
             np.einsum("cdlf,cdnf->cdnl", turn, X),
             X_centre=np.einsum("cdlf,cdkf->cdkl", turn, centre),
             **THETA,

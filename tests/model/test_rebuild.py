@@ -95,10 +95,10 @@ def test_the_model_built_again_has_the_same_density(Y, rng, settings):
 
 
 LATENT_PRIORS = {
-    "informed": gplvm.priors.informative(np.linspace(-1.5, 1.5, 12), 0.2),
+    "informative": gplvm.priors.informative(np.linspace(-1.5, 1.5, 12), 0.2),
     "dynamics": gplvm.priors.dynamics(np.arange(12.0)),
-    "classes": gplvm.priors.class_mixture(np.arange(12) % 3),
-    "back_constrained": gplvm.priors.back_constraint(),
+    "class_mixture": gplvm.priors.class_mixture(np.arange(12) % 3),
+    "back_constraint": gplvm.priors.back_constraint(),
 }
 
 

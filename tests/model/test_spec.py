@@ -6,14 +6,15 @@ import pytest
 from conftest import simulated
 
 import pm_gplvm as gplvm
+from pm_gplvm.model.priors import LatentPrior
 from pm_gplvm.model.spec import ModelSpec, PositionPrior, Table
 
 PRIORS = {
     "normal": lambda Y: pm.Normal.dist(0.5, 2.0),
-    "informed": lambda Y: gplvm.priors.informative(np.linspace(-1.0, 1.0, len(Y)), 0.3),
+    "informative": lambda Y: gplvm.priors.informative(np.linspace(-1.0, 1.0, len(Y)), 0.3),
     "dynamics": lambda Y: gplvm.priors.dynamics(np.arange(len(Y))),
-    "classes": lambda Y: gplvm.priors.class_mixture(Y["label"]),
-    "back_constrained": lambda Y: gplvm.priors.back_constraint(),
+    "class_mixture": lambda Y: gplvm.priors.class_mixture(Y["label"]),
+    "back_constraint": lambda Y: gplvm.priors.back_constraint(),
 }
 
 
@@ -34,12 +35,22 @@ def readings(monkeypatch):
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # what it finds does not matter here
 @pytest.mark.parametrize("fit", [gplvm.fit_map, gplvm.fit_marginal])
-@pytest.mark.parametrize("prior", [None, "dynamics", "back_constrained"])
+@pytest.mark.parametrize("prior", [None, "dynamics", "back_constraint"])
 def test_a_fit_reads_its_model_once(fit, prior, Y, readings):
     priors = None if prior is None else {"X": PRIORS[prior](Y)}
     model = gplvm.build_model(Y, priors=priors)
     readings.clear()
     fit(model, max_iter=100, progressbar=False)
+    assert sorted(readings) == ["ModelSpec", "PositionPrior", "Table"]
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("fit", [gplvm.fit_variational, gplvm.fit_linear])
+def test_so_do_the_closed_form_and_the_bound(fit, Y, readings):
+    linear = fit is gplvm.fit_linear
+    model = gplvm.build_model(Y, kernel="linear", priors={"sigma": "flat"} if linear else None)
+    readings.clear()
+    fit(model, **({} if linear else {"n_inducing": 5, "max_iter": 5, "progressbar": False}))
     assert sorted(readings) == ["ModelSpec", "PositionPrior", "Table"]
 
 
@@ -85,7 +96,7 @@ def test_what_is_free_and_what_is_held(Y):
     held = ModelSpec.of(pm.do(model, {"X": np.ones((12, 3))}))
     assert not held.is_X_plain
     assert held.X_shape == (12, 3)
-    assert held.prior.kind is None
+    assert not held.prior.is_known
 
 
 @pytest.mark.parametrize("kind", PRIORS)
@@ -93,12 +104,13 @@ def test_the_prior_of_X(kind, Y):
     model = gplvm.build_model(Y, priors={"X": PRIORS[kind](Y)})
     spec = ModelSpec.of(model)
     prior = spec.prior
-    assert prior.kind == kind
+    assert prior.says is getattr(gplvm.priors, kind, LatentPrior)
+    assert prior.is_known
     assert prior.independent == (kind == "normal")
     assert prior.sd == (2.0 if kind == "normal" else None)
     assert not prior.is_standard_normal
     assert (prior.row_covariance is not None) == (kind == "dynamics")
-    assert spec.is_X_plain == (kind != "back_constrained")
+    assert spec.is_X_plain == (kind != "back_constraint")
     assert spec.X_shape == (12, 2)
 
 
@@ -110,14 +122,14 @@ def test_the_default_prior_of_X(model):
 
 def test_a_prior_that_is_none_of_these(Y):
     flat = ModelSpec.of(gplvm.build_model(Y, priors={"X": "flat"})).prior
-    assert flat.kind is None
+    assert not flat.is_known
     assert flat.moments is None
     with pm.Model() as model:
         spread = pm.HalfNormal("spread")
         X = pm.Normal("X", 0.0, spread, shape=(12, 1))
         gplvm.GPColumns("Y", gplvm.covariance("rbf", X, sigma=0.1), observed=Y.to_numpy().T)
     random = ModelSpec.of(model).prior
-    assert random.kind == "normal"
+    assert random.is_normal
     assert random.moments is None
     assert random.sd is None
 

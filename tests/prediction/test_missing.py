@@ -438,7 +438,7 @@ def test_every_start_places_the_rows(masked, start):
         lambda model, fit, Y: gplvm.add_rows(fit, Y[:2]),
         lambda model, fit, Y: gplvm.diagnostics.sbc(model, n_replicates=1),
     ],
-    ids=["sparse", "variational", "stochastic", "linear", "update", "calibrate"],
+    ids=["sparse", "variational", "stochastic", "linear", "add_rows", "calibrate"],
 )
 def test_what_needs_a_complete_table_says_so(masked, mode_found, holes, refused):
     with pytest.raises(ValueError, match=r"needs a .*complete table, got one with \d+ missing"):

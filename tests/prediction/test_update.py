@@ -197,7 +197,7 @@ def test_labels_of_rows_and_classes_go_on(new, table):
     for name in ("obs", "label"):
         assert new["posterior"][name].to_numpy().tolist() == table[name].to_numpy().tolist()
     assert new["posterior"]["X"].dims == ("chain", "draw", "obs", "latent")
-    assert new.attrs["method"] == "update"
+    assert new.attrs["method"] == "add_rows"
     assert new.attrs["n_new"] == 10
 
 
