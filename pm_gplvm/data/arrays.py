@@ -247,15 +247,19 @@ def by_row(name: str, given: Any, rows: NDArray[Any]) -> Any:
 
     Rows beyond those of the table are left out.
     """
-    labels = labels_along(given, 0)
-    if labels is None:
+    order = order_of(name, labels_along(given, 0), rows)
+    if order is None:
         return given
-    if _are_positions(rows) and not np.isin(labels, rows).any():
-        return given  # the table has no labels
-    order = row_order(name, labels, rows)
     if isinstance(given, xr.DataArray):
         return given.isel({_dims(given)[0]: order})
     return given[order] if _is_anndata(given) else given.iloc[order]
+
+
+def order_of(name: str, labels: NDArray[Any] | None, rows: NDArray[Any]) -> NDArray[np.intp] | None:
+    """Find each row of a table among labels; None where either has none, and the position counts."""
+    if labels is None or (_are_positions(rows) and not np.isin(labels, rows).any()):
+        return None
+    return row_order(name, labels, rows)
 
 
 def row_order(name: str, labels: NDArray[Any], rows: NDArray[Any]) -> NDArray[np.intp]:

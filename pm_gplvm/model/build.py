@@ -242,10 +242,15 @@ def _check_latent_dim(latent_dim: int, shape: tuple[int, ...]) -> None:
 
 
 def _chosen_priors(names: tuple[str, ...], priors: Mapping[str, Any] | None) -> dict[str, Any]:
+    if priors is not None and not isinstance(priors, Mapping):
+        raise TypeError(
+            "priors must be a mapping from parameters to priors, such as {'sigma': pm.HalfNormal.dist(1)}, "
+            f"got {type(priors).__name__}."
+        )
     unknown = [name for name in priors or {} if name not in names]
     if unknown:
         raise ValueError(
-            f"priors must name parameters of this model ({', '.join(names)}), got {', '.join(unknown)}."
+            f"priors must name parameters of this model ({', '.join(names)}), got {', '.join(map(str, unknown))}."
         )
     chosen = {name: DEFAULT_PRIORS[name]() for name in names if name not in (priors or {})}
     return chosen | dict(priors or {})

@@ -6,12 +6,12 @@ package asks of such a prior beside its density (:class:`LatentPrior`).
 """
 
 import hashlib
+import inspect
 from collections.abc import Callable, Container, Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import pandas as pd
 import pymc as pm
 import pytensor.tensor as pt
 from numpy.typing import NDArray
@@ -19,9 +19,18 @@ from pymc.distributions.shape_utils import change_dist_size
 from pytensor.graph.basic import Variable
 from scipy.spatial.distance import pdist
 
-from pm_gplvm.core.checks import Array
+from pm_gplvm.core.checks import Array, number, one_of
 from pm_gplvm.core.kernels import cross_covariance
 from pm_gplvm.core.mixtures import Mixture
+from pm_gplvm.data.arrays import (
+    by_row,
+    classes,
+    duration,
+    labels_along,
+    numbers,
+    order_of,
+    times,
+)
 from pm_gplvm.data.fit import CLASS, LATENT, OBS, Fit
 from pm_gplvm.model.compile import constants, is_random
 from pm_gplvm.model.ops import covariance, lower_factor, whitened
@@ -66,14 +75,55 @@ def add_prior(
     if isinstance(prior, Variable):
         return _registered(name, prior, dims, shape)
     if callable(prior):
-        variable = prior(name, dims)
-        if not isinstance(variable, Variable):
-            raise TypeError(
-                f"priors[{name!r}] was called and must return the variable it made, "
-                f"got {type(variable).__name__}."
-            )
-        return variable
+        return _called(name, prior, dims, shape)
     return _fixed(name, prior, dims, shape, positive)
+
+
+def _called(name: str, prior: Any, dims: tuple[str, ...], shape: tuple[int, ...]) -> Variable:
+    """Call a function that registers the variable, and look whether it did."""
+    what = f"priors[{name!r}]"
+    if isinstance(prior, type):
+        raise TypeError(
+            f"{what} must be an object made of {prior.__name__}, got the class. Call it first: "
+            f"{prior.__name__}(...)."
+        )
+    if isinstance(prior, LatentPrior) and name != "X":
+        raise ValueError(
+            f"{what} must be a prior of one parameter, got {type(prior).__name__}, one of X."
+        )
+    try:
+        inspect.signature(prior).bind(name, dims)
+    except TypeError as error:
+        raise TypeError(
+            f"{what} must be a function of (name, dims), got another: {error}."
+        ) from None
+    variable = prior(name, dims)
+    if not isinstance(variable, Variable):
+        raise TypeError(
+            f"{what} was called and must return the variable it made, got {type(variable).__name__}."
+        )
+    registered = pm.modelcontext(None).named_vars
+    if registered.get(name) is not variable:
+        found = (
+            f"one called {variable.name!r}" if variable.name in registered else "one that is not"
+        )
+        raise ValueError(
+            f"{what} must register the variable {name!r} in the model and return it, got {found}. "
+            f"Write for instance lambda name, dims: pm.HalfNormal(name, 1.0, dims=dims)."
+        )
+    _check_drawn(what, variable, shape)
+    return variable
+
+
+def _check_drawn(what: str, variable: Variable, shape: tuple[int, ...]) -> None:
+    """Raise unless a variable is a number of the wanted shape."""
+    if not str(variable.dtype).startswith("float"):
+        raise ValueError(f"{what} must be continuous, got one of {variable.dtype}.")
+    given = tuple(variable.type.shape)
+    if len(given) != len(shape) or any(
+        a not in (None, b) for a, b in zip(given, shape, strict=True)
+    ):
+        raise ValueError(f"{what} must have shape {shape}, got {given}.")
 
 
 def _registered(
@@ -84,12 +134,7 @@ def _registered(
             f"priors[{name!r}] must be a distribution made by .dist(), such as pm.HalfNormal.dist(1), "
             f"got the variable {prior}."
         )
-    given = tuple(prior.type.shape)
-    fits = len(given) == len(shape) and all(
-        a in (None, b) for a, b in zip(given, shape, strict=True)
-    )
-    if given and not fits:
-        raise ValueError(f"priors[{name!r}] must have shape () or {shape}, got {given}.")
+    _check_drawn(f"priors[{name!r}]", prior, shape if prior.type.ndim else ())
     # A variable of its own, so that one distribution may serve several parameters and models.
     prior = change_dist_size(prior, shape[: len(shape) - prior.owner.op.ndim_supp])
     return pm.modelcontext(None).register_rv(prior, name, dims=dims)
@@ -99,8 +144,11 @@ def _fixed(
     name: str, prior: Any, dims: tuple[str, ...], shape: tuple[int, ...], positive: bool
 ) -> Variable:
     try:
-        value = np.asarray(prior, dtype=np.float64)
-    except (TypeError, ValueError):
+        if isinstance(prior, bool | np.bool_):
+            raise TypeError("no number")
+        given = by_row("priors['X']", prior, _rows()) if dims[:1] == (OBS,) else prior
+        value = numbers(f"priors[{name!r}]", given)
+    except TypeError:
         raise TypeError(
             f"priors[{name!r}] must be a number, 'flat', a distribution made by .dist() or a "
             f"function of (name, dims), got {type(prior).__name__}."
@@ -140,6 +188,21 @@ class LatentPrior:
             (shift, scale, None) for shift, scale in zip(frames.shift, frames.scale, strict=True)
         ]
 
+    rows: ClassVar[NDArray[Any] | None] = (
+        None  # labels of the rows that arguments were given for, if they had any
+    )
+
+    def order(self, name: str, given: Array) -> NDArray[np.intp]:
+        """Where each row of the model that is being built stands in an argument, by label or position."""
+        rows = _rows()
+        order = order_of(name, self.rows, rows)
+        if order is None and len(given) != len(rows):
+            raise ValueError(
+                f"{name} must have one entry a row, {len(rows)}, got {len(given)}. Where rows are left "
+                "out, as in folds, give a pandas Series and a DataFrame with the same index."
+            )
+        return np.arange(len(rows)) if order is None else order
+
     def _keep(self, **checked: Any) -> None:
         for name, value in checked.items():
             object.__setattr__(self, name, value)  # the way of frozen dataclasses
@@ -151,7 +214,11 @@ class LatentPrior:
         return hash(repr(self))
 
     def __repr__(self) -> str:
-        arguments = (f"{name}={_argument_text(value)}" for name, value in vars(self).items())
+        arguments = (
+            f"{name}={_argument_text(value)}"
+            for name, value in vars(self).items()
+            if value is not None
+        )
         return f"{type(self).__name__}({', '.join(arguments)})"
 
 
@@ -234,8 +301,14 @@ class informative(LatentPrior):
     anchored = True
 
     def __post_init__(self) -> None:
-        mean = np.array(self.mean, dtype=np.float64)
-        sd = np.array(np.broadcast_to(np.asarray(self.sd, dtype=np.float64), mean.shape))
+        rows = labels_along(self.mean, 0)
+        sd = self.sd if rows is None else by_row("sd", self.sd, rows)
+        mean, sd = numbers("mean", self.mean), numbers("sd", sd)
+        if sd.shape not in ((), mean.shape):
+            raise ValueError(
+                f"sd must be a number or of the shape of mean, {mean.shape}, got {sd.shape}."
+            )
+        sd = np.array(np.broadcast_to(sd, mean.shape))
         known = ~np.isnan(mean)
         if mean.ndim not in (1, 2) or not known.any() or np.isinf(mean).any():
             raise ValueError(
@@ -246,18 +319,19 @@ class informative(LatentPrior):
             raise ValueError(
                 "sd must be positive and finite wherever mean is known, got other values."
             )
-        self._keep(mean=mean, sd=sd)
+        self._keep(mean=mean, sd=sd, rows=rows)
 
     def __call__(self, name: str, dims: tuple[str, ...]) -> Variable:
         """Register X."""
         (N, Q), mean = _shape(), self.mean
-        if len(mean) != N or (mean.ndim == 2 and mean.shape[1] != Q):
+        if mean.ndim == 2 and mean.shape[1] != Q:
             raise ValueError(f"mean must have shape ({N},) or ({N}, {Q}), got {mean.shape}.")
+        order = self.order("mean", mean)
         centre, spread = np.zeros((N, Q)), np.ones((N, Q))
-        wide = mean[:, None] if mean.ndim == 1 else mean
+        wide, sd = (v.reshape(len(mean), -1)[order] for v in (mean, self.sd))
         columns = slice(wide.shape[1])
         centre[:, columns] = np.nan_to_num(wide)
-        spread[:, columns] = np.where(np.isnan(wide), 1.0, self.sd.reshape(wide.shape))
+        spread[:, columns] = np.where(np.isnan(wide), 1.0, sd)
         mu = pm.Data(f"{name}_prior_mean", centre, dims=dims)
         sigma = pm.Data(f"{name}_prior_sd", spread, dims=dims)
         return pm.Normal(name, mu, sigma, dims=dims)
@@ -275,16 +349,20 @@ class dynamics(LatentPrior):
     Parameters
     ----------
     t : array_like, shape (N,)
-        Time, or another index, in any order and unit.
+        Time, or another index, in any order and unit: numbers, dates or durations.
     kernel : {"matern32", "matern52", "rbf"}, default "matern32"
         κ.
     lengthscale : number or prior, optional
-        In units of t, as in ``build_model``'s ``priors``: held at a number, or a distribution. By
-        default LogNormal(ln(r/4), 0.5), r the median over the sequences of their range of t.
+        In units of t, as in ``build_model``'s ``priors``: held at a number or a duration, or a
+        distribution. By default LogNormal(ln(r/4), 0.5), r the median over the sequences of their
+        range of t.
     own : float, default 0.1
         Standard deviation of what is a row's own, in (0, 1).
     sequences : array_like, shape (N,), optional
         Label of the sequence that a row belongs to; one for all by default.
+    time_unit : {"W", "D", "h", "m", "s", "ms", "us", "ns"}, default "D"
+        The unit of t and of the lengthscale where t holds dates or durations, days by default: whatever
+        resolution they are stored in, ``X_time`` is in this unit, since the first date.
 
     Raises
     ------
@@ -317,30 +395,41 @@ class dynamics(LatentPrior):
     lengthscale: Any = None
     own: float = 0.1
     sequences: Any = None
+    time_unit: Literal["W", "D", "h", "m", "s", "ms", "us", "ns"] = "D"
 
     mark = "X_time"
     correlated = True
 
     def __post_init__(self) -> None:
-        t = np.array(self.t, dtype=np.float64)
+        rows = labels_along(self.t, 0)
+        t, dated = times("t", self.t, self.time_unit)
         if t.ndim != 1 or not np.isfinite(t).all() or not np.ptp(t) > 0.0:
             raise ValueError(
                 "t must be one finite number a row, not all the same, got other values."
             )
-        if self.kernel not in _KERNELS:
-            raise ValueError(f"kernel must be one of {', '.join(_KERNELS)}, got {self.kernel!r}.")
-        if not 0.0 < self.own < 1.0:
-            raise ValueError(f"own must lie between 0 and 1, got {self.own!r}.")
-        labels = np.zeros(len(t)) if self.sequences is None else np.asarray(self.sequences)
-        if labels.shape != t.shape:
-            raise ValueError(f"sequences must have one label a row, {t.shape}, got {labels.shape}.")
-        self._keep(t=t, sequences=np.unique(labels, return_inverse=True)[1])
+        one_of("kernel", self.kernel, _KERNELS)
+        own = number("own", self.own, above=0.0, below=1.0)
+        unit = duration("lengthscale", self.lengthscale, self.time_unit)
+        if unit is not self.lengthscale and not dated:
+            raise ValueError(
+                f"lengthscale must be in units of t, which holds numbers, got the duration {self.lengthscale}."
+            )
+        sequence = np.zeros(len(t), dtype=np.intp)
+        if self.sequences is not None:
+            given = self.sequences if rows is None else by_row("sequences", self.sequences, rows)
+            sequence = classes("sequences", given).codes.astype(np.intp)
+            if sequence.shape != t.shape or (sequence < 0).any():
+                raise ValueError(
+                    f"sequences must have one label a row, {t.shape}, got {sequence.shape} with "
+                    f"{int((sequence < 0).sum())} missing."
+                )
+        self._keep(t=t, own=own, lengthscale=unit, sequences=sequence, rows=rows)
 
     def __call__(self, name: str, dims: tuple[str, ...]) -> Variable:
         """Register X, and its lengthscale along t."""
-        (N, Q), t, sequence = _shape(), self.t, self.sequences
-        if len(t) != N:
-            raise ValueError(f"t must have one entry a row, {N}, got {len(t)}.")
+        N, Q = _shape()
+        order = self.order("t", self.t)
+        t, sequence = self.t[order], self.sequences[order]
         given = self.lengthscale
         if given is None:
             ranges = [np.ptp(t[sequence == s]) for s in np.unique(sequence)]
@@ -416,11 +505,11 @@ class class_mixture(LatentPrior):
     spread = "X_within"
 
     def __post_init__(self) -> None:
-        column = pd.Series(np.array(self.labels).ravel(), dtype=object)
-        labels = column.where((column != "") & column.notna(), None).to_numpy()
-        if pd.isna(labels).all():
+        known = classes("labels", self.labels)
+        if (known.codes < 0).all():
             raise ValueError("labels must have a known class, got none.")
-        self._keep(labels=labels)
+        names = np.array([*known.categories, None], dtype=object)  # code -1 is the last one
+        self._keep(labels=names[known.codes], rows=labels_along(self.labels, 0))
 
     @staticmethod
     def new_row(fit: Fit, chosen: NDArray[np.intp]) -> list[NewRow]:
@@ -436,10 +525,10 @@ class class_mixture(LatentPrior):
 
     def __call__(self, name: str, dims: tuple[str, ...]) -> Variable:
         """Register X, the centres of the classes and the spread within."""
-        (N, _), labels = _shape(), pd.Series(self.labels)
-        if len(labels) != N:
-            raise ValueError(f"labels must have one entry a row, {N}, got {len(labels)}.")
-        number, names = pd.factorize(labels.infer_objects(), sort=True)
+        known = classes("labels", self.labels[self.order("labels", self.labels)])
+        number, names = known.codes.astype(np.intp), known.categories
+        if not len(names):
+            raise ValueError("labels must have a known class among the rows of Y, got none.")
         share = np.bincount(number[number >= 0]) / (number >= 0).sum()
         model = pm.modelcontext(None)
         model.add_coord(CLASS, [str(n) for n in names])
@@ -472,6 +561,11 @@ def _gathered_logp(x: Variable, weights: Variable, centre: Variable, spread: Var
     squares = ((x[..., None, :] - centre) ** 2).sum(axis=-1) / spread**2
     units = centre.shape[-1] * (0.5 * np.log(2.0 * np.pi) + pt.log(spread))
     return pt.logsumexp(pt.log(weights) - 0.5 * squares, axis=-1) - units
+
+
+def _rows() -> NDArray[Any]:
+    """Labels of the rows of the model that is being built."""
+    return np.asarray(pm.modelcontext(None).coords[OBS])
 
 
 def _shape() -> tuple[int, int]:
