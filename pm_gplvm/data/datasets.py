@@ -198,13 +198,16 @@ def _is_float(word: str) -> bool:
         return False
 
 
-def _table(
-    path: Path, values: Any, rows: NDArray[Any], features: Any, labels: NDArray[Any] | None
-) -> xr.DataArray:
-    if not values.shape[1]:
+def _require_numbers(path: Path, columns: Any) -> None:
+    if not len(columns):
         raise ValueError(
             f"{path.name} must have a column of numbers, got none beside names and classes of its rows."
         )
+
+
+def _table(
+    path: Path, values: Any, rows: NDArray[Any], features: Any, labels: NDArray[Any] | None
+) -> xr.DataArray:
     table = xr.DataArray(
         np.asarray(values, dtype=np.float64),
         dims=(OBS, FEATURE),
@@ -248,6 +251,7 @@ def _from_text(
                 rows = row_names(frame.pop(first).tolist())
         elif are_names(fields):
             rows = row_names(frame.pop(first).tolist())
+    _require_numbers(path, frame.columns)
     values = as_numbers(path, Delimited(frame, text.lines), decimal, words)
     rows = np.arange(len(values)) if rows is None else rows
     return _table(path, values, rows, frame.columns, labels)
@@ -272,6 +276,7 @@ def _from_parquet(path: Path, label: str | None, index: str | None) -> xr.DataAr
     labels = None if label is None else _classes(frame.pop(label))
     if index is not None:
         frame = frame.set_index(index)
+    _require_numbers(path, frame.columns)
     _check_different(path, frame.columns)
     text = [str(c) for c in frame if not pd.api.types.is_numeric_dtype(frame[c])]
     if text:
@@ -306,12 +311,12 @@ def _from_anndata(path: Path, label: str | None, layer: str | None) -> xr.DataAr
             "anndata."
         ) from error
     try:
-        data = anndata.read_h5ad(path)
+        data: Any = anndata.read_h5ad(path)
     except (OSError, KeyError, ValueError) as error:
         raise ValueError(f"{path.name} is not an AnnData file: {error}.") from error
     if label is not None:
         _require_column(path, "label", label, data.obs.columns)
-    layers = ", ".join(str(name) for name in data.layers) or "none"
+    layers = ", ".join(str(name) for name in data.layers if name is not None) or "none"
     if layer is not None and layer not in data.layers:
         raise ValueError(
             f"layer must name a layer of {path.name}, got {layer!r}. Its layers are {layers}."
@@ -321,6 +326,7 @@ def _from_anndata(path: Path, label: str | None, layer: str | None) -> xr.DataAr
         raise ValueError(
             f"{path.name} has no X. Pass layer= with one of its layers, which are {layers}."
         )
+    _require_numbers(path, data.var_names)
     _check_different(path, data.var_names)
     values = values.toarray() if hasattr(values, "toarray") else np.asarray(values)
     labels = None if label is None else _classes(data.obs[label])

@@ -90,8 +90,8 @@ def read_delimited(
         if len(first) != width:
             _refuse(
                 path,
-                f"its header in line {records[0][0]} has {len(first)} names and its rows have {width} "
-                f"fields, split at {sep!r}. Give each column a name (a column that names the rows too), "
+                f"its header in line {records[0][0]} has {_counted(len(first), 'name')} and its rows have "
+                f"{_counted(width, 'field')}, split at {sep!r}. Give each column a name (a column that names the rows too), "
                 "or pass sep= and decimal= if the fields should be split otherwise",
             )
     else:
@@ -104,6 +104,10 @@ def read_delimited(
 
 def _refuse(path: Path, reason: str) -> NoReturn:
     raise ValueError(f"{path.name} is not a CSV table: {reason}.")
+
+
+def _counted(n: int, what: str) -> str:
+    return f"{n} {what}{'s' * (n != 1)}"
 
 
 def _short(fields: Iterable[str]) -> str:
@@ -214,7 +218,7 @@ def _width(path: Path, rows: list[tuple[int, list[str]]], sep: str) -> int:
         if len(fields) != width:
             _refuse(
                 path,
-                f"line {line} has {len(fields)} fields, split at {sep!r}, where most have {width}. Put "
+                f"line {line} has {_counted(len(fields), 'field')}, split at {sep!r}, where most have {width}. Put "
                 "the missing fields in, empty where a value is missing, quote fields that contain the "
                 "separator, or pass sep= and decimal=",
             )
@@ -330,19 +334,28 @@ def as_numbers(
     The decimal mark is found in all columns together, and asked for where fields do not tell.
     """
     absent = _MISSING | {word.lower() for word in words}
-    columns = [pd.factorize(table.frame.iloc[:, d]) for d in range(table.frame.shape[1])]
     texts = [
-        ["nan" if text.lower() in absent else _plain(text) for text in distinct]
-        for _, distinct in columns
+        ["nan" if text.lower() in absent else text for text in table.frame.iloc[:, d]]
+        for d in range(table.frame.shape[1])
     ]
-    _check_numbers(path, table, texts, [codes for codes, _ in columns], decimal)
+    if decimal != "," and (values := _as_written(texts)) is not None:
+        return values
+    texts = [[_plain(text) for text in column] for column in texts]
+    _check_numbers(path, table, texts, decimal)
     decimal = decimal or _decimal(path, chain.from_iterable(texts))
     group = "," if decimal == "." else "."
-    values = np.empty(table.frame.shape)
-    for d, (codes, _) in enumerate(columns):
-        found = [float(text.replace(group, "").replace(",", ".")) for text in texts[d]]
-        values[:, d] = np.array(found)[codes]
-    return values
+    plain = [[t.replace(group, "").replace(",", ".") for t in column] for column in texts]
+    return np.array(plain, dtype=np.float64).T
+
+
+def _as_written(texts: list[list[str]]) -> Array | None:
+    """Return numbers as Python writes them, of columns of text; None if any is written otherwise."""
+    if any("," in text or "_" in text for text in map("".join, texts)):
+        return None
+    try:
+        return np.array([[float(text) for text in column] for column in texts]).T
+    except ValueError:
+        return None
 
 
 def _plain(text: str) -> str:
@@ -355,7 +368,6 @@ def _check_numbers(
     path: Path,
     table: Delimited,
     texts: list[list[str]],
-    codes: list[NDArray[np.intp]],
     decimal: str | None,
 ) -> None:
     """Raise TypeError where a field is neither a number nor missing."""
@@ -368,7 +380,7 @@ def _check_numbers(
     if not found:
         return
     d = found[0]
-    rows = odd[d][codes[d]]
+    rows = odd[d]
     names = [str(table.frame.columns[i]) for i in found]
     at = int(rows.argmax())
     field, line = str(table.frame.iloc[at, d]), table.lines[at]

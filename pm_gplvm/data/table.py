@@ -240,10 +240,10 @@ def warn_of_odd_table(table: xr.DataArray, scale: str) -> None:
             f"it numbers the rows, make it the index: Y.set_index({numbers[0]!r})."
         )
     if codes := _missing_codes(table):
-        listed = [f"{code:.10g} ({n} times)" for code, n in codes.items()]
+        counted = [f"{code:.10g} ({n} times)" for code, n in codes.items()]
         first = f"{next(iter(codes)):.10g}"
         _warn(
-            f"Y has values far outside all others, {_listed(listed)}, which seem to stand for missing "
+            f"Y has values far outside all others, {listed(counted)}, which seem to stand for missing "
             f"entries and would be embedded as measurements. If so, put NaN there: load_table(path, "
             f"missing={first}), or Y = Y.where(Y != {first}), and build_model(Y, missing='mask')."
         )
