@@ -156,7 +156,9 @@ def key_of(read: Fit, color: Any, n_rows: int) -> Key | None:
         return _classes(name, given)
     if (at := datelike(given)) is not None:
         return _dates(name, at)
-    column = pd.Series(np.ma.filled(given.astype(object), None) if np.ma.isMA(given) else given)
+    column = pd.Series(given)
+    if np.ma.isMaskedArray(given):
+        column = pd.Series(given.data).astype(object).mask(np.ma.getmaskarray(given))
     known = column[column.notna()].tolist()
     kinds = {type(value) for value in known}
     plain = all(issubclass(kind, Real) and not issubclass(kind, bool | np.bool_) for kind in kinds)
@@ -165,7 +167,7 @@ def key_of(read: Fit, color: Any, n_rows: int) -> Key | None:
         if not (few and all(issubclass(kind, Integral) for kind in kinds)):
             values = numbers("color", given)
             return _scale(name, np.where(np.isfinite(values), values, np.nan))
-    return _classes(name, given)
+    return _classes(name, column.astype(object).to_numpy())
 
 
 def _classes(name: str, given: Any) -> Key:
