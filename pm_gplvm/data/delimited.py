@@ -70,7 +70,10 @@ def read_delimited(
         raise ValueError("sep and decimal must differ, got ',' for both.")
     text, comments, told = _without_comments(_decoded(path))
     sep = sep or told or _separator(text, decimal)
-    records = [(line, fields) for line, fields in _records(text, sep) if fields]
+    try:
+        records = [(line, fields) for line, fields in _records(text, sep) if fields]
+    except csv.Error as error:
+        _refuse(path, f"{error}, split at {sep!r}. Close what quotes are left open, or pass sep=")
     while records and not any(records[-1][1]):  # Excel's ";;;" at the end
         records.pop()
     if not records:
@@ -183,7 +186,10 @@ def _separator(text: str, decimal: str | None) -> str:
     for sep in _SEPARATORS:
         if sep == decimal:
             continue
-        widths = [len(fields) for _, fields in _records(text, sep, _SAMPLE) if any(fields)]
+        try:
+            widths = [len(fields) for _, fields in _records(text, sep, _SAMPLE) if any(fields)]
+        except csv.Error:  # a line of many columns is too long for one field
+            continue
         if not widths:
             continue
         width, alike = Counter(widths[1:] or widths).most_common(1)[0]

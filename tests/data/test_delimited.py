@@ -188,3 +188,17 @@ def test_numbers_keep_their_last_digit(tmp_path, rng):
     text = "\n".join(["a;b;c;d;e", *(";".join(map(repr, row)) for row in values.tolist())])
     np.testing.assert_array_equal(read(tmp_path, text), values)
     np.testing.assert_array_equal(read(tmp_path, text.replace(".", ",")), values)
+
+
+def test_a_line_of_many_columns(tmp_path, rng):
+    values = rng.standard_normal((3, 20_000)).round(4)
+    names = [f"gene number {i}" for i in range(20_000)]
+    lines = [names, *([repr(v) for v in row] for row in values.tolist())]
+    table = read(tmp_path, "\n".join(map(",".join, lines)))
+    np.testing.assert_array_equal(table, values)
+    assert table["feature"].to_numpy().tolist() == names
+
+
+def test_a_quote_left_open_in_a_long_file(tmp_path):
+    with pytest.raises(ValueError, match=r"field larger than field limit.*quotes are left open"):
+        read(tmp_path, 'a,b\n1,2\n"3,4\n' + "5,6\n" * 40_000)
