@@ -203,7 +203,7 @@ def test_values_are_joined_to_the_rows_by_label(fit, Y, shuffled):
 def test_rows_that_are_missing_are_named(fit, Y):
     color = pd.Series(np.arange(12.0), index=Y["obs"].to_numpy())[2:]
     with pytest.raises(
-        ValueError, match="color must have the rows of .*, got none for 2 of 12: row0, row1"
+        ValueError, match=r"color must have the rows of .*, got none for 2 of 12: row0, row1"
     ):
         latent(fit, color)
 
