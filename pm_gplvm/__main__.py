@@ -23,8 +23,16 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "given θ, NUTS over θ, a table of scores, two files and a picture.",
     )
     add = parser.add_argument
-    add("table", nargs="?", help="a .csv or .nc file; default: 300 of scikit-learn's digits")
+    add(
+        "table",
+        nargs="?",
+        help="a .csv, .tsv, .txt, .parquet, .h5ad or .nc file; default: 300 of scikit-learn's digits",
+    )
     add("--label", help="column (or coordinate) that names each row's class")
+    add("--index", help="column that names the rows (default: the first if it holds names)")
+    add("--sep", help="separator of a file of text (default: found)")
+    add("--decimal", choices=(".", ","), help="decimal mark of a file of text (default: found)")
+    add("--header", choices=("yes", "no"), help="whether the first line names the columns")
     add("--latent-dim", type=int, default=2, metavar="Q", help="latent dimensions (default 2)")
     add(
         "--kernel",
@@ -100,7 +108,14 @@ def run(argv: Sequence[str] | None = None) -> int:
     if options.table is None:
         table = gplvm.data.load_digits(n=300)
     else:
-        table = gplvm.data.load_table(options.table, label=options.label)
+        table = gplvm.data.load_table(
+            options.table,
+            label=options.label,
+            index=options.index,
+            sep=options.sep,
+            decimal=options.decimal,
+            header=None if options.header is None else options.header == "yes",
+        )
     name = options.out or (Path(options.table).stem if options.table else "digits")
     paths = _outputs(name, overwrite=options.overwrite)
     if paths is None:

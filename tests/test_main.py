@@ -118,6 +118,19 @@ def test_mistakes_are_told_in_a_sentence(tmp_path, arguments, message):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_file_of_text_is_read_as_asked_for(cells, tmp_path):
+    rows = cells.read_text().split("\n", 1)[1]
+    (tmp_path / "bare.csv").write_text(rows.replace(",", ";").replace(".", ","))
+    result = call("bare.csv", "--label", "1", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "--header no" in result.stderr
+    asked = ("--sep", ";", "--decimal", ",", "--header", "no", "--index", "0", "--label", "1")
+    result = call("bare.csv", *asked, "--latent-dim", "100", cwd=tmp_path)
+    assert (
+        "min(N, D) = 10, got 100" in result.stderr
+    )  # the table was read, its 10 columns of numbers
+
+
 def test_a_column_of_text_is_told_with_the_way_out(cells, tmp_path):
     result = call(cells, cwd=tmp_path)
     assert result.returncode == 2

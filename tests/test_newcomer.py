@@ -226,14 +226,15 @@ def test_a_fit_where_positions_are_wanted(best, digits):
 
 def test_rows_without_a_class_or_a_number(best):
     classes = np.array(["a"] * 20 + [None] * 10, dtype=object)
-    with pytest.raises(ValueError, match="color must not be missing, got 10 rows without a value"):
-        gplvm.plot.latent(best, classes)
     numbers = np.where(np.arange(30) < 20, np.arange(30.0), np.nan)
-    points = gplvm.plot.latent(best, numbers, background=False).collections[-1]
-    points.update_scalarmappable()
-    assert (points.get_facecolor()[20:] == 1.0).all()  # white
+    X = best.posterior["X"].to_numpy()[0, 0]
+    for color in (classes, numbers):
+        unknown, known = gplvm.plot.latent(best, color, background=False).collections
+        assert unknown.get_label() == "missing"
+        np.testing.assert_array_equal(unknown.get_offsets(), X[20:])
+        np.testing.assert_array_equal(known.get_offsets(), X[:20])
     about = gplvm.plot.explore(best, numbers, grid=5).about
-    assert about["colours"][20:] == ["#ffffff"] * 10
+    assert about["values"][20:] == ["missing"] * 10
     assert about["scale"]["high"] == 19.0
 
 
@@ -243,7 +244,7 @@ def test_the_side_of_an_image_is_not_its_shape(best):
 
 
 def test_time_and_background_of_another_kind(best, unaligned):
-    with pytest.raises(ValueError, match="time must have one number a row, got values of type"):
+    with pytest.raises(TypeError, match="time must hold numbers, got text"):
         gplvm.plot.latent(best, time="label")
     with pytest.raises(ValueError, match=r"time must have one value a row, 30, got shape \(3,\)"):
         gplvm.plot.latent(best, time=[1, 2, 3])

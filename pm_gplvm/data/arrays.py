@@ -315,7 +315,7 @@ def classes(name: str, given: Any) -> pd.Categorical:
         values = array.tolist()
     known = [v for v in values if not _is_missing(v)]
     try:
-        names = sorted(set(known), key=natural)
+        names = sorted(set(known), key=_by_value if all(map(_says_a_number, known)) else natural)
     except TypeError as error:
         raise TypeError(f"{name} must hold labels such as text or numbers ({error}).") from error
     position = {value: i for i, value in enumerate(names)}
@@ -327,6 +327,17 @@ def _is_missing(value: Any) -> bool:
     if isinstance(value, str):
         return value in _NO_CLASS
     return value is None or value is pd.NA or value is pd.NaT or value != value
+
+
+def _says_a_number(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and np.isfinite(float(value))
+    except ValueError:
+        return False
+
+
+def _by_value(value: str) -> tuple[float, str]:
+    return float(value), value
 
 
 def natural(value: Any) -> tuple[Any, ...]:
@@ -369,7 +380,7 @@ def times(name: str, given: Any, unit: str = "D") -> tuple[Array, bool]:
     they are stored in. Numbers stay as they are.
     """
     one = unit_of_time("time_unit", unit)
-    values = _datelike(given)
+    values = datelike(given)
     if values is None:
         return numbers(name, given), False
     if np.isnat(values).any():
@@ -381,7 +392,7 @@ def times(name: str, given: Any, unit: str = "D") -> tuple[Array, bool]:
     return np.asarray(values / one, dtype=np.float64), True
 
 
-def _datelike(given: Any) -> NDArray[Any] | None:
+def datelike(given: Any) -> NDArray[Any] | None:
     """Return dates or durations as an array of NumPy's, None if they are none."""
     frame = nw.from_native(given, eager_only=True, allow_series=True, pass_through=True)
     if isinstance(given, xr.DataArray) or isinstance(frame, nw.Series):

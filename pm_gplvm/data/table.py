@@ -26,6 +26,7 @@ _NUMBERS = {"id", "index", "row", "unnamed: 0"}
 _FEW_ROWS, _MANY_COLUMNS = 20, 50  # columns per row
 _SHARE, _FEW = 0.9, 0.25  # of all variance in at most this share of the columns
 _SHARE_OF_FEW = 0.99  # in one column where there are only two or three
+_BEYOND = 1e15  # no measurement is as large next to others, but what files fill gaps with
 
 
 def as_table(Y: Any, *, missing: str = "raise") -> xr.DataArray:
@@ -238,12 +239,48 @@ def warn_of_odd_table(table: xr.DataArray, scale: str) -> None:
             f"Y has a column called {listed(numbers)}, which would be embedded as a measurement. If "
             f"it numbers the rows, make it the index: Y.set_index({numbers[0]!r})."
         )
+    if codes := _missing_codes(table):
+        counted = [f"{code:.10g} ({n} times)" for code, n in codes.items()]
+        first = f"{next(iter(codes)):.10g}"
+        _warn(
+            f"Y has values far outside all others, {listed(counted)}, which seem to stand for missing "
+            f"entries and would be embedded as measurements. If so, put NaN there: load_table(path, "
+            f"missing={first}), or Y = Y.where(Y != {first}), and build_model(Y, missing='mask')."
+        )
     if scale == "global" and (large := _dominant(table, names)):
         _warn(
             f"Y has nearly all of its variance in {len(large)} of {D} features, and they decide alone: "
             f"{listed(large)}. If the units differ, scale='feature' divides each by its own spread: "
             "build_model(Y, scale='feature'), GPLVM(scale='feature'), or --scale feature."
         )
+
+
+def _missing_codes(table: xr.DataArray) -> dict[float, int]:
+    """Return numbers that seem to stand for missing entries, and how often each is in the table.
+
+    A code is the lowest or highest value of a column, repeated, and farther from the next value than all
+    others from each other, of which there are three or more: a measurement out there would hardly
+    come twice as the same number, but in a table of counts. So it must also be written as codes are: in
+    nines (999, -9999.99), beyond all measure (1e30), or whole and negative where nothing else is.
+    """
+    values, counts = np.unique(table.to_numpy(), return_counts=True)
+    repeated = values[(counts > 1) & np.isfinite(values)]
+    found: dict[float, int] = {}
+    for column in table.to_numpy().T:
+        others = np.unique(column[np.isfinite(column)])
+        for code, low, high in (others[[0, 1, -1]], others[[-1, 0, -2]]) if len(others) > 3 else ():
+            gap, spread = min(abs(code - low), abs(code - high)), abs(high - low)
+            if gap <= spread or code not in repeated:
+                continue
+            whole = code == round(code) and (column == code).sum() > 1
+            if _written_as_a_code(code) or (code < 0.0 <= min(low, high) and whole):
+                found[float(code)] = int(counts[values == code][0])
+    return found
+
+
+def _written_as_a_code(value: float) -> bool:
+    text = f"{abs(value):.10g}".replace(".", "")
+    return abs(value) >= _BEYOND or (len(text) > 1 and set(text) == {"9"})
 
 
 def _dominant(table: xr.DataArray, names: list[str]) -> list[str]:

@@ -101,7 +101,8 @@ def build_model(
     -----
     RuntimeWarning
         If there are so many patterns of missing entries that a fit takes much longer; if Y looks
-        transposed, or a column like labels, or a few columns hold nearly all of its variance.
+        transposed, or a column like labels, or a few columns hold nearly all of its variance, or
+        numbers such as -999 seem to stand for missing entries.
 
     Raises
     ------

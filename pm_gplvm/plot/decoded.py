@@ -9,21 +9,18 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.ticker import ScalarFormatter
-from numpy.typing import NDArray
 
 from pm_gplvm.core.checks import Array, checked, count
 from pm_gplvm.data.fit import Fit
+from pm_gplvm.plot.colours import COLOURS, Key, draw_legend, draw_points, key_of
 from pm_gplvm.plot.elements import (
-    COLOURS,
     Plane,
+    check_axes,
     check_image_shape,
     draw_grid,
-    draw_legend,
-    draw_points,
     limits_of,
     mesh,
     plane_of,
-    row_values,
     set_limits,
 )
 from pm_gplvm.prediction.magnification import magnification as magnification_at
@@ -89,8 +86,9 @@ def reconstruction(
     >>> ax.get_ylabel()
     'latent 1'
     """
-    plane = plane_of(Fit.of(fit, "X", caller="plot.reconstruction"), dims)
     count("grid", grid, 2)
+    check_axes("ax", ax)
+    plane = plane_of(Fit.of(fit, "X", caller="plot.reconstruction"), dims)
     cells = (int(grid),) * len(plane.dims)
     limits = limits_of(plane.X, 0.02)
     centres = mesh(limits, cells)
@@ -228,16 +226,17 @@ def magnification(
     >>> ax.get_xlabel()
     'latent 0'
     """
+    count("grid", grid, 2)
+    check_axes("ax", ax)
     read = Fit.of(fit, "X", caller="plot.magnification")
     plane = plane_of(read, dims)
-    count("grid", grid, 2)
     N, Q = plane.draws.shape[1:]
-    values = None if color is None else row_values(read, color, N)
+    key = key_of(read, color, N)
     if ax is None:
-        _, ax = plt.subplots(figsize=(6.0, 4.6), layout="constrained")
+        width = 6.0 + (key.breadth if key else 0.0)
+        _, ax = plt.subplots(figsize=(width, 4.6), layout="constrained")
     if path is None and Q > 1:
-        name = color if isinstance(color, str) else ""
-        return _draw_map(ax, fit, plane, values, name, grid, num_samples)
+        return _draw_map(ax, fit, plane, key, grid, num_samples)
     if path is None:
         way = mesh(limits_of(plane.X), (4 * grid,))
         along, name = way[:, 0], "latent 0"
@@ -259,8 +258,7 @@ def _draw_map(
     ax: Axes,
     fit: xr.DataTree,
     plane: Plane,
-    values: NDArray[Any] | None,
-    name: str,
+    key: Key | None,
     grid: int,
     draws: int,
 ) -> Axes:
@@ -276,13 +274,13 @@ def _draw_map(
         x, y = centres.reshape(grid, grid, 2).transpose(2, 0, 1)
         lines = ax.contour(x, y, ratio, levels=_RATIOS, colors="white", linewidths=0.8)
         ax.clabel(lines, fmt="×%g", fontsize=7)
-    scale = draw_points(ax, plane.X, values, size=12.0)
+    scale = draw_points(ax, plane.X, key, size=12.0)
     ticks = ScalarFormatter()
     ticks.set_powerlimits((-2, 3))
     form = None if isinstance(norm, LogNorm) else ticks
     bar = ax.figure.colorbar(picture, ax=ax, fraction=0.045, pad=0.02, format=form)
     bar.set_label(_unit(plane.draws.shape[2]))
-    draw_legend([ax], scale, name, left=True)
+    draw_legend([ax], scale, key, left=True)
     ax.set(xlabel=f"latent {plane.dims[0]}", ylabel=f"latent {plane.dims[1]}")
     return ax
 

@@ -158,14 +158,14 @@ function legend(parent, { legend: entries, scale, color }) {
   for (const { name, shape, fill } of entries) {
     const item = html("span", line);
     const mark = svg("svg", { width: 12, height: 12, viewBox: "-6 -6 12 12" }, item);
-    svg("path", { d: SHAPES[shape], fill, stroke: "#222", "stroke-width": 0.5 }, mark);
+    svg("path", { d: SHAPES[shape] ?? "", fill, stroke: "#222", "stroke-width": 0.5 }, mark);
     item.append(` ${name}`);
   }
   if (scale) {
-    line.append(`${number(scale.low)} `);
+    line.append(`${scale.ends[0]} `);
     const bar = html("span", line);
     bar.style.cssText = `display:inline-block;width:120px;height:10px;background:linear-gradient(to right,${scale.stops})`;
-    line.append(` ${number(scale.high)}`);
+    line.append(` ${scale.ends[1]}`);
   }
 }
 

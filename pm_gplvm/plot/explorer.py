@@ -18,15 +18,8 @@ from scipy.spatial.distance import pdist, squareform
 from pm_gplvm.core.checks import check_target, checked, count
 from pm_gplvm.data.fit import FEATURE, OBS, Fit, stacked
 from pm_gplvm.diagnostics.agreement import neighbour_probabilities
-from pm_gplvm.plot.elements import (
-    COLOURS,
-    are_classes,
-    check_image_shape,
-    limits_of,
-    mesh,
-    plane_of,
-    row_values,
-)
+from pm_gplvm.plot.colours import COLOURS, GREY, MISSING, SCALE, key_of
+from pm_gplvm.plot.elements import check_image_shape, limits_of, mesh, plane_of
 from pm_gplvm.prediction.predict import predict, relative_uncertainty
 
 _SCRIPT = Path(__file__).with_name("explorer.js")
@@ -115,6 +108,7 @@ def explore(
     ...     gplvm.plot.explore(best, "label", path=page, image_shape=(8, 8), grid=10).name
     'digits.html'
     """
+    count("grid", grid, 4)
     read = Fit.of(fit, "X", caller="plot.explore")
     plane = plane_of(read, dims)
     if len(plane.dims) < 2:
@@ -125,7 +119,6 @@ def explore(
     target = None if path is None else _checked_target(Path(path), overwrite)
     if target is None:
         widget = _widget_class()
-    count("grid", grid, 4)
     if kind not in (None, *_KINDS):
         raise ValueError(f"kind must be one of {', '.join(_KINDS)}, got {kind!r}.")
     if kind == "image" and image_shape is None:
@@ -166,37 +159,43 @@ def explore(
 
 def _point_styles(read: Fit, color: Any, n_rows: int) -> dict[str, Any]:
     """Colour, shape and value of each row's point, and the legend."""
-    styles: dict[str, Any] = {
+    key = key_of(read, color, n_rows)
+    plain: dict[str, Any] = {
         "colours": [COLOURS[0]] * n_rows,
         "shapes": [_SHAPES[0]] * n_rows,
         "values": None,
         "legend": [],
         "scale": None,
-        "color": color if isinstance(color, str) else "",
+        "color": "",
     }
-    if color is None:
-        return styles
-    values = row_values(read, color, n_rows)
-    if not are_classes(values):
-        scale = colormaps["viridis"].with_extremes(bad="white")
-        low, high = float(np.nanmin(values)), float(np.nanmax(values))
-        shades = scale(Normalize(low, high)(np.ma.masked_invalid(values)))
+    if key is None:
+        return plain
+    styles = plain | {"values": list(key.texts()), "color": key.title.replace("\n", ", ")}
+    unknown = [{"name": MISSING, "fill": GREY, "shape": _SHAPES[0]}] if key.missing.any() else []
+    if key.values is not None:
+        scale = colormaps[SCALE]
+        low, high = float(np.nanmin(key.values)), float(np.nanmax(key.values))
+        shades = scale(Normalize(low, high)(np.nan_to_num(key.values, nan=low)))
         stops = ",".join(to_hex(scale(s)) for s in np.linspace(0.0, 1.0, 9))
+        ends = {"low": low, "high": high, "ends": [key.text(low), key.text(high)]}
         return styles | {
-            "colours": [to_hex(shade) for shade in shades],
-            "values": [f"{v:.3g}" for v in values],
-            "scale": {"low": low, "high": high, "stops": stops},
+            "colours": [
+                GREY if gap else to_hex(shade)
+                for gap, shade in zip(key.missing, shades, strict=True)
+            ],
+            "legend": unknown,
+            "scale": ends | {"stops": stops},
         }
-    names, classes = np.unique(values, return_inverse=True)
-    legend = [
-        {"name": str(c), "fill": COLOURS[i % len(COLOURS)], "shape": _SHAPES[i % len(_SHAPES)]}
-        for i, c in enumerate(names)
-    ]
+    looks = [key.look(i, _SHAPES) for i in range(len(key.classes))] + [(GREY, _SHAPES[0])]
+    more = [{"name": key.unlisted, "fill": "none", "shape": ""}] if key.unlisted else []
     return styles | {
-        "colours": [legend[i]["fill"] for i in classes],
-        "shapes": [legend[i]["shape"] for i in classes],
-        "values": [legend[i]["name"] for i in classes],
-        "legend": legend,
+        "colours": [looks[code][0] for code in key.codes],
+        "shapes": [looks[code][1] for code in key.codes],
+        "legend": [
+            {"name": name, "fill": looks[i][0], "shape": looks[i][1]} for i, name in key.listed
+        ]
+        + more
+        + unknown,
     }
 
 

@@ -16,16 +16,8 @@ from pm_gplvm.data.fit import Fit, fits_of_one_table
 from pm_gplvm.diagnostics.agreement import common_frame, outside
 from pm_gplvm.diagnostics.modes import group_optima
 from pm_gplvm.diagnostics.relevance import active_dimensions
-from pm_gplvm.plot.elements import (
-    COLOURS,
-    SHAPES,
-    check_pair,
-    draw_ellipses,
-    draw_legend,
-    draw_points,
-    row_values,
-    set_limits,
-)
+from pm_gplvm.plot.colours import COLOURS, SHAPES, Key, draw_legend, draw_points, key_of
+from pm_gplvm.plot.elements import check_axes, check_pair, draw_ellipses, set_limits
 from pm_gplvm.sampling.prior import check_prior
 
 _SHARE = 0.89
@@ -89,54 +81,62 @@ def compare(
     count("num_samples", num_samples)
     first = next(iter(fits))
     N = len(read[first].table().F)
-    values = None if color is None else row_values(read[first], color, N)
+    key = key_of(read[first], color, N)
+    _check_panels(axes, len(fits), f"one for each fit, {len(fits)}")
     positions = common_frame(read, draws=int(num_samples))
     Q = positions[first].shape[2]
-    if Q > 1:
-        check_pair(dims, Q, dims)
+    pair = list(check_pair(dims, Q)) if Q > 1 else [0]
     panels = _panels(
         axes,
         len(fits),
         f"one for each fit, {len(fits)}",
-        figsize=(0.8 + 3.2 * len(fits), 3.6),
+        figsize=(0.8 + 3.2 * len(fits) + (key.breadth if key else 0.0), 3.6),
         sharex=True,
         sharey=True,
         layout="compressed",
     )
-    pair = list(dims) if Q > 1 else [0]
     shown = {name: Z[:, :, pair] for name, Z in positions.items()}
     reference = shown[first].mean(axis=0)
     draw_panel = _draw_plane if Q > 1 else _draw_line
     for ax, (name, Z) in zip(panels, shown.items(), strict=True):
-        scale = draw_panel(ax, Z, reference, values, name, is_first=name == first)
+        scale = draw_panel(ax, Z, reference, key, name, is_first=name == first)
         ax.set(xlabel=f"latent {pair[0]} / lengthscale")
     if Q > 1:
         ends = [np.quantile(Z, INTERVAL, axis=0) for Z in shown.values()]
         for ax in panels:
             ax.set_aspect("equal")
             set_limits(ax, np.concatenate(ends).reshape(-1, 2))
-        panels[0].set_ylabel(f"latent {dims[1]} / lengthscale")
+        panels[0].set_ylabel(f"latent {pair[1]} / lengthscale")
     else:
         panels[0].set_ylabel("row, in the order of the first fit")
-    draw_legend(panels.tolist(), scale, color if isinstance(color, str) else "")
+    draw_legend(panels.tolist(), scale, key)
     return panels
 
 
 def _panels(axes: Any, n: int, wanted: str, **layout: Any) -> NDArray[Any]:
     """Return n axes, those given or new ones side by side."""
+    _check_panels(axes, n, wanted)
     if axes is None:
         _, axes = plt.subplots(1, n, **{"layout": "constrained", **layout})
+    return np.asarray(axes, dtype=object).ravel()
+
+
+def _check_panels(axes: Any, n: int, wanted: str) -> None:
+    """Raise unless these are n axes, or None for new ones."""
+    if axes is None:
+        return
     panels = np.asarray(axes, dtype=object).ravel()
+    for panel in panels:
+        check_axes("axes", panel)
     if len(panels) != n:
         raise ValueError(f"axes must be {wanted}, got {len(panels)}.")
-    return panels
 
 
 def _draw_plane(
     ax: Axes,
     draws: Array,
     reference: Array,
-    values: NDArray[Any] | None,
+    key: Key | None,
     name: str,
     *,
     is_first: bool,
@@ -154,7 +154,7 @@ def _draw_plane(
         if spread:
             name += _outside(far)
     ax.set_title(name)
-    return draw_points(ax, mean, values, size=14.0)
+    return draw_points(ax, mean, key, size=14.0)
 
 
 def _has_spread(draws: Array) -> bool:
@@ -170,7 +170,7 @@ def _draw_line(
     ax: Axes,
     draws: Array,
     reference: Array,
-    values: NDArray[Any] | None,
+    key: Key | None,
     name: str,
     *,
     is_first: bool,
@@ -186,7 +186,7 @@ def _draw_line(
     if not is_first:
         ax.scatter(at, rows, **_DOT)
     ax.set_title(name)
-    return draw_points(ax, np.column_stack([draws.mean(axis=0), rows]), values, size=14.0)
+    return draw_points(ax, np.column_stack([draws.mean(axis=0), rows]), key, size=14.0)
 
 
 def prior(prior: xr.DataTree, fit: xr.DataTree | None = None, *, axes: Any = None) -> NDArray[Any]:
@@ -223,6 +223,7 @@ def prior(prior: xr.DataTree, fit: xr.DataTree | None = None, *, axes: Any = Non
     >>> axes[2].get_xlabel()
     'principal component'
     """
+    _check_panels(axes, 3, "three")
     checks = check_prior(prior, fit)
     panels = _panels(axes, 3, "three", figsize=(9.6, 3.2))
     share, component = checks["share"].to_numpy(), checks["component"].to_numpy()
@@ -293,6 +294,7 @@ def optima(fit: xr.DataTree, *, same: float = 0.01, axes: Any = None) -> NDArray
     >>> axes[0].get_ylabel()
     'objective below the best'
     """
+    _check_panels(axes, 2, "two")
     ends = group_optima(Fit.of(fit, caller="plot.optima"), same)
     panels = _panels(axes, 2, "two", figsize=(7.4, 3.2))
     objective, group = ends["objective"].to_numpy(), ends["embedding"].to_numpy()
@@ -374,6 +376,7 @@ def relevance(fit: xr.DataTree, *, threshold: float = 0.05, ax: Axes | None = No
     >>> ax.get_xlabel()
     'latent dimension'
     """
+    check_axes("ax", ax)
     table = active_dimensions(fit, threshold=threshold)
     if ax is None:
         _, ax = plt.subplots(figsize=(5.0, 3.2), layout="constrained")

@@ -13,18 +13,27 @@ from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from pm_gplvm.core.checks import Array, checked, interval
+from pm_gplvm.core.checks import Array, checked, count, interval
 from pm_gplvm.core.kernels import KERNELS
+from pm_gplvm.data.arrays import datelike, numbers
 from pm_gplvm.data.fit import Fit
-from pm_gplvm.plot.elements import (
-    Plane,
-    draw_ellipses,
-    draw_grid,
+from pm_gplvm.plot.colours import (
+    Key,
+    date_ticks,
+    days,
+    draw_classes,
     draw_legend,
     draw_points,
+    key_of,
+    row_values,
+)
+from pm_gplvm.plot.elements import (
+    Plane,
+    check_axes,
+    draw_ellipses,
+    draw_grid,
     mesh,
     plane_of,
-    row_values,
     set_limits,
 )
 from pm_gplvm.prediction.magnification import occupancy
@@ -79,14 +88,15 @@ def latent(
         From :func:`fit_marginal`, :func:`sample_theta` or any with ``X``; after :func:`align` the
         aligned draws are shown.
     color : str or array_like, shape (N,), optional
-        A coordinate along the rows (``"label"``) or one value a row: text and whole numbers are
-        classes, other numbers a scale.
+        A coordinate along the rows (``"label"``) or one value a row, joined by label if it has an index.
+        Text, bools and up to 20 whole numbers are classes, in the order of ordered categories or else
+        sorted; other numbers, dates and durations are a scale. Rows without a class or number are grey.
     dims : pair of int or "pairs", optional
         Which latent dimensions to draw; by default the first two or, where each has a lengthscale
         of its own (ARD), the two most relevant (:func:`diagnostics.active_dimensions`). "pairs" draws each pair, one
         panel each. A model with one dimension is drawn against time or the order of the rows.
     time : str or array_like, shape (N,), optional
-        A coordinate along the rows or one number a row. With one latent dimension the horizontal
+        A coordinate along the rows or one number or date a row. With one latent dimension the horizontal
         axis; with more a line joins the rows in its order.
     background : {"uncertainty", "density"} or bool, default True
         What the shades show. "uncertainty" is the standard deviation of the noise-free function, as
@@ -132,50 +142,61 @@ def latent(
     pairs = isinstance(dims, str)
     if pairs and dims != "pairs":
         raise ValueError(f"dims must be two dimensions or 'pairs', got {dims!r}.")
+    count("grid", grid, 2)
+    if not pairs:
+        check_axes("ax", ax)
     read = Fit.of(fit, "X", caller="plot.latent")
     plane = plane_of(read, None if pairs else dims)
     read.warn_unaligned()
     N, Q = plane.draws.shape[1:]
+    order, are_dates = (None, False) if time is None else _times(read, time, N)
     rows = _Rows(
-        values=None if color is None else row_values(read, color, N),
-        name=color if isinstance(color, str) else "",
-        order=None if time is None else _times(read, time, N),
-        time=time if isinstance(time, str) else "time",
+        key_of(read, color, N), order, are_dates, time if isinstance(time, str) else "time"
     )
     shading = _Shading(fit, _kind(background, plane, read.kernel in KERNELS), grid)
     if pairs:
         return _plot_pairs(plane.draws, rows, shading, spread, ax)
     if ax is None:
-        _, ax = plt.subplots(figsize=(6.0, 4.8), layout="constrained")
+        width = 6.0 + (rows.key.breadth if rows.key else 0.0)
+        _, ax = plt.subplots(figsize=(width, 4.8), layout="constrained")
     if Q == 1:
         scale = _plot_line(ax, plane.draws[:, :, 0], rows, spread)
     else:
         scale = _plot_plane(ax, plane, rows, shading, spread)
         shading.label([ax])
-    draw_legend([ax], scale, rows.name, left=True)
+    draw_legend([ax], scale, rows.key, left=True)
     return ax
 
 
 @dataclass
 class _Rows:
-    """Values and order of the rows, and their names."""
+    """What colours say of the rows, their times, and the name of these."""
 
-    values: NDArray[Any] | None
-    name: str
+    key: Key | None
     order: Array | None
+    are_dates: bool
     time: str
 
 
-def _times(read: Fit, time: Any, n_rows: int) -> Array:
-    values = row_values(read, time, n_rows, argument="time")
-    if not np.issubdtype(values.dtype, np.number):
-        raise ValueError(f"time must have one number a row, got values of type {values.dtype}.")
-    return values.astype(np.float64)
+def _times(read: Fit, time: Any, n_rows: int) -> tuple[Array, bool]:
+    """Return the time of each row, and whether it is a date, in days as Matplotlib counts them."""
+    given = row_values(read, time, n_rows, argument="time")
+    at = datelike(given)
+    if at is None:
+        values = numbers("time", given)
+    else:
+        are_dates = at.dtype.kind == "M"
+        values = days(at) if are_dates else at / np.timedelta64(1, "D")
+    if unknown := int((~np.isfinite(values)).sum()):
+        raise ValueError(f"time must be known in every row, got {unknown} missing or infinite.")
+    return values, at is not None and at.dtype.kind == "M"
 
 
 def _kind(background: Any, plane: Plane, known: bool) -> str:
-    kind = {True: "uncertainty" if known else "", False: ""}.get(background, background)
-    if kind not in ("uncertainty", "density", ""):
+    kind = background
+    if isinstance(background, bool | np.bool_):
+        kind = "uncertainty" if background and known else ""
+    if not isinstance(kind, str) or kind not in ("uncertainty", "density", ""):
         raise ValueError(
             f"background must be 'uncertainty', 'density', True or False, got {background!r}."
         )
@@ -239,7 +260,7 @@ def _plot_plane(
         path = X[np.argsort(rows.order, kind="stable")]
         ax.plot(path[:, 0], path[:, 1], color="0.3", linewidth=0.7, zorder=1.4)
     ax.set(xlabel=f"latent {plane.dims[0]}", ylabel=f"latent {plane.dims[1]}")
-    return draw_points(ax, X, rows.values)
+    return draw_points(ax, X, rows.key)
 
 
 def _plot_pairs(
@@ -256,6 +277,8 @@ def _plot_pairs(
     panels: Any = np.asarray(axes, dtype=object)
     if panels.shape != (side, side):
         raise ValueError(f"ax must be an array ({side}, {side}) of axes, got {panels.shape}.")
+    for panel in panels.ravel():
+        check_axes("ax", panel)
     scale = None
     for i, j in np.ndindex(side, side):
         if j > i:
@@ -265,13 +288,10 @@ def _plot_pairs(
         panels[i, j].label_outer()
     shading.label(panels.ravel().tolist())
     if scale is not None:
-        draw_legend(panels.ravel().tolist(), scale, rows.name)
-    else:
-        handles, labels = panels[0, 0].get_legend_handles_labels()
-        if labels:
-            # The empty corner has room for it.
-            key = {"loc": "upper right", "frameon": False, "fontsize": "small", "ncols": 2}
-            panels[0, side - 1].legend(handles, labels, title=rows.name or None, **key)
+        draw_legend(panels.ravel().tolist(), scale, rows.key)
+    elif rows.key is not None:  # the empty corner has room for it
+        legend = draw_classes(panels[0, side - 1], rows.key, loc="upper right")
+        legend.set_in_layout(rows.key.are_many)
     return panels
 
 
@@ -288,5 +308,9 @@ def _plot_line(ax: Axes, draws: Array, rows: _Rows, spread: bool) -> PathCollect
         xlabel=rows.time if across else "latent 0",
         ylabel="latent 0" if across else "row",
     )
+    if rows.are_dates:
+        locator, formatter = date_ticks()
+        ax.xaxis.set_major_locator(locator)
+        ax.xaxis.set_major_formatter(formatter)
     positions = np.column_stack([order, X] if across else [X, order])
-    return draw_points(ax, positions, rows.values)
+    return draw_points(ax, positions, rows.key)

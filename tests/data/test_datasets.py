@@ -1,8 +1,11 @@
-"""Tables from scikit-learn and from files."""
+"""Tables from scikit-learn and from files; those of text are in test_delimited."""
+
+import sys
 
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse
 import sklearn.datasets
 import xarray as xr
 
@@ -69,33 +72,15 @@ def test_csv_as_pandas_writes_it(tmp_path):
     np.testing.assert_array_equal(table, frame)
 
 
-def test_csv_of_bare_numbers(csv):
-    table = gplvm.data.load_table(csv("a,b\n1,2\n3,4\n5,6\n"))
-    assert table["obs"].to_numpy().tolist() == [0, 1, 2]
-    assert "label" not in table.coords
-
-
-def test_csv_with_numeric_label(csv):
-    table = gplvm.data.load_table(csv("stage,a\n1,0.5\n2,0.7\n2,0.9\n"), label="stage")
-    assert table["label"].to_numpy().tolist() == ["1", "2", "2"]
-    assert table.shape == (3, 1)
-
-
 def test_table_from_a_file_goes_straight_into_a_model(csv):
     table = gplvm.data.load_table(csv("kind,a,b\nx,1,2\ny,3,5\nx,5,6\nz,7,1\n"), label="kind")
     assert tuple(gplvm.build_model(table, 1).coords["label"]) == ("x", "y", "x", "z")
 
 
-def test_csv_without_the_label_column(csv):
-    with pytest.raises(
-        ValueError, match=r"name a column of cells\.csv, got 'kind'\. Its columns are a, b\."
-    ):
-        gplvm.data.load_table(csv("a,b\n1,2\n3,4\n5,6\n"), label="kind")
-
-
 def test_csv_with_text(csv):
     with pytest.raises(
-        TypeError, match=r"got text in kind\. .*pass it as the label \(--label kind\)"
+        TypeError,
+        match=r"got text in kind, first 'x' in line 2\. .*pass it as the label \(--label kind\)",
     ):
         gplvm.data.load_table(csv("kind,a\nx,1\ny,3\nx,5\n"))
 
@@ -104,18 +89,6 @@ def test_csv_with_a_hole_is_refused_where_models_are_built(csv):
     table = gplvm.data.load_table(csv("a,b\n1,2\n3,\n5,6\n"))
     with pytest.raises(ValueError, match=r"1 missing \(NaN\).*obs 1, feature 1 \(b\)"):
         gplvm.build_model(table)
-
-
-@pytest.mark.parametrize("text", ["", "a,b\n1,2\n3,4,5\n"], ids=["empty", "ragged"])
-def test_broken_csv(text, csv):
-    with pytest.raises(ValueError, match=r"cells\.csv is not a CSV table"):
-        gplvm.data.load_table(csv(text))
-
-
-def test_binary_csv(tmp_path):
-    (tmp_path / "b.csv").write_bytes(b"\xff\xfe\x00\x81" * 20)
-    with pytest.raises(ValueError, match=r"b\.csv is not a CSV table"):
-        gplvm.data.load_table(tmp_path / "b.csv")
 
 
 def test_missing_file(tmp_path):
@@ -129,7 +102,9 @@ def test_folder_is_no_file(tmp_path):
 
 
 def test_other_kinds_of_files(csv):
-    with pytest.raises(ValueError, match=r"must be a \.csv or \.nc file, got 'cells\.xlsx'"):
+    with pytest.raises(
+        ValueError, match=r"must be a \.csv, .* or \.h5ad file .*, got 'cells\.xlsx'"
+    ):
         gplvm.data.load_table(csv("a", name="cells.xlsx"))
 
 
@@ -197,3 +172,132 @@ def test_a_first_column_without_a_name_that_repeats_holds_the_classes(tmp_path):
     table = gplvm.data.load_table(path)
     assert table["obs"].to_numpy().tolist() == ["one", "two", "three"]
     assert "label" not in table.coords
+
+
+@pytest.mark.parametrize("path", [None, 3, ["cells.csv"], b"cells.csv"])
+def test_a_path_of_another_type(path):
+    with pytest.raises(
+        TypeError, match=r"path must be the name of a file, got (NoneType|int|list|bytes)"
+    ):
+        gplvm.data.load_table(path)
+
+
+def test_numbers_that_stand_for_missing_entries_in_netcdf(netcdf, Y):
+    holes = Y.copy()
+    holes[2, 1] = -999.0
+    table = gplvm.data.load_table(netcdf(holes.rename("y").to_dataset()), missing=-999)
+    assert np.argwhere(np.isnan(table.to_numpy())).tolist() == [[2, 1]]
+
+
+def test_netcdf_label_with_a_hole(netcdf):
+    dataset = xr.Dataset({"y": (("obs", "wave"), np.arange(6.0).reshape(3, 2))})
+    dataset = dataset.assign_coords(batch=("obs", [1.0, np.nan, 2.0]))
+    table = gplvm.data.load_table(netcdf(dataset), label="batch")
+    assert table["label"].to_numpy().tolist() == ["1.0", "", "2.0"]
+
+
+@pytest.fixture
+def parquet(tmp_path):
+    pytest.importorskip("pyarrow")
+
+    def write(frame):
+        frame.to_parquet(tmp_path / "cells.parquet")
+        return tmp_path / "cells.parquet"
+
+    return write
+
+
+FRAME = pd.DataFrame(
+    {"a": [1, 2, None], "b": [1.5, 2.0, 3.0], "kind": ["x", None, "y"]}, index=["r1", "r2", "r3"]
+)
+
+
+def test_parquet(parquet):
+    table = gplvm.data.load_table(parquet(FRAME), label="kind", missing=1.5)
+    np.testing.assert_array_equal(table, [[1, np.nan], [2, 2], [np.nan, 3]])
+    assert table["obs"].to_numpy().tolist() == ["r1", "r2", "r3"]
+    assert table["feature"].to_numpy().tolist() == ["a", "b"]
+    assert table["label"].to_numpy().tolist() == ["x", "", "y"]
+    assert table.name == "cells"
+    plain = gplvm.data.load_table(
+        parquet(FRAME.fillna({"kind": "z"}).reset_index(drop=True)), index="kind"
+    )
+    assert plain["obs"].to_numpy().tolist() == ["x", "z", "y"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "message"),
+    [
+        ({}, TypeError, r"must hold numbers, got text in kind\. .*--label kind"),
+        ({"label": "c"}, ValueError, r"label must name a column of cells\.parquet, got 'c'"),
+        ({"sep": ","}, ValueError, r"sep says nothing about a \.parquet file"),
+    ],
+)
+def test_parquet_refused(parquet, arguments, kind, message):
+    with pytest.raises(kind, match=message):
+        gplvm.data.load_table(parquet(FRAME), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "package"), [("cells.parquet", "pyarrow"), ("cells.h5ad", "anndata")]
+)
+def test_a_package_that_is_not_installed_is_named(csv, monkeypatch, name, package):
+    for module in (package, "fastparquet"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(
+        ImportError, match=rf"{package}, which is not installed.*pip install {package}"
+    ):
+        gplvm.data.load_table(csv("hello", name))
+
+
+def test_files_that_are_none(csv):
+    pytest.importorskip("pyarrow")
+    with pytest.raises(ValueError, match=r"t\.parquet is not a Parquet file"):
+        gplvm.data.load_table(csv("hello", "t.parquet"))
+
+
+@pytest.mark.filterwarnings("ignore")  # anndata's own
+class TestAnnData:
+    @pytest.fixture
+    def path(self, tmp_path):
+        anndata = pytest.importorskip("anndata")
+        data = anndata.AnnData(
+            scipy.sparse.csr_matrix(np.arange(12.0).reshape(4, 3)),
+            obs=pd.DataFrame({"kind": pd.Categorical(["a", "b", None, "a"])}, index=list("wxyz")),
+            var=pd.DataFrame(index=["g1", "g2", "g3"]),
+        )
+        data.layers["log"] = np.log1p(np.arange(12.0).reshape(4, 3))
+        data.write_h5ad(tmp_path / "cells.h5ad")
+        return tmp_path / "cells.h5ad"
+
+    def test_X_and_names(self, path):
+        table = gplvm.data.load_table(path, label="kind")
+        np.testing.assert_array_equal(table, np.arange(12.0).reshape(4, 3))
+        assert table["obs"].to_numpy().tolist() == list("wxyz")
+        assert table["feature"].to_numpy().tolist() == ["g1", "g2", "g3"]
+        assert table["label"].to_numpy().tolist() == ["a", "b", "", "a"]
+
+    def test_a_layer(self, path):
+        table = gplvm.data.load_table(path, layer="log")
+        np.testing.assert_array_equal(table, np.log1p(np.arange(12.0).reshape(4, 3)))
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"layer": "raw"}, r"layer must name a layer .*, got 'raw'\. Its layers are log\."),
+            (
+                {"label": "stage"},
+                r"label must name a column .*, got 'stage'\. Its columns are kind",
+            ),
+            ({"header": True}, r"header says nothing about a \.h5ad file"),
+        ],
+    )
+    def test_refused(self, path, arguments, message):
+        with pytest.raises(ValueError, match=message):
+            gplvm.data.load_table(path, **arguments)
+
+    def test_a_file_that_is_none(self, tmp_path):
+        pytest.importorskip("anndata")
+        (tmp_path / "t.h5ad").write_text("hello")
+        with pytest.raises(ValueError, match=r"t\.h5ad is not an AnnData file"):
+            gplvm.data.load_table(tmp_path / "t.h5ad")

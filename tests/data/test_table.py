@@ -4,11 +4,19 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse
+import sklearn.datasets
 import xarray as xr
 from oracles import centre_and_spread
 
 import pm_gplvm as gplvm
-from pm_gplvm.data.table import as_table, centre_and_scale, grid_steps, resolution_of
+from pm_gplvm.data.datasets import load_table
+from pm_gplvm.data.table import (
+    as_table,
+    centre_and_scale,
+    grid_steps,
+    resolution_of,
+    warn_of_odd_table,
+)
 
 
 @pytest.fixture
@@ -317,3 +325,70 @@ def test_the_resolution_is_that_of_rounding():
     expected = np.sqrt(1.0 / np.var(table) / 12.0 + 0.01**2)
     assert resolution_of(table, scale) == pytest.approx(float(expected), rel=1e-12)
     assert resolution_of(table, scale, by_column=True) == pytest.approx([float(expected)])
+
+
+def coded(code, *places, decimals=0):
+    """A table of rounded measurements, Normal about 50 with sd 10, with a code at some places."""
+    values = np.random.default_rng(5).normal(50.0, 10.0, (60, 3)).round(decimals)
+    for place in places:
+        values[place] = code
+    return values
+
+
+@pytest.mark.parametrize(
+    ("code", "places"),
+    [
+        (999.0, [(3, 0), (9, 0)]),
+        (-9999.99, [(3, 0), (9, 2)]),
+        (1e30, [(3, 0), (4, 0)]),
+        (-200.0, [(3, 1), (9, 1), (20, 2)]),
+    ],
+)
+def test_codes_for_missing_entries_are_told(code, places):
+    table = coded(code, *places, decimals=2)
+    with pytest.warns(RuntimeWarning, match="seem to stand for missing entries") as told:
+        warn_of_odd_table(as_table(table), "none")
+    assert len(told) == 1
+    assert f"{code:.10g} ({len(places)} times)" in str(told[0].message)
+    assert f"missing={code:.10g}" in str(told[0].message)
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        coded(999.0, (3, 0)),  # once: an outlier
+        coded(500.0, (3, 0), (9, 0)),  # no number that codes are written as
+        coded(0.0, (3, 0), (9, 0)),
+        coded(99.0, (3, 0), (9, 0)),  # not far enough
+        np.where(coded(1.0) > 50.0, 99.0, [[0.0, 1.0, 2.0]]),  # two values a column
+        np.random.default_rng(0).poisson(0.1, (80, 20)),
+    ],
+    ids=["once", "500", "zeros", "near", "binary", "counts"],
+)
+def test_sound_tables_are_not_said_to_hold_codes(table):
+    warn_of_odd_table(as_table(table), "none")
+
+
+@pytest.mark.parametrize(
+    "name", ["iris", "wine", "breast_cancer", "digits", "diabetes", "linnerud"]
+)
+def test_tables_of_scikit_learn_hold_no_codes(name):
+    table = as_table(getattr(sklearn.datasets, f"load_{name}")().data)
+    warn_of_odd_table(table, "none")
+
+
+def test_codes_in_real_tables(data_file):
+    walk = load_table(data_file("osu_run1.txt"))
+    with pytest.warns(RuntimeWarning, match=r"-9999\.99 \(447 times\)"):
+        warn_of_odd_table(as_table(walk), "none")
+    mended = load_table(data_file("osu_run1.txt"), missing=-9999.99)
+    assert int(np.isnan(mended).sum()) == 447
+    warn_of_odd_table(as_table(mended, missing="mask"), "none")
+    warn_of_odd_table(as_table(load_table(data_file("guo_qpcr.csv"))), "none")
+    spectra = data_file("nir/flodat_training_spectra_0.txt")
+    warn_of_odd_table(as_table(load_table(spectra, header=False)), "none")
+    for name in ("oil_flow.npz", "oil_flow_100.npz"):
+        with np.load(data_file(name)) as file:
+            for key in file:
+                if file[key].ndim == 2:
+                    warn_of_odd_table(as_table(file[key]), "none")

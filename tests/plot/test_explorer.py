@@ -154,7 +154,6 @@ def test_without_anywidget_the_remedy_is_told(best, monkeypatch):
         ({"kind": "image"}, ValueError, "kind='image' needs image_shape"),
         ({"image_shape": (7, 8)}, ValueError, "image_shape must be .* = 64"),
         ({"color": "stage"}, ValueError, "no coordinate 'stage'"),
-        ({"color": [f"class {i}" for i in range(30)]}, ValueError, "at most 20 classes, got 30"),
     ],
 )
 def test_wrong_arguments(best, settings, error, message):

@@ -90,7 +90,6 @@ def test_given_axes_are_used(best):
     [
         ([1, 2, 3], r"one value a row, 30, got shape \(3,\)"),
         ("stage", "no coordinate 'stage'"),
-        ([f"class {i}" for i in range(30)], "at most 20 classes, got 30 different texts"),
     ],
 )
 def test_wrong_colours_are_refused(best, color, message):

@@ -1,0 +1,324 @@
+"""What colours and shapes say of the rows: classes or numbers, their points and their legend."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from matplotlib import dates
+from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
+from matplotlib.legend import Legend
+from matplotlib.lines import Line2D
+from matplotlib.transforms import offset_copy
+from numpy.typing import NDArray
+
+from pm_gplvm.core.checks import Array
+from pm_gplvm.data.arrays import by_row, classes, datelike, numbers
+from pm_gplvm.data.fit import FEATURE, OBS, Fit
+
+_DATES: Any = dates  # has no annotations
+
+# Paul Tol's "muted" colours, told apart by the colour-blind; with the shapes also in black and white.
+COLOURS = (
+    "#332288",
+    "#DDCC77",
+    "#117733",
+    "#CC6677",
+    "#88CCEE",
+    "#882255",
+    "#44AA99",
+    "#999933",
+    "#AA4499",
+    "#000000",
+)
+SHAPES = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
+GREY = "#b8b8b8"  # of rows of which nothing is known
+SCALE = "viridis"
+MISSING = "missing"
+
+_MOST_WHOLE = 20  # different whole numbers that are still classes
+_MOST_LISTED = 40  # classes in a legend
+_LENGTHS = (28, 60, 10**6)  # letters of a class in a legend: the fewest that tell all apart
+_LENGTHS_OF_MANY = (16, *_LENGTHS)
+_LETTER = 0.075  # inches
+_UNITS = (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0))
+
+
+@dataclass(frozen=True)
+class Key:
+    """Class of each row, or its number on a scale."""
+
+    name: str
+    codes: NDArray[np.intp]  # -1 where the row has none; without classes 0 where it has a number
+    classes: tuple[str, ...] = ()
+    values: Array | None = None  # (N,), NaN where missing; dates in days as Matplotlib counts them
+    are_dates: bool = False
+
+    @property
+    def missing(self) -> NDArray[np.bool_]:
+        """Rows without a class or number."""
+        return np.asarray(self.codes < 0)
+
+    def look(self, i: int, shapes: Sequence[str] = SHAPES) -> tuple[str, str]:
+        """Colour and shape of a class; the next ten have the same colours and other shapes."""
+        n = len(COLOURS)
+        return COLOURS[i % n], shapes[(i + i // n) % len(shapes)]
+
+    @property
+    def are_many(self) -> bool:
+        """Whether a legend has two columns."""
+        return len(self.classes) > _MOST_WHOLE
+
+    @property
+    def listed(self) -> list[tuple[int, str]]:
+        """Classes that a legend names, by number, with long names shortened."""
+        most = _MOST_LISTED - (len(self.classes) > _MOST_LISTED)
+        names = self.classes[:most]
+        return list(enumerate(shortened(names, _LENGTHS_OF_MANY if self.are_many else _LENGTHS)))
+
+    @property
+    def unlisted(self) -> str:
+        """What a legend says of the classes that it does not name."""
+        more = len(self.classes) - len(self.listed)
+        return f"… and {more} more" if more else ""
+
+    @property
+    def breadth(self) -> float:
+        """Inches that a legend beside the axes needs beyond one of short names."""
+        letters = max((len(name) for _, name in self.listed), default=0)
+        return max(0.0, _LETTER * (2 * (letters + 3) if self.are_many else letters - 8))
+
+    @property
+    def title(self) -> str:
+        """The name, and how many classes share colours where they are many."""
+        if not self.are_many:
+            return self.name
+        note = f"{len(self.classes)} classes: colours\nrepeat with other shapes"
+        return f"{self.name}\n{note}" if self.name else note
+
+    def texts(self) -> Iterator[str]:
+        """Class or number of each row in words."""
+        for row, code in enumerate(self.codes):
+            if code < 0:
+                yield MISSING
+            elif self.values is None:
+                yield self.classes[code]
+            else:
+                yield self.text(float(self.values[row]))
+
+    def text(self, value: float) -> str:
+        """Write a number of the scale."""
+        if self.are_dates:
+            at = _DATES.num2date(value).replace(tzinfo=None)
+            return at.isoformat(" ", "minutes").removesuffix(" 00:00")
+        return f"{value:.3g}"
+
+
+def row_values(read: Fit, given: Any, n_rows: int, *, argument: str) -> Any:
+    """Return one value per row: a coordinate of the fit by its name, or the values, joined by label."""
+    if isinstance(given, str):
+        return read.labels(given)
+    values = by_row(argument, given, _row_names(read, n_rows))
+    if isinstance(values, pd.DataFrame | xr.DataArray):
+        values = values.squeeze(axis=1) if values.shape[1:] == (1,) else values
+    try:
+        shape = np.shape(values)
+    except ValueError:  # lists of unequal length
+        shape = (len(values), -1)
+    if shape != (n_rows,):
+        hint = "Pass a coordinate's name, or an entry for each row of the table, in their order."
+        if shape == (read.group("observed_data").sizes.get(FEATURE),):
+            hint = "That is one a feature: if Y was meant the other way round, fit Y.T."
+        found = f"shape {shape}" if shape and shape[-1] >= 0 else type(given).__name__
+        raise ValueError(f"{argument} must have one value a row, {n_rows}, got {found}. {hint}")
+    return values
+
+
+def _row_names(read: Fit, n_rows: int) -> NDArray[Any]:
+    if read.holds_table and OBS in read.Y.coords:
+        return read.Y[OBS].to_numpy()
+    return np.arange(n_rows)
+
+
+def key_of(read: Fit, color: Any, n_rows: int) -> Key | None:
+    """Return what colours say: categories, text, bools and few whole numbers are classes."""
+    if color is None:
+        return None
+    given = row_values(read, color, n_rows, argument="color")
+    name = color if isinstance(color, str) else getattr(given, "name", None)
+    name = name if isinstance(name, str) else ""
+    if isinstance(getattr(given, "dtype", None), pd.CategoricalDtype):
+        return _classes(name, given)
+    if (at := datelike(given)) is not None:
+        return _dates(name, at)
+    column = pd.Series(given)
+    if np.ma.isMaskedArray(given):
+        column = pd.Series(given.data).astype(object).mask(np.ma.getmaskarray(given))
+    known = column[column.notna()].tolist()
+    kinds = {type(value) for value in known}
+    plain = all(issubclass(kind, Real) and not issubclass(kind, bool | np.bool_) for kind in kinds)
+    if known and plain:
+        few = len(set(known)) <= _MOST_WHOLE
+        if not (few and all(issubclass(kind, Integral) for kind in kinds)):
+            values = numbers("color", given)
+            return _scale(name, np.where(np.isfinite(values), values, np.nan))
+    return _classes(name, column.astype(object).to_numpy())
+
+
+def _classes(name: str, given: Any) -> Key:
+    found = classes("color", given).remove_unused_categories()
+    names = [str(value) for value in found.categories]
+    if len(set(names)) < len(names):  # 1 and "1"
+        names = [repr(value) for value in found.categories]
+    return Key(name, np.asarray(found.codes, dtype=np.intp), tuple(names))
+
+
+def _scale(name: str, values: Array, *, are_dates: bool = False) -> Key:
+    codes = np.where(np.isnan(values), -1, 0)
+    if (codes < 0).all():
+        return Key(name, codes)
+    return Key(name, codes, values=values, are_dates=are_dates)
+
+
+def _dates(name: str, at: NDArray[Any]) -> Key:
+    """Dates as Matplotlib counts them; durations in the largest unit of which there is one."""
+    if at.dtype.kind == "M":
+        values = np.full(len(at), np.nan)
+        known = ~np.isnat(at)
+        values[known] = days(at[known])
+        return _scale(name, values, are_dates=True)
+    seconds = at / np.timedelta64(1, "s")
+    longest = np.nanmax(np.abs(seconds), initial=0.0)
+    unit, length = next((u for u in _UNITS if longest >= u[1]), _UNITS[-1])
+    return _scale(f"{name} ({unit})" if name else unit, seconds / length)
+
+
+def days(at: NDArray[Any]) -> Array:
+    """Return dates in days as Matplotlib counts them."""
+    return np.asarray(_DATES.date2num(at), dtype=np.float64)
+
+
+def date_ticks() -> tuple[Any, Any]:
+    """Return a locator and a formatter of dates."""
+    locator = _DATES.AutoDateLocator(maxticks=8)
+    return locator, _DATES.ConciseDateFormatter(locator)
+
+
+def shortened(names: Sequence[str], lengths: Sequence[int] = _LENGTHS) -> list[str]:
+    """Return long names without their middle or, where they would be alike then, the words that differ."""
+    split = [name.split() for name in names]
+    plain = [" ".join(name) for name in split]
+    head = _shared(split)
+    tail = _shared([name[head:][::-1] for name in split])
+    words = [f"…{' '.join(name[head : len(name) - tail])}…" for name in split]
+    for length in lengths:
+        short = [
+            name
+            if len(name) <= length
+            else f"{name[: 2 * length // 3].rstrip()}…{name[-length // 3 :].lstrip()}"
+            for name in plain
+        ]
+        for tried in (short, words):
+            if len(set(tried)) == len(set(plain)) and max(map(len, tried), default=0) <= length + 1:
+                return tried
+    return plain
+
+
+def _shared(split: Sequence[Sequence[str]]) -> int:
+    """Count the words that all begin with."""
+    return sum(1 for _ in takewhile(lambda words: len(set(words)) == 1, zip(*split, strict=False)))
+
+
+def as_text(name: str) -> str:
+    """Return text that Matplotlib does not take for a formula."""
+    return name.replace("$", r"\$")
+
+
+def draw_points(
+    ax: Axes, X: Array, key: Key | None, *, size: float = 24.0
+) -> PathCollection | None:
+    """Draw positions (N, 2): classes by colour and shape, numbers by a colour scale, others grey.
+
+    Returns the points that :func:`draw_legend` needs for a scale; None for classes. The size is an area
+    in points².
+    """
+    style: dict[str, Any] = {"s": size, "edgecolors": "0.15", "linewidths": 0.4, "zorder": 2}
+    if key is None:
+        ax.scatter(X[:, 0], X[:, 1], c=COLOURS[0], **style)
+        return None
+    if (rows := key.missing).any():
+        unknown = style | {"zorder": 1.95, "edgecolors": "0.3"}
+        ax.scatter(X[rows, 0], X[rows, 1], c=GREY, label=MISSING, **unknown)
+    if key.values is not None:
+        known = ~key.missing
+        shades = key.values[known]
+        return ax.scatter(X[known, 0], X[known, 1], c=shades, cmap=SCALE, **style)
+    for i, name in enumerate(key.classes):
+        rows, (colour, shape) = key.codes == i, key.look(i)
+        ax.scatter(X[rows, 0], X[rows, 1], c=colour, marker=shape, label=as_text(name), **style)
+    return None
+
+
+def draw_legend(
+    axes: Sequence[Axes], scale: PathCollection | None, key: Key | None, *, left: bool = False
+) -> None:
+    """Add a colour bar beside all axes for numbers, or a legend beside the last axes for classes.
+
+    With ``left`` the legend stands on the left, beyond the labels of the axis.
+    """
+    if key is None:
+        return
+    if scale is not None:
+        _draw_bar(axes, scale, key)
+        return
+    ax = axes[-1]
+    place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.02, 1.0)}
+    if left:  # in points, so that it clears the labels at any size
+        shift = offset_copy(ax.transAxes, ax.get_figure(root=True), -58.0, units="points")
+        place = {"loc": "upper right", "bbox_to_anchor": (0.0, 1.0), "bbox_transform": shift}
+    draw_classes(ax, key, **place)
+
+
+def draw_classes(ax: Axes, key: Key, **place: Any) -> Legend:
+    """Add a legend of classes: marks and texts of its own, so that names such as "_x" are shown too."""
+    style: dict[str, Any] = {"linestyle": "", "markersize": 4.6, "markeredgewidth": 0.4}
+    entries = []
+    for i, name in key.listed:
+        colour, shape = key.look(i)
+        mark = Line2D([], [], marker=shape, color=colour, markeredgecolor="0.15", **style)
+        entries.append((mark, name))
+    if key.unlisted:
+        entries.append((Line2D([], [], linestyle=""), key.unlisted))
+    if key.missing.any():
+        mark = Line2D([], [], marker="o", color=GREY, markeredgecolor="0.3", **style)
+        entries.append((mark, MISSING))
+    legend = ax.legend(
+        [mark for mark, _ in entries],
+        [str(i) for i in range(len(entries))],
+        title=as_text(key.title) or None,
+        title_fontsize="small" if key.are_many else None,
+        fontsize="x-small" if key.are_many else "small",
+        handletextpad=0.3,
+        borderpad=0.3,
+        frameon=False,
+        alignment="left",
+        **{"ncols": 1 + key.are_many, "columnspacing": 0.8} | place,
+    )
+    legend.get_title().set_multialignment("left")
+    for text, (_, name) in zip(legend.get_texts(), entries, strict=True):
+        text.set_text(as_text(name))
+    return legend
+
+
+def _draw_bar(axes: Sequence[Axes], scale: PathCollection, key: Key) -> None:
+    bar = axes[-1].figure.colorbar(scale, ax=axes, fraction=0.045, pad=0.02)
+    if key.are_dates:
+        bar.locator, bar.formatter = date_ticks()
+        bar.update_ticks()
+    lines = [as_text(key.name)] if key.name else []
+    bar.set_label("\n".join([*lines, *([f"grey: {MISSING}"] if key.missing.any() else [])]))
