@@ -162,7 +162,9 @@ def _floats(name: str, values: Any, where: str = "") -> Array:
     of = f"{name} ({where})" if where else name
     dtype = values.dtype
     if dtype.kind in "biuf":
-        plain = np.asarray(values, dtype=np.float64)
+        plain = np.array(
+            values, dtype=np.float64
+        )  # of its own: the caller may change what was given
     elif dtype.kind == "O":
         flat = [_float(of, value) for value in np.asarray(values).ravel().tolist()]
         plain = np.array(flat, dtype=np.float64).reshape(values.shape)

@@ -115,7 +115,7 @@ def _called(name: str, prior: Any, dims: tuple[str, ...], shape: tuple[int, ...]
     return variable
 
 
-def _check_drawn(what: str, variable: Variable, shape: tuple[int, ...]) -> None:
+def _check_drawn(what: str, variable: Variable, shape: tuple[int, ...], wanted: str = "") -> None:
     """Raise unless a variable is a number of the wanted shape."""
     if not str(variable.dtype).startswith("float"):
         raise ValueError(f"{what} must be continuous, got one of {variable.dtype}.")
@@ -123,7 +123,7 @@ def _check_drawn(what: str, variable: Variable, shape: tuple[int, ...]) -> None:
     if len(given) != len(shape) or any(
         a not in (None, b) for a, b in zip(given, shape, strict=True)
     ):
-        raise ValueError(f"{what} must have shape {shape}, got {given}.")
+        raise ValueError(f"{what} must have shape {wanted or shape}, got {given}.")
 
 
 def _registered(
@@ -134,7 +134,10 @@ def _registered(
             f"priors[{name!r}] must be a distribution made by .dist(), such as pm.HalfNormal.dist(1), "
             f"got the variable {prior}."
         )
-    _check_drawn(f"priors[{name!r}]", prior, shape if prior.type.ndim else ())
+    if not prior.type.ndim:
+        _check_drawn(f"priors[{name!r}]", prior, ())
+    else:
+        _check_drawn(f"priors[{name!r}]", prior, shape, f"() or {shape}")
     # A variable of its own, so that one distribution may serve several parameters and models.
     prior = change_dist_size(prior, shape[: len(shape) - prior.owner.op.ndim_supp])
     return pm.modelcontext(None).register_rv(prior, name, dims=dims)
@@ -214,11 +217,8 @@ class LatentPrior:
         return hash(repr(self))
 
     def __repr__(self) -> str:
-        arguments = (
-            f"{name}={_argument_text(value)}"
-            for name, value in vars(self).items()
-            if value is not None
-        )
+        known = {name: v for name, v in vars(self).items() if name != "rows" or v is not None}
+        arguments = (f"{name}={_argument_text(value)}" for name, value in known.items())
         return f"{type(self).__name__}({', '.join(arguments)})"
 
 
@@ -630,11 +630,10 @@ class back_constraint(LatentPrior):
         kernel, unit = self.kernel, self.lengthscale
         if kernel not in ("rbf", "linear"):
             raise ValueError(f"kernel must be 'rbf' or 'linear', got {kernel!r}.")
-        if unit is not None and (kernel == "linear" or not 0.0 < unit < np.inf):
-            raise ValueError(
-                f"lengthscale must be positive and finite, and goes with 'rbf' alone, got {unit!r} "
-                f"and kernel={kernel!r}."
-            )
+        if unit is not None and kernel == "linear":
+            raise ValueError(f"lengthscale must be None with the kernel 'linear', got {unit!r}.")
+        if unit is not None:
+            self._keep(lengthscale=number("lengthscale", unit, above=0.0))
 
     def __call__(self, name: str, dims: tuple[str, ...]) -> Variable:
         """Register the weights, and X as a function of them."""

@@ -8,6 +8,8 @@ import xarray as xr
 
 import pm_gplvm as gplvm
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*converge:RuntimeWarning")
+
 quiet = {"progressbar": False, "random_seed": 1}
 
 

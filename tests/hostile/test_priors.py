@@ -41,8 +41,8 @@ REFUSED = [
     ("sigma", pm.Poisson.dist(3), "must be continuous, got one of int64"),
     ("X", pm.Bernoulli.dist(0.5), "must be continuous, got one of int64"),
     ("lengthscale", pm.DiscreteUniform.dist(1, 5), "must be continuous"),
-    ("sigma", pm.HalfNormal.dist(1, shape=3), r"must have shape \(\), got \(3,\)"),
-    ("X", pm.Normal.dist(0, 1, shape=(3, 2)), r"must have shape \(12, 2\), got \(3, 2\)"),
+    ("sigma", pm.HalfNormal.dist(1, shape=3), r"must have shape \(\) or \(\), got \(3,\)"),
+    ("X", pm.Normal.dist(0, 1, shape=(3, 2)), r"must have shape \(\) or \(12, 2\), got \(3, 2\)"),
     ("sigma", "wide", "must be 'flat' where it is a text"),
     ("sigma", "", "must be 'flat' where it is a text"),
     ("sigma", True, "must be a number, 'flat', a distribution"),
@@ -107,7 +107,7 @@ NOT_MADE = [
     (lambda: priors.dynamics([1.0, 1.0]), "t must be one finite number a row, not all the same"),
     (lambda: priors.dynamics(np.eye(2)), "t must be one finite number a row"),
     (
-        lambda: priors.dynamics([np.datetime64("2020-01-01"), np.datetime64("NaT")]),
+        lambda: priors.dynamics(np.array(["2020-01-01", "NaT"], "M8[D]")),
         "t must be known in every row, got 1 NaT",
     ),
     (lambda: priors.dynamics(TIMES, own=1.0), "own must be a finite number above 0 and below 1"),
@@ -142,12 +142,21 @@ NOT_MADE = [
     ),
     (lambda: priors.class_mixture([["a"], {}]), "labels must "),
     (lambda: priors.back_constraint("poly"), "kernel must be 'rbf' or 'linear'"),
-    (lambda: priors.back_constraint(lengthscale=-1.0), "lengthscale must be positive and finite"),
-    (lambda: priors.back_constraint(lengthscale="1"), "lengthscale must be positive and finite"),
-    (lambda: priors.back_constraint(lengthscale=np.nan), "lengthscale must be positive and finite"),
+    (
+        lambda: priors.back_constraint(lengthscale=-1.0),
+        "lengthscale must be a finite number above 0",
+    ),
+    (
+        lambda: priors.back_constraint(lengthscale="1"),
+        "lengthscale must be a finite number above 0",
+    ),
+    (
+        lambda: priors.back_constraint(lengthscale=np.nan),
+        "lengthscale must be a finite number above 0",
+    ),
     (
         lambda: priors.back_constraint("linear", lengthscale=1.0),
-        "lengthscale must be .* goes with 'rbf' alone",
+        "lengthscale must be None with the kernel 'linear'",
     ),
 ]
 

@@ -291,7 +291,10 @@ def test_neighbourhoods_want_rows_alike(models):
         (lambda: gplvm.priors.dynamics([0.0, np.nan]), "t must be one finite number a row"),
         (lambda: gplvm.priors.dynamics([1.0, 1.0]), "not all the same"),
         (lambda: gplvm.priors.dynamics(TIME, kernel="linear"), "kernel must be one of rbf"),
-        (lambda: gplvm.priors.dynamics(TIME, own=0.0), "own must lie between 0 and 1"),
+        (
+            lambda: gplvm.priors.dynamics(TIME, own=0.0),
+            "own must be a finite number above 0 and below 1",
+        ),
         (lambda: gplvm.priors.dynamics(TIME, sequences=["a"]), "one label a row"),
         (lambda: gplvm.priors.class_mixture([None, "", np.nan]), "labels must have a known class"),
     ],
@@ -306,7 +309,7 @@ def test_arguments_out_of_range(make, wrong):
     [
         (
             lambda: gplvm.priors.informative([0.0, 1.0], 1.0),
-            r"mean must have shape \(14,\) or \(14, 2\)",
+            r"mean must have one entry a row, 14, got 2",
         ),
         (lambda: gplvm.priors.informative(np.zeros((N, 3)), 1.0), r"\(14, 2\), got \(14, 3\)"),
         (lambda: gplvm.priors.dynamics([0.0, 1.0]), "t must have one entry a row, 14, got 2"),
