@@ -85,7 +85,7 @@ def caught() -> None:
     """Note that a KeyboardInterrupt is being handled; the second Ctrl-C is raised again."""
     if (window := _OPEN.window) is not None:
         if window.again:
-            raise  # noqa: PLE0704
+            raise
         window.asked = True
 
 

@@ -319,7 +319,9 @@ def interruption(caller: str, optima: xr.Dataset) -> str:
     """Say what is kept of a search that was interrupted, and how to go on; the best start is the first."""
     best = optima.isel(start=0)
     number = optima.sizes["start"]
-    told = "its only start so far is kept" if number == 1 else f"the best of {number} starts is kept"
+    told = (
+        "its only start so far is kept" if number == 1 else f"the best of {number} starts is kept"
+    )
     go_on = f"Go on from here with {caller}(model, start=fit)"
     if best["converged"]:
         go_on = "It has converged; call it again for the starts that are left"
@@ -497,7 +499,7 @@ class _Runs:
             return optimum.after(end)
         except KeyboardInterrupt:
             caught()
-            return _stopped(optimum)
+            return stopped(optimum)
 
     def to_the_end(
         self, optimum: Optimum, tol: float, objective: Objective | None = None
@@ -552,7 +554,7 @@ def rank(
     return [(i, left.get(i, ended[i])) for i in order]
 
 
-def _stopped(optimum: Optimum) -> Optimum:
+def stopped(optimum: Optimum) -> Optimum:
     """Where it had come to when it was interrupted outside a run."""
     return replace(optimum, converged=False, message=INTERRUPTED)
 
@@ -571,11 +573,11 @@ def _relocated(
             further = maximise(objective, values, runs.max_iter, rule, runs.counter)
         except KeyboardInterrupt:
             caught()
-            return _stopped(best), objective
+            return stopped(best), objective
         gained = further.objective - best.objective
         best = best.after(further, keep=gained <= 0.0)
         if further.message == INTERRUPTED:
-            return _stopped(best), objective
+            return stopped(best), objective
         if gained < _LONGER:
             break
     return best, objective
