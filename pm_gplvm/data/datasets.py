@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from pm_gplvm.core.interrupt import interruptible
 from pm_gplvm.data.fit import FEATURE, OBS
 
 
@@ -34,7 +35,8 @@ def load_digits(n: int = 300, *, random_seed: int = 0) -> xr.DataArray:
     >>> load_digits(n=5).shape
     (5, 64)
     """
-    from sklearn.datasets import load_digits as sklearn_digits
+    with interruptible():
+        from sklearn.datasets import load_digits as sklearn_digits
 
     digits = sklearn_digits()
     total = len(digits.data)

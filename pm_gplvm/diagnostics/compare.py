@@ -11,6 +11,7 @@ import xarray as xr
 
 from pm_gplvm.core.blas import blas_threads
 from pm_gplvm.core.checks import Array, interval
+from pm_gplvm.core.interrupt import interruptible
 from pm_gplvm.core.kernels import KERNELS
 from pm_gplvm.data.fit import THETA, Fit, fits_of_one_table, stacked
 from pm_gplvm.diagnostics.agreement import agreement, check_counts
@@ -128,6 +129,12 @@ def compare(
         raise ValueError(
             f"kfold must name fits ({', '.join(fits)}), got {', '.join(map(str, unknown))}."
         )
+    partial = [name for name, scores in (kfold or {}).items() if scores.attrs.get("interrupted")]
+    if partial:
+        raise ValueError(
+            f"kfold must have scores of all rows, got an interrupted run for {', '.join(partial)}. Call "
+            "cross_validate again."
+        )
     classes = first.labels(labels) if isinstance(labels, str) else labels
     target = _reference(read, reference, len(F))
     rows = {}
@@ -175,7 +182,8 @@ def summarise_theta(best: xr.DataTree, draws: xr.DataTree) -> pd.DataFrame:
     >>> gplvm.diagnostics.summarise_theta(best, theta).columns.tolist()
     ['estimate', 'mean', 'sd', 'ess_bulk', 'r_hat']
     """
-    import arviz_stats
+    with interruptible():
+        import arviz_stats
 
     read = Fit.of(best, caller="summarise_theta")
     posterior = Fit.of(draws, caller="summarise_theta").posterior
@@ -272,7 +280,8 @@ def left_out(fit: xr.DataTree) -> dict[str, float]:
     if read.kernel not in KERNELS:
         return known
     if read.n_draws >= FEWEST_SMOOTHED:
-        import arviz_stats
+        with interruptible():
+            import arviz_stats
 
         with warnings.catch_warnings(), suppress(ValueError):  # equal weights cannot be smoothed
             warnings.simplefilter("ignore", UserWarning)  # compare warns of the largest k

@@ -174,7 +174,8 @@ def _mixed(f: Array, residuals: Array, variances: Array) -> tuple[Array, Array, 
 
 def _weights(logs: Array) -> tuple[Array, Array]:
     """Normalised logarithms of smoothed weights proportional to exp(-logs), and their Pareto k."""
-    from arviz_stats.base import array_stats
+    with interruptible():
+        from arviz_stats.base import array_stats
 
     if len(logs) >= FEWEST_SMOOTHED:
         with suppress(ValueError):  # equal weights cannot be smoothed
