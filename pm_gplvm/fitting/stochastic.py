@@ -264,14 +264,14 @@ def _run(
 def _warn(fit: xr.DataTree, steps: int) -> None:
     before, after = fit["trace"]["held_out"].to_numpy()[[0, -1]]
     if fit.attrs["interrupted"]:
-        problem, remedy = "was interrupted, and is kept as it was", "Go on from here with start=fit"
+        problem, remedy = "was interrupted", "Go on from here with start=fit"
     elif not after >= before:
         problem = f"left rows less likely than it found them ({before:.4g} to {after:.4g} each)"
         remedy = "Lower learning_rate, raise n_neighbors or steps, or begin at another start"
     else:
         return
     warnings.warn(
-        f"fit_stochastic {problem} after {fit.attrs['steps']} of {steps} steps. {remedy}.",
+        f"fit_stochastic {problem}, after {fit.attrs['steps']} of {steps} steps. {remedy}.",
         RuntimeWarning,
         stacklevel=3,
     )

@@ -216,7 +216,9 @@ def _waited_for(running: Any) -> xr.DataTree:
         except KeyboardInterrupt:
             running.cancel()  # its threads would go on
             raise
-        return running.abort()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # ArviZ', of fewer draws than chains
+            return running.abort()
 
 
 def whole_chains(

@@ -15,6 +15,9 @@ from scipy.stats import multivariate_normal, norm
 
 import pm_gplvm as gplvm
 from pm_gplvm.diagnostics.compare import left_out
+from pm_gplvm.fitting import optimise
+from pm_gplvm.prediction import held_out, row_posterior
+from pm_gplvm.sampling.replicas import Replicas
 
 SHARED = {"lengthscale": 0.8, "amplitude": 1.3, "sigma": 0.4}
 
@@ -306,3 +309,67 @@ def test_another_prior_of_the_positions(curve, prior):
     build = partial(gplvm.build_model, latent_dim=1, priors={"X": prior})
     with pytest.raises(ValueError, match=r"under X ~ N\(0, 1\), got a model with another prior"):
         gplvm.diagnostics.cross_validate(curve, build)
+
+
+# Ctrl-C
+
+
+@pytest.fixture
+def folds(Y):
+    """Scores of three folds of a small table."""
+    table = np.tile(Y.to_numpy(), (1, 3))
+    table = table + 0.1 * np.random.default_rng(0).normal(size=table.shape)
+    settings = {"n_folds": 3, "draws": 100, "random_seed": 1, "progressbar": False}
+    return partial(gplvm.diagnostics.cross_validate, table, **settings)
+
+
+@pytest.mark.parametrize(
+    ("module", "work"),
+    [(held_out, "fit_marginal"), (optimise, "minimize"), (row_posterior, "_modes")],
+)
+def test_whole_folds_are_kept(module, work, folds, ctrl_c, monkeypatch):
+    """Whatever it broke off in the second fold: nothing of that is scored, and no third is begun."""
+    calls, begun, function = [], [], getattr(module, work)
+
+    def build(table):
+        begun.append(len(calls))
+        return gplvm.build_model(table)
+
+    monkeypatch.setattr(module, work, lambda *a, **k: calls.append(a) or function(*a, **k))
+    whole = folds(build)
+    assert whole.attrs["interrupted"] == 0
+    ctrl_c(module, work, begun[1] + 1)
+    with pytest.warns(RuntimeWarning, match="the rows of 1 of 3 folds are scored") as said:
+        scores = folds(build)
+    assert [warning.filename for warning in said] == [__file__]
+    assert len(begun) == 3 + 2
+    assert scores.attrs["interrupted"] == 1
+    xr.testing.assert_equal(scores, whole.isel(obs=whole["fold"].to_numpy() == 0))
+
+
+def test_a_fit_of_the_users_that_keeps_what_it_has_ends_the_loop_too(folds, ctrl_c):
+    fitted = []
+
+    def fit(model):
+        fitted.append(model)
+        return gplvm.sample(model, draws=4, tune=4, chains=1, replicas=1, progressbar=False)
+
+    ctrl_c(Replicas, "iterate", 8 + 6)
+    with pytest.warns(RuntimeWarning, match="cross_validate was interrupted") as said:
+        scores = folds(fit=fit)
+    assert len(said) == 1
+    assert len(fitted) == 2
+    assert set(scores["fold"].to_numpy()) == {0}
+
+
+def test_ctrl_c_in_the_first_fold(folds, ctrl_c):
+    ctrl_c(optimise, "minimize", 1)
+    with pytest.raises(KeyboardInterrupt):
+        folds()
+
+
+def test_scores_of_some_rows_are_not_compared(Y):
+    _, fit = drawn(Y)
+    scores = xr.Dataset({"log_score": ("obs", np.zeros(4))}, attrs={"interrupted": 1})
+    with pytest.raises(ValueError, match="kfold must have scores of all rows, got an interrupted"):
+        gplvm.compare({"RBF": fit}, kfold={"RBF": scores})
