@@ -1,7 +1,5 @@
 """The estimator: scikit-learn's own checks, and the same numbers as the functions."""
 
-import warnings
-
 import numpy as np
 import pandas as pd
 import pymc as pm
@@ -228,6 +226,7 @@ def test_what_is_not_fitted(table, fitted):
         gplvm.GPLVM.from_fit(without)
 
 
+@quick
 def test_ctrl_c_ends_a_search_over_parameters(table, ctrl_c, monkeypatch):
     """The fit that is broken off is not scored, and none comes after it."""
     begun, function = [], estimator.fit_marginal
@@ -237,13 +236,11 @@ def test_ctrl_c_ends_a_search_over_parameters(table, ctrl_c, monkeypatch):
     model = gplvm.GPLVM(max_iter=3, n_starts=4, random_state=1)
     search = GridSearchCV(model, {"kernel": ["linear", "rbf"]}, cv=2)
     ctrl_c(estimator, "fit_marginal", 2)
-    with pytest.raises(KeyboardInterrupt), warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
+    with pytest.raises(KeyboardInterrupt):
         search.fit(table[0])
     assert len(begun) == 2
-    with pytest.raises(KeyboardInterrupt), warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        ctrl_c(optimise, "minimize", 2)
+    ctrl_c(optimise, "minimize", 2)
+    with pytest.raises(KeyboardInterrupt):
         cross_val_score(model, table[0], cv=2)
     assert len(begun) == 3
 

@@ -54,9 +54,14 @@ def test_the_second_is_raised_at_once():
 
 def test_work_that_keeps_nothing_ends_with_it():
     done = []
-    with pytest.raises(KeyboardInterrupt), interruptible():
+
+    @interruptible()
+    def work():
         press()
         done.append("to the end of the block")
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
     assert done == ["to the end of the block"]
 
 
@@ -64,8 +69,9 @@ def test_a_loop_over_work_that_keeps_stops():
     done = []
     with interruptible(keeps=True):
         try:
-            for at in (None, 1, None):
-                done.append(kept(3, at))
+            done.append(kept(3, None))
+            done.append(kept(3, 1))
+            done.append(kept(3, None))
         except KeyboardInterrupt:
             caught()
         assert interrupted()
@@ -85,9 +91,13 @@ def test_what_is_raised_by_the_work_itself_counts():
 
 
 def test_an_error_after_it_does_not_hide_it():
-    with pytest.raises(KeyboardInterrupt) as raised, interruptible():
+    @interruptible()
+    def work():
         press()
         raise ValueError("scikit-learn's searches would go on after this one")
+
+    with pytest.raises(KeyboardInterrupt) as raised:
+        work()
     assert isinstance(raised.value.__cause__, ValueError)
 
 
@@ -139,11 +149,15 @@ def test_other_threads_work_on():
         found.append(kept(3, None))
         found.append(signal.getsignal(signal.SIGINT) is before)
 
-    with pytest.raises(KeyboardInterrupt), interruptible():
+    @interruptible()
+    def with_another():
         press()
         thread = threading.Thread(target=work)
         thread.start()
         thread.join()
+
+    with pytest.raises(KeyboardInterrupt):
+        with_another()
     assert found == [[0, 1, 2, False], True]
 
 

@@ -16,7 +16,7 @@ from scipy.stats import multivariate_normal, norm
 import pm_gplvm as gplvm
 from pm_gplvm.diagnostics.compare import left_out
 from pm_gplvm.fitting import optimise
-from pm_gplvm.prediction import held_out, row_posterior
+from pm_gplvm.prediction import row_posterior
 from pm_gplvm.sampling.replicas import Replicas
 
 SHARED = {"lengthscale": 0.8, "amplitude": 1.3, "sigma": 0.4}
@@ -314,37 +314,51 @@ def test_another_prior_of_the_positions(curve, prior):
 # Ctrl-C
 
 
-@pytest.fixture
-def folds(Y):
+@pytest.fixture(scope="module")
+def folds():
     """Scores of three folds of a small table."""
-    table = np.tile(Y.to_numpy(), (1, 3))
-    table = table + 0.1 * np.random.default_rng(0).normal(size=table.shape)
+    rng = np.random.default_rng(0)
+    table = np.sin(rng.normal(size=(30, 2)) @ rng.normal(size=(2, 10)))
+    table = table + 0.1 * rng.normal(size=table.shape)
     settings = {"n_folds": 3, "draws": 100, "random_seed": 1, "progressbar": False}
     return partial(gplvm.diagnostics.cross_validate, table, **settings)
 
 
-@pytest.mark.parametrize(
-    ("module", "work"),
-    [(held_out, "fit_marginal"), (optimise, "minimize"), (row_posterior, "_modes")],
-)
-def test_whole_folds_are_kept(module, work, folds, ctrl_c, monkeypatch):
-    """Whatever it broke off in the second fold: nothing of that is scored, and no third is begun."""
-    calls, begun, function = [], [], getattr(module, work)
+PIECES = [(optimise, "minimize"), (row_posterior, "_modes")]
+
+
+@pytest.fixture(scope="module")
+def whole(folds):
+    """All scores, and how often each piece had been called when each fold began."""
+    calls, begun = dict.fromkeys(PIECES, 0), []
+
+    def counted(piece, function, *args, **kwargs):
+        calls[piece] += 1
+        return function(*args, **kwargs)
 
     def build(table):
-        begun.append(len(calls))
+        begun.append(dict(calls))
         return gplvm.build_model(table)
 
-    monkeypatch.setattr(module, work, lambda *a, **k: calls.append(a) or function(*a, **k))
-    whole = folds(build)
-    assert whole.attrs["interrupted"] == 0
-    ctrl_c(module, work, begun[1] + 1)
-    with pytest.warns(RuntimeWarning, match="the rows of 1 of 3 folds are scored") as said:
-        scores = folds(build)
+    with pytest.MonkeyPatch.context() as patch:
+        for piece in PIECES:
+            patch.setattr(*piece, partial(counted, piece, getattr(*piece)))
+        return folds(build), begun
+
+
+# A fit is broken off, and nothing of its fold scored; the rows of a fold are all placed, or none.
+@pytest.mark.parametrize(("piece", "kept"), zip(PIECES, (1, 2), strict=True))
+def test_whole_folds_are_kept(piece, kept, whole, folds, ctrl_c):
+    scores, begun = whole
+    assert scores.attrs["interrupted"] == 0
+    ctrl_c(*piece, begun[1][piece] + 1)
+    built = []
+    with pytest.warns(RuntimeWarning, match=f"the rows of {kept} of 3 folds are scored") as said:
+        some = folds(lambda table: built.append(table) or gplvm.build_model(table))
     assert [warning.filename for warning in said] == [__file__]
-    assert len(begun) == 3 + 2
-    assert scores.attrs["interrupted"] == 1
-    xr.testing.assert_equal(scores, whole.isel(obs=whole["fold"].to_numpy() == 0))
+    assert len(built) == 2
+    assert some.attrs["interrupted"] == 1
+    xr.testing.assert_equal(some, scores.isel(obs=scores["fold"].to_numpy() < kept))
 
 
 def test_a_fit_of_the_users_that_keeps_what_it_has_ends_the_loop_too(folds, ctrl_c):

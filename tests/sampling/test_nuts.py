@@ -276,7 +276,7 @@ def test_before_the_first_draw_it_is_told(Y, rng, ctrl_c):
 
 def test_the_second_ends_it_at_once(Y, rng, ctrl_c):
     ctrl_c(nuts, "_waited_for", 1, 1)
-    with pytest.raises(KeyboardInterrupt, match="^$"):
+    with pytest.raises(KeyboardInterrupt, match=r"^$"):
         gplvm.sample_theta(watched(Y, 0), rng.normal(size=(12, 2)), draws=10**6, **QUIET)
 
 
