@@ -111,7 +111,8 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     def fit(self, X: Any, y: Any = None) -> Self:
         """Estimate the hyperparameters with the latent positions integrated out, then the positions.
 
-        Errors and warnings are those of :func:`build_model` and :func:`fit_marginal`.
+        Errors and warnings are those of :func:`build_model` and :func:`fit_marginal`. At Ctrl-C it raises
+        KeyboardInterrupt, so that a search over parameters ends, and what was fitted before stays.
 
         Parameters
         ----------

@@ -63,10 +63,17 @@ def sbc(
         Ranks of each θ, of ``log_likelihood`` and of ``distance_0`` and so on, from 0 to
         ``attrs["draws"]``, the number of draws of all chains.
 
+    Warns
+    -----
+    RuntimeWarning
+        If Ctrl-C ended it: the ranks of whole tables are returned, and ``attrs["interrupted"]`` is 1.
+
     Raises
     ------
     TypeError, ValueError
         If an argument is out of range, a prior is flat or :func:`sample` does not support the model.
+    KeyboardInterrupt
+        At Ctrl-C before the first table has its ranks, and at the second Ctrl-C.
 
     Examples
     --------

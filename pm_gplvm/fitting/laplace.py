@@ -117,12 +117,16 @@ def fit_laplace(
     Warns
     -----
     RuntimeWarning
-        If the climb did not converge, or there are flat directions.
+        If the climb did not converge, there are flat directions, or Ctrl-C came while the draws were weighed:
+        those reached are returned, and ``attrs["interrupted"]`` is 1.
 
     Raises
     ------
     TypeError, ValueError
         If an argument is out of range, or the density is not finite at the start.
+    KeyboardInterrupt
+        At Ctrl-C before that, as there is no Gaussian about an unfinished climb (:func:`fit_marginal` keeps
+        one), and at the second Ctrl-C.
 
     References
     ----------

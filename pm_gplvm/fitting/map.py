@@ -129,12 +129,15 @@ def fit_map(
     Warns
     -----
     RuntimeWarning
-        If the best start did not converge, X did not move, or the noise ended at its floor.
+        If the best start did not converge, X did not move, the noise ended at its floor, or Ctrl-C ended
+        the search: the best so far is returned, and ``attrs["interrupted"]`` is 1.
 
     Raises
     ------
     TypeError, ValueError
         If an argument is out of range, or the objective is not finite at the start.
+    KeyboardInterrupt
+        At Ctrl-C before a start has been evaluated, and at the second Ctrl-C.
 
     References
     ----------
@@ -209,6 +212,8 @@ def fit_marginal(
     ------
     TypeError, ValueError
         As :func:`fit_map`; also if X cannot be integrated out of the model.
+    KeyboardInterrupt
+        As :func:`fit_map`.
 
     Notes
     -----

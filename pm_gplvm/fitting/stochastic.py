@@ -116,13 +116,16 @@ def fit_stochastic(
     Warns
     -----
     RuntimeWarning
-        If ``held_out`` is lower at the end than at the start, or it was interrupted.
+        If ``held_out`` is lower at the end than at the start, or Ctrl-C ended it: the state after the last
+        step is returned, ``attrs["interrupted"]`` is 1, and ``attrs["steps"]`` are those taken.
 
     Raises
     ------
     TypeError, ValueError
         If an argument is out of range, the model is none that can be learnt by neighbourhoods
         (its ``X`` free, untransformed and independent from row to row, with a kernel of the table), or a step is not finite.
+    KeyboardInterrupt
+        At Ctrl-C before the first step, and at the second Ctrl-C.
 
     Notes
     -----

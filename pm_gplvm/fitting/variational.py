@@ -110,13 +110,15 @@ def fit_sparse(
     Warns
     -----
     RuntimeWarning
-        If the best start did not converge, or X did not move.
+        If the best start did not converge, X did not move, or Ctrl-C ended the search, as in :func:`fit_map`.
 
     Raises
     ------
     TypeError, ValueError
         If an argument is out of range, the model is not one of :func:`build_model`, or the
         objective is not finite at the start.
+    KeyboardInterrupt
+        As :func:`fit_map`.
 
     References
     ----------
@@ -241,13 +243,16 @@ def fit_variational(
     RuntimeWarning
         If the best start did not converge, or the signal was switched off: the fit explains less
         than a hundredth of the table's variance. If the kernel's psi statistics are taken by a
-        rule of nodes, and that rule misses the bound by more than 1.
+        rule of nodes, and that rule misses the bound by more than 1. If Ctrl-C ended the search, as in
+        :func:`fit_map`.
 
     Raises
     ------
     TypeError, ValueError
         If an argument is out of range, the model is not one that :func:`model.build_variational` takes,
         or the bound is not finite at the start.
+    KeyboardInterrupt
+        As :func:`fit_map`.
 
     References
     ----------

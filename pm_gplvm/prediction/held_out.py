@@ -233,11 +233,18 @@ def cross_validate(
         ``log_score`` compares models (number of latent dimensions, kernels, priors) on the same Y and
         ``random_seed``; :func:`compare` takes the Dataset as ``kfold``.
 
+    Warns
+    -----
+    RuntimeWarning
+        If Ctrl-C ended it: the Dataset has the rows of whole folds only, and ``attrs["interrupted"]`` is 1.
+
     Raises
     ------
     TypeError, ValueError
         If an argument is out of range, X has another prior, or the covariance is not one of
         :func:`build_model`'s.
+    KeyboardInterrupt
+        At Ctrl-C before the first fold is scored, and at the second Ctrl-C.
 
     Examples
     --------

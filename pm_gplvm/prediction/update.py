@@ -90,12 +90,20 @@ def add_rows(
         (``label``) that Y_new lacks are empty there: "" or NaN. The mean and the scale of the
         table stay those of the old fit, so that θ keeps its meaning.
 
+    Warns
+    -----
+    RuntimeWarning
+        If Ctrl-C ended it: the new rows are where they were, ``attrs["interrupted"]`` is 1, and
+        ``attrs["steps"]`` are those taken.
+
     Raises
     ------
     TypeError, ValueError
         If ``fit`` has more than one draw or a kernel of its own, ``Y_new`` has other columns,
         missing values or labels that are taken, an argument is out of range, or a step is not
         finite. The old fit is untouched in any case.
+    KeyboardInterrupt
+        At Ctrl-C before the first step, and at the second Ctrl-C.
 
     Notes
     -----

@@ -87,8 +87,8 @@ def sample(
         ``sample_stats``: ``lp``, ``log_likelihood``, ``diverging``, ``acceptance_rate``,
         ``moved`` (share of the updated rows that found another position), ``n_steps``.
         ``tempering``: the log-likelihood at every power ``beta``, and the acceptance of the swaps.
-        ``sampler``: the state from which :func:`resume` goes on. An interrupted run (Ctrl-C)
-        returns the draws so far.
+        ``sampler``: the state from which :func:`resume` goes on. After Ctrl-C these are the
+        whole draws so far, ``attrs["interrupted"]`` is 1, and :func:`resume` goes on as if it had not come.
 
     Warns
     -----
@@ -102,6 +102,8 @@ def sample(
         left to sample.
     FileExistsError
         If something stands at ``store``.
+    KeyboardInterrupt
+        At Ctrl-C before the first draw, and at the second Ctrl-C.
 
     Notes
     -----
@@ -178,7 +180,7 @@ def resume(
     Returns
     -------
     DataTree
-        All draws, those of ``fit`` first.
+        All draws, those of ``fit`` first. Ctrl-C is taken as in :func:`sample`.
 
     Raises
     ------

@@ -82,12 +82,16 @@ def sample_theta(
     -----
     RuntimeWarning
         If there are divergences, or the chains have not converged by R-hat or the effective sample
-        size.
+        size. If Ctrl-C ended it: the chains are returned, cut to one length so that most draws are kept (a
+        chain that had drawn less is left out), ``attrs["draws"]`` is that length and
+        ``attrs["interrupted"]`` 1.
 
     Raises
     ------
     TypeError, ValueError
         If an argument is out of range, X has a wrong shape, or nothing is left to sample.
+    KeyboardInterrupt
+        At Ctrl-C before any chain has drawn, and at the second Ctrl-C.
 
     Examples
     --------
