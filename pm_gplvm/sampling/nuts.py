@@ -3,6 +3,8 @@
 import json
 import warnings
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -178,8 +180,15 @@ def _run(
     import nutpie
     from nutpie.compiled_pyfunc import from_pyfunc
 
+    given_up = Event()
+
     def make_logp() -> Callable[..., tuple[float, Array]]:
-        return density.copy()
+        own = density.copy()
+
+        def logp(vector: Array) -> tuple[float, Array]:
+            return (np.nan, np.full_like(vector, np.nan)) if given_up.is_set() else own(vector)
+
+        return logp
 
     def make_expand(*_: Any) -> Callable[..., dict[str, Array]]:
         return lambda vector, **__: {"vector": np.array(vector, dtype=np.float64)}
@@ -200,29 +209,45 @@ def _run(
     running = nutpie.sample(
         compiled, save_warmup=False, adaptation="low_rank", blocking=False, **settings
     )
-    trace = _waited_for(running)
+    trace = _waited_for(running, given_up)
     stats = {ours: n for n, ours in _STATS.items() if n in trace["sample_stats"]}
     known = {ours: trace["sample_stats"][n].to_numpy() for ours, n in stats.items()}
     return whole_chains(trace["posterior"]["vector"].to_numpy(), known)
 
 
-def _waited_for(running: Any) -> xr.DataTree:
-    """Wait for a sampler of nutpie's, or for Ctrl-C: what it has drawn."""
-    try:
-        while True:
-            try:
-                return running.wait(timeout=_POLL)
-            except TimeoutError:
-                safe_point()
-    except KeyboardInterrupt:
+def _waited_for(running: Any, given_up: Event) -> xr.DataTree:
+    """Wait for a sampler of nutpie's, or for Ctrl-C: what it has drawn.
+
+    It ends at whole draws, which may take long; ``given_up`` ends its trajectories where they are.
+    """
+    with ThreadPoolExecutor(1) as other:
         try:
-            caught()
+            try:
+                return _polled(running.wait, safe_point)
+            except KeyboardInterrupt:
+                caught()
+                # Not in this thread, which is to hear of the second Ctrl-C.
+                return _polled(other.submit(_cut_short, running).result, lambda: None)
         except KeyboardInterrupt:
-            running.cancel()  # its threads would go on
+            given_up.set()
+            other.submit(running.cancel)  # its threads would go on
             raise
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # ArviZ', of fewer draws than chains
-            return running.abort()
+
+
+def _polled(wait: Callable[..., xr.DataTree], between: Callable[[], None]) -> xr.DataTree:
+    """Wait a moment at a time."""
+    while True:
+        try:
+            return wait(timeout=_POLL)
+        except TimeoutError:
+            between()
+
+
+def _cut_short(running: Any) -> xr.DataTree:
+    """Give what has been drawn."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # ArviZ', of fewer draws than chains
+        return running.abort()
 
 
 def whole_chains(
