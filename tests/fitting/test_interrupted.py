@@ -8,6 +8,7 @@ from conftest import simulated
 
 import pm_gplvm as gplvm
 from pm_gplvm.fitting import laplace, optimise
+from pm_gplvm.fitting.relocation import Relocation
 
 QUIET = {"random_seed": 1, "progressbar": False}
 FITS = {
@@ -106,6 +107,25 @@ def test_a_later_start_though_the_first_had_converged(table, ctrl_c):
         fit = search(model)
     assert (fit.attrs["converged"], fit.attrs["interrupted"]) == (1, 1)
     assert fit["optima"]["message"].to_numpy().tolist() == ["converged", "interrupted"]
+
+
+def test_while_rows_are_offered_other_places(table, ctrl_c, monkeypatch):
+    offered, better = [], Relocation._better
+
+    def counted(*args):
+        offered.append(args)
+        return better(*args)
+
+    monkeypatch.setattr(Relocation, "_better", counted)
+    whole = gplvm.fit_map(gplvm.build_model(table), **QUIET)
+    assert len(offered) > 3
+    offered.clear()
+    ctrl_c(Relocation, "_better", 3)
+    with pytest.warns(RuntimeWarning, match="the best of 4 starts is kept"):
+        fit = gplvm.fit_map(gplvm.build_model(table), **QUIET)
+    assert len(offered) == 3
+    assert (fit.attrs["converged"], fit.attrs["interrupted"]) == (0, 1)
+    assert fit["sample_stats"]["lp"] < whole["sample_stats"]["lp"]
 
 
 def test_it_goes_on_from_what_was_kept(table, ctrl_c, monkeypatch):
