@@ -28,7 +28,7 @@ def verbs(digits):
         ),
         "leave_one_out": (partial(gplvm.diagnostics.leave_one_out, best), held_out, "_mixed"),
         "sample_theta": (
-            partial(gplvm.sample_theta, model, best, draws=400, tune=200, chains=4, **QUIET),
+            partial(gplvm.sample_theta, model, best, draws=60, tune=60, chains=1, **QUIET),
             nuts,
             "_constrained",
         ),
