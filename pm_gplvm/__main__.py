@@ -3,7 +3,7 @@
 import argparse
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import xarray as xr
 
 import pm_gplvm as gplvm
 from pm_gplvm.core.checks import check_target
+from pm_gplvm.core.interrupt import interruptible
 from pm_gplvm.data.fit import Fit
 
 
@@ -72,7 +73,8 @@ def _outputs(name: str, *, overwrite: bool) -> dict[str, Path] | None:
 
 
 def _scores(table: xr.DataArray, best: xr.DataTree, latent_dim: int) -> pd.DataFrame:
-    from sklearn.decomposition import PCA
+    with interruptible():
+        from sklearn.decomposition import PCA
 
     labels = table.coords["label"].to_numpy() if "label" in table.coords else None
     read = Fit(best)
@@ -103,7 +105,7 @@ def _report(table: xr.DataArray, best: xr.DataTree, theta: xr.DataTree, scores: 
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    """Return 0 when all is written, 1 when the user declined to replace a file."""
+    """Return 0 when all is written, 1 when the user declined to replace a file, 130 after Ctrl-C."""
     options = _arguments(argv)
     if options.table is None:
         table = gplvm.data.load_digits(n=300)
@@ -121,12 +123,43 @@ def run(argv: Sequence[str] | None = None) -> int:
     if paths is None:
         print("Nothing was changed.")
         return 1
+    written: list[Path] = []
+    try:
+        _work(options, table, name, paths, written)
+    except KeyboardInterrupt:
+        print("Interrupted. " + _listed(written), file=sys.stderr)
+        return 130
+    print("\n" + _listed(written))
+    return 0
+
+
+def _listed(written: Sequence[Path]) -> str:
+    return "Written: " + (", ".join(map(str, written)) or "nothing")
+
+
+def _save(fit: xr.DataTree, path: Path, written: list[Path]) -> None:
+    """Write a fit; KeyboardInterrupt if it is one that was interrupted."""
+    with interruptible():
+        gplvm.save(fit, path, overwrite=True)
+        written.append(path)
+    if fit.attrs["interrupted"]:
+        raise KeyboardInterrupt
+
+
+def _work(
+    options: argparse.Namespace,
+    table: xr.DataArray,
+    name: str,
+    paths: Mapping[str, Path],
+    written: list[Path],
+) -> None:
+    """Fit, sample, print and draw, and note each file when it is there."""
     progress = not options.quiet
     model = gplvm.build_model(table, options.latent_dim, kernel=options.kernel, scale=options.scale)
     best = gplvm.fit_marginal(
         model, n_restarts=options.restarts, random_seed=options.seed, progressbar=progress
     )
-    gplvm.save(best, paths["fit"], overwrite=True)
+    _save(best, paths["fit"], written)
     theta = gplvm.sample_theta(
         model,
         best,
@@ -136,14 +169,14 @@ def run(argv: Sequence[str] | None = None) -> int:
         random_seed=options.seed,
         progressbar=progress,
     )
-    gplvm.save(theta, paths["theta"], overwrite=True)
+    _save(theta, paths["theta"], written)
     print(_report(table, best, theta, _scores(table, best, options.latent_dim)))
     figure, ax = plt.subplots(figsize=(7.0, 5.2), layout="constrained")
     gplvm.plot.latent(theta, color="label" if "label" in table.coords else None, ax=ax)
     ax.set_title(f"{table.name or name}: X given θ, uncertainty mixed over θ", fontsize="medium")
-    figure.savefig(paths["picture"], dpi=150)
-    print("\nWritten: " + ", ".join(str(path) for path in paths.values()))
-    return 0
+    with interruptible():
+        figure.savefig(paths["picture"], dpi=150)
+        written.append(paths["picture"])
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from pm_gplvm.core.checks import Array, count
+from pm_gplvm.core.interrupt import interruptible
 from pm_gplvm.data.fit import Fit
 from pm_gplvm.data.table import Scale
 from pm_gplvm.fitting.map import fit_marginal
@@ -110,7 +111,8 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     def fit(self, X: Any, y: Any = None) -> Self:
         """Estimate the hyperparameters with the latent positions integrated out, then the positions.
 
-        Errors and warnings are those of :func:`build_model` and :func:`fit_marginal`.
+        Errors and warnings are those of :func:`build_model` and :func:`fit_marginal`. At Ctrl-C it raises
+        KeyboardInterrupt, so that a search over parameters ends, and what was fitted before stays.
 
         Parameters
         ----------
@@ -145,14 +147,15 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             resolution=self.resolution,
             noise=self.noise,
         )
-        fit = fit_marginal(
-            model,
-            start=self.start,
-            n_restarts=self.n_restarts,
-            max_iter=self.max_iter,
-            random_seed=seed,
-            progressbar=False,
-        )
+        with interruptible():  # a search over parameters is to end with it
+            fit = fit_marginal(
+                model,
+                start=self.start,
+                n_restarts=self.n_restarts,
+                max_iter=self.max_iter,
+                random_seed=seed,
+                progressbar=False,
+            )
         self._seed = seed or 0
         self._take(fit)
         return self

@@ -1,7 +1,9 @@
 """What the tests share: seeded numbers, small tables, and the few fits that all look at."""
 
 import os
+import signal
 from functools import cache
+from itertools import count
 from pathlib import Path
 
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -36,6 +38,29 @@ def simulated(n=12, d=4, *, seed=0, noise=0.1):
 @pytest.fixture
 def rng():
     return np.random.default_rng(20240607)
+
+
+@pytest.fixture
+def ctrl_c(monkeypatch):
+    """Press Ctrl-C as a function is called for the n-th time; twice if that is named twice.
+
+    Python's own handler is set, also in a job in which SIGINT is ignored, and must be there at the end.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def press(owner, name, *times):
+        function, calls = getattr(owner, name), count(1)
+
+        def pressing(*args, **kwargs):
+            for _ in range(times.count(next(calls))):
+                signal.raise_signal(signal.SIGINT)
+            return function(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, pressing)
+
+    yield press
+    after = signal.signal(signal.SIGINT, before)
+    assert after is signal.default_int_handler
 
 
 @pytest.fixture(scope="session")

@@ -8,13 +8,15 @@ import xarray as xr
 from conftest import simulated
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
-from sklearn.model_selection import GridSearchCV
+from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import estimator_checks, get_tags
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import pm_gplvm as gplvm
+from pm_gplvm import estimator
+from pm_gplvm.fitting import optimise
 
 quick = pytest.mark.filterwarnings(
     "ignore:fit_marginal:RuntimeWarning",
@@ -222,3 +224,32 @@ def test_what_is_not_fitted(table, fitted):
     without["posterior"] = xr.DataTree(fitted.fit_.posterior.to_dataset().drop_vars("X"))
     with pytest.raises(ValueError, match="from_fit needs the variable 'X'"):
         gplvm.GPLVM.from_fit(without)
+
+
+@quick
+def test_ctrl_c_ends_a_search_over_parameters(table, ctrl_c, monkeypatch):
+    """The fit that is broken off is not scored, and none comes after it."""
+    begun, function = [], estimator.fit_marginal
+    monkeypatch.setattr(
+        estimator, "fit_marginal", lambda *a, **k: begun.append(a) or function(*a, **k)
+    )
+    model = gplvm.GPLVM(max_iter=3, n_starts=4, random_state=1)
+    search = GridSearchCV(model, {"kernel": ["linear", "rbf"]}, cv=2)
+    ctrl_c(estimator, "fit_marginal", 2)
+    with pytest.raises(KeyboardInterrupt):
+        search.fit(table[0])
+    assert len(begun) == 2
+    ctrl_c(optimise, "minimize", 2)
+    with pytest.raises(KeyboardInterrupt):
+        cross_val_score(model, table[0], cv=2)
+    assert len(begun) == 3
+
+
+def test_ctrl_c_leaves_the_estimator_as_it_was(table, ctrl_c):
+    model = gplvm.GPLVM(kernel="linear", random_state=1).fit(table[0])
+    fit, embedding = model.fit_, model.embedding_.copy()
+    ctrl_c(optimise._Run, "negative", 8)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(table[0][:-1])
+    assert model.fit_ is fit
+    np.testing.assert_array_equal(model.embedding_, embedding)

@@ -11,6 +11,8 @@ from conftest import simulated
 
 import pm_gplvm as gplvm
 from pm_gplvm.__main__ import run
+from pm_gplvm.fitting import optimise
+from pm_gplvm.sampling import nuts
 
 FAST = ["--draws", "800", "--tune", "400", "--chains", "2", "--quiet"]
 
@@ -144,3 +146,33 @@ def test_holes_in_a_file_are_told(cells, tmp_path):
     result = call("holes.csv", "--label", "stage", cwd=tmp_path)
     assert result.returncode == 2
     assert "1 missing (NaN) and 0 infinite values" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "work", "n", "written", "partial"),
+    [
+        (optimise, "minimize", 3, ["cells_fit.nc"], True),
+        (gplvm, "save", 1, ["cells_fit.nc"], False),
+        (nuts, "_waited_for", 1, ["cells_fit.nc"], False),
+        (nuts, "whole_chains", 1, ["cells_fit.nc", "cells_theta.nc"], True),
+        (gplvm, "save", 2, ["cells_fit.nc", "cells_theta.nc"], False),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.* was interrupted:RuntimeWarning")
+def test_ctrl_c_writes_what_there_is(
+    module, work, n, written, partial, cells, tmp_path, ctrl_c, monkeypatch, capsys
+):
+    ctrl_c(module, work, n)
+    monkeypatch.chdir(tmp_path)
+    assert run([str(cells), "--label", "stage", *FAST]) == 130
+    assert sorted(path.name for path in tmp_path.iterdir()) == written
+    assert "Interrupted. Written: " + ", ".join(written) in capsys.readouterr().err
+    assert gplvm.load(written[-1]).attrs["interrupted"] == int(partial)
+
+
+def test_ctrl_c_before_anything_is_written(cells, tmp_path, ctrl_c, monkeypatch, capsys):
+    ctrl_c(optimise, "minimize", 1)
+    monkeypatch.chdir(tmp_path)
+    assert run([str(cells), "--label", "stage", *FAST]) == 130
+    assert list(tmp_path.iterdir()) == []
+    assert "Interrupted. Written: nothing" in capsys.readouterr().err

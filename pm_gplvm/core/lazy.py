@@ -7,6 +7,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from pm_gplvm.core.interrupt import interruptible
+
 
 def public_names(
     package: str, file: str
@@ -29,9 +31,10 @@ def public_names(
         if name not in home:
             raise AttributeError(f"{package} has no attribute {name!r}.")
         module, original = home[name]
-        if module == package:
-            return import_module(f"{package}.{original}")
-        own[name] = getattr(import_module(module), original)
-        return own[name]
+        with interruptible():  # an extension that is half imported cannot be imported again
+            if module == package:
+                return import_module(f"{package}.{original}")
+            own[name] = getattr(import_module(module), original)
+            return own[name]
 
     return sorted(home), get, lambda: sorted({*own, *home})

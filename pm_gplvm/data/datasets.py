@@ -10,6 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from pm_gplvm.core.checks import checked
+from pm_gplvm.core.interrupt import interruptible
 from pm_gplvm.data.delimited import (
     Delimited,
     are_names,
@@ -51,7 +52,8 @@ def load_digits(n: int = 300, *, random_seed: int = 0) -> xr.DataArray:
     >>> load_digits(n=5).shape
     (5, 64)
     """
-    from sklearn.datasets import load_digits as sklearn_digits
+    with interruptible():
+        from sklearn.datasets import load_digits as sklearn_digits
 
     digits = sklearn_digits()
     total = len(digits.data)

@@ -16,6 +16,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from pm_gplvm.core.interrupt import interruptible
+
 
 class Bar:
     """What :func:`progress_bar` shows: the work done, and numbers beside it."""
@@ -49,7 +51,8 @@ def progress_bar(title: str, total: int, unit: str, *, show: bool) -> Iterator[B
     """Show a bar inside a ``with`` block: of ``"starts"``, of ``"iterations"``, or of other units.
 
     Starts have evaluations and the objective beside them, iterations the log-likelihood and the number
-    of replicas. The bar of other units vanishes at the end. Without ``show`` nothing is written.
+    of replicas. The bar of other units vanishes at the end. Without ``show`` nothing is written. Ctrl-C
+    waits for a safe point, or ends the block with KeyboardInterrupt.
     """
     numbers: dict[str, Any] = {"rate": 0.0}
     columns: list[ProgressColumn] = [SpinnerColumn(), TextColumn("[bold]{task.description}")]
@@ -70,5 +73,5 @@ def progress_bar(title: str, total: int, unit: str, *, show: bool) -> Iterator[B
         columns.append(TextColumn(unit + ", {task.fields[rate]:.3g}/s"))
         columns += [TimeElapsedColumn(), TimeRemainingColumn()]
     transient = unit not in ("starts", "iterations")
-    with Progress(*columns, disable=not show, transient=transient) as shown:
+    with interruptible(), Progress(*columns, disable=not show, transient=transient) as shown:
         yield Bar(shown, shown.add_task(title, total=total, **numbers))

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy.stats import chi2
 
 from pm_gplvm.core.checks import Array, checked, count
+from pm_gplvm.core.interrupt import interruptible
 from pm_gplvm.core.procrustes import distance_correlation, procrustes_distance
 from pm_gplvm.data.arrays import by_row, classes, labels_along, numbers
 from pm_gplvm.data.fit import LATENT, OBS, Fit, stacked
@@ -72,7 +73,8 @@ def neighbours(X: Array, n_neighbors: int) -> NDArray[np.bool_]:
     >>> neighbours(np.array([[0.0], [1.0], [5.0]]), 1).astype(int).tolist()
     [[0, 1, 0], [1, 0, 0], [0, 1, 0]]
     """
-    from sklearn.neighbors import kneighbors_graph
+    with interruptible():
+        from sklearn.neighbors import kneighbors_graph
 
     return np.asarray(kneighbors_graph(X, n_neighbors).toarray() > 0.0)
 
@@ -177,8 +179,9 @@ def score_embedding(
     ... ]
     0.0
     """
-    from sklearn.manifold import trustworthiness
-    from sklearn.neighbors import NearestNeighbors
+    with interruptible():
+        from sklearn.manifold import trustworthiness
+        from sklearn.neighbors import NearestNeighbors
 
     if isinstance(X, xr.DataTree):
         raise TypeError(

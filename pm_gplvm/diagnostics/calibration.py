@@ -1,5 +1,6 @@
 """Simulation-based calibration of the sampler."""
 
+import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from scipy.stats import chisquare, kstest
 from pm_gplvm.core.blas import blas_threads as limit_threads
 from pm_gplvm.core.checks import INTERVAL, Array, checked, count
 from pm_gplvm.core.gaussian import gram_factor
+from pm_gplvm.core.interrupt import caught, interrupted, interruptible, safe_point
 from pm_gplvm.data.fit import Fit
 from pm_gplvm.diagnostics.invariants import Indices, row_pairs
 from pm_gplvm.model.spec import ModelSpec
@@ -62,10 +64,17 @@ def sbc(
         Ranks of each θ, of ``log_likelihood`` and of ``distance_0`` and so on, from 0 to
         ``attrs["draws"]``, the number of draws of all chains.
 
+    Warns
+    -----
+    RuntimeWarning
+        If Ctrl-C ended it: the ranks of whole tables are returned, and ``attrs["interrupted"]`` is 1.
+
     Raises
     ------
     TypeError, ValueError
         If an argument is out of range, a prior is flat or :func:`sample` does not support the model.
+    KeyboardInterrupt
+        At Ctrl-C before the first table has its ranks, and at the second Ctrl-C.
 
     Examples
     --------
@@ -80,39 +89,52 @@ def sbc(
     for name, value in {**counts, "chains": chains, "n_pairs": n_pairs}.items():
         count(name, value)
     ModelSpec.of(model).table.require_complete(caller="sbc")
-    rng = np.random.default_rng(random_seed)
-    posterior = compile_posterior(model)
-    ensemble = posterior.ensemble
-    if ensemble.X is None:
-        raise ValueError("sbc needs a model with a free, unbounded X.")
-    prior = sample_prior(model, draws=n_replicates, random_seed=int(rng.integers(2**31)))
-    held = Fit(prior).constants
-    centre, scale = held["Y_mean"].to_numpy(), held["Y_scale"].to_numpy()
-    tables = prior["prior_predictive"]["Y"].transpose(..., "obs", "feature").to_numpy()[0]
-    truths = _states(model, prior, ensemble)
-    pairs = np.stack(row_pairs(tables.shape[1], n_pairs))
-    ranks: list[dict[str, int]] = []
-    with limit_threads(1):
-        for i in track(range(n_replicates), "sbc", disable=not progressbar):
-            simulated = _with_data(posterior, (tables[i] - centre) / scale)
-            starts = np.array(
-                [ensemble.state(start_values(model, "random", rng)) for _ in range(chains)]
-            )
-            states = _sampled(simulated, starts, draws, thin, tune, rng)
-            seen = _quantities(simulated, states, pairs)
-            truth = _quantities(simulated, truths[i][None], pairs)
-            # Ties, which occur only where a row never moved, are broken at random.
-            ranks.append(
-                {
-                    name: int((values < truth[name][0]).sum())
-                    + int(rng.integers(0, (values == truth[name][0]).sum() + 1))
-                    for name, values in seen.items()
-                }
-            )
-    return xr.Dataset(
-        {name: ("replicate", [rank[name] for rank in ranks]) for name in ranks[0]},
-        attrs={"draws": int(draws * chains)},
-    )
+    with interruptible(keeps=True), limit_threads(1):
+        rng = np.random.default_rng(random_seed)
+        posterior = compile_posterior(model)
+        ensemble = posterior.ensemble
+        if ensemble.X is None:
+            raise ValueError("sbc needs a model with a free, unbounded X.")
+        prior = sample_prior(model, draws=n_replicates, random_seed=int(rng.integers(2**31)))
+        held = Fit(prior).constants
+        centre, scale = held["Y_mean"].to_numpy(), held["Y_scale"].to_numpy()
+        tables = prior["prior_predictive"]["Y"].transpose(..., "obs", "feature").to_numpy()[0]
+        truths = _states(model, prior, ensemble)
+        pairs = np.stack(row_pairs(tables.shape[1], n_pairs))
+        ranks: list[dict[str, int]] = []
+        try:
+            for i in track(range(n_replicates), "sbc", disable=not progressbar):
+                simulated = _with_data(posterior, (tables[i] - centre) / scale)
+                starts = np.array(
+                    [ensemble.state(start_values(model, "random", rng)) for _ in range(chains)]
+                )
+                states = _sampled(simulated, starts, draws, thin, tune, rng)
+                seen = _quantities(simulated, states, pairs)
+                truth = _quantities(simulated, truths[i][None], pairs)
+                # Ties, which occur only where a row never moved, are broken at random.
+                ranks.append(
+                    {
+                        name: int((values < truth[name][0]).sum())
+                        + int(rng.integers(0, (values == truth[name][0]).sum() + 1))
+                        for name, values in seen.items()
+                    }
+                )
+        except KeyboardInterrupt:
+            if not ranks:
+                raise
+            caught()
+        found = xr.Dataset(
+            {name: ("replicate", [rank[name] for rank in ranks]) for name in ranks[0]},
+            attrs={"draws": int(draws * chains), "interrupted": int(interrupted())},
+        )
+    if found.attrs["interrupted"]:
+        warnings.warn(
+            f"sbc was interrupted: the ranks of {len(ranks)} of {n_replicates} tables are kept. For more, "
+            "call it again with another random_seed and join them by xarray.concat(..., 'replicate').",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return found
 
 
 @checked
@@ -181,10 +203,12 @@ def _sampled(
         posterior, starts[:, None], np.ones(1), np.full(1, 0.03), n_proposals=32, rng=rng
     )
     for _ in range(tune):
+        safe_point()
         sampler.iterate(tuning=True)
     states = []
     for _ in range(draws):
         for _ in range(thin):
+            safe_point()
             sampler.iterate()
         states.append(sampler.states.copy())
     return np.concatenate(states)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pm_gplvm.core.blas import blas_threads
 from pm_gplvm.core.checks import Array, checked, interval
+from pm_gplvm.core.interrupt import interruptible
 from pm_gplvm.core.kernels import KERNELS
 from pm_gplvm.data.arrays import by_row, numbers
 from pm_gplvm.data.fit import OBS, THETA, Fit, fits_of_one_table, stacked
@@ -132,6 +133,12 @@ def compare(
             f"kfold must name fits ({', '.join(fits)}), got {', '.join(map(str, unknown))}."
         )
     names = first.Y[OBS].to_numpy() if OBS in first.Y.coords else np.arange(len(F))
+    partial = [name for name, scores in (kfold or {}).items() if scores.attrs.get("interrupted")]
+    if partial:
+        raise ValueError(
+            f"kfold must have scores of all rows, got an interrupted run for {', '.join(partial)}. Call "
+            "cross_validate again."
+        )
     classes = first.labels(labels) if isinstance(labels, str) else labels
     if classes is not None:
         classes = by_row("labels", classes, names)
@@ -182,7 +189,8 @@ def summarise_theta(best: xr.DataTree, draws: xr.DataTree) -> pd.DataFrame:
     >>> gplvm.diagnostics.summarise_theta(best, theta).columns.tolist()
     ['estimate', 'mean', 'sd', 'ess_bulk', 'r_hat']
     """
-    import arviz_stats
+    with interruptible():
+        import arviz_stats
 
     read = Fit.of(best, caller="summarise_theta")
     posterior = Fit.of(draws, caller="summarise_theta").posterior
@@ -279,7 +287,8 @@ def left_out(fit: xr.DataTree) -> dict[str, float]:
     if read.kernel not in KERNELS:
         return known
     if read.n_draws >= FEWEST_SMOOTHED:
-        import arviz_stats
+        with interruptible():
+            import arviz_stats
 
         with warnings.catch_warnings(), suppress(ValueError):  # equal weights cannot be smoothed
             warnings.simplefilter("ignore", UserWarning)  # compare warns of the largest k

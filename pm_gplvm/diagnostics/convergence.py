@@ -10,6 +10,7 @@ import pandas as pd
 import xarray as xr
 
 from pm_gplvm.core.checks import Array, checked
+from pm_gplvm.core.interrupt import interruptible
 from pm_gplvm.data.fit import Fit
 from pm_gplvm.diagnostics.invariants import invariants, row_pairs
 from pm_gplvm.diagnostics.modes import group_halves, mode_table
@@ -197,7 +198,8 @@ def _judge_disagreeing(known: xr.Dataset) -> tuple[Verdict, list[list[int]], str
 
 def _r_hat(values: xr.DataArray) -> Array:
     """R-hat of every entry; of one chain, between its halves."""
-    import arviz_stats
+    with interruptible():
+        import arviz_stats
 
     if values.sizes["chain"] == 1:
         half = values.sizes["draw"] // 2
@@ -209,7 +211,8 @@ def _r_hat(values: xr.DataArray) -> Array:
 
 
 def _ess(values: xr.DataArray, method: str) -> float:
-    import arviz_stats
+    with interruptible():
+        import arviz_stats
 
     with np.errstate(divide="ignore", invalid="ignore"):
         return float(np.nan_to_num(arviz_stats.ess(values, method=method).to_numpy()).min())

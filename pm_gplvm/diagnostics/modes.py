@@ -14,6 +14,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.stats import gaussian_kde
 
 from pm_gplvm.core.checks import Array, checked
+from pm_gplvm.core.interrupt import interruptible
 from pm_gplvm.core.procrustes import centred_mean, procrustes_distance
 from pm_gplvm.data.fit import Fit, stacked
 from pm_gplvm.diagnostics.invariants import pair_distances
@@ -137,9 +138,10 @@ def posterior_modes(
 
 def _clusters(distance: Array, min_weight: float) -> Labels:
     """Cluster of each draw, shape (S,), from its distances (S, P) between rows."""
-    from sklearn.cluster import HDBSCAN
-    from sklearn.decomposition import PCA
-    from sklearn.neighbors import KNeighborsClassifier
+    with interruptible():
+        from sklearn.cluster import HDBSCAN
+        from sklearn.decomposition import PCA
+        from sklearn.neighbors import KNeighborsClassifier
 
     every = np.ascontiguousarray(distance[:: -(-len(distance) // _MAX_CLUSTERED)])
     components = PCA(min(_COMPONENTS, *every.shape), random_state=0).fit(every)
@@ -211,7 +213,8 @@ def _described(
 
 def _error(here: Mask) -> float:
     """Compute the standard error of a share of the draws, NaN where there is none."""
-    import arviz_stats
+    with interruptible():
+        import arviz_stats
 
     if here.all():
         return 0.0

@@ -25,6 +25,7 @@ from scipy.special import gammaln
 from pm_gplvm.core.blas import BlasThreads, threads_for
 from pm_gplvm.core.blas import blas_threads as limit_threads
 from pm_gplvm.core.checks import Array, checked, count
+from pm_gplvm.core.interrupt import caught, interruptible, safe_point
 from pm_gplvm.data.progress import progress_bar
 from pm_gplvm.fitting.optimise import maximise, tightly
 from pm_gplvm.model.compile import Backend, compile_mode
@@ -117,12 +118,16 @@ def fit_laplace(
     Warns
     -----
     RuntimeWarning
-        If the climb did not converge, or there are flat directions.
+        If the climb did not converge, there are flat directions, or Ctrl-C came while the draws were weighed:
+        those reached are returned, and ``attrs["interrupted"]`` is 1.
 
     Raises
     ------
     TypeError, ValueError
         If an argument is out of range, or the density is not finite at the start.
+    KeyboardInterrupt
+        At Ctrl-C before that, as there is no Gaussian about an unfinished climb (:func:`fit_marginal` keeps
+        one), and at the second Ctrl-C.
 
     References
     ----------
@@ -143,52 +148,71 @@ def fit_laplace(
         raise ValueError("model must have a free variable, got every one fixed by a number.")
     for name, number in (("draws", draws), ("max_iter", max_iter)):
         count(name, number)
-    rng = np.random.default_rng(random_seed)
-    volume = why_no_volume(model) is None
-    density = compile_log_density(
-        model, jacobian=True, volume=volume, backend=backend, compile_kwargs=compile_kwargs
-    )
-    coordinates = optimiser_coordinates(model, density)
-    if not volume:
-        coordinates = replace(coordinates, lengthscale=None)
-    target = _Target(coordinates, _compile_volume(model) if volume else None)
-    begin = start_values(model, start, rng)
-    with limit_threads(threads_for(blas_threads, density.n_rows)):
-        with progress_bar("fit_laplace", 1, "starts", show=progressbar) as counter:
-            optimum = maximise(coordinates, begin, max_iter, tightly(_TOL), counter)
-            counter.finish(optimum.objective)
-        quadratic = _quadratic(coordinates, coordinates.inward(optimum.values), progressbar)
-        noise = rng.standard_normal((draws, quadratic.root.shape[1]))
-        vectors = quadratic.mode + noise @ quadratic.root.T
-        _, value = target(quadratic.mode)
-        lp, at_draws = np.array([target(vector) for vector in vectors]).T
-        # On the slice the posterior counts with the volume of the orbit, as r counts in polar coordinates.
-        orbits = np.array([quadratic.log_orbit(vector) for vector in vectors])
-        orbits -= quadratic.log_orbit(quadratic.mode)
-        log_weight = at_draws - value + 0.5 * (noise**2).sum(axis=1) + orbits
-        evidence = _log_evidence(quadratic, value)
-    _warn(quadratic, max_iter)
-    constrain = compile_constrain(model)
-    points = [
-        constrain(*(values[name] for name in density.names))
-        for values in map(coordinates.outward, vectors)
-    ]
-    return as_fit(
-        model,
-        {name: np.stack([point[name] for point in points])[None] for name in points[0]},
-        method="laplace",
-        sample_stats={"lp": lp[None], "log_weight": log_weight[None]},
-        settings={
-            "start": start if isinstance(start, str) else type(start).__name__,
-            "converged": int(quadratic.decrement < _CONVERGED),
-            "newton_decrement": quadratic.decrement,
-            "null_directions": len(quadratic.planes),
-            "flat_directions": quadratic.n_flat,
-            "pareto_k": _pareto_k(log_weight),
-            "random_seed": random_seed,
-        }
-        | ({} if evidence is None else {"log_evidence": evidence}),
-    )
+    with interruptible(keeps=True):
+        rng = np.random.default_rng(random_seed)
+        volume = why_no_volume(model) is None
+        density = compile_log_density(
+            model, jacobian=True, volume=volume, backend=backend, compile_kwargs=compile_kwargs
+        )
+        coordinates = optimiser_coordinates(model, density)
+        if not volume:
+            coordinates = replace(coordinates, lengthscale=None)
+        target = _Target(coordinates, _compile_volume(model) if volume else None)
+        begin = start_values(model, start, rng)
+        with limit_threads(threads_for(blas_threads, density.n_rows)):
+            with progress_bar("fit_laplace", 1, "starts", show=progressbar) as counter:
+                optimum = maximise(coordinates, begin, max_iter, tightly(_TOL), counter)
+                counter.finish(optimum.objective)
+            safe_point()  # where an unfinished climb ends there is no Gaussian
+            quadratic = _quadratic(coordinates, coordinates.inward(optimum.values), progressbar)
+            noise = rng.standard_normal((draws, quadratic.root.shape[1]))
+            vectors = quadratic.mode + noise @ quadratic.root.T
+            _, value = target(quadratic.mode)
+            densities = _until_interrupted(target, vectors)
+            noise, vectors = noise[: len(densities)], vectors[: len(densities)]
+            lp, at_draws = np.array(densities).T
+            # On the slice the posterior counts with the volume of the orbit, as r counts in polar coordinates.
+            orbits = np.array([quadratic.log_orbit(vector) for vector in vectors])
+            orbits -= quadratic.log_orbit(quadratic.mode)
+            log_weight = at_draws - value + 0.5 * (noise**2).sum(axis=1) + orbits
+            evidence = _log_evidence(quadratic, value)
+        constrain = compile_constrain(model)
+        points = [
+            constrain(*(values[name] for name in density.names))
+            for values in map(coordinates.outward, vectors)
+        ]
+        fit = as_fit(
+            model,
+            {name: np.stack([point[name] for point in points])[None] for name in points[0]},
+            method="laplace",
+            sample_stats={"lp": lp[None], "log_weight": log_weight[None]},
+            settings={
+                "start": start if isinstance(start, str) else type(start).__name__,
+                "converged": int(quadratic.decrement < _CONVERGED),
+                "newton_decrement": quadratic.decrement,
+                "null_directions": len(quadratic.planes),
+                "flat_directions": quadratic.n_flat,
+                "pareto_k": _pareto_k(log_weight),
+                "random_seed": random_seed,
+            }
+            | ({} if evidence is None else {"log_evidence": evidence}),
+        )
+    _warn(fit, quadratic, max_iter, draws)
+    return fit
+
+
+def _until_interrupted(target: "_Target", vectors: Array) -> list[tuple[float, float]]:
+    """Densities at the draws, or at those that were reached."""
+    densities: list[tuple[float, float]] = []
+    try:
+        for vector in vectors:
+            safe_point()
+            densities.append(target(vector))
+    except KeyboardInterrupt:
+        if not densities:
+            raise
+        caught()
+    return densities
 
 
 def _compile_volume(model: pm.Model) -> Callable[..., Any]:
@@ -252,7 +276,10 @@ def _quadratic(coordinates: Coordinates, mode: Array, progressbar: bool) -> _Qua
     steps: Iterable[Array] = track(
         _STEP * np.eye(len(mode)), "Hessian", transient=True, disable=not progressbar
     )
-    differences = [coordinates(mode + h)[1] - coordinates(mode - h)[1] for h in steps]
+    differences = []
+    for h in steps:
+        safe_point()
+        differences.append(coordinates(mode + h)[1] - coordinates(mode - h)[1])
     hessian = np.stack(differences) / (2.0 * _STEP)
     # What is not symmetric in it is the error of the differences.
     error = 0.5 * float(np.linalg.norm(hessian - hessian.T, 2))
@@ -369,7 +396,15 @@ def _pareto_k(log_weight: Array) -> float:
         return float("nan")
 
 
-def _warn(quadratic: _Quadratic, max_iter: int) -> None:
+def _warn(fit: xr.DataTree, quadratic: _Quadratic, max_iter: int, draws: int) -> None:
+    if fit.attrs["interrupted"]:
+        warnings.warn(
+            f"fit_laplace was interrupted: {fit['posterior'].sizes['draw']} of {draws} draws are kept. For "
+            "others, call it again with start=fit and another random_seed.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+        return
     if quadratic.decrement >= _CONVERGED:
         warnings.warn(
             f"fit_laplace did not reach the mode: a Newton step would still raise the objective by "

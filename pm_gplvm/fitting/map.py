@@ -16,18 +16,19 @@ from numpy.typing import NDArray
 from pm_gplvm.core.blas import BlasThreads, threads_for
 from pm_gplvm.core.blas import blas_threads as limit_threads
 from pm_gplvm.core.checks import Array, checked, count
+from pm_gplvm.core.interrupt import interrupted, interruptible
 from pm_gplvm.data.fit import OBS, THETA, Fit
 from pm_gplvm.data.progress import progress_bar
 from pm_gplvm.data.table import grid_steps
 from pm_gplvm.fitting.optimise import (
     COLLAPSED,
     DID_NOT_MOVE,
-    INTERRUPTED,
     LIMIT,
     TOL,
     Optimum,
     best_first,
     from_joint_mode,
+    interruption,
     optima_positions,
     optima_table,
     start_columns,
@@ -129,12 +130,15 @@ def fit_map(
     Warns
     -----
     RuntimeWarning
-        If the best start did not converge, X did not move, or the noise ended at its floor.
+        If the best start did not converge, X did not move, the noise ended at its floor, or Ctrl-C ended
+        the search: the best so far is returned, and ``attrs["interrupted"]`` is 1.
 
     Raises
     ------
     TypeError, ValueError
         If an argument is out of range, or the objective is not finite at the start.
+    KeyboardInterrupt
+        At Ctrl-C before a start has been evaluated, and at the second Ctrl-C.
 
     References
     ----------
@@ -151,7 +155,7 @@ def fit_map(
     """
     spec = ModelSpec.of(model)
     settings = _Settings("fit_map", start, n_restarts, relocate, max_iter, tol, random_seed)
-    return _fit(spec, settings, False, progressbar, blas_threads, backend, compile_kwargs)
+    return _warned(spec, settings, False, progressbar, blas_threads, backend, compile_kwargs)
 
 
 @checked
@@ -210,6 +214,8 @@ def fit_marginal(
     ------
     TypeError, ValueError
         As :func:`fit_map`; also if X cannot be integrated out of the model.
+    KeyboardInterrupt
+        As :func:`fit_map`.
 
     Notes
     -----
@@ -240,7 +246,7 @@ def fit_marginal(
             f"fit_marginal cannot integrate X out of this model: {why}. Take fit_map, or sample."
         )
     settings = _Settings("fit_marginal", start, n_restarts, relocate, max_iter, tol, random_seed)
-    return _fit(spec, settings, True, progressbar, blas_threads, backend, compile_kwargs)
+    return _warned(spec, settings, True, progressbar, blas_threads, backend, compile_kwargs)
 
 
 @dataclass(frozen=True)
@@ -261,6 +267,14 @@ class _Settings:
             count(name, value, least)
         if not 0.0 < self.tol < np.inf:
             raise ValueError(f"tol must be a positive number of nats, got {self.tol!r}.")
+
+
+def _warned(spec: ModelSpec, settings: _Settings, *others: Any) -> xr.DataTree:
+    """Fit, or as far as that came before Ctrl-C, and say what went wrong."""
+    with interruptible(keeps=True):
+        fit = _fit(spec, settings, *others)
+    _warn(fit, settings)
+    return fit
 
 
 def _fit(
@@ -329,7 +343,7 @@ def _fit(
         ranked = [(i, replace(o, values=o.values | {"X": o.values["X"][first]})) for i, o in ranked]
     constrain = compile_constrain(model)
     ends = [constrain(*[o.values[name] for name in density.names]) for _, o in ranked]
-    if volume and _says_nothing(spec, ends[0]):
+    if volume and not interrupted() and _says_nothing(spec, ends[0]):
         end = ranked[0][1]  # X = 0 to rounding is no failure here: it is what was found
         arrived = end.converged or (end.message == COLLAPSED and end.remaining < settings.tol)
         ranked[0] = (ranked[0][0], replace(end, converged=arrived, message=NO_STRUCTURE))
@@ -344,7 +358,7 @@ def _fit(
     if volume:
         stats["log_marginal"] = best.objective
     start = settings.start
-    fit = as_fit(
+    return as_fit(
         spec,
         {name: np.asarray(v)[None, None] for name, v in ends[0].items()},
         method="marginal" if volume else "map",
@@ -359,8 +373,6 @@ def _fit(
             **optima_positions([i for i, _ in ranked], ends),
         },
     )
-    _warn(fit, settings)
-    return fit
 
 
 @dataclass(frozen=True)
@@ -458,6 +470,9 @@ def _warn(fit: xr.DataTree, settings: _Settings) -> None:
     optima, posterior = read.group("optima").isel(start=0), read.posterior
     message, caller = str(optima["message"].values), settings.caller
     again = f"Go on from here with {caller}(model, start=fit)"
+    if read.setting("interrupted"):
+        _say(interruption(caller, read.group("optima")))
+        return
     if message == NO_STRUCTURE:
         _say(
             f"{caller}: {NO_STRUCTURE} = {posterior.sizes['latent']}: all positions are 0, and the noise "
@@ -475,7 +490,6 @@ def _warn(fit: xr.DataTree, settings: _Settings) -> None:
             DID_NOT_MOVE: "Start from 'pca' or 'random', or scale the data.",
             COLLAPSED: "The data may hold noise alone for this kernel; start from 'isomap', or take "
             "fit_marginal, which says so.",
-            INTERRUPTED: f"{again}.",
             LIMIT: f"{again}, or raise max_iter = {settings.max_iter}.",
         }.get(message, f"{again}; if that gains nothing either, raise tol = {settings.tol:g}.")
         if far:

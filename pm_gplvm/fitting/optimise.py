@@ -11,6 +11,7 @@ import xarray as xr
 from scipy.optimize import minimize
 
 from pm_gplvm.core.checks import Array
+from pm_gplvm.core.interrupt import caught, safe_point
 from pm_gplvm.data.fit import LATENT, OBS
 from pm_gplvm.data.progress import Bar, progress_bar
 from pm_gplvm.model.spec import ModelSpec
@@ -156,6 +157,7 @@ class _Run:
             self.best = value, vector.copy(), gradient
         self.trace.append(-np.inf if self.best is None else self.best[0])
         self.counter.step(self.trace[-1])
+        safe_point()
         # L-BFGS-B cannot interpolate with infinities: a very low, flat place turns it back.
         if not finite:
             return 1e300, np.zeros_like(vector)
@@ -247,10 +249,10 @@ def _attempts(run: _Run, max_iter: int) -> str:
     relative, expected = run.rule.relative, np.inf
     for attempt in range(1 if relative else 1 + _FRESH):
         before, vector = run.highest
-        if attempt:
-            run.begin(vector)
-        left = max_iter - (len(run.objectives) - 1 - attempt)
         try:
+            if attempt:
+                run.begin(vector)
+            left = max_iter - (len(run.objectives) - 1 - attempt)
             result = minimize(
                 run.negative,
                 vector,
@@ -266,6 +268,7 @@ def _attempts(run: _Run, max_iter: int) -> str:
                 },
             )
         except KeyboardInterrupt:
+            caught()
             return INTERRUPTED
         if run.ended or result.success:
             return CONVERGED if run.rule.arrives else UNFINISHED
@@ -309,6 +312,22 @@ def optima_table(ranked: Sequence[tuple[int, Optimum]]) -> xr.Dataset:
     return xr.Dataset(
         {name: ("start", np.asarray(column)) for name, column in columns.items()},
         coords={"start": [i for i, _ in ranked]},
+    )
+
+
+def interruption(caller: str, optima: xr.Dataset) -> str:
+    """Say what is kept of a search that was interrupted, and how to go on; the best start is the first."""
+    best = optima.isel(start=0)
+    number = optima.sizes["start"]
+    told = (
+        "its only start so far is kept" if number == 1 else f"the best of {number} starts is kept"
+    )
+    go_on = f"Go on from here with {caller}(model, start=fit)"
+    if best["converged"]:
+        go_on = "It has converged; call it again for the starts that are left"
+    return (
+        f"{caller} was interrupted: {told} (objective {float(best['objective']):.6g} after "
+        f"{int(best['evaluations'])} evaluations). {go_on}."
     )
 
 
@@ -387,6 +406,7 @@ def from_each[S](
         except KeyboardInterrupt:  # at its very first evaluation
             if not ended:
                 raise
+            caught()
             return ended, True
         counter.finish(ended[i].objective)
         if ended[i].message == INTERRUPTED:
@@ -478,7 +498,8 @@ class _Runs:
             end = maximise(objective, optimum.values, most, rule, self.counter, moved=moved)
             return optimum.after(end)
         except KeyboardInterrupt:
-            return _stopped(optimum)
+            caught()
+            return stopped(optimum)
 
     def to_the_end(
         self, optimum: Optimum, tol: float, objective: Objective | None = None
@@ -533,7 +554,7 @@ def rank(
     return [(i, left.get(i, ended[i])) for i in order]
 
 
-def _stopped(optimum: Optimum) -> Optimum:
+def stopped(optimum: Optimum) -> Optimum:
     """Where it had come to when it was interrupted outside a run."""
     return replace(optimum, converged=False, message=INTERRUPTED)
 
@@ -551,11 +572,12 @@ def _relocated(
             objective = objective or runs.here(best.values)
             further = maximise(objective, values, runs.max_iter, rule, runs.counter)
         except KeyboardInterrupt:
-            return _stopped(best), objective
+            caught()
+            return stopped(best), objective
         gained = further.objective - best.objective
         best = best.after(further, keep=gained <= 0.0)
         if further.message == INTERRUPTED:
-            return _stopped(best), objective
+            return stopped(best), objective
         if gained < _LONGER:
             break
     return best, objective

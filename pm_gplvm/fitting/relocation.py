@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pm_gplvm.core.checks import Array
 from pm_gplvm.core.gaussian import column_patterns
+from pm_gplvm.core.interrupt import safe_point
 from pm_gplvm.core.kernels import KERNELS, cross_slope, prior_slope_variance
 from pm_gplvm.core.row_moves import Part, Proposal, Theta
 from pm_gplvm.data.fit import THETA
@@ -63,6 +64,7 @@ class Relocation:
         parts = self._parts(Z, theta)
         n_moved = 0
         for n in self._rng.permutation(_ill_explained(parts)):
+            safe_point()
             having = [part for part in parts if part.inverse[0, n, n] > 0.0]
             better = self._better(n, Z, theta, having, lengthscale, batch)
             if better is None:

@@ -32,6 +32,7 @@ from scipy.spatial import cKDTree
 from pm_gplvm.core.blas import blas_threads as limit_threads
 from pm_gplvm.core.checks import Array, checked, count
 from pm_gplvm.core.gaussian import gram_factor
+from pm_gplvm.core.interrupt import caught, interruptible, safe_point
 from pm_gplvm.data.progress import progress_bar
 from pm_gplvm.model.compile import Backend, resolve_mode
 from pm_gplvm.model.density import compile_constrain, row_parameters
@@ -116,13 +117,16 @@ def fit_stochastic(
     Warns
     -----
     RuntimeWarning
-        If ``held_out`` is lower at the end than at the start, or it was interrupted.
+        If ``held_out`` is lower at the end than at the start, or Ctrl-C ended it: the state after the last
+        step is returned, ``attrs["interrupted"]`` is 1, and ``attrs["steps"]`` are those taken.
 
     Raises
     ------
     TypeError, ValueError
         If an argument is out of range, the model is none that can be learnt by neighbourhoods
         (its ``X`` free, untransformed and independent from row to row, with a kernel of the table), or a step is not finite.
+    KeyboardInterrupt
+        At Ctrl-C before the first step, and at the second Ctrl-C.
 
     Notes
     -----
@@ -173,19 +177,22 @@ def fit_stochastic(
         momentum=momentum,
     )
     sample = density.sample(rng)
-    with limit_threads(blas_threads):
-        trace = _run(optimiser, density, sample, steps, monitor, rng, progressbar)
-    settings = {
-        "n_neighbors": R,
-        "steps": steps,
-        "learning_rate": learning_rate,
-        "learning_rate_theta": learning_rate_theta,
-        "momentum": momentum,
-        "start": start if isinstance(start, str) else type(start).__name__,
-        "random_seed": random_seed,
-    }
-    groups = {"trace": trace}
-    return optimised_fit(model, density, optimiser, sample, "stochastic", settings, groups)
+    with interruptible(keeps=True):
+        with limit_threads(blas_threads):
+            trace = _run(optimiser, density, sample, steps, monitor, rng, progressbar)
+        settings = {
+            "n_neighbors": R,
+            "steps": optimiser.taken,
+            "learning_rate": learning_rate,
+            "learning_rate_theta": learning_rate_theta,
+            "momentum": momentum,
+            "start": start if isinstance(start, str) else type(start).__name__,
+            "random_seed": random_seed,
+        }
+        groups = {"trace": trace}
+        fit = optimised_fit(model, density, optimiser, sample, "stochastic", settings, groups)
+    _warn(fit, steps)
+    return fit
 
 
 def check_rates(learning_rate: float, learning_rate_theta: float, momentum: float) -> None:
@@ -238,34 +245,39 @@ def _run(
         objective = evaluate()
         try:
             while optimiser.taken < steps:
+                safe_point()
                 done = optimiser.taken / steps
                 optimiser.step(rng, 1.0 - done, move_theta=done >= _UNFOLDING)
                 if optimiser.taken in stops:
                     objective = evaluate()
                 counter.step(objective)
         except KeyboardInterrupt:
-            objective = evaluate()
+            if not optimiser.taken:
+                raise
+            caught()
+            if trace[-1][0] < optimiser.taken:
+                objective = evaluate()
         counter.finish(objective)
     taken, *columns = (np.array(column) for column in zip(*trace, strict=True))
     data = dict(zip(("objective", "held_out", "seconds"), columns, strict=True))
-    _warn(steps, taken[-1], data["held_out"][0], data["held_out"][-1])
     if len(sample) < len(optimiser.X):
         del data["objective"]
     return xr.Dataset({name: ("step", c) for name, c in data.items()}, coords={"step": taken})
 
 
-def _warn(steps: int, taken: int, before: float, after: float) -> None:
-    if not after >= before:
+def _warn(fit: xr.DataTree, steps: int) -> None:
+    before, after = fit["trace"]["held_out"].to_numpy()[[0, -1]]
+    if fit.attrs["interrupted"]:
+        problem, remedy = "was interrupted", "Go on from here with start=fit"
+    elif not after >= before:
         problem = f"left rows less likely than it found them ({before:.4g} to {after:.4g} each)"
         remedy = "Lower learning_rate, raise n_neighbors or steps, or begin at another start"
-    elif taken < steps:
-        problem, remedy = "was interrupted", "Go on from here with start=fit"
     else:
         return
     warnings.warn(
-        f"fit_stochastic {problem}, after {taken} of {steps} steps. {remedy}.",
+        f"fit_stochastic {problem}, after {fit.attrs['steps']} of {steps} steps. {remedy}.",
         RuntimeWarning,
-        stacklevel=4,
+        stacklevel=3,
     )
 
 

@@ -18,6 +18,7 @@ from pymc.distributions.transforms import LogTransform
 from pm_gplvm.core.blas import blas_threads as limit_threads
 from pm_gplvm.core.checks import Array, checked, count
 from pm_gplvm.core.inducing import InducingKernel
+from pm_gplvm.core.interrupt import caught, interruptible
 from pm_gplvm.core.psi import CLOSED_FORM, Quadrature, quasi_monte_carlo
 from pm_gplvm.data.fit import LATENT, OBS, THETA, Fit
 from pm_gplvm.data.progress import progress_bar
@@ -27,11 +28,13 @@ from pm_gplvm.fitting.optimise import (
     LINE_SEARCH,
     Optimum,
     from_each,
+    interruption,
     maximise,
     optima_positions,
     optima_table,
     rank,
     relatively,
+    stopped,
 )
 from pm_gplvm.model.approximate import (
     INDUCING,
@@ -108,13 +111,15 @@ def fit_sparse(
     Warns
     -----
     RuntimeWarning
-        If the best start did not converge, or X did not move.
+        If the best start did not converge, X did not move, or Ctrl-C ended the search, as in :func:`fit_map`.
 
     Raises
     ------
     TypeError, ValueError
         If an argument is out of range, the model is not one of :func:`build_model`, or the
         objective is not finite at the start.
+    KeyboardInterrupt
+        As :func:`fit_map`.
 
     References
     ----------
@@ -136,37 +141,39 @@ def fit_sparse(
     approximation = build_sparse(exact, n_inducing=n_inducing, method=method)
     if "X" not in exact.free:
         raise ValueError("model must have a free variable 'X', got one that is held.")
-    ranked = _maximised(
-        exact,
-        approximation,
-        start,
-        np.random.default_rng(random_seed),
-        n_restarts,
-        title="fit_sparse",
-        hold=hold,
-        max_iter=max_iter,
-        tol=tol,
-        progressbar=progressbar,
-        blas_threads=blas_threads,
-    )
-    best, ends = ranked[0][1], _ends(approximation, ranked)
-    (likelihood,) = approximation.replace_rvs_by_values([approximation["likelihood"]])
-    inputs = approximation.value_vars
-    value = pytensor.function(inputs, likelihood, on_unused_input="ignore", mode=compile_mode())
-    fit = _as_fit(
-        exact,
-        ranked,
-        ends,
-        {"lp": best.objective, "log_likelihood": value(*[best.values[v.name] for v in inputs])},
-        method="sparse",
-        settings={"approximation": method, "start": start, "random_seed": random_seed},
-    )
-    if not best.converged:
-        warnings.warn(
-            f"fit_sparse {_unconverged(best)}. Go on with fit_sparse(model, start=fit), or raise max_iter.",
-            RuntimeWarning,
-            stacklevel=2,
+    with interruptible(keeps=True):
+        ranked = _maximised(
+            exact,
+            approximation,
+            start,
+            np.random.default_rng(random_seed),
+            n_restarts,
+            title="fit_sparse",
+            hold=hold,
+            max_iter=max_iter,
+            tol=tol,
+            progressbar=progressbar,
+            blas_threads=blas_threads,
         )
+        best, ends = ranked[0][1], _ends(approximation, ranked)
+        (likelihood,) = approximation.replace_rvs_by_values([approximation["likelihood"]])
+        inputs = approximation.value_vars
+        value = pytensor.function(inputs, likelihood, on_unused_input="ignore", mode=compile_mode())
+        fit = _as_fit(
+            exact,
+            ranked,
+            ends,
+            {"lp": best.objective, "log_likelihood": value(*[best.values[v.name] for v in inputs])},
+            method="sparse",
+            settings={"approximation": method, "start": start, "random_seed": random_seed},
+        )
+    text = ""
+    if fit.attrs["interrupted"]:
+        text = interruption("fit_sparse", fit["optima"].to_dataset())
+    elif not best.converged:
+        text = f"fit_sparse {_unconverged(best)}. Go on with fit_sparse(model, start=fit), or raise max_iter."
+    if text:
+        warnings.warn(text, RuntimeWarning, stacklevel=2)
     return fit
 
 
@@ -239,13 +246,16 @@ def fit_variational(
     RuntimeWarning
         If the best start did not converge, or the signal was switched off: the fit explains less
         than a hundredth of the table's variance. If the kernel's psi statistics are taken by a
-        rule of nodes, and that rule misses the bound by more than 1.
+        rule of nodes, and that rule misses the bound by more than 1. If Ctrl-C ended the search, as in
+        :func:`fit_map`.
 
     Raises
     ------
     TypeError, ValueError
         If an argument is out of range, the model is not one that :func:`model.build_variational` takes,
         or the bound is not finite at the start.
+    KeyboardInterrupt
+        As :func:`fit_map`.
 
     References
     ----------
@@ -266,38 +276,42 @@ def fit_variational(
     exact = ModelSpec.of(model)
     approximation = build_variational(exact, n_inducing=n_inducing)
     rng = np.random.default_rng(random_seed)
-    ranked = _maximised(
-        exact,
-        approximation,
-        start,
-        rng,
-        n_restarts,
-        title="fit_variational",
-        hold=hold,
-        max_iter=max_iter,
-        tol=tol,
-        progressbar=progressbar,
-        blas_threads=blas_threads,
-    )
-    best, ends = ranked[0][1], _ends(approximation, ranked)
-    X = rng.standard_normal((draws, *ends[0]["X_mean"].shape))
-    X *= ends[0]["X_sd"]
-    X += ends[0]["X_mean"]
-    found = _findings(exact, ends[0])
-    settings = {"explained": found.explained, "start": start, "hold": hold}
-    if found.quadrature_error is not None:
-        settings["rule_error"] = found.quadrature_error
-    fit = _as_fit(
-        exact,
-        ranked,
-        ends,
-        {"lp": best.objective, "bound": found.bound},
-        method="variational",
-        settings=settings | {"random_seed": random_seed},
-        X=X,
-    )
-    for text in _problems(best, found):
-        warnings.warn(f"fit_variational: {text}.", RuntimeWarning, stacklevel=2)
+    with interruptible(keeps=True):
+        ranked = _maximised(
+            exact,
+            approximation,
+            start,
+            rng,
+            n_restarts,
+            title="fit_variational",
+            hold=hold,
+            max_iter=max_iter,
+            tol=tol,
+            progressbar=progressbar,
+            blas_threads=blas_threads,
+        )
+        best, ends = ranked[0][1], _ends(approximation, ranked)
+        X = rng.standard_normal((draws, *ends[0]["X_mean"].shape))
+        X *= ends[0]["X_sd"]
+        X += ends[0]["X_mean"]
+        found = _findings(exact, ends[0])
+        settings = {"explained": found.explained, "start": start, "hold": hold}
+        if found.quadrature_error is not None:
+            settings["rule_error"] = found.quadrature_error
+        fit = _as_fit(
+            exact,
+            ranked,
+            ends,
+            {"lp": best.objective, "bound": found.bound},
+            method="variational",
+            settings=settings | {"random_seed": random_seed},
+            X=X,
+        )
+    texts = [f"fit_variational: {text}." for text in _problems(best, found)]
+    if fit.attrs["interrupted"]:
+        texts = [interruption("fit_variational", fit["optima"].to_dataset())]
+    for text in texts:
+        warnings.warn(text, RuntimeWarning, stacklevel=2)
     return fit
 
 
@@ -545,24 +559,28 @@ def search(
         climb = partial(maximise, rule=relatively(tol), counter=counter)
         held = replace(free, held={name: values[name] for name in keep})
         ended = climb(held, values, hold if keep else max_iter)
-        if keep and ended.message != INTERRUPTED:
-            ended = ended.after(climb(free, ended.values, max_iter))
-        for _ in range(_FRESH):
-            # The line search gave up: for a poor memory of the curvature, which a fresh beginning has
-            # not, or because rounding is all that is left, and then a fresh one gains nothing.
-            if ended.message != LINE_SEARCH:
-                break
-            fresh = climb(free, ended.values, max_iter)
-            gain = fresh.objective - ended.objective
-            little = gain <= max(tol, _ROUNDING) * max(1.0, abs(ended.objective))
-            ended = ended.after(fresh)
-            if little:
-                ended = replace(ended, converged=True, message=CONVERGED)
+        try:
+            if keep and ended.message != INTERRUPTED:
+                ended = ended.after(climb(free, ended.values, max_iter))
+            for _ in range(_FRESH):
+                # The line search gave up: for a poor memory of the curvature, which a fresh beginning has
+                # not, or because rounding is all that is left, and then a fresh one gains nothing.
+                if ended.message != LINE_SEARCH:
+                    break
+                fresh = climb(free, ended.values, max_iter)
+                gain = fresh.objective - ended.objective
+                little = gain <= max(tol, _ROUNDING) * max(1.0, abs(ended.objective))
+                ended = ended.after(fresh)
+                if little:
+                    ended = replace(ended, converged=True, message=CONVERGED)
+        except KeyboardInterrupt:  # as a further run began
+            caught()
+            return stopped(ended)
         return ended
 
     with (
         limit_threads(blas_threads),
         progress_bar(title, len(starts), "starts", show=progressbar) as counter,
     ):
-        ended, _ = from_each(starts, run, counter)
-    return rank(ended)
+        ended, interrupted = from_each(starts, run, counter)
+    return rank(ended, interrupted=interrupted)

@@ -10,6 +10,7 @@ import pymc as pm
 import xarray as xr
 
 from pm_gplvm.core.checks import Array
+from pm_gplvm.core.interrupt import interrupted
 from pm_gplvm.data.fit import LATENT, OBS, THETA
 from pm_gplvm.model.compile import constants
 from pm_gplvm.model.spec import ModelSpec
@@ -27,7 +28,7 @@ def as_fit(
     """Put draws, (chain, draw, ...) by name, into a DataTree with the model's table and data.
 
     ``method`` says how they were made, such as "map"; ``settings`` stand in the attrs, numbers and text
-    as they are, all else as JSON.
+    as they are, all else as JSON. ``interrupted`` is 1 if Ctrl-C ended the work.
     """
     spec = ModelSpec.of(model)
     model = spec.model
@@ -56,6 +57,7 @@ def as_fit(
         "kernel": spec.kernel,
         "observed": table.name,
         "priors": json.dumps(spec.priors),
+        "interrupted": int(interrupted()),
         **{name: _attr(value) for name, value in settings.items()},
     }
     return fit

@@ -12,6 +12,7 @@ import xarray as xr
 from pymc.distributions.transforms import LogTransform
 
 from pm_gplvm.core.checks import Array
+from pm_gplvm.core.interrupt import interruptible
 from pm_gplvm.core.kernels import KERNELS
 from pm_gplvm.data.arrays import finite, numbers
 from pm_gplvm.data.fit import OBS, Fit
@@ -26,15 +27,17 @@ _LEAST = 1e-2  # of the widest dimension's spread, so that a dimension the data 
 
 
 def _pca(F: Array, latent_dim: int, rng: np.random.Generator) -> Array:
-    from sklearn.decomposition import PCA
+    with interruptible():
+        from sklearn.decomposition import PCA
 
     return np.asarray(PCA(latent_dim, svd_solver="full").fit_transform(F))
 
 
 def _isomap(F: Array, latent_dim: int, rng: np.random.Generator) -> Array:
-    from scipy.sparse.csgraph import connected_components
-    from sklearn.manifold import Isomap
-    from sklearn.neighbors import kneighbors_graph
+    with interruptible():
+        from scipy.sparse.csgraph import connected_components
+        from sklearn.manifold import Isomap
+        from sklearn.neighbors import kneighbors_graph
 
     # As many neighbours as connect all rows; Isomap would otherwise join the parts by itself.
     N = len(F)
@@ -157,7 +160,8 @@ def forms(
 
 def _factors(F: Array, latent_dim: int) -> tuple[Array, Array]:
     """Scores by factor analysis, and the standard deviation of each column's noise, not below 0.1."""
-    from sklearn.decomposition import FactorAnalysis
+    with interruptible():
+        from sklearn.decomposition import FactorAnalysis
 
     analysis = FactorAnalysis(latent_dim, random_state=0)
     X = analysis.fit_transform(F)

@@ -111,6 +111,8 @@ def embed(
     TypeError, ValueError
         If ``fit`` is no fit of a model of :func:`build_model`, ``Y_new`` has other columns, a row
         of NaN alone or infinite values, or another argument is out of range.
+    KeyboardInterrupt
+        At Ctrl-C; of the rows placed so far nothing is returned.
 
     Notes
     -----
@@ -194,7 +196,7 @@ def log_predictive(
 
     Raises
     ------
-    TypeError, ValueError
+    TypeError, ValueError, KeyboardInterrupt
         As in :func:`embed`.
 
     Examples

@@ -1,5 +1,6 @@
 """Scores of what a fit has not seen: features by PSIS-LOO, entries in closed form, rows by K-fold."""
 
+import warnings
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
@@ -14,6 +15,7 @@ from scipy.stats import norm
 from pm_gplvm.core.blas import blas_threads
 from pm_gplvm.core.checks import Array, checked, count
 from pm_gplvm.core.gaussian import GP, Patterns
+from pm_gplvm.core.interrupt import caught, interrupted, interruptible, safe_point
 from pm_gplvm.data.fit import FEATURE, OBS, Fit
 from pm_gplvm.data.progress import progress_bar
 from pm_gplvm.data.table import as_table
@@ -173,7 +175,8 @@ def _mixed(f: Array, residuals: Array, variances: Array) -> tuple[Array, Array, 
 
 def _weights(logs: Array) -> tuple[Array, Array]:
     """Normalised logarithms of smoothed weights proportional to exp(-logs), and their Pareto k."""
-    from arviz_stats.base import array_stats
+    with interruptible():
+        from arviz_stats.base import array_stats
 
     if len(logs) >= FEWEST_SMOOTHED:
         with suppress(ValueError):  # equal weights cannot be smoothed
@@ -232,11 +235,18 @@ def cross_validate(
         ``log_score`` compares models (number of latent dimensions, kernels, priors) on the same Y and
         ``random_seed``; :func:`compare` takes the Dataset as ``kfold``.
 
+    Warns
+    -----
+    RuntimeWarning
+        If Ctrl-C ended it: the Dataset has the rows of whole folds only, and ``attrs["interrupted"]`` is 1.
+
     Raises
     ------
     TypeError, ValueError
         If an argument is out of range, X has another prior, or the covariance is not one of
         :func:`build_model`'s.
+    KeyboardInterrupt
+        At Ctrl-C before the first fold is scored, and at the second Ctrl-C.
 
     Examples
     --------
@@ -259,25 +269,44 @@ def cross_validate(
     rng = np.random.default_rng(random_seed)
     fold = rng.permutation(np.arange(N) % n_folds)
     known = {name: np.empty(N) for name in ("log_score", "error", "pareto_k")}
-    with progress_bar("cross_validate", n_folds, "folds", show=show) as progress:
-        for k in range(n_folds):
-            held = fold == k
-            model = build(table[~held])
-            _check_prior(model)
-            scores = log_predictive(
-                fit(model),
-                table.to_numpy()[held],
-                num_samples=num_samples,
-                draws=draws,
-                random_seed=int(rng.integers(2**31)),
-                progressbar=False,
-            )
-            for name, values in known.items():
-                values[held] = scores[name]
-            progress.advance()
+    done = 0
+    with (
+        interruptible(keeps=True),
+        progress_bar("cross_validate", n_folds, "folds", show=show) as progress,
+    ):
+        try:
+            for k in range(n_folds):
+                safe_point()
+                held = fold == k
+                model = build(table[~held])
+                _check_prior(model)
+                scores = log_predictive(
+                    fit(model),
+                    table.to_numpy()[held],
+                    num_samples=num_samples,
+                    draws=draws,
+                    random_seed=int(rng.integers(2**31)),
+                    progressbar=False,
+                )
+                for name, values in known.items():
+                    values[held] = scores[name]
+                done = k + 1
+                progress.advance()
+        except KeyboardInterrupt:
+            if not done:
+                raise
+            caught()
+        attrs = {"interrupted": int(interrupted())}
+    if attrs["interrupted"]:
+        warnings.warn(
+            f"cross_validate was interrupted: the rows of {done} of {n_folds} folds are scored, the others "
+            "left out. The same call with the same random_seed begins anew.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
     coords = {name: coord for name, coord in table.coords.items() if coord.dims == (OBS,)}
-    columns = {**known, "fold": fold}
-    return xr.Dataset({name: (OBS, values) for name, values in columns.items()}, coords=coords)
+    columns = {name: (OBS, values) for name, values in {**known, "fold": fold}.items()}
+    return xr.Dataset(columns, coords=coords, attrs=attrs).isel({OBS: fold < done})
 
 
 def _mode(model: pm.Model) -> xr.DataTree:

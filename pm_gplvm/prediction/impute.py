@@ -53,7 +53,7 @@ def impute(
 
     Raises
     ------
-    TypeError, ValueError
+    TypeError, ValueError, KeyboardInterrupt
         As in :func:`embed`.
 
     Examples

@@ -11,6 +11,7 @@ from scipy.special import logsumexp
 from pm_gplvm.core.batch_optimise import maximise, minimise
 from pm_gplvm.core.checks import Array
 from pm_gplvm.core.gaussian import GP, column_patterns, lower_factors, single_columns
+from pm_gplvm.core.interrupt import interruptible, safe_point
 from pm_gplvm.core.mixtures import Mixture, Proposals, squared_distances
 from pm_gplvm.data.fit import Fit
 from pm_gplvm.data.progress import Bar
@@ -349,7 +350,8 @@ class Positions:
 
     def smoothed(self) -> tuple[Array, Array]:
         """Pareto smoothed weights (M, T), a sum of 1 each row, and their Pareto k (M,)."""
-        from arviz_stats.base import array_stats
+        with interruptible():
+            from arviz_stats.base import array_stats
 
         logs, k = array_stats.psislw(-self.log_ratio, axis=-1)
         return np.exp(logs), np.asarray(k)
@@ -377,6 +379,7 @@ def weighted_positions(
         density = RowDensity(draw, F)
         found = []
         for block in (rows[i : i + _ROWS] for i in range(0, len(rows), _ROWS)):
+            safe_point()
             found.append(positions_of(density, block, each, n_starts, rng))
             if progress is not None:
                 progress.advance(len(block))

@@ -1,5 +1,6 @@
 """New rows added to a fit, without learning it anew."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
@@ -13,6 +14,7 @@ from scipy.spatial import cKDTree
 from pm_gplvm.core.blas import blas_threads as limit_threads
 from pm_gplvm.core.checks import Array, checked, count
 from pm_gplvm.core.gaussian import GP
+from pm_gplvm.core.interrupt import caught, interruptible, safe_point
 from pm_gplvm.data.fit import FEATURE, OBS, THETA, Fit
 from pm_gplvm.data.progress import progress_bar
 from pm_gplvm.data.table import new_table
@@ -88,12 +90,20 @@ def add_rows(
         (``label``) that Y_new lacks are empty there: "" or NaN. The mean and the scale of the
         table stay those of the old fit, so that θ keeps its meaning.
 
+    Warns
+    -----
+    RuntimeWarning
+        If Ctrl-C ended it: the new rows are where they were, ``attrs["interrupted"]`` is 1, and
+        ``attrs["steps"]`` are those taken.
+
     Raises
     ------
     TypeError, ValueError
         If ``fit`` has more than one draw or a kernel of its own, ``Y_new`` has other columns,
         missing values or labels that are taken, an argument is out of range, or a step is not
         finite. The old fit is untouched in any case.
+    KeyboardInterrupt
+        At Ctrl-C before the first step, and at the second Ctrl-C.
 
     Notes
     -----
@@ -127,46 +137,62 @@ def add_rows(
     steps = _STEPS_EACH * S if steps is None else steps
     count("steps", steps)
 
-    candidates = _nearest((new.to_numpy() - mean) / scale, F)
-    X = np.concatenate([draw.X, draw.X[candidates[:, 0]]])
-    # Not by model.rebuild, which refuses other priors than the fit's: those of X may depend on the rows.
-    held = {name: read.constants[name].to_numpy() for name in THETA if name in read.constants}
-    model = build_like(read, _joined(read, new), priors={**held, **(priors or {})})
-    rng = np.random.default_rng(random_seed)
-    density = compile_neighbourhood(model)
-    values = start_values(
-        model, {"X": X, **draw.theta, "sigma": float(read.draws("sigma")[0, 0])}, rng
-    )
-    theta = [values[name] for name in density.theta]
-    sample = density.sample(rng)
-    with (
-        limit_threads(blas_threads),
-        progress_bar("add_rows", int(steps), "steps", show=progressbar) as progress,
-    ):
-        X[N:] = draw.X[_likeliest(density, draw.X, theta, candidates, R)]
-        optimiser = Optimiser(
-            _Held(density, draw.X, hold),
-            X,
-            theta,
-            n_neighbors=R,
-            rates=(learning_rate * total_sd(draw.X), learning_rate_theta),
-            momentum=momentum,
-            first=np.arange(N, N + S),
+    with interruptible(keeps=True):
+        candidates = _nearest((new.to_numpy() - mean) / scale, F)
+        X = np.concatenate([draw.X, draw.X[candidates[:, 0]]])
+        # Not by model.rebuild, which refuses other priors than the fit's: those of X may depend on the rows.
+        held = {name: read.constants[name].to_numpy() for name in THETA if name in read.constants}
+        model = build_like(read, _joined(read, new), priors={**held, **(priors or {})})
+        rng = np.random.default_rng(random_seed)
+        density = compile_neighbourhood(model)
+        values = start_values(
+            model, {"X": X, **draw.theta, "sigma": float(read.draws("sigma")[0, 0])}, rng
         )
-        for taken in range(steps):
-            optimiser.step(rng, 1.0 - taken / steps)
-            progress.advance()
-    settings = {
-        "hold": hold if np.isfinite(hold) else "inf",
-        "n_new": S,
-        "n_neighbors": R,
-        "steps": int(steps),
-        "learning_rate": learning_rate,
-        "learning_rate_theta": learning_rate_theta,
-        "momentum": momentum,
-        "random_seed": random_seed,
-    }
-    return optimised_fit(model, density, optimiser, sample, "add_rows", settings)
+        theta = [values[name] for name in density.theta]
+        sample = density.sample(rng)
+        with (
+            limit_threads(blas_threads),
+            progress_bar("add_rows", int(steps), "steps", show=progressbar) as progress,
+        ):
+            X[N:] = draw.X[_likeliest(density, draw.X, theta, candidates, R)]
+            optimiser = Optimiser(
+                _Held(density, draw.X, hold),
+                X,
+                theta,
+                n_neighbors=R,
+                rates=(learning_rate * total_sd(draw.X), learning_rate_theta),
+                momentum=momentum,
+                first=np.arange(N, N + S),
+            )
+            try:
+                for taken in range(steps):
+                    safe_point()
+                    optimiser.step(rng, 1.0 - taken / steps)
+                    progress.advance()
+            except KeyboardInterrupt:
+                if not optimiser.taken:
+                    raise
+                caught()
+        settings = {
+            "hold": hold if np.isfinite(hold) else "inf",
+            "n_new": S,
+            "n_neighbors": R,
+            "steps": optimiser.taken,
+            "learning_rate": learning_rate,
+            "learning_rate_theta": learning_rate_theta,
+            "momentum": momentum,
+            "random_seed": random_seed,
+        }
+        longer = optimised_fit(model, density, optimiser, sample, "update", settings)
+    if longer.attrs["interrupted"]:
+        warnings.warn(
+            f"add_rows was interrupted, and the new rows are where they were after {optimiser.taken} of "
+            f"{steps} steps. Add them again to the old fit, or go on with all rows by fit_stochastic("
+            "model.rebuild(fit), start=fit).",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return longer
 
 
 @dataclass(frozen=True)

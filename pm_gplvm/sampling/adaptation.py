@@ -7,6 +7,7 @@ import numpy as np
 import xarray as xr
 
 from pm_gplvm.core.checks import Array
+from pm_gplvm.core.interrupt import safe_point
 from pm_gplvm.data.progress import Bar
 from pm_gplvm.sampling.replicas import Iteration, Replicas
 from pm_gplvm.sampling.transitions import first_schedule
@@ -52,8 +53,9 @@ def adapt(
 
 
 def iterations(sampler: Replicas, n: int, steps: Bar, *, tuning: bool) -> Iterator[Iteration]:
-    """Iterate, and show the progress."""
+    """Iterate, and show the progress; Ctrl-C ends it between two iterations."""
     for _ in range(n):
+        safe_point()
         iteration = sampler.iterate(tuning=tuning)
         steps.advance(
             log_likelihood=float(sampler.by_chain(sampler.known.log_likelihood)[:, 0].mean()),

@@ -3,6 +3,7 @@
 import json
 import time
 import warnings
+from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from pytensor.graph.basic import Variable
 
 from pm_gplvm.core.blas import blas_threads as limit_threads
 from pm_gplvm.core.checks import Array, checked, count
+from pm_gplvm.core.interrupt import caught, interrupted, interruptible
 from pm_gplvm.data.files import check_writable, load, save
 from pm_gplvm.data.fit import Fit
 from pm_gplvm.data.progress import Bar, progress_bar
@@ -86,8 +88,8 @@ def sample(
         ``sample_stats``: ``lp``, ``log_likelihood``, ``diverging``, ``acceptance_rate``,
         ``moved`` (share of the updated rows that found another position), ``n_steps``.
         ``tempering``: the log-likelihood at every power ``beta``, and the acceptance of the swaps.
-        ``sampler``: the state from which :func:`resume` goes on. An interrupted run (Ctrl-C)
-        returns the draws so far.
+        ``sampler``: the state from which :func:`resume` goes on. After Ctrl-C these are the
+        whole draws so far, ``attrs["interrupted"]`` is 1, and :func:`resume` goes on as if it had not come.
 
     Warns
     -----
@@ -101,6 +103,8 @@ def sample(
         left to sample.
     FileExistsError
         If something stands at ``store``.
+    KeyboardInterrupt
+        At Ctrl-C before the first draw, and at the second Ctrl-C.
 
     Notes
     -----
@@ -126,27 +130,30 @@ def sample(
         raise ValueError(f"beta_min must lie in [0, 1), got {beta_min!r}.")
     if store is not None:
         check_writable(Path(store), overwrite=False)
-    rng = np.random.default_rng(random_seed)
-    model, starts = chain_starts(model, start, chains, rng)
-    posterior = compile_posterior(model)
-    states = np.array([posterior.ensemble.state(values) for values in starts])
-    settings = {"tune": tune, "thin": thin, "random_seed": random_seed}
-    with (
-        limit_threads(blas_threads),
-        progress_bar("sample", tune + draws * thin, "iterations", show=progressbar) as steps,
-    ):
-        sampler = Replicas(
-            posterior,
-            states[:, None],
-            np.ones(1),
-            np.full(1, 0.01),
-            n_proposals=n_proposals,
-            rng=rng,
-        )
-        _check_start(sampler)
-        sampler = adapt(sampler, tune, replicas, beta_min, steps)
-        record = _run(model, sampler, draws, thin, settings, store, steps)
-    return _finished(model, sampler, record, settings, store)
+    with interruptible(keeps=True):
+        rng = np.random.default_rng(random_seed)
+        model, starts = chain_starts(model, start, chains, rng)
+        posterior = compile_posterior(model)
+        states = np.array([posterior.ensemble.state(values) for values in starts])
+        settings = {"tune": tune, "thin": thin, "random_seed": random_seed}
+        with (
+            limit_threads(blas_threads),
+            progress_bar("sample", tune + draws * thin, "iterations", show=progressbar) as steps,
+        ):
+            sampler = Replicas(
+                posterior,
+                states[:, None],
+                np.ones(1),
+                np.full(1, 0.01),
+                n_proposals=n_proposals,
+                rng=rng,
+            )
+            _check_start(sampler)
+            sampler = adapt(sampler, tune, replicas, beta_min, steps)
+            record = _run(model, sampler, draws, thin, settings, store, steps)
+        whole = _finished(model, sampler, record, settings, store)
+    _warn(record, store)
+    return whole
 
 
 @checked
@@ -175,7 +182,7 @@ def resume(
     Returns
     -------
     DataTree
-        All draws, those of ``fit`` first.
+        All draws, those of ``fit`` first. Ctrl-C is taken as in :func:`sample`.
 
     Raises
     ------
@@ -200,29 +207,32 @@ def resume(
         raise ValueError("resume needs a fit made by sample, got one without the group 'sampler'.")
     if store is not None:
         check_writable(Path(store), overwrite=False)
-    model = untransformed(model)
-    posterior = compile_posterior(model)
-    _check_same(model, posterior, read, kept)
-    rng = np.random.default_rng()
-    rng.bit_generator.state = json.loads(kept.attrs["generator"])
-    settings = {n: read.setting(n) for n in ("tune", "thin", "random_seed")}
-    thin = int(settings["thin"])
-    record = Record.of(read)
-    with (
-        limit_threads(blas_threads),
-        progress_bar("resume", draws * thin, "iterations", show=progressbar) as steps,
-    ):
-        # Its densities are computed here, by as many threads as those of the run before.
-        sampler = Replicas(
-            posterior,
-            kept["state"].to_numpy(),
-            kept["beta"].to_numpy(),
-            kept["step_size"].to_numpy(),
-            n_proposals=int(kept.attrs["n_proposals"]),
-            rng=rng,
-        )
-        record = _run(model, sampler, draws, thin, settings, store, steps, record)
-    return _finished(model, sampler, record, settings, store)
+    with interruptible(keeps=True):
+        model = untransformed(model)
+        posterior = compile_posterior(model)
+        _check_same(model, posterior, read, kept)
+        rng = np.random.default_rng()
+        rng.bit_generator.state = json.loads(kept.attrs["generator"])
+        settings = {n: read.setting(n) for n in ("tune", "thin", "random_seed")}
+        thin = int(settings["thin"])
+        record = Record.of(read)
+        with (
+            limit_threads(blas_threads),
+            progress_bar("resume", draws * thin, "iterations", show=progressbar) as steps,
+        ):
+            # Its densities are computed here, by as many threads as those of the run before.
+            sampler = Replicas(
+                posterior,
+                kept["state"].to_numpy(),
+                kept["beta"].to_numpy(),
+                kept["step_size"].to_numpy(),
+                n_proposals=int(kept.attrs["n_proposals"]),
+                rng=rng,
+            )
+            record = _run(model, sampler, draws, thin, settings, store, steps, record)
+        longer = _finished(model, sampler, record, settings, store)
+    _warn(record, store)
+    return longer
 
 
 def _bounded(model: pm.Model) -> Variable | None:
@@ -298,16 +308,22 @@ def _run(
     """Draw, and write the draws so far to the store every minute."""
     record = record or Record()
     written = time.monotonic()
+    # By the number of draws: whatever is done when Ctrl-C comes, the state is that of the last whole one.
+    kept = deque([(len(record.lp), sampler.snapshot())], maxlen=2)
     try:
         for _ in range(draws):
-            record.add(sampler, list(iterations(sampler, thin, steps, tuning=False)))
+            done = list(iterations(sampler, thin, steps, tuning=False))
+            kept.append((len(record.lp) + 1, sampler.snapshot()))
+            record.add(sampler, done)
             if store is not None and time.monotonic() - written > _CHECKPOINT:
                 save(record.tree(model, sampler, settings), store, overwrite=True)
                 written = time.monotonic()
     except KeyboardInterrupt:
-        if not record.lp:
+        if not record.stats:
             raise
+        caught()
         record.interrupt()
+        sampler.restore(dict(kept)[len(record.stats)])
     return record
 
 
@@ -318,18 +334,27 @@ def _finished(
     settings: Mapping[str, Any],
     store: str | Path | None,
 ) -> xr.DataTree:
+    # Also if it came after the last iteration.
+    record.interrupted = interrupted()
     fit = record.tree(model, sampler, settings)
     if store is not None:
         save(fit, store, overwrite=True)
-    found = []
-    if record.interrupted:
-        found.append(f"it was interrupted and has {len(record.lp)} draws a chain")
-    divergences = int(np.sum([stats["diverging"] for stats in record.stats]))
-    if divergences:
-        found.append(f"{divergences} draws came after a divergence; give θ priors that bound it")
-    if found:
-        warnings.warn(f"sample: {'; '.join(found)}.", RuntimeWarning, stacklevel=3)
     return fit
+
+
+def _warn(record: Record, store: str | Path | None) -> None:
+    divergences = int(np.sum([stats["diverging"] for stats in record.stats]))
+    if record.interrupted:
+        where = "fit" if store is None else repr(str(store))
+        found = (
+            f"it was interrupted and has {len(record.lp)} draws a chain. resume(model, {where}, draws=...) "
+            "goes on as if it had not been"
+        )
+    elif divergences:
+        found = f"{divergences} draws came after a divergence; give θ priors that bound it"
+    else:
+        return
+    warnings.warn(f"sample: {found}.", RuntimeWarning, stacklevel=3)
 
 
 def _check_same(model: pm.Model, posterior: Posterior, read: Fit, kept: xr.Dataset) -> None:

@@ -3,14 +3,18 @@
 import json
 import warnings
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 from typing import Any
 
 import numpy as np
 import pymc as pm
 import xarray as xr
+from numpy.typing import NDArray
 
 from pm_gplvm.core.blas import blas_threads as limit_threads
 from pm_gplvm.core.checks import Array, checked, count
+from pm_gplvm.core.interrupt import caught, interruptible, safe_point
 from pm_gplvm.data.arrays import finite
 from pm_gplvm.data.fit import Fit
 from pm_gplvm.model.compile import Backend
@@ -19,6 +23,7 @@ from pm_gplvm.model.results import as_fit
 from pm_gplvm.model.spec import ModelSpec
 from pm_gplvm.model.starts import start_values
 
+_POLL = 0.1  # seconds between two looks for Ctrl-C
 _STATS = {
     "logp": "lp",
     "diverging": "diverging",
@@ -81,12 +86,16 @@ def sample_theta(
     -----
     RuntimeWarning
         If there are divergences, or the chains have not converged by R-hat or the effective sample
-        size.
+        size. If Ctrl-C ended it: the chains are returned, cut to one length so that most draws are kept (a
+        chain that had drawn less is left out), ``attrs["draws"]`` is that length and
+        ``attrs["interrupted"]`` 1.
 
     Raises
     ------
     TypeError, ValueError
         If an argument is out of range, X has a wrong shape, or nothing is left to sample.
+    KeyboardInterrupt
+        At Ctrl-C before any chain has drawn, and at the second Ctrl-C.
 
     Examples
     --------
@@ -107,39 +116,39 @@ def sample_theta(
     conditioned = pm.do(model, fixed)
     if not conditioned.free_RVs:
         raise ValueError("model must have a free hyperparameter, got every one fixed by a number.")
-    rng = np.random.default_rng(random_seed)
-    start = start_values(conditioned, theta, rng)
-    density = compile_log_density(
-        conditioned,
-        jacobian=True,
-        backend=backend,
-        compile_kwargs=compile_kwargs,
-    )
-    with limit_threads(blas_threads):
-        trace = _run(
-            density,
-            density.pack(start),
-            draws=int(draws),
-            tune=int(tune),
-            chains=int(chains),
-            cores=int(cores),
-            seed=int(rng.integers(2**31)),
-            progress_bar=progressbar,
+    with interruptible(keeps=True):
+        rng = np.random.default_rng(random_seed)
+        start = start_values(conditioned, theta, rng)
+        density = compile_log_density(
+            conditioned,
+            jacobian=True,
+            backend=backend,
+            compile_kwargs=compile_kwargs,
         )
-    fit = as_fit(
-        conditioned,
-        _constrained(conditioned, density, trace["posterior"]["vector"].to_numpy()),
-        method="nuts_theta",
-        sample_stats={
-            ours: trace["sample_stats"][theirs].to_numpy()
-            for theirs, ours in _STATS.items()
-            if theirs in trace["sample_stats"]
-        },
-        settings={"draws": int(draws), "tune": int(tune), "random_seed": random_seed},
-    )
-    # Of the model that was given: in the conditioned one X has no prior.
-    fit.attrs["priors"] = json.dumps(spec.priors)
-    _warn(Fit(fit))
+        with limit_threads(blas_threads):
+            vectors, stats = _run(
+                density,
+                density.pack(start),
+                draws=int(draws),
+                tune=int(tune),
+                chains=int(chains),
+                cores=int(cores),
+                seed=int(rng.integers(2**31)),
+                progress_bar=progressbar,
+            )
+        fit = as_fit(
+            conditioned,
+            _constrained(conditioned, density, vectors),
+            method="nuts_theta",
+            sample_stats=stats,
+            settings={"draws": vectors.shape[1], "tune": int(tune), "random_seed": random_seed},
+        )
+        # Of the model that was given: in the conditioned one X has no prior.
+        fit.attrs["priors"] = json.dumps(spec.priors)
+    if fit.attrs["interrupted"]:
+        _warn_of_interruption(fit, draws, chains)
+    else:
+        _warn(Fit(fit))
     return fit
 
 
@@ -163,13 +172,25 @@ def _positions(spec: ModelSpec, X: Any) -> tuple[Array, dict[str, Array]]:
     return finite("X", spec.by_row("X", X), shape, "(N, Q)"), theta
 
 
-def _run(density: LogDensity, start: Array, **settings: Any) -> xr.DataTree:
-    """Run nutpie on a Python function: each chain gets a copy, as threads must not share one."""
+def _run(
+    density: LogDensity, start: Array, **settings: Any
+) -> tuple[Array, dict[str, NDArray[Any]]]:
+    """Run nutpie on a Python function: each chain gets a copy, as threads must not share one.
+
+    Returns the vectors (chain, draw, parameter) and what is known of each.
+    """
     import nutpie
     from nutpie.compiled_pyfunc import from_pyfunc
 
+    given_up = Event()
+
     def make_logp() -> Callable[..., tuple[float, Array]]:
-        return density.copy()
+        own = density.copy()
+
+        def logp(vector: Array) -> tuple[float, Array]:
+            return (np.nan, np.full_like(vector, np.nan)) if given_up.is_set() else own(vector)
+
+        return logp
 
     def make_expand(*_: Any) -> Callable[..., dict[str, Array]]:
         return lambda vector, **__: {"vector": np.array(vector, dtype=np.float64)}
@@ -187,7 +208,69 @@ def _run(density: LogDensity, start: Array, **settings: Any) -> xr.DataTree:
         make_initial_point_fn=initial,
     )
     # θ are few and correlated: a low-rank metric takes half the steps.
-    return nutpie.sample(compiled, save_warmup=False, adaptation="low_rank", **settings)
+    running = nutpie.sample(
+        compiled, save_warmup=False, adaptation="low_rank", blocking=False, **settings
+    )
+    trace = _waited_for(running, given_up)
+    stats = {ours: n for n, ours in _STATS.items() if n in trace["sample_stats"]}
+    known = {ours: trace["sample_stats"][n].to_numpy() for ours, n in stats.items()}
+    return whole_chains(trace["posterior"]["vector"].to_numpy(), known)
+
+
+def _waited_for(running: Any, given_up: Event) -> xr.DataTree:
+    """Wait for a sampler of nutpie's, or for Ctrl-C: what it has drawn.
+
+    It ends at whole draws, which may take long; ``given_up`` ends its trajectories where they are.
+    """
+    with ThreadPoolExecutor(1) as other:
+        try:
+            try:
+                return _polled(running.wait, safe_point)
+            except KeyboardInterrupt:
+                caught()
+                # Not in this thread, which is to hear of the second Ctrl-C.
+                return _polled(other.submit(_cut_short, running).result, lambda: None)
+        except KeyboardInterrupt:
+            given_up.set()
+            other.submit(running.cancel)  # its threads would go on
+            raise
+
+
+def _polled(wait: Callable[..., xr.DataTree], between: Callable[[], None]) -> xr.DataTree:
+    """Wait a moment at a time."""
+    while True:
+        try:
+            return wait(timeout=_POLL)
+        except TimeoutError:
+            between()
+
+
+def _cut_short(running: Any) -> xr.DataTree:
+    """Give what has been drawn."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # ArviZ', of fewer draws than chains
+        return running.abort()
+
+
+def whole_chains(
+    vectors: Array, stats: Mapping[str, NDArray[Any]]
+) -> tuple[Array, dict[str, NDArray[Any]]]:
+    """Cut chains (chain, draw, ...) to one length, so that most draws are kept; NaN are those not drawn.
+
+    Chains that are shorter than that are left out.
+
+    >>> lengths = np.array([0, 3, 9, 8])
+    >>> vectors = np.where(np.arange(9) < lengths[:, None], 1.0, np.nan)[..., None]
+    >>> whole_chains(vectors, {})[0].shape
+    (2, 8, 1)
+    """
+    lengths = np.isfinite(vectors).all(axis=2).sum(axis=1)
+    longest = np.sort(lengths)[::-1]
+    draws = int(longest[np.argmax(longest * np.arange(1, len(longest) + 1))])
+    if not draws:
+        raise KeyboardInterrupt("sample_theta was interrupted before its first draw.")
+    chains = lengths >= draws
+    return vectors[chains, :draws], {n: value[chains, :draws] for n, value in stats.items()}
 
 
 def _constrained(model: pm.Model, density: LogDensity, vectors: Array) -> dict[str, Array]:
@@ -201,6 +284,17 @@ def _constrained(model: pm.Model, density: LogDensity, vectors: Array) -> dict[s
         )
         for name in points[0]
     }
+
+
+def _warn_of_interruption(fit: xr.DataTree, draws: int, chains: int) -> None:
+    kept = fit["posterior"].sizes
+    warnings.warn(
+        f"sample_theta was interrupted: {kept['draw']} of {draws} draws of {kept['chain']} of {chains} "
+        "chains are kept. Their convergence was not judged; for more draws, call it again with another "
+        "random_seed.",
+        RuntimeWarning,
+        stacklevel=3,
+    )
 
 
 def _warn(read: Fit) -> None:

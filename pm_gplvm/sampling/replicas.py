@@ -1,5 +1,6 @@
 """The sampler of X and θ: HMC, Gibbs updates of rows and parallel tempering, in turn."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,13 @@ from numpy.typing import NDArray
 from pm_gplvm.core.checks import Array
 from pm_gplvm.core.kernels import KERNELS
 from pm_gplvm.core.row_moves import Proposal, RowUpdates, Theta
-from pm_gplvm.model.density import Ensemble, RowPrior, compile_ensemble, compile_row_prior
+from pm_gplvm.model.density import (
+    Ensemble,
+    Evaluation,
+    RowPrior,
+    compile_ensemble,
+    compile_row_prior,
+)
 from pm_gplvm.model.spec import ModelSpec
 from pm_gplvm.sampling.transitions import StepSizes, adapted_schedule, hmc_transition, swap
 
@@ -69,6 +76,9 @@ class Iteration:
     moved: Array  # share of the updated rows that found another position, (C, K)
     swapped: Array  # acceptance of the swaps, (K - 1,)
     n_steps: int
+
+
+Snapshot = tuple[Array, Evaluation, Mapping[str, Any]]
 
 
 class Replicas:
@@ -178,6 +188,15 @@ class Replicas:
                 updates.block_update(self.proposal.block(size, self.rng), self.n_proposals)
         ensemble.positions(states)[:] = Z if ensemble.lengthscale else Z * lengthscale
         return share
+
+    def snapshot(self) -> Snapshot:
+        """Copy what an iteration changes: the states, what is known of them, the generator."""
+        known = self.known.take(np.arange(len(self.states)))
+        return self.states.copy(), known, self.rng.bit_generator.state
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go back to a snapshot."""
+        self.states, self.known, self.rng.bit_generator.state = snapshot
 
     def temper(self, beta: Array) -> None:
         """Set new powers: all replicas of a chain begin at the state of its first."""

@@ -7,7 +7,7 @@ import xarray as xr
 
 import pm_gplvm as gplvm
 from pm_gplvm.diagnostics.calibration import _with_data
-from pm_gplvm.sampling.replicas import compile_posterior
+from pm_gplvm.sampling.replicas import Replicas, compile_posterior
 
 PRIORS = {
     "lengthscale": pm.LogNormal.dist(0.0, 0.5),
@@ -69,3 +69,22 @@ def test_bad_arguments(small, Y):
     flat = gplvm.build_model(Y, priors={"sigma": "flat"})
     with pytest.raises(ValueError, match="proper priors"):
         gplvm.diagnostics.sbc(flat, n_replicates=1, progressbar=False)
+
+
+def test_ctrl_c_keeps_the_ranks_of_whole_tables(small, ctrl_c):
+    few = {"n_replicates": 4, "draws": 3, "thin": 2, "tune": 4, "chains": 2, "random_seed": 2}
+    whole = gplvm.diagnostics.sbc(small, progressbar=False, **few)
+    assert whole.attrs["interrupted"] == 0
+    each = 4 + 3 * 2  # iterations a table
+    ctrl_c(Replicas, "iterate", 2 * each + 3)
+    with pytest.warns(RuntimeWarning, match="2 of 4 tables are kept") as said:
+        ranks = gplvm.diagnostics.sbc(small, progressbar=False, **few)
+    assert [warning.filename for warning in said] == [__file__]
+    assert ranks.attrs == whole.attrs | {"interrupted": 1}
+    xr.testing.assert_equal(ranks, whole.isel(replicate=slice(2)))
+
+
+def test_ctrl_c_in_the_first_table(small, ctrl_c):
+    ctrl_c(Replicas, "iterate", 3)
+    with pytest.raises(KeyboardInterrupt):
+        gplvm.diagnostics.sbc(small, n_replicates=2, draws=2, tune=4, progressbar=False)

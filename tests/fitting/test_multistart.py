@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.optimize import rosen, rosen_der
 
+from pm_gplvm.core.interrupt import interruptible
 from pm_gplvm.data.progress import progress_bar
 from pm_gplvm.fitting.optimise import CONVERGED, FELL_BEHIND, INTERRUPTED, Start, best_first
 
@@ -38,7 +39,10 @@ def aside(values):
 
 
 def climbed(valley):
-    with progress_bar("test", 3, "starts", show=False) as counter:
+    with (
+        interruptible(keeps=True),
+        progress_bar("test", 3, "starts", show=False) as counter,
+    ):
         return best_first(
             valley, starts(), aside, judge=None, max_iter=500, tol=0.01, counter=counter
         )

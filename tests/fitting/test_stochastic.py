@@ -544,7 +544,7 @@ def test_theta_held(big):
     assert not np.array_equal(positions(fit), start["X"])
 
 
-def test_theta_waits_until_the_start_has_unfolded():
+def test_theta_waits_until_the_start_has_unfolded(ctrl_c):
     """An interrupt within the first fifth of the steps finds θ at its start, one after it does not."""
     for at, moved in ((15, False), (45, True)):
         model = gplvm.build_model(gplvm.data.load_digits(n=60))
@@ -573,14 +573,36 @@ def test_worse_than_at_the_start(big, learnt):
     assert w[0].filename == __file__
 
 
-def test_interrupt_returns_the_fit_so_far(Y):
+def test_interrupt_returns_the_fit_so_far(Y, ctrl_c, monkeypatch):
     model = gplvm.build_model(Y)
-    with model:
-        pm.Potential("interrupt", InterruptAt(200)(model["sigma"]))
-    with pytest.warns(RuntimeWarning, match=r"interrupted, after 19\d of 5000 steps.*start=fit"):
-        fit = gplvm.fit_stochastic(model, steps=5000, monitor=1, random_seed=1, progressbar=False)
-    assert int(fit["trace"]["step"][-1]) < 200
-    assert number(fit, "lp") > float(fit["trace"]["objective"][0])
+    settings = {"steps": 40, "monitor": 4, "random_seed": 1, "progressbar": False}
+    after, step = [], Optimiser.step
+
+    def noted(self, *args, **kwargs):
+        step(self, *args, **kwargs)
+        after.append(self.X.copy())
+
+    monkeypatch.setattr(Optimiser, "step", noted)
+    whole = gplvm.fit_stochastic(model, **settings)
+    assert whole.attrs["interrupted"] == 0
+    for at in (20, 25):  # where the fit is looked at anyhow, and between
+        monkeypatch.setattr(Optimiser, "step", step)
+        ctrl_c(Optimiser, "step", at)
+        with pytest.warns(RuntimeWarning, match=rf"interrupted, after {at} of 40 .*start=fit") as w:
+            fit = gplvm.fit_stochastic(model, **settings)
+        assert [warning.filename for warning in w] == [__file__]
+        assert (fit.attrs["interrupted"], fit.attrs["steps"]) == (1, at)
+        np.testing.assert_array_equal(positions(fit), after[at - 1])
+        seen, known = fit["trace"], whole["trace"]
+        assert int(seen["step"][-1]) == at
+        np.testing.assert_array_equal(seen["objective"][:3], known["objective"][:3])
+        assert len(set(seen["step"].to_numpy())) == seen.sizes["step"] == (3 if at == 20 else 4)
+
+
+def test_interrupt_before_the_first_step(Y, ctrl_c):
+    ctrl_c(Optimiser, "__init__", 1)
+    with pytest.raises(KeyboardInterrupt):
+        gplvm.fit_stochastic(gplvm.build_model(Y), steps=5, random_seed=1, progressbar=False)
 
 
 def test_step_that_is_not_finite(Y):

@@ -173,8 +173,8 @@ def test_a_table_with_holes_is_refused(table):
     ("settings", "wrong"),
     [
         ({"kernel": "matern32"}, "kernel must be 'rbf' or 'linear'"),
-        ({"lengthscale": -1.0}, "lengthscale must be positive"),
-        ({"kernel": "linear", "lengthscale": 1.0}, "goes with 'rbf' alone"),
+        ({"lengthscale": -1.0}, "lengthscale must be a finite number above 0"),
+        ({"kernel": "linear", "lengthscale": 1.0}, "lengthscale must be None with the kernel"),
     ],
 )
 def test_arguments_out_of_range(settings, wrong):

@@ -1,16 +1,19 @@
 """Places of unseen rows against quadrature, their intervals against the truth, what is refused."""
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
-from made import fit_of
+from made import fit_of, made_fit
 from oracles import kernel_matrix
 from scipy.special import logsumexp
 from scipy.stats import norm
 
 import pm_gplvm as gplvm
 from pm_gplvm.data.fit import Fit
+from pm_gplvm.prediction import row_posterior
 
 THETA = {"lengthscale": 0.8, "amplitude": 1.3, "sigma": 0.3}
 NAN = np.nan
@@ -317,3 +320,21 @@ def test_what_is_no_fit_is_refused(line):
     without["posterior"] = xr.DataTree(fit.posterior.to_dataset().drop_vars("X"))
     with pytest.raises(ValueError, match="embed needs the variable 'X'"):
         gplvm.embed(without, new)
+
+
+@pytest.mark.parametrize("use", ["embed", "log_predictive", "impute"])
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_gives_no_part_of_the_rows(use, times, Y, ctrl_c, monkeypatch):
+    """Between two draws of the fit, or at once; afterwards all is as before."""
+    fit = made_fit(Y, "rbf", draws=3)
+    embedded = partial(getattr(gplvm, use), fit, Y[:2], random_seed=1, progressbar=False)
+    before, done = embedded(), []
+    placed = row_posterior.positions_of
+    monkeypatch.setattr(row_posterior, "positions_of", lambda *a: done.append(a) or placed(*a))
+    ctrl_c(row_posterior, "positions_of", *[2] * times)
+    with pytest.raises(KeyboardInterrupt):
+        embedded()
+    assert len(done) == 3 - times
+    monkeypatch.undo()
+    after = embedded()
+    assert before.identical(after)

@@ -15,6 +15,9 @@ from scipy.stats import multivariate_normal, norm
 
 import pm_gplvm as gplvm
 from pm_gplvm.diagnostics.compare import left_out
+from pm_gplvm.fitting import optimise
+from pm_gplvm.prediction import row_posterior
+from pm_gplvm.sampling.replicas import Replicas
 
 SHARED = {"lengthscale": 0.8, "amplitude": 1.3, "sigma": 0.4}
 
@@ -306,3 +309,81 @@ def test_another_prior_of_the_positions(curve, prior):
     build = partial(gplvm.build_model, latent_dim=1, priors={"X": prior})
     with pytest.raises(ValueError, match=r"under X ~ N\(0, 1\), got a model with another prior"):
         gplvm.diagnostics.cross_validate(curve, build)
+
+
+# Ctrl-C
+
+
+@pytest.fixture(scope="module")
+def folds():
+    """Scores of three folds of a small table."""
+    rng = np.random.default_rng(0)
+    table = np.sin(rng.normal(size=(30, 2)) @ rng.normal(size=(2, 10)))
+    table = table + 0.1 * rng.normal(size=table.shape)
+    settings = {"n_folds": 3, "draws": 100, "random_seed": 1, "progressbar": False}
+    return partial(gplvm.diagnostics.cross_validate, table, **settings)
+
+
+PIECES = [(optimise, "minimize"), (row_posterior, "_modes")]
+
+
+@pytest.fixture(scope="module")
+def whole(folds):
+    """All scores, and how often each piece had been called when each fold began."""
+    calls, begun = dict.fromkeys(PIECES, 0), []
+
+    def counted(piece, function, *args, **kwargs):
+        calls[piece] += 1
+        return function(*args, **kwargs)
+
+    def build(table):
+        begun.append(dict(calls))
+        return gplvm.build_model(table)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for piece in PIECES:
+            patch.setattr(*piece, partial(counted, piece, getattr(*piece)))
+        return folds(build), begun
+
+
+# A fit is broken off, and nothing of its fold scored; the rows of a fold are all placed, or none.
+@pytest.mark.parametrize(("piece", "kept"), [(PIECES[0], 1), (PIECES[1], 2)])
+def test_whole_folds_are_kept(piece, kept, whole, folds, ctrl_c):
+    scores, begun = whole
+    assert scores.attrs["interrupted"] == 0
+    ctrl_c(*piece, begun[1][piece] + 1)
+    built = []
+    with pytest.warns(RuntimeWarning, match=f"the rows of {kept} of 3 folds are scored") as said:
+        some = folds(lambda table: built.append(table) or gplvm.build_model(table))
+    assert [warning.filename for warning in said] == [__file__]
+    assert len(built) == 2
+    assert some.attrs["interrupted"] == 1
+    xr.testing.assert_equal(some, scores.isel(obs=scores["fold"].to_numpy() < kept))
+
+
+def test_a_fit_of_the_users_that_keeps_what_it_has_ends_the_loop_too(folds, ctrl_c):
+    fitted = []
+
+    def fit(model):
+        fitted.append(model)
+        return gplvm.sample(model, draws=4, tune=4, chains=1, replicas=1, progressbar=False)
+
+    ctrl_c(Replicas, "iterate", 8 + 6)
+    with pytest.warns(RuntimeWarning, match="cross_validate was interrupted") as said:
+        scores = folds(fit=fit)
+    assert len(said) == 1
+    assert len(fitted) == 2
+    assert set(scores["fold"].to_numpy()) == {0}
+
+
+def test_ctrl_c_in_the_first_fold(folds, ctrl_c):
+    ctrl_c(optimise, "minimize", 1)
+    with pytest.raises(KeyboardInterrupt):
+        folds()
+
+
+def test_scores_of_some_rows_are_not_compared(Y):
+    _, fit = drawn(Y)
+    scores = xr.Dataset({"log_score": ("obs", np.zeros(4))}, attrs={"interrupted": 1})
+    with pytest.raises(ValueError, match="kfold must have scores of all rows, got an interrupted"):
+        gplvm.compare({"RBF": fit}, kfold={"RBF": scores})

@@ -12,6 +12,7 @@ from oracles import ALL_KERNELS, column_logps, kernel_matrix
 from sklearn.neighbors import NearestNeighbors
 
 import pm_gplvm as gplvm
+from pm_gplvm.fitting.stochastic import Optimiser
 
 
 @pytest.fixture(scope="module")
@@ -324,3 +325,29 @@ def test_oil_flow_learnt_and_gone_on_with(data_file):
     accuracy = {name: agreement(positions(fit)) for name, fit in (("whole", whole), ("new", new))}
     assert accuracy["whole"] > 0.97
     assert accuracy["new"] >= accuracy["whole"] - 0.02
+
+
+def test_ctrl_c_keeps_the_places_that_were_reached(old, table, ctrl_c, monkeypatch):
+    after, step = [], Optimiser.step
+
+    def noted(self, *args, **kwargs):
+        step(self, *args, **kwargs)
+        after.append(self.X.copy())
+
+    settings = {"steps": 20, "random_seed": 1, "progressbar": False}
+    monkeypatch.setattr(Optimiser, "step", noted)
+    whole = gplvm.add_rows(old, table[100:], **settings)
+    assert (whole.attrs["interrupted"], whole.attrs["steps"]) == (0, 20)
+    monkeypatch.setattr(Optimiser, "step", step)
+    ctrl_c(Optimiser, "step", 7)
+    with pytest.warns(RuntimeWarning, match="interrupted, .* after 7 of 20 steps") as said:
+        fit = gplvm.add_rows(old, table[100:], **settings)
+    assert [warning.filename for warning in said] == [__file__]
+    assert (fit.attrs["interrupted"], fit.attrs["steps"]) == (1, 7)
+    np.testing.assert_array_equal(positions(fit), after[6])
+
+
+def test_ctrl_c_before_the_first_step(old, table, ctrl_c):
+    ctrl_c(Optimiser, "__init__", 1)
+    with pytest.raises(KeyboardInterrupt):
+        gplvm.add_rows(old, table[100:], random_seed=1, progressbar=False)

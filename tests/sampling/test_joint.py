@@ -11,7 +11,7 @@ from scipy.special import logsumexp
 from scipy.stats import multivariate_normal, norm, qmc
 
 import pm_gplvm as gplvm
-from pm_gplvm.sampling import joint
+from pm_gplvm.sampling import joint, replicas
 
 THETA = {"lengthscale": 0.8, "amplitude": 1.2, "sigma": 0.5}
 QUIET = {"progressbar": False, "random_seed": 1}
@@ -142,23 +142,84 @@ def test_same_seed_same_draws_and_more_of_them_are_those_of_one_run(Y, tmp_path)
     assert again["posterior"].sizes["draw"] == 10
 
 
-def test_ctrl_c_returns_what_there_is_and_it_goes_on(Y, monkeypatch, tmp_path):
+def same(one, other):
+    """Whether two runs have the same draws and stand at the same state, to the last bit."""
+    for group in ("posterior", "sample_stats", "sampler"):
+        for name, values in other[group].data_vars.items():
+            np.testing.assert_array_equal(one[group][name].to_numpy(), values.to_numpy())
+    np.testing.assert_array_equal(
+        one["tempering"]["log_likelihood"], other["tempering"]["log_likelihood"]
+    )
+    for name in ("generator", "n_proposals"):
+        assert one["sampler"].attrs[name] == other["sampler"].attrs[name]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(Y):
+    """Nine draws of two chains, two iterations each, and how they were made."""
     model = gplvm.build_model(Y)
-    iterate, count = joint.Replicas.iterate, iter(range(1000))
+    settings = {"tune": 12, "chains": 2, "replicas": 2, "thin": 2, **QUIET}
+    return model, settings, gplvm.sample(model, draws=9, **settings)
 
-    def interrupted(self, **kwargs):
-        if next(count) == 12:
-            raise KeyboardInterrupt
-        return iterate(self, **kwargs)
 
-    monkeypatch.setattr(joint.Replicas, "iterate", interrupted)
-    settings = {"tune": 6, "chains": 1, "replicas": 1, "store": tmp_path / "draws.zarr", **QUIET}
-    with pytest.warns(RuntimeWarning, match="interrupted and has 6 draws"):
-        fit = gplvm.sample(model, draws=50, **settings)
-    assert fit["posterior"].sizes["draw"] == 6
+# After 12 iterations of tuning: in the first and in the second of a draw, and in the last of all.
+@pytest.mark.parametrize(("at", "draws"), [(12 + 7, 3), (12 + 8, 4), (12 + 18, 9)])
+@pytest.mark.parametrize("stored", [False, True])
+def test_ctrl_c_keeps_whole_draws_and_it_goes_on_as_if_it_had_not_come(
+    at, draws, stored, uninterrupted, ctrl_c, monkeypatch, tmp_path
+):
+    model, settings, whole = uninterrupted
+    path = tmp_path / "draws.zarr" if stored else None
+    ctrl_c(joint.Replicas, "iterate", at)
+    with pytest.warns(RuntimeWarning, match=f"interrupted and has {draws} draws .*resume") as said:
+        fit = gplvm.sample(model, draws=9, store=path, **settings)
+    assert [warning.filename for warning in said] == [__file__]
+    assert (fit.attrs["interrupted"], fit.attrs["draws"]) == (1, draws)
+    for name, values in whole["posterior"].data_vars.items():
+        np.testing.assert_array_equal(fit["posterior"][name], values[:, :draws])
     monkeypatch.undo()
-    kept = gplvm.load(tmp_path / "draws.zarr")
-    assert gplvm.resume(model, kept, draws=4, progressbar=False).attrs["draws"] == 10
+    if draws < 9:
+        more = gplvm.resume(model, path or fit, draws=9 - draws, progressbar=False)
+        same(more, whole)
+        assert (more.attrs["interrupted"], more.attrs["draws"]) == (0, 9)
+    else:
+        same(fit, whole)
+
+
+def test_so_it_does_where_an_iteration_is_broken_off(uninterrupted, monkeypatch):
+    """By a handler of the user's, that raises at once: states and generator have moved on by then."""
+    model, settings, whole = uninterrupted
+    swap, calls = replicas.swap, iter(range(1000))
+
+    def broken(*args):
+        if next(calls) == 12 + 9:
+            raise KeyboardInterrupt
+        return swap(*args)
+
+    monkeypatch.setattr(replicas, "swap", broken)
+    with pytest.warns(RuntimeWarning, match="interrupted and has 4 draws"):
+        fit = gplvm.sample(model, draws=9, **settings)
+    monkeypatch.undo()
+    same(gplvm.resume(model, fit, draws=5, progressbar=False), whole)
+
+
+def test_ctrl_c_in_resume(uninterrupted, ctrl_c, monkeypatch):
+    model, settings, whole = uninterrupted
+    fit = gplvm.sample(model, draws=2, **settings)
+    for at, draws in ((1, 2), (7, 5)):  # before a draw was added, and after three
+        ctrl_c(joint.Replicas, "iterate", at)
+        with pytest.warns(RuntimeWarning, match=f"interrupted and has {draws} draws"):
+            fit = gplvm.resume(model, fit, draws=7, progressbar=False)
+        monkeypatch.undo()
+    same(gplvm.resume(model, fit, draws=4, progressbar=False), whole)
+
+
+@pytest.mark.parametrize(("at", "times"), [(5, 1), (20, 2)])
+def test_ctrl_c_before_the_first_draw_and_twice(at, times, uninterrupted, ctrl_c):
+    model, settings, _ = uninterrupted
+    ctrl_c(joint.Replicas, "iterate", *[at] * times)
+    with pytest.raises(KeyboardInterrupt):
+        gplvm.sample(model, draws=9, **settings)
 
 
 def test_a_posterior_that_mixes_needs_no_ladder(integrated):

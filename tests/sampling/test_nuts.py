@@ -4,10 +4,12 @@ import arviz_stats
 import numpy as np
 import pymc as pm
 import pytest
+from made import InterruptAt
 from oracles import centre_and_spread, column_logps, kernel_matrix
 from scipy import stats
 
 import pm_gplvm as gplvm
+from pm_gplvm.sampling import nuts
 
 QUIET = {"progressbar": False}
 
@@ -232,3 +234,66 @@ def test_something_else_than_a_model(one_parameter):
     _, X = one_parameter
     with pytest.raises(TypeError, match=r"model must be a pm\.Model, got str"):
         gplvm.sample_theta("model", X)
+
+
+# Ctrl-C
+
+
+def watched(Y, at):
+    """A model at whose n-th evaluation Ctrl-C is pressed."""
+    model = gplvm.build_model(Y, priors={"lengthscale": 1.0, "amplitude": 1.0})
+    with model:
+        pm.Potential("interrupt", InterruptAt(at)(model["sigma"]))
+    return model
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_chains_are_cut_to_one_length(cores, Y, rng, ctrl_c):
+    X = rng.normal(size=(12, 2))
+    settings = {"tune": 60, "chains": 2, "cores": cores, "random_seed": 1, **QUIET}
+    with pytest.warns(RuntimeWarning, match=r"interrupted: \d+ of 1000000 draws of . of 2") as said:
+        fit = gplvm.sample_theta(watched(Y, 1500), X, draws=10**6, **settings)
+    assert [warning.filename for warning in said] == [__file__]
+    sizes = fit["posterior"].sizes
+    assert sizes["chain"] == cores
+    assert fit.attrs["interrupted"] == 1
+    assert 50 < fit.attrs["draws"] == sizes["draw"] < 10**6
+    for group in ("posterior", "sample_stats"):
+        assert all(np.isfinite(v.to_numpy()).all() for v in fit[group].data_vars.values())
+    assert np.isfinite(gplvm.predict(fit, [[0.0, 0.1]])["mean"]).all()
+    some = min(sizes["draw"], 200)
+    whole = gplvm.sample_theta(watched(Y, 0), X, draws=200, **settings)
+    chains = whole["posterior"]["sigma"].to_numpy()[:, :some].tolist()
+    assert whole.attrs["interrupted"] == 0
+    for chain in fit["posterior"]["sigma"].to_numpy()[:, :some].tolist():
+        assert chain in chains
+
+
+def test_before_the_first_draw_it_is_told(Y, rng, ctrl_c):
+    with pytest.raises(KeyboardInterrupt, match="interrupted before its first draw"):
+        gplvm.sample_theta(watched(Y, 300), rng.normal(size=(12, 2)), draws=5, tune=10**6, **QUIET)
+
+
+@pytest.mark.parametrize("when", ["before it was heard of", "while draws come to their end"])
+def test_the_second_ends_it_at_once(when, Y, rng, ctrl_c):
+    ctrl_c(nuts, "_waited_for", *[1] * (1 + when.startswith("before")))
+    if when.startswith("while"):
+        ctrl_c(nuts, "_cut_short", 1)
+    with pytest.raises(KeyboardInterrupt, match=r"^$"):
+        gplvm.sample_theta(watched(Y, 0), rng.normal(size=(12, 2)), draws=10**6, **QUIET)
+
+
+def test_as_many_draws_as_can_be_are_kept():
+    for lengths, chains, draws in (
+        ([0, 3, 9, 8], [2, 3], 8),
+        ([5, 5, 5], [0, 1, 2], 5),
+        ([0, 7], [1], 7),
+        ([4, 1], [0], 4),
+    ):
+        here = np.arange(max(lengths)) < np.array(lengths)[:, None]
+        numbers = np.arange(here.size, dtype=float).reshape(here.shape)
+        vectors, known = nuts.whole_chains(
+            np.where(here, numbers, np.nan)[..., None], {"lp": numbers}
+        )
+        np.testing.assert_array_equal(vectors[..., 0], numbers[chains, :draws])
+        np.testing.assert_array_equal(known["lp"], numbers[chains, :draws])
