@@ -77,8 +77,7 @@ class Rows:
         """Return the same rows with some of their entries."""
         if len(which) == self.y.shape[1]:
             return self
-        y, seen = (np.take(a, which, axis=1) for a in (self.y, self.seen))
-        return replace(self, y=y, seen=seen)
+        return replace(self, y=self.y.take(which, axis=1), seen=self.seen.take(which, axis=1))
 
     def log_prior(self, x: Array) -> Array:
         """Return ln p(x), x of shape (M, ..., Q), or (1, ..., Q) for all rows, shape (M, ...)."""
