@@ -1,11 +1,13 @@
 """The model as a scikit-learn estimator, around the functions of the package."""
 
+import warnings
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
 import xarray as xr
+from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -18,6 +20,7 @@ from pm_gplvm.fitting.map import fit_marginal
 from pm_gplvm.model.build import build_model
 from pm_gplvm.prediction.embed import embed, log_predictive
 from pm_gplvm.prediction.predict import predict
+from pm_gplvm.prediction.row_posterior import row_contents
 
 
 class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -60,7 +63,10 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     Notes
     -----
     *Training rows.* A row that equals one of the training table, entry by entry, is transformed to
-    its position in ``embedding_``. UMAP does so for the table as a whole.
+    its position in ``embedding_``, that of the first where several are equal. UMAP does so for the table
+    as a whole.
+
+    *New rows.* What a row is transformed to depends on that row alone, not on the others given.
 
     *Files.* ``save(estimator.fit_, path)`` and ``GPLVM.from_fit(load(path))`` store data only, while
     a pickle may run code.
@@ -211,18 +217,22 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         Returns
         -------
         ndarray, shape (M, Q)
+
+        Warns
+        -----
+        RuntimeWarning
+            If new rows have a second mode of at least half the weight of the heaviest (``n_modes`` of
+            :func:`embed`), with their number; and as :func:`embed` warns.
         """
         values = self._rows(X)
-        table = np.ascontiguousarray(Fit(self.fit_).Y.to_numpy()) + 0.0
-        if np.array_equal(values, table, equal_nan=True):
-            return self.embedding_.copy()
-        # Row by row, so that a row's position does not depend on the other rows given.
-        first = {row.tobytes(): n for n, row in reversed(list(enumerate(table)))}
-        known = np.array([first.get(row.tobytes(), -1) for row in values])
+        table = row_contents(Fit(self.fit_).Y.to_numpy())
+        first = {row: n for n, row in reversed(list(enumerate(table)))}
+        known = np.array([first.get(row, -1) for row in row_contents(values)])
         found = self.embedding_[known]
         if (new := known < 0).any():
             embedded = embed(self.fit_, values[new], **self._settings())
             found[new] = embedded["modes"]["X"].to_numpy()[:, 0]
+            _warn_of_second_modes(embedded["rows"]["n_modes"].to_numpy())
         return found
 
     def inverse_transform(self, X: Any) -> Array:
@@ -275,8 +285,8 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 
     def _rows(self, X: Any) -> Array:
         check_is_fitted(self)
-        # 0.0 is added as -0.0, equal to 0.0, has other bytes.
-        return validate_data(self, X, reset=False, **self._accepted()) + 0.0
+        values: Array = validate_data(self, X, reset=False, **self._accepted())
+        return values
 
     def _accepted(self) -> dict[str, Any]:
         finite = "allow-nan" if self.missing == "mask" else True
@@ -286,6 +296,16 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = self.missing == "mask"
         return tags
+
+
+def _warn_of_second_modes(n_modes: NDArray[np.intp]) -> None:
+    if (several := int((n_modes > 1).sum())) > 0:
+        warnings.warn(
+            f"transform: {several} of {len(n_modes)} new rows may as well lie elsewhere: a second mode has "
+            "at least half the weight of the one returned. embed(fit_, rows)['modes'] holds all of them.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 def _labelled(X: Any, values: Array) -> Any:

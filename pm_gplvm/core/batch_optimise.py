@@ -1,4 +1,8 @@
-"""Many small problems in step: each iteration is one evaluation of all that still move."""
+"""Many small problems in step: each iteration is one evaluation of all that still move.
+
+A problem has its own steps, tolerance and end, and what it is given back depends on it alone: no sum
+here goes over problems, nor one whose order of terms does (``np.einsum`` chooses that by the shapes).
+"""
 
 from collections.abc import Callable
 
@@ -70,7 +74,7 @@ def maximise(
         if not len(active):
             break
         slope = gradient[active]
-        step = np.einsum("spq,sq->sp", H[active], slope)
+        step = (H[active] @ slope[:, :, None])[:, :, 0]
         step /= np.maximum(np.linalg.norm(step, axis=1) / _LONGEST, 1.0)[:, None]
         step *= fraction[active, None]
         found, its = evaluate(u[active] + step, active)
@@ -81,16 +85,21 @@ def maximise(
         value[moved], gradient[moved] = found[better], its[better]
         fresh[moved], fraction[moved] = False, 1.0
         fraction[active[~better]] *= _SHRINK
-        promised = 0.5 * np.einsum("sp,spq,sq->s", gradient[active], H[active], gradient[active])
+        promised = 0.5 * _quadratic(H[active], gradient[active])
         enough = np.where(fraction[active] > _SMALLEST, tol, max(tol, _ROUNDED))
         converged[active] = ~fresh[active] & (promised < enough)
         active = active[~converged[active] & (fraction[active] > _SMALLEST)]
     return u * unit, value, converged
 
 
+def _quadratic(A: Array, v: Array) -> Array:
+    """Σ_pq v_p A_pq v_q of each problem, shape (S,)."""
+    return (v * (A @ v[:, :, None])[:, :, 0]).sum(axis=1)
+
+
 def _updated(H: Array, s: Array, y: Array, fresh: NDArray[np.bool_]) -> Array:
     """Update H by the BFGS formula, where the curvature is that of a maximum."""
-    sy = np.einsum("sq,sq->s", s, y)
+    sy = (s * y).sum(axis=1)
     curved = sy > 1e-10 * np.linalg.norm(s, axis=1) * np.linalg.norm(y, axis=1)
     H = H.copy()
     first = curved & fresh  # the first step tells the scale (Nocedal & Wright 2006, eq. 6.20)
@@ -141,7 +150,7 @@ def minimise(
         damped = A.copy()
         damped[:, np.arange(Q), np.arange(Q)] += damping[active, None] * np.maximum(diagonal, least)
         step = -np.linalg.solve(damped, slope[:, :, None])[:, :, 0]
-        promised = -(slope * step).sum(axis=1) - 0.5 * np.einsum("sp,spq,sq->s", step, A, step)
+        promised = -(slope * step).sum(axis=1) - 0.5 * _quadratic(A, step)
         going = promised > tol * np.minimum(1.0, value[active])
         active, step, promised = active[going], step[going], promised[going]
         there = x[active] + step * unit

@@ -15,13 +15,14 @@ at the rows it has: Σ_g n_g³ operations.
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import blas, cho_factor, cho_solve, lapack, qr, solve_triangular
 
+from pm_gplvm.core.blas import Product, Runs
 from pm_gplvm.core.checks import Array
 from pm_gplvm.core.kernels import (
     cross_and_rate,
@@ -302,20 +303,27 @@ class GP:
         K.flat[:: len(K) + 1] += np.mean(self.sigma**2)
         return np.asarray(K)
 
-    def cross(self, X_new: Array) -> Array:
+    def cross(self, X_new: Array, product: Product = np.matmul) -> Array:
         """k(X_new, X), without noise, shape (S, N); of amplitude 1 where the columns have their own."""
-        return cross_covariance(self.kernel, X_new, self.X, **self._common)
+        return self.cross_and_rate(X_new, product)[0]
 
-    def cross_and_rate(self, X_new: Array) -> tuple[Array, Array | None]:
+    def cross_and_rate(
+        self, X_new: Array, product: Product = np.matmul
+    ) -> tuple[Array, Array | None]:
         """As :meth:`cross`, and its derivative in the squared distance."""
-        return cross_and_rate(self.kernel, X_new, self.X, **self._common)
+        return cross_and_rate(self.kernel, X_new, self.X, product=product, **self._common)
 
     def cross_pullback(
-        self, X_new: Array, rate: Array | None, by_cross: Array, by_prior: Array
+        self,
+        X_new: Array,
+        rate: Array | None,
+        by_cross: Array,
+        by_prior: Array,
+        product: Product = np.matmul,
     ) -> Array:
         """Gradient in X_new of what depends on it by :meth:`cross` and :meth:`prior_variance`."""
         between = (self.kernel, X_new, self.X, rate, by_cross, by_prior)
-        return cross_pullback(*between, **self._common)
+        return cross_pullback(*between, product=product, **self._common)
 
     def given(self, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> "GP":
         """Condition on these rows only, for these columns."""
@@ -394,15 +402,19 @@ class GP:
         """L⁻¹: products with it are faster than that many small systems solved."""
         return np.asfortranarray(solve_triangular(self.chol, np.eye(len(self.X)), lower=True))
 
-    def explained(self, cross: Array) -> tuple[Array, Array]:
-        """k(x)ᵀ K⁻¹ k(x), shape (S, 1), and L⁻¹ k(x) (N, S), for many small sets of positions."""
-        half = blas.dtrmm(1.0, self._root_inverse, cross.T, lower=1)
-        return np.einsum("ns,ns->s", half, half)[:, None], half
+    def explained(self, cross: Array, runs: Runs) -> tuple[Array, Array]:
+        """k(x)ᵀ K⁻¹ k(x), shape (S, 1), and L⁻¹ k(x) (S, N), for many small sets of positions."""
+        half = runs.map(self._times_root_inverse, cross, cross.shape[1])
+        return (half**2).sum(axis=1, keepdims=True), half
 
-    def explained_pullback(self, half: Array, by_explained: Array) -> Array:
+    def explained_pullback(self, half: Array, by_explained: Array, runs: Runs) -> Array:
         """Gradient in k(x) (S, N), from the derivatives in :meth:`explained` (S, 1)."""
-        solved = blas.dtrmm(1.0, self._root_inverse, half, lower=1, trans_a=1)
-        return 2.0 * by_explained * solved.T
+        solved = runs.map(partial(self._times_root_inverse, transposed=1), half, half.shape[1])
+        return 2.0 * by_explained * solved
+
+    def _times_root_inverse(self, rows: Array, transposed: int = 0) -> Array:
+        product = blas.dtrmm(1.0, self._root_inverse, rows.T, lower=1, trans_a=transposed)
+        return np.asarray(product.T)
 
     def slope(self, X_new: Array) -> Array:
         """∂k(X_new, X)/∂X_new, shape (S, Q, N)."""

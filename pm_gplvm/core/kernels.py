@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 from scipy.spatial.distance import cdist
 
+from pm_gplvm.core.blas import Product
 from pm_gplvm.core.checks import Array
 
 Profile = Callable[[Any, Any, Any], tuple[Any, Any]]
@@ -189,10 +190,11 @@ def cross_and_rate(
     amplitude: float = 1.0,
     weight: float = 1.0,
     bias: float = 0.0,
+    product: Product = np.matmul,
 ) -> tuple[Array, Array | None]:
     """k(X_new, X) without noise, and its derivative in r², amplitude² κ', both (S, N).
 
-    The inner product has no such derivative: None.
+    The inner product has no such derivative: None. ``product`` multiplies matrices (``Runs``).
     """
     entry = KERNELS[kernel]
     if entry.scaled is None:
@@ -201,7 +203,7 @@ def cross_and_rate(
         r2 = squared_distances(X_new / lengthscale, X / lengthscale)
         K, rate = entry.profile(r2, np, amplitude)
     if entry.linear:
-        K += entry.linear_variance(amplitude, weight) * X_new @ X.T
+        K += product(entry.linear_variance(amplitude, weight) * X_new, X.T)
     if bias:
         K += bias**2
     return K, rate
@@ -219,20 +221,21 @@ def cross_pullback(
     amplitude: float = 1.0,
     weight: float = 1.0,
     bias: float = 0.0,
+    product: Product = np.matmul,
 ) -> Array:
     """Gradient (S, Q) in X_new, from derivatives in k(X_new, X) (S, N) and in k(x, x) (S,).
 
-    ``rate`` is the second output of :func:`cross_and_rate`.
+    ``rate`` is the second output of :func:`cross_and_rate`, ``product`` as there.
     """
     entry = KERNELS[kernel]
     gradient = np.zeros_like(X_new)
     if rate is not None:
         by_r2 = by_cross * rate
-        along = X_new * by_r2.sum(axis=1)[:, None] - by_r2 @ X
+        along = X_new * by_r2.sum(axis=1)[:, None] - product(by_r2, X)
         gradient += 2.0 * along / np.square(lengthscale)
     if entry.linear:
         variance = entry.linear_variance(amplitude, weight)
-        gradient += variance * (by_cross @ X + 2.0 * by_prior[:, None] * X_new)
+        gradient += variance * (product(by_cross, X) + 2.0 * by_prior[:, None] * X_new)
     return gradient
 
 

@@ -1,5 +1,10 @@
-"""Mixtures of Gaussians and t-distributions: priors of a position, and proposals for it."""
+"""Mixtures of Gaussians and t-distributions: priors of a position, and proposals for it.
 
+What is computed for many rows at once is for each the same, to the last digit, as for it alone: sums
+over a short axis are written out (:func:`over_last`), and products are of each row's own matrices.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,9 +39,9 @@ class Mixture:
         return np.sqrt(self.sd**2 + self.share @ (self.centre - self.mean) ** 2)
 
     def _logs(self, x: Array) -> Array:
-        squares = ((x[..., None, :] - self.centre) ** 2).sum(axis=-1) / self.sd**2
+        squares = over_last((x[..., None, :] - self.centre) ** 2) / self.sd**2
         units = x.shape[-1] * (0.5 * np.log(2.0 * np.pi) + np.log(self.sd))
-        return np.asarray(np.log(self.share) - 0.5 * squares - units)
+        return np.ascontiguousarray(np.log(self.share) - 0.5 * squares - units)
 
     def log_density(self, x: Array) -> Array:
         """Log-density of positions (..., Q), shape (...)."""
@@ -44,7 +49,8 @@ class Mixture:
 
     def slope(self, x: Array) -> Array:
         """Gradient of the log-density, shape (..., Q)."""
-        return np.asarray((softmax(self._logs(x), axis=-1) @ self.centre - x) / self.sd**2)
+        shares = softmax(self._logs(x), axis=-1)
+        return np.asarray(((shares[..., None, :] @ self.centre)[..., 0, :] - x) / self.sd**2)
 
 
 @dataclass(frozen=True)
@@ -62,16 +68,26 @@ class Proposals:
     mean: Array
     sd: Array
 
-    def draw(self, n: int, rng: np.random.Generator) -> Array:
-        """Positions, shape (M, n, Q), each component in proportion to its share (stratified)."""
+    def draw(self, n: int, streams: Sequence[np.random.Generator]) -> Array:
+        """Positions, shape (M, n, Q), each component in proportion to its share (stratified).
+
+        Each row draws from a stream of its own.
+        """
         M, J, Q = self.at.shape
-        level = (np.arange(n) + rng.uniform(size=(M, n))) / n
-        below = np.cumsum(self.share, axis=1)[:, None, :-1]
-        part = (level[:, :, None] > below).sum(axis=2)
-        z = rng.standard_normal((M, n, Q))
-        heavy = z / np.sqrt(rng.chisquare(_FREEDOM, (M, n, 1)) / _FREEDOM)
+        level, z, square = np.empty((M, n)), np.empty((M, n, Q)), np.empty((M, n, 1))
+        for m, stream in enumerate(streams):
+            stream.random(out=level[m])
+            stream.standard_normal(out=z[m])
+            square[m, :, 0] = stream.chisquare(_FREEDOM, n)
+        level = (np.arange(n) + level) / n
+        part, total = np.zeros((M, n), dtype=np.intp), np.cumsum(self.share, axis=1)
+        for j in range(J):
+            part += level > total[:, j, None]
+        heavy = z / np.sqrt(square / _FREEDOM)
         row, own = np.arange(M)[:, None], np.minimum(part, J - 1)
-        about = self.at[row, own] + np.einsum("mnpq,mnq->mnp", self.spread[row, own], heavy)
+        about = self.at[row, own]
+        for q in range(Q):
+            about += self.spread[:, :, :, q][row, own] * heavy[:, :, q, None]
         prior = self.mean[:, None] + self.sd[:, None] * z
         return np.where((part == J)[:, :, None], prior, about)
 
@@ -81,15 +97,22 @@ class Proposals:
         constant = gammaln(0.5 * (_FREEDOM + Q)) - gammaln(0.5 * _FREEDOM)
         constant -= 0.5 * Q * np.log(_FREEDOM * np.pi)
         scaled = (x - self.mean[:, None]) / self.sd[:, None]
-        prior = -0.5 * (scaled**2 + np.log(2.0 * np.pi)).sum(axis=2)
-        logs = [prior - np.log(self.sd).sum(axis=1)[:, None]]
-        for j in reversed(range(self.at.shape[1])):
-            r2, logdet = squared_distances(x, self.at[:, j], self.spread[:, j])
+        prior = -0.5 * over_last(scaled**2 + np.log(2.0 * np.pi))
+        prior += (np.log(self.share[:, -1]) - over_last(np.log(self.sd)))[:, None]
+        parts, top = [], prior.copy()
+        for j in range(self.at.shape[1]):
+            which = np.flatnonzero(self.share[:, j])  # most rows have few modes
+            if not len(which):
+                continue
+            r2, logdet = squared_distances(x[which], self.at[which, j], self.spread[which, j])
             bell = -0.5 * (_FREEDOM + Q) * np.log1p(r2 / _FREEDOM)
-            logs.insert(0, constant - 0.5 * logdet[:, None] + bell)
-        with np.errstate(divide="ignore"):
-            weighted = np.stack(logs, axis=2) + np.log(self.share)[:, None]
-        return np.asarray(logsumexp(weighted, axis=2))
+            bell += (constant - 0.5 * logdet + np.log(self.share[which, j]))[:, None]
+            top[which] = np.maximum(top[which], bell)
+            parts.append((which, bell))
+        total = np.exp(prior - top)
+        for which, bell in parts:
+            total[which] += np.exp(bell - top[which])
+        return np.asarray(top + np.log(total))
 
     def adapted(self, x: Array, log_ratio: Array, unit: Array) -> "Proposals":
         """Add t-distributions about the heaviest of positions x (M, n, Q), as wide as those about them.
@@ -106,10 +129,11 @@ class Proposals:
         for _ in range(_CENTRES):
             centre = x[every, left.argmax(axis=1)]
             away = x - centre[:, None]
-            r2 = ((away / unit) ** 2).sum(axis=2)
+            r2 = over_last((away / unit) ** 2)
             near = np.argpartition(r2, about - 1, axis=1)[:, :about]
             w, d = weight[row, near], away[row, near]
-            covariance = np.einsum("mn,mnp,mnq->mpq", w / w.sum(axis=1, keepdims=True), d, d)
+            weighted = d * (w / w.sum(axis=1, keepdims=True))[:, :, None]
+            covariance = weighted.transpose(0, 2, 1) @ d
             at.append(centre)
             spread.append(lower_factors(covariance))
             left[row, near] = -np.inf
@@ -125,6 +149,17 @@ class Proposals:
 
 def squared_distances(x: Array, at: Array, spread: Array) -> tuple[Array, Array]:
     """Distances (M, n) of x (M, n, Q) to ``at`` (M, Q) in the metric of spread spreadᵀ, and its ln det (M,)."""
-    scaled = np.einsum("mpq,mnq->mnp", np.linalg.inv(spread), x - at[:, None])
+    scaled = (x - at[:, None]) @ np.linalg.inv(spread).transpose(0, 2, 1)
     diagonal = np.diagonal(spread, axis1=1, axis2=2)
-    return (scaled**2).sum(axis=2), 2.0 * np.log(diagonal).sum(axis=1)
+    return over_last(scaled**2), 2.0 * over_last(np.log(diagonal))
+
+
+def over_last(A: Array) -> Array:
+    """Sum over a short last axis, in the order of its entries.
+
+    NumPy chooses the order by how an array lies in memory, and that by how many rows there are.
+    """
+    total = A[..., 0].copy()
+    for q in range(1, A.shape[-1]):
+        total += A[..., q]
+    return np.asarray(total)

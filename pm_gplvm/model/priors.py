@@ -19,8 +19,9 @@ from pymc.distributions.shape_utils import change_dist_size
 from pytensor.graph.basic import Variable
 from scipy.spatial.distance import pdist
 
+from pm_gplvm.core.blas import rowwise
 from pm_gplvm.core.checks import Array, number, one_of
-from pm_gplvm.core.kernels import cross_covariance
+from pm_gplvm.core.kernels import cross_and_rate, cross_covariance
 from pm_gplvm.core.mixtures import Mixture
 from pm_gplvm.data.arrays import (
     by_row,
@@ -662,7 +663,7 @@ def _table(model: pm.Model) -> Array:
 def _similarity(F_new: Array, F: Array, lengthscale: float) -> Array:
     """φ of new rows and the known ones, shape (M, N)."""
     if np.isinf(lengthscale):
-        return cross_covariance("linear", F_new, F) / (F**2).sum(axis=1).mean()
+        return cross_and_rate("linear", F_new, F, product=rowwise)[0] / (F**2).sum(axis=1).mean()
     return cross_covariance("rbf", F_new, F, lengthscale=lengthscale)
 
 
@@ -683,5 +684,5 @@ def mapped(read: Fit, F: Array, F_new: Array, X: Array) -> Array:
     """Map new rows (M, D) to φ(f, F) Φ⁺ X, X (..., N, Q) as drawn: any square root of Φ gives the same."""
     unit = float(read.constants["X_back_lengthscale"])
     values, vectors = _eigen(F, unit)
-    gain = (_similarity(F_new, F, unit) @ vectors / values) @ vectors.T
-    return np.asarray(gain @ X)
+    gain = rowwise(rowwise(_similarity(F_new, F, unit), vectors) / values, vectors.T)
+    return np.asarray((gain[:, None] @ X[..., None, :, :])[..., 0, :])

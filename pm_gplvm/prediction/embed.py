@@ -19,6 +19,7 @@ from pm_gplvm.prediction.row_posterior import (
     Positions,
     Rows,
     effective,
+    row_streams,
     separate_modes,
     weighted_positions,
 )
@@ -27,6 +28,9 @@ _STANDARD = "Normal(0.0, 1.0)"
 _UNRELIABLE = 0.7
 _STRANGE = 5.0  # shortfall: 0 to 4 % of the held-out rows of ordinary tables exceed it
 _NAMED = 5  # rows in a message
+_LIKE = (
+    0.5  # of the heaviest mode's weight: the row lies there or elsewhere at no more than two to one
+)
 
 
 @checked
@@ -85,11 +89,13 @@ def embed(
     -------
     DataTree
         ``posterior``: ``X`` (chain, draw, obs_new, latent), one chain; positions of great weight come
-        more than once. ``modes``: up to 8 for each row, the weightiest first, NaN where there are
-        fewer: ``X`` (obs_new, mode, latent), ``sd`` (obs_new, mode, latent) of the Gaussian there
+        more than once. ``modes``: up to 8 for each row, the weightiest first (equal ones by position), NaN
+        where there are fewer: ``X`` (obs_new, mode, latent), ``sd`` (obs_new, mode, latent) of the Gaussian there
         and ``weight`` (obs_new, mode), the share of the posterior that lies about it. Modes
         nearer than two standard deviations are one. ``rows``: for each row ``effective_modes``, the
-        exponential of the entropy of the weights (1: one position; 2: two as likely); ``ess``,
+        exponential of the entropy of the weights (1: one position; 2: two as likely); ``n_modes``, how
+        many modes have at least half the weight of the heaviest, so that at 2 the row may as well lie
+        elsewhere; ``ess``,
         how many equal weights the positions are worth; ``pareto_k`` of the weights; ``shortfall``, how
         much worse than the training rows it is explained, and ``converged``, whether its highest
         mode was reached to tolerance in every draw.
@@ -116,7 +122,12 @@ def embed(
 
     Notes
     -----
-    All rows and starts are maximised in step, so that the cost is that of few products of matrices: for
+    *Each row by itself.* A row is told the same alone, among others and in any order, with the same
+    ``random_seed`` (not None): its random numbers come from the seed and its own values, whatever their
+    signs of zero, and columns that come by name may stand in any order. Equal rows are told the same.
+    With more BLAS threads than one this holds but for rounding.
+
+    *Cost.* All rows and starts are maximised in step, so that the cost is that of few products of matrices: for
     each row and draw about 20 ``n_starts`` + ``draws`` positions of N² operations. A position that no
     start leads to is missed, and ``pareto_k`` may not show it: in more than about three latent
     dimensions compare with a greater ``n_starts``.
@@ -141,19 +152,19 @@ def embed(
         whole = new_table(read, Y_new)
         read.warn_unaligned()
         return _positions_by_map(read, whole, num_samples)
-    new, positions = positions_of_table(
+    new, positions, streams = positions_of_table(
         read, Y_new, prior, settings, random_seed, blas_threads, progressbar
     )
     read.warn_unaligned()
     weights, k = positions.smoothed()
     _warn(k, positions.modes.converged)
     _warn_of_strangers(positions.shortfall, new)
-    rng = np.random.default_rng(None if random_seed is None else [random_seed, 1])
-    chosen = _resampled(weights, rng)
+    chosen = _resampled(weights, streams)
     X = positions.x[np.arange(len(new)), chosen]
     at, sd, weight = separate_modes(positions, weights)
     rows = {
         "effective_modes": effective(weight),
+        "n_modes": (weight >= _LIKE * weight[:, :1]).sum(axis=1),
         "ess": 1.0 / (weights**2).sum(axis=1),
         "pareto_k": k,
         "shortfall": positions.shortfall,
@@ -209,7 +220,7 @@ def log_predictive(
     """
     settings = {"num_samples": num_samples, "draws": draws, "n_starts": n_starts}
     read = exact_fit(fit, settings, "log_predictive")
-    new, positions = positions_of_table(
+    new, positions, _ = positions_of_table(
         read, Y_new, prior, settings, random_seed, blas_threads, progressbar
     )
     _, _, scale = read.table()
@@ -239,8 +250,8 @@ def positions_of_table(
     random_seed: int | None,
     blas_threads: int | None,
     progressbar: bool,
-) -> tuple[xr.DataArray, Positions]:
-    """Check new rows, and draw weighted positions of each."""
+) -> tuple[xr.DataArray, Positions, list[np.random.Generator]]:
+    """Check new rows, and draw weighted positions of each; the rows' streams of random numbers go on."""
     new = new_table(read, Y_new)
     if prior is None and kind_of_prior(read.constants).mapped:
         raise ValueError(
@@ -248,6 +259,8 @@ def positions_of_table(
             "it is a function of the row. Give prior=(0.0, 1.0)."
         )
     by_draw = _rows_by_draw(read, new, prior, settings["num_samples"])
+    seed = np.random.SeedSequence(random_seed)
+    streams = row_streams(new.to_numpy(), seed)
     with (
         limit_threads(blas_threads),
         progress_bar(read.caller, len(new) * len(by_draw), "rows", show=progressbar) as progress,
@@ -257,10 +270,11 @@ def positions_of_table(
             by_draw,
             n_samples=settings["draws"],
             n_starts=settings["n_starts"],
-            rng=np.random.default_rng(random_seed),
+            seed=seed,
+            streams=streams,
             progress=progress,
         )
-    return new, positions
+    return new, positions, streams
 
 
 def _rows_by_draw(read: Fit, new: xr.DataArray, prior: Any, limit: int) -> list[Rows]:
@@ -368,6 +382,7 @@ def _positions_by_map(read: Fit, new: xr.DataArray, draws: int) -> xr.DataTree:
     found = (X.mean(axis=0)[:, None], X.std(axis=0)[:, None], np.ones((M, 1)))
     rows = {
         "effective_modes": np.ones(M),
+        "n_modes": np.ones(M, dtype=np.intp),
         "ess": np.full(M, float(len(X))),
         "pareto_k": np.full(M, np.nan),
         "shortfall": np.full(M, np.nan),
@@ -378,14 +393,15 @@ def _positions_by_map(read: Fit, new: xr.DataArray, draws: int) -> xr.DataTree:
     return tree
 
 
-def _resampled(weights: Array, rng: np.random.Generator) -> NDArray[np.intp]:
+def _resampled(weights: Array, streams: list[np.random.Generator]) -> NDArray[np.intp]:
     """Systematic resampling of each row, shape (T, M), in random order."""
-    M, T = weights.shape
-    level = (np.arange(T) + rng.uniform(size=(M, 1))) / T
-    total = np.cumsum(weights, axis=1)
-    total /= total[:, -1:]
-    chosen = [np.searchsorted(t, u, side="right") for t, u in zip(total, level, strict=True)]
-    return np.asarray(rng.permuted(np.minimum(chosen, T - 1), axis=1).T)
+    T, chosen = weights.shape[1], []
+    for weight, stream in zip(weights, streams, strict=True):
+        total = np.cumsum(weight)
+        level = (np.arange(T) + stream.random()) / T
+        own = np.searchsorted(total / total[-1], level, side="right")
+        chosen.append(stream.permutation(np.minimum(own, T - 1)))
+    return np.stack(chosen, axis=1)
 
 
 def _warn(k: Array, converged: NDArray[np.bool_]) -> None:

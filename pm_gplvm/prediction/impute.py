@@ -70,7 +70,7 @@ def impute(
         return _filled(fit, num_samples)
     settings = {"num_samples": num_samples, "draws": draws, "n_starts": n_starts}
     read = exact_fit(fit, settings, "impute")
-    new, positions = positions_of_table(
+    new, positions, _ = positions_of_table(
         read, Y_new, prior, settings, random_seed, blas_threads, progressbar
     )
     weights, k = positions.smoothed()

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pm_gplvm.core.blas import Product
 from pm_gplvm.core.checks import Array
 from pm_gplvm.core.gaussian import GP, Patterns, column_patterns, single_columns
 from pm_gplvm.core.inducing import InducingKernel, InducingPosterior
@@ -88,17 +89,17 @@ class OwnColumns:
 
     def variance(self, cross: Array, prior: Array) -> Array:
         """Variance of the noise-free functions, from k(x, X) (S, N) and k(x, x) (S,), shape (S, D)."""
-        known, _ = self.explained(cross)
+        known, _ = self.explained(cross, np.matmul)
         return np.maximum(prior[:, None] * self.signal - known, 0.0)
 
-    def explained(self, cross: Array) -> tuple[Array, Array]:
+    def explained(self, cross: Array, product: Product) -> tuple[Array, Array]:
         """Prior variance less the conditional one (S, D), and Uᵀ k(x) (S, r)."""
-        turned = cross @ self.vectors
-        return turned**2 @ self.shares, turned
+        turned = product(cross, self.vectors)
+        return product(turned**2, self.shares), turned
 
-    def explained_pullback(self, turned: Array, by_explained: Array) -> Array:
+    def explained_pullback(self, turned: Array, by_explained: Array, product: Product) -> Array:
         """Gradient in k(x) (S, N), from the derivatives in :meth:`explained` (S, D)."""
-        return 2.0 * (turned * (by_explained @ self.shares.T)) @ self.vectors.T
+        return product(2.0 * turned * product(by_explained, self.shares.T), self.vectors.T)
 
 
 @dataclass(frozen=True)

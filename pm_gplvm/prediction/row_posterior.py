@@ -1,18 +1,27 @@
-"""The posterior of the positions of unseen rows: its density, its modes, weighted positions about them."""
+"""The posterior of the positions of unseen rows: its density, its modes, weighted positions about them.
 
+What a row is told does not depend on the rows given with it. Many are treated at once, as that is
+fast, but each draws from a stream that its own content seeds (:func:`row_streams`), and no rounding
+is shared: matrices are multiplied by the runs of positions of one row (:class:`Runs`).
+"""
+
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from hashlib import blake2b
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
-from pm_gplvm.core.batch_optimise import maximise, minimise
+from pm_gplvm.core.batch_optimise import Index, maximise, minimise
+from pm_gplvm.core.blas import Runs, rowwise
 from pm_gplvm.core.checks import Array
 from pm_gplvm.core.gaussian import GP, column_patterns, lower_factors, single_columns
 from pm_gplvm.core.interrupt import interruptible, safe_point
-from pm_gplvm.core.mixtures import Mixture, Proposals, squared_distances
+from pm_gplvm.core.mixtures import Mixture, Proposals, over_last, squared_distances
 from pm_gplvm.data.fit import Fit
 from pm_gplvm.data.progress import Bar
 from pm_gplvm.prediction.processes import OwnColumns, by_pattern, each_draw, parts
@@ -69,16 +78,17 @@ class Rows:
         """Return the same rows with some of their entries."""
         if len(which) == self.y.shape[1]:
             return self
-        return replace(self, y=self.y[:, which], seen=self.seen[:, which])
+        return replace(self, y=self.y.take(which, axis=1), seen=self.seen.take(which, axis=1))
 
     def log_prior(self, x: Array) -> Array:
-        """Return ln p(x), x of shape (M, ..., Q), shape (M, ...)."""
+        """Return ln p(x), x of shape (M, ..., Q), or (1, ..., Q) for all rows, shape (M, ...)."""
         if self.mixture is not None:
-            return self.mixture.log_density(x)
+            logs = self.mixture.log_density(x)
+            return np.broadcast_to(logs, (len(self), *logs.shape[1:]))
         over = (len(self), *(1,) * (x.ndim - 2), x.shape[-1])
         mean, sd = self.mean.reshape(over), self.sd.reshape(over)
         scaled = (x - mean) / sd
-        return np.asarray((-0.5 * (scaled**2 + np.log(2.0 * np.pi)) - np.log(sd)).sum(axis=-1))
+        return over_last(-0.5 * (scaled**2 + np.log(2.0 * np.pi)) - np.log(sd))
 
     def prior_slope(self, x: Array) -> Array:
         """Gradient of ln p(x) at the position of each row, shape (M, Q)."""
@@ -114,11 +124,16 @@ class RowDensity:
             variances.append(variance)
         return mean, np.concatenate(variances, axis=1)
 
-    def log_joint(self, x: Array, rows: Rows) -> tuple[Array, Array]:
-        """Return ln p(y, x) of the i-th row at the i-th position x (M, Q), shape (M,), and its gradient in x."""
-        found = [part.log_likelihood(x, rows.columns(c)) for _, c, part in self._parts]
+    def log_joint(self, x: Array, rows: Rows, row: Index | None = None) -> tuple[Array, Array]:
+        """Return ln p(y, x) at positions x (S, Q), shape (S,), and its gradient in x.
+
+        ``row`` (S,), in order, says of which of the rows each is; by default the i-th of the i-th.
+        """
+        row = np.arange(len(rows)) if row is None else row
+        some = rows[row]
+        found = [part.log_likelihood(x, some.columns(c), row) for _, c, part in self._parts]
         value, gradient = (sum(p) for p in zip(*found, strict=True))
-        return value + rows.log_prior(x), gradient + rows.prior_slope(x)
+        return value + some.log_prior(x), gradient + some.prior_slope(x)
 
     def shortfall(self, x: Array, rows: Rows) -> Array:
         """How much worse the i-th row is explained at the i-th position than the training rows are.
@@ -142,19 +157,21 @@ class RowDensity:
         low, usual = np.quantile(total / count, [_BELOW, 0.5])
         return float(usual), max(float(usual - low), _LEAST_SPREAD)
 
-    def squares(self, x: Array, rows: Rows) -> tuple[Array, Array, Array]:
-        """Misfit of the i-th row at the i-th position to the mean alone, as nonlinear least squares.
+    def squares(self, x: Array, rows: Rows, row: Index | None = None) -> tuple[Array, Array, Array]:
+        """Misfit of rows to the mean alone, as nonlinear least squares; ``row`` as in :meth:`log_joint`.
 
         (Σ_d (y_d - m_d(x))² / σ² + |(x - mean)/sd|²) / 2 over the entries seen: what -ln p(y, x)
         is where x is known as well as the training rows, but for constants. A mixture of the prior
-        stands by its moments. Value (M,), gradient (M, Q), and JᵀJ (M, Q, Q), J the Jacobian of the
+        stands by its moments. Value (S,), gradient (S, Q), and JᵀJ (S, Q, Q), J the Jacobian of the
         scaled residuals.
         """
-        away = (x - rows.mean) / rows.sd
-        value, gradient = 0.5 * (away**2).sum(axis=1), away / rows.sd
-        curvature = (1.0 / rows.sd**2)[:, :, None] * np.eye(x.shape[1])
+        row = np.arange(len(rows)) if row is None else row
+        some = rows[row]
+        away = (x - some.mean) / some.sd
+        value, gradient = 0.5 * over_last(away**2), away / some.sd
+        curvature = (1.0 / some.sd**2)[:, :, None] * np.eye(x.shape[1])
         for _, columns, part in self._parts:
-            misfit, slope, product = part.squares(x, rows.columns(columns))
+            misfit, slope, product = part.squares(x, some.columns(columns), row)
             value += 0.5 * misfit
             gradient -= slope
             curvature += product
@@ -169,8 +186,7 @@ class RowDensity:
     def log_densities(self, positions: Array, rows: Rows) -> Array:
         """Return ln p(y, x) of every row at the same positions (P, Q), shape (M, P)."""
         found = [part.log_densities(positions, rows.columns(c)) for _, c, part in self._parts]
-        shared = np.broadcast_to(positions, (len(rows), *positions.shape))
-        return np.asarray(sum(found) + rows.log_prior(shared))
+        return np.asarray(sum(found) + rows.log_prior(positions[None]))
 
     def misfits(self, rows: Rows) -> Array:
         """Mean squared distances to the training rows over common entries, shape (M, N)."""
@@ -198,27 +214,34 @@ class _Part:
 
     def conditional(self, x: Array) -> tuple[Array, Array]:
         """Mean (S, D) and variance (S, 1) or (S, D) of a measurement at positions x."""
-        found = [self._conditional(self.draw.cross(x[b]), x[b])[:2] for b in self._blocks(len(x))]
+        every = self._blocks(np.zeros(len(x), dtype=np.intp))
+        found = [
+            self._conditional(self.draw.cross(x[b], runs), x[b], runs)[:2] for b, runs in every
+        ]
         mean, variance = (np.concatenate(p) for p in zip(*found, strict=True))
         return mean, variance
 
-    def log_likelihood(self, x: Array, rows: Rows) -> tuple[Array, Array]:
-        """Return ln p(y given x) of the i-th row at the i-th position (M,), and its gradient in x."""
-        found = [self._log_likelihood(x[b], rows[b]) for b in self._blocks(len(x))]
+    def log_likelihood(self, x: Array, rows: Rows, row: Index) -> tuple[Array, Array]:
+        """Return ln p(y given x) of the i-th row at the i-th position (S,), and its gradient in x.
+
+        Positions of equal ``row`` (S,), in order, are of the same row.
+        """
+        found = [self._log_likelihood(x[b], rows[b], runs) for b, runs in self._blocks(row)]
         value, gradient = (np.concatenate(p) for p in zip(*found, strict=True))
         return value, gradient
 
-    def squares(self, x: Array, rows: Rows) -> tuple[Array, Array, Array]:
-        """Σ (y - m(x))² of the i-th row at the i-th position (M,), (∂m/∂x)ᵀ(y - m) and (∂m/∂x)².
+    def squares(self, x: Array, rows: Rows, row: Index) -> tuple[Array, Array, Array]:
+        """Σ (y - m(x))² of the i-th row at the i-th position (S,), (∂m/∂x)ᵀ(y - m) and (∂m/∂x)².
 
-        All in units of the noise.
+        All in units of the noise; ``row`` as in :meth:`log_likelihood`.
         """
         noise = np.maximum(self.own.noise, _LEAST_NOISE)
         (M, Q), D = x.shape, self.weights.shape[1]
         misfit, slope, product = np.empty(M), np.empty((M, Q)), np.empty((M, Q, Q))
-        for b in self._blocks(M, Q * max(D, len(self.draw.X))):
+        for b, runs in self._blocks(row, Q * max(D, len(self.draw.X))):
             seen = rows.seen[b]
-            residual = np.where(seen, rows.y[b] - self.draw.cross(x[b]) @ self.weights, 0.0)
+            mean = runs(self.draw.cross(x[b], runs), self.weights)
+            residual = np.where(seen, rows.y[b] - mean, 0.0)
             jacobian = self.draw.slope(x[b]) @ self.weights
             jacobian *= seen[:, None]
             misfit[b] = (residual**2 / noise).sum(axis=1)
@@ -236,8 +259,8 @@ class _Part:
         M, T, Q = x.shape
         flat, row = x.reshape(-1, Q), np.repeat(np.arange(M), T)
         values, variances = [], []
-        for b in self._blocks(M * T):
-            mean, variance, _ = self._conditional(self.draw.cross(flat[b]), flat[b])
+        for b, runs in self._blocks(row):
+            mean, variance, _ = self._conditional(self.draw.cross(flat[b], runs), flat[b], runs)
             values.append(self._given(rows[row[b]], mean, variance)[0])
             variances.append(variance)
         return np.concatenate(values).reshape(M, T), np.concatenate(variances).reshape(M, T, -1)
@@ -250,20 +273,33 @@ class _Part:
             misfit = distances2(rows, mean) / variance[:, 0]
             misfit += seen.sum(axis=1)[:, None] * np.log(2.0 * np.pi * variance[:, 0])
             return -0.5 * misfit
-        misfit = (seen * rows.y**2) @ (1.0 / variance).T
-        misfit -= 2.0 * (seen * rows.y) @ (mean / variance).T
-        misfit += seen @ (mean**2 / variance + np.log(2.0 * np.pi * variance)).T
+        misfit = rowwise(seen * rows.y**2, (1.0 / variance).T)
+        misfit -= 2.0 * rowwise(seen * rows.y, (mean / variance).T)
+        misfit += rowwise(seen, (mean**2 / variance + np.log(2.0 * np.pi * variance)).T)
         return np.asarray(-0.5 * misfit)
 
-    def _blocks(self, n: int, entries: int = 0) -> list[slice]:
-        size = max(1, _BLOCK // (entries or len(self.draw.X)))
-        return [slice(i, i + size) for i in range(0, n, size)] or [slice(0, 0)]
+    def _blocks(self, row: Index, entries: int = 0) -> Iterator[tuple[slice, Runs]]:
+        """Split positions as the cache holds them, and each block into runs of the same row.
 
-    def _conditional(self, cross: Array, x: Array) -> tuple[Array, Array, Array]:
+        How a row is split depends on how many positions of its own there are, not on the others.
+        """
+        size = max(1, _BLOCK // (entries or len(self.draw.X)))
+        edges = [*np.flatnonzero(np.diff(row, prepend=-1)).tolist(), len(row)]
+        begin, bounds = 0, [0]
+        for start, end in pairwise(edges):
+            for at in range(start, end, size):
+                until = min(at + size, end)
+                if until - begin > size and len(bounds) > 1:
+                    yield slice(begin, at), Runs(bounds)
+                    begin, bounds = at, [0]
+                bounds.append(until - begin)
+        yield slice(begin, len(row)), Runs(bounds)
+
+    def _conditional(self, cross: Array, x: Array, runs: Runs) -> tuple[Array, Array, Array]:
         """Mean, variance, and what the variance's gradient needs."""
-        known, half = self.own.explained(cross)
+        known, half = self.own.explained(cross, runs)
         prior = self.own.prior_variance(x)[:, None] * self.own.signal
-        return cross @ self.weights, np.maximum(prior - known, 0.0) + self.own.noise, half
+        return runs(cross, self.weights), np.maximum(prior - known, 0.0) + self.own.noise, half
 
     def _given(self, rows: Rows, mean: Array, variance: Array) -> tuple[Array, Array, Array, Array]:
         """Return ln p(y | x), the residuals, and for each variance their squares and the entries seen."""
@@ -274,23 +310,23 @@ class _Part:
         terms = misfit / variance + count * np.log(2.0 * np.pi * variance)
         return -0.5 * terms.sum(axis=1), residual, misfit, count
 
-    def _log_likelihood(self, x: Array, rows: Rows) -> tuple[Array, Array]:
-        cross, rate = self.draw.cross_and_rate(x)
-        mean, variance, half = self._conditional(cross, x)
+    def _log_likelihood(self, x: Array, rows: Rows, runs: Runs) -> tuple[Array, Array]:
+        cross, rate = self.draw.cross_and_rate(x, runs)
+        mean, variance, half = self._conditional(cross, x, runs)
         value, residual, misfit, count = self._given(rows, mean, variance)
         # ∂/∂v, and with ∂v/∂k = -2 K⁻¹k and ∂m/∂k = K⁻¹F the derivative in every k(x, x_n).
         by_variance = 0.5 * (misfit / variance - count) / variance
-        by_cross = (residual / variance) @ self.weights.T
-        by_cross -= self.own.explained_pullback(half, by_variance)
-        by_prior = by_variance @ self.own.signal
-        return value, self.draw.cross_pullback(x, rate, by_cross, by_prior)
+        by_cross = runs(residual / variance, self.weights.T)
+        by_cross -= self.own.explained_pullback(half, by_variance, runs)
+        by_prior = (by_variance * self.own.signal).sum(axis=1)
+        return value, self.draw.cross_pullback(x, rate, by_cross, by_prior, runs)
 
 
 def distances2(rows: Rows, F: Array) -> Array:
     """Squared distances of rows to the rows of F over the entries seen, shape (M, len(F))."""
     seen = rows.seen.astype(np.float64)
-    inner = (seen * rows.y) @ F.T
-    squares = (seen * rows.y**2).sum(axis=1)[:, None] + seen @ (F**2).T
+    inner = rowwise(seen * rows.y, F.T)
+    squares = (seen * rows.y**2).sum(axis=1)[:, None] + rowwise(seen, (F**2).T)
     return np.maximum(squares - 2.0 * inner, 0.0)
 
 
@@ -363,66 +399,105 @@ def weighted_positions(
     *,
     n_samples: int,
     n_starts: int,
-    rng: np.random.Generator,
+    seed: np.random.SeedSequence,
+    streams: Sequence[np.random.Generator],
     progress: Bar | None = None,
 ) -> Positions:
     """Draw positions of each row from its mixtures, the same number from each draw of the fit.
 
     ``by_draw`` holds the rows once for each draw, with the prior of their positions in its frame.
-    ``n_samples`` positions a row over all draws are rounded up to a whole number of each.
+    ``n_samples`` positions a row over all draws are rounded up to a whole number of each. ``streams``
+    are those of the rows, which go on; ``seed`` is of what all rows share.
     """
     F, _, _ = read.table()
     each = -(-n_samples // len(by_draw))
     draws = each_draw(read, len(by_draw))
     whole = []
-    for draw, rows in zip(draws, by_draw, strict=True):
+    for s, (draw, rows) in enumerate(zip(draws, by_draw, strict=True)):
         density = RowDensity(draw, F)
+        scattered = scatter(density, np.random.default_rng(_child(seed, (s,))))
         found = []
-        for block in (rows[i : i + _ROWS] for i in range(0, len(rows), _ROWS)):
+        for block in (slice(i, i + _ROWS) for i in range(0, len(rows), _ROWS)):
             safe_point()
-            found.append(positions_of(density, block, each, n_starts, rng))
+            own = streams[block]
+            found.append(positions_of(density, rows[block], each, n_starts, scattered, own))
             if progress is not None:
-                progress.advance(len(block))
+                progress.advance(len(own))
         whole.append(_joined(found, axis=0))
     return _joined(whole, axis=1)
 
 
+def row_contents(values: Array) -> list[bytes]:
+    """Bytes of each row of a table, equal where the rows are: 0 has no sign, and NaN is NaN."""
+    plain = np.where(np.isnan(values), np.nan, values + 0.0).astype("<f8")
+    return [row.tobytes() for row in plain]
+
+
+def row_streams(values: Array, seed: np.random.SeedSequence) -> list[np.random.Generator]:
+    """Make a stream of random numbers for each row (M, D), from its content and the seed."""
+    digests = (blake2b(content, digest_size=16).digest() for content in row_contents(values))
+    words = (tuple(np.frombuffer(digest, dtype="<u4").tolist()) for digest in digests)
+    return [np.random.default_rng(_child(seed, key)) for key in words]
+
+
+def _child(seed: np.random.SeedSequence, key: tuple[int, ...]) -> np.random.SeedSequence:
+    return np.random.SeedSequence(seed.entropy, spawn_key=key)
+
+
 def positions_of(
-    density: RowDensity, rows: Rows, n: int, n_starts: int, rng: np.random.Generator
+    density: RowDensity,
+    rows: Rows,
+    n: int,
+    n_starts: int,
+    scattered: tuple[Array, Array],
+    streams: Sequence[np.random.Generator],
 ) -> Positions:
     """Draw n positions of each row given one draw of X and θ."""
-    modes = _modes(density, rows, _starts(density, rows, n_starts, rng))
+    modes = _modes(density, rows, _starts(density, rows, n_starts, scattered))
     proposals = _proposals(modes, rows)
     for _ in range(_ROUNDS):
-        x = proposals.draw(_PILOT, rng)
+        x = proposals.draw(_PILOT, streams)
         value, _ = density.log_joint_and_variance(x, rows)
         proposals = proposals.adapted(x, value - proposals.log_density(x), density.unit)
-    x = proposals.draw(n, rng)
+    x = proposals.draw(n, streams)
     value, variance = density.log_joint_and_variance(x, rows)
     best = modes.at[np.arange(len(rows)), modes.log_mass.argmax(axis=1)]
     shortfalls = density.shortfall(best, rows)[:, None]
     return Positions(x, value - proposals.log_density(x), variance, modes, shortfalls, n_draws=1)
 
 
-def _starts(density: RowDensity, rows: Rows, n: int, rng: np.random.Generator) -> Array:
+def scatter(density: RowDensity, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Positions (P, Q) of the known rows and beside them, and some of N(0, 1), the same for all rows."""
+    known = density.draw.X
+    shape = (_SCATTERED, known.shape[1])
+    beside = known[rng.integers(len(known), size=_SCATTERED)]
+    beside = beside + _BESIDE * density.unit * rng.standard_normal(shape)
+    return np.vstack([known, beside]), rng.standard_normal(shape)
+
+
+def _starts(density: RowDensity, rows: Rows, n: int, scattered: tuple[Array, Array]) -> Array:
     """Choose n starting positions of each row, shape (M, n, Q).
 
     A quarter are the positions of the known rows most alike in the entries seen; the others those
     where p(y, x) is highest among the positions of all known rows, positions beside them, and some of
-    the prior. These are the same for all rows, so that many cost little.
+    the prior (:func:`scatter`). These are the same for all rows of one prior, so that many cost little.
     """
-    M, Q = rows.mean.shape
-    known = density.draw.X
-    beside = known[rng.integers(len(known), size=_SCATTERED)]
-    beside = beside + _BESIDE * density.unit * rng.standard_normal((_SCATTERED, Q))
-    some = rows[rng.integers(M, size=_SCATTERED)]
-    prior = some.mean + some.sd * rng.standard_normal((_SCATTERED, Q))
-    positions = np.vstack([known, beside, prior])
-    points = np.broadcast_to(positions / density.unit, (M, *positions.shape))
+    (M, Q), known = rows.mean.shape, density.draw.X
+    shared, standard = scattered
+    P = len(shared)
+    points, log_densities = np.empty((M, P + len(standard), Q)), np.empty((M, P + len(standard)))
+    points[:, :P], log_densities[:, :P] = shared, density.log_densities(shared, rows)
+    priors, group = np.unique(np.hstack([rows.mean, rows.sd]), axis=0, return_inverse=True)
+    for g, prior in enumerate(priors):
+        own = np.flatnonzero(group.ravel() == g)
+        points[own, P:] = positions = prior[:Q] + prior[Q:] * standard
+        log_densities[own, P:] = density.log_densities(positions, rows[own])
+    points /= density.unit
     alike = min(n // 4, len(known))
-    likely, _ = _distinct(points, density.log_densities(positions, rows), n - alike, _APART)
-    nearest = np.argsort(density.misfits(rows), axis=1)[:, :alike]
-    return np.concatenate([positions[likely], known[nearest]], axis=1)
+    likely, _ = _distinct(points, log_densities, n - alike, _APART)
+    nearest = np.argsort(density.misfits(rows), axis=1, kind="stable")[:, :alike]
+    chosen = points[np.arange(M)[:, None], likely] * density.unit
+    return np.concatenate([chosen, known[nearest]], axis=1)
 
 
 def _distinct(
@@ -438,8 +513,8 @@ def _distinct(
     for j in range(most):
         index[:, j] = best = left.argmax(axis=1)
         found[:, j] = np.isfinite(left[every, best])
-        away = points - points[every, best][:, None]
-        left[np.einsum("mpq,mpq->mp", away, away) <= apart**2] = -np.inf
+        away = (points[:, :, q] - points[every, best, q, None] for q in range(points.shape[2]))
+        left[sum(a**2 for a in away) <= apart**2] = -np.inf
     return index, found
 
 
@@ -452,9 +527,9 @@ def _modes(density: RowDensity, rows: Rows, starts: Array) -> Modes:
     at, log_density = found_at[every, index], log_densities[every, index]
     spread = np.broadcast_to(np.eye(Q), (*at.shape, Q)).copy()
     row = np.nonzero(found)[0]
-    spread[found] = _spread(density, rows[row], at[found])
+    spread[found] = _spread(density, rows, row, at[found])
     log_mass = log_density + 0.5 * Q * np.log(2.0 * np.pi)
-    log_mass += np.log(np.diagonal(spread, axis1=2, axis2=3)).sum(axis=2)
+    log_mass += over_last(np.log(np.diagonal(spread, axis1=2, axis2=3)))
     highest = converged[np.arange(M), index[:, 0]]
     return Modes(at, spread, np.where(found, log_mass, -np.inf), highest)
 
@@ -471,8 +546,8 @@ def _maximised(
     """
     M, n, Q = starts.shape
     unit, flat, row = density.unit, starts.reshape(-1, Q), np.repeat(np.arange(M), n)
-    ends, _, curvature = minimise(lambda x, which: density.squares(x, rows[row[which]]), flat, unit)
-    log_density = density.log_joint(ends, rows[row])[0].reshape(M, n)
+    ends, _, curvature = minimise(lambda x, which: density.squares(x, rows, row[which]), flat, unit)
+    log_density = density.log_joint(ends, rows, row)[0].reshape(M, n)
     index, found = _distinct((ends / unit).reshape(M, n, Q), log_density, min(n, _ENDS), _SAME)
     own, slot = np.nonzero(found)
     chosen = n * own + index[own, slot]
@@ -483,7 +558,7 @@ def _maximised(
 
     def run(x: Array, own: NDArray[np.intp], slot: Any, inverse: Array | None = None) -> None:
         found_at[own, slot], log_densities[own, slot], converged[own, slot] = maximise(
-            lambda x, which: density.log_joint(x, rows[own[which]]), x, unit, inverse=inverse
+            lambda x, which: density.log_joint(x, rows, own[which]), x, unit, inverse=inverse
         )
 
     run(flat, row, np.tile(np.arange(n), M))
@@ -491,18 +566,18 @@ def _maximised(
     return found_at, log_densities, converged
 
 
-def _spread(density: RowDensity, rows: Rows, at: Array) -> Array:
+def _spread(density: RowDensity, rows: Rows, row: Index, at: Array) -> Array:
     """Cholesky factor of the covariance at modes, the Hessian by differences of the gradient."""
     unit, Q = density.unit, at.shape[1]
     hessian = np.empty((len(at), Q, Q))
     for q in range(Q):
         step = np.zeros(Q)
         step[q] = _STEP * unit[q]
-        up, down = (density.log_joint(at + sign * step, rows)[1] for sign in (1.0, -1.0))
+        up, down = (density.log_joint(at + sign * step, rows, row)[1] for sign in (1.0, -1.0))
         hessian[:, q] = (up - down) * unit / (2.0 * _STEP)
     curvature, axes = np.linalg.eigh(-0.5 * (hessian + hessian.transpose(0, 2, 1)))
     # Nowhere wider than the prior, and as wide where there is no maximum.
-    least = ((unit / rows.sd) ** 2).min(axis=1)
+    least = ((unit / rows.sd[row]) ** 2).min(axis=1)
     curvature = np.maximum(curvature, least[:, None])
     covariance = (axes / curvature[:, None]) @ axes.transpose(0, 2, 1)
     return np.asarray(unit[:, None] * lower_factors(covariance))
@@ -554,9 +629,11 @@ def separate_modes(positions: Positions, weights: Array) -> tuple[Array, Array, 
         logs.append(modes.log_mass[:, j, None] - 0.5 * (r2 + logdet[:, None]))
     log_density = np.stack(logs, axis=2)
     share = np.exp(log_density - log_density.max(axis=2, keepdims=True))
-    weight = np.einsum("mt,mtj->mj", weights, share / share.sum(axis=2, keepdims=True))
+    share /= share.sum(axis=2, keepdims=True)
+    weight = (weights[:, None] @ share)[:, 0]
     weight = np.where(np.isfinite(modes.log_mass), weight, -1.0)
-    order = np.argsort(-weight, axis=1)
+    # By weight, and equal ones by position, the first dimension first.
+    order = np.lexsort((*np.moveaxis(modes.at, 2, 0)[::-1], -weight), axis=1)
     row = np.arange(len(weight))[:, None]
     weight, at = weight[row, order], modes.at[row, order]
     sd = np.sqrt((modes.spread**2).sum(axis=3))[row, order]

@@ -14,7 +14,7 @@ from pm_gplvm.core.batch_optimise import minimise as least
 from pm_gplvm.core.mixtures import Proposals
 from pm_gplvm.data.fit import Fit
 from pm_gplvm.prediction.processes import each_draw
-from pm_gplvm.prediction.row_posterior import RowDensity, Rows, _starts, positions_of
+from pm_gplvm.prediction.row_posterior import RowDensity, Rows, _starts, positions_of, scatter
 
 THETA = {"lengthscale": 0.8, "amplitude": 1.3, "sigma": 0.3}
 KERNELS = [
@@ -250,13 +250,14 @@ def test_climbs_of_the_density_alone_lose_them(steep):
     density = RowDensity(draw, F)
     M = len(new)
     rows = Rows(new - known_mean(fit), np.ones(new.shape, bool), np.zeros((M, 4)), np.ones((M, 4)))
-    starts = _starts(density, rows, 16, np.random.default_rng(1))
+    scattered = scatter(density, np.random.default_rng(1))
+    starts = _starts(density, rows, 16, scattered)
     row = np.repeat(np.arange(M), 16)
     top, height, _ = maximise(
-        lambda x, which: density.log_joint(x, rows[row[which]]), starts.reshape(-1, 4), density.unit
+        lambda x, which: density.log_joint(x, rows, row[which]), starts.reshape(-1, 4), density.unit
     )
     best = height.reshape(M, 16).argmax(axis=1) + 16 * np.arange(M)
-    modes = positions_of(density, rows, 100, 16, np.random.default_rng(1)).modes
+    modes = positions_of(density, rows, 100, 16, scattered, np.random.default_rng(1).spawn(M)).modes
     ours = modes.at[np.arange(M), modes.log_mass.argmax(axis=1)]
     assert (np.abs(top[best] - at).max(axis=1) > 0.3).sum() >= 3
     assert (np.abs(ours - at).max(axis=1) < 0.05).all()
@@ -273,7 +274,7 @@ def test_mixtures_have_the_density_they_are_drawn_from(rng):
     share = np.array([[0.5, 0.3, 0.2], [0.1, 0.0, 0.9]])
     mean, sd = rng.standard_normal((2, 2)), rng.uniform(1.0, 2.0, (2, 2))
     proposals = Proposals(at, spread, share, mean, sd)
-    x = proposals.draw(4000, rng)
+    x = proposals.draw(4000, rng.spawn(2))
     logs = proposals.log_density(x)
     for m in range(2):
         parts = [multivariate_t(at[m, j], spread[m, j] @ spread[m, j].T, df=5) for j in range(2)]
