@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from pm_gplvm.core.checks import as_path
 from pm_gplvm.data.fit import FEATURE, OBS
 
 
@@ -86,7 +87,7 @@ def load_table(path: str | Path, *, label: str | None = None) -> xr.DataArray:
     ...     load_table(path, label="stage")["label"].to_numpy().tolist()
     ['early', 'early', 'late']
     """
-    path = Path(path)
+    path = as_path("path", path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}.")
     if path.suffix == ".csv":

@@ -124,7 +124,7 @@ def sample(
     if not 0.0 <= beta_min < 1.0:
         raise ValueError(f"beta_min must lie in [0, 1), got {beta_min!r}.")
     if store is not None:
-        check_writable(Path(store), overwrite=False)
+        check_writable("store", store)
     rng = np.random.default_rng(random_seed)
     model, starts = chain_starts(model, start, chains, rng)
     posterior = compile_posterior(model)
@@ -197,7 +197,7 @@ def resume(
     if not kept:
         raise ValueError("resume needs a fit made by sample, got one without the group 'sampler'.")
     if store is not None:
-        check_writable(Path(store), overwrite=False)
+        check_writable("store", store)
     model = untransformed(model)
     posterior = compile_posterior(model)
     _check_same(model, posterior, read, kept)

@@ -1,6 +1,5 @@
 """NUTS over the hyperparameters, the latent positions held."""
 
-import json
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,7 +10,7 @@ import xarray as xr
 
 from pm_gplvm.core.blas import blas_threads as limit_threads
 from pm_gplvm.core.checks import Array, count, finite_positions
-from pm_gplvm.data.fit import Fit
+from pm_gplvm.data.fit import Fit, to_json
 from pm_gplvm.model.compile import Backend
 from pm_gplvm.model.density import LogDensity, compile_constrain, compile_log_density
 from pm_gplvm.model.results import as_fit
@@ -136,7 +135,7 @@ def sample_theta(
         settings={"draws": int(draws), "tune": int(tune), "random_seed": random_seed},
     )
     # Of the model that was given: in the conditioned one X has no prior.
-    fit.attrs["priors"] = json.dumps(spec.priors)
+    fit.attrs["priors"] = to_json(spec.priors)
     _warn(Fit(fit))
     return fit
 
