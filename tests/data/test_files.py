@@ -155,15 +155,16 @@ def test_places_that_cannot_be_written_are_refused(best, tmp_path):
 @pytest.mark.parametrize("path", [None, 3, ["fit.nc"], b"fit.nc"], ids=str)
 def test_what_is_no_path_is_refused_by_name(best, model, path):
     kind = type(path).__name__
-    for name, call in {
-        "path": lambda: gplvm.load(path),
-        "path must": lambda: gplvm.save(best, path),
-        "path must be": lambda: gplvm.data.load_table(path),
-        "store": path is None or (lambda: gplvm.sample(model, store=path, progressbar=False)),
-    }.items():
-        if callable(call):
-            with pytest.raises(TypeError, match=rf"{name}.*a path or its text, got {kind}"):
-                call()
+    calls = [
+        ("path", lambda: gplvm.load(path)),
+        ("path", lambda: gplvm.save(best, path)),
+        ("path", lambda: gplvm.data.load_table(path)),
+    ]
+    if path is not None:
+        calls.append(("store", lambda: gplvm.sample(model, store=path, progressbar=False)))
+    for name, call in calls:
+        with pytest.raises(TypeError, match=rf"{name} must be a path or its text, got {kind}"):
+            call()
 
 
 def test_the_store_is_checked_before_anything_is_drawn(model, tmp_path):
@@ -459,10 +460,6 @@ def six_terabytes_of_a_coordinate(file):
     made.make_scale("draw")
 
 
-def no_attributes(file):
-    file["posterior/X"].attrs.clear()
-
-
 @pytest.mark.parametrize(
     "damage",
     [
@@ -472,7 +469,6 @@ def no_attributes(file):
         data_in_another_file,
         six_terabytes,
         six_terabytes_of_a_coordinate,
-        no_attributes,
     ],
 )
 def test_damaged_structure_is_one_clear_error(best, tmp_path, damage):
