@@ -142,6 +142,19 @@ def _plain_index(index: pd.Index) -> NDArray[Any]:
     return np.array([str(entry) for entry in index])
 
 
+def _plain_labels(labels: NDArray[Any]) -> NDArray[Any]:
+    """Numbers and dates as they are, others as text, "" where there is none."""
+
+    def text(label: Any) -> str:
+        if label is None or label is pd.NA or label is pd.NaT or label != label:
+            return ""
+        return label.decode(errors="replace") if isinstance(label, bytes) else str(label)
+
+    if labels.dtype.kind == "f":
+        return labels.astype(np.float64)
+    return labels if labels.dtype.kind in "biumM" else np.array([text(v) for v in labels.tolist()])
+
+
 def _from_dataarray(Y: xr.DataArray) -> xr.DataArray:
     if Y.ndim != 2:
         raise ValueError(f"Y must have two dimensions (obs, feature), got dims {tuple(Y.dims)}.")
@@ -156,7 +169,7 @@ def _from_dataarray(Y: xr.DataArray) -> xr.DataArray:
     }
     for name, coord in Y.coords.items():
         if coord.dims == (OBS,) and name != OBS and name not in Y.indexes:
-            coords[str(name)] = (OBS, coord.to_numpy())
+            coords[str(name)] = (OBS, _plain_labels(coord.to_numpy()))
     return xr.DataArray(values, dims=(OBS, FEATURE), coords=coords)
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pm_gplvm.core.gaussian import column_patterns, warn_of_cost
 from pm_gplvm.core.kernels import KERNELS, parse_kernel
+from pm_gplvm.data.files import check_labels
 from pm_gplvm.data.fit import FEATURE, LATENT, OBS, THETA, Fit
 from pm_gplvm.data.table import (
     Scale,
@@ -107,7 +108,7 @@ def build_model(
     ValueError
         If Y has the wrong shape, infinite or missing values, or with ``missing="mask"`` a row or
         column without any; if ``latent_dim``, ``kernel``, ``scale``, ``missing``, ``noise`` or the
-        name of a prior is out of range.
+        name of a prior is out of range; if a label or a coordinate's name could not be saved.
 
     Notes
     -----
@@ -131,6 +132,7 @@ def build_model(
     5
     """
     table = as_table(Y, missing=missing)
+    check_labels({name: coord.to_numpy() for name, coord in table.coords.items()}, "Y")
     warn_of_odd_table(table, scale)
     _check_latent_dim(latent_dim, table.shape)
     entry, bias = parse_kernel(kernel)

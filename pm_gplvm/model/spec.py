@@ -1,7 +1,7 @@
 """What a ``pm.Model`` is: its table, kernel, parameters and the prior of X, read from its graph once."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,15 +11,20 @@ import pymc as pm
 import pytensor
 import pytensor.tensor as pt
 from numpy.typing import NDArray
+from pymc.distributions.distribution import SymbolicRandomVariable
 from pytensor.compile.sharedvalue import SharedVariable
 from pytensor.graph.basic import Constant, Variable, equal_computations
 from pytensor.graph.traversal import ancestors
 from pytensor.tensor.elemwise import DimShuffle
 from pytensor.tensor.random.basic import NormalRV
+from pytensor.tensor.random.op import RandomVariable
+from pytensor.tensor.random.type import RandomType
 from pytensor.tensor.shape import SpecifyShape
+from pytensor.tensor.type_other import NoneTypeT
 
 from pm_gplvm.core.checks import Array
 from pm_gplvm.core.gaussian import gram_factor
+from pm_gplvm.data.files import check_labels, check_name
 from pm_gplvm.data.fit import THETA
 from pm_gplvm.model.compile import constants, is_random
 from pm_gplvm.model.likelihood import GPColumnsRV, OwnColumnsRV, mask_in
@@ -208,7 +213,8 @@ class ModelSpec:
         TypeError
             If ``model`` is no pm.Model.
         ValueError
-            If it has no variable ``X``, or not exactly one observed :class:`GPColumns`.
+            If it has no variable ``X``, or not exactly one observed :class:`GPColumns`, or if no file
+            could hold its names and labels.
         """
         if isinstance(model, ModelSpec):
             return model
@@ -227,6 +233,9 @@ class ModelSpec:
                 "model must have latent positions called 'X', got the variables "
                 f"{', '.join(model.named_vars)}."
             )
+        for name in model.named_vars:
+            check_name(name, "the model")
+        check_labels({k: v for k, v in model.coords.items() if v is not None}, "the model")
         (table,) = tables
         named = _in_named_parameters(model, table)
         return cls(model, table, table.cov.owner.op.kernel if named else "custom")
@@ -318,10 +327,11 @@ class ModelSpec:
     def priors(self) -> dict[str, str]:
         """The prior of every free variable, in a text that no other prior has.
 
-        "InverseGamma(3.0, 2.0)"; arrays of numbers by shape and SHA-256; the words of PyMC where the
-        parameters are variables themselves.
+        "InverseGamma(3.0, 2.0)"; arrays of numbers by shape and SHA-256; variables of the model by name,
+        and other distributions, such as the parts of a mixture, in such a text.
         """
-        return {name: _text(rv) for name, rv in self.free.items()}
+        named = {*self.model.basic_RVs, *self.model.deterministics}
+        return {name: _text(rv, named) for name, rv in self.free.items()}
 
 
 def noise_in(model: pm.Model) -> Variable:
@@ -383,16 +393,36 @@ def _is_product(v: Variable, is_named: Callable[[Variable, str, float | None], b
     return is_named(weight, "weight", 1.0) and is_named(lengthscale, "lengthscale", 1.0)
 
 
-def _text(rv: Variable) -> str:
+def _text(rv: Variable, named: Container[Variable]) -> str:
+    """Write a distribution down, and with it those that it is made of."""
     op = rv.owner.op
-    parameters = op.dist_params(rv.owner)
-    if is_random(*parameters):
-        return str(rv.str_repr().partition("~")[2].strip())
-    return f"{op._print_name[0]}({', '.join(map(_number, constants(*parameters)))})"
+    try:
+        parameters = op.dist_params(rv.owner)
+    except (AttributeError, NotImplementedError):  # of a symbolic one without a signature
+        parameters = rv.owner.inputs
+    parameters = [p for p in parameters if not isinstance(p.type, RandomType)]
+    name = getattr(op, "_print_name", (type(op).__name__,))[0]
+    return f"{name}({', '.join(_parameter(p, named) for p in parameters)})"
+
+
+def _parameter(v: Variable, named: Container[Variable]) -> str:
+    if v in named:
+        return str(v.name)
+    if isinstance(v.type, NoneTypeT):
+        return "None"
+    if not is_random(v):
+        return _number(v.data if isinstance(v, Constant) else constants(v)[0])
+    if isinstance(v.owner.op, RandomVariable | SymbolicRandomVariable):
+        return _text(v, named)
+    inputs = [i for i in v.owner.inputs if not isinstance(i.type, RandomType)]
+    return f"{v.owner.op}({', '.join(_parameter(i, named) for i in inputs)})"
 
 
 def _number(value: Any) -> str:
-    value = np.asarray(value, dtype=np.float64)
+    try:
+        value = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        return str(value)
     if value.size and (value == value.flat[0]).all():
         return repr(float(value.flat[0]))
     digest = hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()[:16]

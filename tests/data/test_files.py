@@ -7,17 +7,20 @@ import re
 import subprocess
 import sys
 import threading
+import warnings
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pandas as pd
+import pymc as pm
 import pytest
 import xarray as xr
 from conftest import ROOT, simulated
 
 import pm_gplvm as gplvm
 from pm_gplvm.data import files
+from pm_gplvm.data.fit import Fit
 
 
 @pytest.mark.parametrize("ending", [".nc", ".zarr"])
@@ -315,6 +318,81 @@ def test_a_name_that_no_file_holds_is_shown(best, tmp_path, name):
         ValueError, match="Names in attrs of the fit must be text of at most 200 bytes"
     ):
         gplvm.save(fit, tmp_path / "fit.zarr")
+
+
+# What will be written is checked before the work
+
+
+@pytest.mark.parametrize("ending", [".nc", ".zarr"])
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        (["a", 1, None, 2.5, np.nan], ["a", "1", "", "2.5", ""]),
+        ([True, False, True, None, True], ["True", "False", "True", "", "True"]),
+        (np.array([b"a", b"b", b"c", b"d", b"e"]), list("abcde")),
+        (np.arange(5, dtype=np.longdouble), [0.0, 1.0, 2.0, 3.0, 4.0]),
+        (np.array([2**63] * 5, np.uint64), [2**63] * 5),
+        (np.array([True, False, True, True, False]), [True, False, True, True, False]),
+    ],
+    ids=lambda v: type(v).__name__,
+)
+def test_labels_of_every_kind_are_written(rng, tmp_path, ending, given, kept):
+    labels = given if isinstance(given, np.ndarray) else np.array(given, dtype=object)
+    Y = xr.DataArray(
+        rng.standard_normal((5, 3)), dims=("obs", "feature"), coords={"label": ("obs", labels)}
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # stopped early
+        best = gplvm.fit_map(gplvm.build_model(Y), max_iter=1, progressbar=False)
+    again = gplvm.load(gplvm.save(best, tmp_path / f"fit{ending}"))
+    assert again["observed_data"]["label"].to_numpy().tolist() == kept
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "said"),
+    [
+        ("label", ["a\0b", "b", "c"], r"text without NUL and surrogates.*at 0"),
+        ("label", ["a", "\ud800", "c"], r"text without NUL and surrogates.*at 1"),
+        ("a/b", ["a", "b", "c"], "Names in Y must be text .* got 'a/b'"),
+        ("a" * 300, ["a", "b", "c"], r"Names in Y must be text .* \(300 letters\)"),
+    ],
+    ids=["NUL", "surrogate", "slash", "long"],
+)
+def test_labels_that_no_file_holds_are_refused_at_the_beginning(rng, name, labels, said):
+    coords = {name: ("obs", np.array(labels))}
+    Y = xr.DataArray(rng.standard_normal((3, 3)), dims=("obs", "feature"), coords=coords)
+    with pytest.raises(ValueError, match=said):
+        gplvm.build_model(Y)
+
+
+def test_names_of_another_model_are_checked_when_it_is_read(Y):
+    model = gplvm.build_model(Y)
+    with model:
+        pm.HalfNormal("m" * 300, 1.0)
+    with pytest.raises(ValueError, match=r"Names in the model must be text .* \(300 letters\)"):
+        gplvm.fit_map(model, progressbar=False)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_numbers_of_numpy_are_settings_like_any_other(Y, tmp_path):
+    model = gplvm.build_model(Y)
+    three, seed = np.int32(3), np.int64(7)
+    fits = {
+        "map": gplvm.fit_map(model, max_iter=three, random_seed=seed, progressbar=False),
+        "draws": gplvm.sample(
+            model,
+            draws=three,
+            tune=three,
+            chains=1,
+            replicas=1,
+            random_seed=seed,
+            progressbar=False,
+        ),
+    }
+    for name, fit in fits.items():
+        again = gplvm.load(gplvm.save(fit, tmp_path / f"{name}.nc"))
+        assert Fit(again).setting("random_seed") == 7
+    assert gplvm.resume(model, again, draws=three, progressbar=False).posterior.sizes["draw"] == 6
 
 
 # Damaged
