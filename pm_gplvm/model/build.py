@@ -253,7 +253,9 @@ def _chosen_priors(names: tuple[str, ...], priors: Mapping[str, Any] | None) -> 
 _FLAT = {"Flat()", "HalfFlat()"}
 
 
-def rebuild(fit: xr.DataTree, *, priors: Mapping[str, Any] | None = None) -> pm.Model:
+def rebuild(
+    fit: xr.DataTree, *, priors: Mapping[str, Any] | None = None, hold: bool = False
+) -> pm.Model:
     """Build the model of a fit again, without the table that it was first built from.
 
     The table, its labels, mean and scale, the kernel and what was held fixed stand in the fit. Of
@@ -266,6 +268,10 @@ def rebuild(fit: xr.DataTree, *, priors: Mapping[str, Any] | None = None) -> pm.
         Of a model of :func:`build_model`, for instance from :func:`load`.
     priors : mapping, optional
         As in :func:`build_model`, for those that were neither the default nor a number nor "flat".
+    hold : bool, default False
+        Whether to hold what the fit held though it has a prior: X in one by :func:`sample_theta`. PyMC's
+        functions of a fit need it: ``pm.sample_posterior_predictive`` draws anew whatever is free in the
+        model and not in ``posterior``.
 
     Returns
     -------
@@ -314,7 +320,14 @@ def rebuild(fit: xr.DataTree, *, priors: Mapping[str, Any] | None = None) -> pm.
     for name in ("Y_mean", "Y_scale"):
         model[name].set_value(constant[name].to_numpy())
     _compare(had, ModelSpec.of(model).priors)
-    return model
+    return held_as(model, read) if hold else model
+
+
+def held_as(model: pm.Model, read: Fit) -> pm.Model:
+    """Hold the variables that a fit held."""
+    moving = {v.name for v in (*model.free_RVs, *model.deterministics)}
+    held = {name: read.constants[name].to_numpy() for name in read.constants if name in moving}
+    return pm.do(model, held) if held else model
 
 
 def _scale(table: xr.DataArray, spread: NDArray[np.float64]) -> Scale:
