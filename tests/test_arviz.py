@@ -107,7 +107,7 @@ def test_posterior_predictive_draws_are_those_of_the_fits_x_and_theta(name, fits
     noise = np.hypot(fit.posterior["sigma"].to_numpy()[0, 0], constant["Y_resolution"]).item() ** 2
     F = (observed.to_numpy() - centre) / scale
     mean = centre + scale * (F - noise * inverse @ F)
-    sd = np.sqrt(noise - noise**2 * np.diag(inverse))
+    variance = noise - noise**2 * np.diag(inverse)
 
     ours = one_draw(fits[name], 1)
     X = (
@@ -118,19 +118,24 @@ def test_posterior_predictive_draws_are_those_of_the_fits_x_and_theta(name, fits
     predicted = gplvm.sample_predictive(ours, X.to_numpy()[0, 0], num_samples=S, random_seed=2)[
         "predictions"
     ]["Y"].to_numpy()[0]
-    found_sd = (predicted / scale).std(axis=(0, 2))
+    found = (predicted / scale).var(axis=0).mean(axis=1)
     error = scale * np.sqrt(noise) * (5 / np.sqrt(S) + 5 * np.sqrt(F.shape[0] / len(rows)))
     np.testing.assert_array_less(
         abs(predicted.mean(axis=0) - mean), np.broadcast_to(error, mean.shape)
     )
-    np.testing.assert_allclose(found_sd, sd, rtol=0.1)
+    error = 5 * np.sqrt(2 / len(rows)) * (noise + found)
+    np.testing.assert_array_less(abs(found - variance), error)
 
 
 @pytest.mark.parametrize("name", [*ONE, *MANY])
 def test_log_likelihood_and_log_prior_of_pymc(name, fits, model_of, mode):
     fit, compiled = fits[name].copy(), {"mode": mode}
-    pm.compute_log_likelihood(fit, model=model_of(name), progressbar=False, compile_kwargs=compiled)
-    pm.compute_log_prior(fit, model=model_of(name), progressbar=False, compile_kwargs=compiled)
+    pm.stats.compute_log_likelihood(
+        fit, model=model_of(name), progressbar=False, compile_kwargs=compiled
+    )
+    pm.stats.compute_log_prior(
+        fit, model=model_of(name), progressbar=False, compile_kwargs=compiled
+    )
     draws = fits[name].posterior.sizes
     by_feature = fit["log_likelihood"]["Y"]
     assert dict(by_feature.sizes) == {"chain": draws["chain"], "draw": draws["draw"], "feature": 4}
@@ -143,11 +148,15 @@ def test_log_likelihood_and_log_prior_of_pymc(name, fits, model_of, mode):
         np.testing.assert_allclose(by_feature, known, rtol=1e-8)
 
 
+# What does not vary, one draw or the θ of the variational fit, has no R-hat.
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
 @pytest.mark.parametrize("name", [*ONE, *MANY])
 def test_summary_and_trace_plot(name, fits):
     fit = fits[name]
     table = az.summary(fit)
-    assert table.loc["sigma", "mean"] is not None
+    assert float(table.loc["sigma", "mean"]) == pytest.approx(
+        fit.posterior["sigma"].mean().item(), rel=0.1, abs=0.01
+    )
     shown = az.plot_trace(fit, var_names=["sigma"])
     assert shown.viz["figure"].item() is not None
 
@@ -157,7 +166,7 @@ def with_both(fit):
 
 
 @pytest.mark.filterwarnings("ignore:Estimated shape parameter of Pareto")
-@pytest.mark.filterwarnings("ignore:The prior and likelihood sensitivity")
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
 @pytest.mark.parametrize("name", MANY)
 def test_loo_and_sensitivity_of_draws(name, fits):
     fit = with_both(fits[name])
@@ -170,6 +179,7 @@ def test_loo_and_sensitivity_of_draws(name, fits):
     assert np.isfinite(table[["prior", "likelihood"]].to_numpy()).all() == (name != "variational")
 
 
+@pytest.mark.filterwarnings("ignore:Number of tail draws")
 @pytest.mark.parametrize("name", ONE)
 def test_an_estimate_has_no_loo_of_arviz_but_one_of_ours(name, fits):
     """ArviZ smooths the tail of the draws, and one draw has none; so the docstring says."""
@@ -187,7 +197,7 @@ def test_models_that_are_not_the_fits_are_refused(fits, models):
     other = gplvm.build_model(simulated(), kernel="rbf + bias")
     with pytest.raises(ValueError, match="must be that of the fit, got one with bias"):
         gplvm.diagnostics.compute_log_prior(fits["map"], model=other)
-    with pytest.raises(TypeError, match="model must be a pm.Model or None, got str"):
+    with pytest.raises(TypeError, match=r"model must be a pm\.Model or None, got str"):
         gplvm.diagnostics.compute_log_prior(fits["map"], model="rbf")
     with pytest.raises(TypeError, match="compute_log_prior needs a fit"):
         gplvm.diagnostics.compute_log_prior(models["rbf"])

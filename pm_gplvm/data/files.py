@@ -18,6 +18,7 @@ import stat
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -119,6 +120,18 @@ def save(fit: xr.DataTree, path: str | Path, *, overwrite: bool = False) -> Path
             )
         _put(complete, target, scratch / "old" / target.name, overwrite=overwrite)
     return target
+
+
+def checkpoint(fit: xr.DataTree, store: str | Path, *, caller: str) -> None:
+    """Write the draws so far over those before; what cannot be written is told, and ends no run."""
+    try:
+        save(fit, store, overwrite=True)
+    except (OSError, ValueError, TypeError) as error:
+        warnings.warn(
+            f"{caller}: its draws could not be written to store ({error}). They are in what it returns.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
 
 def check_writable(name: str, path: Any, *, overwrite: bool = False) -> Path:

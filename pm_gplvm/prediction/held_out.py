@@ -131,7 +131,7 @@ def compute_log_prior(fit: xr.DataTree, *, model: pm.Model | None = None) -> xr.
             f"model must be that of the fit, got one with {', '.join(other)}, of which the fit has no draws."
         )
     complete = fit.copy()
-    pm.compute_log_prior(
+    pm.stats.compute_log_prior(
         complete, model=held, progressbar=False, compile_kwargs={"mode": compile_mode()}
     )
     return complete

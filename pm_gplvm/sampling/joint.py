@@ -16,7 +16,7 @@ from pytensor.graph.basic import Variable
 
 from pm_gplvm.core.blas import blas_threads as limit_threads
 from pm_gplvm.core.checks import Array, count
-from pm_gplvm.data.files import check_writable, load, save
+from pm_gplvm.data.files import check_writable, checkpoint, load
 from pm_gplvm.data.fit import Fit
 from pm_gplvm.data.progress import Bar, progress_bar
 from pm_gplvm.model.likelihood import mask_in
@@ -300,7 +300,7 @@ def _run(
         for _ in range(draws):
             record.add(sampler, list(iterations(sampler, thin, steps, tuning=False)))
             if store is not None and time.monotonic() - written > _CHECKPOINT:
-                save(record.tree(model, sampler, settings), store, overwrite=True)
+                checkpoint(record.tree(model, sampler, settings), store, caller="sample")
                 written = time.monotonic()
     except KeyboardInterrupt:
         if not record.lp:
@@ -318,7 +318,7 @@ def _finished(
 ) -> xr.DataTree:
     fit = record.tree(model, sampler, settings)
     if store is not None:
-        save(fit, store, overwrite=True)
+        checkpoint(fit, store, caller="sample")
     found = []
     if record.interrupted:
         found.append(f"it was interrupted and has {len(record.lp)} draws a chain")

@@ -72,7 +72,8 @@ def sample_theta(
     -------
     DataTree
         ``posterior``: θ, dims (chain, draw). ``sample_stats``: PyMC's names. ``constant_data``:
-        ``X`` among the model's data.
+        ``X`` among the model's data. PyMC's own functions take such a fit with
+        ``model.rebuild(fit, hold=True)``, in which X is held too.
 
     Warns
     -----

@@ -178,6 +178,16 @@ def test_the_store_is_checked_before_anything_is_drawn(model, tmp_path):
         gplvm.sample(model, draws=10**6, store=tmp_path / "x.zarr", progressbar=False)
 
 
+def test_a_store_that_cannot_be_written_any_more_ends_no_run(best, tmp_path):
+    path = tmp_path / "fit.nc"
+    path.write_text("mine")
+    with pytest.warns(
+        RuntimeWarning, match=r"could not be written to store .*no fit that save wrote"
+    ):
+        files.checkpoint(best, path, caller="sample")
+    assert path.read_text() == "mine"
+
+
 # Killed, and together with others
 
 
