@@ -131,6 +131,19 @@ def checked[**P, R](function: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
+def as_path(name: str, value: Any, endings: tuple[str, ...] = ()) -> Path:
+    """Return a path that ends as it should; ``name`` is that of the argument."""
+    try:
+        path = Path(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a path or its text, got {type(value).__name__}.") from None
+    if "\0" in str(path):
+        raise ValueError(f"{name} must not hold a NUL, got {str(path)!r}.")
+    if endings and path.suffix not in endings:
+        raise ValueError(f"{name} must end in {' or '.join(endings)}, got {path.name!r}.")
+    return path
+
+
 def check_target(path: Path, *, overwrite: bool) -> None:
     """Raise unless a file can be written at ``path``: asked before the work is done."""
     if not path.parent.is_dir():

@@ -1,6 +1,5 @@
 """Labelled tables: digits from scikit-learn, and files of text, Parquet, AnnData and NetCDF."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from pm_gplvm.core.checks import checked
+from pm_gplvm.core.checks import as_path, checked
 from pm_gplvm.core.interrupt import interruptible
 from pm_gplvm.data.delimited import (
     Delimited,
@@ -143,7 +142,7 @@ def load_table(
     >>> table["label"].to_numpy().tolist(), table.to_numpy().tolist()
     (['early', 'early', 'late'], [[1.5, 2.0], [2.0, nan], [7.0, 8.0]])
     """
-    path = _existing(path)
+    path = _existing(as_path("path", path))
     kind = Path(path.stem if path.suffix.lower() == ".gz" else path).suffix.lower()
     kinds = (*_TEXT, ".nc", ".parquet", ".h5ad")
     if kind not in kinds or (path.suffix.lower() == ".gz" and kind not in _TEXT):
@@ -167,10 +166,7 @@ def load_table(
     return table.where(~np.isin(table, numbers)) if numbers else table
 
 
-def _existing(path: Any) -> Path:
-    if not isinstance(path, str | os.PathLike):
-        raise TypeError(f"path must be the name of a file, got {type(path).__name__}.")
-    path = Path(path)
+def _existing(path: Path) -> Path:
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}.")
     return path

@@ -23,6 +23,17 @@ _TURNED = {"X", "lengthscale"}  # what align gives anew
 _UNTURNED = {"replica_exchange", ""}
 
 
+def to_json(value: Any) -> str:
+    """Write a value as JSON; NumPy's numbers and arrays count as Python's."""
+    return json.dumps(value, default=_python_value)
+
+
+def _python_value(value: Any) -> Any:
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    raise TypeError(f"JSON holds no {type(value).__name__}")
+
+
 class Standardised(NamedTuple):
     """A table in the units of the model: F = (Y - mean) / scale, NaN where an entry is missing."""
 

@@ -4,7 +4,9 @@ import warnings
 from typing import Any, Literal, get_args
 
 import numpy as np
+import pandas as pd
 import xarray as xr
+from numpy.typing import NDArray
 
 from pm_gplvm.core.checks import Array
 from pm_gplvm.data.arrays import labels_along, listed, numbers
@@ -112,8 +114,21 @@ def labelled(Y: Any, name: str = "Y") -> xr.DataArray:
     if isinstance(Y, xr.DataArray):
         for other, coord in Y.coords.items():
             if coord.dims == (OBS,) and other != OBS and other not in Y.indexes:
-                coords[str(other)] = (OBS, coord.to_numpy())
+                coords[str(other)] = (OBS, _plain_labels(coord.to_numpy()))
     return xr.DataArray(values, dims=(OBS, FEATURE), coords=coords)
+
+
+def _plain_labels(labels: NDArray[Any]) -> NDArray[Any]:
+    """Numbers and dates as they are, others as text, "" where there is none."""
+
+    def text(label: Any) -> str:
+        if label is None or label is pd.NA or label is pd.NaT or label != label:
+            return ""
+        return label.decode(errors="replace") if isinstance(label, bytes) else str(label)
+
+    if labels.dtype.kind == "f":
+        return labels.astype(np.float64)
+    return labels if labels.dtype.kind in "biumM" else np.array([text(v) for v in labels.tolist()])
 
 
 def new_table(read: Fit, Y_new: Any) -> xr.DataArray:

@@ -6,6 +6,7 @@ from pm_gplvm.diagnostics.compare import summarise_theta as summarise_theta
 from pm_gplvm.diagnostics.modes import posterior_modes as posterior_modes
 from pm_gplvm.diagnostics.relevance import active_dimensions as active_dimensions
 from pm_gplvm.prediction.held_out import compute_log_likelihood as compute_log_likelihood
+from pm_gplvm.prediction.held_out import compute_log_prior as compute_log_prior
 from pm_gplvm.prediction.held_out import cross_validate as cross_validate
 from pm_gplvm.prediction.held_out import leave_one_out as leave_one_out
 from pm_gplvm.prediction.magnification import magnification as magnification

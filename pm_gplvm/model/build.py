@@ -13,6 +13,7 @@ from pm_gplvm.core.checks import checked
 from pm_gplvm.core.gaussian import column_patterns, warn_of_cost
 from pm_gplvm.core.kernels import KERNELS, parse_kernel
 from pm_gplvm.data.arrays import numbers
+from pm_gplvm.data.files import check_labels
 from pm_gplvm.data.fit import FEATURE, LATENT, OBS, THETA, Fit
 from pm_gplvm.data.table import (
     Scale,
@@ -111,7 +112,7 @@ def build_model(
     ValueError
         If Y has the wrong shape, infinite or missing values, or with ``missing="mask"`` a row or
         column without any; if ``latent_dim``, ``kernel``, ``scale``, ``missing``, ``noise`` or the
-        name of a prior is out of range.
+        name of a prior is out of range; if a label or a coordinate's name could not be saved.
 
     Notes
     -----
@@ -135,6 +136,7 @@ def build_model(
     5
     """
     table = as_table(Y, missing=missing)
+    check_labels({name: coord.to_numpy() for name, coord in table.coords.items()}, "Y")
     warn_of_odd_table(table, scale)
     _check_latent_dim(latent_dim, table.shape)
     entry, bias = parse_kernel(kernel)
@@ -260,7 +262,9 @@ def _chosen_priors(names: tuple[str, ...], priors: Mapping[str, Any] | None) -> 
 _FLAT = {"Flat()", "HalfFlat()"}
 
 
-def rebuild(fit: xr.DataTree, *, priors: Mapping[str, Any] | None = None) -> pm.Model:
+def rebuild(
+    fit: xr.DataTree, *, priors: Mapping[str, Any] | None = None, hold: bool = False
+) -> pm.Model:
     """Build the model of a fit again, without the table that it was first built from.
 
     The table, its labels, mean and scale, the kernel and what was held fixed stand in the fit. Of
@@ -273,6 +277,10 @@ def rebuild(fit: xr.DataTree, *, priors: Mapping[str, Any] | None = None) -> pm.
         Of a model of :func:`build_model`, for instance from :func:`load`.
     priors : mapping, optional
         As in :func:`build_model`, for those that were neither the default nor a number nor "flat".
+    hold : bool, default False
+        Whether to hold what the fit held though it has a prior: X in one by :func:`sample_theta`. PyMC's
+        functions of a fit need it: ``pm.sample_posterior_predictive`` draws anew whatever is free in the
+        model and not in ``posterior``.
 
     Returns
     -------
@@ -329,6 +337,13 @@ def build_like(
     for name in ("Y_mean", "Y_scale"):
         model[name].set_value(read.constants[name].to_numpy())
     return model
+
+
+def held_as(model: pm.Model, read: Fit) -> pm.Model:
+    """Hold the variables that a fit held."""
+    moving = {v.name for v in (*model.free_RVs, *model.deterministics)}
+    held = {name: read.constants[name].to_numpy() for name in read.constants if name in moving}
+    return pm.do(model, held) if held else model
 
 
 def _scale(table: xr.DataArray, spread: NDArray[np.float64]) -> Scale:

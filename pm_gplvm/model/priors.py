@@ -15,8 +15,12 @@ import numpy as np
 import pymc as pm
 import pytensor.tensor as pt
 from numpy.typing import NDArray
+from pymc.distributions.distribution import SymbolicRandomVariable
 from pymc.distributions.shape_utils import change_dist_size
-from pytensor.graph.basic import Variable
+from pytensor.graph.basic import Constant, Variable
+from pytensor.tensor.random.op import RandomVariable
+from pytensor.tensor.random.type import RandomType
+from pytensor.tensor.type_other import NoneTypeT
 from scipy.spatial.distance import pdist
 
 from pm_gplvm.core.blas import rowwise
@@ -225,25 +229,45 @@ class LatentPrior:
 
 def _argument_text(value: Any) -> str:
     if isinstance(value, Variable):
-        return distribution_text(value) or f"{value} {id(value):#x}"
+        return f"{value} {id(value):#x}" if value.owner is None else distribution_text(value)
     return _array_text(value) if isinstance(value, np.ndarray) else repr(value)
 
 
-def distribution_text(rv: Variable) -> str | None:
-    """Describe a distribution as no other is, None where its parameters are no numbers.
+def distribution_text(rv: Variable, named: Container[Variable] = ()) -> str:
+    """Describe a distribution as no other is, and with it those that it is made of.
 
-    "InverseGamma(3.0, 2.0)"; arrays of numbers by shape and SHA-256.
+    "InverseGamma(3.0, 2.0)"; arrays of numbers by shape and SHA-256, named variables by their names.
     """
-    op: Any = None if rv.owner is None else rv.owner.op
-    if not hasattr(op, "dist_params") or is_random(*(parameters := op.dist_params(rv.owner))):
-        return None
-    return f"{op._print_name[0]}({', '.join(map(_parameter_text, constants(*parameters)))})"
+    op = rv.owner.op
+    try:
+        parameters = op.dist_params(rv.owner)
+    except (AttributeError, NotImplementedError):  # of a symbolic one without a signature
+        parameters = rv.owner.inputs
+    parameters = [p for p in parameters if not isinstance(p.type, RandomType)]
+    name = getattr(op, "_print_name", (type(op).__name__,))[0]
+    return f"{name}({', '.join(_parameter_text(p, named) for p in parameters)})"
 
 
-def _parameter_text(value: Any) -> str:
-    value = np.asarray(value, dtype=np.float64)
+def _parameter_text(v: Variable, named: Container[Variable]) -> str:
+    if v in named:
+        return str(v.name)
+    if isinstance(v.type, NoneTypeT):
+        return "None"
+    if not is_random(v):
+        return _number_text(v.data if isinstance(v, Constant) else constants(v)[0])
+    if isinstance(v.owner.op, RandomVariable | SymbolicRandomVariable):
+        return distribution_text(v, named)
+    inputs = [i for i in v.owner.inputs if not isinstance(i.type, RandomType)]
+    return f"{v.owner.op}({', '.join(_parameter_text(i, named) for i in inputs)})"
+
+
+def _number_text(value: Any) -> str:
+    try:
+        value = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        return str(value)
     alike = value.size and (value == value.flat[0]).all()
-    return repr(float(value.flat[0])) if alike else _array_text(value)
+    return repr(float(value.flat[0])) if alike else _array_text(np.ascontiguousarray(value))
 
 
 def _array_text(value: NDArray[Any]) -> str:

@@ -1,6 +1,5 @@
 """From arrays of draws to a fit: a DataTree with PyMC's groups and the model's labels."""
 
-import json
 from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
@@ -11,7 +10,7 @@ import xarray as xr
 
 from pm_gplvm.core.checks import Array
 from pm_gplvm.core.interrupt import interrupted
-from pm_gplvm.data.fit import LATENT, OBS, THETA
+from pm_gplvm.data.fit import LATENT, OBS, THETA, to_json
 from pm_gplvm.model.compile import constants
 from pm_gplvm.model.spec import ModelSpec
 
@@ -56,7 +55,7 @@ def as_fit(
         "method": method,
         "kernel": spec.kernel,
         "observed": table.name,
-        "priors": json.dumps(spec.priors),
+        "priors": to_json(spec.priors),
         "interrupted": int(interrupted()),
         **{name: _attr(value) for name, value in settings.items()},
     }
@@ -70,11 +69,10 @@ def _ordered(draws: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def _attr(value: Any) -> Any:
-    return (
-        value
-        if isinstance(value, str | int | float) and not isinstance(value, bool)
-        else json.dumps(value)
-    )
+    if isinstance(value, np.generic):
+        value = value.item()
+    kept = isinstance(value, str | int | float) and not isinstance(value, bool)
+    return value if kept else to_json(value)
 
 
 def _dataset(model: pm.Model, values: Mapping[str, Any], leading: tuple[str, ...]) -> xr.Dataset:

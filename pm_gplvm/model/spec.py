@@ -20,6 +20,7 @@ from pytensor.tensor.shape import SpecifyShape
 from pm_gplvm.core.checks import Array
 from pm_gplvm.core.gaussian import gram_factor
 from pm_gplvm.data.arrays import by_row, row_order
+from pm_gplvm.data.files import check_labels, check_name
 from pm_gplvm.data.fit import FEATURE, OBS, THETA, Fit
 from pm_gplvm.model.compile import constants, is_random
 from pm_gplvm.model.likelihood import GPColumnsRV, OwnColumnsRV, mask_in
@@ -219,7 +220,8 @@ class ModelSpec:
         TypeError
             If ``model`` is no pm.Model.
         ValueError
-            If it has no variable ``X``, or not exactly one observed :class:`GPColumns`.
+            If it has no variable ``X``, or not exactly one observed :class:`GPColumns`, or if no file
+            could hold its names and labels.
         """
         if isinstance(model, ModelSpec):
             return model
@@ -238,6 +240,9 @@ class ModelSpec:
                 "model must have latent positions called 'X', got the variables "
                 f"{', '.join(model.named_vars)}."
             )
+        for name in model.named_vars:
+            check_name(name, "the model")
+        check_labels({k: v for k, v in model.coords.items() if v is not None}, "the model")
         (table,) = tables
         named = _in_named_parameters(model, table)
         return cls(model, table, table.cov.owner.op.kernel if named else "custom")
@@ -354,13 +359,11 @@ class ModelSpec:
     def priors(self) -> dict[str, str]:
         """The prior of every free variable, in a text that no other prior has.
 
-        "InverseGamma(3.0, 2.0)"; arrays of numbers by shape and SHA-256; the words of PyMC where the
-        parameters are variables themselves.
+        "InverseGamma(3.0, 2.0)"; arrays of numbers by shape and SHA-256; variables of the model by name,
+        and other distributions, such as the parts of a mixture, in such a text.
         """
-        texts = ((name, rv, distribution_text(rv)) for name, rv in self.free.items())
-        return {
-            name: text or str(rv.str_repr().partition("~")[2].strip()) for name, rv, text in texts
-        }
+        named = {*self.model.basic_RVs, *self.model.deterministics}
+        return {name: distribution_text(rv, named) for name, rv in self.free.items()}
 
 
 def noise_in(model: pm.Model) -> Variable:

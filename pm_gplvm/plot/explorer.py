@@ -15,7 +15,7 @@ from matplotlib import colormaps
 from matplotlib.colors import Normalize, to_hex
 from scipy.spatial.distance import pdist, squareform
 
-from pm_gplvm.core.checks import check_target, checked, count
+from pm_gplvm.core.checks import as_path, check_target, checked, count
 from pm_gplvm.data.fit import FEATURE, OBS, Fit, stacked
 from pm_gplvm.diagnostics.agreement import neighbour_probabilities
 from pm_gplvm.plot.colours import COLOURS, GREY, MISSING, SCALE, key_of
@@ -116,7 +116,7 @@ def explore(
             "plot.explore needs two latent dimensions or more, got one. Use plot.latent and "
             "plot.reconstruction, or fit a model with latent_dim=2."
         )
-    target = None if path is None else _checked_target(Path(path), overwrite)
+    target = None if path is None else _checked_target(path, overwrite)
     if target is None:
         widget = _widget_class()
     if kind not in (None, *_KINDS):
@@ -237,11 +237,10 @@ def _widget_class() -> Any:
     return Explorer
 
 
-def _checked_target(path: Path, overwrite: bool) -> Path:
-    if path.suffix not in (".html", ".htm"):
-        raise ValueError(f"path must end in .html, got {path.name!r}.")
-    check_target(path, overwrite=overwrite)
-    return path
+def _checked_target(path: Any, overwrite: bool) -> Path:
+    target = as_path("path", path, (".html", ".htm"))
+    check_target(target, overwrite=overwrite)
+    return target
 
 
 def _write_page(target: Path, about: dict[str, Any], numbers: dict[str, bytes]) -> Path:

@@ -1,6 +1,5 @@
 """Where unseen rows lie, and how likely they are, given a fit."""
 
-import json
 import warnings
 from importlib.metadata import version
 from typing import Any
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 
 from pm_gplvm.core.blas import blas_threads as limit_threads
 from pm_gplvm.core.checks import Array, checked, count
-from pm_gplvm.data.fit import LATENT, Fit
+from pm_gplvm.data.fit import LATENT, Fit, to_json
 from pm_gplvm.data.progress import progress_bar
 from pm_gplvm.data.table import new_table
 from pm_gplvm.model.priors import LatentPrior, kind_of_prior, mapped
@@ -171,7 +170,7 @@ def embed(
         "converged": positions.modes.converged,
     }
     tree = _tree_of_positions(read, new, X, (at, sd, weight), rows)
-    tree.attrs |= {**settings, "random_seed": json.dumps(random_seed)}
+    tree.attrs |= {**settings, "random_seed": to_json(random_seed)}
     return tree
 
 

@@ -18,7 +18,7 @@ from pytensor.graph.basic import Variable
 from pm_gplvm.core.blas import blas_threads as limit_threads
 from pm_gplvm.core.checks import Array, checked, count
 from pm_gplvm.core.interrupt import caught, interrupted, interruptible
-from pm_gplvm.data.files import check_writable, load, save
+from pm_gplvm.data.files import check_writable, checkpoint, load
 from pm_gplvm.data.fit import Fit
 from pm_gplvm.data.progress import Bar, progress_bar
 from pm_gplvm.model.likelihood import mask_in
@@ -129,7 +129,7 @@ def sample(
     if not 0.0 <= beta_min < 1.0:
         raise ValueError(f"beta_min must lie in [0, 1), got {beta_min!r}.")
     if store is not None:
-        check_writable(Path(store), overwrite=False)
+        check_writable("store", store)
     with interruptible(keeps=True):
         rng = np.random.default_rng(random_seed)
         model, starts = chain_starts(model, start, chains, rng)
@@ -206,7 +206,7 @@ def resume(
     if not kept:
         raise ValueError("resume needs a fit made by sample, got one without the group 'sampler'.")
     if store is not None:
-        check_writable(Path(store), overwrite=False)
+        check_writable("store", store)
     with interruptible(keeps=True):
         model = untransformed(model)
         posterior = compile_posterior(model)
@@ -316,7 +316,7 @@ def _run(
             kept.append((len(record.lp) + 1, sampler.snapshot()))
             record.add(sampler, done)
             if store is not None and time.monotonic() - written > _CHECKPOINT:
-                save(record.tree(model, sampler, settings), store, overwrite=True)
+                checkpoint(record.tree(model, sampler, settings), store, caller="sample")
                 written = time.monotonic()
     except KeyboardInterrupt:
         if not record.stats:
@@ -338,7 +338,7 @@ def _finished(
     record.interrupted = interrupted()
     fit = record.tree(model, sampler, settings)
     if store is not None:
-        save(fit, store, overwrite=True)
+        checkpoint(fit, store, caller="sample")
     return fit
 
 

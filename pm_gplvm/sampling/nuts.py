@@ -1,6 +1,5 @@
 """NUTS over the hyperparameters, the latent positions held."""
 
-import json
 import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,7 @@ from pm_gplvm.core.blas import blas_threads as limit_threads
 from pm_gplvm.core.checks import Array, checked, count
 from pm_gplvm.core.interrupt import caught, interruptible, safe_point
 from pm_gplvm.data.arrays import finite
-from pm_gplvm.data.fit import Fit
+from pm_gplvm.data.fit import Fit, to_json
 from pm_gplvm.model.compile import Backend
 from pm_gplvm.model.density import LogDensity, compile_constrain, compile_log_density
 from pm_gplvm.model.results import as_fit
@@ -80,7 +79,8 @@ def sample_theta(
     -------
     DataTree
         ``posterior``: θ, dims (chain, draw). ``sample_stats``: PyMC's names. ``constant_data``:
-        ``X`` among the model's data.
+        ``X`` among the model's data. PyMC's own functions take such a fit with
+        ``model.rebuild(fit, hold=True)``, in which X is held too.
 
     Warns
     -----
@@ -144,7 +144,7 @@ def sample_theta(
             settings={"draws": vectors.shape[1], "tune": int(tune), "random_seed": random_seed},
         )
         # Of the model that was given: in the conditioned one X has no prior.
-        fit.attrs["priors"] = json.dumps(spec.priors)
+        fit.attrs["priors"] = to_json(spec.priors)
     if fit.attrs["interrupted"]:
         _warn_of_interruption(fit, draws, chains)
     else:

@@ -1,6 +1,5 @@
 """The record of a sampler's draws, and the fit that is made of it."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from pm_gplvm.core.checks import Array
-from pm_gplvm.data.fit import Fit
+from pm_gplvm.data.fit import Fit, to_json
 from pm_gplvm.model.results import as_fit
 from pm_gplvm.sampling.replicas import Iteration, Replicas
 
@@ -100,7 +99,7 @@ class Record:
                 "step_size": ("replica", sampler.steps.values),
             },
             attrs={
-                "generator": json.dumps(sampler.rng.bit_generator.state),
+                "generator": to_json(sampler.rng.bit_generator.state),
                 "n_proposals": int(sampler.n_proposals),
             },
         )

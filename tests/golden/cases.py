@@ -449,6 +449,12 @@ def compute_log_likelihood(table):
     return numbers(fit["log_likelihood"])
 
 
+@case("compute_log_prior", tables=EVERY)
+def compute_log_prior(table):
+    fit = gplvm.diagnostics.compute_log_prior(drawn(table, draws=2), model=model(table))
+    return numbers(fit["log_prior"])
+
+
 @case("align", tables=("rotated", "scaled", "onto_a_reference", "ard"))
 def align(how):
     fit = drawn(in_frames=True, draws=2, ard=how == "ard")

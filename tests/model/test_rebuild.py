@@ -94,6 +94,51 @@ def test_the_model_built_again_has_the_same_density(Y, rng, settings):
     }
 
 
+def mixture(scale):
+    return pm.Mixture.dist([0.5, 0.5], [pm.HalfNormal.dist(1.0), pm.HalfNormal.dist(scale)])
+
+
+DISTRIBUTIONS = {
+    "mixture": lambda: mixture(0.1),
+    "mixture along an axis": lambda: pm.Mixture.dist([0.3, 0.7], pm.HalfNormal.dist([1.0, 0.1])),
+    "censored": lambda: pm.Censored.dist(pm.Normal.dist(0.5, 1.0), lower=0.1, upper=None),
+    "truncated": lambda: pm.Truncated.dist(pm.Normal.dist(0.5, 1.0), lower=0.1),
+    "nested": lambda: (
+        lambda name, dims: pm.HalfNormal(
+            name, 1.0 + 2.0 * pm.HalfNormal(f"{name}_scale", 1.0), dims=dims
+        )
+    ),
+    "of one's own": lambda: pm.CustomDist.dist(
+        1.0, dist=lambda s, size: pm.HalfNormal.dist(s, size=size)
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:fit_map did not converge")
+@pytest.mark.filterwarnings("ignore:No safe default transform")
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_a_prior_of_any_distribution_is_noted_and_given_again(Y, tmp_path, name):
+    priors = {"sigma": DISTRIBUTIONS[name]()}
+    model = gplvm.build_model(Y, priors=priors)
+    fit = gplvm.fit_map(model, max_iter=3, progressbar=False)
+    fit = gplvm.load(gplvm.save(fit, tmp_path / "fit.nc"))
+    again = gplvm.model.rebuild(fit, priors={"sigma": DISTRIBUTIONS[name]()})
+    assert ModelSpec.of(again).priors == ModelSpec.of(model).priors
+    with pytest.raises(ValueError, match="must have the priors of the fit, got others: sigma"):
+        gplvm.model.rebuild(fit)
+
+
+def test_priors_are_told_apart_by_their_parts(Y):
+    def text(prior):
+        return ModelSpec.of(gplvm.build_model(Y, priors={"amplitude": prior})).priors["amplitude"]
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert text(mixture(0.1)) == "Mixture(0.5, HalfNormal(0.0, 1.0), HalfNormal(0.0, 0.1))"
+        assert text(mixture(0.2)) != text(mixture(0.1))
+    assert text(pm.HalfNormal.dist(2.0)) == "HalfNormal(0.0, 2.0)"
+
+
 LATENT_PRIORS = {
     "informative": gplvm.priors.informative(np.linspace(-1.5, 1.5, 12), 0.2),
     "dynamics": gplvm.priors.dynamics(np.arange(12.0)),
