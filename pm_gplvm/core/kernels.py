@@ -166,7 +166,9 @@ def parse_kernel(text: str) -> tuple[Kernel, bool]:
 
 
 def squared_distances(A: Any, B: Any, xp: Any = np) -> Any:
-    """Squared distances of the rows of A (..., S, Q) and B (N, Q), shape (..., S, N)."""
+    """Squared distances of the rows of A (..., S, Q) and B (N, Q) or (..., N, Q), shape (..., S, N)."""
+    if B.ndim > 2:
+        return distances_from_products(A, B, A @ B.swapaxes(-1, -2))
     if xp is np and A.ndim == 2:
         return cdist(A, B, "sqeuclidean")
     centre = B.mean(axis=0)  # distances by norms lose digits when the origin is far away
@@ -187,24 +189,26 @@ def cross_and_rate(
     X: Array,
     *,
     lengthscale: Any = 1.0,
-    amplitude: float = 1.0,
-    weight: float = 1.0,
-    bias: float = 0.0,
+    amplitude: Any = 1.0,
+    weight: Any = 1.0,
+    bias: Any = 0.0,
     product: Product = np.matmul,
 ) -> tuple[Array, Array | None]:
     """k(X_new, X) without noise, and its derivative in r², amplitude² κ', both (S, N).
 
-    The inner product has no such derivative: None. ``product`` multiplies matrices (``Runs``).
+    The inner product has no such derivative: None. All may have leading axes, (..., S, Q) and (..., N, Q)
+    to (..., S, N): bias and the stationary part's amplitude then broadcast against K, lengthscale and
+    what x·x' is multiplied by against X_new. ``product`` multiplies matrices (``Runs``).
     """
     entry = KERNELS[kernel]
     if entry.scaled is None:
-        K, rate = np.zeros((len(X_new), len(X))), None
+        K, rate = np.zeros((*X_new.shape[:-1], X.shape[-2])), None
     else:
         r2 = squared_distances(X_new / lengthscale, X / lengthscale)
         K, rate = entry.profile(r2, np, amplitude)
     if entry.linear:
-        K += product(entry.linear_variance(amplitude, weight) * X_new, X.T)
-    if bias:
+        K += product(entry.linear_variance(amplitude, weight) * X_new, X.swapaxes(-1, -2))
+    if np.any(bias):
         K += bias**2
     return K, rate
 
@@ -240,15 +244,15 @@ def cross_pullback(
 
 
 def prior_variance(
-    kernel: str, X: Array, *, amplitude: float = 1.0, weight: float = 1.0, bias: float = 0.0
+    kernel: str, X: Array, *, amplitude: Any = 1.0, weight: Any = 1.0, bias: Any = 0.0
 ) -> Array:
-    """Diagonal of k(X, X), without noise, shape (N,)."""
+    """Diagonal of k(X, X), without noise: X (..., N, Q) to (..., N), as in :func:`cross_and_rate`."""
     entry = KERNELS[kernel]
-    variance = np.full(len(X), bias**2)
+    variance = np.zeros(X.shape[:-1]) + bias**2
     if entry.scaled is not None:
         variance += amplitude**2
     if entry.linear:
-        variance += entry.linear_variance(amplitude, weight) * (X**2).sum(axis=1)
+        variance += (entry.linear_variance(amplitude, weight) * X**2).sum(axis=-1)
     return variance
 
 
@@ -469,32 +473,9 @@ def _add_symmetric(product: Array, block: Array, Z1: Array, start: int, end: int
     product[:start] += block[:, :start].T @ Z1[start:end]
 
 
-def batch_cross_covariance(
-    kernel: str, A: Array, B: Array, amplitude: Array, weight: Array, bias: Array
-) -> Array:
-    """Evaluate k(A, B), without noise, at R states: (R, M, Q) and (R, N, Q) to (R, M, N).
-
-    A and B are in lengthscales. amplitude and bias are (R,); weight, of the linear part and in the
-    same units, is (R, 1, 1) or (R, 1, Q).
-    """
-    entry = KERNELS[kernel]
-    across = B.transpose(0, 2, 1)
-    if entry.scaled is None:
-        K = np.zeros((len(A), A.shape[1], B.shape[1]))
-    else:
-        s = distances_from_products(A, B, A @ across)
-        s *= entry.unit
-        K = entry.scaled(s, np.log(amplitude**2)[:, None, None], np)[0]
-    if entry.linear:
-        K += (A * weight**2) @ across
-    if bias.any():
-        K += (bias**2)[:, None, None]
-    return K
-
-
 def distances_from_products(A: Array, B: Array, inner: Array) -> Array:
-    """Compute ‖a - b‖² from the inner products (R, M, N), which are overwritten."""
+    """Compute ‖a - b‖² from the inner products (..., M, N), which are overwritten."""
     inner *= -2.0
-    inner += (A**2).sum(axis=-1)[:, :, None]
-    inner += (B**2).sum(axis=-1)[:, None, :]
+    inner += (A**2).sum(axis=-1)[..., :, None]
+    inner += (B**2).sum(axis=-1)[..., None, :]
     return np.maximum(inner, 0.0, out=inner)

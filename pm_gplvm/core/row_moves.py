@@ -32,7 +32,12 @@ from scipy.spatial.distance import cdist
 
 from pm_gplvm.core.checks import Array
 from pm_gplvm.core.gaussian import column_patterns, invert, mirror
-from pm_gplvm.core.kernels import KERNELS, batch_cross_covariance, distances_from_products
+from pm_gplvm.core.kernels import (
+    KERNELS,
+    cross_covariance,
+    distances_from_products,
+    prior_variance,
+)
 
 LogPrior = Callable[[int, Array], Array]
 
@@ -75,18 +80,17 @@ class Theta:
 
     def cross(self, C: Array, Z: Array) -> Array:
         """k(C, Z) without noise: (R, M, Q) and (R, N, Q) to (R, M, N)."""
-        return batch_cross_covariance(self.kernel, C, Z, self.amplitude, self.weight, self.bias)
+        return cross_covariance(self.kernel, C, Z, **self._against((-1, 1, 1)))
 
     def variance(self, C: Array) -> Array:
         """Prior variance of a new row at C, noise included: (R, M, Q) to (R, M)."""
-        entry = KERNELS[self.kernel]
-        constant = self.bias**2 + self.sigma**2
-        if entry.scaled is not None:
-            constant = constant + self.amplitude**2
-        variance = np.broadcast_to(constant[:, None], C.shape[:2])
-        if not entry.linear:
-            return variance
-        return np.asarray(variance + ((self.weight * C) ** 2).sum(axis=-1))
+        return prior_variance(self.kernel, C, **self._against((-1, 1))) + self.sigma[:, None] ** 2
+
+    def _against(self, shape: tuple[int, ...]) -> dict[str, Array]:
+        """Shape the parameters so that amplitude and bias broadcast against an array like this."""
+        # By itself the linear part takes its weight for amplitude.
+        amplitude = self.amplitude.reshape(shape) if KERNELS[self.kernel].scaled else self.weight
+        return {"amplitude": amplitude, "weight": self.weight, "bias": self.bias.reshape(shape)}
 
     def inverse(self, Z: Array) -> Array:
         """K⁻¹ at positions (R, N, Q), noise included, shape (R, N, N)."""

@@ -6,7 +6,6 @@
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -555,8 +554,10 @@ def search(
     names = [rv.name for rv in model.free_RVs if rv.name in ("amplitude", "sigma")]
     keep = [model.rvs_to_values[model[name]].name for name in names] if hold else []
 
+    def climb(within: Coordinates, values: Mapping[str, Array], most: int) -> Optimum:
+        return maximise(within, values, most, relatively(tol), counter)
+
     def run(values: Mapping[str, Array]) -> Optimum:
-        climb = partial(maximise, rule=relatively(tol), counter=counter)
         held = replace(free, held={name: values[name] for name in keep})
         ended = climb(held, values, hold if keep else max_iter)
         try:

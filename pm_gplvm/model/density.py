@@ -120,52 +120,52 @@ def _covariance_of(cov: Variable, rows: NDArray[np.intp]) -> Variable:
     return cov[np.ix_(rows, rows)]
 
 
-Spans = dict[str, tuple[slice, tuple[int, ...]]]
-
-
-def _spans(names: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> Spans:
-    """Where each variable lies in a flat vector, and its shape."""
-    ends = accumulate((math.prod(shape) for shape in shapes), initial=0)
-    slices = (slice(*pair) for pair in pairwise(ends))
-    return dict(zip(names, zip(slices, shapes, strict=True), strict=True))
-
-
 @dataclass(frozen=True)
-class LogDensity:
-    """A compiled log-density of one flat vector, the values of the free variables in order."""
+class Layout:
+    """How variables lie in one flat vector, one after the other, or in each of many."""
 
     names: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
-    function: Callable[..., Any]
 
     @cached_property
-    def _spans(self) -> Spans:
-        return _spans(self.names, self.shapes)
+    def spans(self) -> dict[str, tuple[slice, tuple[int, ...]]]:
+        """Where each variable lies, and its shape."""
+        ends = accumulate((math.prod(shape) for shape in self.shapes), initial=0)
+        slices = (slice(*pair) for pair in pairwise(ends))
+        return dict(zip(self.names, zip(slices, self.shapes, strict=True), strict=True))
 
     @property
     def size(self) -> int:
         """Length of the vector."""
         return sum(math.prod(shape) for shape in self.shapes)
 
-    @property
-    def n_rows(self) -> int:
-        """Length of the longest variable: N, where X is free."""
-        return max((shape[0] for shape in self.shapes if shape), default=1)
-
-    def _parts(self, vector: Array) -> list[Array]:
-        return [vector[span].reshape(shape) for span, shape in self._spans.values()]
-
-    def unpack(self, vector: Array) -> dict[str, Array]:
-        """Split a vector into the variables it holds."""
-        return dict(zip(self.names, self._parts(np.asarray(vector, np.float64)), strict=True))
+    def unpack(self, vectors: Array) -> dict[str, Array]:
+        """Split vectors (..., P) into one view (..., shape) for each variable."""
+        before = vectors.shape[:-1]
+        return {
+            name: vectors[..., span].reshape(before + shape)
+            for name, (span, shape) in self.spans.items()
+        }
 
     def pack(self, values: Mapping[str, Any]) -> Array:
         """Join variables into one vector."""
         return np.concatenate([np.ravel(values[name]) for name in self.names]).astype(np.float64)
 
+
+@dataclass(frozen=True)
+class LogDensity(Layout):
+    """A compiled log-density of one flat vector, the values of the free variables in order."""
+
+    function: Callable[..., Any]
+
+    @property
+    def n_rows(self) -> int:
+        """Length of the longest variable: N, where X is free."""
+        return max((shape[0] for shape in self.shapes if shape), default=1)
+
     def __call__(self, vector: Array) -> tuple[float, Array]:
         """Log-density and gradient at a vector."""
-        value, *gradient = self.function(*self._parts(vector))
+        value, *gradient = self.function(*self.unpack(vector).values())
         return float(value), np.concatenate([part.ravel() for part in gradient])
 
     def copy(self) -> "LogDensity":
@@ -349,13 +349,10 @@ class Coordinates:
         return next(iter(self.positions), None)
 
     @cached_property
-    def _moving(self) -> Spans:
+    def _moving(self) -> Layout:
         pairs = zip(self.density.names, self.density.shapes, strict=True)
         moving = {name: shape for name, shape in pairs if name not in self.held}
-        return _spans(list(moving), list(moving.values()))
-
-    def _pack(self, values: Mapping[str, Array]) -> Array:
-        return np.concatenate([np.ravel(values[name]) for name in self._moving]).astype(np.float64)
+        return Layout(tuple(moving), tuple(moving.values()))
 
     def inward(self, values: Mapping[str, Array]) -> Array:
         """Bring values of the model's variables into the optimiser's vector."""
@@ -366,13 +363,12 @@ class Coordinates:
             inner |= {n: values[n] - log_lengthscale for n in self.spreads}
             if self.weight is not None:
                 inner[self.weight] = values[self.weight] + np.mean(log_lengthscale)
-        return self._pack({name: inner[name] / self.steps[name] for name in self._moving})
+        return self._moving.pack({n: inner[n] / self.steps[n] for n in self._moving.names})
 
     def outward(self, vector: Array) -> dict[str, Array]:
         """Bring the optimiser's vector back to values of the model's variables."""
-        values = dict(self.held)
-        for name, (span, shape) in self._moving.items():
-            values[name] = vector[span].reshape(shape) * self.steps[name]
+        moving = self._moving.unpack(vector)
+        values = {**self.held, **{n: value * self.steps[n] for n, value in moving.items()}}
         if self.lengthscale is not None:
             log_lengthscale = values[self.lengthscale]
             values |= {n: values[n] * np.exp(log_lengthscale) for n in self.positions}
@@ -397,7 +393,7 @@ class Coordinates:
                 along = along - gradient[self.weight] / log_lengthscale.size
             gradient[self.lengthscale] = gradient[self.lengthscale] + along
             gradient |= {n: gradient[n] * np.exp(log_lengthscale) for n in self.positions}
-        return value, self._pack({n: g * self.steps[n] for n, g in gradient.items()})
+        return value, self._moving.pack({n: g * self.steps[n] for n, g in gradient.items()})
 
 
 @dataclass(frozen=True)
@@ -517,16 +513,14 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class Ensemble:
+class Ensemble(Layout):
     """A model's posterior at many states at once.
 
-    A state is one flat vector: the values of the model's value variables, X as Z = X / lengthscale where
+    A state is one flat vector (P,): the values of the model's value variables, X as Z = X / lengthscale where
     both are free. The log-likelihood and all else (priors, Jacobians) are kept apart, so that the
     likelihood can be raised to a power.
     """
 
-    names: tuple[str, ...]  # of the value variables, in the order of the state
-    shapes: tuple[tuple[int, ...], ...]
     X: str | None
     lengthscale: str | None  # of its logarithm
     function: Any  # values to log-likelihood, log-prior, and the gradients of each
@@ -535,48 +529,32 @@ class Ensemble:
     table: Table
 
     @cached_property
-    def _spans(self) -> Spans:
-        return _spans(self.names, self.shapes)
-
-    @property
-    def size(self) -> int:
-        """Length of a state."""
-        return sum(math.prod(shape) for shape in self.shapes)
-
-    @cached_property
     def units(self) -> Array:
         """Length in which each coordinate is measured, shape (P,)."""
         if self.X is None:
             return np.ones(self.size)
-        span, shape = self._spans[self.X]
+        span, shape = self.spans[self.X]
         units = np.full(self.size, _unit_of_theta(shape[0]))
         units[span] = 1.0
         return units
 
-    def parts(self, states: Array) -> dict[str, Array]:
-        """Split states (R, P) into one view (R, ...) for each variable; X stands as Z."""
-        return {
-            name: states[:, span].reshape(len(states), *shape)
-            for name, (span, shape) in self._spans.items()
-        }
-
     def positions(self, states: Array) -> Array:
         """Latent positions Z of the states, a view, shape (R, N, Q)."""
-        return self.parts(states)[str(self.X)]
+        return self.unpack(states)[str(self.X)]
 
     def values(self, states: Array) -> dict[str, Array]:
         """Values of the model's value variables, by name, X in its own units."""
-        parts = self.parts(states)
+        parts = self.unpack(states)
         if self.X is not None and self.lengthscale is not None:
             parts[self.X] = parts[self.X] * _unit(parts[self.X], parts[self.lengthscale])
         return parts
 
     def state(self, values: Mapping[str, Array]) -> Array:
         """One state (P,) from values of the value variables."""
-        parts = {name: np.asarray(values[name], dtype=np.float64) for name in self.names}
+        parts = dict(values)
         if self.X is not None and self.lengthscale is not None:
             parts[self.X] = parts[self.X] / _unit(parts[self.X], parts[self.lengthscale])
-        return np.concatenate([parts[name].ravel() for name in self.names])
+        return self.pack(parts)
 
     def draws(self, states: Array) -> dict[str, Array]:
         """Compute the model's named variables at the states, deterministics too, (R, ...) each."""
@@ -586,12 +564,12 @@ class Ensemble:
         """Compute ln |∂X/∂Z| of states (R, P), what p(Z) has and p(X) lacks."""
         if self.X is None or self.lengthscale is None:
             return np.zeros(len(states))
-        parts = self.parts(states)
+        parts = self.unpack(states)
         return np.asarray(log_jacobian(parts[self.X], parts[self.lengthscale]))
 
     def __call__(self, states: Array) -> Evaluation:
         """Evaluate at states (R, P)."""
-        likelihood, prior, *gradients = self.function(*self.parts(states).values())
+        likelihood, prior, *gradients = self.function(*self.unpack(states).values())
         flat = [part.reshape(len(states), -1) for part in gradients]
         n = len(self.names)
         return Evaluation(
