@@ -147,7 +147,7 @@ def test_without_anywidget_the_remedy_is_told(best, monkeypatch):
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
-        ({"path": "a.png"}, ValueError, r"path must end in \.html, got 'a\.png'"),
+        ({"path": "a.png"}, ValueError, r"path must end in \.html or \.htm, got 'a\.png'"),
         ({"path": "nowhere/a.html"}, FileNotFoundError, "The folder nowhere does not exist"),
         ({"grid": 2}, ValueError, "grid must be a whole number of at least 4, got 2"),
         ({"kind": "pie"}, ValueError, "kind must be one of image, curve, bars, got 'pie'"),
