@@ -1,6 +1,5 @@
 """The model as a scikit-learn estimator, around the functions of the package."""
 
-import warnings
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
@@ -9,15 +8,16 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from pm_gplvm.core.checks import Array, count
+from pm_gplvm.core.checks import Array, count, flag, seed, warn
 from pm_gplvm.core.interrupt import interruptible
+from pm_gplvm.data.arrays import is_anndata, labels_along
 from pm_gplvm.data.fit import Fit
 from pm_gplvm.data.table import Scale
 from pm_gplvm.fitting.map import fit_marginal
 from pm_gplvm.model.build import build_model
+from pm_gplvm.model.priors import class_mixture
 from pm_gplvm.prediction.embed import embed, log_predictive
 from pm_gplvm.prediction.predict import predict
 from pm_gplvm.prediction.row_posterior import row_contents
@@ -41,6 +41,9 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         may have NaN too.
     start, n_restarts
         As in :func:`fit_marginal`.
+    supervised : bool, default False
+        Whether ``fit(X, y)`` takes y for classes of the rows and gathers those of a class
+        (:func:`priors.class_mixture`); None, NaN or "" where the class is unknown.
     max_iter : int, default 5000
         Iterations of each start.
     n_starts : int, default 16
@@ -96,6 +99,7 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         noise: Literal["shared", "column"] = "shared",
         start: Any = "pca",
         n_restarts: int = 0,
+        supervised: bool = False,
         max_iter: int = 5000,
         n_starts: int = 16,
         random_state: Any = None,
@@ -110,6 +114,7 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self.noise = noise
         self.start = start
         self.n_restarts = n_restarts
+        self.supervised = supervised
         self.max_iter = max_iter
         self.n_starts = n_starts
         self.random_state = random_state
@@ -124,13 +129,14 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         ----------
         X : array_like or DataFrame, shape (N, D)
             The table, at least three rows.
-        y : None
-            Ignored.
+        y : array_like, shape (N,), optional
+            Classes of the rows where ``supervised``, a Series by the index of a DataFrame X; else ignored.
 
         Returns
         -------
         GPLVM
         """
+        X = _plain(X)
         values = validate_data(self, X, ensure_min_samples=3, **self._accepted())
         count("n_components", self.n_components)
         count("max_iter", self.max_iter)
@@ -139,15 +145,13 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
                 "n_components must lie between 1 and min(n_samples, n_features) = "
                 f"{min(values.shape)}, got {self.n_components}."
             )
-        seed = self.random_state
-        if seed is not None:
-            seed = int(check_random_state(seed).randint(2**31 - 1))
+        random_seed = seed("random_state", self.random_state)
         model = build_model(
             _labelled(X, values),
             self.n_components,
             kernel=self.kernel,
             ard=self.ard,
-            priors=self.priors,
+            priors=self._priors(X, y),
             scale=self.scale,
             missing=self.missing,
             resolution=self.resolution,
@@ -159,12 +163,25 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
                 start=self.start,
                 n_restarts=self.n_restarts,
                 max_iter=self.max_iter,
-                random_seed=seed,
+                random_seed=random_seed,
                 progressbar=False,
             )
-        self._seed = seed or 0
+        self._seed = random_seed or 0
         self._take(fit)
         return self
+
+    def _priors(self, X: Any, y: Any) -> Mapping[str, Any] | None:
+        if not flag("supervised", self.supervised):
+            return self.priors
+        if y is None:
+            raise ValueError("supervised=True needs y, the classes of the rows, got None.")
+        if self.priors is not None and "X" in self.priors:
+            raise ValueError(
+                "priors must not have one of X where supervised=True, got one. Choose one."
+            )
+        if labels_along(X, 0) is None and hasattr(y, "to_numpy"):
+            y = y.to_numpy()  # rows without labels go by position
+        return {**(self.priors or {}), "X": class_mixture(y)}
 
     @classmethod
     def from_fit(cls, fit: xr.DataTree) -> Self:
@@ -294,18 +311,24 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
+        tags.target_tags.required = bool(self.supervised)
         tags.input_tags.allow_nan = self.missing == "mask"
         return tags
 
 
 def _warn_of_second_modes(n_modes: NDArray[np.intp]) -> None:
     if (several := int((n_modes > 1).sum())) > 0:
-        warnings.warn(
+        warn(
             f"transform: {several} of {len(n_modes)} new rows may as well lie elsewhere: a second mode has "
-            "at least half the weight of the one returned. embed(fit_, rows)['modes'] holds all of them.",
-            RuntimeWarning,
-            stacklevel=3,
+            "at least half the weight of the one returned. embed(fit_, rows)['modes'] holds all of them."
         )
+
+
+def _plain(X: Any) -> Any:
+    """Show what validation would not see: a mask, and the names of AnnData's rows and columns."""
+    if np.ma.isMaskedArray(X):
+        return np.ma.filled(X.astype(np.float64), np.nan)
+    return X.to_df() if is_anndata(X) else X
 
 
 def _labelled(X: Any, values: Array) -> Any:

@@ -253,3 +253,79 @@ def test_ctrl_c_leaves_the_estimator_as_it_was(table, ctrl_c):
         model.fit(table[0][:-1])
     assert model.fit_ is fit
     np.testing.assert_array_equal(model.embedding_, embedding)
+
+
+# Classes of the rows
+
+
+@quick
+@pytest.mark.filterwarnings("ignore:GPLVM.transform:RuntimeWarning")
+def test_classes_come_by_y():
+    """By the index of a DataFrame, else by position; in folds too, whose rows differ."""
+    rng = np.random.default_rng(0)
+    classes = np.array(["a", "b"] * 12, dtype=object)
+    values = rng.normal(size=(24, 5)) + 3.0 * (classes == "a")[:, None]
+    frame = pd.DataFrame(values, index=[f"r{i}" for i in range(24)], columns=list("abcde"))
+    known = pd.Series(classes, index=frame.index)
+    settings = {"supervised": True, "max_iter": 20, "random_state": 1}
+    by_label = gplvm.GPLVM(**settings).fit(frame, known.sample(frac=1.0, random_state=1))
+    by_position = gplvm.GPLVM(**settings).fit(values, classes)
+    np.testing.assert_array_equal(by_label.embedding_, by_position.embedding_)
+    numbered = pd.Series(classes, index=np.arange(24)[::-1])  # of what was an array
+    again = gplvm.GPLVM(**settings).fit(values, numbered)
+    np.testing.assert_array_equal(again.embedding_, by_position.embedding_)
+    scores = cross_val_score(gplvm.GPLVM(**settings), frame, known, cv=2)
+    assert np.isfinite(scores).all()
+    with pytest.raises(ValueError, match="supervised=True needs y"):
+        gplvm.GPLVM(**settings).fit(values)
+    with pytest.raises(ValueError, match="priors must not have one of X"):
+        prior = {"X": gplvm.priors.class_mixture(classes)}
+        gplvm.GPLVM(**settings, priors=prior).fit(values, classes)
+
+
+@quick
+def test_priors_by_label_go_into_folds():
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(rng.normal(size=(24, 5)), index=[f"r{i}" for i in range(24)])
+    stage = pd.Series(np.linspace(-1, 1, 24), index=frame.index[::-1])
+    estimator = gplvm.GPLVM(priors={"X": gplvm.priors.informative(stage, 0.3)}, max_iter=5)
+    assert np.isfinite(cross_val_score(estimator, frame, cv=2)).all()
+    with pytest.raises(ValueError, match="mean must have one entry a row, 12, got 24"):
+        estimator.set_params(priors={"X": gplvm.priors.informative(stage.to_numpy(), 0.3)}).fit(
+            frame[:12]
+        )
+
+
+@quick
+@pytest.mark.parametrize("start", ["pca", "isomap", "random"])
+@pytest.mark.parametrize("kernel", ["linear", "linear + bias", "rbf", "matern32 + linear"])
+def test_every_start_and_kernel(kernel, start):
+    table = np.random.default_rng(0).normal(size=(15, 4))
+    fitted = gplvm.GPLVM(kernel=kernel, start=start, max_iter=5, random_state=0).fit(table)
+    assert np.isfinite(fitted.embedding_).all()
+
+
+@quick
+def test_masks_and_names_are_seen():
+    import anndata
+
+    table = np.random.default_rng(0).normal(size=(15, 4))
+    mask = np.zeros(table.shape, bool)
+    mask[3, 1] = True
+    hidden = np.ma.array(np.where(mask, 99.0, table), mask=mask)
+    with pytest.raises(ValueError, match="NaN"):
+        gplvm.GPLVM().fit(hidden)
+    settings = {"missing": "mask", "max_iter": 5, "random_state": 1}
+    one, two = (
+        gplvm.GPLVM(**settings).fit(x).embedding_ for x in (hidden, np.where(mask, np.nan, table))
+    )
+    np.testing.assert_array_equal(one, two)
+    names = pd.DataFrame(index=[f"gene{i}" for i in range(4)])
+    fitted = gplvm.GPLVM(max_iter=5).fit(anndata.AnnData(table, var=names))
+    assert fitted.feature_names_in_.tolist() == names.index.tolist()
+
+
+@pytest.mark.parametrize("wrong", ["a", -1, 1.5, True, [1]])
+def test_a_wrong_seed_is_named(wrong):
+    with pytest.raises(ValueError, match="random_state must be"):
+        gplvm.GPLVM(random_state=wrong).fit(np.random.default_rng(0).normal(size=(9, 3)))

@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import warnings
 from collections.abc import Callable
 from functools import partial, wraps
 from numbers import Real
@@ -16,6 +17,7 @@ Array = NDArray[np.float64]
 INTERVAL = (0.055, 0.945)
 """Probabilities at the ends of ArviZ's 89 % interval."""
 
+_PACKAGE = str(Path(__file__).resolve().parents[1])
 _LARGEST_SEED = 2**63 - 1  # an attribute of a file is a signed integer of 64 bits
 
 
@@ -158,3 +160,8 @@ def interval(draws: Array) -> Array:
     """Compute the ends (2, ...) of the 89 % interval over draws (S, ...), NaN if there is one draw."""
     ends: Array = np.quantile(draws, INTERVAL, axis=0)
     return ends if len(draws) > 1 else np.full_like(ends, np.nan)
+
+
+def warn(message: str) -> None:
+    """Warn where the package was called from."""
+    warnings.warn(message, RuntimeWarning, skip_file_prefixes=(_PACKAGE,))

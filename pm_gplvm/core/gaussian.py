@@ -12,7 +12,6 @@ factorisation. Both lines then hold for each pattern g of D_g columns and are ad
 at the rows it has: Σ_g n_g³ operations.
 """
 
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -23,7 +22,7 @@ from numpy.typing import NDArray
 from scipy.linalg import blas, cho_factor, cho_solve, lapack, qr, solve_triangular
 
 from pm_gplvm.core.blas import Product, Runs
-from pm_gplvm.core.checks import Array
+from pm_gplvm.core.checks import Array, warn
 from pm_gplvm.core.kernels import (
     cross_and_rate,
     cross_covariance,
@@ -108,13 +107,11 @@ def warn_of_cost(patterns: Patterns) -> None:
         return
     counts = patterns.seen.sum(axis=1, dtype=np.float64)
     times = float((counts**3).sum()) / patterns.seen.shape[1] ** 3
-    warnings.warn(
+    warn(
         f"Y has {len(patterns)} patterns of missing entries among its {len(patterns.group)} columns: every "
         f"evaluation takes as many Cholesky factorisations, about {times:.0f} times the arithmetic "
         "of a complete table. Fewer patterns cost less: drop rows or columns of which little was "
-        "seen.",
-        RuntimeWarning,
-        stacklevel=3,
+        "seen."
     )
 
 

@@ -74,7 +74,7 @@ def _in_memory(name: str, given: Any) -> Any:
         raise TypeError(
             f"{name} must be an array of numbers, got {_kind(given)}. Pass one of its variables."
         )
-    if _is_anndata(given):
+    if is_anndata(given):
         given = given.X
     if issparse(given) or hasattr(given, "todense") or _is_lazy(given):
         size = float(np.prod([float(n) for n in given.shape]))
@@ -115,7 +115,8 @@ def _is_lazy(given: Any) -> bool:
     )
 
 
-def _is_anndata(given: Any) -> bool:
+def is_anndata(given: Any) -> bool:
+    """Whether this is an AnnData, without importing it."""
     return type(given).__module__.partition(".")[0] == "anndata" and hasattr(given, "var_names")
 
 
@@ -222,7 +223,7 @@ def labels_along(given: Any, axis: int) -> NDArray[Any] | None:
         if dim not in given.indexes:
             return None
         index = given.indexes[dim]
-    elif _is_anndata(given):
+    elif is_anndata(given):
         index = (given.obs_names, given.var_names)[axis]
     elif axis == 1 and isinstance(
         frame := nw.from_native(given, eager_only=True, pass_through=True), nw.DataFrame
@@ -254,7 +255,7 @@ def by_row(name: str, given: Any, rows: NDArray[Any]) -> Any:
         return given
     if isinstance(given, xr.DataArray):
         return given.isel({_dims(given)[0]: order})
-    return given[order] if _is_anndata(given) else given.iloc[order]
+    return given[order] if is_anndata(given) else given.iloc[order]
 
 
 def order_of(name: str, labels: NDArray[Any] | None, rows: NDArray[Any]) -> NDArray[np.intp] | None:

@@ -5,7 +5,6 @@ import csv
 import gzip
 import io
 import re
-import warnings
 import zlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
@@ -17,7 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pm_gplvm.core.checks import Array
+from pm_gplvm.core.checks import Array, warn
 
 # What says that an entry is missing, in any case of letters.
 _NO_CLASS = {"", "na", "n/a", "#n/a", "#na", "<na>", "nan", "null"}
@@ -142,11 +141,9 @@ def _decoded(path: Path) -> str:
             text = raw.decode("cp1252")
         except UnicodeDecodeError:
             _refuse(path, "it does not hold text in UTF-8 or marked UTF-16. Save it as UTF-8")
-        warnings.warn(
+        warn(
             f"{path.name} is not in UTF-8 and was read as Windows-1252 (Western European). If names look "
-            "wrong, save it as UTF-8.",
-            RuntimeWarning,
-            stacklevel=5,
+            "wrong, save it as UTF-8."
         )
     if "\0" in text or (raw and not text):
         _refuse(path, "it does not hold text in UTF-8 or marked UTF-16. Save it as UTF-8")

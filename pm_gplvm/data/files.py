@@ -18,7 +18,6 @@ import stat
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -33,7 +32,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from packaging.version import InvalidVersion, Version
 
-from pm_gplvm.core.checks import as_path, check_target, checked
+from pm_gplvm.core.checks import as_path, check_target, checked, warn
 from pm_gplvm.data.fit import Fit, to_json
 
 _SUFFIXES = (".nc", ".zarr")
@@ -128,10 +127,8 @@ def checkpoint(fit: xr.DataTree, store: str | Path, *, caller: str) -> None:
     try:
         save(fit, store, overwrite=True)
     except (OSError, ValueError, TypeError) as error:
-        warnings.warn(
-            f"{caller}: its draws could not be written to store ({error}). They are in what it returns.",
-            RuntimeWarning,
-            stacklevel=2,
+        warn(
+            f"{caller}: its draws could not be written to store ({error}). They are in what it returns."
         )
 
 

@@ -1,7 +1,6 @@
 """A fit: what a DataTree of this package says of its draws, its table and how it was made."""
 
 import json
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -10,7 +9,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from pm_gplvm.core.checks import Array
+from pm_gplvm.core.checks import Array, warn
 
 OBS, FEATURE, LATENT, CLASS = "obs", "feature", "latent", "latent_class"
 
@@ -105,11 +104,9 @@ class Fit:
         if self.is_aligned or "X" not in self.posterior:
             return
         if self.method in _UNTURNED and self.n_draws > 1:
-            warnings.warn(
+            warn(
                 f"{self.caller} got draws of X each in a frame of its own, rotated and reflected at "
-                "random: their mean is no embedding. Call fit = align(fit) first.",
-                RuntimeWarning,
-                stacklevel=3,
+                "random: their mean is no embedding. Call fit = align(fit) first."
             )
 
     def __contains__(self, name: object) -> bool:

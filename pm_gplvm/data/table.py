@@ -1,6 +1,5 @@
 """The user's table: checked, labelled, its centre and scale, the grid of its values, odd tables."""
 
-import warnings
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -8,7 +7,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from pm_gplvm.core.checks import Array
+from pm_gplvm.core.checks import Array, warn
 from pm_gplvm.data.arrays import labels_along, listed, numbers
 from pm_gplvm.data.fit import FEATURE, OBS, Fit
 
@@ -239,31 +238,31 @@ def warn_of_odd_table(table: xr.DataArray, scale: str) -> None:
     N, D = table.shape
     names = [str(name) for name in table[FEATURE].to_numpy()]
     if N < _FEW_ROWS and D >= _MANY_COLUMNS * N:
-        _warn(
+        warn(
             f"Y has {N} rows and {D} columns, and rows are what is embedded. If columns were meant, "
             "pass Y.T."
         )
     if labels := [n for n in names if n.lower() in _LABELS]:
-        _warn(
+        warn(
             f"Y has a column called {listed(labels)}, which would be embedded as a measurement. If it "
             f"holds classes, take it out: load_table(path, label={labels[0]!r}), or a DataArray with "
             "the coordinate 'label' along obs."
         )
     if numbers := [n for n in names if n.lower() in _NUMBERS]:
-        _warn(
+        warn(
             f"Y has a column called {listed(numbers)}, which would be embedded as a measurement. If "
             f"it numbers the rows, make it the index: Y.set_index({numbers[0]!r})."
         )
     if codes := _missing_codes(table):
         counted = [f"{code:.10g} ({n} times)" for code, n in codes.items()]
         first = f"{next(iter(codes)):.10g}"
-        _warn(
+        warn(
             f"Y has values far outside all others, {listed(counted)}, which seem to stand for missing "
             f"entries and would be embedded as measurements. If so, put NaN there: load_table(path, "
             f"missing={first}), or Y = Y.where(Y != {first}), and build_model(Y, missing='mask')."
         )
     if scale == "global" and (large := _dominant(table, names)):
-        _warn(
+        warn(
             f"Y has nearly all of its variance in {len(large)} of {D} features, and they decide alone: "
             f"{listed(large)}. If the units differ, scale='feature' divides each by its own spread: "
             "build_model(Y, scale='feature'), GPLVM(scale='feature'), or --scale feature."
@@ -307,7 +306,3 @@ def _dominant(table: xr.DataArray, names: list[str]) -> list[str]:
     few = int(_FEW * varies)
     n = int(np.searchsorted(share, _SHARE if few else _SHARE_OF_FEW)) + 1
     return [names[i] for i in order[:n]] if varies > 1 and n <= max(few, 1) else []
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, RuntimeWarning, stacklevel=4)

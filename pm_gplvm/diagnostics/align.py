@@ -1,12 +1,11 @@
 """Draws of X in one orientation, by transforms that leave K unchanged."""
 
-import warnings
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from pm_gplvm.core.checks import Array
+from pm_gplvm.core.checks import Array, warn
 from pm_gplvm.core.kernels import KERNELS
 from pm_gplvm.core.procrustes import Symmetry, procrustes_mean, superimpose
 from pm_gplvm.data.arrays import by_row, finite, row_order
@@ -143,11 +142,9 @@ def _own_mean(draws: Array, symmetry: Symmetry, scale: bool) -> Array:
         draws, axes=symmetry.axes, max_iter=_ITERATIONS, tolerance=_TOLERANCE
     )
     if change > _TOLERANCE:
-        warnings.warn(
+        warn(
             f"The mean of the draws has not settled: in iteration {_ITERATIONS} it still moved by {change:.2g} of "
-            f"its size (wanted {_TOLERANCE:g} or less). Align to one fit or array.",
-            RuntimeWarning,
-            stacklevel=3,
+            f"its size (wanted {_TOLERANCE:g} or less). Align to one fit or array."
         )
     return mean
 

@@ -1,6 +1,5 @@
 """Simulation-based calibration of the sampler."""
 
-import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +11,7 @@ from rich.progress import track
 from scipy.stats import chisquare, kstest
 
 from pm_gplvm.core.blas import blas_threads as limit_threads
-from pm_gplvm.core.checks import INTERVAL, Array, checked, count
+from pm_gplvm.core.checks import INTERVAL, Array, checked, count, warn
 from pm_gplvm.core.gaussian import gram_factor
 from pm_gplvm.core.interrupt import caught, interrupted, interruptible, safe_point
 from pm_gplvm.data.fit import Fit
@@ -128,11 +127,9 @@ def sbc(
             attrs={"draws": int(draws * chains), "interrupted": int(interrupted())},
         )
     if found.attrs["interrupted"]:
-        warnings.warn(
+        warn(
             f"sbc was interrupted: the ranks of {len(ranks)} of {n_replicates} tables are kept. For more, "
-            "call it again with another random_seed and join them by xarray.concat(..., 'replicate').",
-            RuntimeWarning,
-            stacklevel=2,
+            "call it again with another random_seed and join them by xarray.concat(..., 'replicate')."
         )
     return found
 

@@ -11,7 +11,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from pm_gplvm.core.blas import blas_threads
-from pm_gplvm.core.checks import Array, checked, interval
+from pm_gplvm.core.checks import Array, checked, interval, warn
 from pm_gplvm.core.interrupt import interruptible
 from pm_gplvm.core.kernels import KERNELS
 from pm_gplvm.data.arrays import by_row, numbers
@@ -332,9 +332,7 @@ def _warn(table: pd.DataFrame) -> None:
     bad = table.index[table["elpd_feature_k"] > 0.7]
     if len(bad):
         found = ", ".join(f"{name} ({table.loc[name, 'elpd_feature_k']:.2f})" for name in bad)
-        warnings.warn(
+        warn(
             f"elpd_feature is unreliable for {found}: largest Pareto k, wanted 0.7 or less. One "
-            "feature tells too much of X. Compare by elpd_entry, or by rows with cross_validate.",
-            RuntimeWarning,
-            stacklevel=3,
+            "feature tells too much of X. Compare by elpd_entry, or by rows with cross_validate."
         )

@@ -8,7 +8,6 @@ onto Ẑ. An integral over all u is one over the slice, in which each point coun
 its orbit under the rotations (as the radius does in polar coordinates), times the volume of the group.
 """
 
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -24,7 +23,7 @@ from scipy.special import gammaln
 
 from pm_gplvm.core.blas import BlasThreads, threads_for
 from pm_gplvm.core.blas import blas_threads as limit_threads
-from pm_gplvm.core.checks import Array, checked, count
+from pm_gplvm.core.checks import Array, checked, count, warn
 from pm_gplvm.core.interrupt import caught, interruptible, safe_point
 from pm_gplvm.data.progress import progress_bar
 from pm_gplvm.fitting.optimise import maximise, tightly
@@ -398,27 +397,21 @@ def _pareto_k(log_weight: Array) -> float:
 
 def _warn(fit: xr.DataTree, quadratic: _Quadratic, max_iter: int, draws: int) -> None:
     if fit.attrs["interrupted"]:
-        warnings.warn(
+        warn(
             f"fit_laplace was interrupted: {fit['posterior'].sizes['draw']} of {draws} draws are kept. For "
-            "others, call it again with start=fit and another random_seed.",
-            RuntimeWarning,
-            stacklevel=3,
+            "others, call it again with start=fit and another random_seed."
         )
         return
     if quadratic.decrement >= _CONVERGED:
-        warnings.warn(
+        warn(
             f"fit_laplace did not reach the mode: a Newton step would still raise the objective by "
             f"{quadratic.decrement:.3g} (wanted below {_CONVERGED:g}). Raise max_iter = {max_iter}, or start "
-            "from a fit of fit_marginal that has converged.",
-            RuntimeWarning,
-            stacklevel=3,
+            "from a fit of fit_marginal that has converged."
         )
     if quadratic.n_flat:
-        warnings.warn(
+        warn(
             f"fit_laplace found no curvature in {quadratic.n_flat} of {len(quadratic.mode)} directions "
             "(those of rotations aside) and draws nothing along them: the start is no maximum, or "
             "the priors leave these directions free. Start from fit_marginal(model, n_restarts=...), or "
-            "give X and θ proper priors.",
-            RuntimeWarning,
-            stacklevel=3,
+            "give X and θ proper priors."
         )

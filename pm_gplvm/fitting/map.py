@@ -1,6 +1,5 @@
 """The modes of a model: of X and θ together, or of θ with X integrated out."""
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 
 from pm_gplvm.core.blas import BlasThreads, threads_for
 from pm_gplvm.core.blas import blas_threads as limit_threads
-from pm_gplvm.core.checks import Array, checked, count
+from pm_gplvm.core.checks import Array, checked, count, warn
 from pm_gplvm.core.interrupt import interrupted, interruptible
 from pm_gplvm.data.fit import OBS, THETA, Fit
 from pm_gplvm.data.progress import progress_bar
@@ -293,7 +292,7 @@ def _fit(
     first = _copies(spec)
     rows = None if first is None else np.unique(first)
     if first is not None and rows is not None:
-        _say(
+        warn(
             f"Y has {len(first) - len(rows)} rows that are exact copies of others: each is fitted once, and "
             "its copies are placed at it. Were they measured more than once, add what differs; were they "
             "entered twice, drop them."
@@ -471,10 +470,10 @@ def _warn(fit: xr.DataTree, settings: _Settings) -> None:
     message, caller = str(optima["message"].values), settings.caller
     again = f"Go on from here with {caller}(model, start=fit)"
     if read.setting("interrupted"):
-        _say(interruption(caller, read.group("optima")))
+        warn(interruption(caller, read.group("optima")))
         return
     if message == NO_STRUCTURE:
-        _say(
+        warn(
             f"{caller}: {NO_STRUCTURE} = {posterior.sizes['latent']}: all positions are 0, and the noise "
             "explains the table. Fewer latent dimensions, scale='feature' where a few columns "
             "dominate, or a kernel with a linear part ('rbf + linear') may find some; else there is none."
@@ -497,7 +496,7 @@ def _warn(fit: xr.DataTree, settings: _Settings) -> None:
                 f"{', '.join(far)} ran away: there is no maximum. Give a proper prior, "
                 f"build_model(..., priors={{{far[0]!r}: pm.LogNormal.dist(0, 1)}}), or hold it."
             )
-        _say(
+        warn(
             f"{caller} did not converge: {message} (objective {float(optima['objective']):.6g} after "
             f"{int(optima['evaluations'])} evaluations; the next step may gain "
             f"{float(optima['remaining_gain']):.2g} nats). {remedy}"
@@ -506,13 +505,9 @@ def _warn(fit: xr.DataTree, settings: _Settings) -> None:
         sigma, floor = np.broadcast_arrays(posterior["sigma"][0, 0], read.resolution)
         if (low := sigma < _AT_FLOOR * floor).any():
             of = f" in {int(low.sum())} of {low.size} columns" if low.size > 1 else ""
-            _say(
+            warn(
                 f"{caller}: the noise ended at its floor{of}, resolution = {floor[low].max():.3g} (sigma = "
                 f"{sigma[low].min():.2g}, in units of the scale). The table is explained as well as it is written down: take fewer "
                 "latent dimensions, or, if it is known better than that, resolution=0; if less well, a "
                 "greater resolution."
             )
-
-
-def _say(message: str) -> None:
-    warnings.warn(message, RuntimeWarning, stacklevel=5)

@@ -12,7 +12,6 @@ other is left out. For R = N it is the model's log-density itself.
 """
 
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
@@ -30,7 +29,7 @@ from pytensor.graph.basic import Variable
 from scipy.spatial import cKDTree
 
 from pm_gplvm.core.blas import blas_threads as limit_threads
-from pm_gplvm.core.checks import Array, checked, count
+from pm_gplvm.core.checks import Array, checked, count, warn
 from pm_gplvm.core.gaussian import gram_factor
 from pm_gplvm.core.interrupt import caught, interruptible, safe_point
 from pm_gplvm.data.progress import progress_bar
@@ -274,11 +273,7 @@ def _warn(fit: xr.DataTree, steps: int) -> None:
         remedy = "Lower learning_rate, raise n_neighbors or steps, or begin at another start"
     else:
         return
-    warnings.warn(
-        f"fit_stochastic {problem}, after {fit.attrs['steps']} of {steps} steps. {remedy}.",
-        RuntimeWarning,
-        stacklevel=3,
-    )
+    warn(f"fit_stochastic {problem}, after {fit.attrs['steps']} of {steps} steps. {remedy}.")
 
 
 def optimised_fit(

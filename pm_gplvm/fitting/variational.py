@@ -3,7 +3,6 @@
 ``fit_sparse`` is ``fit_variational`` without q(X). Both start from X and θ of the exact model.
 """
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +14,7 @@ import xarray as xr
 from pymc.distributions.transforms import LogTransform
 
 from pm_gplvm.core.blas import blas_threads as limit_threads
-from pm_gplvm.core.checks import Array, checked, count
+from pm_gplvm.core.checks import Array, checked, count, warn
 from pm_gplvm.core.inducing import InducingKernel
 from pm_gplvm.core.interrupt import caught, interruptible
 from pm_gplvm.core.psi import CLOSED_FORM, Quadrature, quasi_monte_carlo
@@ -87,7 +86,7 @@ def fit_sparse(
     model : pm.Model
         From :func:`build_model`.
     n_inducing : int, default 100
-        M, the number of inducing inputs.
+        M, the number of inducing inputs; more than N are N, which ``attrs["n_inducing"]`` says.
     method : {"vfe", "fitc"}
         See :func:`model.build_sparse`.
     start : {"pca", "isomap", "random"}, array_like (N, Q), mapping or DataTree
@@ -172,7 +171,7 @@ def fit_sparse(
     elif not best.converged:
         text = f"fit_sparse {_unconverged(best)}. Go on with fit_sparse(model, start=fit), or raise max_iter."
     if text:
-        warnings.warn(text, RuntimeWarning, stacklevel=2)
+        warn(text)
     return fit
 
 
@@ -207,7 +206,7 @@ def fit_variational(
         From :func:`build_model`, best with ``ard=True`` and ``latent_dim`` larger than needed; the
         prior of ``X`` must be N(0, 1).
     n_inducing : int, default 50
-        M, the number of inducing inputs.
+        M, the number of inducing inputs; more than N are N, which ``attrs["n_inducing"]`` says.
     start : {"pca", "isomap", "random"}, array_like (N, Q), mapping or DataTree
         Where the means of q begin, as in :func:`fit_map`, or an earlier variational fit. The
         standard deviations of q begin at a fifth of the rows' spread, the inducing inputs at
@@ -310,7 +309,7 @@ def fit_variational(
     if fit.attrs["interrupted"]:
         texts = [interruption("fit_variational", fit["optima"].to_dataset())]
     for text in texts:
-        warnings.warn(text, RuntimeWarning, stacklevel=2)
+        warn(text)
     return fit
 
 

@@ -38,7 +38,7 @@ def build_variational(model: pm.Model | ModelSpec, *, n_inducing: int = 50) -> p
     model : pm.Model
         From :func:`build_model`; the prior of ``X`` must be N(0, 1).
     n_inducing : int, default 50
-        M, at most N. The linear kernel takes as many as it has latent dimensions (and one for a
+        M; more than N are N. The linear kernel takes as many as it has latent dimensions (and one for a
         bias), which lose nothing.
 
     Returns
@@ -106,7 +106,7 @@ def build_sparse(
     model : pm.Model
         From :func:`build_model`.
     n_inducing : int, default 100
-        M, at most N. The linear kernel takes as many as it has latent dimensions (and one for a
+        M; more than N are N. The linear kernel takes as many as it has latent dimensions (and one for a
         bias), which lose nothing.
     method : {"vfe", "fitc"}
 
@@ -168,13 +168,13 @@ def _checked(model: pm.Model | ModelSpec, n_inducing: int) -> tuple[ModelSpec, i
     n_rows = len(spec.table.F)
     if isinstance(n_inducing, bool) or not isinstance(n_inducing, int | np.integer):
         raise TypeError(f"n_inducing must be a whole number, got {n_inducing!r}.")
-    if not 2 <= n_inducing <= n_rows:
+    if n_inducing < 2:
         raise ValueError(
-            f"n_inducing must lie between 2 and the number of rows, {n_rows}, got {n_inducing}. "
-            "The cost grows with its square; 50 is a beginning."
+            f"n_inducing must be at least 2, got {n_inducing}. The cost grows with its square; 50 is a "
+            "beginning."
         )
     if KERNELS[spec.kernel].stationary:
-        return spec, int(n_inducing)
+        return spec, min(int(n_inducing), n_rows)  # with one a row nothing is approximated
     return spec, spec.latent_dim + int("bias" in spec.theta)
 
 

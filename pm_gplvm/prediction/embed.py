@@ -1,6 +1,5 @@
 """Where unseen rows lie, and how likely they are, given a fit."""
 
-import warnings
 from importlib.metadata import version
 from typing import Any
 
@@ -9,7 +8,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from pm_gplvm.core.blas import blas_threads as limit_threads
-from pm_gplvm.core.checks import Array, checked, count
+from pm_gplvm.core.checks import Array, checked, count, warn
 from pm_gplvm.data.fit import LATENT, Fit, to_json
 from pm_gplvm.data.progress import progress_bar
 from pm_gplvm.data.table import new_table
@@ -302,11 +301,9 @@ def _warn_of_prior(read: Fit) -> None:
     """Warn if the prior of a new row may not be N(0, 1)."""
     text = (read.priors or {}).get("X", _STANDARD)
     if text != _STANDARD and kind_of_prior(read.constants) is LatentPrior:
-        warnings.warn(
+        warn(
             f"The place of a new row has the prior N(0, 1) here, while X had {text}. Give "
-            "prior=(mean, sd).",
-            RuntimeWarning,
-            stacklevel=5,
+            "prior=(mean, sd)."
         )
 
 
@@ -405,19 +402,15 @@ def _resampled(weights: Array, streams: list[np.random.Generator]) -> NDArray[np
 
 def _warn(k: Array, converged: NDArray[np.bool_]) -> None:
     if (bad := k > _UNRELIABLE).any():
-        warnings.warn(
+        warn(
             f"embed: pareto_k exceeds {_UNRELIABLE} in {int(bad.sum())} of {len(k)} rows (up to "
             f"{k.max():.2f}): their draws may miss part of the posterior. Raise draws or n_starts, "
-            "or look at their modes.",
-            RuntimeWarning,
-            stacklevel=3,
+            "or look at their modes."
         )
     if not converged.all():
-        warnings.warn(
+        warn(
             f"embed: the highest mode of {int((~converged).sum())} of {len(k)} rows was not reached "
-            "to tolerance. Raise n_starts.",
-            RuntimeWarning,
-            stacklevel=3,
+            "to tolerance. Raise n_starts."
         )
 
 
@@ -429,11 +422,9 @@ def _warn_of_strangers(shortfall: Array, new: xr.DataArray) -> None:
     labels = new["obs_new"].to_numpy() if "obs_new" in new.coords else np.arange(len(new))
     named = ", ".join(str(labels[i]) for i in strange[:_NAMED])
     more = ", ..." if len(strange) > _NAMED else ""
-    warnings.warn(
+    warn(
         f"embed: {len(strange)} of {len(new)} rows ({named}{more}) are explained much worse than the "
         f"table's own when left out (shortfall up to {shortfall.max():.1f}, above {_STRANGE:.0f}): their "
         "places mean little. Compare their values with predict at their modes; rows unlike all "
-        "others need a fit that has seen such, and many such rows a fit with more noise.",
-        RuntimeWarning,
-        stacklevel=3,
+        "others need a fit that has seen such, and many such rows a fit with more noise."
     )

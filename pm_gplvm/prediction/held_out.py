@@ -1,6 +1,5 @@
 """Scores of what a fit has not seen: features by PSIS-LOO, entries in closed form, rows by K-fold."""
 
-import warnings
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
@@ -13,7 +12,7 @@ from scipy.special import logsumexp
 from scipy.stats import norm
 
 from pm_gplvm.core.blas import blas_threads
-from pm_gplvm.core.checks import Array, checked, count
+from pm_gplvm.core.checks import Array, checked, count, warn
 from pm_gplvm.core.gaussian import GP, Patterns
 from pm_gplvm.core.interrupt import caught, interrupted, interruptible, safe_point
 from pm_gplvm.data.fit import FEATURE, OBS, Fit
@@ -355,11 +354,9 @@ def cross_validate(
             caught()
         attrs = {"interrupted": int(interrupted())}
     if attrs["interrupted"]:
-        warnings.warn(
+        warn(
             f"cross_validate was interrupted: the rows of {done} of {n_folds} folds are scored, the others "
-            "left out. The same call with the same random_seed begins anew.",
-            RuntimeWarning,
-            stacklevel=2,
+            "left out. The same call with the same random_seed begins anew."
         )
     coords = {name: coord for name, coord in table.coords.items() if coord.dims == (OBS,)}
     columns = {name: (OBS, values) for name, values in {**known, "fold": fold}.items()}

@@ -1,6 +1,5 @@
 """New rows added to a fit, without learning it anew."""
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from pm_gplvm.core.blas import blas_threads as limit_threads
-from pm_gplvm.core.checks import Array, checked, count
+from pm_gplvm.core.checks import Array, checked, count, warn
 from pm_gplvm.core.gaussian import GP
 from pm_gplvm.core.interrupt import caught, interruptible, safe_point
 from pm_gplvm.data.fit import FEATURE, OBS, THETA, Fit
@@ -185,12 +184,10 @@ def add_rows(
         }
         longer = optimised_fit(model, density, optimiser, sample, "update", settings)
     if longer.attrs["interrupted"]:
-        warnings.warn(
+        warn(
             f"add_rows was interrupted, and the new rows are where they were after {optimiser.taken} of "
             f"{steps} steps. Add them again to the old fit, or go on with all rows by fit_stochastic("
-            "model.rebuild(fit), start=fit).",
-            RuntimeWarning,
-            stacklevel=2,
+            "model.rebuild(fit), start=fit)."
         )
     return longer
 

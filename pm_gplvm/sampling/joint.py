@@ -2,7 +2,6 @@
 
 import json
 import time
-import warnings
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,12 +15,12 @@ from pymc.model.transform.conditioning import remove_value_transforms
 from pytensor.graph.basic import Variable
 
 from pm_gplvm.core.blas import blas_threads as limit_threads
-from pm_gplvm.core.checks import Array, checked, count
+from pm_gplvm.core.checks import Array, checked, count, warn
 from pm_gplvm.core.interrupt import caught, interrupted, interruptible
 from pm_gplvm.data.files import check_writable, checkpoint, load
-from pm_gplvm.data.fit import Fit
+from pm_gplvm.data.fit import OBS, Fit
 from pm_gplvm.data.progress import Bar, progress_bar
-from pm_gplvm.model.likelihood import mask_in
+from pm_gplvm.model.spec import ModelSpec
 from pm_gplvm.model.starts import perturbed, start_values
 from pm_gplvm.sampling.adaptation import adapt, iterations
 from pm_gplvm.sampling.record import Record
@@ -354,24 +353,27 @@ def _warn(record: Record, store: str | Path | None) -> None:
         found = f"{divergences} draws came after a divergence; give θ priors that bound it"
     else:
         return
-    warnings.warn(f"sample: {found}.", RuntimeWarning, stacklevel=3)
+    warn(f"sample: {found}.")
 
 
 def _check_same(model: pm.Model, posterior: Posterior, read: Fit, kept: xr.Dataset) -> None:
-    """Raise if the model or its data differ from those of the fit."""
-    length = kept.sizes["coordinate"]
-    observed = read.Y.to_numpy().T
-    rv = model.observed_RVs[0]
-    data, seen = model.rvs_to_values[rv].eval(), mask_in(rv)
-    data = data if seen is None else np.where(seen, data, np.nan)
-    same = (
-        length == posterior.ensemble.size
-        and posterior.kernel == read.kernel
-        and observed.shape == data.shape
-        and np.array_equal(observed, data, equal_nan=True)
-    )
-    if not same:
+    """Raise if the model or its data differ from those of the fit, rows and priors included."""
+    spec = ModelSpec.of(model)
+    n, size = kept.sizes["coordinate"], posterior.ensemble.size
+    labels = np.asarray(model.coords.get(OBS, ()))
+    differ = {
+        f"other variables ({size} numbers a state, the fit has {n})": n != size,
+        "another kernel": posterior.kernel != read.kernel,
+        "other data": not np.array_equal(read.Y, spec.table.Y, equal_nan=True),
+        "other rows": OBS in read.Y.coords and not np.array_equal(read.Y[OBS], labels),
+        "other priors": read.priors != spec.priors,
+        "another mean or scale": "Y_mean" in read.constants
+        and spec.table.standardisable
+        and not np.array_equal(read.table().F, spec.table.F, equal_nan=True),
+        "another resolution": not np.array_equal(read.resolution, spec.floors),
+    }
+    if found := [text for text, other in differ.items() if other]:
         raise ValueError(
-            "model must be the one that was sampled, got one with other data, another kernel or "
-            f"other variables ({posterior.ensemble.size} numbers a state, the fit has {length})."
+            f"model must be the one that was sampled, got one with {', '.join(found)}. gplvm.model.rebuild "
+            "makes it of the fit."
         )

@@ -12,7 +12,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from pm_gplvm.core.blas import blas_threads as limit_threads
-from pm_gplvm.core.checks import Array, checked, count
+from pm_gplvm.core.checks import Array, checked, count, warn
 from pm_gplvm.core.interrupt import caught, interruptible, safe_point
 from pm_gplvm.data.arrays import finite
 from pm_gplvm.data.fit import Fit, to_json
@@ -288,12 +288,10 @@ def _constrained(model: pm.Model, density: LogDensity, vectors: Array) -> dict[s
 
 def _warn_of_interruption(fit: xr.DataTree, draws: int, chains: int) -> None:
     kept = fit["posterior"].sizes
-    warnings.warn(
+    warn(
         f"sample_theta was interrupted: {kept['draw']} of {draws} draws of {kept['chain']} of {chains} "
         "chains are kept. Their convergence was not judged; for more draws, call it again with another "
-        "random_seed.",
-        RuntimeWarning,
-        stacklevel=3,
+        "random_seed."
     )
 
 
@@ -316,9 +314,7 @@ def _warn(read: Fit) -> None:
     if not ess >= wanted:
         found.append(f"smallest bulk ESS {ess:.0f} (wanted {wanted} or more)")
     if found:
-        warnings.warn(
+        warn(
             f"sample_theta has not converged: {', '.join(found)}. Raise tune and draws, or give θ "
-            "priors that bound it.",
-            RuntimeWarning,
-            stacklevel=3,
+            "priors that bound it."
         )
