@@ -278,8 +278,8 @@ def test_classes_come_by_y():
     assert np.isfinite(scores).all()
     with pytest.raises(ValueError, match="supervised=True needs y"):
         gplvm.GPLVM(**settings).fit(values)
+    prior = {"X": gplvm.priors.class_mixture(classes)}
     with pytest.raises(ValueError, match="priors must not have one of X"):
-        prior = {"X": gplvm.priors.class_mixture(classes)}
         gplvm.GPLVM(**settings, priors=prior).fit(values, classes)
 
 
