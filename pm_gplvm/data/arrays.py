@@ -212,10 +212,7 @@ def plain_labels(index: pd.Index) -> NDArray[Any]:
 
 
 def labels_along(given: Any, axis: int) -> NDArray[Any] | None:
-    """Return labels that a Series, DataFrame, DataArray or AnnData has along an axis; None if none.
-
-    A pandas RangeIndex from 0 in steps of 1 is none, nor are the positions that a table without labels has.
-    """
+    """Return labels that a Series, DataFrame, DataArray or AnnData has along an axis; None if none."""
     if isinstance(given, pd.Series | pd.DataFrame):
         index = given.axes[axis]
     elif isinstance(given, xr.DataArray):
@@ -231,11 +228,11 @@ def labels_along(given: Any, axis: int) -> NDArray[Any] | None:
         index = pd.Index(frame.columns)
     else:
         return None
-    labels = plain_labels(index)
-    return None if _are_positions(labels) else labels
+    return plain_labels(index)
 
 
-def _are_positions(labels: NDArray[Any]) -> bool:
+def are_positions(labels: NDArray[Any]) -> bool:
+    """Whether labels are 0, 1, 2, ... as those are that nobody gave."""
     return labels.dtype.kind in "iu" and np.array_equal(labels, np.arange(len(labels)))
 
 
@@ -258,10 +255,26 @@ def by_row(name: str, given: Any, rows: NDArray[Any]) -> Any:
     return given[order] if is_anndata(given) else given.iloc[order]
 
 
-def order_of(name: str, labels: NDArray[Any] | None, rows: NDArray[Any]) -> NDArray[np.intp] | None:
-    """Find each row of a table among labels; None where either has none, and the position counts."""
-    if labels is None or (_are_positions(rows) and not np.isin(labels, rows).any()):
+def order_of(
+    name: str, labels: NDArray[Any] | None, rows: NDArray[Any], *, labelled: bool = False
+) -> NDArray[np.intp] | None:
+    """Find each row of a table among labels; None where nothing can be joined, and the position counts.
+
+    Labels 0, 1, 2, ... may be nobody's. They join where that is sure: ``labelled`` says that the table
+    was given with its labels.
+    """
+    if labels is None or np.array_equal(labels, rows):
         return None
+    shared = bool(pd.Index(labels).isin(pd.Index(rows)).any())
+    bare, numbered = are_positions(rows) and not labelled, are_positions(labels)
+    if not shared and (bare or numbered):
+        return None
+    if bare or (numbered and len(labels) == len(rows)):
+        raise ValueError(
+            f"{name} must have the labels of the table's rows or none, got {listed(labels)} where the rows "
+            f"are {listed(rows)}: it could be meant by label or by position. Pass {name}.loc[Y.index] or "
+            f"{name}.to_numpy()."
+        )
     return row_order(name, labels, rows)
 
 
@@ -279,10 +292,9 @@ def row_order(name: str, labels: NDArray[Any], rows: NDArray[Any]) -> NDArray[np
             )
     order = known.get_indexer(pd.Index(rows))
     if (absent := order < 0).any():
-        numbered = " The table has no row labels of its own." if _are_positions(rows) else ""
         raise ValueError(
             f"{name} must have the rows of the table, got none for {int(absent.sum())} of {len(rows)}: "
-            f"{listed(rows[absent])} ({name} has {listed(labels)}).{numbered} Pass {name}.to_numpy() if "
+            f"{listed(rows[absent])} ({name} has {listed(labels)}). Pass {name}.to_numpy() if "
             "it stands in the order of the rows."
         )
     return np.asarray(order)

@@ -8,7 +8,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from pm_gplvm.core.checks import Array, warn
-from pm_gplvm.data.arrays import labels_along, listed, numbers
+from pm_gplvm.data.arrays import are_positions, labels_along, listed, numbers
 from pm_gplvm.data.fit import FEATURE, OBS, Fit
 
 Scale = Literal["global", "feature", "none"]
@@ -136,7 +136,8 @@ def new_table(read: Fit, Y_new: Any) -> xr.DataArray:
     In the user's units, NaN where missing, with the labels of its rows.
     """
     new, known = labelled(Y_new, "Y_new"), read.features
-    has_names = labels_along(Y_new, 1) is not None
+    given = labels_along(Y_new, 1)
+    has_names = given is not None and not are_positions(given)
     names = new.indexes[FEATURE]
     other = [str(n) for n in names if has_names and n not in known]
     if len(names) != len(known) or other:

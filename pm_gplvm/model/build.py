@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pm_gplvm.core.checks import checked
 from pm_gplvm.core.gaussian import column_patterns, warn_of_cost
 from pm_gplvm.core.kernels import KERNELS, parse_kernel
-from pm_gplvm.data.arrays import numbers
+from pm_gplvm.data.arrays import labels_along, numbers
 from pm_gplvm.data.files import check_labels
 from pm_gplvm.data.fit import FEATURE, LATENT, OBS, THETA, Fit
 from pm_gplvm.data.table import (
@@ -24,7 +24,7 @@ from pm_gplvm.data.table import (
 )
 from pm_gplvm.model.likelihood import GPColumns
 from pm_gplvm.model.ops import covariance
-from pm_gplvm.model.priors import DEFAULT_PRIORS, add_prior
+from pm_gplvm.model.priors import DEFAULT_PRIORS, LatentPrior, add_prior
 from pm_gplvm.model.spec import ModelSpec, noise_in
 
 
@@ -177,6 +177,9 @@ def build_model(
         if by_column:
             shapes |= dict.fromkeys(_OF_COLUMNS, ((FEATURE,), (table.shape[1],)))
         parameters = {}
+        if isinstance(chosen["X"], LatentPrior):
+            labelled = labels_along(Y, 0) is not None
+            chosen["X"] = chosen["X"].joined(table[OBS].to_numpy(), labelled=labelled)
         for name in names:
             dims, shape = shapes.get(name, ((), ()))
             parameters[name] = add_prior(

@@ -5,11 +5,12 @@ registered in the model as data or variables, so that a fit holds it too. Its cl
 package asks of such a prior beside its density (:class:`LatentPrior`).
 """
 
+import copy
 import hashlib
 import inspect
 from collections.abc import Callable, Container, Mapping
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import pymc as pm
@@ -196,20 +197,25 @@ class LatentPrior:
             (shift, scale, None) for shift, scale in zip(frames.shift, frames.scale, strict=True)
         ]
 
-    rows: ClassVar[NDArray[Any] | None] = (
-        None  # labels of the rows that arguments were given for, if they had any
-    )
+    of_rows: ClassVar[tuple[str, ...]] = ()  # arguments with an entry a row
+    rows: ClassVar[NDArray[Any] | None] = None  # labels of those entries, if they had any
 
-    def order(self, name: str, given: Array) -> NDArray[np.intp]:
-        """Where each row of the model that is being built stands in an argument, by label or position."""
-        rows = _rows()
-        order = order_of(name, self.rows, rows)
-        if order is None and len(given) != len(rows):
-            raise ValueError(
-                f"{name} must have one entry a row, {len(rows)}, got {len(given)}. Where rows are left "
-                "out, as in folds, give a pandas Series and a DataFrame with the same index."
-            )
-        return np.arange(len(rows)) if order is None else order
+    def joined(self, rows: NDArray[Any], *, labelled: bool = False) -> Self:
+        """Return the prior for a table with these rows: joined by label, or by position."""
+        name, *_ = self.of_rows or ("",)
+        order = order_of(name, self.rows, rows, labelled=labelled)
+        if order is None:
+            if name and len(given := getattr(self, name)) != len(rows):
+                raise ValueError(
+                    f"{name} must have one entry a row, {len(rows)}, got {len(given)}. Where rows are left "
+                    "out, as in folds, give a pandas Series and a DataFrame with the same index."
+                )
+            return self
+        other = copy.copy(self)
+        for argument in self.of_rows:
+            object.__setattr__(other, argument, getattr(self, argument)[order])
+        object.__setattr__(other, "rows", rows)
+        return other
 
     def _keep(self, **checked: Any) -> None:
         for name, value in checked.items():
@@ -322,6 +328,7 @@ class informative(LatentPrior):
     mean: Any
     sd: Any
 
+    of_rows = ("mean", "sd")
     mark = "X_prior_mean"
     anchored = True
 
@@ -348,12 +355,12 @@ class informative(LatentPrior):
 
     def __call__(self, name: str, dims: tuple[str, ...]) -> Variable:
         """Register X."""
+        self = self.joined(_rows())
         (N, Q), mean = _shape(), self.mean
         if mean.ndim == 2 and mean.shape[1] != Q:
             raise ValueError(f"mean must have shape ({N},) or ({N}, {Q}), got {mean.shape}.")
-        order = self.order("mean", mean)
         centre, spread = np.zeros((N, Q)), np.ones((N, Q))
-        wide, sd = (v.reshape(len(mean), -1)[order] for v in (mean, self.sd))
+        wide, sd = (v.reshape(N, -1) for v in (mean, self.sd))
         columns = slice(wide.shape[1])
         centre[:, columns] = np.nan_to_num(wide)
         spread[:, columns] = np.where(np.isnan(wide), 1.0, sd)
@@ -422,6 +429,7 @@ class dynamics(LatentPrior):
     sequences: Any = None
     time_unit: Literal["W", "D", "h", "m", "s", "ms", "us", "ns"] = "D"
 
+    of_rows = ("t", "sequences")
     mark = "X_time"
     correlated = True
 
@@ -452,9 +460,8 @@ class dynamics(LatentPrior):
 
     def __call__(self, name: str, dims: tuple[str, ...]) -> Variable:
         """Register X, and its lengthscale along t."""
-        N, Q = _shape()
-        order = self.order("t", self.t)
-        t, sequence = self.t[order], self.sequences[order]
+        self = self.joined(_rows())
+        (N, Q), t, sequence = _shape(), self.t, self.sequences
         given = self.lengthscale
         if given is None:
             ranges = [np.ptp(t[sequence == s]) for s in np.unique(sequence)]
@@ -526,6 +533,7 @@ class class_mixture(LatentPrior):
     _: KW_ONLY
     within: Any = 0.5
 
+    of_rows = ("labels",)
     mark = "X_class"
     spread = "X_within"
 
@@ -550,7 +558,7 @@ class class_mixture(LatentPrior):
 
     def __call__(self, name: str, dims: tuple[str, ...]) -> Variable:
         """Register X, the centres of the classes and the spread within."""
-        known = classes("labels", self.labels[self.order("labels", self.labels)])
+        known = classes("labels", self.joined(_rows()).labels)
         number, names = known.codes.astype(np.intp), known.categories
         if not len(names):
             raise ValueError("labels must have a known class among the rows of Y, got none.")

@@ -99,7 +99,7 @@ CASES = [
 
 def test_there_are_many_cases():
     assert len(CASES) > 400
-    assert {name for name, *_ in functions()} == set(FIRST)
+    assert {name for name, *_ in functions()} <= set(FIRST)
 
 
 @pytest.mark.parametrize(("name", "function", "option", "value"), CASES)
