@@ -201,5 +201,7 @@ def test_models_that_are_not_the_fits_are_refused(fits, models):
         gplvm.diagnostics.compute_log_prior(fits["map"], model="rbf")
     with pytest.raises(TypeError, match="compute_log_prior needs a fit"):
         gplvm.diagnostics.compute_log_prior(models["rbf"])
+    with pytest.raises(TypeError, match="hold must be True or False, got 'no'"):
+        gplvm.model.rebuild(fits["map"], hold="no")
     given = gplvm.diagnostics.compute_log_prior(fits["sample_theta"], model=models["rbf"])
     assert "X" not in given["log_prior"]

@@ -9,7 +9,7 @@ import pymc as pm
 import xarray as xr
 from numpy.typing import NDArray
 
-from pm_gplvm.core.checks import checked
+from pm_gplvm.core.checks import checked, flag
 from pm_gplvm.core.gaussian import column_patterns, warn_of_cost
 from pm_gplvm.core.kernels import KERNELS, parse_kernel
 from pm_gplvm.data.arrays import labels_along, numbers
@@ -306,6 +306,7 @@ def rebuild(
     ...     model, start=best, n_restarts=1, random_seed=1, progressbar=False
     ... )
     """
+    hold = flag("hold", hold)
     read = Fit.of(fit, "X", "sigma", "Y_mean", "Y_scale", caller="rebuild")
     kernel, noted = read.kernel, read.priors
     if kernel not in KERNELS or noted is None:
@@ -319,7 +320,7 @@ def rebuild(
     scale = _scale(read.Y, constant["Y_scale"].to_numpy())
     model = build_like(read, read.Y, priors={**flat, **held, **(priors or {})}, scale=scale)
     _compare(had, ModelSpec.of(model).priors)
-    return model
+    return held_as(model, read) if hold else model
 
 
 def build_like(

@@ -235,7 +235,10 @@ class LatentPrior:
 
 def _argument_text(value: Any) -> str:
     if isinstance(value, Variable):
-        return f"{value} {id(value):#x}" if value.owner is None else distribution_text(value)
+        parts = () if value.owner is None else value.owner.inputs
+        # What is made of other distributions may share them with a third, and equals itself alone.
+        alone = not parts or is_random(*(p for p in parts if not isinstance(p.type, RandomType)))
+        return f"{value} {id(value):#x}" if alone else distribution_text(value)
     return _array_text(value) if isinstance(value, np.ndarray) else repr(value)
 
 
