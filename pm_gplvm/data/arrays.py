@@ -294,7 +294,7 @@ def row_order(name: str, labels: NDArray[Any], rows: NDArray[Any]) -> NDArray[np
     if (absent := order < 0).any():
         raise ValueError(
             f"{name} must have the rows of the table, got none for {int(absent.sum())} of {len(rows)}: "
-            f"{listed(rows[absent])} ({name} has {listed(labels)}). Pass {name}.to_numpy() if "
+            f"{listed(rows[absent])} ({name} has {listed(labels)}). Pass an array without labels if "
             "it stands in the order of the rows."
         )
     return np.asarray(order)
