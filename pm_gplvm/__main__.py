@@ -12,7 +12,7 @@ import pandas as pd
 import xarray as xr
 
 import pm_gplvm as gplvm
-from pm_gplvm.core.checks import check_target
+from pm_gplvm.core.checks import OPTIONS, check_target
 from pm_gplvm.core.interrupt import interruptible
 from pm_gplvm.data.fit import Fit
 
@@ -61,11 +61,12 @@ def _outputs(name: str, *, overwrite: bool) -> dict[str, Path] | None:
     """Check all files before any work; None if the user declines to replace them."""
     endings = {"fit": "_fit.nc", "theta": "_theta.nc", "picture": ".png"}
     paths = {key: Path(name + ending) for key, ending in endings.items()}
-    existing = ", ".join(str(path) for path in paths.values() if path.exists())
-    if existing and not overwrite:
+    found = [str(path) for path in paths.values() if path.exists()]
+    existing = f"{', '.join(found)} exist{'s' if len(found) == 1 else ''}"
+    if found and not overwrite:
         if not sys.stdin.isatty():
-            raise FileExistsError(f"{existing} exist. Pass --overwrite or choose another --out.")
-        if input(f"{existing} exist. Replace them? [y/N] ").strip().lower() != "y":
+            raise FileExistsError(f"{existing}. Pass --overwrite or choose another --out.")
+        if input(f"{existing}. Replace? [y/N] ").strip().lower() != "y":
             return None
     for path in paths.values():
         check_target(path, overwrite=True)
@@ -107,6 +108,14 @@ def _report(table: xr.DataArray, best: xr.DataTree, theta: xr.DataTree, scores: 
 def run(argv: Sequence[str] | None = None) -> int:
     """Return 0 when all is written, 1 when the user declined to replace a file, 130 after Ctrl-C."""
     options = _arguments(argv)
+    for name, option in (
+        ("draws", "draws"),
+        ("tune", "tune"),
+        ("chains", "chains"),
+        ("n_restarts", "restarts"),
+        ("random_seed", "seed"),
+    ):
+        OPTIONS[name](f"--{option}", getattr(options, option))
     if options.table is None:
         table = gplvm.data.load_digits(n=300)
     else:

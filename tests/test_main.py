@@ -98,7 +98,7 @@ def test_at_a_terminal_it_asks(done, cells, monkeypatch, capsys):
     asked = []
     monkeypatch.setattr("builtins.input", lambda question: asked.append(question) or "n")
     assert run([str(cells), "--label", "stage", *FAST]) == 1
-    assert "Replace them?" in asked[0]
+    assert "Replace?" in asked[0]
     assert "Nothing was changed" in capsys.readouterr().out
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
 
@@ -176,3 +176,14 @@ def test_ctrl_c_before_anything_is_written(cells, tmp_path, ctrl_c, monkeypatch,
     assert run([str(cells), "--label", "stage", *FAST]) == 130
     assert list(tmp_path.iterdir()) == []
     assert "Interrupted. Written: nothing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("draws", 0), ("tune", -1), ("chains", 0), ("restarts", -1), ("seed", -1)],
+)
+def test_numbers_are_checked_before_the_work(tmp_path, monkeypatch, option, value):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=f"^--{option} must be a whole number"):
+        run([f"--{option}", str(value)])
+    assert not list(tmp_path.iterdir())
