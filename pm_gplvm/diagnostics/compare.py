@@ -133,12 +133,6 @@ def compare(
             f"kfold must name fits ({', '.join(fits)}), got {', '.join(map(str, unknown))}."
         )
     names = first.Y[OBS].to_numpy() if OBS in first.Y.coords else np.arange(len(F))
-    partial = [name for name, scores in (kfold or {}).items() if scores.attrs.get("interrupted")]
-    if partial:
-        raise ValueError(
-            f"kfold must have scores of all rows, got an interrupted run for {', '.join(partial)}. Call "
-            "cross_validate again."
-        )
     classes = first.labels(labels) if isinstance(labels, str) else labels
     if classes is not None:
         classes = by_row("labels", classes, names)
@@ -316,6 +310,10 @@ def error_of_sum(values: Array) -> float:
 def _rows_left_out(scores: Any, names: NDArray[Any]) -> dict[str, float]:
     if not isinstance(scores, xr.Dataset) or "log_score" not in scores:
         raise TypeError(f"kfold must hold results of cross_validate, got {type(scores).__name__}.")
+    if scores.attrs.get("interrupted"):
+        raise ValueError(
+            "kfold must have scores of all rows, got an interrupted run. Call cross_validate again."
+        )
     score = by_row("kfold", scores["log_score"], names)
     if score.shape != names.shape:
         raise ValueError(

@@ -177,7 +177,7 @@ def test_a_first_column_without_a_name_that_repeats_holds_the_classes(tmp_path):
 @pytest.mark.parametrize("path", [None, 3, ["cells.csv"], b"cells.csv"])
 def test_a_path_of_another_type(path):
     with pytest.raises(
-        TypeError, match=r"path must be the name of a file, got (NoneType|int|list|bytes)"
+        TypeError, match=r"path must be a path or its text, got (NoneType|int|list|bytes)"
     ):
         gplvm.data.load_table(path)
 

@@ -247,7 +247,7 @@ def test_restarts_are_all_listed(wide):
         ({"draws": 0}, "draws must be a whole number of at least 1, got 0"),
         ({"max_iter": 0}, "max_iter must be a whole number of at least 1, got 0"),
         ({"n_restarts": 1.5}, "n_restarts must be a whole number of at least 0, got 1.5"),
-        ({"tol": 0.0}, "tol must lie between 0 and 1, got 0.0"),
+        ({"tol": 0.0}, "tol must be a finite number above 0, got 0.0"),
     ],
 )
 def test_settings_out_of_range(wide, setting, message):
