@@ -158,7 +158,6 @@ def fit_stochastic(
     (1, 1, 40, 2)
     >>> best = gplvm.fit_map(model, start=fit, progressbar=False)
     """
-    check_rates(learning_rate, learning_rate_theta, momentum)
     density = compile_neighbourhood(model, backend=backend)
     N = len(density.factor)
     R = checked_neighbors(n_neighbors, N)
@@ -192,18 +191,6 @@ def fit_stochastic(
         fit = optimised_fit(model, density, optimiser, sample, "stochastic", settings, groups)
     _warn(fit, steps)
     return fit
-
-
-def check_rates(learning_rate: float, learning_rate_theta: float, momentum: float) -> None:
-    """Raise if a step length or the momentum is out of range."""
-    if not 0.0 < learning_rate < np.inf:
-        raise ValueError(f"learning_rate must be positive and finite, got {learning_rate!r}.")
-    if not 0.0 <= learning_rate_theta < np.inf:
-        raise ValueError(
-            f"learning_rate_theta must be finite and not negative, got {learning_rate_theta!r}."
-        )
-    if not 0.0 <= momentum < 1.0:
-        raise ValueError(f"momentum must be at least 0 and below 1, got {momentum!r}.")
 
 
 def total_sd(X: Array) -> float:

@@ -259,6 +259,7 @@ def _draw_bands(ax: Axes, at: Array, draws: Array, *, across: bool) -> None:
     ax.plot(*line, color="0.4", linewidth=1.0, label="prior")
 
 
+@checked
 def optima(fit: xr.DataTree, *, same: float = 0.01, axes: Any = None) -> NDArray[Any]:
     """Draw where the starts of a fit ended, and which of them found the same embedding.
 
@@ -344,6 +345,7 @@ def _draw_distances(ax: Axes, ends: xr.Dataset, group: NDArray[Any]) -> None:
     bar.update_ticks()
 
 
+@checked
 def relevance(fit: xr.DataTree, *, threshold: float = 0.05, ax: Axes | None = None) -> Axes:
     """Draw how much each latent dimension matters (ARD).
 
