@@ -210,7 +210,7 @@ class Fit:
             return None
         noted = self.setting("priors")
         if not isinstance(noted, dict):
-            raise self._bad_attr("priors", "a mapping written as JSON")
+            raise self._bad_attr("priors", "the JSON of a mapping")
         return noted
 
     def setting(self, name: str) -> Any:
@@ -218,12 +218,12 @@ class Fit:
         try:
             return json.loads(str(self.tree.attrs[name]))
         except (KeyError, json.JSONDecodeError):
-            raise self._bad_attr(name, "what was set, as JSON") from None
+            raise self._bad_attr(name, "the JSON of what was set") from None
 
     def _bad_attr(self, name: str, wanted: str) -> ValueError:
         found = repr(self.tree.attrs[name])[:60] if name in self.tree.attrs else "none"
         return ValueError(
-            f"{self.caller} needs a fit whose attrs hold {wanted} as {name!r}, got {found}. {_EDITED}"
+            f"{self.caller} needs a fit with {wanted} in attrs[{name!r}], got {found}. {_EDITED}"
         )
 
     # Its groups.
