@@ -3,7 +3,7 @@
 import inspect
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial, wraps
 from numbers import Real
 from pathlib import Path
@@ -89,6 +89,34 @@ def one_of(name: str, value: Any, choices: tuple[str, ...]) -> str:
     return value
 
 
+def function_of(name: str, value: Any, *arguments: str) -> Any:
+    """Return a function that takes such arguments by position."""
+    try:
+        inspect.signature(value).bind(*arguments)
+    except ValueError:  # of one written in C nothing is known
+        return value
+    except TypeError as error:
+        raise TypeError(
+            f"{name} must be a function of ({', '.join(arguments)}), got another: {error}."
+        ) from None
+    return value
+
+
+def mapping(name: str, value: Any) -> Any:
+    """Return a mapping, or None for an empty one."""
+    if value is not None and not isinstance(value, Mapping):
+        wanted = _MAPPINGS.get(name, "")
+        raise TypeError(f"{name} must be a mapping{wanted}, got {type(value).__name__}.")
+    return value
+
+
+_MAPPINGS = {
+    "priors": " from parameters to priors, such as {'sigma': pm.HalfNormal.dist(1)}",
+    "compile_kwargs": " from arguments of pytensor.function to values",
+    "kfold": " from names of fits to results of cross_validate",
+}
+
+
 def _threads(name: str, value: Any) -> Any:
     """Return a number of BLAS threads; whether "auto" is one the function itself knows."""
     return value if value is None or value == "auto" else count(name, value)
@@ -100,27 +128,38 @@ _share = partial(number, above=0.0, below=1.0)
 OPTIONS: dict[str, Callable[[str, Any], Any]] = {
     "random_seed": seed,
     "blas_threads": _threads,
-    **dict.fromkeys(("progressbar", "overwrite", "relocate", "ard", "explicit"), flag),
     **dict.fromkeys(
         (
             *("draws", "chains", "thin", "cores", "num_samples", "n_proposals", "max_iter"),
             *("n_starts", "n_neighbors", "n_pairs", "n_inducing", "n_folds", "n_batches", "n_bins"),
-            *("n_replicates", "steps", "monitor"),
+            *("n_replicates", "steps"),
         ),
         count,
     ),
-    **dict.fromkeys(("tune", "n_restarts"), partial(count, least=0)),
+    **dict.fromkeys(("tune", "n_restarts", "monitor"), partial(count, least=0)),
     **dict.fromkeys(("tol", "learning_rate"), _positive),
+    "learning_rate_theta": partial(number, above=0.0, closed="left"),
+    **dict.fromkeys(("momentum", "beta_min"), partial(number, above=0.0, below=1.0, closed="left")),
+    **dict.fromkeys(("threshold", "same"), _share),
+    **dict.fromkeys(_MAPPINGS, mapping),
+    "min_weight": partial(number, above=0.0, below=0.5),
 }
 """Options that mean the same wherever they are; the default of a function is taken as it is."""
+
+
+def check_of(option: inspect.Parameter) -> Callable[[str, Any], Any] | None:
+    """Find the check of an option, by its name, or a flag by its default; None of all else."""
+    if option.kind is not option.KEYWORD_ONLY:
+        return None
+    return flag if isinstance(option.default, bool) else OPTIONS.get(option.name)
 
 
 def checked[**P, R](function: Callable[P, R]) -> Callable[P, R]:
     """Check the options of a public function by their names, before it begins."""
     checks = {
-        name: (OPTIONS[name], parameter.default)
+        name: (check, parameter.default)
         for name, parameter in inspect.signature(function).parameters.items()
-        if name in OPTIONS and parameter.kind is parameter.KEYWORD_ONLY
+        if (check := check_of(parameter))
     }
 
     @wraps(function)

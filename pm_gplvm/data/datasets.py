@@ -8,7 +8,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from pm_gplvm.core.checks import as_path, checked
+from pm_gplvm.core.checks import as_path, checked, count
 from pm_gplvm.core.interrupt import interruptible
 from pm_gplvm.data.delimited import (
     Delimited,
@@ -56,8 +56,7 @@ def load_digits(n: int = 300, *, random_seed: int = 0) -> xr.DataArray:
 
     digits = sklearn_digits()
     total = len(digits.data)
-    if not 1 <= n <= total:
-        raise ValueError(f"n must lie between 1 and {total}, got {n}.")
+    count("n", n, 1, total)
     rows = np.sort(np.random.default_rng(random_seed).permutation(total)[:n])
     return xr.DataArray(
         digits.data[rows],

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from os import PathLike
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +16,10 @@ OBS, FEATURE, LATENT, CLASS = "obs", "feature", "latent", "latent_class"
 
 THETA = ("lengthscale", "amplitude", "weight", "sigma", "bias")
 """The hyperparameters that a model built here may have, in the order of its tables."""
+
+_POSITIVE = {"lengthscale", "amplitude", "sigma", "Y_scale"}
+
+_EDITED = "Was it edited? Take the fit as it was made or read from its file."
 
 _TURNED = {"X", "lengthscale"}  # what align gives anew
 
@@ -64,31 +69,74 @@ class Fit:
     def of(cls, tree: Any, *variables: str, caller: str) -> "Fit":
         """Read a DataTree that has a posterior and the named variables, fixed ones included.
 
-        Raises TypeError if it is no DataTree, ValueError if a group or a variable is missing.
+        Raises TypeError if it is no DataTree, ValueError if a group or a variable is missing, or holds
+        what no fit holds.
         """
         if not isinstance(tree, xr.DataTree):
             raise TypeError(
                 f"{caller} needs a fit (a DataTree, as fit_marginal and sample_theta return it), "
-                f"got {type(tree).__name__}."
+                f"got {type(tree).__name__}.{_advice(tree)}"
             )
         if "posterior" not in tree.children:
             groups = ", ".join(tree.children) or "none"
             raise ValueError(
                 f"{caller} needs a fit with the group 'posterior', got the groups: {groups}."
             )
+        sizes = dict(tree["posterior"].sizes)
+        if not (sizes.get("chain") and sizes.get("draw")):
+            raise ValueError(
+                f"{caller} needs a fit with draws, dims chain and draw first, got a posterior of the sizes "
+                f"{sizes}. Keep both dims where draws are selected: isel(draw=[0])."
+            )
         fit = cls(tree, caller)
         fit.require(*variables)
         return fit
 
     def require(self, *variables: str) -> None:
-        """Raise ValueError unless each variable was drawn or held fixed."""
-        for name in variables:
+        """Raise ValueError unless each variable was drawn or held fixed, and it and θ are possible values."""
+        if not variables:
+            return
+        noted = [name for name in THETA if name in (self.priors or {})]  # drawn, and so not removed
+        for name in (*variables, *noted):
             if name not in self:
                 raise ValueError(
                     f"{self.caller} needs the variable {name!r}, in posterior or constant_data; the fit "
                     f"has {', '.join(map(str, self.posterior.data_vars))}. Was it made by a model of "
                     "build_model?"
                 )
+        for name in dict.fromkeys((*variables, *THETA, "Y_mean", "Y_scale")):
+            if name in self:
+                self._check(name)
+
+    def _check(self, name: str) -> None:
+        """Raise ValueError unless a variable holds finite numbers, positive where it is a scale."""
+        draws = self.draws(name)
+        values = draws.to_numpy()
+        if values.dtype.kind not in "fiu":
+            raise ValueError(
+                f"{self.caller} needs a fit with numbers in {name}, got {values.dtype}. {_EDITED}"
+            )
+        if name == "X" and draws.ndim != 4:
+            raise ValueError(
+                f"{self.caller} needs a fit with X of the dims chain, draw, {OBS} and {LATENT}, got "
+                f"{', '.join(map(str, draws.dims))}. {_EDITED}"
+            )
+        rows = self._table[self.observed].sizes.get(OBS) if self.holds_table else None
+        if name == "X" and rows not in (None, draws.shape[2]):
+            raise ValueError(
+                f"{self.caller} needs a fit with a position for each of the {rows} rows of its table, got "
+                f"X of {draws.shape[2]} rows. {_EDITED}"
+            )
+        wrong, wanted = ~np.isfinite(values), "finite"
+        if name in _POSITIVE:
+            # The floor of the noise may be all of it.
+            least = np.hypot(values, self.resolution) if name == "sigma" else values
+            wrong, wanted = wrong | (least <= 0.0) | (values < 0.0), "positive and finite"
+        if wrong.any():
+            raise ValueError(
+                f"{self.caller} needs a fit with {wanted} values of {name}, got {values[wrong][0]} among "
+                f"them ({int(wrong.sum())} of {values.size}). {_EDITED}"
+            )
 
     def require_exact(self) -> None:
         """Raise ValueError unless the fit has X, σ and its table, and no inducing inputs."""
@@ -158,12 +206,25 @@ class Fit:
     @property
     def priors(self) -> dict[str, str] | None:
         """Text of each prior, None if the fit keeps no note of them."""
-        noted = self.tree.attrs.get("priors")
-        return None if noted is None else json.loads(noted)
+        if "priors" not in self.tree.attrs:
+            return None
+        noted = self.setting("priors")
+        if not isinstance(noted, dict):
+            raise self._bad_attr("priors", "the JSON of a mapping")
+        return noted
 
     def setting(self, name: str) -> Any:
         """Return a number that the verb which made it was given, or has found."""
-        return json.loads(str(self.tree.attrs[name]))
+        try:
+            return json.loads(str(self.tree.attrs[name]))
+        except (KeyError, json.JSONDecodeError):
+            raise self._bad_attr(name, "the JSON of what was set") from None
+
+    def _bad_attr(self, name: str, wanted: str) -> ValueError:
+        found = repr(self.tree.attrs[name])[:60] if name in self.tree.attrs else "none"
+        return ValueError(
+            f"{self.caller} needs a fit with {wanted} in attrs[{name!r}], got {found}. {_EDITED}"
+        )
 
     # Its groups.
 
@@ -197,7 +258,7 @@ class Fit:
     @property
     def latent_dim(self) -> int:
         """Q, the number of latent dimensions."""
-        return int(self.draws("X").sizes[LATENT])
+        return int(self.draws("X").shape[3])
 
     @property
     def theta_names(self) -> list[str]:
@@ -279,6 +340,17 @@ class Fit:
         return str(self.tree.attrs["observed"])
 
     @property
+    def _table(self) -> xr.Dataset:
+        """The group of the table; ValueError if the table is not there."""
+        group = self.group("observed_data")
+        if self.observed not in group:
+            raise ValueError(
+                f"{self.caller} needs a fit that holds its table, {self.observed!r} in the group "
+                f"observed_data, got {', '.join(map(str, group.data_vars)) or 'none'}. {_EDITED}"
+            )
+        return group
+
+    @property
     def holds_table(self) -> bool:
         """Whether the table stands in the fit."""
         return self.tree.attrs.get("observed") in self.group("observed_data")
@@ -286,11 +358,11 @@ class Fit:
     @property
     def features(self) -> NDArray[Any]:
         """Names of the columns."""
-        return np.asarray(self.tree["observed_data"][FEATURE].to_numpy())
+        return np.asarray(self._table[FEATURE].to_numpy())
 
     def labels(self, name: str) -> NDArray[Any]:
         """Read a coordinate along the rows of the table; ValueError if there is none of that name."""
-        coords = self.tree["observed_data"].to_dataset().coords
+        coords = self._table.coords
         if name not in coords:
             kept = [str(key) for key, value in coords.items() if value.dims == (OBS,)]
             raise ValueError(
@@ -302,13 +374,18 @@ class Fit:
     @property
     def coords(self) -> dict[Any, xr.DataArray]:
         """Coordinates along the rows of the table, and along its columns."""
-        coords = self.tree["observed_data"].to_dataset().coords
+        coords = self._table.coords
         return {name: c for name, c in coords.items() if c.dims in ((OBS,), (FEATURE,))}
 
     @property
     def Y(self) -> xr.DataArray:
         """The table (obs, feature) in the user's units, NaN where an entry is missing."""
-        table = self.tree["observed_data"].to_dataset()[self.observed]
+        table = self._table[self.observed]
+        if FEATURE not in table.dims:
+            raise ValueError(
+                f"{self.caller} needs a fit whose table has the dims {FEATURE} and {OBS}, got "
+                f"{', '.join(map(str, table.dims))}. Give GPColumns dims=({FEATURE!r}, {OBS!r})."
+            )
         return table.transpose(..., FEATURE)
 
     def table(self, *, missing: bool = True) -> Standardised:
@@ -323,6 +400,15 @@ class Fit:
                 "them and fit again: build_model(impute(fit)['mean'])."
             )
         return Standardised(F, mean, scale)
+
+
+def _advice(given: Any) -> str:
+    """Say what to do with something that is no fit."""
+    if isinstance(given, Mapping) and any(isinstance(v, xr.DataTree) for v in given.values()):
+        return f" Pass one of them, such as fits[{next(iter(given))!r}]."
+    if isinstance(given, str | PathLike):
+        return " Read it first: gplvm.load(path)."
+    return ""
 
 
 def stacked(draws: xr.DataArray) -> NDArray[Any]:
@@ -346,6 +432,12 @@ def fits_of_one_table(fits: Mapping[str, xr.DataTree], *, caller: str) -> dict[s
     if not fits:
         raise ValueError(f"{caller} needs at least one fit, got an empty mapping.")
     read = {name: Fit.of(fit, "X", caller=caller) for name, fit in fits.items()}
+    require_one_table(read, caller=caller)
+    return read
+
+
+def require_one_table(read: Mapping[str, Fit], *, caller: str) -> None:
+    """Raise ValueError if two of them have different tables."""
     (first, Y), *others = [(name, fit.Y.to_numpy()) for name, fit in read.items()]
     for name, other in others:
         if other.shape != Y.shape:
@@ -360,4 +452,3 @@ def fits_of_one_table(fits: Mapping[str, xr.DataTree], *, caller: str) -> dict[s
             f"{caller} needs fits of the same table, got in {first!r} and {name!r} {found}. "
             "Fit both models to the same Y."
         )
-    return read

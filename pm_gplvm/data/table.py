@@ -28,6 +28,7 @@ _FEW_ROWS, _MANY_COLUMNS = 20, 50  # columns per row
 _SHARE, _FEW = 0.9, 0.25  # of all variance in at most this share of the columns
 _SHARE_OF_FEW = 0.99  # in one column where there are only two or three
 _BEYOND = 1e15  # no measurement is as large next to others, but what files fill gaps with
+_FARTHEST = 1e8  # of a new row from the mean, in scales: of longer ways no integral is left
 
 
 def as_table(Y: Any, *, missing: str = "raise") -> xr.DataArray:
@@ -162,6 +163,15 @@ def new_table(read: Fit, Y_new: Any) -> xr.DataArray:
             f"row {int(empty.argmax())}. Drop them."
         )
     new = new.sel({FEATURE: known}) if has_names else new.assign_coords({FEATURE: known})
+    _, mean, scale = read.table()
+    units = np.abs(new.to_numpy() - mean) / scale
+    if np.nanmax(units) > _FARTHEST:
+        row, column = np.unravel_index(np.nanargmax(units), units.shape)
+        raise ValueError(
+            f"Y_new must lie within {_FARTHEST:.0e} scales of the fit's table, got "
+            f"{new.to_numpy()[row, column]:g} in row {row}, column {known[column]}. If it stands for a "
+            "missing entry, put NaN."
+        )
     return new.rename({OBS: "obs_new"})
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from pm_gplvm.core.checks import Array, warn
+from pm_gplvm.core.checks import Array, checked, warn
 from pm_gplvm.core.kernels import KERNELS
 from pm_gplvm.core.procrustes import Symmetry, procrustes_mean, superimpose
 from pm_gplvm.data.arrays import by_row, finite, row_order
@@ -15,6 +15,7 @@ _ITERATIONS = 1000
 _TOLERANCE = 1e-9
 
 
+@checked
 def align(fit: xr.DataTree, *, to: Any = None, scale: bool = False) -> xr.DataTree:
     """Bring every draw of X into one orientation.
 

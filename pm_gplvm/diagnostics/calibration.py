@@ -14,6 +14,7 @@ from pm_gplvm.core.blas import blas_threads as limit_threads
 from pm_gplvm.core.checks import INTERVAL, Array, checked, count, warn
 from pm_gplvm.core.gaussian import gram_factor
 from pm_gplvm.core.interrupt import caught, interrupted, interruptible, safe_point
+from pm_gplvm.data.arrays import finite
 from pm_gplvm.data.fit import Fit
 from pm_gplvm.diagnostics.invariants import Indices, row_pairs
 from pm_gplvm.model.spec import ModelSpec
@@ -150,6 +151,11 @@ def sbc_test(ranks: xr.Dataset, *, n_bins: int = 10) -> pd.DataFrame:
         One row a quantity: p-values of Pearson's χ² test in ``n_bins`` bins and of Kolmogorov
         and Smirnov's, and the share of the truths inside the central 89 % interval of the draws.
 
+    Raises
+    ------
+    TypeError, ValueError
+        If ``ranks`` are not what :func:`diagnostics.sbc` returns, or ``n_bins`` is below 2.
+
     Examples
     --------
     >>> import numpy as np, xarray as xr
@@ -157,10 +163,11 @@ def sbc_test(ranks: xr.Dataset, *, n_bins: int = 10) -> pd.DataFrame:
     >>> float(sbc_test(even).loc["sigma", "chi2_p"])
     1.0
     """
-    top = ranks.attrs["draws"] + 1
+    count("n_bins", n_bins, 2)
+    known, most = _checked_ranks(ranks)
     table = {}
-    for name, values in ranks.data_vars.items():
-        share = (values.to_numpy() + 0.5) / top
+    for name, values in known.items():
+        share = (values + 0.5) / (most + 1)
         counts = np.histogram(share, bins=n_bins, range=(0.0, 1.0))[0]
         table[name] = {
             "chi2_p": chisquare(counts).pvalue,
@@ -168,6 +175,26 @@ def sbc_test(ranks: xr.Dataset, *, n_bins: int = 10) -> pd.DataFrame:
             "coverage_89": ((share > INTERVAL[0]) & (share < INTERVAL[1])).mean(),
         }
     return pd.DataFrame(table).T
+
+
+def _checked_ranks(ranks: Any) -> tuple[dict[str, Array], int]:
+    """Ranks by name, and the largest that one can be."""
+    if not isinstance(ranks, xr.Dataset):
+        raise TypeError(f"ranks must be a Dataset of sbc, got {type(ranks).__name__}.")
+    if not ranks.data_vars:
+        raise ValueError("ranks must hold the ranks of a quantity or more, got none.")
+    most = count("ranks.attrs['draws']", ranks.attrs.get("draws"))
+    known = {str(n): finite(f"ranks[{n!r}]", values) for n, values in ranks.data_vars.items()}
+    for name, values in known.items():
+        if values.ndim != 1 or not values.size:
+            raise ValueError(
+                f"ranks[{name!r}] must have one rank a table, got shape {values.shape}."
+            )
+        if (values != np.round(values)).any() or values.min() < 0 or values.max() > most:
+            raise ValueError(
+                f"ranks[{name!r}] must be whole numbers from 0 to {most}, the number of draws, got others."
+            )
+    return known, most
 
 
 def _states(model: pm.Model, prior: xr.DataTree, ensemble: Any) -> list[Array]:

@@ -174,6 +174,11 @@ def summarise_theta(best: xr.DataTree, draws: xr.DataTree) -> pd.DataFrame:
         One row a hyperparameter (and dimension, if ARD), columns ``estimate``, ``mean``, ``sd``,
         ``ess_bulk``, ``r_hat``; in units of the scale of Y, the lengthscale in units of X.
 
+    Raises
+    ------
+    TypeError, ValueError
+        If one is no fit, ``best`` has more than one draw, or they differ in their table or parameters.
+
     Examples
     --------
     >>> import pm_gplvm as gplvm
@@ -186,9 +191,18 @@ def summarise_theta(best: xr.DataTree, draws: xr.DataTree) -> pd.DataFrame:
     with interruptible():
         import arviz_stats
 
-    read = Fit.of(best, caller="summarise_theta")
-    posterior = Fit.of(draws, caller="summarise_theta").posterior
+    fits = fits_of_one_table({"best": best, "draws": draws}, caller="summarise_theta")
+    read, posterior = fits["best"], fits["draws"].posterior
+    if read.n_draws != 1:
+        raise ValueError(
+            f"best must be a fit of one draw, got {read.n_draws}. Pass the estimate first, the draws second."
+        )
     names = [name for name in THETA if name in posterior]
+    shapes = {n: posterior[n].shape[2:] for n in names}
+    other = [n for n in names if n not in read or read.draws(n).shape[2:] != shapes[n]]
+    if other or not names:
+        found = f"{', '.join(other)} of another shape or none" if other else "no hyperparameter"
+        raise ValueError(f"draws must be of the model of best, got {found}. Fit one model twice.")
     statistics = {
         "estimate": xr.Dataset({name: read.draws(name)[0, 0] for name in names}),
         "mean": posterior[names].mean(("chain", "draw")),

@@ -122,8 +122,6 @@ def posterior_modes(
     """
     read = Fit.of(fit, "X", caller="posterior_modes")
     X = read.draws("X")
-    if not 0.0 < min_weight < 0.5:
-        raise ValueError(f"min_weight must lie between 0 and 0.5, got {min_weight!r}.")
     if read.n_draws < 40:
         raise ValueError(
             f"posterior_modes needs 40 draws or more to sort, got {read.n_draws}. Draw them with sample."
@@ -290,7 +288,7 @@ def group_optima(read: Fit, same: float = 0.01) -> xr.Dataset:
     Raises
     ------
     ValueError
-        If the fit does not hold where its starts ended, or ``same`` does not lie between 0 and 1.
+        If the fit does not hold where its starts ended.
 
     Examples
     --------
@@ -300,8 +298,6 @@ def group_optima(read: Fit, same: float = 0.01) -> xr.Dataset:
     >>> group_optima(Fit(best))["embedding"].shape
     (6,)
     """
-    if not 0.0 < same < 1.0:
-        raise ValueError(f"same must lie between 0 and 1, got {same!r}.")
     optima, positions = read.group("optima"), read.group("optima_positions")
     if not optima or not positions:
         raise ValueError(

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from pm_gplvm.core.checks import interval
+from pm_gplvm.core.checks import checked, interval
 from pm_gplvm.data.fit import LATENT, Fit
 
 
@@ -24,10 +24,12 @@ def relevance(read: Fit) -> xr.DataArray:
             X.mean(axis=0) if read.is_aligned else read.group("approximation")["X_mean"].to_numpy()
         )
         X, unit = mean[None], unit[:1]
-    labels = read.draws("X")[LATENT].to_numpy()
+    draws = read.draws("X")
+    labels = draws.get_index(draws.dims[-1]).to_numpy()
     return xr.DataArray(X.std(axis=1) / unit, dims=("draw", LATENT), coords={LATENT: labels})
 
 
+@checked
 def active_dimensions(fit: xr.DataTree, *, threshold: float = 0.05) -> pd.DataFrame:
     """Count the latent dimensions in use.
 
@@ -63,8 +65,6 @@ def active_dimensions(fit: xr.DataTree, *, threshold: float = 0.05) -> pd.DataFr
     >>> gplvm.diagnostics.active_dimensions(best).columns.tolist()
     ['relevance', 'low', 'high', 'in_use', 'probability']
     """
-    if not 0.0 < threshold < 1.0:
-        raise ValueError(f"threshold must lie between 0 and 1, got {threshold!r}.")
     found = relevance(Fit.of(fit, "X", caller="active_dimensions"))
     values = found.to_numpy()
     probability = (values >= threshold * values.max(axis=1, keepdims=True)).mean(axis=0)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pm_gplvm.core.blas import BlasThreads, threads_for
 from pm_gplvm.core.blas import blas_threads as limit_threads
-from pm_gplvm.core.checks import Array, checked, count, warn
+from pm_gplvm.core.checks import Array, checked, warn
 from pm_gplvm.core.interrupt import interrupted, interruptible
 from pm_gplvm.data.fit import OBS, THETA, Fit
 from pm_gplvm.data.progress import progress_bar
@@ -259,13 +259,6 @@ class _Settings:
     max_iter: int
     tol: float
     random_seed: int | None
-
-    def __post_init__(self) -> None:
-        for name, least in (("n_restarts", 0), ("max_iter", 1)):
-            value = getattr(self, name)
-            count(name, value, least)
-        if not 0.0 < self.tol < np.inf:
-            raise ValueError(f"tol must be a positive number of nats, got {self.tol!r}.")
 
 
 def _warned(spec: ModelSpec, settings: _Settings, *others: Any) -> xr.DataTree:

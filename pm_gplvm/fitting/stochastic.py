@@ -29,7 +29,7 @@ from pytensor.graph.basic import Variable
 from scipy.spatial import cKDTree
 
 from pm_gplvm.core.blas import blas_threads as limit_threads
-from pm_gplvm.core.checks import Array, checked, count, warn
+from pm_gplvm.core.checks import Array, checked, warn
 from pm_gplvm.core.gaussian import gram_factor
 from pm_gplvm.core.interrupt import caught, interruptible, safe_point
 from pm_gplvm.data.progress import progress_bar
@@ -158,13 +158,10 @@ def fit_stochastic(
     (1, 1, 40, 2)
     >>> best = gplvm.fit_map(model, start=fit, progressbar=False)
     """
-    check_rates(learning_rate, learning_rate_theta, momentum)
     density = compile_neighbourhood(model, backend=backend)
     N = len(density.factor)
     R = checked_neighbors(n_neighbors, N)
     steps = ceil(_PASSES * N / R) if steps is None else steps
-    count("steps", steps)
-    count("monitor", monitor, 0)
     rng = np.random.default_rng(random_seed)
     values = start_values(model, start, rng)
     optimiser = Optimiser(
@@ -192,18 +189,6 @@ def fit_stochastic(
         fit = optimised_fit(model, density, optimiser, sample, "stochastic", settings, groups)
     _warn(fit, steps)
     return fit
-
-
-def check_rates(learning_rate: float, learning_rate_theta: float, momentum: float) -> None:
-    """Raise if a step length or the momentum is out of range."""
-    if not 0.0 < learning_rate < np.inf:
-        raise ValueError(f"learning_rate must be positive and finite, got {learning_rate!r}.")
-    if not 0.0 <= learning_rate_theta < np.inf:
-        raise ValueError(
-            f"learning_rate_theta must be finite and not negative, got {learning_rate_theta!r}."
-        )
-    if not 0.0 <= momentum < 1.0:
-        raise ValueError(f"momentum must be at least 0 and below 1, got {momentum!r}.")
 
 
 def total_sd(X: Array) -> float:

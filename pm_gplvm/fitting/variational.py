@@ -14,7 +14,7 @@ import xarray as xr
 from pymc.distributions.transforms import LogTransform
 
 from pm_gplvm.core.blas import blas_threads as limit_threads
-from pm_gplvm.core.checks import Array, checked, count, warn
+from pm_gplvm.core.checks import Array, checked, count, number, warn
 from pm_gplvm.core.inducing import InducingKernel
 from pm_gplvm.core.interrupt import caught, interruptible
 from pm_gplvm.core.psi import CLOSED_FORM, Quadrature, quasi_monte_carlo
@@ -270,7 +270,6 @@ def fit_variational(
     >>> fit["approximation"]["X_sd"].dims
     ('obs', 'latent')
     """
-    count("draws", draws)
     exact = ModelSpec.of(model)
     approximation = build_variational(exact, n_inducing=n_inducing)
     rng = np.random.default_rng(random_seed)
@@ -325,11 +324,8 @@ def _maximised(
 
     Where the approximation has q(X), its means take the place of X.
     """
-    for name, least in (("hold", 0), ("max_iter", 1)):
-        count(name, settings[name], least)
-    count("n_restarts", n_restarts, 0)
-    if not 0.0 < settings["tol"] < 1.0:
-        raise ValueError(f"tol must lie between 0 and 1, got {settings['tol']!r}.")
+    count("hold", settings["hold"], 0)
+    number("tol", settings["tol"], above=0.0, below=1.0)
     of_q = "X_mean" in approximation.named_vars
     first = start_values(exact, start, rng)
     if of_q and not isinstance(start, xr.DataTree):

@@ -248,11 +248,6 @@ def _check_latent_dim(latent_dim: int, shape: tuple[int, ...]) -> None:
 
 
 def _chosen_priors(names: tuple[str, ...], priors: Mapping[str, Any] | None) -> dict[str, Any]:
-    if priors is not None and not isinstance(priors, Mapping):
-        raise TypeError(
-            "priors must be a mapping from parameters to priors, such as {'sigma': pm.HalfNormal.dist(1)}, "
-            f"got {type(priors).__name__}."
-        )
     unknown = [name for name in priors or {} if name not in names]
     if unknown:
         raise ValueError(
@@ -265,6 +260,7 @@ def _chosen_priors(names: tuple[str, ...], priors: Mapping[str, Any] | None) -> 
 _FLAT = {"Flat()", "HalfFlat()"}
 
 
+@checked
 def rebuild(
     fit: xr.DataTree, *, priors: Mapping[str, Any] | None = None, hold: bool = False
 ) -> pm.Model:

@@ -6,6 +6,7 @@ speed but for some 0.2 ms of interpreter an evaluation. Numba spares those, afte
 half of compilation; a MAP or a usual run of NUTS never earns that back.
 """
 
+import inspect
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial, reduce
@@ -63,8 +64,17 @@ def compile_mode(backend: Backend = "python") -> Mode:
     raise ValueError(f"backend must be 'python', 'numba' or 'jax', got {backend!r}.")
 
 
+_OWN_ARGUMENTS = {"inputs", "outputs", "on_unused_input"}  # what the functions here give themselves
+
+
 def resolve_mode(backend: Backend, compile_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
     """Keyword arguments for ``pytensor.function``: the user's own, the backend's mode otherwise."""
+    known = inspect.signature(pytensor.function).parameters.keys() - _OWN_ARGUMENTS
+    if unknown := [str(name) for name in compile_kwargs or {} if name not in known]:
+        raise ValueError(
+            f"compile_kwargs must name arguments of pytensor.function ({', '.join(sorted(known))}), got "
+            f"{', '.join(unknown)}."
+        )
     return {"mode": compile_mode(backend), **(compile_kwargs or {})}
 
 

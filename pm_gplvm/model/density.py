@@ -23,8 +23,9 @@ from pytensor.graph.basic import Variable
 from pytensor.graph.replace import graph_replace, vectorize_graph
 from pytensor.tensor.random.op import RandomVariable
 
-from pm_gplvm.core.checks import Array
+from pm_gplvm.core.checks import Array, checked
 from pm_gplvm.core.gaussian import gram_factor, lower_factors, solve_lower
+from pm_gplvm.data.arrays import numbers
 from pm_gplvm.model.compile import Backend, compile_mode, resolve_mode
 from pm_gplvm.model.likelihood import check_memory
 from pm_gplvm.model.ops import Covariance, incomplete_total_logp, own_columns_logp, total_logp
@@ -82,6 +83,12 @@ def _split(
         model, tables = model.model, [model.table]
     else:
         tables = tables_of(model)
+    discrete = [f"{rv.name} ({rv.dtype})" for rv in model.free_RVs if "float" not in str(rv.dtype)]
+    if discrete:
+        raise ValueError(
+            f"model must have continuous free variables, got {', '.join(discrete)}. Sum over a discrete "
+            "one, or hold it by pm.do."
+        )
     reduced = [table for table in tables if table.standardisable]
     known = [table.variable for table in reduced]
     others = [rv for rv in model.observed_RVs if rv not in known]
@@ -205,6 +212,7 @@ def compile_log_density(
     return LogDensity(tuple(value.name for value in values), tuple(shapes), function)
 
 
+@checked
 def compile_objective(
     model: pm.Model,
     *,
@@ -266,11 +274,15 @@ def compile_objective(
 def _checked_point(
     point: Mapping[str, Any], names: Sequence[str], shapes: Mapping[str, tuple[int, ...]]
 ) -> list[Array]:
+    if not isinstance(point, Mapping):
+        raise TypeError(
+            f"point must be a mapping of {', '.join(names)} to values, got {type(point).__name__}."
+        )
     if set(point) != set(names):
         raise ValueError(
             f"point must give a value to {', '.join(names)}, got {', '.join(map(str, point)) or 'nothing'}."
         )
-    values = [np.asarray(point[name], dtype=np.float64) for name in names]
+    values = [numbers(f"point[{name!r}]", point[name]) for name in names]
     for name, value in zip(names, values, strict=True):
         if value.shape != shapes[name]:
             raise ValueError(f"point[{name!r}] must have shape {shapes[name]}, got {value.shape}.")

@@ -13,6 +13,7 @@ from pytensor.graph.basic import Variable
 from pytensor.graph.traversal import ancestors
 
 from pm_gplvm.core.checks import Array, checked
+from pm_gplvm.data.arrays import finite
 from pm_gplvm.data.fit import OBS, Fit
 from pm_gplvm.model.compile import compile_mode
 from pm_gplvm.model.density import compile_objective, table_log_likelihood
@@ -84,9 +85,9 @@ def gradients(
     >>> bool(np.allclose(by_hand, parts["dL_dX"]))
     True
     """
-    ModelSpec.of(model)
+    spec = ModelSpec.of(model)
     plain = remove_value_transforms(model)
-    graph, at = _Graph(plain), _point(plain, point)
+    graph, at = _Graph(plain), _point(spec, plain, point)
     value, slopes = compile_objective(model, prior=False)(at)
     values = [np.asarray(at[value.name], dtype=np.float64) for value in plain.value_vars]
     K, G = graph.compiled([graph.K, graph.dL_dK])(*values)
@@ -165,13 +166,17 @@ def _first_argument(sums: Callable[..., Any], values: list[Array], N: int) -> Ar
     return tensor
 
 
-def _point(plain: pm.Model, point: Mapping[str, Any] | xr.DataTree) -> dict[str, Any]:
-    """Values by name; of a fit those of its last draw."""
+def _point(
+    spec: ModelSpec, plain: pm.Model, point: Mapping[str, Any] | xr.DataTree
+) -> dict[str, Any]:
+    """Finite values by name; of a fit those of its last draw, in the order of the table's rows."""
     if isinstance(point, Mapping) and not isinstance(point, xr.DataTree):
-        return dict(point)
+        return {name: finite(f"point[{name!r}]", value) for name, value in point.items()}
     names = [rv.name for rv in plain.free_RVs]
     read = Fit.of(point, *names, caller="gradients")
-    return {name: read.draws(name)[0, -1].to_numpy() for name in names}
+    order = spec.rows_in(read, "point")
+    last = {name: read.draws(name)[0, -1] for name in names}
+    return {n: (v.isel({OBS: order}) if OBS in v.dims else v).to_numpy() for n, v in last.items()}
 
 
 def _labels(plain: pm.Model, N: int) -> dict[str, Any]:

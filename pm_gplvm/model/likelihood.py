@@ -1,6 +1,7 @@
 """The observed term as a PyMC distribution."""
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,10 @@ from pymc.pytensorf import normalize_rng_param
 from pytensor.graph.basic import Variable
 from pytensor.tensor.random.utils import normalize_size_param
 
+from pm_gplvm.data.arrays import numbers
 from pm_gplvm.model.compile import constants, is_random
 from pm_gplvm.model.ops import (
+    as_parameter,
     columns_logp,
     incomplete_columns_logp,
     lower_factor,
@@ -136,6 +139,14 @@ class GPColumns(Continuous):
     rv_type = GPColumnsRV
     rv_op = GPColumnsRV.rv_op
 
+    def __new__(cls, name: str, cov: Any, *args: Any, observed: Any = None, **kwargs: Any) -> Any:
+        """Register the variable; the table is compared with the covariance and the parameters before."""
+        known = dict(zip(("mu", "scale", "seen", "amplitude", "sigma"), args, strict=False))
+        given = {n: v for n, v in {**known, **kwargs}.items() if n in _OF_COLUMNS}
+        if observed is not None:
+            _check_table(observed, _parameter("cov", cov), given, {**known, **kwargs}.get("seen"))
+        return super().__new__(cls, name, cov, *args, observed=observed, **kwargs)
+
     @classmethod
     def dist(
         cls,
@@ -147,13 +158,13 @@ class GPColumns(Continuous):
         sigma: Any = None,
         **kwargs: Any,
     ) -> Variable:
-        mu, scale, cov = (pt.as_tensor_variable(v, dtype="float64") for v in (mu, scale, cov))
-        if cov.ndim != 2:
-            raise ValueError(
-                f"cov must be one N × N matrix shared by all columns, got {cov.ndim} dimensions."
-            )
+        named = {"mu": mu, "scale": scale, "cov": cov}
+        mu, scale, cov = (
+            pt.as_tensor_variable(_parameter(n, v), dtype="float64") for n, v in named.items()
+        )
         if sigma is not None:
-            own = [1.0 if amplitude is None else amplitude, sigma]
+            named = {"amplitude": 1.0 if amplitude is None else amplitude, "sigma": sigma}
+            own = [_parameter(n, v) for n, v in named.items()]
             return _OwnColumns.dist([mu, scale, cov, *own], seen, **kwargs)
         if amplitude is not None:
             raise ValueError(
@@ -174,6 +185,58 @@ class GPColumns(Continuous):
         F = (pt.atleast_2d(value) - mu[..., None]) / scale[..., None]
         terms = columns_logp(F.T, cov, scale)
         return terms if value.ndim == 2 else terms[0]
+
+
+_OF_COLUMNS: dict[str, dict[str, Any]] = {
+    "mu": {},
+    "scale": {"positive": True},
+    "amplitude": {"least": 0.0},
+    "sigma": {"positive": True},
+}
+"""Parameters that are one number, or one a column."""
+
+
+def _parameter(name: str, value: Any) -> Variable:
+    """Return a parameter of :class:`GPColumns` as a variable, or raise."""
+    if name != "cov":
+        return as_parameter(name, value, ndim=(0, 1), **_OF_COLUMNS[name])
+    cov = as_parameter(name, value, ndim=(0, 1, 2, 3))
+    rows, columns = cov.type.shape if cov.ndim == 2 else (None, None)
+    if cov.ndim != 2 or (None not in (rows, columns) and rows != columns):
+        found = f"{cov.ndim} dimensions" if cov.ndim != 2 else f"shape {cov.type.shape}"
+        raise ValueError(f"cov must be one N × N matrix shared by all columns, got {found}.")
+    return cov
+
+
+def _check_table(observed: Any, cov: Variable, columns: Mapping[str, Any], seen: Any) -> None:
+    """Raise unless a table (D, N) has the rows of K, and the columns of the parameters."""
+    if isinstance(observed, Variable):
+        shape = observed.type.shape
+    else:
+        values = numbers("observed", observed)
+        shape = values.shape
+        if missing := int((~np.isfinite(values)).sum()):
+            raise ValueError(
+                f"observed must be finite, got {missing} missing or infinite entries. Put any number there, "
+                "and pass seen, False where an entry is missing."
+            )
+    if len(shape) not in (1, 2):
+        raise ValueError(f"observed must be one table (feature, obs), got {len(shape)} dimensions.")
+    D, N = (1, *shape)[-2:]
+    if None not in (N, cov.type.shape[-1]) and cov.type.shape[-1] != N:
+        raise ValueError(
+            f"cov must have a row for each of the {N} rows of observed (feature, obs), got shape "
+            f"{cov.type.shape}. Is observed transposed? Pass observed=Y.T."
+        )
+    for name, value in columns.items():
+        given = () if value is None else _parameter(name, value).type.shape
+        if D is not None and given not in ((), (None,), (1,), (D,)):
+            raise ValueError(
+                f"{name} must be one number, or one for each of the {D} columns, got shape {given}."
+            )
+    mask = () if seen is None else _mask(seen).type.shape
+    if any(None not in (a, b) and a != b for a, b in zip(mask, (D, N), strict=False)):
+        raise ValueError(f"seen must have the shape of observed, {(D, N)}, got {mask}.")
 
 
 class _IncompleteColumns(Continuous):
@@ -252,6 +315,11 @@ def _own_logp(
 
 
 def _mask(seen: Any) -> Variable:
+    if not isinstance(seen, Variable):
+        seen = numbers("seen", seen)
+        if not np.isin(seen, (0.0, 1.0)).all():
+            raise ValueError("seen must hold True and False, got other numbers.")
+        seen = seen.astype(bool)
     seen = pt.as_tensor_variable(seen, dtype="bool")
     if seen.ndim != 2:
         raise ValueError(

@@ -48,6 +48,7 @@ from pm_gplvm.core.kernels import (
 )
 from pm_gplvm.core.psi import CLOSED_FORM, ONE_NODE, Quadrature, cubature, workspace_shape
 from pm_gplvm.core.spectral import ColumnParts, spectrum
+from pm_gplvm.data.arrays import finite
 
 
 def reused(
@@ -265,6 +266,31 @@ class _CovariancePullback(GradientOp):
         return pullback(self.entry, own, whole)
 
 
+def as_parameter(
+    name: str,
+    value: Any,
+    *,
+    ndim: tuple[int, ...] = (0,),
+    least: float = -np.inf,
+    positive: bool = False,
+) -> Variable:
+    """Return a variable of so many dimensions; what is none must be finite numbers, positive if asked."""
+    if not isinstance(value, Variable):
+        if isinstance(value, bool | np.bool_):
+            raise TypeError(f"{name} must be a number or a variable, got {value!r}.")
+        given = finite(name, value)
+        if (given < least).any() or (positive and (given <= 0.0).any()):
+            wanted = "positive" if positive else f"at least {least:g}"
+            raise ValueError(f"{name} must be {wanted}, got {given.min():g}.")
+        value = pt.as_tensor_variable(given)
+    variable = pt.as_tensor_variable(value)
+    single = all(size == 1 for size in variable.type.shape)
+    if variable.ndim not in ndim and not (single and 0 in ndim):
+        wanted = " or ".join(map(str, ndim))
+        raise ValueError(f"{name} must have {wanted} dimensions, got {variable.ndim}.")
+    return variable
+
+
 def covariance(
     kernel: str,
     X: Any,
@@ -297,16 +323,31 @@ def covariance(
     -------
     TensorVariable, shape (N, N)
 
+    Raises
+    ------
+    TypeError, ValueError
+        If ``kernel`` is none of the table, a parameter has another shape, or one that is a number is not
+        finite, or negative.
+
     Examples
     --------
     >>> import numpy as np
     >>> covariance("rbf", np.zeros((2, 1)), sigma=1.0).eval().tolist()
     [[2.0, 1.0], [1.0, 2.0]]
     """
-    Z = pt.as_tensor_variable(X, dtype="float64") / lengthscale
     entry = parse_kernel(kernel)[0]
+    lengthscale = as_parameter("lengthscale", lengthscale, ndim=(0, 1), positive=True)
+    scales = {"amplitude": amplitude, "bias": bias, "sigma": sigma, "weight": weight}
+    amplitude, bias, sigma, weight = (as_parameter(n, v, least=0.0) for n, v in scales.items())
+    X = as_parameter("X", X, ndim=(2,))
+    Q, given = X.type.shape[1], lengthscale.type.shape
+    if Q is not None and given not in ((), (None,), (1,), (Q,)):
+        raise ValueError(
+            f"lengthscale must be one number, or one for each of the {Q} latent dimensions, got shape {given}."
+        )
+    Z = pt.as_tensor_variable(X, dtype="float64") / lengthscale
     # As the graph's own product even of two numbers: ModelSpec reads it.
-    linear = [pt.as_tensor_variable(weight) * lengthscale] if entry.summed else []
+    linear = [weight * lengthscale] if entry.summed else []
     return Covariance(entry.name)(Z, amplitude, bias, sigma, *linear)[0]
 
 

@@ -7,7 +7,6 @@ package asks of such a prior beside its density (:class:`LatentPrior`).
 
 import copy
 import hashlib
-import inspect
 from collections.abc import Callable, Container, Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar, Literal, Self
@@ -25,7 +24,7 @@ from pytensor.tensor.type_other import NoneTypeT
 from scipy.spatial.distance import pdist
 
 from pm_gplvm.core.blas import rowwise
-from pm_gplvm.core.checks import Array, number, one_of
+from pm_gplvm.core.checks import Array, function_of, number, one_of
 from pm_gplvm.core.kernels import cross_and_rate, cross_covariance
 from pm_gplvm.core.mixtures import Mixture
 from pm_gplvm.data.arrays import (
@@ -97,12 +96,7 @@ def _called(name: str, prior: Any, dims: tuple[str, ...], shape: tuple[int, ...]
         raise ValueError(
             f"{what} must be a prior of one parameter, got {type(prior).__name__}, one of X."
         )
-    try:
-        inspect.signature(prior).bind(name, dims)
-    except TypeError as error:
-        raise TypeError(
-            f"{what} must be a function of (name, dims), got another: {error}."
-        ) from None
+    function_of(what, prior, "name", "dims")
     variable = prior(name, dims)
     if not isinstance(variable, Variable):
         raise TypeError(

@@ -30,7 +30,7 @@ def check_image_shape(image_shape: Any, n_features: int) -> tuple[int, int] | No
     if image_shape is None:
         return None
     given = np.atleast_1d(np.asarray(image_shape, dtype=object)).tolist()
-    shape = tuple(n for n in given if isinstance(n, int | np.integer))
+    shape = tuple(n for n in given if isinstance(n, int | np.integer) and not isinstance(n, bool))
     if len(given) != 2 or len(shape) != 2 or shape[0] * shape[1] != n_features or min(shape) < 1:
         raise ValueError(
             f"image_shape must be (height, width) with height · width = {n_features}, the number of "

@@ -11,7 +11,7 @@ from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from pm_gplvm.core.checks import INTERVAL, Array, checked, count, interval
+from pm_gplvm.core.checks import INTERVAL, Array, checked, interval
 from pm_gplvm.data.fit import Fit, fits_of_one_table
 from pm_gplvm.diagnostics.agreement import common_frame, outside
 from pm_gplvm.diagnostics.modes import group_optima
@@ -78,7 +78,6 @@ def compare(
     'estimate'
     """
     read = fits_of_one_table(fits, caller="plot.compare")
-    count("num_samples", num_samples)
     first = next(iter(fits))
     N = len(read[first].table().F)
     key = key_of(read[first], color, N)
@@ -259,6 +258,7 @@ def _draw_bands(ax: Axes, at: Array, draws: Array, *, across: bool) -> None:
     ax.plot(*line, color="0.4", linewidth=1.0, label="prior")
 
 
+@checked
 def optima(fit: xr.DataTree, *, same: float = 0.01, axes: Any = None) -> NDArray[Any]:
     """Draw where the starts of a fit ended, and which of them found the same embedding.
 
@@ -344,6 +344,7 @@ def _draw_distances(ax: Axes, ends: xr.Dataset, group: NDArray[Any]) -> None:
     bar.update_ticks()
 
 
+@checked
 def relevance(fit: xr.DataTree, *, threshold: float = 0.05, ax: Axes | None = None) -> Axes:
     """Draw how much each latent dimension matters (ARD).
 

@@ -12,7 +12,7 @@ from scipy.special import logsumexp
 from scipy.stats import norm
 
 from pm_gplvm.core.blas import blas_threads
-from pm_gplvm.core.checks import Array, checked, count, warn
+from pm_gplvm.core.checks import Array, checked, count, function_of, warn
 from pm_gplvm.core.gaussian import GP, Patterns
 from pm_gplvm.core.interrupt import caught, interrupted, interruptible, safe_point
 from pm_gplvm.data.fit import FEATURE, OBS, Fit
@@ -21,6 +21,7 @@ from pm_gplvm.data.table import as_table
 from pm_gplvm.fitting.map import fit_map, fit_marginal
 from pm_gplvm.model.build import build_model, held_as, rebuild
 from pm_gplvm.model.compile import compile_mode
+from pm_gplvm.model.spec import ModelSpec
 from pm_gplvm.model.volume import why_no_volume
 from pm_gplvm.prediction.embed import log_predictive
 from pm_gplvm.prediction.processes import by_pattern, each_draw, parts, patterns_of
@@ -120,13 +121,15 @@ def compute_log_prior(fit: xr.DataTree, *, model: pm.Model | None = None) -> xr.
     >>> sorted(gplvm.diagnostics.compute_log_prior(best)["log_prior"])
     ['X', 'amplitude', 'lengthscale', 'sigma']
     """
-    read = Fit.of(fit, caller="compute_log_prior")
+    read = Fit.of(fit, "X", caller="compute_log_prior")
     if model is None:
         held = rebuild(fit, hold=True)
     elif isinstance(model, pm.Model):
         held = held_as(model, read)
     else:
         raise TypeError(f"model must be a pm.Model or None, got {type(model).__name__}.")
+    if not held.free_RVs:
+        raise ValueError("model must have a free variable, got none.")
     if other := [rv.name for rv in held.free_RVs if rv.name not in read.posterior]:
         raise ValueError(
             f"model must be that of the fit, got one with {', '.join(other)}, of which the fit has no draws."
@@ -183,7 +186,6 @@ def leave_one_out(fit: xr.DataTree, *, num_samples: int = 200) -> xr.Dataset:
     >>> dict(gplvm.diagnostics.leave_one_out(best).sizes)
     {'obs': 20, 'feature': 64}
     """
-    count("num_samples", num_samples)
     read = Fit.of(fit, caller="leave_one_out")
     F, centre, scale = read.table()
     patterns = patterns_of(read, F)
@@ -320,6 +322,9 @@ def cross_validate(
         count(name, value, low)
     if n_folds > N:
         raise ValueError(f"n_folds must be at most the number of rows, {N}, got {n_folds}.")
+    function_of("build", build, "table")
+    if fit is not None:
+        function_of("fit", fit, "model")
     show = progressbar and fit is None  # a fit of the user's shows its own progress
     fit = fit or _mode
     rng = np.random.default_rng(random_seed)
@@ -334,10 +339,9 @@ def cross_validate(
             for k in range(n_folds):
                 safe_point()
                 held = fold == k
-                model = build(table[~held])
-                _check_prior(model)
+                model = _built(build, table[~held])
                 scores = log_predictive(
-                    fit(model),
+                    _fitted(fit, model),
                     table.to_numpy()[held],
                     num_samples=num_samples,
                     draws=draws,
@@ -367,6 +371,34 @@ def _mode(model: pm.Model) -> xr.DataTree:
     """Fit at the scale of the prior: relative to a joint mode the prior of a new row is far too wide."""
     fit = fit_marginal if why_no_volume(model) is None else fit_map
     return fit(model, progressbar=False)
+
+
+def _built(build: Callable[[xr.DataArray], pm.Model], table: xr.DataArray) -> pm.Model:
+    """Build a model of these rows, or raise: other rows would be scored by what was fitted to them."""
+    model = build(table)
+    if not isinstance(model, pm.Model):
+        raise TypeError(
+            f"build must return the model of the table it is given, got {type(model).__name__}."
+        )
+    if not np.array_equal(ModelSpec.of(model).table.Y, table.to_numpy(), equal_nan=True):
+        raise ValueError(
+            "build must return the model of the table it is given, got one of another table. Write "
+            "lambda table: build_model(table, ...)."
+        )
+    _check_prior(model)
+    return model
+
+
+def _fitted(fit: Callable[[pm.Model], xr.DataTree], model: pm.Model) -> xr.DataTree:
+    """Fit a model, or raise if what comes is no fit of its table."""
+    found = fit(model)
+    Y = Fit.of(found, "X", caller="cross_validate").Y
+    if not np.array_equal(Y, ModelSpec.of(model).table.Y, equal_nan=True):
+        raise ValueError(
+            "fit must return a fit of the model it is given, got one of another table. Write lambda "
+            "model: fit_map(model, ...)."
+        )
+    return found
 
 
 def _check_prior(model: pm.Model) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from pm_gplvm.core.checks import Array, checked, count, interval
+from pm_gplvm.core.checks import Array, checked, interval
 from pm_gplvm.core.gaussian import GP
 from pm_gplvm.data.fit import LATENT, Fit
 from pm_gplvm.prediction.predict import check_positions
@@ -74,7 +74,6 @@ def magnification(fit: xr.DataTree, X_new: Any, *, num_samples: int = 50) -> xr.
     """
     read = Fit.of(fit, "X", "sigma", "Y_mean", "Y_scale", caller="magnification")
     read.warn_unaligned()
-    count("num_samples", num_samples)
     positions = check_positions(read, X_new)
     F, _, scale = read.table()
     patterns = patterns_of(read, F)

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from pm_gplvm.core.checks import Array, checked, count
+from pm_gplvm.core.checks import Array, checked
 from pm_gplvm.core.gaussian import Patterns
 from pm_gplvm.data.arrays import finite, numbers
 from pm_gplvm.data.fit import FEATURE, OBS, Fit
@@ -81,7 +81,6 @@ def predict(
     """
     read = Fit.of(fit, "X", "sigma", "Y_mean", "Y_scale", caller="predict")
     read.warn_unaligned()
-    count("num_samples", num_samples)
     positions = check_positions(read, X_new)
     F, centre, scale = read.table()
     patterns = patterns_of(read, F)
@@ -160,7 +159,6 @@ def sample_predictive(
     read = Fit.of(fit, caller="sample_predictive")
     read.require_exact()
     read.warn_unaligned()
-    count("num_samples", num_samples)
     positions = check_positions(read, X_new)
     F, centre, scale = read.table()
     patterns = patterns_of(read, F)
@@ -230,7 +228,6 @@ def reconstruct(fit: xr.DataTree, *, noise: bool = False, num_samples: int = 100
     """
     read = Fit.of(fit, caller="reconstruct")
     read.require_exact()
-    count("num_samples", num_samples)
     F, centre, scale = read.table()
     patterns = patterns_of(read, F)
     means, variances = [], []
@@ -253,7 +250,6 @@ def relative_uncertainty(fit: xr.DataTree, X_new: Any, *, num_samples: int = 20)
     where the data say nothing. The root mean square of all columns, over at most ``num_samples`` draws.
     """
     read = Fit.of(fit, "X", "sigma", caller="relative_uncertainty")
-    count("num_samples", num_samples)
     positions = check_positions(read, X_new)
     table, patterns = _table(read)
     share = np.bincount(patterns.group) / len(patterns.group)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from pm_gplvm.core.blas import blas_threads as limit_threads
-from pm_gplvm.core.checks import Array, checked, count, warn
+from pm_gplvm.core.checks import Array, checked, number, warn
 from pm_gplvm.core.gaussian import GP
 from pm_gplvm.core.interrupt import caught, interruptible, safe_point
 from pm_gplvm.data.fit import FEATURE, OBS, THETA, Fit
@@ -20,7 +20,6 @@ from pm_gplvm.data.table import new_table
 from pm_gplvm.fitting.stochastic import (
     Neighbourhood,
     Optimiser,
-    check_rates,
     checked_neighbors,
     compile_neighbourhood,
     optimised_fit,
@@ -124,9 +123,8 @@ def add_rows(
     >>> new["posterior"].sizes["obs"], old["posterior"].sizes["obs"]
     (40, 30)
     """
-    check_rates(learning_rate, learning_rate_theta, momentum)
-    if not hold >= 0.0:
-        raise ValueError(f"hold must not be negative, got {hold!r}.")
+    if not (isinstance(hold, float) and hold == np.inf):
+        number("hold", hold, above=0.0, closed="left")
     read = Fit.of(fit, "X", caller="add_rows")
     draw = _only_draw(read)
     F, mean, scale = read.table(missing=False)
@@ -134,7 +132,6 @@ def add_rows(
     N, S = len(F), len(new)
     R = checked_neighbors(n_neighbors, N + S)
     steps = _STEPS_EACH * S if steps is None else steps
-    count("steps", steps)
 
     with interruptible(keeps=True):
         candidates = _nearest((new.to_numpy() - mean) / scale, F)

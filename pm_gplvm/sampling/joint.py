@@ -17,6 +17,7 @@ from pytensor.graph.basic import Variable
 from pm_gplvm.core.blas import blas_threads as limit_threads
 from pm_gplvm.core.checks import Array, checked, count, warn
 from pm_gplvm.core.interrupt import caught, interrupted, interruptible
+from pm_gplvm.data.arrays import finite
 from pm_gplvm.data.files import check_writable, checkpoint, load
 from pm_gplvm.data.fit import OBS, Fit
 from pm_gplvm.data.progress import Bar, progress_bar
@@ -125,8 +126,6 @@ def sample(
         counts["replicas"] = replicas
     for name, value in counts.items():
         count(name, value)
-    if not 0.0 <= beta_min < 1.0:
-        raise ValueError(f"beta_min must lie in [0, 1), got {beta_min!r}.")
     if store is not None:
         check_writable("store", store)
     with interruptible(keeps=True):
@@ -198,22 +197,23 @@ def resume(
     >>> gplvm.resume(model, short, draws=10, progressbar=False).posterior.sizes["draw"]
     20
     """
-    count("draws", draws)
     earlier = load(fit) if isinstance(fit, str | Path) else fit
     read = Fit.of(earlier, "X", caller="resume")
     kept = read.group("sampler")
     if not kept:
         raise ValueError("resume needs a fit made by sample, got one without the group 'sampler'.")
+    state, rng = _state_of(read)
+    n_proposals = count("n_proposals in the group 'sampler' of fit", kept.attrs.get("n_proposals"))
+    settings = {n: read.setting(n) for n in ("tune", "thin", "random_seed")}
+    for name, least in (("tune", 0), ("thin", 1)):
+        count(f"{name} in the attrs of fit", settings[name], least)
+    thin = int(settings["thin"])
     if store is not None:
         check_writable("store", store)
     with interruptible(keeps=True):
         model = untransformed(model)
         posterior = compile_posterior(model)
         _check_same(model, posterior, read, kept)
-        rng = np.random.default_rng()
-        rng.bit_generator.state = json.loads(kept.attrs["generator"])
-        settings = {n: read.setting(n) for n in ("tune", "thin", "random_seed")}
-        thin = int(settings["thin"])
         record = Record.of(read)
         with (
             limit_threads(blas_threads),
@@ -222,16 +222,54 @@ def resume(
             # Its densities are computed here, by as many threads as those of the run before.
             sampler = Replicas(
                 posterior,
-                kept["state"].to_numpy(),
-                kept["beta"].to_numpy(),
-                kept["step_size"].to_numpy(),
-                n_proposals=int(kept.attrs["n_proposals"]),
+                state["state"],
+                state["beta"],
+                state["step_size"],
+                n_proposals=n_proposals,
                 rng=rng,
             )
             record = _run(model, sampler, draws, thin, settings, store, steps, record)
         longer = _finished(model, sampler, record, settings, store)
     _warn(record, store)
     return longer
+
+
+def _state_of(read: Fit) -> tuple[dict[str, Array], np.random.Generator]:
+    """Read where a sampler was, and its generator; ValueError if it could not have been there."""
+    wanted = {
+        "sampler": ("state", "beta", "step_size"),
+        "tempering": ("log_likelihood", "swap_rate"),
+        "sample_stats": ("lp",),
+    }
+    lost = [f"{g}/{n}" for g, names in wanted.items() for n in names if n not in read.group(g)]
+    if lost:
+        raise ValueError(
+            f"resume needs a fit as sample made it, got one without {', '.join(lost)}."
+        )
+    kept, sizes = read.group("sampler"), read.posterior.sizes
+    known = {n: finite(f"sampler/{n} of fit", kept[n]) for n in wanted["sampler"]}
+    state, beta, step = known.values()
+    draws = [read.group(g).sizes.get("draw") for g in ("tempering", "sample_stats")]
+    right = {
+        "a state of each chain at each temperature": state.ndim == 3
+        and state.shape[:2] == (sizes["chain"], beta.size)
+        and step.shape == beta.shape,
+        "temperatures from 0 to 1": bool(((beta >= 0.0) & (beta <= 1.0)).all()),
+        "step sizes above 0": bool((step > 0.0).all()),
+        f"{sizes['draw']} draws in tempering and sample_stats": draws == 2 * [sizes["draw"]],
+    }
+    if wrong := [text for text, as_it_is in right.items() if not as_it_is]:
+        raise ValueError(
+            f"resume needs a fit as sample made it, with {', '.join(wrong)}, got other ones."
+        )
+    rng = np.random.default_rng()
+    try:
+        rng.bit_generator.state = json.loads(kept.attrs["generator"])
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(
+            "resume needs a fit as sample made it, got one without the state of its generator."
+        ) from None
+    return known, rng
 
 
 def _bounded(model: pm.Model) -> Variable | None:

@@ -9,8 +9,8 @@ from pymc.distributions.continuous import FlatRV, HalfFlatRV
 from scipy.spatial.distance import pdist
 
 from pm_gplvm.core.blas import blas_threads
-from pm_gplvm.core.checks import Array, checked, count
-from pm_gplvm.data.fit import OBS, Fit, stacked
+from pm_gplvm.core.checks import Array, checked
+from pm_gplvm.data.fit import OBS, Fit, require_one_table, stacked
 from pm_gplvm.model.compile import compile_mode
 from pm_gplvm.model.results import as_fit
 from pm_gplvm.model.spec import ModelSpec
@@ -57,7 +57,6 @@ def sample_prior(
     (1, 10, 64, 20)
     """
     name = ModelSpec.of(model).table.name
-    count("draws", draws)
     flat = [rv.name for rv in model.free_RVs if isinstance(rv.owner.op, FlatRV | HalfFlatRV)]
     if flat:
         raise ValueError(
@@ -130,7 +129,13 @@ def check_prior(prior: xr.DataTree, fit: xr.DataTree | None = None) -> xr.Datase
         held[n].to_numpy()[:, None] if n in held else default
         for n, default in (("Y_mean", 0.0), ("Y_scale", 1.0))
     )
-    drawn = (few.group("prior_predictive")[name].to_numpy()[0] - mean) / scale
+    predictive, whole = few.group("prior_predictive"), {"posterior": few.group("prior")}
+    if name not in predictive:
+        raise ValueError(
+            f"prior must hold drawn tables {name!r} in prior_predictive, got {', '.join(map(str, predictive))}."
+        )
+    Fit.of(xr.DataTree.from_dict({**whole, "constant_data": held}), "X", caller="plot.prior")
+    drawn = (predictive[name].to_numpy()[0] - mean) / scale
     seen = (few.group("observed_data")[name].to_numpy() - mean) / scale
     known: dict[str, Any] = {
         "distance": (("draw", "share"), _distances(few.group("prior"), held)),
@@ -140,7 +145,8 @@ def check_prior(prior: xr.DataTree, fit: xr.DataTree | None = None) -> xr.Datase
         "variance_observed": ("component", _variances(seen)),
     }
     if fit is not None:
-        some = Fit(fit).thinned(_MOST_DRAWS)
+        some = Fit.of(fit, "X", caller="plot.prior").thinned(_MOST_DRAWS)
+        require_one_table({"prior": few, "fit": some}, caller="plot.prior")
         known["distance_fit"] = ("share", _distances(some.posterior, some.constants).mean(axis=0))
     checks = xr.Dataset(known, coords={"share": _SHARES})
     return checks.assign_coords(component=1 + np.arange(checks.sizes["component"]))

@@ -36,7 +36,7 @@ def test_all_digits():
 
 @pytest.mark.parametrize("n", [0, -3, 1798])
 def test_number_of_digits_out_of_range(n):
-    with pytest.raises(ValueError, match=rf"n must lie between 1 and 1797, got {n}"):
+    with pytest.raises(ValueError, match=rf"n must be a whole number from 1 to 1797, got {n}"):
         gplvm.data.load_digits(n=n)
 
 

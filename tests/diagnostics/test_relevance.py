@@ -106,7 +106,7 @@ def test_plot_relevance_draws_the_table(made, best):
 
 @pytest.mark.parametrize("threshold", [0.0, 1.0, -1])
 def test_thresholds_out_of_range(made, threshold):
-    with pytest.raises(ValueError, match="threshold must lie between 0 and 1"):
+    with pytest.raises(ValueError, match="threshold must be a finite number above 0 and below 1"):
         gplvm.diagnostics.active_dimensions(made, threshold=threshold)
 
 

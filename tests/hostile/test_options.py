@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 import pm_gplvm as gplvm
-from pm_gplvm.core.checks import OPTIONS, count, flag, seed
+from pm_gplvm.core.checks import check_of, count, flag, mapping, seed
 
 NAMESPACES = ("priors", "plot", "diagnostics", "data", "model")
 
 # What the first arguments of each function are, by their names in `things`.
 FIRST = {
     "add_rows": ("best", "rows"),
+    "align": ("best",),
     "build_model": ("Y",),
     "compare": ("fits",),
     "diagnose": ("draws",),
@@ -40,7 +41,10 @@ FIRST = {
     "plot.explore": ("best",),
     "plot.latent": ("best",),
     "plot.magnification": ("best",),
+    "plot.optima": ("best",),
     "plot.reconstruction": ("best",),
+    "plot.relevance": ("best",),
+    "diagnostics.active_dimensions": ("best",),
     "diagnostics.cross_validate": ("Y",),
     "diagnostics.leave_one_out": ("best",),
     "diagnostics.log_evidence": ("best",),
@@ -53,13 +57,16 @@ FIRST = {
     "data.load_digits": (),
     "model.build_sparse": ("model",),
     "model.build_variational": ("model",),
+    "model.compile_objective": ("model",),
     "model.gradients": ("model",),
+    "model.rebuild": ("best",),
 }
 
 NO_COUNT = ("3", 1.5, True, -1, None, np.nan, [3])
 NO_FLAG = ("no", "False", 1, 0.0, None, [True])
 NO_SEED = ("a", -1, 1.5, True, [1], np.nan, 2**70)
 NO_NUMBER = ("1e-3", -1.0, np.nan, np.inf, None, True, [1.0])
+NO_MAPPING = ("text", 3, [1], True)
 NO_THREADS = ("many", 0, 1.5, True, -2)
 
 
@@ -71,19 +78,19 @@ def functions():
             function = getattr(place, name)
             if inspect.isfunction(function):
                 options = {
-                    p.name: p.default
+                    p.name: p
                     for p in inspect.signature(function).parameters.values()
-                    if p.name in OPTIONS and p.kind is p.KEYWORD_ONLY
+                    if check_of(p)
                 }
                 if options:
                     yield f"{prefix}{name}", function, options
 
 
 def bad_values(option):
-    check = OPTIONS[option]
-    if option == "blas_threads":
+    check = check_of(option)
+    if option.name == "blas_threads":
         return NO_THREADS
-    return {seed: NO_SEED, flag: NO_FLAG, count: NO_COUNT}.get(
+    return {seed: NO_SEED, flag: NO_FLAG, count: NO_COUNT, mapping: NO_MAPPING}.get(
         getattr(check, "func", check), NO_NUMBER
     )
 
@@ -91,9 +98,9 @@ def bad_values(option):
 CASES = [
     pytest.param(name, function, option, value, id=f"{name}({option}={value!r})")
     for name, function, options in functions()
-    for option, default in options.items()
-    for value in bad_values(option)
-    if not (value is default or (value is None and default is None))
+    for option, parameter in options.items()
+    for value in bad_values(parameter)
+    if value is not parameter.default
 ]
 
 

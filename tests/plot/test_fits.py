@@ -267,7 +267,7 @@ def test_starts_are_drawn_by_embedding_and_convergence(ends):
 
 
 def test_wrong_optima(ends, Y):
-    with pytest.raises(ValueError, match="same must lie between 0 and 1, got 2"):
+    with pytest.raises(ValueError, match="same must be a finite number above 0 and below 1, got 2"):
         gplvm.plot.optima(ends, same=2)
     with pytest.raises(ValueError, match="axes must be two, got 1"):
         gplvm.plot.optima(ends, axes=[plt.gca()])

@@ -294,9 +294,9 @@ def test_the_place_of_a_row_and_the_draws_are_integrated_out(curve):
     [
         ({"n_folds": 1}, "n_folds must be a whole number of at least 2, got 1"),
         ({"n_folds": 31}, "n_folds must be at most the number of rows, 30, got 31"),
-        ({"n_folds": 2.0}, r"n_folds must be a whole number of at least 2, got 2\.0"),
+        ({"n_folds": 2.0}, r"n_folds must be a whole number of at least 1, got 2\.0"),
         ({"num_samples": 0}, "num_samples must be a whole number of at least 1, got 0"),
-        ({"draws": -1}, "draws must be a whole number of at least 100, got -1"),
+        ({"draws": -1}, "draws must be a whole number of at least 1, got -1"),
     ],
 )
 def test_wrong_arguments(curve, settings, message):

@@ -276,9 +276,9 @@ def test_labels_that_are_taken(old, table):
         ({"n_neighbors": 111}, r"n_neighbors must lie between 2 and N = 110, got 111"),
         ({"n_neighbors": 1}, r"n_neighbors must lie between 2 and N = 110, got 1"),
         ({"steps": 0}, r"steps must be a whole number of at least 1, got 0"),
-        ({"hold": -1.0}, r"hold must not be negative, got -1\.0"),
-        ({"hold": np.nan}, r"hold must not be negative, got nan"),
-        ({"learning_rate": 0.0}, r"learning_rate must be positive and finite"),
+        ({"hold": -1.0}, r"hold must be a finite number at least 0, got -1\.0"),
+        ({"hold": np.nan}, r"hold must be a finite number at least 0, got nan"),
+        ({"learning_rate": 0.0}, r"learning_rate must be a finite number above 0"),
         ({"priors": {"sgima": 1.0}}, r"priors must name parameters of this model"),
     ],
 )

@@ -280,7 +280,7 @@ def test_starts_are_dealt_out(Y):
         ({"chains": 1.5}, "chains must be"),
         ({"thin": True}, "thin must be"),
         ({"replicas": "some"}, "replicas must be"),
-        ({"beta_min": 1.0}, r"beta_min must lie in \[0, 1\), got 1.0"),
+        ({"beta_min": 1.0}, "beta_min must be a finite number at least 0 and below 1, got 1.0"),
         ({"start": []}, "start must name at least one place"),
         ({"start": "spiral"}, "start must be one of"),
     ],
