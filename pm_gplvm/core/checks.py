@@ -148,10 +148,10 @@ OPTIONS: dict[str, Callable[[str, Any], Any]] = {
 
 
 def check_of(option: inspect.Parameter) -> Callable[[str, Any], Any] | None:
-    """Find the check of an option, by its name, or a flag by its default; None of all else."""
+    """Find the check of an option, by its name, or a flag by its type; None of all else."""
     if option.kind is not option.KEYWORD_ONLY:
         return None
-    return flag if isinstance(option.default, bool) else OPTIONS.get(option.name)
+    return flag if option.annotation is bool else OPTIONS.get(option.name)
 
 
 def checked[**P, R](function: Callable[P, R]) -> Callable[P, R]:

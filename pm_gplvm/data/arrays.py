@@ -121,7 +121,8 @@ def is_anndata(given: Any) -> bool:
 
 
 def _kind(given: Any) -> str:
-    return "None" if given is None else f"a {type(given).__name__}"
+    name = type(given).__name__
+    return "None" if given is None else f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
 
 
 def _from_frame(name: str, given: pd.DataFrame) -> Array:

@@ -103,9 +103,11 @@ def labelled(Y: Any, name: str = "Y") -> xr.DataArray:
         Y = Y.transpose(rows, columns).rename({rows: OBS, columns: FEATURE})
     values = numbers(name, Y)
     if values.ndim != 2:
-        hint = f" For a single feature pass {name}[:, None]." if values.ndim == 1 else ""
+        new = name != "Y"
+        hint = f" For a single {'row' if new else 'feature'} pass {name}[{'None' if new else ':, None'}]."
         raise ValueError(
-            f"{name} must have two dimensions (obs, feature), got shape {values.shape}.{hint}"
+            f"{name} must have two dimensions (obs{'_new' * new}, feature), got shape {values.shape}."
+            f"{hint * (values.ndim == 1)}"
         )
     coords: dict[str, Any] = {}
     for axis, (dim, size) in enumerate(zip((OBS, FEATURE), values.shape, strict=True)):

@@ -179,7 +179,7 @@ def add_rows(
             "momentum": momentum,
             "random_seed": random_seed,
         }
-        longer = optimised_fit(model, density, optimiser, sample, "update", settings)
+        longer = optimised_fit(model, density, optimiser, sample, "add_rows", settings)
     if longer.attrs["interrupted"]:
         warn(
             f"add_rows was interrupted, and the new rows are where they were after {optimiser.taken} of "

@@ -1,6 +1,5 @@
 """NUTS over the hyperparameters, the latent positions held."""
 
-import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
@@ -208,16 +207,42 @@ def _run(
         make_initial_point_fn=initial,
     )
     # θ are few and correlated: a low-rank metric takes half the steps.
+    # Its conversion for ArviZ would pad the chains of an interrupted run with NaN.
     running = nutpie.sample(
-        compiled, save_warmup=False, adaptation="low_rank", blocking=False, **settings
+        compiled,
+        save_warmup=False,
+        adaptation="low_rank",
+        blocking=False,
+        return_raw_trace=True,
+        **settings,
     )
-    trace = _waited_for(running, given_up)
-    stats = {ours: n for n, ours in _STATS.items() if n in trace["sample_stats"]}
-    known = {ours: trace["sample_stats"][n].to_numpy() for ours, n in stats.items()}
-    return whole_chains(trace["posterior"]["vector"].to_numpy(), known)
+    chains = [
+        {
+            name: _column(batch, name)
+            for batch in pair
+            for name in batch.column_names
+            if name in wanted
+        }
+        for pair in zip(*_waited_for(running, given_up).get_arrow_trace(), strict=True)
+        for wanted in ({"vector", "tuning", *_STATS},)
+    ]
+    for chain in chains:
+        chain["vector"] = chain["vector"].reshape(-1, density.size)
+    drawn = [{n: v[~chain["tuning"]] for n, v in chain.items()} for chain in chains]
+    vectors = [chain["vector"] for chain in drawn]
+    known = {ours: [chain[n] for chain in drawn] for n, ours in _STATS.items() if n in drawn[0]}
+    return whole_chains(vectors, known)
 
 
-def _waited_for(running: Any, given_up: Event) -> xr.DataTree:
+def _column(batch: Any, name: str) -> NDArray[Any]:
+    """Return a column of an Arrow table as an array, vectors one after the other."""
+    import pyarrow  # nutpie's
+
+    column = pyarrow.array(batch.column(name))
+    return np.asarray((column.flatten() if hasattr(column, "flatten") else column).to_numpy(False))
+
+
+def _waited_for(running: Any, given_up: Event) -> Any:
     """Wait for a sampler of nutpie's, or for Ctrl-C: what it has drawn.
 
     It ends at whole draws, which may take long; ``given_up`` ends its trajectories where they are.
@@ -229,14 +254,14 @@ def _waited_for(running: Any, given_up: Event) -> xr.DataTree:
             except KeyboardInterrupt:
                 caught()
                 # Not in this thread, which is to hear of the second Ctrl-C.
-                return _polled(other.submit(_cut_short, running).result, lambda: None)
+                return _polled(other.submit(running.abort).result, lambda: None)
         except KeyboardInterrupt:
             given_up.set()
             other.submit(running.cancel)  # its threads would go on
             raise
 
 
-def _polled(wait: Callable[..., xr.DataTree], between: Callable[[], None]) -> xr.DataTree:
+def _polled(wait: Callable[..., Any], between: Callable[[], None]) -> Any:
     """Wait a moment at a time."""
     while True:
         try:
@@ -245,32 +270,26 @@ def _polled(wait: Callable[..., xr.DataTree], between: Callable[[], None]) -> xr
             between()
 
 
-def _cut_short(running: Any) -> xr.DataTree:
-    """Give what has been drawn."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # ArviZ', of fewer draws than chains
-        return running.abort()
-
-
 def whole_chains(
-    vectors: Array, stats: Mapping[str, NDArray[Any]]
+    vectors: list[Array], stats: Mapping[str, list[NDArray[Any]]]
 ) -> tuple[Array, dict[str, NDArray[Any]]]:
-    """Cut chains (chain, draw, ...) to one length, so that most draws are kept; NaN are those not drawn.
+    """Cut chains, each (draw, parameter), to one length, so that most draws are kept.
 
     Chains that are shorter than that are left out.
 
-    >>> lengths = np.array([0, 3, 9, 8])
-    >>> vectors = np.where(np.arange(9) < lengths[:, None], 1.0, np.nan)[..., None]
-    >>> whole_chains(vectors, {})[0].shape
+    >>> whole_chains([np.ones((length, 1)) for length in (0, 3, 9, 8)], {})[0].shape
     (2, 8, 1)
     """
-    lengths = np.isfinite(vectors).all(axis=2).sum(axis=1)
+    lengths = np.array([len(chain) for chain in vectors])
     longest = np.sort(lengths)[::-1]
     draws = int(longest[np.argmax(longest * np.arange(1, len(longest) + 1))])
     if not draws:
         raise KeyboardInterrupt("sample_theta was interrupted before its first draw.")
-    chains = lengths >= draws
-    return vectors[chains, :draws], {n: value[chains, :draws] for n, value in stats.items()}
+    kept = np.flatnonzero(lengths >= draws).tolist()
+    return (
+        np.stack([vectors[c][:draws] for c in kept]),
+        {name: np.stack([chains[c][:draws] for c in kept]) for name, chains in stats.items()},
+    )
 
 
 def _constrained(model: pm.Model, density: LogDensity, vectors: Array) -> dict[str, Array]:

@@ -171,14 +171,14 @@ def test_positions_of_a_wrong_shape(shape, one_parameter, rng):
 
 def test_positions_that_are_not_finite(one_parameter):
     model, X = one_parameter
-    with pytest.raises(ValueError, match="X must be finite, got missing or infinite positions"):
+    with pytest.raises(ValueError, match="X must be finite, got missing or infinite entries"):
         sample(model, np.where(X > 0, X, np.nan))
 
 
 @pytest.mark.parametrize("wrong", [object(), "pca", {"X": 1}])
 def test_positions_of_another_kind(wrong, one_parameter):
     model, _ = one_parameter
-    with pytest.raises(TypeError, match=r"X must be a fit or an array of shape \(12, 2\), got"):
+    with pytest.raises(TypeError, match=r"X must be an array of numbers, got a"):
         sample(model, wrong)
 
 
@@ -194,7 +194,9 @@ def test_fit_of_several_draws(model, best):
 
 def test_fit_of_another_table(one_parameter, best):
     model, _ = one_parameter
-    with pytest.raises(ValueError, match=r"X must have shape \(N, Q\) = \(12, 2\), got \(30, 2\)"):
+    with pytest.raises(
+        ValueError, match=r"X must have the rows of the table, got none for 12 of 12"
+    ):
         sample(model, best)
 
 
@@ -225,7 +227,7 @@ def test_model_without_free_hyperparameters(Y, one_parameter):
 def test_counts_out_of_range(name, value, one_parameter):
     model, X = one_parameter
     with pytest.raises(
-        ValueError, match=rf"{name} must be a whole number of at least 1, got {value}"
+        ValueError, match=rf"{name} must be a whole number of at least [01], got {value}"
     ):
         sample(model, X, **{name: value})
 
@@ -255,7 +257,7 @@ def test_chains_are_cut_to_one_length(cores, Y, rng, ctrl_c):
         fit = gplvm.sample_theta(watched(Y, 1500), X, draws=10**6, **settings)
     assert [warning.filename for warning in said] == [__file__]
     sizes = fit["posterior"].sizes
-    assert sizes["chain"] == cores
+    assert 1 <= sizes["chain"] <= cores  # those that lag are left out
     assert fit.attrs["interrupted"] == 1
     assert 50 < fit.attrs["draws"] == sizes["draw"] < 10**6
     for group in ("posterior", "sample_stats"):
@@ -278,7 +280,7 @@ def test_before_the_first_draw_it_is_told(Y, rng, ctrl_c):
 def test_the_second_ends_it_at_once(when, Y, rng, ctrl_c):
     ctrl_c(nuts, "_waited_for", *[1] * (1 + when.startswith("before")))
     if when.startswith("while"):
-        ctrl_c(nuts, "_cut_short", 1)
+        ctrl_c(nuts, "_polled", 2)
     with pytest.raises(KeyboardInterrupt, match=r"^$"):
         gplvm.sample_theta(watched(Y, 0), rng.normal(size=(12, 2)), draws=10**6, **QUIET)
 
@@ -290,10 +292,8 @@ def test_as_many_draws_as_can_be_are_kept():
         ([0, 7], [1], 7),
         ([4, 1], [0], 4),
     ):
-        here = np.arange(max(lengths)) < np.array(lengths)[:, None]
-        numbers = np.arange(here.size, dtype=float).reshape(here.shape)
-        vectors, known = nuts.whole_chains(
-            np.where(here, numbers, np.nan)[..., None], {"lp": numbers}
-        )
-        np.testing.assert_array_equal(vectors[..., 0], numbers[chains, :draws])
-        np.testing.assert_array_equal(known["lp"], numbers[chains, :draws])
+        numbers = [100.0 * c + np.arange(length) for c, length in enumerate(lengths)]
+        vectors, known = nuts.whole_chains([chain[:, None] for chain in numbers], {"lp": numbers})
+        expected = [numbers[c][:draws] for c in chains]
+        np.testing.assert_array_equal(vectors[..., 0], expected)
+        np.testing.assert_array_equal(known["lp"], expected)
