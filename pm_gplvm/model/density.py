@@ -232,14 +232,17 @@ class Coordinates(Layout):
         moved = dict(parts)
         if self.lengthscale is not None:
             log = power * parts[self.lengthscale]
-            for name in (*self.positions, *self.spreads):
-                part = parts[name]
-                own = log.ndim == part.ndim - 1  # else one for all dimensions
-                along = log[..., None, :] if own else log[..., None, None]
-                moved[name] = part * xp.exp(along) if name in self.positions else part + along
+            unit = xp.exp(log)
+            moved |= {n: parts[n] * _along(parts[n], unit) for n in self.positions}
+            moved |= {n: parts[n] + _along(parts[n], log) for n in self.spreads}
             if self.weight is not None:
                 moved[self.weight] = parts[self.weight] - log.mean()
         return moved
+
+
+def _along(part: Any, theta: Any) -> Any:
+    """Shape what is one, or one for each dimension, like positions (..., N, Q)."""
+    return theta[..., None, :] if theta.ndim == part.ndim - 1 else theta[..., None, None]
 
 
 def optimiser_coordinates(model: pm.Model, *, relative: bool = True) -> Coordinates:
