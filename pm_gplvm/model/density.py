@@ -1,8 +1,8 @@
 """A model's log-density and its gradient, compiled: as the model has it, and in the coordinates to move in.
 
 Optimisers and samplers move in Z = X / lengthscale, on which the likelihood depends, and in the
-logarithms of θ: an optimiser at one state (:class:`Coordinates`), a sampler at many at once
-(:class:`Ensemble`).
+logarithms of θ. The map is written once (:class:`Coordinates`), the density compiled as a function of
+them: at one state (:class:`LogDensity`), or at many at once (:class:`Ensemble`).
 """
 
 import math
