@@ -1,6 +1,7 @@
 """pm_gplvm as the driver wants it."""
 
 import math
+from dataclasses import replace
 from unittest.mock import patch
 
 import numpy as np
@@ -42,20 +43,6 @@ class Negative:
         return -value, -gradient
 
 
-class Recorded:
-    """A log-density that notes each of its evaluations."""
-
-    def __init__(self, density, recorder):
-        self._density = density
-        self._call = recorder.wrap(density, sign=-1.0)
-
-    def __call__(self, vector):
-        return self._call(vector)
-
-    def __getattr__(self, name):
-        return getattr(self._density, name)
-
-
 def objective(Y, X0, **options):
     f = Negative(Y, X0, **options)
     return f, f.first()
@@ -67,7 +54,9 @@ def optimise(f, x0, recorder):
     def recording(*args, **kwargs):
         density = compile_log_density(*args, **kwargs)
         # The log-likelihood alone is compiled too, for the record in the fit.
-        return Recorded(density, recorder) if kwargs.get("prior", True) else density
+        if not kwargs.get("prior", True):
+            return density
+        return replace(density, function=recorder.wrap(density.function, sign=-1.0))
 
     with patch.object(optimiser, "compile_log_density", recording):
         fit = gplvm.fit_map(f.model, start=f.start, max_iter=10**6, progressbar=False)

@@ -1,5 +1,6 @@
 """pm_gplvm's variational bound as the driver wants it."""
 
+from dataclasses import replace
 from unittest.mock import patch
 
 import numpy as np
@@ -37,20 +38,6 @@ class Negative:
         return -value, -gradient
 
 
-class Recorded:
-    """A log-density that notes each of its evaluations."""
-
-    def __init__(self, density, recorder):
-        self._density = density
-        self._call = recorder.wrap(density, sign=-1.0)
-
-    def __call__(self, vector):
-        return self._call(vector)
-
-    def __getattr__(self, name):
-        return getattr(self._density, name)
-
-
 def objective(Y, X0, n_inducing, own_start=False):
     f = Negative(Y, X0, n_inducing, own_start)
     return f, f.density.pack(f.start)
@@ -59,7 +46,12 @@ def objective(Y, X0, n_inducing, own_start=False):
 def optimise(f, x0, recorder):
     """Run `fit_variational`, or its search from the common start."""
     settings = {"max_iter": 10**6, "tol": 1e-12, "progressbar": False, "blas_threads": 1}
-    with patch.object(searching, "compile_log_density", lambda _: Recorded(f.density, recorder)):
+
+    def recording(*args, **kwargs):
+        density = compile_log_density(*args, **kwargs)
+        return replace(density, function=recorder.wrap(density.function, sign=-1.0))
+
+    with patch.object(searching, "compile_log_density", recording):
         if f.own_start:
             fit = gplvm.fit_variational(f.exact, n_inducing=f.n_inducing, random_seed=1, **settings)
             return "converged" if fit.attrs["converged"] else "not converged"

@@ -232,7 +232,7 @@ def _costs(report: Report) -> None:
         rng = np.random.default_rng(0)
         model, starts = chain_starts(model, "pca", 4, rng)
         posterior = compile_posterior(model)
-        states = np.array([posterior.ensemble.state(values) for values in starts])
+        states = np.array([posterior.ensemble.inward(values) for values in starts])
         sampler = Replicas(
             posterior, states[:, None], np.ones(1), np.full(1, 0.01), n_proposals=64, rng=rng
         )
@@ -257,7 +257,7 @@ def _row_move_seconds(sampler, repeats: int) -> float:
 
     posterior, ensemble = sampler.posterior, sampler.posterior.ensemble
     theta, lengthscale = posterior.theta(ensemble.draws(sampler.states), len(sampler.states))
-    Z = ensemble.values(sampler.states)[ensemble.X] / lengthscale
+    Z = ensemble.outward(sampler.states)[ensemble.X] / lengthscale
     updates = RowUpdates(
         Z,
         theta,

@@ -106,7 +106,7 @@ def sbc(
             for i in track(range(n_replicates), "sbc", disable=not progressbar):
                 simulated = _with_data(posterior, (tables[i] - centre) / scale)
                 starts = np.array(
-                    [ensemble.state(start_values(model, "random", rng)) for _ in range(chains)]
+                    [ensemble.inward(start_values(model, "random", rng)) for _ in range(chains)]
                 )
                 states = _sampled(simulated, starts, draws, thin, tune, rng)
                 seen = _quantities(simulated, states, pairs)
@@ -204,7 +204,7 @@ def _states(model: pm.Model, prior: xr.DataTree, ensemble: Any) -> list[Array]:
     for i in range(drawn.sizes["draw"]):
         named = {str(n): v.to_numpy()[0, i] for n, v in drawn.data_vars.items()}
         values = start_values(model, named, np.random.default_rng(0))
-        states.append(ensemble.state(values))
+        states.append(ensemble.inward(values))
     return states
 
 

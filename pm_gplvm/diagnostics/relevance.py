@@ -85,7 +85,8 @@ def active_dimensions(fit: xr.DataTree, *, threshold: float = 0.05) -> pd.DataFr
 def dominant(read: Fit) -> tuple[int, int]:
     """Return the two most relevant dimensions, or 0 and 1 where all share a lengthscale."""
     values = np.median(relevance(read).to_numpy(), axis=0)
-    has_ard = "lengthscale" in read.posterior and LATENT in read.posterior["lengthscale"].dims
+    # Drawn or held: one a draw, or one for each dimension too.
+    has_ard = "lengthscale" in read and read.values("lengthscale").ndim == 2
     if not has_ard and read.method != "variational":
         return 0, 1
     first, second = np.argsort(-values)[:2]

@@ -8,8 +8,10 @@ onto Ẑ. An integral over all u is one over the slice, in which each point coun
 its orbit under the rotations (as the radius does in polar coordinates), times the volume of the group.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from typing import Any
 
@@ -29,10 +31,9 @@ from pm_gplvm.data.progress import progress_bar
 from pm_gplvm.fitting.optimise import maximise, tightly
 from pm_gplvm.model.compile import Backend, compile_mode
 from pm_gplvm.model.density import (
-    Coordinates,
+    LogDensity,
     compile_constrain,
     compile_log_density,
-    log_jacobian,
     optimiser_coordinates,
 )
 from pm_gplvm.model.results import as_fit
@@ -151,19 +152,21 @@ def fit_laplace(
         rng = np.random.default_rng(random_seed)
         volume = why_no_volume(model) is None
         density = compile_log_density(
-            model, jacobian=True, volume=volume, backend=backend, compile_kwargs=compile_kwargs
+            model,
+            jacobian=True,
+            volume=volume,
+            coordinates=partial(optimiser_coordinates, relative=volume),
+            backend=backend,
+            compile_kwargs=compile_kwargs,
         )
-        coordinates = optimiser_coordinates(model, density)
-        if not volume:
-            coordinates = replace(coordinates, lengthscale=None)
-        target = _Target(coordinates, _compile_volume(model) if volume else None)
+        target = _Target(density, _compile_volume(model) if volume else None)
         begin = start_values(model, start, rng)
         with limit_threads(threads_for(blas_threads, density.n_rows)):
             with progress_bar("fit_laplace", 1, "starts", show=progressbar) as counter:
-                optimum = maximise(coordinates, begin, max_iter, tightly(_TOL), counter)
+                optimum = maximise(density, begin, max_iter, tightly(_TOL), counter)
                 counter.finish(optimum.objective)
             safe_point()  # where an unfinished climb ends there is no Gaussian
-            quadratic = _quadratic(coordinates, coordinates.inward(optimum.values), progressbar)
+            quadratic = _quadratic(density, density.inward(optimum.values), progressbar)
             noise = rng.standard_normal((draws, quadratic.root.shape[1]))
             vectors = quadratic.mode + noise @ quadratic.root.T
             _, value = target(quadratic.mode)
@@ -178,7 +181,7 @@ def fit_laplace(
         constrain = compile_constrain(model)
         points = [
             constrain(*(values[name] for name in density.names))
-            for values in map(coordinates.outward, vectors)
+            for values in map(density.outward, vectors)
         ]
         fit = as_fit(
             model,
@@ -224,26 +227,23 @@ def _compile_volume(model: pm.Model) -> Callable[..., Any]:
 class _Target:
     """The posterior's log-density, by the objective that is maximised and the term of θ that this has besides."""
 
-    coordinates: Coordinates
+    density: LogDensity
     volume: Callable[..., Any] | None
 
     def __call__(self, vector: Array) -> tuple[float, float]:
         """Log-density of the model's transformed variables, and of the coordinates."""
-        value, values = self.coordinates(vector)[0], self.coordinates.outward(vector)
+        value, values = self.density(vector)[0], self.density.outward(vector)
         if self.volume is not None:
-            (term,) = self.volume(*(values[name] for name in self.coordinates.density.names))
+            (term,) = self.volume(*(values[name] for name in self.density.names))
             value -= float(term)
-        X, lengthscale = self.coordinates.X, self.coordinates.lengthscale
-        if X is None or lengthscale is None:
-            return value, value
-        return value, value + float(log_jacobian(values[X], values[lengthscale]))
+        return value, value + float(self.density.log_jacobian(values))
 
 
 @dataclass(frozen=True)
 class _Quadratic:
     """A log-density to second order about a mode."""
 
-    coordinates: Coordinates
+    density: LogDensity
     mode: Array  # (n,)
     planes: list[Plane]  # in which a rotation leaves the density as it is
     null: (
@@ -262,15 +262,15 @@ class _Quadratic:
         """Logarithm of the volume of the orbit of a point of the slice under the rotations."""
         if self.null.shape[1] < len(self.planes):  # a dimension in which all rows are at 0
             return float("nan")
-        orbit = self.null.T @ _tangents(self.coordinates, vector, self.planes)
+        orbit = self.null.T @ _tangents(self.density, vector, self.planes)
         return float(np.linalg.slogdet(orbit)[1])
 
 
-def _quadratic(coordinates: Coordinates, mode: Array, progressbar: bool) -> _Quadratic:
+def _quadratic(density: LogDensity, mode: Array, progressbar: bool) -> _Quadratic:
     """Take the Hessian at a mode by central differences of the gradient, and invert what can be."""
-    _, gradient = coordinates(mode)
-    planes = invariant_planes(coordinates, mode)
-    null = orth(_tangents(coordinates, mode, planes)) if planes else np.empty((len(mode), 0))
+    _, gradient = density(mode)
+    planes = invariant_planes(density, mode)
+    null = orth(_tangents(density, mode, planes)) if planes else np.empty((len(mode), 0))
     rest = null_space(null.T) if planes else np.eye(len(mode))
     steps: Iterable[Array] = track(
         _STEP * np.eye(len(mode)), "Hessian", transient=True, disable=not progressbar
@@ -278,7 +278,7 @@ def _quadratic(coordinates: Coordinates, mode: Array, progressbar: bool) -> _Qua
     differences = []
     for h in steps:
         safe_point()
-        differences.append(coordinates(mode + h)[1] - coordinates(mode - h)[1])
+        differences.append(density(mode + h)[1] - density(mode - h)[1])
     hessian = np.stack(differences) / (2.0 * _STEP)
     # What is not symmetric in it is the error of the differences.
     error = 0.5 * float(np.linalg.norm(hessian - hessian.T, 2))
@@ -286,7 +286,7 @@ def _quadratic(coordinates: Coordinates, mode: Array, progressbar: bool) -> _Qua
     curved = curvature > error
     root = rest @ axes[:, curved] / np.sqrt(curvature[curved])
     return _Quadratic(
-        coordinates=coordinates,
+        density=density,
         mode=mode,
         planes=planes,
         null=null,
@@ -301,76 +301,72 @@ def _log_evidence(quadratic: _Quadratic, value: float) -> float | None:
 
     None where a direction is flat, or the symmetry is of a kind whose volume is not known here.
     """
-    coordinates, mode = quadratic.coordinates, quadratic.mode
-    group = log_group_volume(coordinates, mode, quadratic.planes)
+    density, mode = quadratic.density, quadratic.mode
+    group = log_group_volume(density, mode, quadratic.planes)
     if group is None or quadratic.n_flat:
         return None
     # Of each number but the positions the coordinate counts in a unit of its own.
-    units = coordinates.outward(np.ones_like(mode))
-    volume = sum(np.log(unit).sum() for name, unit in units.items() if name != coordinates.X)
+    steps = density.steps
+    volume = sum(math.prod(density.spans[n][1]) * np.log(step) for n, step in steps.items())
     half = 0.5 * (quadratic.root.shape[1] * np.log(2.0 * np.pi) - quadratic.log_det)
     return float(value + half + quadratic.log_orbit(mode) + group + volume)
 
 
-def _latent_dim(coordinates: Coordinates) -> int:
-    shapes = dict(zip(coordinates.density.names, coordinates.density.shapes, strict=True))
-    shape = shapes.get(coordinates.X or "", ())
+def _latent_dim(density: LogDensity) -> int:
+    shape = density.spans[density.X][1] if density.X is not None else ()
     return shape[1] if len(shape) == 2 else 0
 
 
-def _is_symmetry(coordinates: Coordinates, vector: Array, matrix: Array) -> bool:
+def _is_symmetry(density: LogDensity, vector: Array, matrix: Array) -> bool:
     """Whether the density is the same at Z times an orthogonal matrix."""
-    values = coordinates.density.unpack(vector)
-    moved = dict(values)
-    moved[str(coordinates.X)] = values[str(coordinates.X)] @ matrix
-    scale = values.get(coordinates.lengthscale or "")
-    if scale is not None and scale.ndim == 1:
-        moved[str(coordinates.lengthscale)] = scale @ matrix**2  # an exchange takes them along
-    before, _ = coordinates(vector)
-    after, _ = coordinates(coordinates.density.pack(moved))
+    moved = density.unpack(vector)
+    X, lengthscale = str(density.X), density.lengthscale
+    moved[X] = moved[X] @ matrix
+    if lengthscale is not None and moved[lengthscale].ndim == 1:
+        moved[lengthscale] = moved[lengthscale] @ matrix**2  # an exchange takes them along
+    before, _ = density(vector)
+    after, _ = density(density.pack(moved))
     return bool(abs(after - before) <= 1e-8 * (1.0 + abs(before)))
 
 
-def invariant_planes(coordinates: Coordinates, vector: Array) -> list[Plane]:
+def invariant_planes(density: LogDensity, vector: Array) -> list[Plane]:
     """Find the planes of latent dimensions in which Z can be turned at no change of the density.
 
     With one lengthscale for all and N(0, I) on X these are all Q(Q-1)/2; with ARD none.
     """
-    Q = _latent_dim(coordinates)
+    Q = _latent_dim(density)
     planes = []
     for a, b in combinations(range(Q), 2):
         turn = np.eye(Q)
         turn[np.ix_((a, b), (a, b))] = [[np.cos(1.0), np.sin(1.0)], [-np.sin(1.0), np.cos(1.0)]]
-        if _is_symmetry(coordinates, vector, turn):
+        if _is_symmetry(density, vector, turn):
             planes.append((a, b))
     return planes
 
 
-def _tangents(coordinates: Coordinates, vector: Array, planes: Sequence[Plane]) -> Array:
+def _tangents(density: LogDensity, vector: Array, planes: Sequence[Plane]) -> Array:
     """Directions (n, planes) in which a point moves when Z is turned: d/dφ of Z exp(φA), A = e_a e_bᵀ - e_b e_aᵀ."""
     columns = np.zeros((len(vector), len(planes)))
     for column, (a, b) in zip(columns.T, planes, strict=True):
-        zeros = coordinates.density.unpack(np.zeros_like(vector))
-        Z = coordinates.density.unpack(vector)[str(coordinates.X)]
+        zeros = density.unpack(np.zeros_like(vector))
+        Z = density.unpack(vector)[str(density.X)]
         turning = np.zeros_like(Z)
         turning[:, b], turning[:, a] = Z[:, a], -Z[:, b]
-        column[:] = coordinates.density.pack({**zeros, str(coordinates.X): turning})
+        column[:] = density.pack({**zeros, str(density.X): turning})
     return columns
 
 
-def log_group_volume(
-    coordinates: Coordinates, vector: Array, planes: Sequence[Plane]
-) -> float | None:
+def log_group_volume(density: LogDensity, vector: Array, planes: Sequence[Plane]) -> float | None:
     """How often symmetry repeats a mode: the logarithm of the volume of the group.
 
     ln(2 vol SO(Q)) where all planes are invariant, vol SO(Q) = Π₂^Q 2 π^(k/2) / Γ(k/2), the unit being
     one radian; without invariant planes ln of the number of reflections and exchanges; None if some
     planes are invariant and some not.
     """
-    Q = _latent_dim(coordinates)
+    Q = _latent_dim(density)
     identity = np.eye(Q)
     signs = [identity - 2.0 * np.outer(e, e) for e in identity]
-    reflections = sum(_is_symmetry(coordinates, vector, sign) for sign in signs)
+    reflections = sum(_is_symmetry(density, vector, sign) for sign in signs)
     if len(planes) == Q * (Q - 1) // 2:
         k = np.arange(2, Q + 1)
         spheres = np.log(2.0) + 0.5 * k * np.log(np.pi) - gammaln(0.5 * k)
@@ -378,7 +374,7 @@ def log_group_volume(
     if planes:
         return None
     swaps = [identity[[*range(q), q + 1, q, *range(q + 2, Q)]] for q in range(Q - 1)]
-    exchanged = [_is_symmetry(coordinates, vector, swap) for swap in swaps]
+    exchanged = [_is_symmetry(density, vector, swap) for swap in swaps]
     if any(exchanged) and not all(exchanged):
         return None
     return float(np.log(2.0) * reflections + (gammaln(Q + 1) if any(exchanged) else 0.0))

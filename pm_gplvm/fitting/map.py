@@ -36,7 +36,6 @@ from pm_gplvm.fitting.optimise import (
 from pm_gplvm.fitting.relocation import Relocation
 from pm_gplvm.model.compile import Backend, compile_mode
 from pm_gplvm.model.density import (
-    Coordinates,
     LogDensity,
     Measured,
     compile_constrain,
@@ -295,18 +294,18 @@ def _fit(
         spec,
         volume=volume,
         rows=rows,
+        coordinates=optimiser_coordinates,
         backend=backend,
         compile_kwargs=compile_kwargs,
     )
     threads = threads_for(blas_threads, density.n_rows)
-    coordinates = optimiser_coordinates(model, density)
     relocation = None
     if Relocation.serves(spec):
         # Without a seed a fit from PCA is the same each time; so are the places it offers.
         offers = np.random.default_rng(0 if seed is None else seed)
         relocation = Relocation(spec, offers, rows)
     if volume and len(starts) > 1 and len(model.coords.get(OBS, ())) <= _FEW_ROWS:
-        joint = optimiser_coordinates(model, compile_log_density(spec, rows=rows))
+        joint = compile_log_density(spec, rows=rows, coordinates=optimiser_coordinates)
         with limit_threads(threads):
             starts = [*starts, from_joint_mode(joint, starts, settings.max_iter)]
     terms = _Terms.of(spec, density, volume, rows)
@@ -316,13 +315,13 @@ def _fit(
         judge = partial(_by_rows, terms=terms, relocation=relocation, sd=sd)
     measure = None
     if relocation is not None:
-        measure = partial(_coordinates_at, plain=coordinates, relocation=relocation, sd=sd)
+        measure = partial(_coordinates_at, plain=density, relocation=relocation, sd=sd)
     with (
         limit_threads(threads),
         progress_bar(settings.caller, len(starts), "starts", show=progressbar) as counter,
     ):
         ranked = best_first(
-            coordinates,
+            density,
             starts,
             relocation if settings.relocate else None,
             judge=judge,
@@ -407,8 +406,8 @@ def _by_rows(optimum: Optimum, terms: _Terms, relocation: Relocation, sd: float)
 
 
 def _coordinates_at(
-    values: Mapping[str, Array], plain: Coordinates, relocation: Relocation, sd: float | None
-) -> Coordinates | Measured:
+    values: Mapping[str, Array], plain: LogDensity, relocation: Relocation, sd: float | None
+) -> LogDensity | Measured:
     """Choose the coordinates by the curvature that is expected at a place."""
     information = relocation.information(values)
     N = information.shape[1]

@@ -502,32 +502,37 @@ def _problems(best: Optimum, found: _Findings) -> list[str]:
     return texts
 
 
-def induced_coordinates(
-    model: pm.Model, density: LogDensity, held: Mapping[str, Array]
-) -> Coordinates:
+def induced_coordinates(model: pm.Model) -> Coordinates:
     """Choose the coordinates for a model with inducing inputs.
 
     The units follow the curvature: N rows share θ, and about N / M of them an inducing input.
     """
     free = {rv.name: model.rvs_to_values[rv].name for rv in model.free_RVs}
-    shapes = dict(zip(density.names, density.shapes, strict=True))
-    rows = free["X_mean"] if "X_mean" in free else free["X"]
-    n_rows, n_inducing = shapes[rows][0], shapes.get("X_inducing", (1,))[0]
-    steps = dict.fromkeys(density.names, _STEP_THETA / np.sqrt(n_rows))
-    steps |= {free[name]: 1.0 for name in ("X", "X_mean") if name in free}
-    steps |= {free[name]: _STEP_SPREAD for name in ("X_sd",) if name in free}
-    steps["X_inducing"] = _STEP_INDUCING * np.sqrt(n_inducing / n_rows)
-    positions = tuple(free[n] for n in ("X", "X_mean", "X_inducing") if n in free)
-    spreads = (free["X_sd"],) if "X_sd" in free else ()
+    plain = Coordinates.of(model)
+    sizes = {name: shape[0] for name, (_, shape) in plain.spans.items() if shape}
+    n_rows = sizes[free["X_mean"] if "X_mean" in free else free["X"]]
+    inducing = _STEP_INDUCING * np.sqrt(sizes.get("X_inducing", 1) / n_rows)
+    own = {"X": 1.0, "X_mean": 1.0, "X_sd": _STEP_SPREAD, "X_inducing": inducing}
     lengthscale = movable(model).get("lengthscale")
-    return Coordinates(
-        density,
-        steps,
-        positions,
-        None if lengthscale is None else str(lengthscale.name),
-        spreads=spreads,
-        held=held,
+    return replace(
+        plain,
+        steps=dict.fromkeys(plain.names, _STEP_THETA / np.sqrt(n_rows))
+        | {free[name]: step for name, step in own.items() if name in free},
+        positions=tuple(free[n] for n in ("X", "X_mean", "X_inducing") if n in free),
+        lengthscale=None if lengthscale is None else str(lengthscale.name),
+        spreads=(free["X_sd"],) if "X_sd" in free else (),
     )
+
+
+def holding(free: LogDensity, names: Sequence[str]) -> LogDensity:
+    """Make of a log-density one whose gradient along some variables is 0: an optimiser leaves them."""
+
+    def function(*parts: Array) -> list[Array]:
+        value, *gradient = free.function(*parts)
+        pairs = zip(free.names, gradient, strict=True)
+        return [value, *(np.zeros_like(g) if name in names else g for name, g in pairs)]
+
+    return replace(free, function=function)
 
 
 def search(
@@ -545,16 +550,15 @@ def search(
 
     Returns the number of each start and where it ended, the best first.
     """
-    free = induced_coordinates(model, compile_log_density(model), {})
+    free = compile_log_density(model, coordinates=induced_coordinates)
     names = [rv.name for rv in model.free_RVs if rv.name in ("amplitude", "sigma")]
     keep = [model.rvs_to_values[model[name]].name for name in names] if hold else []
 
-    def climb(within: Coordinates, values: Mapping[str, Array], most: int) -> Optimum:
+    def climb(within: LogDensity, values: Mapping[str, Array], most: int) -> Optimum:
         return maximise(within, values, most, relatively(tol), counter)
 
     def run(values: Mapping[str, Array]) -> Optimum:
-        held = replace(free, held={name: values[name] for name in keep})
-        ended = climb(held, values, hold if keep else max_iter)
+        ended = climb(holding(free, keep), values, hold if keep else max_iter)
         try:
             if keep and ended.message != INTERRUPTED:
                 ended = ended.after(climb(free, ended.values, max_iter))

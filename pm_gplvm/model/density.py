@@ -1,13 +1,13 @@
 """A model's log-density and its gradient, compiled: as the model has it, and in the coordinates to move in.
 
 Optimisers and samplers move in Z = X / lengthscale, on which the likelihood depends, and in the
-logarithms of θ: an optimiser at one state (:class:`Coordinates`), a sampler at many at once
-(:class:`Ensemble`).
+logarithms of θ. The map is written once (:class:`Coordinates`), the density compiled as a function of
+them: at one state (:class:`LogDensity`), or at many at once (:class:`Ensemble`).
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, partial
 from itertools import accumulate, pairwise
 from typing import Any
@@ -159,9 +159,119 @@ class Layout:
         return np.concatenate([np.ravel(values[name]) for name in self.names]).astype(np.float64)
 
 
+def movable(model: pm.Model) -> dict[str, Variable]:
+    """Value variables of X, and of the logarithms of lengthscale and weight, where they are free."""
+    kinds = {"X": type(None), "lengthscale": LogTransform, "weight": LogTransform}
+    return {
+        str(rv.name): model.rvs_to_values[rv]
+        for rv in model.free_RVs
+        if isinstance(model.rvs_to_transforms[rv], kinds.get(rv.name, ()))
+    }
+
+
 @dataclass(frozen=True)
-class LogDensity(Layout):
-    """A compiled log-density of one flat vector, the values of the free variables in order."""
+class Coordinates(Layout):
+    """A change of a model's variables that leaves the maximum where it is and makes it easy to reach.
+
+    Two things make plain L-BFGS crawl. The likelihood depends on X / lengthscale alone, so that X
+    and the lengthscale can shrink together along a ridge: in Z = X / lengthscale the ridge is one
+    axis. And the curvature in a hyperparameter, which all N rows share, is of the order of N
+    times that in one row's position: each variable is measured in a unit (``steps``) of its own. (In a
+    model where K depends on X in another way the map is still one to one.)
+
+    The names are those of value variables: ``positions`` are divided by the lengthscale; from
+    ``spreads``, logarithms of standard deviations of positions, its logarithm is taken, and with the
+    linear part's ``weight``, a logarithm too, the optimiser moves weight · lengthscale, on which the
+    likelihood depends at given Z. ``lengthscale``, a logarithm, is None where it or the positions do not
+    move. A variable may have leading axes, one entry a state, but for the weight.
+    """
+
+    steps: Mapping[str, float] = field(default_factory=dict)
+    positions: tuple[str, ...] = ()
+    lengthscale: str | None = None
+    weight: str | None = None
+    spreads: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, model: pm.Model) -> "Coordinates":
+        """Take a model's value variables as they are, in the model's order."""
+        names, shapes = [v.name for v in model.value_vars], [v.type.shape for v in model.value_vars]
+        if any(None in shape for shape in shapes):
+            start = model.initial_point()
+            shapes = [np.shape(start[name]) for name in names]
+        return cls(tuple(names), tuple(shapes))
+
+    @property
+    def X(self) -> str | None:
+        """Name of the rows' positions, None where they do not move."""
+        return next(iter(self.positions), None)
+
+    def inward(self, values: Mapping[str, Array]) -> Array:
+        """Bring values of the model's variables into a vector."""
+        inner = self._times_lengthscale(values, -1.0)
+        return self.pack(inner | {n: inner[n] / step for n, step in self.steps.items()})
+
+    def outward(self, vectors: Array) -> dict[str, Array]:
+        """Bring vectors (..., P) back to values of the model's variables."""
+        return self._outer(self.unpack(vectors))
+
+    def within(self, graphs: Sequence[Variable], variables: Sequence[Variable]) -> list[Variable]:
+        """Make of functions of the model's value variables functions of the coordinates."""
+        outer = self._outer({v.name: v for v in variables}, pt)
+        return graph_replace(graphs, {v: outer[v.name] for v in variables}, strict=False)
+
+    def log_jacobian(self, parts: Mapping[str, Any]) -> Any:
+        """Ln |∂X/∂Z|, what the density of Z has and that of X lacks."""
+        if self.X is None or self.lengthscale is None:
+            return 0.0
+        shape, log = parts[self.X].shape, parts[self.lengthscale]
+        own = log.ndim == parts[self.X].ndim - 1
+        return shape[-2] * (log.sum(-1) if own else log * shape[-1])
+
+    def _outer(self, parts: Mapping[str, Any], xp: Any = np) -> dict[str, Any]:
+        stepped = {n: parts[n] * step for n, step in self.steps.items()}
+        return self._times_lengthscale({**parts, **stepped}, 1.0, xp)
+
+    def _times_lengthscale(
+        self, parts: Mapping[str, Any], power: float, xp: Any = np
+    ) -> dict[str, Any]:
+        """Take positions times the lengthscale to a power, arrays or symbols (xp=pt), and so on."""
+        moved = dict(parts)
+        if self.lengthscale is not None:
+            log = power * parts[self.lengthscale]
+            unit = xp.exp(log)
+            moved |= {n: parts[n] * _along(parts[n], unit) for n in self.positions}
+            moved |= {n: parts[n] + _along(parts[n], log) for n in self.spreads}
+            if self.weight is not None:
+                moved[self.weight] = parts[self.weight] - log.mean()
+        return moved
+
+
+def _along(part: Any, theta: Any) -> Any:
+    """Shape what is one, or one for each dimension, like positions (..., N, Q)."""
+    return theta[..., None, :] if theta.ndim == part.ndim - 1 else theta[..., None, None]
+
+
+def optimiser_coordinates(model: pm.Model, *, relative: bool = True) -> Coordinates:
+    """Choose what an optimiser moves, X in lengthscales only if ``relative``."""
+    plain = Coordinates.of(model)
+    names = {name: str(value.name) for name, value in movable(model).items()}
+    if "X" not in names:
+        return plain
+    # N rows share θ, so that it is known √N times as well as a row.
+    unit_of_theta = float(2.0 / np.sqrt(plain.spans[names["X"]][1][0]))
+    return replace(
+        plain,
+        steps=dict.fromkeys(plain.names, unit_of_theta) | {names["X"]: 1.0},
+        positions=(names["X"],),
+        lengthscale=names.get("lengthscale") if relative else None,
+        weight=names.get("weight"),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogDensity(Coordinates):
+    """A compiled log-density of one flat vector, the coordinates of the free variables in order."""
 
     function: Callable[..., Any]
 
@@ -177,7 +287,7 @@ class LogDensity(Layout):
 
     def copy(self) -> "LogDensity":
         """Return a copy with memory of its own, for another thread."""
-        return LogDensity(self.names, self.shapes, self.function.copy(share_memory=False))  # type: ignore[attr-defined]
+        return replace(self, function=self.function.copy(share_memory=False))  # type: ignore[attr-defined]
 
 
 def compile_log_density(
@@ -187,16 +297,19 @@ def compile_log_density(
     jacobian: bool = False,
     volume: bool = False,
     rows: NDArray[np.intp] | None = None,
+    coordinates: Callable[[pm.Model], Coordinates] = Coordinates.of,
     backend: Backend = "python",
     compile_kwargs: Mapping[str, Any] | None = None,
 ) -> LogDensity:
     """Compile :func:`log_density` with its gradient.
 
-    Of the model's value variables, which may be transformed (``lengthscale_log__``).
+    Of coordinates that are chosen for the model; else of its value variables, which may be transformed
+    (``lengthscale_log__``).
     """
     total = log_density(model, prior=prior, jacobian=jacobian, volume=volume, rows=rows)
     plain = model.model if isinstance(model, ModelSpec) else model
-    values = plain.value_vars
+    values, chosen = plain.value_vars, coordinates(plain)
+    (total,) = chosen.within([total], values)
     gradients = pt.grad(total, values, disconnected_inputs="ignore")
     function = pytensor.function(
         values,
@@ -205,11 +318,11 @@ def compile_log_density(
         **resolve_mode(backend, compile_kwargs),
     )
     function.trust_input = True
-    shapes = [value.type.shape for value in values]
-    if any(None in shape for shape in shapes):
-        start = plain.initial_point()
-        shapes = [np.shape(start[value.name]) for value in values]
-    return LogDensity(tuple(value.name for value in values), tuple(shapes), function)
+    return LogDensity(**_fields(chosen), function=function)
+
+
+def _fields(of: Coordinates) -> dict[str, Any]:
+    return {each.name: getattr(of, each.name) for each in fields(of)}
 
 
 @checked
@@ -300,114 +413,6 @@ def compile_constrain(model: pm.Model) -> Any:
     return lambda *values: dict(zip(names, function(*values), strict=True))
 
 
-# The change of variables X = lengthscale Z, of arrays with any leading axes or symbolically (xp=pt).
-
-
-def _unit(X: Any, log_lengthscale: Any, xp: Any = np) -> Any:
-    """Shape the lengthscale, one or one for each dimension, so that it multiplies positions (..., N, Q)."""
-    unit = xp.exp(log_lengthscale)
-    return unit[..., None, :] if unit.ndim == X.ndim - 1 else unit[..., None, None]
-
-
-def log_jacobian(X: Any, log_lengthscale: Any) -> Any:
-    """Ln |∂X/∂Z|, what the density of Z has and that of X lacks."""
-    own = log_lengthscale.ndim == X.ndim - 1
-    return X.shape[-2] * (log_lengthscale.sum(-1) if own else log_lengthscale * X.shape[-1])
-
-
-def _unit_of_theta(n_rows: int) -> float:
-    """Length in which θ is measured: N rows share it, so that it is known √N times as well as a row."""
-    return float(2.0 / np.sqrt(n_rows))
-
-
-def movable(model: pm.Model) -> dict[str, Variable]:
-    """Value variables of X, and of the logarithms of lengthscale and weight, where they are free."""
-    kinds = {"X": type(None), "lengthscale": LogTransform, "weight": LogTransform}
-    return {
-        str(rv.name): model.rvs_to_values[rv]
-        for rv in model.free_RVs
-        if isinstance(model.rvs_to_transforms[rv], kinds.get(rv.name, ()))
-    }
-
-
-@dataclass(frozen=True)
-class Coordinates:
-    """A change of variables that leaves the maximum where it is and makes it easy to reach.
-
-    Two things make plain L-BFGS crawl. The likelihood depends on X / lengthscale alone, so that X
-    and the lengthscale can shrink together along a ridge: in Z = X / lengthscale the ridge is one
-    axis. And the curvature in a hyperparameter, which all N rows share, is of the order of N
-    times that in one row's position: each variable is measured in a unit (``steps``) of its own. (In a
-    model where K depends on X in another way the map is still one to one.)
-
-    The names are those of value variables: ``positions`` are divided by the lengthscale; from
-    ``spreads``, logarithms of standard deviations of positions, its logarithm is taken, and with the
-    linear part's ``weight``, a logarithm too, the optimiser moves weight · lengthscale, on which the
-    likelihood depends at given Z. ``lengthscale``, a logarithm, is None where it or the positions do not
-    move. What is ``held`` stays where it is.
-    """
-
-    density: LogDensity
-    steps: Mapping[str, float]
-    positions: tuple[str, ...] = ()
-    lengthscale: str | None = None
-    weight: str | None = None
-    spreads: tuple[str, ...] = ()
-    held: Mapping[str, Array] = field(default_factory=dict)
-
-    @property
-    def X(self) -> str | None:
-        """Name of the rows' positions, None where they do not move."""
-        return next(iter(self.positions), None)
-
-    @cached_property
-    def _moving(self) -> Layout:
-        pairs = zip(self.density.names, self.density.shapes, strict=True)
-        moving = {name: shape for name, shape in pairs if name not in self.held}
-        return Layout(tuple(moving), tuple(moving.values()))
-
-    def inward(self, values: Mapping[str, Array]) -> Array:
-        """Bring values of the model's variables into the optimiser's vector."""
-        inner = dict(values)
-        if self.lengthscale is not None:
-            log_lengthscale = values[self.lengthscale]
-            inner |= {n: values[n] / np.exp(log_lengthscale) for n in self.positions}
-            inner |= {n: values[n] - log_lengthscale for n in self.spreads}
-            if self.weight is not None:
-                inner[self.weight] = values[self.weight] + np.mean(log_lengthscale)
-        return self._moving.pack({n: inner[n] / self.steps[n] for n in self._moving.names})
-
-    def outward(self, vector: Array) -> dict[str, Array]:
-        """Bring the optimiser's vector back to values of the model's variables."""
-        moving = self._moving.unpack(vector)
-        values = {**self.held, **{n: value * self.steps[n] for n, value in moving.items()}}
-        if self.lengthscale is not None:
-            log_lengthscale = values[self.lengthscale]
-            values |= {n: values[n] * np.exp(log_lengthscale) for n in self.positions}
-            values |= {n: values[n] + log_lengthscale for n in self.spreads}
-            if self.weight is not None:
-                values[self.weight] = values[self.weight] - np.mean(log_lengthscale)
-        return values
-
-    def __call__(self, vector: Array) -> tuple[float, Array]:
-        """Log-density and gradient at the optimiser's vector."""
-        values = self.outward(vector)
-        value, flat = self.density(self.density.pack(values))
-        gradient = self.density.unpack(flat)
-        if self.lengthscale is not None:
-            log_lengthscale = values[self.lengthscale]
-            # ∂L/∂ln lengthscale at fixed Z, through X = lengthscale Z.
-            along: Any = sum((gradient[n] * values[n]).sum(axis=0) for n in self.positions)
-            along = along + sum(gradient[n].sum(axis=0) for n in self.spreads)
-            if log_lengthscale.ndim == 0:
-                along = along.sum()
-            if self.weight is not None:
-                along = along - gradient[self.weight] / log_lengthscale.size
-            gradient[self.lengthscale] = gradient[self.lengthscale] + along
-            gradient |= {n: gradient[n] * np.exp(log_lengthscale) for n in self.positions}
-        return value, self._moving.pack({n: g * self.steps[n] for n, g in gradient.items()})
-
-
 @dataclass(frozen=True)
 class Measured:
     """Coordinates by the Fisher information at one place: there the curvature is about 1 in every direction.
@@ -417,13 +422,13 @@ class Measured:
     little of that and takes Q matrices of N rows.
     """
 
-    plain: Coordinates
+    plain: LogDensity
     roots: Array  # (Q, N, N): Cholesky factors of the curvature in Z, a dimension each
     units: Mapping[str, Array]  # of the other variables: 1 over the root of their curvature
 
     def inward(self, values: Mapping[str, Array]) -> Array:
         """Bring values of the model's variables into the optimiser's vector."""
-        parts = self.plain.density.unpack(self.plain.inward(values))
+        parts = self.plain.unpack(self.plain.inward(values))
         return self._packed(parts, lambda root, z: root.T @ z, lambda theta, unit: theta / unit)
 
     def outward(self, vector: Array) -> dict[str, Array]:
@@ -433,11 +438,11 @@ class Measured:
     def __call__(self, vector: Array) -> tuple[float, Array]:
         """Log-density and gradient at the optimiser's vector."""
         value, flat = self.plain(self._within(vector))
-        parts = self.plain.density.unpack(flat)
+        parts = self.plain.unpack(flat)
         return value, self._packed(parts, solve_lower, lambda slope, unit: slope * unit)
 
     def _within(self, vector: Array) -> Array:
-        parts = self.plain.density.unpack(vector)
+        parts = self.plain.unpack(vector)
         backward = partial(solve_lower, transposed=True)
         return self._packed(parts, backward, lambda theta, unit: theta * unit)
 
@@ -453,12 +458,10 @@ class Measured:
                 parts[name] = np.stack(columns, axis=1)
             else:
                 parts[name] = of_theta(part, self.units[name])
-        return self.plain.density.pack(parts)
+        return self.plain.pack(parts)
 
 
-def measured(
-    plain: Coordinates, values: Mapping[str, Array], information: Array
-) -> Measured | None:
+def measured(plain: LogDensity, values: Mapping[str, Array], information: Array) -> Measured | None:
     """Choose the coordinates by the information (Q, N, N) about X at a place, that of the prior included.
 
     None if it has no Cholesky factor.
@@ -471,7 +474,7 @@ def measured(
         return None
     at = plain.inward(values)
     slope = plain(at)[1]
-    within, units = plain.density.unpack(np.arange(at.size, dtype=np.float64)), {}
+    within, units = plain.unpack(np.arange(at.size, dtype=np.float64)), {}
     for name, places in within.items():
         if name == plain.X:
             continue
@@ -484,18 +487,6 @@ def measured(
                 each[index] = 1.0 / np.sqrt(max(known, 1.0))
         units[name] = each
     return Measured(plain, roots, units)
-
-
-def optimiser_coordinates(model: pm.Model, density: LogDensity) -> Coordinates:
-    """Choose the coordinates for a model."""
-    names = {name: str(value.name) for name, value in movable(model).items()}
-    if "X" not in names:
-        return Coordinates(density, dict.fromkeys(density.names, 1.0))
-    shapes = dict(zip(density.names, density.shapes, strict=True))
-    steps = dict.fromkeys(density.names, _unit_of_theta(shapes[names["X"]][0])) | {names["X"]: 1.0}
-    lengthscale = names.get("lengthscale")
-    weight = names.get("weight") if lengthscale is not None else None
-    return Coordinates(density, steps, (names["X"],), lengthscale, weight)
 
 
 @dataclass
@@ -524,8 +515,8 @@ class Evaluation:
             part[where] = getattr(other, name)[where]
 
 
-@dataclass(frozen=True)
-class Ensemble(Layout):
+@dataclass(frozen=True, kw_only=True)
+class Ensemble(Coordinates):
     """A model's posterior at many states at once.
 
     A state is one flat vector (P,): the values of the model's value variables, X as Z = X / lengthscale where
@@ -533,51 +524,19 @@ class Ensemble(Layout):
     likelihood can be raised to a power.
     """
 
-    X: str | None
-    lengthscale: str | None  # of its logarithm
+    units: Array  # (P,): length in which each coordinate is measured
     function: Any  # values to log-likelihood, log-prior, and the gradients of each
     constrain: Any  # values to the model's named variables
     named: tuple[str, ...]
     table: Table
 
-    @cached_property
-    def units(self) -> Array:
-        """Length in which each coordinate is measured, shape (P,)."""
-        if self.X is None:
-            return np.ones(self.size)
-        span, shape = self.spans[self.X]
-        units = np.full(self.size, _unit_of_theta(shape[0]))
-        units[span] = 1.0
-        return units
-
-    def positions(self, states: Array) -> Array:
+    def latent(self, states: Array) -> Array:
         """Latent positions Z of the states, a view, shape (R, N, Q)."""
         return self.unpack(states)[str(self.X)]
 
-    def values(self, states: Array) -> dict[str, Array]:
-        """Values of the model's value variables, by name, X in its own units."""
-        parts = self.unpack(states)
-        if self.X is not None and self.lengthscale is not None:
-            parts[self.X] = parts[self.X] * _unit(parts[self.X], parts[self.lengthscale])
-        return parts
-
-    def state(self, values: Mapping[str, Array]) -> Array:
-        """One state (P,) from values of the value variables."""
-        parts = dict(values)
-        if self.X is not None and self.lengthscale is not None:
-            parts[self.X] = parts[self.X] / _unit(parts[self.X], parts[self.lengthscale])
-        return self.pack(parts)
-
     def draws(self, states: Array) -> dict[str, Array]:
         """Compute the model's named variables at the states, deterministics too, (R, ...) each."""
-        return dict(zip(self.named, self.constrain(*self.values(states).values()), strict=True))
-
-    def jacobian(self, states: Array) -> Array:
-        """Compute ln |∂X/∂Z| of states (R, P), what p(Z) has and p(X) lacks."""
-        if self.X is None or self.lengthscale is None:
-            return np.zeros(len(states))
-        parts = self.unpack(states)
-        return np.asarray(log_jacobian(parts[self.X], parts[self.lengthscale]))
+        return dict(zip(self.named, self.constrain(*self.outward(states).values()), strict=True))
 
     def __call__(self, states: Array) -> Evaluation:
         """Evaluate at states (R, P)."""
@@ -600,13 +559,12 @@ def compile_ensemble(model: pm.Model | ModelSpec) -> Ensemble:
     spec = ModelSpec.of(model)
     likelihood, prior = likelihood_and_prior(spec)
     model, values = spec.model, spec.model.value_vars
-    known = movable(model)
-    X, lengthscale = known.get("X"), known.get("lengthscale")
-    if X is not None and lengthscale is not None:
-        # From here on the graph's X is Z: the density is that of Z.
-        scaled = {X: X * _unit(X, lengthscale, pt)}
-        prior = prior + log_jacobian(X, lengthscale)
-        likelihood, prior = graph_replace([likelihood, prior], scaled)
+    chosen = optimiser_coordinates(model)
+    units = {n: np.full(shape, chosen.steps.get(n, 1.0)) for n, (_, shape) in chosen.spans.items()}
+    chosen = replace(chosen, steps={}, weight=None)
+    # From here on the graph's X is Z: the density is that of Z.
+    likelihood, prior = chosen.within([likelihood, prior], values)
+    prior = prior + chosen.log_jacobian({v.name: v for v in values})
     gradients = [
         g
         for total in (likelihood, prior)
@@ -615,12 +573,9 @@ def compile_ensemble(model: pm.Model | ModelSpec) -> Ensemble:
     function = _vectorised(values, [likelihood, prior, *gradients])
     named = [*model.free_RVs, *model.deterministics]
     constrain = _vectorised(values, model.replace_rvs_by_values(named))
-    start = model.initial_point()
     return Ensemble(
-        names=tuple(v.name for v in values),
-        shapes=tuple(np.shape(start[v.name]) for v in values),
-        X=None if X is None else X.name,
-        lengthscale=None if lengthscale is None else lengthscale.name,
+        **_fields(chosen),
+        units=chosen.pack(units),
         function=function,
         constrain=constrain,
         named=tuple(v.name for v in named),

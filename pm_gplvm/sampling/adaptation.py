@@ -92,7 +92,7 @@ def _invariants(sampler: Replicas) -> Array:
     log_likelihood = sampler.by_chain(sampler.known.log_likelihood)[:, 0]
     if sampler.posterior.ensemble.X is None:
         return log_likelihood[:, None]
-    Z = sampler.posterior.ensemble.positions(states)
+    Z = sampler.posterior.ensemble.latent(states)
     pairs = np.random.default_rng(0).integers(Z.shape[1], size=(2, 60))
     distances = np.linalg.norm(Z[:, pairs[0]] - Z[:, pairs[1]], axis=-1)
     return np.column_stack([log_likelihood, distances[:, pairs[0] != pairs[1]]])

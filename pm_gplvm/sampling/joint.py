@@ -132,7 +132,7 @@ def sample(
         rng = np.random.default_rng(random_seed)
         model, starts = chain_starts(model, start, chains, rng)
         posterior = compile_posterior(model)
-        states = np.array([posterior.ensemble.state(values) for values in starts])
+        states = np.array([posterior.ensemble.inward(values) for values in starts])
         settings = {"tune": tune, "thin": thin, "random_seed": random_seed}
         with (
             limit_threads(blas_threads),

@@ -50,7 +50,9 @@ class Record:
         prior = sampler.by_chain(sampler.known.log_prior)[:, 0]
         self.states.append(first)
         self.log_likelihood.append(log_likelihood)
-        self.lp.append(log_likelihood[:, 0] + prior - sampler.posterior.ensemble.jacobian(first))
+        ensemble = sampler.posterior.ensemble
+        jacobian = ensemble.log_jacobian(ensemble.unpack(first))
+        self.lp.append(log_likelihood[:, 0] + prior - jacobian)
         self.swapped.append(np.mean([step.swapped for step in iterations], axis=0))
         self.stats.append(
             {

@@ -166,7 +166,7 @@ class Replicas:
         posterior, ensemble = self.posterior, self.posterior.ensemble
         prior: Any = posterior.row_prior
         states = self.states[some]
-        values = ensemble.values(states)
+        values = ensemble.outward(states)
         batch = list(values.values())
         theta, lengthscale = posterior.theta(ensemble.draws(states), len(states))
 
@@ -186,7 +186,7 @@ class Replicas:
             for _ in range(max(self.n_rows // 10, 1)):
                 size = int(self.rng.integers(_BLOCKS[0], _BLOCKS[1] + 1))
                 updates.block_update(self.proposal.block(size, self.rng), self.n_proposals)
-        ensemble.positions(states)[:] = Z if ensemble.lengthscale else Z * lengthscale
+        ensemble.latent(states)[:] = Z if ensemble.lengthscale else Z * lengthscale
         return share
 
     def snapshot(self) -> Snapshot:

@@ -90,6 +90,16 @@ def test_plot_latent_shows_the_two_most_relevant(made, best):
     plt.close("all")
 
 
+def test_lengthscales_that_are_held_count_as_drawn_ones(Y, rng):
+    X = rng.standard_normal((1, 1, 12, 3))
+    X /= X.std(axis=2, keepdims=True)
+    for lengthscale, wanted in (([5.0, 0.5, 1.0], (1, 2)), (1.3, (0, 1))):
+        priors = {"lengthscale": lengthscale}
+        of = gplvm.build_model(Y, 3, ard=np.ndim(lengthscale) == 1, priors=priors)
+        held = fit_of(of, X, amplitude=1.0, sigma=0.1)
+        assert dominant(Fit(held)) == wanted
+
+
 def test_plot_relevance_draws_the_table(made, best):
     table = gplvm.diagnostics.active_dimensions(made)
     ax = gplvm.plot.relevance(made)

@@ -72,7 +72,7 @@ def test_information_is_fishers(kernel, holes, rng):
 def test_the_objective_is_the_same_and_the_way_back_too(kernel, ard, rng):
     model = _model(kernel, False, ard=ard and kernel != "linear")
     values = _values(model, rng)
-    plain = optimiser_coordinates(model, compile_log_density(model))
+    plain = compile_log_density(model, coordinates=optimiser_coordinates)
     information = Relocation(model, rng).information(values) + np.eye(12)
     there = measured(plain, values, information)
     assert there is not None
@@ -88,7 +88,7 @@ def test_the_objective_is_the_same_and_the_way_back_too(kernel, ard, rng):
 
 def test_what_has_no_factor_is_left_as_it_is(rng):
     model = _model("rbf", False)
-    plain = optimiser_coordinates(model, compile_log_density(model))
+    plain = compile_log_density(model, coordinates=optimiser_coordinates)
     values = _values(model, rng)
     assert measured(plain, values, -np.stack([np.eye(12)] * 2)) is None
 
@@ -98,7 +98,7 @@ def test_they_save_evaluations_near_the_maximum():
     for seed in range(3):
         rng = np.random.default_rng(seed)
         model = gplvm.build_model(simulated(100, 8, seed=seed), resolution=0)
-        plain = optimiser_coordinates(model, compile_log_density(model, volume=True))
+        plain = compile_log_density(model, volume=True, coordinates=optimiser_coordinates)
         with progress_bar("", 1, "starts", show=False) as counter:
             near = maximise(
                 plain, start_values(model, "pca", rng), 1000, loosely(3.0), counter
