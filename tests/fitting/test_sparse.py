@@ -179,7 +179,11 @@ def test_no_array_of_rows_and_rows_is_formed(rng):
         ({"n_inducing": 1}, ValueError, "n_inducing must be at least 2, got 1"),
         ({"method": "dtc"}, ValueError, "method must be 'vfe' or 'fitc', got 'dtc'"),
         ({"n_inducing": 9, "hold": -1}, ValueError, "hold must be a whole number of at least 0"),
-        ({"n_inducing": 9, "tol": 1.0}, ValueError, "tol must lie between 0 and 1, got 1.0"),
+        (
+            {"n_inducing": 9, "tol": 1.0},
+            ValueError,
+            "tol must be a finite number above 0 and below 1, got 1.0",
+        ),
     ],
 )
 def test_settings_out_of_range(digits, setting, error, message):
