@@ -627,7 +627,7 @@ def test_step_that_is_not_finite(Y):
         ({"learning_rate": np.nan}, "learning_rate must be a finite number above 0, got nan"),
         ({"learning_rate_theta": -0.1}, "learning_rate_theta must be a finite number at least 0"),
         ({"momentum": 1.0}, r"momentum must be a finite number at least 0 and below 1, got 1\.0"),
-        ({"blas_threads": 0}, r"blas_threads must be a positive whole number or None, got 0"),
+        ({"blas_threads": 0}, r"blas_threads must be a whole number of at least 1, got 0"),
         ({"backend": "torch"}, r"backend must be 'python', 'numba' or 'jax', got 'torch'"),
     ],
 )
@@ -637,7 +637,9 @@ def test_arguments_out_of_range(arguments, message, Y):
 
 
 def test_neighbours_that_are_no_number(Y):
-    with pytest.raises(TypeError, match=r"n_neighbors must be a whole number, got 2\.5"):
+    with pytest.raises(
+        ValueError, match=r"n_neighbors must be a whole number of at least 1, got 2\.5"
+    ):
         gplvm.fit_stochastic(gplvm.build_model(Y), n_neighbors=2.5)
 
 
