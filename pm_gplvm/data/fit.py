@@ -17,7 +17,7 @@ OBS, FEATURE, LATENT, CLASS = "obs", "feature", "latent", "latent_class"
 THETA = ("lengthscale", "amplitude", "weight", "sigma", "bias")
 """The hyperparameters that a model built here may have, in the order of its tables."""
 
-_POSITIVE = {"lengthscale", "amplitude", "sigma", "Y_scale"}
+_POSITIVE = {"lengthscale", "sigma", "Y_scale"}  # the amplitude enters by its square
 
 _EDITED = "Was it edited? Take the fit as it was made or read from its file."
 

@@ -184,7 +184,7 @@ VALUES = {
     "lengthscale 0": (put("lengthscale", 0.0), "positive and finite values of lengthscale, got 0.0"),
     "lengthscale -1": (put("lengthscale", -1.0), "positive and finite values of lengthscale, got -1.0"),
     "lengthscale removed": (drop("lengthscale"), "needs the variable 'lengthscale'"),
-    "amplitude inf": (put("amplitude", np.inf), "positive and finite values of amplitude, got inf"),
+    "amplitude inf": (put("amplitude", np.inf), "finite values of amplitude, got inf"),
     "amplitude removed": (drop("amplitude"), "needs the variable 'amplitude'"),
     "Y_scale 0": (put("Y_scale", 0.0, "constant_data"), "positive and finite values of Y_scale, got 0.0"),
     "Y_mean NaN": (put("Y_mean", np.nan, "constant_data"), "finite values of Y_mean, got nan"),
