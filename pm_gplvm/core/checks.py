@@ -21,10 +21,13 @@ _PACKAGE = str(Path(__file__).resolve().parents[1])
 _LARGEST_SEED = 2**63 - 1  # an attribute of a file is a signed integer of 64 bits
 
 
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
 def count(name: str, value: Any, least: int = 1, most: int | None = None) -> int:
     """Return a whole number of at least ``least``; a bool is none."""
-    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not whole or value < least or (most is not None and value > most):
+    if not _is_whole(value) or value < least or (most is not None and value > most):
         wanted = f"of at least {least}" if most is None else f"from {least} to {most}"
         raise ValueError(f"{name} must be a whole number {wanted}, got {value!r}.")
     return int(value)
@@ -73,8 +76,7 @@ def seed(name: str, value: Any) -> int | None:
         return int(value.randint(_LARGEST_SEED, dtype=np.int64))
     if isinstance(value, np.random.SeedSequence):
         return int(value.generate_state(1, np.uint64)[0] >> np.uint64(1))
-    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not whole or not 0 <= value <= _LARGEST_SEED:
+    if not _is_whole(value) or not 0 <= value <= _LARGEST_SEED:
         raise ValueError(
             f"{name} must be a whole number from 0 to 2**63 - 1, a NumPy Generator, RandomState or "
             f"SeedSequence, or None, got {value!r}."

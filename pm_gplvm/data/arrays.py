@@ -45,10 +45,11 @@ def numbers(name: str, given: Any) -> Array:
         else:
             values = _floats(name, given)
     values = np.ascontiguousarray(values) if values.ndim else values
-    if (np.abs(values[np.isfinite(values)]) > LARGEST).any():
+    beyond = np.isfinite(values) & (np.abs(values) > LARGEST)
+    if beyond.any():
+        found = values[beyond]
         raise ValueError(
-            f"{name} must hold numbers between -1e100 and 1e100, got "
-            f"{values[np.isfinite(values)].flat[np.abs(values[np.isfinite(values)]).argmax()]:g}. If "
+            f"{name} must hold numbers between -1e100 and 1e100, got {found[np.abs(found).argmax()]:g}. If "
             "it stands for a missing entry, put NaN."
         )
     return values
@@ -126,33 +127,32 @@ def _kind(given: Any) -> str:
 
 
 def _from_frame(name: str, given: pd.DataFrame) -> Array:
-    columns = [given.iloc[:, i] for i in range(given.shape[1])]
-    text = [str(label) for label, c in zip(given.columns, columns, strict=True) if not _numeric(c)]
+    if all(map(_are_numbers, set(given.dtypes))):
+        values: Array = given.to_numpy(dtype=np.float64, na_value=np.nan, copy=True)
+        return values
+    columns, text = [], []
+    for i, label in enumerate(given.columns):
+        try:
+            columns.append(_from_column(name, given.iloc[:, i]))
+        except TypeError:
+            text.append(str(label))
     if text:
         raise TypeError(
             f"{name} must hold numbers, got text, dates or other objects in {len(text)} of "
             f"{given.shape[1]} columns: {listed(text)}. {_REMEDY}"
         )
-    return (
-        np.stack([_from_column(name, c) for c in columns], axis=1)
-        if columns
-        else np.empty(given.shape)
-    )
+    return np.stack(columns, axis=1)
 
 
-def _numeric(column: pd.Series) -> bool:
-    try:
-        _from_column("", column)
-    except TypeError:
-        return False
-    return True
+def _are_numbers(dtype: Any) -> bool:
+    return pd.api.types.is_numeric_dtype(dtype) and not pd.api.types.is_complex_dtype(dtype)
 
 
 def _from_column(name: str, column: pd.Series) -> Array:
     if isinstance(column.dtype, pd.CategoricalDtype):
         column = column.astype(column.cat.categories.dtype)
-    if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_complex_dtype(column):
-        values: Array = column.to_numpy(dtype=np.float64, na_value=np.nan)
+    if _are_numbers(column.dtype):
+        values: Array = column.to_numpy(dtype=np.float64, na_value=np.nan, copy=True)
         return values
     if pd.api.types.is_object_dtype(column):
         return _floats(name, column.to_numpy())
@@ -164,9 +164,7 @@ def _floats(name: str, values: Any, where: str = "") -> Array:
     of = f"{name} ({where})" if where else name
     dtype = values.dtype
     if dtype.kind in "biuf":
-        plain = np.array(
-            values, dtype=np.float64
-        )  # of its own: the caller may change what was given
+        plain = np.array(values, dtype=np.float64)  # a copy: the caller may change the original
     elif dtype.kind == "O":
         flat = [_float(of, value) for value in np.asarray(values).ravel().tolist()]
         plain = np.array(flat, dtype=np.float64).reshape(values.shape)
@@ -217,7 +215,7 @@ def labels_along(given: Any, axis: int) -> NDArray[Any] | None:
     if isinstance(given, pd.Series | pd.DataFrame):
         index = given.axes[axis]
     elif isinstance(given, xr.DataArray):
-        dim = _dims(given)[axis]
+        dim = dims_of(given)[axis]
         if dim not in given.indexes:
             return None
         index = given.indexes[dim]
@@ -237,7 +235,7 @@ def are_positions(labels: NDArray[Any]) -> bool:
     return labels.dtype.kind in "iu" and np.array_equal(labels, np.arange(len(labels)))
 
 
-def _dims(given: xr.DataArray) -> tuple[Any, ...]:
+def dims_of(given: xr.DataArray) -> tuple[Any, ...]:
     """Dims of rows and columns: obs and feature where they are there, else in their order."""
     dims = given.dims
     return dims[::-1] if dims[0] == FEATURE or dims[-1] == OBS else dims
@@ -252,7 +250,7 @@ def by_row(name: str, given: Any, rows: NDArray[Any]) -> Any:
     if order is None:
         return given
     if isinstance(given, xr.DataArray):
-        return given.isel({_dims(given)[0]: order})
+        return given.isel({dims_of(given)[0]: order})
     return given[order] if is_anndata(given) else given.iloc[order]
 
 
@@ -339,10 +337,13 @@ def classes(name: str, given: Any) -> pd.Categorical:
     return pd.Categorical.from_codes(codes, categories=pd.Index(names, dtype=object))
 
 
+def absent(value: Any) -> bool:
+    """Whether an entry is None, NaN, NaT or pandas' NA."""
+    return value is None or value is pd.NA or value is pd.NaT or bool(value != value)
+
+
 def _is_missing(value: Any) -> bool:
-    if isinstance(value, str):
-        return value in _NO_CLASS
-    return value is None or value is pd.NA or value is pd.NaT or value != value
+    return value in _NO_CLASS if isinstance(value, str) else absent(value)
 
 
 def _says_a_number(value: Any) -> bool:

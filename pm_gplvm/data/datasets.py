@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from pm_gplvm.core.checks import as_path, checked, count
 from pm_gplvm.core.interrupt import interruptible
+from pm_gplvm.data.arrays import absent
 from pm_gplvm.data.delimited import (
     Delimited,
     are_names,
@@ -296,7 +297,7 @@ def _check_different(path: Path, names: pd.Index) -> None:
 def _classes(column: Any) -> NDArray[Any]:
     """Classes of a column of any kind as text, "" where it is missing."""
     entries = np.asarray(column, dtype=object)
-    return np.array(["" if pd.isna(entry) else str(entry) for entry in entries], dtype=str)
+    return np.array(["" if absent(entry) else str(entry) for entry in entries], dtype=str)
 
 
 def _from_anndata(path: Path, label: str | None, layer: str | None) -> xr.DataArray:

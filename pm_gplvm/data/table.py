@@ -3,12 +3,11 @@
 from typing import Any, Literal, get_args
 
 import numpy as np
-import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
 from pm_gplvm.core.checks import Array, warn
-from pm_gplvm.data.arrays import are_positions, labels_along, listed, numbers
+from pm_gplvm.data.arrays import absent, are_positions, dims_of, labels_along, listed, numbers
 from pm_gplvm.data.fit import FEATURE, OBS, Fit
 
 Scale = Literal["global", "feature", "none"]
@@ -97,9 +96,7 @@ def labelled(Y: Any, name: str = "Y") -> xr.DataArray:
     if isinstance(Y, xr.DataArray):
         if Y.ndim != 2 or len(set(Y.dims)) != 2:
             raise ValueError(f"{name} must have two dimensions (obs, feature), got dims {Y.dims}.")
-        rows, columns = Y.dims
-        if rows == FEATURE or columns == OBS:
-            rows, columns = columns, rows
+        rows, columns = dims_of(Y)
         Y = Y.transpose(rows, columns).rename({rows: OBS, columns: FEATURE})
     values = numbers(name, Y)
     if values.ndim != 2:
@@ -124,7 +121,7 @@ def _plain_labels(labels: NDArray[Any]) -> NDArray[Any]:
     """Numbers and dates as they are, others as text, "" where there is none."""
 
     def text(label: Any) -> str:
-        if label is None or label is pd.NA or label is pd.NaT or label != label:
+        if absent(label):
             return ""
         return label.decode(errors="replace") if isinstance(label, bytes) else str(label)
 
