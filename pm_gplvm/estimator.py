@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from pm_gplvm.core.checks import Array, count, flag, seed, warn
 from pm_gplvm.core.interrupt import interruptible
-from pm_gplvm.data.arrays import is_anndata, labels_along
+from pm_gplvm.data.arrays import is_anndata, labels_along, numbers
 from pm_gplvm.data.fit import Fit
 from pm_gplvm.data.table import Scale
 from pm_gplvm.fitting.map import fit_marginal
@@ -327,7 +327,7 @@ def _warn_of_second_modes(n_modes: NDArray[np.intp]) -> None:
 def _plain(X: Any) -> Any:
     """Show what validation would not see: a mask, and the names of AnnData's rows and columns."""
     if np.ma.isMaskedArray(X):
-        return np.ma.filled(X.astype(np.float64), np.nan)
+        return numbers("X", X)
     return X.to_df() if is_anndata(X) else X
 
 

@@ -360,6 +360,12 @@ class Fit:
         """Names of the columns."""
         return np.asarray(self._table[FEATURE].to_numpy())
 
+    def row_names(self, n_rows: int) -> NDArray[Any]:
+        """Labels of the rows, or their positions where the fit tells none."""
+        if self.holds_table and OBS in self.Y.coords:
+            return np.asarray(self.Y[OBS].to_numpy())
+        return np.arange(n_rows)
+
     def labels(self, name: str) -> NDArray[Any]:
         """Read a coordinate along the rows of the table; ValueError if there is none of that name."""
         coords = self._table.coords

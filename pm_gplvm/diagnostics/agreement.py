@@ -179,10 +179,6 @@ def score_embedding(
     ... ]
     0.0
     """
-    with interruptible():
-        from sklearn.manifold import trustworthiness
-        from sklearn.neighbors import NearestNeighbors
-
     if isinstance(X, xr.DataTree):
         raise TypeError(
             "X must be positions of shape (N, Q), got a fit. Pass one draw of it: "
@@ -204,20 +200,35 @@ def score_embedding(
         raise ValueError("X must be finite, got missing or infinite positions.")
     if not np.isfinite(Y).all():
         raise ValueError("Y must be finite, got missing or infinite entries. Impute them first.")
-    n_neighbors = max(1, min(n_neighbors, (N - 1) // 2))
+    codes = None if labels is None else _codes(labels, N)
+    return _scores(X, Y, codes, n_neighbors)
+
+
+def _codes(labels: Any, n_rows: int) -> NDArray[np.integer]:
+    """Return the number of each class, -1 where a row has none."""
+    codes = np.asarray(classes("labels", labels).codes)
+    if codes.shape != (n_rows,):
+        raise ValueError(f"labels must have one entry a row, {n_rows}, got shape {codes.shape}.")
+    if (codes >= 0).sum() < 2:
+        raise ValueError("labels must be known of two rows at least, got fewer.")
+    return codes
+
+
+def _scores(
+    X: Array, Y: Array, codes: NDArray[np.integer] | None, n_neighbors: int
+) -> dict[str, float]:
+    """Compute what :func:`score_embedding` returns; rows of unknown class are left out of the errors."""
+    with interruptible():
+        from sklearn.manifold import trustworthiness
+        from sklearn.neighbors import NearestNeighbors
+
+    n_neighbors = max(1, min(n_neighbors, (len(X) - 1) // 2))
     scores = {"trustworthiness": float(trustworthiness(Y, X, n_neighbors=n_neighbors))}
-    if labels is not None:
-        codes = classes("labels", labels).codes
-        if codes.shape != (N,):
-            raise ValueError(f"labels must have one entry a row, {N}, got shape {codes.shape}.")
-        if (codes >= 0).sum() < 2:
-            raise ValueError("labels must be known of two rows at least, got fewer.")
-        known = codes >= 0  # rows of unknown label are left out
-        nearest = (
-            NearestNeighbors(n_neighbors=1).fit(X[known]).kneighbors(return_distance=False)[:, 0]
-        )
-        errors = float((codes[known][nearest] != codes[known]).sum())
-        scores |= {"nn_errors": errors, "nn_agreement": 1.0 - errors / known.sum()}
+    if codes is not None:
+        X, known = X[codes >= 0], codes[codes >= 0]
+        nearest = NearestNeighbors(n_neighbors=1).fit(X).kneighbors(return_distance=False)[:, 0]
+        errors = float((known[nearest] != known).sum())
+        scores |= {"nn_errors": errors, "nn_agreement": 1.0 - errors / len(known)}
     return scores
 
 
@@ -237,9 +248,9 @@ def agreement(
         "neighbours": neighbours(reference, n_neighbors),
         "neighbours_Y": neighbours(Y, n_neighbors),
     }
-    rows = []
+    rows, codes = [], None if labels is None else _codes(labels, len(Y))
     for z in draws:
-        scores = score_embedding(z, Y, labels, n_neighbors=n_neighbors)
+        scores = _scores(z, Y, codes, n_neighbors)
         own = neighbours(z, n_neighbors)
         row = {
             "procrustes": procrustes_distance(z, reference),

@@ -15,7 +15,7 @@ from pm_gplvm.core.checks import Array, checked, interval, warn
 from pm_gplvm.core.interrupt import interruptible
 from pm_gplvm.core.kernels import KERNELS
 from pm_gplvm.data.arrays import by_row, numbers
-from pm_gplvm.data.fit import OBS, THETA, Fit, fits_of_one_table, stacked
+from pm_gplvm.data.fit import THETA, Fit, fits_of_one_table, stacked
 from pm_gplvm.diagnostics.agreement import agreement, check_counts
 from pm_gplvm.diagnostics.invariants import invariants
 from pm_gplvm.prediction.held_out import FEWEST_SMOOTHED, compute_log_likelihood, leave_one_out
@@ -132,7 +132,7 @@ def compare(
         raise ValueError(
             f"kfold must name fits ({', '.join(fits)}), got {', '.join(map(str, unknown))}."
         )
-    names = first.Y[OBS].to_numpy() if OBS in first.Y.coords else np.arange(len(F))
+    names = first.row_names(len(F))
     classes = first.labels(labels) if isinstance(labels, str) else labels
     if classes is not None:
         classes = by_row("labels", classes, names)

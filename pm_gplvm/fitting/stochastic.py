@@ -200,11 +200,9 @@ def checked_neighbors(n_neighbors: int | None, n_rows: int) -> int:
     """R: the given one if it lies between 2 and N, or the default."""
     if n_neighbors is None:
         return min(_NEIGHBORS, n_rows)
-    if isinstance(n_neighbors, bool) or not isinstance(n_neighbors, int | np.integer):
-        raise TypeError(f"n_neighbors must be a whole number, got {n_neighbors!r}.")
     if not 2 <= n_neighbors <= n_rows:
         raise ValueError(f"n_neighbors must lie between 2 and N = {n_rows}, got {n_neighbors}.")
-    return int(n_neighbors)
+    return n_neighbors
 
 
 def _run(

@@ -166,15 +166,13 @@ def _checked(model: pm.Model | ModelSpec, n_inducing: int) -> tuple[ModelSpec, i
             "got other. Build it with build_model."
         )
     n_rows = len(spec.table.F)
-    if isinstance(n_inducing, bool) or not isinstance(n_inducing, int | np.integer):
-        raise TypeError(f"n_inducing must be a whole number, got {n_inducing!r}.")
     if n_inducing < 2:
         raise ValueError(
             f"n_inducing must be at least 2, got {n_inducing}. The cost grows with its square; 50 is a "
             "beginning."
         )
     if KERNELS[spec.kernel].stationary:
-        return spec, min(int(n_inducing), n_rows)  # with one a row nothing is approximated
+        return spec, min(n_inducing, n_rows)  # with one a row nothing is approximated
     return spec, spec.latent_dim + int("bias" in spec.theta)
 
 

@@ -9,7 +9,7 @@ import pymc as pm
 import xarray as xr
 from numpy.typing import NDArray
 
-from pm_gplvm.core.checks import checked, flag
+from pm_gplvm.core.checks import checked
 from pm_gplvm.core.gaussian import column_patterns, warn_of_cost
 from pm_gplvm.core.kernels import KERNELS, parse_kernel
 from pm_gplvm.data.arrays import labels_along, numbers
@@ -302,7 +302,6 @@ def rebuild(
     ...     model, start=best, n_restarts=1, random_seed=1, progressbar=False
     ... )
     """
-    hold = flag("hold", hold)
     read = Fit.of(fit, "X", "sigma", "Y_mean", "Y_scale", caller="rebuild")
     kernel, noted = read.kernel, read.priors
     if kernel not in KERNELS or noted is None:

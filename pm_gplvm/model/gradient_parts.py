@@ -174,9 +174,7 @@ def _point(
         return {name: finite(f"point[{name!r}]", value) for name, value in point.items()}
     names = [rv.name for rv in plain.free_RVs]
     read = Fit.of(point, *names, caller="gradients")
-    order = spec.rows_in(read, "point")
-    last = {name: read.draws(name)[0, -1] for name in names}
-    return {n: (v.isel({OBS: order}) if OBS in v.dims else v).to_numpy() for n, v in last.items()}
+    return dict(spec.last_draw(read, names, "point"))
 
 
 def _labels(plain: pm.Model, N: int) -> dict[str, Any]:

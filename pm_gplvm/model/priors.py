@@ -134,10 +134,7 @@ def _registered(
             f"priors[{name!r}] must be a distribution made by .dist(), such as pm.HalfNormal.dist(1), "
             f"got the variable {prior}."
         )
-    if not prior.type.ndim:
-        _check_drawn(f"priors[{name!r}]", prior, ())
-    else:
-        _check_drawn(f"priors[{name!r}]", prior, shape, f"() or {shape}")
+    _check_drawn(f"priors[{name!r}]", prior, shape if prior.type.ndim else (), f"() or {shape}")
     # A variable of its own, so that one distribution may serve several parameters and models.
     prior = change_dist_size(prior, shape[: len(shape) - prior.owner.op.ndim_supp])
     return pm.modelcontext(None).register_rv(prior, name, dims=dims)
@@ -206,9 +203,7 @@ class LatentPrior:
                 )
             return self
         other = copy.copy(self)
-        for argument in self.of_rows:
-            object.__setattr__(other, argument, getattr(self, argument)[order])
-        object.__setattr__(other, "rows", rows)
+        other._keep(rows=rows, **{name: getattr(self, name)[order] for name in self.of_rows})
         return other
 
     def _keep(self, **checked: Any) -> None:

@@ -1,6 +1,6 @@
 """What a ``pm.Model`` is: its table, kernel, parameters and the prior of X, read from its graph once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,7 +19,7 @@ from pytensor.tensor.shape import SpecifyShape
 
 from pm_gplvm.core.checks import Array
 from pm_gplvm.core.gaussian import gram_factor
-from pm_gplvm.data.arrays import by_row, row_order
+from pm_gplvm.data.arrays import by_row, finite, row_order
 from pm_gplvm.data.files import check_labels, check_name
 from pm_gplvm.data.fit import FEATURE, OBS, THETA, Fit
 from pm_gplvm.model.compile import constants, is_random
@@ -297,7 +297,9 @@ class ModelSpec:
         values, wanted = Y.to_numpy(), self.table.Y
         if values.shape[1:] != wanted.shape[1:] or len(values) < len(order):
             found = f"{values.shape} entries where the model has {wanted.shape}"
-        elif other := int((~np.isclose(values[order], wanted, rtol=1e-9, equal_nan=True)).sum()):
+        elif other := int(
+            (~np.isclose(values[order], wanted, rtol=1e-9, atol=0.0, equal_nan=True)).sum()
+        ):
             found = f"{other} entries that differ"
         else:
             return order
@@ -305,6 +307,15 @@ class ModelSpec:
             f"{name} must be a fit of the model's table, got one of another: {found}. To use its positions "
             f"all the same pass them as an array: {name}=fit['posterior']['X'].to_numpy()[0, -1]."
         )
+
+    def last_draw(self, fit: Fit, names: Iterable[str], argument: str) -> dict[str, Array]:
+        """Values of a fit of the table in its last draw, rows in the order of the table's."""
+        order = self.rows_in(fit, argument)
+        last = {name: fit.draws(name)[0, -1] for name in names}
+        return {
+            name: finite(argument, values.isel({OBS: order}) if OBS in values.dims else values)
+            for name, values in last.items()
+        }
 
     @cached_property
     def prior(self) -> PositionPrior:

@@ -14,8 +14,8 @@ from pymc.distributions.transforms import LogTransform
 from pm_gplvm.core.checks import Array
 from pm_gplvm.core.interrupt import interruptible
 from pm_gplvm.core.kernels import KERNELS
-from pm_gplvm.data.arrays import finite, numbers
-from pm_gplvm.data.fit import OBS, Fit
+from pm_gplvm.data.arrays import numbers
+from pm_gplvm.data.fit import Fit
 from pm_gplvm.model.compile import constants
 from pm_gplvm.model.spec import ModelSpec
 
@@ -246,12 +246,7 @@ def _given(spec: ModelSpec, start: Any, rng: np.random.Generator) -> dict[str, A
     if isinstance(start, xr.DataTree):
         read = Fit.of(start, "X", caller="start")
         names = dict.fromkeys(["X", *map(str, read.posterior.data_vars)])
-        order = spec.rows_in(read, "start")
-        last = {name: read.draws(name)[0, -1] for name in names}
-        return {
-            name: finite("start", values.isel({OBS: order}) if OBS in values.dims else values)
-            for name, values in last.items()
-        }
+        return spec.last_draw(read, names, "start")
     if isinstance(start, Mapping):
         unknown = [name for name in start if name not in spec.model.named_vars]
         if unknown:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from pm_gplvm.core.checks import Array
 from pm_gplvm.data.arrays import by_row, classes, datelike, numbers
-from pm_gplvm.data.fit import FEATURE, OBS, Fit
+from pm_gplvm.data.fit import FEATURE, Fit
 
 _DATES: Any = dates  # has no annotations
 
@@ -123,7 +123,7 @@ def row_values(read: Fit, given: Any, n_rows: int, *, argument: str) -> Any:
     """Return one value per row: a coordinate of the fit by its name, or the values, joined by label."""
     if isinstance(given, str):
         return read.labels(given)
-    values = by_row(argument, given, _row_names(read, n_rows))
+    values = by_row(argument, given, read.row_names(n_rows))
     if isinstance(values, pd.DataFrame | xr.DataArray):
         values = values.squeeze(axis=1) if values.shape[1:] == (1,) else values
     try:
@@ -137,12 +137,6 @@ def row_values(read: Fit, given: Any, n_rows: int, *, argument: str) -> Any:
         found = f"shape {shape}" if shape and shape[-1] >= 0 else type(given).__name__
         raise ValueError(f"{argument} must have one value a row, {n_rows}, got {found}. {hint}")
     return values
-
-
-def _row_names(read: Fit, n_rows: int) -> NDArray[Any]:
-    if read.holds_table and OBS in read.Y.coords:
-        return read.Y[OBS].to_numpy()
-    return np.arange(n_rows)
 
 
 def key_of(read: Fit, color: Any, n_rows: int) -> Key | None:

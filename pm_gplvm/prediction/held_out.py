@@ -341,7 +341,7 @@ def cross_validate(
                 held = fold == k
                 model = _built(build, table[~held])
                 scores = log_predictive(
-                    _fitted(fit, model),
+                    _fitted(fit, model, table[~held]),
                     table.to_numpy()[held],
                     num_samples=num_samples,
                     draws=draws,
@@ -389,11 +389,13 @@ def _built(build: Callable[[xr.DataArray], pm.Model], table: xr.DataArray) -> pm
     return model
 
 
-def _fitted(fit: Callable[[pm.Model], xr.DataTree], model: pm.Model) -> xr.DataTree:
-    """Fit a model, or raise if what comes is no fit of its table."""
+def _fitted(
+    fit: Callable[[pm.Model], xr.DataTree], model: pm.Model, table: xr.DataArray
+) -> xr.DataTree:
+    """Fit the model of a table, or raise if what comes is no fit of it."""
     found = fit(model)
     Y = Fit.of(found, "X", caller="cross_validate").Y
-    if not np.array_equal(Y, ModelSpec.of(model).table.Y, equal_nan=True):
+    if not np.array_equal(Y, table, equal_nan=True):
         raise ValueError(
             "fit must return a fit of the model it is given, got one of another table. Write lambda "
             "model: fit_map(model, ...)."

@@ -7,7 +7,7 @@ import xarray as xr
 
 from pm_gplvm.core.checks import Array, checked
 from pm_gplvm.core.gaussian import Patterns
-from pm_gplvm.data.arrays import finite, numbers
+from pm_gplvm.data.arrays import finite
 from pm_gplvm.data.fit import FEATURE, OBS, Fit
 from pm_gplvm.prediction.processes import (
     column_variances,
@@ -23,7 +23,7 @@ from pm_gplvm.prediction.processes import (
 def check_positions(read: Fit, X_new: Any) -> Array:
     """Return ``X_new`` as an array (n, Q) of finite numbers, or say what is wrong with it."""
     latent_dim = read.latent_dim
-    values = numbers("X_new", X_new)
+    values = finite("X_new", X_new)
     if values.ndim != 2 or values.shape[1] != latent_dim:
         raise ValueError(
             f"X_new must have shape (n, latent_dim) = (n, {latent_dim}), got {values.shape}."
@@ -31,7 +31,7 @@ def check_positions(read: Fit, X_new: Any) -> Array:
         )
     if not len(values):
         raise ValueError("X_new must have at least one position, got none.")
-    return finite("X_new", values)
+    return values
 
 
 @checked

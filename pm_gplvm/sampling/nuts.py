@@ -216,15 +216,10 @@ def _run(
         return_raw_trace=True,
         **settings,
     )
+    wanted = {"vector", "tuning", *_STATS}
     chains = [
-        {
-            name: _column(batch, name)
-            for batch in pair
-            for name in batch.column_names
-            if name in wanted
-        }
+        {n: _column(batch, n) for batch in pair for n in batch.column_names if n in wanted}
         for pair in zip(*_waited_for(running, given_up).get_arrow_trace(), strict=True)
-        for wanted in ({"vector", "tuning", *_STATS},)
     ]
     for chain in chains:
         chain["vector"] = chain["vector"].reshape(-1, density.size)

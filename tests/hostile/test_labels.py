@@ -151,6 +151,16 @@ def test_fits_are_joined_by_label_and_refused_of_another_table(named):
                 call(model)
 
 
+def test_tables_of_tiny_numbers_are_told_apart(named):
+    """By their digits, not by an absolute difference."""
+    tiny = named["table"] * 1e-9
+    fit = gplvm.fit_map(gplvm.build_model(tiny), **quiet)
+    with pytest.raises(
+        ValueError, match=r"X must be a fit of the model's table.*entries that differ"
+    ):
+        gplvm.sample_theta(gplvm.build_model(1.5 * tiny), fit, draws=5, tune=5, chains=1, **quiet)
+
+
 def test_a_part_of_the_rows_starts_from_the_whole(named):
     part = gplvm.build_model(named["table"].iloc[::-2])
     X = gplvm.sample_theta(part, named["best"], draws=5, tune=5, chains=1, **quiet)[
