@@ -66,6 +66,7 @@ sphinx_gallery_conf = {
     "backreferences_dir": "api/examples",
     "doc_module": ("pm_gplvm",),
     "image_srcset": ["2x"],
+    "subsection_order": ["examples/positions", "examples/function", "examples/fits"],
     "within_subsection_order": "FileNameSortKey",
     "notebook_extensions": set(),
     "download_all_examples": False,
@@ -80,6 +81,7 @@ html_title = "pm_gplvm"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sourcelink = False
+html_sidebars = {page: [] for page in ("getting_started", "architecture", "changelog", "recipes/index")}
 html_theme_options = {
     "logo": {"text": "pm_gplvm"},
     "navbar_align": "left",
@@ -113,7 +115,7 @@ def rooms():
             names[name] += [f"{name}.{inner}" for inner in getattr(pm_gplvm, name).__all__]
         else:
             module = attrgetter(name)(pm_gplvm).__module__
-            names[module.split(".")[1]].insert(0, name)
+            names[module.split(".")[1]].append(name)
     return {room: sorted(names[room], key=lambda name: "." in name) for room in (ROOMS | names)}
 
 
