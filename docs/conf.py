@@ -81,7 +81,9 @@ html_title = "pm_gplvm"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sourcelink = False
-html_sidebars = {page: [] for page in ("getting_started", "architecture", "changelog", "recipes/index")}
+html_sidebars = {
+    page: [] for page in ("getting_started", "architecture", "changelog", "recipes/index")
+}
 html_theme_options = {
     "logo": {"text": "pm_gplvm"},
     "navbar_align": "left",
@@ -99,7 +101,10 @@ ROOMS = {
     "priors": ("Priors of X", "For the argument `priors` of `build_model`."),
     "fitting": ("Estimates", "One X and one θ, or draws about them."),
     "sampling": ("Draws", "The posterior of X and θ, of θ alone, and the prior."),
-    "prediction": ("New rows and positions", "What a fit says of rows, entries and positions not seen."),
+    "prediction": (
+        "New rows and positions",
+        "What a fit says of rows, entries and positions not seen.",
+    ),
     "diagnostics": ("Diagnostics", "Whether the draws can be trusted, and which fit is better."),
     "plot": ("Plots", "All take and return Matplotlib axes, but for the explorer."),
     "data": ("Tables and files", "What goes in, and how a fit is kept."),
