@@ -10,10 +10,8 @@ import pm_gplvm as gplvm
 
 Y = gplvm.data.load_digits(n=150)
 model = gplvm.build_model(Y, kernel="rbf + linear")
-draws = gplvm.fit_laplace(model, draws=200, random_seed=1, progressbar=False)
 fits = {
     "marginal estimate": gplvm.fit_marginal(model, random_seed=1, progressbar=False),
     "joint mode": gplvm.fit_map(model, random_seed=1, progressbar=False),
-    "Laplace": gplvm.align(draws),
 }
 axes = gplvm.plot.compare(fits, color="label")

@@ -13,7 +13,9 @@ Y = gplvm.data.load_digits(n=150)
 best = gplvm.fit_marginal(
     gplvm.build_model(Y, kernel="rbf + linear"), random_seed=1, progressbar=False
 )
-gplvm.plot.explore(best, "label", image_shape=(8, 8), path="explore_digits.html", overwrite=True)
+page = gplvm.plot.explore(
+    best, "label", image_shape=(8, 8), path="explore_digits.html", overwrite=True
+)
 
 # %%
 # .. raw:: html
