@@ -10,7 +10,8 @@ from matplotlib.collections import PathCollection
 
 import pm_gplvm as gplvm
 from pm_gplvm.data.fit import Fit
-from pm_gplvm.plot.colours import COLOURS, GREY, SHAPES, Key, key_of, shortened
+from pm_gplvm.plot.colours import SHAPES, Key, key_of, shortened
+from pm_gplvm.plot.style import COLOURS, DARK, LIGHT, Style
 
 
 @pytest.fixture(autouse=True)
