@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from pm_gplvm.core.checks import Array
 from pm_gplvm.data.arrays import by_row, classes, datelike, numbers
 from pm_gplvm.data.fit import FEATURE, Fit
+from pm_gplvm.plot.frame import keep_inside
 from pm_gplvm.plot.style import COLOURS, Style
 
 _DATES: Any = dates  # has no annotations
@@ -38,7 +39,6 @@ _LETTER = 0.075  # inches
 # Rows up to which points have their full size, an edge, and are vectors in a PDF.
 _LARGE_UP_TO, _EDGES_UP_TO, _VECTORS_UP_TO = 500, 5000, 5000
 _SMALLEST = 1.5  # points²
-_LEAST_SHARE = 0.3  # of the width of axes, that a legend must leave them
 _UNITS = (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0))
 
 
@@ -282,41 +282,32 @@ def _outline(shape: str) -> Path:
 
 
 def draw_legend(
-    axes: Sequence[Axes], scale: PathCollection | None, key: Key | None, *, left: bool = False
+    axes: Sequence[Axes],
+    scale: PathCollection | None,
+    key: Key | None,
+    *,
+    left: bool = False,
+    bars: Sequence[Axes] = (),
 ) -> None:
     """Add a colour bar beside all axes for numbers, or a legend beside the last axes for classes.
 
     With ``left`` the legend stands on the left, beyond the labels of the axis. In a figure without a
-    layout engine the axes make room for it, as they do for a colour bar.
+    layout engine the axes, and the colour bars that they have, make room.
     """
-    if key is None:
-        return
-    if scale is not None:
-        _draw_bar(axes, scale, key)
-        return
+    if key is not None and scale is not None:
+        bars = [*bars, _draw_bar(axes, scale, key)]
+    elif key is not None:
+        _draw_legend(axes, key, left=left)
+    keep_inside([*axes, *bars])
+
+
+def _draw_legend(axes: Sequence[Axes], key: Key, *, left: bool) -> None:
     ax, figure = axes[-1], axes[-1].get_figure(root=True)
     place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.02, 1.0)}
     if left:  # in points, so that it clears the labels at any size
         shift = offset_copy(ax.transAxes, figure, -58.0, units="points")
         place = {"loc": "upper right", "bbox_to_anchor": (0.0, 1.0), "bbox_transform": shift}
-    legend = draw_classes(ax, key, **place)
-    if figure is not None and figure.get_layout_engine() is None:
-        _make_room(axes, legend)
-
-
-def _make_room(axes: Sequence[Axes], legend: Legend) -> None:
-    """Narrow axes so that a legend beside them lies within the figure."""
-    figure: Any = axes[-1].get_figure(root=True)
-    box = legend.get_window_extent().transformed(figure.transFigure.inverted())
-    over_left, over_right = max(0.0, 0.01 - box.x0), max(0.0, box.x1 - 0.99)
-    places = [ax.get_position() for ax in axes]
-    first, last = min(place.x0 for place in places), max(place.x1 for place in places)
-    share = 1.0 - (over_left + over_right) / (last - first)
-    if share == 1.0 or share < _LEAST_SHARE:
-        return
-    for ax, place in zip(axes, places, strict=True):
-        x0 = first + over_left + share * (place.x0 - first)
-        ax.set_position((x0, place.y0, share * place.width, place.height))
+    draw_classes(ax, key, **place)
 
 
 def draw_classes(ax: Axes, key: Key, **place: Any) -> Legend:
@@ -355,7 +346,7 @@ def draw_classes(ax: Axes, key: Key, **place: Any) -> Legend:
     return legend
 
 
-def _draw_bar(axes: Sequence[Axes], scale: PathCollection, key: Key) -> None:
+def _draw_bar(axes: Sequence[Axes], scale: PathCollection, key: Key) -> Axes:
     bar = axes[-1].figure.colorbar(scale, ax=axes, fraction=0.045, pad=0.02)
     if key.are_dates:
         bar.locator, bar.formatter = date_ticks()
@@ -363,3 +354,4 @@ def _draw_bar(axes: Sequence[Axes], scale: PathCollection, key: Key) -> None:
     (name,) = shortened([key.name])
     lines = [as_text(name)] if name else []
     bar.set_label("\n".join([*lines, *([f"grey: {MISSING}"] if key.missing.any() else [])]))
+    return bar.ax

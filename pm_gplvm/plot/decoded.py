@@ -27,6 +27,7 @@ from pm_gplvm.plot.frame import (
     draw_notes,
     draw_outside,
     frame_of,
+    keep_inside,
     set_limits,
     told_outside,
 )
@@ -147,6 +148,7 @@ def _draw_images(ax: Axes, corners: Array, size: Array, images: Array, shares: A
     ax.set_box_aspect(up * images.shape[1] / (across * images.shape[2]))  # as images are stored
     bar = ax.figure.colorbar(ScalarMappable(scale, style.shades), ax=ax, fraction=0.045, pad=0.02)
     bar.set_label("mean of Y,\nfainter: less known")
+    keep_inside([ax, bar.ax])
 
 
 def _draw_edges(ax: Axes, corners: Array, color: str) -> None:
@@ -302,7 +304,7 @@ def _draw_map(
         x, y = centres.reshape(grid, grid, 2).transpose(2, 0, 1)
         lines = ax.contour(x, y, ratio, levels=_RATIOS, colors="white", linewidths=0.8)
         ax.clabel(lines, fmt="×%g", fontsize=7)
-    scale = draw_points(ax, plane.X, key, size=12.0)
+    scale = draw_points(ax, plane.X, key, size=16.0)
     draw_outside(ax, plane.X, far, row_colours(ax, key, len(far)))
     draw_notes(ax, plane.X, lines=told_outside(far))
     ticks = ScalarFormatter()
@@ -310,7 +312,7 @@ def _draw_map(
     form = None if isinstance(norm, LogNorm) else ticks
     bar = ax.figure.colorbar(picture, ax=ax, fraction=0.045, pad=0.02, format=form)
     bar.set_label(_unit(plane.draws.shape[2]))
-    draw_legend([ax], scale, key, left=True)
+    draw_legend([ax], scale, key, left=True, bars=[bar.ax])
     ax.set(xlabel=f"latent {plane.dims[0]}", ylabel=f"latent {plane.dims[1]}")
     return ax
 

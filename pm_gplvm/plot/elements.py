@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import EllipseCollection
 from matplotlib.image import AxesImage
 from numpy.typing import NDArray
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from pm_gplvm.core.checks import INTERVAL, Array, interval
 from pm_gplvm.data.fit import Fit
@@ -84,7 +84,7 @@ class Plane:
         if self.q is None:
             return interval(self.draws[:, :, 0])
         mean, sd = (part[:, 0] for part in self.q)
-        return mean + norm.ppf(INTERVAL)[:, None] * sd
+        return mean + ndtri(INTERVAL)[:, None] * sd
 
     def lift(self, positions: Array) -> Array:
         """Extend positions in the plane to all Q dimensions, shape (M, Q)."""

@@ -15,7 +15,7 @@ const SHAPES = {
 // Ground and text of JupyterLab's theme, or VS Code's, or Sphinx's, or else what the browser prefers.
 const STYLE = `
 .gplvm { --ground: #fff; --text: #111; }
-@media (prefers-color-scheme: dark) { .gplvm { --ground: #181818; --text: #e8e8e8; } }
+@media (prefers-color-scheme: dark) { .gplvm { --ground: #121212; --text: #e8e8e8; } }
 .gplvm { background: var(--jp-layout-color0, var(--vscode-editor-background, var(--pst-color-background, var(--ground))));
   color: var(--jp-content-font-color1, var(--vscode-editor-foreground, var(--pst-color-text-base, var(--text))));
   --line: color-mix(in srgb, currentColor 45%, transparent); --faint: color-mix(in srgb, currentColor 14%, transparent);

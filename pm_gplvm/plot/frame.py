@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.path import Path
 from matplotlib.patheffects import withStroke
-from matplotlib.transforms import Affine2D
+from matplotlib.transforms import Affine2D, Bbox
 from numpy.typing import NDArray
 
 from pm_gplvm.core.checks import Array
@@ -21,6 +21,8 @@ MARGIN = 0.08  # of the length of an axis, at each end
 _FEWEST = 10  # rows of which one can be said to lie far off
 _MULTIPLES = (1.0, 2.0, 5.0)
 _LONGEST = 0.3  # share of an axis that the bar may take
+_BESIDE = 0.01  # share of a figure left at its sides
+_LEAST_SHARE = 0.3  # of their width, that is left to axes
 _TIP = Path([(0.75, 0.0), (-0.45, 0.5), (-0.45, -0.5), (0.75, 0.0)], closed=True)
 
 
@@ -107,6 +109,28 @@ def told_outside(far: NDArray[np.bool_]) -> list[str]:
     return [f"▸ {n} row{'s' * (n > 1)} outside"] if n else []
 
 
+# The figure
+
+
+def keep_inside(axes: Sequence[Axes]) -> None:
+    """Narrow axes so that they, their labels and legends lie within a figure that has no layout engine."""
+    figure: Any = axes[0].get_figure(root=True)
+    if figure.get_layout_engine() is not None:
+        return
+    boxes = [ax.get_tightbbox() for ax in axes]
+    taken = Bbox.union([box for box in boxes if box is not None])
+    taken = taken.transformed(figure.transFigure.inverted())
+    over_left, over_right = max(0.0, _BESIDE - taken.x0), max(0.0, taken.x1 - 1.0 + _BESIDE)
+    places = [ax.get_position() for ax in axes]
+    first, last = min(place.x0 for place in places), max(place.x1 for place in places)
+    share = 1.0 - (over_left + over_right) / (last - first)
+    if share == 1.0 or share < _LEAST_SHARE:
+        return
+    for ax, place in zip(axes, places, strict=True):
+        x0 = first + over_left + share * (place.x0 - first)
+        ax.set_position((x0, place.y0, share * place.width, place.height))
+
+
 # Lengthscales
 
 
@@ -129,7 +153,7 @@ def draw_notes(
     limits = np.array([ax.get_xlim(), ax.get_ylim()]).T
     lengths = np.ptp(limits, axis=0)
     shares = [None if u is None else float(u / d) for u, d in zip(units, lengths, strict=True)]
-    bars = [None if share is None else _multiple(share) for share in shares]
+    bars = _multiples(shares)
     text = "\n".join([*lines, *_told(bars)])
     if not text:
         return
@@ -167,6 +191,16 @@ def draw_notes(
     note.set_in_layout(False)
 
 
+def _multiples(shares: Sequence[float | None]) -> list[float | None]:
+    """How many lengthscales each bar is long, the same number where that leaves the shorter one visible."""
+    found = [None if share is None else _multiple(share) for share in shares]
+    known = [m for m in found if m is not None]
+    both = min(known, default=1.0)
+    if all(share is None or share * both >= _LONGEST / 10.0 for share in shares):
+        return [None if m is None else both for m in found]
+    return found
+
+
 def _multiple(share: float) -> float:
     """How many lengthscales a bar is long: one, or a round number that brings it to a visible length."""
     if _LONGEST / 10.0 <= share <= _LONGEST:
@@ -181,7 +215,7 @@ def _told(bars: Sequence[float | None]) -> list[str]:
     if not known:
         return []
     if len(set(known)) == 1:
-        return [f"{known[0]:g} lengthscale{'s' * (known[0] > 1.0)}"]
+        return [f"{known[0]:g} lengthscale{'s' * (known[0] != 1.0)}"]
     return [f"{known[0]:g} lengthscales across, {known[1]:g} upwards"]
 
 

@@ -52,9 +52,11 @@ from pm_gplvm.plot.style import Style
 from pm_gplvm.prediction.magnification import occupancy
 from pm_gplvm.prediction.predict import relative_uncertainty
 
-# Rows that the background is told from at most, with and without inducing inputs; up to the former each row
-# has an ellipse, and of more so many.
-_MOST_ROWS, _MOST_INDUCED, _ELLIPSES = 1000, 5000, 300
+# Up to so many rows the background is told from all, with inducing inputs up to five thousand; of more rows from
+# a few that cover the positions.
+_MOST_ROWS, _FEW_ROWS = 2000, 600
+_MOST_INDUCED = 5000
+_MOST_ELLIPSES, _FEW_ELLIPSES = 1000, 150
 
 
 @overload
@@ -127,12 +129,13 @@ def latent(
         a share of the prior's, mixed over the draws: dark is unknown. Further latent dimensions are
         held at their median. "density" is the posterior density of a row's position, averaged over
         the rows; it needs draws of X. True means "uncertainty", and no shades for a covariance of
-        your own. Of more than 1000 rows, 5000 with inducing inputs, so many are used: for the
-        uncertainty such as cover all positions, which leave at least as much unknown as all rows do.
+        your own. Of more than 2000 rows it is told from 600, of more than 5000 from 5000 where the fit
+        has inducing inputs: rows that cover all positions, and leave at least as much unknown as all
+        rows do. The text at its scale says so.
     spread : bool, default True
         Where the fit knows how sure a position is, draw an ellipse about it that holds 68 % of a
         Gaussian with the covariance of the draws, or of q(X) of :func:`fit_variational`; with one latent
-        dimension an 89 % interval. Of more than 1000 rows 300 have one, and the axes say so. A
+        dimension an 89 % interval. Of more than 1000 rows 150 have one, and the axes say so. A
         fit with one position a row has none.
     limits : {"robust", "all"} or ((left, right), (bottom, top)), default "robust"
         What the axes show. "robust" leaves out a few rows that lie so far off that the others would have
@@ -207,12 +210,8 @@ def latent(
     if ax is None:
         width = 6.0 + (rows.key.breadth if rows.key else 0.0)
         _, ax = plt.subplots(figsize=(width, 4.8), layout="constrained")
-    if Q == 1:
-        scale = _plot_line(ax, plane, rows)
-    else:
-        scale = _plot_plane(ax, plane, rows, shading)
-        shading.label([ax])
-    draw_legend([ax], scale, rows.key, left=True)
+    scale = _plot_line(ax, plane, rows) if Q == 1 else _plot_plane(ax, plane, rows, shading)
+    draw_legend([ax], scale, rows.key, left=True, bars=shading.label([ax]))
     return ax
 
 
@@ -278,24 +277,26 @@ class _Shading:
             return
         positions = mesh(limits, (self.grid, self.grid))
         N = plane.draws.shape[1]
-        if (most := _MOST_INDUCED if self.read.is_inducing else _MOST_ROWS) < N:
-            self.rows = f",\n{most} of {N} rows"
+        most, few = (_MOST_INDUCED,) * 2 if self.read.is_inducing else (_MOST_ROWS, _FEW_ROWS)
+        few = N if most >= N else few
+        if few < N:
+            self.rows = f",\n{few} of {N} rows"
         # The darkest shade used stays light enough for the points.
         if self.kind == "density":
-            some = plane.draws[:, np.random.default_rng(0).permutation(N)[:most]]
-            shades = occupancy(some[:, :, list(plane.dims)], positions)
+            draws = plane.draws[:, np.random.default_rng(0).permutation(N)[:few]]
+            shades = occupancy(draws[:, :, list(plane.dims)], positions)
             top = 1.6 * float(shades.max())
         else:
             unit = lengthscales(self.read)
-            chosen = spread_rows(plane.means / (1.0 if unit is None else unit), most)
-            few = self.read if most >= N else self.read.with_rows(chosen)
-            shades, top = relative_uncertainty(few.tree, plane.lift(positions)), 1.6
+            chosen = spread_rows(plane.means / (1.0 if unit is None else unit), few)
+            some = self.read if few == N else self.read.with_rows(chosen)
+            shades, top = relative_uncertainty(some.tree, plane.lift(positions)), 1.6
         style = Style.of(ax)
         self.picture = draw_grid(ax, limits, shades, cmap=style.shades, vmin=0.0, vmax=top)
 
-    def label(self, axes: Sequence[Axes]) -> None:
+    def label(self, axes: Sequence[Axes]) -> list[Axes]:
         if self.picture is None:
-            return
+            return []
         top = 1.0 if self.kind == "uncertainty" else self.picture.get_clim()[1] / 1.6
         bar = axes[0].figure.colorbar(
             self.picture,
@@ -311,6 +312,7 @@ class _Shading:
             bar.locator = MaxNLocator(4)
             bar.update_ticks()
             bar.set_label(f"density of a row's place{self.rows}")
+        return [bar.ax]
 
 
 def _plot_plane(ax: Axes, plane: Plane, rows: _Rows, shading: _Shading) -> PathCollection | None:
@@ -319,7 +321,7 @@ def _plot_plane(ax: Axes, plane: Plane, rows: _Rows, shading: _Shading) -> PathC
     shading.draw(ax, plane, set_limits(ax, limits))
     notes = told_outside(far)
     if rows.spread and plane.varies:
-        chosen = spread_rows(X, len(X) if len(X) <= _MOST_ROWS else _ELLIPSES)
+        chosen = spread_rows(X, len(X) if len(X) <= _MOST_ELLIPSES else _FEW_ELLIPSES)
         draw_ellipses(
             ax,
             X[chosen],
@@ -359,9 +361,9 @@ def _plot_pairs(plane: Plane, rows: _Rows, shading: _Shading, axes: Any) -> NDAr
             continue
         scale = _plot_plane(panels[i, j], replace(plane, dims=(j, i + 1)), rows, shading)
         panels[i, j].label_outer()
-    shading.label(panels.ravel().tolist())
+    bars = shading.label(panels.ravel().tolist())
     if scale is not None:
-        draw_legend(panels.ravel().tolist(), scale, rows.key)
+        draw_legend(panels.ravel().tolist(), scale, rows.key, bars=bars)
     elif rows.key is not None:  # the empty corner has room for it
         legend = draw_classes(panels[0, side - 1], rows.key, loc="upper right")
         legend.set_in_layout(rows.key.are_many)
