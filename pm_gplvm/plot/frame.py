@@ -82,6 +82,8 @@ def set_limits(ax: Axes, limits: Array) -> Array:
 
 def draw_outside(ax: Axes, X: Array, far: NDArray[np.bool_], colours: Any) -> None:
     """Mark rows (N, 2) that lie outside the limits by triangles on the border that point to them."""
+    if not far.any():
+        return
     limits = np.array([ax.get_xlim(), ax.get_ylim()]).T
     centre, half = limits.mean(axis=0), 0.5 * np.ptp(limits, axis=0)
     offset = (X[far] - centre) / half
