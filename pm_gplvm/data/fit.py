@@ -397,19 +397,14 @@ class Fit:
     def by_name(self, argument: str, name: str) -> NDArray[Any]:
         """Read a coordinate along the rows, or else a column of the table, in the user's units.
 
-        ValueError if neither has that name, or more than one column has it.
+        ValueError if neither has that name.
         """
         if name in self._row_coords:
             return self.labels(name)
         columns = [str(feature) for feature in self.features]
         (found,) = np.nonzero(np.array(columns) == name)
-        if len(found) == 1:
-            return self.Y.to_numpy()[:, found[0]]
         if len(found):
-            raise ValueError(
-                f"{argument} must name one column, got {name!r}, which {len(found)} of the table have. Pass "
-                "one value a row."
-            )
+            return self.Y.to_numpy()[:, found[0]]
         kinds = {"coordinates": list(self._row_coords), "columns": columns}
         told = "; ".join(f"{kind}: {_like(name, names)}" for kind, names in kinds.items())
         raise ValueError(

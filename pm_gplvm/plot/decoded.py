@@ -109,7 +109,8 @@ def reconstruction(
     shape = check_image_shape(image_shape, mean.shape[1])
     if ax is None:
         size = (6.0, 5.0) if len(cells) == 2 else (7.2, 1.7)
-        _, ax = plt.subplots(figsize=size, layout="constrained")
+        # Images hold the shape of the axes; only then is "constrained" not enough for the labels.
+        _, ax = plt.subplots(figsize=size, layout="compressed" if shape else "constrained")
     if len(cells) == 1:
         limits = np.column_stack([limits, [0.0, 1.0]])
         centres = np.column_stack([centres, np.full(len(centres), 0.5)])

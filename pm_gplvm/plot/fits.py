@@ -26,10 +26,12 @@ from pm_gplvm.plot.colours import (
 )
 from pm_gplvm.plot.elements import check_axes, check_pair, draw_ellipses
 from pm_gplvm.plot.frame import (
+    Limits,
     check_limits,
     draw_notes,
     draw_outside,
     frame_of,
+    limits_of,
     set_limits,
     told_outside,
 )
@@ -120,16 +122,14 @@ def compare(
     for ax, (name, Z) in zip(panels, shown.items(), strict=True):
         scale = draw_panel(ax, Z, reference, key, name, is_first=name == first)
         ax.set(xlabel=f"latent {pair[0]} / lengthscale")
-    ends = np.concatenate([np.quantile(Z, INTERVAL, axis=0) for Z in shown.values()])
-    (low, high), outlying = frame_of(ends.reshape(-1, len(pair)), frame)
+    low, high = _limits(list(shown.values()), frame)
     if Q > 1:
         for ax in panels:
             ax.set_aspect("equal")
             set_limits(ax, np.stack([low, high]))
         panels[0].set_ylabel(f"latent {pair[1]} / lengthscale")
     else:
-        if outlying.any() or not isinstance(frame, str):
-            panels[0].set_xlim(float(low[0]), float(high[0]))
+        panels[0].set_xlim(float(low[0]), float(high[0]))
         panels[0].set_ylabel("row, in the order of the first fit")
     for ax, Z in zip(panels, shown.values(), strict=True):
         X = Z.mean(axis=0)
@@ -139,6 +139,15 @@ def compare(
         draw_notes(ax, at, lines=told_outside(far))
     draw_legend(panels.tolist(), scale, key)
     return panels
+
+
+def _limits(shown: list[Array], limits: Limits) -> Array:
+    """Limits (2, Q) for the 89 % intervals of all fits, but for rows far off."""
+    if not isinstance(limits, str):
+        return limits
+    near = [Z[:, ~frame_of(Z.mean(axis=0), limits)[1]] for Z in shown]
+    ends = [np.quantile(Z, INTERVAL, axis=0).reshape(-1, Z.shape[2]) for Z in near]
+    return limits_of(np.concatenate(ends))
 
 
 def _panels(axes: Any, n: int, wanted: str, **layout: Any) -> NDArray[Any]:

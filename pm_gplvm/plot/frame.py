@@ -59,17 +59,17 @@ def frame_of(X: Array, limits: Limits, margin: float = MARGIN) -> tuple[Array, N
 
 
 def _far(X: Array) -> NDArray[np.bool_]:
-    """Which rows (N, Q) lie so far off that the others would have less than half of an axis.
+    """Which rows (N, Q) lie so far off that the others would have less than a third of an axis.
 
     At most a fiftieth of the rows at each end of an axis, and one of ten or more: those further from
-    the middle ones than one and a half times the length over which these lie.
+    the middle ones than twice the length over which these lie.
     """
     N = len(X)
     if N < _FEWEST:
         return np.zeros(N, dtype=bool)
     few = max(1, N // 50)
     low, high = np.partition(X, (few, N - 1 - few), axis=0)[[few, N - 1 - few]]
-    reach = 1.5 * (high - low)
+    reach = 2.0 * (high - low)
     outside = (low - reach > X) | (high + reach < X)
     return np.asarray((outside & (high > low)).any(axis=1))
 

@@ -139,7 +139,7 @@ def latent(
         fit with one position a row has none.
     limits : {"robust", "all"} or ((left, right), (bottom, top)), default "robust"
         What the axes show. "robust" leaves out a few rows that lie so far off that the others would have
-        less than half of an axis: at most a fiftieth of the rows at each end. Rows outside are
+        less than a third of an axis: at most a fiftieth of the rows at each end. Rows outside are
         marked by triangles on the border and counted. With one latent dimension (low, high).
     scale_bar : bool, default True
         Whether a bar along each axis shows how long one lengthscale is, or so many as the text beside

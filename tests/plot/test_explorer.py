@@ -340,8 +340,14 @@ def test_ellipses_are_those_of_the_draws(browser, Y, tmp_path):
     circles = browser.find_elements("css selector", "[data-ellipse]")
     assert len(circles) == 12
     # Draws are standard normal: radius 1.51 holds 68 %; the plane is 420 pixels for 8 units.
-    sizes = [(c.rect["width"], c.rect["height"]) for c in circles]
-    np.testing.assert_allclose(sizes, 2 * 1.51 * 420 / 8, rtol=0.15)
+    found = [re.findall(r"-?\d[-\d.e]*", c.get_attribute("transform")) for c in circles]
+    matrices = np.array(found, dtype=float)
+    radii = np.linalg.svd(matrices[:, :4].reshape(-1, 2, 2), compute_uv=False)
+    np.testing.assert_allclose(radii, 1.51 * 420 / 8, rtol=0.15)
+    points = [
+        c.get_attribute("transform") for c in browser.find_elements("css selector", "[data-row]")
+    ]
+    assert [re.findall(r"-?\d[-\d.e]*", p) for p in points] == [m[4:] for m in found]
 
 
 def test_rows_outside_stand_on_the_border(best):
