@@ -325,7 +325,7 @@ def test_a_page_shows_missing_rows_and_dates(fit, tmp_path):
 def genes(Y):
     """A fit with a hole in a column, and a column and a coordinate of one name."""
     table = Y.assign_coords(
-        feature=["GAPDH", "ACTB", "stage", "CD19"], ACTB=("obs", np.arange(12) % 2)
+        feature=["GAPDH", "ACTB", "gene3", "CD19"], ACTB=("obs", np.arange(12) % 2)
     )
     holes = table.copy()
     holes[:2, 0] = np.nan
@@ -373,7 +373,7 @@ def test_an_unknown_name_is_told_with_what_is_like_it(plot, genes):
     with pytest.raises(
         ValueError,
         match=r"color must name a coordinate along the rows or a column of the table, got 'gapdh'\. "
-        r"coordinates: obs, label, ACTB; columns: GAPDH, ACTB, stage, CD19",
+        r"coordinates: obs, label, ACTB; columns: GAPDH, ACTB, gene3, CD19",
     ):
         plot(genes, "gapdh")
 
@@ -398,7 +398,9 @@ def seen(fit, names):
     fig.canvas.draw()
     picture = np.asarray(fig.canvas.buffer_rgba())[..., :3].astype(float)
     wanted = [np.array(plt.matplotlib.colors.to_rgb(c)) * 255 for c in COLOURS[:2]]
-    return [int((np.abs(picture - colour).sum(axis=-1) < 60).sum()) for colour in wanted]
+    apart = np.stack([np.abs(picture - colour).sum(axis=-1) for colour in wanted])
+    drawn = np.abs(picture - 255.0).sum(axis=-1) > 150.0
+    return [int(((apart.argmin(axis=0) == i) & drawn).sum()) for i in range(2)]
 
 
 def test_no_class_hides_another():

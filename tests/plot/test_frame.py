@@ -75,14 +75,16 @@ def test_all_and_limits_of_ones_own(cloud):
     assert f"▸ {outside} rows outside" in notes_of(ax)
 
 
-@pytest.mark.parametrize("kind", ["normal", "uniform", "t", "clusters", "ring", "exponential"])
+@pytest.mark.parametrize(
+    "kind", ["normal", "uniform", "laplace", "clusters", "ring", "exponential"]
+)
 @pytest.mark.parametrize("n", [12, 40, 300, 2000])
 def test_ordinary_tables_are_shown_whole(kind, n):
     rng = np.random.default_rng(n + 1)
     X = {
         "normal": lambda: rng.standard_normal((n, 2)),
         "uniform": lambda: rng.uniform(size=(n, 2)),
-        "t": lambda: rng.standard_t(9, size=(n, 2)),
+        "laplace": lambda: rng.laplace(size=(n, 2)),
         "clusters": lambda: (
             np.where(np.arange(n)[:, None] < n // 5, 9.0, 0.0) + rng.standard_normal((n, 2))
         ),
@@ -205,12 +207,14 @@ def test_one_dimension_has_one_bar(rng):
 def test_a_variational_fit_has_the_ellipses_of_q(model):
     fit = gplvm.fit_variational(model, n_inducing=10, draws=1, random_seed=1, progressbar=False)
     q = fit["approximation"]
-    (ellipses,) = [c for c in latent(fit).collections if isinstance(c, EllipseCollection)]
+    (ellipses,) = [
+        c for c in latent(fit, dims=(0, 1)).collections if isinstance(c, EllipseCollection)
+    ]
     np.testing.assert_allclose(ellipses.get_offsets(), q["X_mean"])
     radius = np.sqrt(-2.0 * np.log(0.32))
     found = np.sort([ellipses.get_widths(), ellipses.get_heights()], axis=0).T
     np.testing.assert_allclose(found, 2.0 * radius * np.sort(q["X_sd"], axis=1))
-    np.testing.assert_array_equal(plane_of(Fit(fit), None).X, q["X_mean"])
+    np.testing.assert_array_equal(plane_of(Fit(fit), (0, 1)).X, q["X_mean"])
 
 
 def test_one_position_a_row_has_none(best):
@@ -246,7 +250,7 @@ def test_a_background_of_some_rows_says_so_and_claims_no_more(Y, monkeypatch, ba
 
 
 def test_a_hundred_thousand_rows(rng):
-    """Seconds of CPU, drawing and savefig at dpi 150: 0.9 to 1.9 (see benchmarks/README.md)."""
+    """Seconds of CPU, drawing and savefig at dpi 150: 1.0 to 1.4, 1.8 the first time (sparse and variational fits too)."""
     n = 100_000
     X = rng.standard_normal((1, 1, n, 2))
     coords = {
