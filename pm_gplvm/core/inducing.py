@@ -22,7 +22,13 @@ from scipy.linalg import LinAlgError, lapack
 
 from pm_gplvm.core.checks import Array
 from pm_gplvm.core.kernels import KERNELS
-from pm_gplvm.core.psi import Quadrature, correlation, psi_statistics, symbolic_statistics
+from pm_gplvm.core.psi import (
+    Quadrature,
+    correlation,
+    own_variance,
+    psi_statistics,
+    symbolic_statistics,
+)
 
 JITTER = 1e-8
 """Share of amplitude² added to the diagonal of K: the inducing values are seen with that much
@@ -107,18 +113,25 @@ class InducingKernel:
         *,
         quadrature: Quadrature | None = None,
         workspace: Array | None = None,
+        ratio: Any = None,
         xp: Any = np,
     ) -> None:
         U, S, W = self.positions = positions
         self.kernel, self.amplitude, self.bias, self.xp = kernel, amplitude, bias, xp
+        self.ratio = ratio
         self.n_rows = U.shape[0]
         a2, b2 = amplitude**2, bias**2
         if xp is np:
-            self.own = psi_statistics(kernel, U, S, W, quadrature=quadrature, workspace=workspace)
+            settings = {"quadrature": quadrature, "workspace": workspace, "ratio": ratio}
+            self.own = psi_statistics(kernel, U, S, W, **settings)
         else:
-            self.own = symbolic_statistics(kernel, U, S, W, quadrature=quadrature, xp=xp)
-        self.correlation, self.slope = correlation(kernel, W, W, xp)
-        self.correlation = self.correlation + JITTER * xp.eye(W.shape[0])
+            self.own = symbolic_statistics(
+                kernel, U, S, W, quadrature=quadrature, ratio=ratio, xp=xp
+            )
+        self.correlation, self.slope = correlation(kernel, W, W, xp, ratio)
+        # Beside a linear part the amplitude may be small: the jitter is a share of both.
+        share = JITTER if ratio is None else JITTER * (1.0 + (ratio**2).sum())
+        self.correlation = self.correlation + share * xp.eye(W.shape[0])
         self.column_sums = self.own.psi1.sum(axis=0)
         self.K = a2 * self.correlation + b2
         self.psi0 = a2 * self.own.psi0 + self.n_rows * b2
@@ -136,7 +149,11 @@ class InducingKernel:
         """Set it up at means and standard deviations of X and inducing inputs in units of X."""
         mean, sd, W = (p / theta.get("lengthscale", 1.0) for p in positions)
         amplitude, bias = (float(theta.get(n, d)) for n, d in (("amplitude", 1.0), ("bias", 0.0)))
-        return cls(kernel, (mean, sd, W), amplitude, bias, **settings)
+        ratio = None
+        if KERNELS[kernel].summed:
+            unit = np.broadcast_to(theta["lengthscale"], W.shape[1])
+            ratio = theta["weight"] * unit / amplitude
+        return cls(kernel, (mean, sd, W), amplitude, bias, ratio=ratio, **settings)
 
     @property
     def psi1(self) -> Any:
@@ -158,7 +175,7 @@ class InducingKernel:
     def bound_and_gradient(
         self, F: Array, sigma: float, n_columns: int
     ) -> tuple[float, tuple[Any, ...]]:
-        """Compute the bound and its gradient in U, S, W, amplitude, bias and sigma.
+        """Compute the bound and its gradient in U, S, W, amplitude, bias, sigma and ρ of a sum.
 
         F (N, R) is a factor with the FFᵀ of the table, which has ``n_columns``. Infinite and not a
         number where a matrix is not positive definite.
@@ -168,9 +185,11 @@ class InducingKernel:
             found = self.posterior(F, sigma)
         except LinAlgError:
             nothing = (np.full_like(v, np.nan) for v in self.positions)
-            return -np.inf, (*nothing, np.nan, np.nan, np.nan)
+            ratio = () if self.ratio is None else (np.full_like(self.ratio, np.nan),)
+            return -np.inf, (*nothing, np.nan, np.nan, np.nan, *ratio)
         dK, dpsi0, dP, dpsi2, dsigma = found.pullback(*size)
-        return found.bound(*size), (*self.pullback(F, dK, dpsi0, dP, dpsi2), dsigma)
+        *gradient, ratio = self.pullback(F, dK, dpsi0, dP, dpsi2)
+        return found.bound(*size), (*gradient, dsigma, *ratio)
 
     def fitc_log_likelihood(self, F: Any, sigma: Any, n_columns: int) -> Any:
         """Log-density ln N(F | 0, Q + diag(K - Q) + sigma² I) of all columns."""
@@ -180,7 +199,7 @@ class InducingKernel:
 
     def fitc_posterior(self, F: Any, sigma: Any) -> tuple[InducingPosterior, Any, Any]:
         """Posterior of points under FITC, F divided by the noise of each row, and that noise (N,)."""
-        own = 1.0 if KERNELS[self.kernel].stationary else (self.positions[0] ** 2).sum(axis=1)
+        own = own_variance(self.kernel, self.positions[0], self.ratio)
         prior = self.amplitude**2 * own + self.bias**2
         half, _ = _inverse_factor(self.K, self.xp)
         scaled = half @ self.psi1.T
@@ -192,8 +211,8 @@ class InducingKernel:
 
     def pullback(
         self, F: Array, dK: Array, dpsi0: float, dP: Array, dpsi2: Array
-    ) -> tuple[Array, Array, Array, float, float]:
-        """∂L/∂(U, S, W, amplitude, bias)."""
+    ) -> tuple[Array, Array, Array, float, float, tuple[Array, ...]]:
+        """∂L/∂(U, S, W, amplitude, bias), and in ρ if there is one."""
         a2, b2, own, sums = self.amplitude**2, self.bias**2, self.own, F.sum(axis=0)
         d1 = F @ (a2 * dP).T
         rows = dpsi2.sum(axis=1)
@@ -206,7 +225,12 @@ class InducingKernel:
 
         if b2:
             d1 += 2.0 * a2 * b2 * rows
-        dU, dS, dW = own.pullback(a2 * dpsi0, d1, a2**2 * dpsi2)
+        dU, dS, dW, *dratio = own.pullback(a2 * dpsi0, d1, a2**2 * dpsi2)
         G, W = 2.0 * a2 * dK * self.slope, self.positions[2]
         dW += G @ W if self.kernel == "linear" else 2.0 * (G.sum(axis=1)[:, None] * W - G @ W)
-        return dU, dS, dW, 2.0 * self.amplitude * da2, 2.0 * self.bias * db2
+        if dratio:
+            inner = 2.0 * a2 * dK @ W
+            dW += self.ratio**2 * inner
+            jitter = 2.0 * a2 * JITTER * float(np.trace(dK))
+            dratio = [dratio[0] + self.ratio * ((inner * W).sum(axis=0) + jitter)]
+        return dU, dS, dW, 2.0 * self.amplitude * da2, 2.0 * self.bias * db2, tuple(dratio)
