@@ -15,11 +15,14 @@ Gradients are in NumPy.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from scipy.linalg import LinAlgError, lapack
 
+from pm_gplvm.core.blas import rowwise
 from pm_gplvm.core.checks import Array
 from pm_gplvm.core.kernels import KERNELS
 from pm_gplvm.core.psi import (
@@ -50,15 +53,69 @@ class InducingPosterior:
         self.inverse = root.T @ root  # B⁻¹
         self.gamma = self.inverse @ alpha
 
+    # With A = V diag(λ) Vᵀ and t = VᵀL⁻¹ k(W, x) the mean at x is tᵀ coefficients, and the variance
+    # k(x, x) - Σ s t², s = λ / (1 + λ): no number here is large where K is nearly singular.
+
+    @cached_property
+    def _spectrum(self) -> tuple[Array, Array]:
+        values, vectors = np.linalg.eigh(self.A)
+        return np.maximum(values, 0.0), vectors
+
+    @cached_property
+    def directions(self) -> Array:
+        """VᵀL⁻¹, which k(W, x) is multiplied by for t, shape (M, M)."""
+        return np.asarray(self._spectrum[1].T @ self.half)
+
+    @cached_property
+    def shares(self) -> Array:
+        """How much of the prior variance of each direction the data take away, shape (M,)."""
+        values, _ = self._spectrum
+        return np.asarray(values / (1.0 + values))
+
+    @cached_property
+    def coefficients(self) -> Array:
+        """What t is multiplied by to give the mean, shape (M, D)."""
+        values, vectors = self._spectrum
+        return np.asarray(self.beta * (vectors.T @ self.alpha) / (1.0 + values)[:, None])
+
     @property
     def weights(self) -> Array:
         """What k(x, W) is multiplied by to give the mean at x, shape (M, D)."""
-        return self.beta * self.half.T @ self.gamma
+        return self.directions.T @ self.coefficients
 
     @property
     def reduction(self) -> Array:
         """R with variance k(x, x) - k(x, W) R k(W, x) at x, shape (M, M)."""
-        return self.half.T @ (self.identity - self.inverse) @ self.half
+        return (self.directions.T * self.shares) @ self.directions
+
+    def row_terms(self, turned: Array, prior: Array, F: Array, noise: Array) -> "RowTerms":
+        """Rows of the table F (N, D) that q(u) was made of, at positions that are known.
+
+        ``turned`` (N, M) are their t, ``prior`` (N,) their k(x, x), ``noise`` (N,) the variance with
+        which each was seen.
+        """
+        left = (turned**2 * (1.0 - self.shares)).sum(axis=1)
+        return RowTerms(
+            residual=F - turned @ self.coefficients,
+            variance=np.maximum(prior - (turned**2).sum(axis=1), 0.0) + left,
+            known=left,
+            noise=noise,
+        )
+
+    def moments(self, turned: Array, second: Array, prior: Array) -> tuple[Array, Array]:
+        """Mean and variance (n, D) at uncertain x, from E t (n, M), E ttᵀ (n, M, M) and E k(x, x) (n,)."""
+        mean = turned @ self.coefficients
+        known = np.einsum("nmm,m->n", second, self.shares)
+        spread = np.stack(
+            [((S @ self.coefficients) * self.coefficients).sum(axis=0) for S in second]
+        )
+        return mean, np.maximum((prior - known)[:, None] + spread - mean**2, 0.0)
+
+    def column_terms(self, F: Array) -> tuple[Array, float]:
+        """-2 times the bound of each column of F (N, D) is the first (D,) and the second, but for N ln 2π."""
+        quad = self.beta * ((F**2).sum(axis=0) - self.beta * (self.alpha * self.gamma).sum(axis=0))
+        slack = self.beta * self.psi0 - np.trace(self.A)
+        return quad, float(self.log_det + slack - len(F) * np.log(self.beta))
 
     def bound(self, trace: Any, n_rows: Any, n_columns: int) -> Any:
         """Return the bound for a table of tr FFᵀ = ``trace``."""
@@ -83,6 +140,43 @@ class InducingPosterior:
         dbeta = (0.5 * D * n_rows + float((dA * A).sum())) / beta
         dbeta += beta * fit - 0.5 * (trace + D * self.psi0)
         return dK, -0.5 * D * beta, dP, dpsi2, -2.0 * dbeta / self.sigma**3
+
+
+@dataclass(frozen=True)
+class RowTerms:
+    """Rows of the table under q(u): residuals (N, D) of the mean at their positions, and variances (N,).
+
+    ``variance`` is that of the noise-free function, ``known`` the part of it that u leaves, ``noise`` that
+    with which the row was seen.
+    """
+
+    residual: Array
+    variance: Array
+    known: Array
+    noise: Array
+
+    def left_out(self, measured: float) -> tuple[Array, Array]:
+        """Residuals (N, D) and variances (N,) of a measurement of each row given the others.
+
+        Without row n its B is less by tₙtₙᵀ / noise, of rank one: with the leverage
+        h = known / noise the residual is divided by 1 - h, and so is what u leaves of the variance
+        (the matrix inversion lemma). ``measured`` is the noise of a new measurement.
+        """
+        kept = 1.0 - self.known / self.noise
+        variance = self.variance - self.known + self.known / kept + measured
+        return self.residual / kept[:, None], variance
+
+
+def shortened(coefficients: Array, y: Array) -> tuple[Array, Array, Array]:
+    """Rows y (n, d) and the coefficients (M, d) of their mean t coefficients, in at most M numbers each.
+
+    With coefficientsᵀ = QR, ‖y - t coefficients‖² = ‖y - QQᵀy‖² + ‖Qᵀy - Rt‖². Returns Qᵀy (n, r), R (r, M)
+    and the first term (n,). No square is taken before the difference is small.
+    """
+    Q, R = np.linalg.qr(coefficients.T)
+    short = rowwise(y, Q)
+    rest = ((y - rowwise(short, Q.T)) ** 2).sum(axis=1)
+    return short, R, rest
 
 
 def _inverse_factor(A: Any, xp: Any) -> tuple[Any, Any]:
@@ -185,28 +279,61 @@ class InducingKernel:
             found = self.posterior(F, sigma)
         except LinAlgError:
             nothing = (np.full_like(v, np.nan) for v in self.positions)
-            ratio = () if self.ratio is None else (np.full_like(self.ratio, np.nan),)
-            return -np.inf, (*nothing, np.nan, np.nan, np.nan, *ratio)
+            of_ratio = () if self.ratio is None else (np.full_like(self.ratio, np.nan),)
+            return -np.inf, (*nothing, np.nan, np.nan, np.nan, *of_ratio)
         dK, dpsi0, dP, dpsi2, dsigma = found.pullback(*size)
-        *gradient, ratio = self.pullback(F, dK, dpsi0, dP, dpsi2)
-        return found.bound(*size), (*gradient, dsigma, *ratio)
+        *gradient, along = self.pullback(F, dK, dpsi0, dP, dpsi2)
+        return found.bound(*size), (*gradient, dsigma, *along)
+
+    def row_moments(self, posterior: InducingPosterior) -> tuple[Array, Array]:
+        """Mean and variance (N, D) of the noise-free function at the rows' own uncertain positions."""
+        a2, b2, T = self.amplitude**2, self.bias**2, posterior.directions
+        mean, variance = [], []
+        for rows, own in self.own.second_moments():
+            first = self.own.psi1[rows]
+            crossed = a2 * b2 * (first[:, :, None] + first[:, None]) + b2**2
+            second = T @ (a2**2 * own + crossed) @ T.T
+            prior = a2 * self.own_variance[rows] + b2
+            found = posterior.moments(self.psi1[rows] @ T.T, second, prior)
+            mean.append(found[0])
+            variance.append(found[1])
+        return np.concatenate(mean), np.concatenate(variance)
+
+    @property
+    def own_variance(self) -> Array:
+        """⟨κ(xₙ, xₙ)⟩ of each row, shape (N,)."""
+        U, S, _ = self.positions
+        spread = own_variance(self.kernel, U, self.ratio)
+        if KERNELS[self.kernel].linear:
+            unit = 1.0 if self.ratio is None else self.ratio
+            spread = spread + ((unit * S) ** 2).sum(axis=1)
+        return np.broadcast_to(spread, len(U))
 
     def fitc_log_likelihood(self, F: Any, sigma: Any, n_columns: int) -> Any:
         """Log-density ln N(F | 0, Q + diag(K - Q) + sigma² I) of all columns."""
-        found, scaled, noise = self.fitc_posterior(F, sigma)
+        found, scaled, noise = self.point_posterior(F, sigma, own_noise=True)
         value = found.bound((scaled**2).sum(), F.shape[0], n_columns)
         return value - n_columns * self.xp.log(noise).sum()
 
-    def fitc_posterior(self, F: Any, sigma: Any) -> tuple[InducingPosterior, Any, Any]:
-        """Posterior of points under FITC, F divided by the noise of each row, and that noise (N,)."""
-        own = own_variance(self.kernel, self.positions[0], self.ratio)
-        prior = self.amplitude**2 * own + self.bias**2
+    def point_posterior(
+        self, F: Any, sigma: Any, *, own_noise: bool
+    ) -> tuple[InducingPosterior, Any, Any]:
+        """Posterior at positions that are known; F divided by the noise of each row, and that noise (N,).
+
+        ``own_noise``: FITC, in which what u leaves of a row's variance is noise of its own. Else every row
+        has sigma, and the bound counts what is left.
+        """
+        prior = self.amplitude**2 * own_variance(self.kernel, self.positions[0], self.ratio)
+        prior = prior + self.bias**2
         half, _ = _inverse_factor(self.K, self.xp)
         scaled = half @ self.psi1.T
-        noise = self.xp.sqrt(prior - (scaled**2).sum(axis=0) + sigma**2)
+        left = prior - (scaled**2).sum(axis=0)
+        noise = self.xp.sqrt((left if own_noise else 0.0 * left) + sigma**2)
         scaled, F = scaled / noise, F / noise[:, None]
         A = scaled @ scaled.T
-        found = InducingPosterior(half, A, scaled @ F, self.xp.trace(A), 1.0, self.xp)
+        slack = 0.0 if own_noise else (left / noise**2).sum()
+        psi0 = self.xp.trace(A) + slack
+        found = InducingPosterior(half, A, scaled @ F, psi0, 1.0, self.xp)
         return found, F, noise
 
     def pullback(

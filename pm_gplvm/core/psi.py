@@ -164,9 +164,7 @@ def workspace_shape(N: int, M: int) -> tuple[int, int]:
     return min(N, _KEPT_SIZE // pairs), pairs
 
 
-def correlation(
-    kernel: str, A: Any, B: Any, xp: Any = np, ratio: Any = None
-) -> tuple[Any, Any]:
+def correlation(kernel: str, A: Any, B: Any, xp: Any = np, ratio: Any = None) -> tuple[Any, Any]:
     """κ(A, B) and its derivative in the squared distance, or 1 for the inner product.
 
     Symbolically A may have leading axes.

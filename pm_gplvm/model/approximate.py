@@ -57,7 +57,7 @@ def build_variational(model: pm.Model | ModelSpec, *, n_inducing: int = 50) -> p
     Notes
     -----
     The psi statistics are in closed form for ``rbf`` and ``linear``, with or without a bias. For
-    the other kernels they are taken by quadrature (:func:`pm_gplvm.core.psi.cubature`), and the
+    the other kernels, sums with a linear part among them, they are taken by quadrature (:func:`pm_gplvm.core.psi.cubature`), and the
     bound may then be missed by its error, which :func:`fit_variational` tells.
 
     Examples
@@ -218,7 +218,7 @@ def _bound(
 
 
 def _ratio(exact: ModelSpec, theta: dict[str, Variable]) -> list[Variable]:
-    """Standard deviation of the linear part over that of the one beside it, by dimension; in lengthscales."""
+    """Divide the sd of the linear part at a lengthscale by the other part's, in each dimension (Q,)."""
     if not KERNELS[exact.kernel].summed:
         return []
     shares = theta["weight"] * theta["lengthscale"] / theta["amplitude"]
@@ -230,8 +230,9 @@ def _fitc(
 ) -> Variable:
     scalars = theta["amplitude"], theta["bias"]
     ratio = next(iter(_ratio(exact, theta)), None)
-    settings = {"quadrature": ONE_NODE, "ratio": ratio, "xp": SYMBOLIC}
-    whole = InducingKernel(exact.kernel, positions, *scalars, **settings)
+    whole = InducingKernel(
+        exact.kernel, positions, *scalars, quadrature=ONE_NODE, ratio=ratio, xp=SYMBOLIC
+    )
     return whole.fitc_log_likelihood(_factor(exact), theta["sigma"], exact.table.F.shape[1])
 
 
