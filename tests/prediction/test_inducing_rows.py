@@ -224,7 +224,7 @@ def test_reconstruction_is_the_mean_over_q(digits_fit):
 
 
 def test_an_aligned_fit_says_the_same_in_its_own_frame(digits_fit):
-    Y, fit = digits_fit
+    _, fit = digits_fit
     turn = np.array([[0.6, -0.8], [0.8, 0.6]])
     target = fit["approximation"]["X_mean"].to_numpy() @ turn.T + [0.3, -0.2]
     aligned = gplvm.align(fit, to=target)
