@@ -67,8 +67,8 @@ def predict(
     -------
     Dataset
         ``mean`` and ``sd``, dims (obs_new, feature), in the units of Y. With ``cov`` also ``cov``, dims
-        (obs_new, obs_new_to, feature), in their square: of the values of one column at two positions, with
-        ``sd``² on its diagonal.
+        (obs_new, obs_new_to, feature), in their square: of the values of one column at two positions, with the
+        square of ``sd`` on its diagonal.
 
     Warns
     -----
