@@ -146,8 +146,9 @@ class Fit:
         self.require("X", "sigma", "Y_mean", "Y_scale")
         if self.is_inducing:
             raise ValueError(
-                f"{self.caller} needs a fit of the exact model, got a sparse or variational one. Go on "
-                "from it with fit_marginal(build_model(Y), start=fit)."
+                f"{self.caller} needs a fit of the exact model, got a sparse or variational one, which it would "
+                "leave for another model. Place the rows with embed, or fit all of them again: "
+                "fit_sparse(build_model(Y), start=fit)."
             )
 
     def warn_unaligned(self) -> None:
