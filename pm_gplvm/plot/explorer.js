@@ -27,7 +27,7 @@ const STYLE = `
 .gplvm .status { min-height: 1.4em; font-variant-numeric: tabular-nums; }
 .gplvm .side { min-width: 300px; max-width: 460px; flex: 1; }
 .gplvm .neighbours { display: flex; gap: 6px; flex-wrap: wrap; }
-.gplvm .neighbours button { border: 1px solid #aaa; background: #fff; padding: 2px 5px; cursor: pointer;
+.gplvm .neighbours button { border: 1px solid #aaa; background: #fff; color: inherit; padding: 2px 5px; cursor: pointer;
   font: inherit; font-size: 12px; }
 `;
 
