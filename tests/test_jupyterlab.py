@@ -159,6 +159,7 @@ def lab(browser, tmp_path_factory):
         yield Lab(browser, folder, settings, pictures, about["url"], token)
         browser.get("about:blank")
         browser.set_window_size(size["width"], size["height"])
+        browser.get_log("browser")  # which empties it for who comes next
     finally:
         server.terminate()  # which ends the kernels too
         server.wait(30)
