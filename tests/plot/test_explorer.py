@@ -2,9 +2,7 @@
 
 import base64
 import json
-import os
 import re
-import shutil
 import sys
 
 import numpy as np
@@ -15,9 +13,6 @@ from scipy.interpolate import RegularGridInterpolator
 
 import pm_gplvm as gplvm
 from pm_gplvm.plot import explorer
-
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
 
 
 @pytest.fixture(scope="module")
@@ -174,26 +169,6 @@ def test_one_dimension_and_standing_files_are_refused(Y, best, page):
 
 
 # In a browser
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    if not (CHROMIUM and DRIVER):
-        message = "no Chromium and chromedriver (Debian: apt-get install chromium chromium-driver)"
-        if os.environ.get("CI") == "true":
-            pytest.fail(message)
-        pytest.skip(message)
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    profile = tmp_path_factory.mktemp("profile")
-    for flag in ("headless=new", "no-sandbox", "disable-gpu", "window-size=1100,900"):
-        options.add_argument(f"--{flag}")
-    options.add_argument(f"--user-data-dir={profile}")
-    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
-    yield driver
-    driver.quit()
 
 
 def role(browser, name):
