@@ -84,7 +84,7 @@ def _of_table(
     ]
     shown = best
     if sampling is not None:
-        drawn = _sampled(options, model, best, sampling)
+        drawn = _sampled(options, model, best, sampling, outputs)
         outputs.save("theta" if sampling == "theta" else "sample", drawn)
         parts.append(_of_draws(drawn, sampling, best))
         shown = drawn if sampling == "theta" else gplvm.align(drawn)
@@ -109,10 +109,14 @@ def _outputs(
     roles = ["fit"] * (not is_fit(source))
     if sampling is not None:
         roles.append("theta" if sampling == "theta" else "sample")
-    begin, paths = names_of_fits(options.out, begin_of(source), options.to, roles)
+    begin, paths = names_of_fits(
+        options.out, begin_of(source), options.to, roles, source if is_fit(source) else None
+    )
     overwrite = options.overwrite
     if vars(options).get("resume") and options.out is None:  # the run goes on in its own files
         paths["sample"], overwrite = Path(options.source), True
+    if is_fit(source):  # whose own picture and positions stay
+        begin = f"{begin}_{roles[-1]}"
     if not (is_fit(source) and sampling == "theta"):
         paths["positions"] = Path(f"{begin}_positions.csv")
     if options.format != "none":
@@ -167,14 +171,16 @@ def _of_fit(options: argparse.Namespace, kind: str, written: list[Path]) -> int:
         draws, quiet = options.draws or _DRAWS[kind][0], options.quiet
         drawn = gplvm.resume(model, best, draws=draws, progressbar=not quiet)
     else:
-        drawn = _sampled(options, model, best, kind)
+        drawn = _sampled(options, model, best, kind, outputs)
     outputs.save("theta" if kind == "theta" else "sample", drawn)
     shown = drawn if kind == "theta" else gplvm.align(drawn)
     parts = [_of_draws(drawn, kind, best)]
     return _shown(options, outputs, shown, parts, color, begin_of(options.source), written)
 
 
-def _sampled(options: argparse.Namespace, model: Any, best: xr.DataTree, kind: str) -> xr.DataTree:
+def _sampled(
+    options: argparse.Namespace, model: Any, best: xr.DataTree, kind: str, outputs: Outputs
+) -> xr.DataTree:
     draws, tune = _DRAWS[kind]
     settings = {
         "draws": options.draws or draws,
@@ -185,7 +191,9 @@ def _sampled(options: argparse.Namespace, model: Any, best: xr.DataTree, kind: s
     }
     if kind == "theta":
         return gplvm.sample_theta(model, best, cores=options.cores, **settings)
-    return gplvm.sample(model, start=best, **settings)
+    path = outputs.paths.get("sample")
+    store = None if path is None or path.exists() else path  # written every minute
+    return gplvm.sample(model, start=best, store=store, **settings)
 
 
 # What is printed

@@ -27,6 +27,7 @@ _CHECKS = {
     "seed": "random_seed",
     "pairs": "n_pairs",
 }
+_KERNELS = {"linear": "linear", "sparse": "rbf", "variational": "rbf"}  # which have no linear part
 _MOST_CLASSES = 20  # of which a label may have another one in each row
 
 
@@ -39,13 +40,8 @@ def check_options(options: argparse.Namespace) -> None:
     if given.get("starts") is not None:
         count("--starts", options.starts, 4)
     if "kernel" in given:
-        options.kernel = options.kernel or (
-            "linear" if options.inference == "linear" else "rbf + linear"
-        )
+        options.kernel = options.kernel or _KERNELS.get(options.inference, "rbf + linear")
         parse_kernel(options.kernel)
-    wanted = {"dynamics": "time", "classes": "label"}.get(given.get("prior") or "")
-    if wanted and given.get(wanted) is None and not is_fit(given.get("source")):
-        raise ValueError(f"--prior {options.prior} needs --{wanted} COLUMN, got none.")
 
 
 def is_fit(path: Any) -> bool:
@@ -112,7 +108,7 @@ def priors(table: xr.DataArray, options: argparse.Namespace) -> dict[str, Any] |
     name = "time" if options.prior == "dynamics" else "label"
     if name not in table.coords:
         raise ValueError(
-            f"--prior {options.prior} needs a coordinate {name} of the rows, got none."
+            f"--prior {options.prior} needs each row's {name}, got none. Pass --{name} COLUMN."
         )
     values = table[name].to_numpy()
     known = gplvm.priors.dynamics if options.prior == "dynamics" else gplvm.priors.class_mixture

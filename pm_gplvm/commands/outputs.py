@@ -27,16 +27,18 @@ class Declined(Exception):
 
 def begin_of(path: str | None) -> str:
     """Return how the files of a table or fit begin: its name without ending, and without what fits end in."""
-    name = Path(path).name.split(".")[0] if path else "digits"
+    if path is None:
+        return "digits"
+    name = Path(path.removesuffix(".gz")).stem
     return next((name.removesuffix(role) for role in _ROLES if name.endswith(role)), name)
 
 
 def names_of_fits(
-    out: str | None, begin: str, to: str | None, roles: list[str]
+    out: str | None, begin: str, to: str | None, roles: list[str], source: str | None = None
 ) -> tuple[str, dict[str, Path]]:
     """Return how all files begin, and the files of fits: of "fit", "theta", "sample", the main one last.
 
-    An ``out`` that ends as fits do is the main one.
+    An ``out`` that ends as fits do is the main one. Else fits are written as the ``source`` is, if that is one.
     """
     begin = out or begin
     ending = Path(begin).suffix
@@ -45,7 +47,8 @@ def names_of_fits(
             raise ValueError(
                 f"--out must be the beginning of names, or end in .nc or .zarr, got {out!r}."
             )
-        return begin, {role: Path(f"{begin}_{role}.{to or 'nc'}") for role in roles}
+        to = to or (Path(source).suffix[1:] if source else "nc")
+        return begin, {role: Path(f"{begin}_{role}.{to}") for role in roles}
     if to is not None and ending != f".{to}":
         raise ValueError(f"--out and --to must agree, got {out!r} and {to!r}.")
     *others, main = roles
