@@ -13,7 +13,7 @@ help: ## list the targets
 	scripts/make-env
 
 demo: .venv/.installed ## fit the example; options in ARGS="..."
-	$(PY) -m pm_gplvm $(ARGS)
+	$(PY) -m pm_gplvm demo $(ARGS)
 
 test: lint types layers unit docs notebooks ## everything a change must pass, in this order
 

@@ -22,7 +22,8 @@ from pm_gplvm.core.checks import Array, warn
 _NO_CLASS = {"", "na", "n/a", "#n/a", "#na", "<na>", "nan", "null"}
 _MISSING = _NO_CLASS | {"-nan", "none", ".", "-", "--", "?"}  # which may as well be classes
 
-_INDEX = {"", "id", "index", "unnamed: 0"}  # names of a first column that names the rows
+# Names of a first column that names the rows.
+_INDEX = {"", "id", "index", "unnamed: 0", "rownames", "row.names"}
 
 # The first that splits all lines alike: a comma may be a decimal mark, and a blank part of a name.
 _SEPARATORS = ("\t", ";", ",", "|", " ")
@@ -42,6 +43,13 @@ _NAN = re.compile("nan")
 _SPACED = re.compile(r"(?<=\d)[ \u00a0\u202f'’](?=\d{3}(?!\d))")  # 1 234 and 1'234
 _WITH_UNIT = re.compile(r"[$€£]?\s?[+-]?\d[\d.,]*\s?[^\s\d]{0,6}")  # 12 %, $5, 3.1 mm
 _WHOLE = re.compile(r"-?(?:0|[1-9]\d{0,17})")  # 007 is a name
+_CLOCK = r"(?:[ T]\d{1,2}:\d{2}(?::\d{2}(?:\.\d+)?)?(?:Z|[+-]\d{2}:?\d{2})?)?"
+_ISO = re.compile(rf"\d{{4}}-\d{{2}}(?:-\d{{2}}{_CLOCK})?")
+_DAY_FIRST = re.compile(rf"\d{{1,2}}\.\d{{1,2}}\.\d{{4}}{_CLOCK}")
+_SLASHES = re.compile(rf"(\d{{1,2}})/(\d{{1,2}})/\d{{4}}{_CLOCK}")
+_DURATION = re.compile(
+    r"-?\d+ days?(?: [+-]?\d{1,2}:\d{2}:\d{2}(?:\.\d+)?)?"
+)  # as pandas writes it
 _EXCEL_ERRORS = ("#n/a", "#na", "#div/0!", "#value!", "#ref!", "#name?", "#num!", "#null!")
 
 
@@ -50,6 +58,10 @@ class Delimited(NamedTuple):
 
     frame: pd.DataFrame  # text alone; the first column may have no name
     lines: list[int]
+
+    def of(self, *names: str) -> "Delimited":
+        """Keep some of the columns."""
+        return Delimited(self.frame.loc[:, list(names)], self.lines)
 
 
 def read_delimited(
@@ -87,8 +99,8 @@ def read_delimited(
     rows = records[1:] if header else records
     width = _width(path, rows, sep)
     if header:
-        if len(first) + 1 == width and are_names([fields[0] for _, fields in rows]):
-            first = ["", *first]  # as R writes a table with the names of its rows
+        if len(first) + 1 == width and _are_of_R([fields[0] for _, fields in rows]):
+            first = ["", *first]
         if len(first) != width:
             _refuse(
                 path,
@@ -275,7 +287,7 @@ def _named(path: Path, frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFram
     kept = len(names)
     while kept > 1 and not names[kept - 1] and not frame[kept - 1].any():
         kept -= 1
-    names = names[:kept]
+    names, frame = _joined(names[:kept], frame)
     if unnamed := [i + 1 for i, name in enumerate(names) if not name and i]:
         raise ValueError(
             f"{path.name} must name its columns, got no name of column {unnamed[0]}. Name it in the "
@@ -287,9 +299,29 @@ def _named(path: Path, frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFram
             f"{path.name} must have different names of columns, got {', '.join(map(repr, twice[:5]))} more "
             "than once. Rename them."
         )
-    frame = frame.iloc[:, :kept]
+    frame = frame.iloc[:, : len(names)]
     frame.columns = pd.Index(names, dtype=object)
     return frame
+
+
+def _joined(names: Sequence[str], frame: pd.DataFrame) -> tuple[Sequence[str], pd.DataFrame]:
+    """Make one column of several without a name at the left: what pandas writes of an index of levels."""
+    levels = next((i for i, name in enumerate(names) if name), 0)
+    if levels < 2:
+        return names, frame
+    whole = frame.iloc[:, levels - 1 :].copy()
+    whole.iloc[:, 0] = joined([frame.iloc[:, i].tolist() for i in range(levels)])
+    return names[levels - 1 :], whole
+
+
+def joined(columns: Sequence[Sequence[str]]) -> list[str]:
+    """Return one name for each row of several columns of names."""
+    return [" ".join(fields) for fields in zip(*columns, strict=True)]
+
+
+def _are_of_R(fields: Sequence[str]) -> bool:
+    """Whether fields without a name above them are those that R writes of the rows: names, or 1, 2, 3, ..."""
+    return are_names(fields) or list(fields) == [str(i + 1) for i in range(len(fields))]
 
 
 def names_rows(name: str) -> bool:
@@ -313,6 +345,44 @@ def row_names(fields: Sequence[str]) -> NDArray[Any]:
 def class_names(fields: Sequence[str]) -> NDArray[Any]:
     """Return the class of each row, "" where it is missing."""
     return np.array(["" if field.lower() in _NO_CLASS else field for field in fields], dtype=str)
+
+
+# Times
+
+
+def dates(fields: Sequence[str]) -> NDArray[Any] | None:
+    """Return dates or durations as NumPy's, NaT where one is missing; None if any field is neither.
+
+    Dates are written as 2020-01-31, 31.1.2020, or with slashes where some day is above 12; clocks may
+    follow. With a time zone they become UTC.
+    """
+    known = [field for field in fields if field.lower() not in _MISSING]
+    options = _format_of(known) if known else None
+    if options is None:
+        return None
+    given = [field if field.lower() not in _MISSING else None for field in fields]
+    try:
+        if _DURATION.fullmatch(known[0]):
+            return pd.to_timedelta(pd.Series(given, dtype=object)).to_numpy()
+        found = pd.to_datetime(pd.Series(given, dtype=object), utc=True, **options)
+    except ValueError:  # the 31st of June
+        return None
+    return found.dt.tz_localize(None).to_numpy()
+
+
+def _format_of(fields: Sequence[str]) -> dict[str, Any] | None:
+    """Return what pandas is to know of how dates are written; None if they are none."""
+    if all(map(_DURATION.fullmatch, fields)):
+        return {}
+    if all(map(_ISO.fullmatch, fields)):
+        return {"format": "ISO8601"}
+    if all(map(_DAY_FIRST.fullmatch, fields)):
+        return {"format": "mixed", "dayfirst": True}
+    found = [match for match in map(_SLASHES.fullmatch, fields) if match]
+    first, second = (any(int(match[i]) > 12 for match in found) for i in (1, 2))
+    if len(found) < len(fields) or first == second:
+        return None
+    return {"format": "mixed", "dayfirst": first}
 
 
 # Numbers
@@ -387,6 +457,11 @@ def _check_numbers(
     names = [str(table.frame.columns[i]) for i in found]
     at = int(rows.argmax())
     field, line = str(table.frame.iloc[at, d]), table.lines[at]
+    if dates(table.frame.iloc[:, d].tolist()) is not None:
+        raise TypeError(
+            f"{path.name} must hold numbers, got dates in {names[0]}, first {field!r} in line {line}. Pass it as "
+            f"the time of the rows (--time {names[0]}) or as their names (--index {names[0]})."
+        )
     if _WITH_UNIT.fullmatch(field) or rows.mean() <= 0.5:
         raise TypeError(
             f"{path.name} must hold numbers, got {field!r} in column {names[0]}, line {line}. Write numbers "

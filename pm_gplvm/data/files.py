@@ -458,6 +458,23 @@ def load(path: str | Path) -> xr.DataTree:
     return Fit.of(fit, caller="load").tree
 
 
+@contextmanager
+def opened(path: str | Path) -> Iterator[xr.DataTree]:
+    """Open a fit without reading its draws and without comparing its checksum."""
+    target = as_path("path", path, _SUFFIXES)
+    if not target.exists():
+        raise FileNotFoundError(f"There is no file {target}.")
+    try:
+        (_check_file if target.suffix == ".nc" else _check_folder)(target)
+        file = xr.open_datatree(target, engine=_engine(target), cache=False)
+    except Exception as error:  # of nearly every kind, as in _read
+        raise ValueError(f"{target.name} cannot be read as a fit{_WHAT} ({error}).") from error
+    with file:
+        for group in file.subtree:
+            group.attrs = _decoded(group.attrs)
+        yield file
+
+
 def _bring_back(target: Path) -> bool:
     """Move back what a save set aside, and tell whether to look again; a living save just repeats."""
     folders = list(target.parent.glob(f"{_SCRATCH}*"))

@@ -1,0 +1,159 @@
+"""Options and files that come in: checked numbers, tables, fits, models."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+import pm_gplvm as gplvm
+from pm_gplvm.core.checks import OPTIONS, count
+from pm_gplvm.core.kernels import parse_kernel
+from pm_gplvm.data.datasets import existing_file, holds_fit
+from pm_gplvm.data.fit import FEATURE, OBS, Fit
+from pm_gplvm.data.table import labelled
+
+# Options that mean what those of the Python functions do, under the names they have there.
+_CHECKS = {
+    "draws": "draws",
+    "tune": "tune",
+    "chains": "chains",
+    "cores": "cores",
+    "restarts": "n_restarts",
+    "n_inducing": "n_inducing",
+    "max_iter": "max_iter",
+    "seed": "random_seed",
+    "pairs": "n_pairs",
+}
+_KERNELS = {"linear": "linear", "sparse": "rbf", "variational": "rbf"}  # which have no linear part
+_MOST_CLASSES = 20  # of which a label may have another one in each row
+
+
+def check_options(options: argparse.Namespace) -> None:
+    """Check numbers, and whether options go together, before any file is read."""
+    given = vars(options)
+    for name, known in _CHECKS.items():
+        if given.get(name) is not None:
+            OPTIONS[known](f"--{name.replace('_', '-')}", given[name])
+    if given.get("starts") is not None:
+        count("--starts", options.starts, 4)
+    if "kernel" in given:
+        options.kernel = options.kernel or _KERNELS.get(options.inference, "rbf + linear")
+        parse_kernel(options.kernel)
+
+
+def is_fit(path: Any) -> bool:
+    """Whether a path leads to a saved fit, not to a table."""
+    return path is not None and Path(path).suffix in (".nc", ".zarr") and holds_fit(Path(path))
+
+
+def reading(options: argparse.Namespace) -> dict[str, Any]:
+    """Return arguments of :func:`load_table`."""
+    return {
+        "label": options.label,
+        "time": options.time,
+        "index": options.index,
+        "missing": options.missing_code,
+        "sep": {"\\t": "\t", "tab": "\t"}.get(options.sep, options.sep),
+        "decimal": options.decimal,
+        "header": None if options.header is None else options.header == "yes",
+        "layer": options.layer,
+    }
+
+
+def read_table(path: str, options: argparse.Namespace) -> xr.DataArray:
+    """Read a table as it was asked for; ValueError if its label names the rows."""
+    table = gplvm.data.load_table(path, **reading(options))
+    if options.label is not None:
+        labels = table["label"].to_numpy()
+        if labels.dtype.kind == "U" and len(np.unique(labels)) == len(labels) > _MOST_CLASSES:
+            raise ValueError(
+                f"--label must name a column of classes, got {options.label!r} with another text in each of the "
+                f"{len(labels)} rows. If it names the rows, pass --index {options.label}."
+            )
+    return table
+
+
+def read_fit(path: str) -> xr.DataTree:
+    """Read a fit; ValueError if the file is a table."""
+    if Path(path).suffix == ".zarr":
+        return gplvm.load(path)
+    if not is_fit(existing_file(path)):
+        raise ValueError(
+            f"{path} is no fit that was saved. Make one of a table: pm-gplvm fit {path}"
+        )
+    return gplvm.load(path)
+
+
+def build(table: xr.DataArray, options: argparse.Namespace) -> Any:
+    """Build the model that the options ask for."""
+    return gplvm.build_model(
+        table,
+        options.latent_dim,
+        kernel=options.kernel,
+        ard=options.ard,
+        priors=priors(table, options),
+        scale=options.scale,
+        missing=options.missing,
+        noise=options.noise,
+    )
+
+
+def priors(table: xr.DataArray, options: argparse.Namespace) -> dict[str, Any] | None:
+    """Return the prior of X that was asked for, of the times or classes that a table has."""
+    if options.prior is None:
+        return None
+    name = "time" if options.prior == "dynamics" else "label"
+    if name not in table.coords:
+        raise ValueError(
+            f"--prior {options.prior} needs each row's {name}, got none. Pass --{name} COLUMN."
+        )
+    values = table[name].to_numpy()
+    known = gplvm.priors.dynamics if options.prior == "dynamics" else gplvm.priors.class_mixture
+    return {"X": known(values)}
+
+
+def color_of(table: xr.DataArray, name: str | None) -> Any:
+    """Return what colours say: a coordinate by its name, or a column; by default the label, else the time.
+
+    ValueError if there is none of that name.
+    """
+    table = labelled(table)
+    coords = [str(n) for n, c in table.coords.items() if c.dims == (OBS,) and n != OBS]
+    if name is None:
+        return next((n for n in ("label", "time") if n in coords), None)
+    if name in coords:
+        return name
+    features = [str(feature) for feature in table[FEATURE].to_numpy()]
+    if name not in features:
+        shown = ", ".join(features[:8]) + ", …" * (len(features) > 8)
+        raise ValueError(
+            f"--color must be one of {', '.join([*coords, '']) or ''}or a column of the table ({shown}), got {name!r}."
+        )
+    column = table[:, features.index(name)].to_numpy()
+    return pd.Series(column, index=pd.Index(table[OBS].to_numpy()), name=name)
+
+
+def color_of_fit(fit: xr.DataTree, name: str | None) -> Any:
+    """Return what colours say of the rows of a fit."""
+    read = Fit.of(fit, "X", caller="plot")
+    return color_of(read.Y.transpose(OBS, FEATURE), name)
+
+
+def dims_of(text: str | None) -> tuple[int, int] | None:
+    """Read two latent dimensions such as 0,2."""
+    return None if text is None else _two("--dims", text, ",", "0,1")
+
+
+def image_of(text: str | None) -> tuple[int, int] | None:
+    """Read a shape such as 8x8."""
+    return None if text is None else _two("--image-shape", text, "x", "8x8")
+
+
+def _two(option: str, text: str, between: str, example: str) -> tuple[int, int]:
+    parts = text.lower().split(between)
+    if len(parts) != 2 or not all(part.strip().isdecimal() for part in parts):
+        raise ValueError(f"{option} must be two whole numbers such as {example}, got {text!r}.")
+    return int(parts[0]), int(parts[1])
