@@ -223,7 +223,7 @@ def _run(
         trace.append((optimiser.taken, objective, held_out, time.perf_counter() - began))
         return objective
 
-    with progress_bar("fit_stochastic", 1, "starts", show=show) as counter:
+    with progress_bar("fit_stochastic", steps, "steps", show=show) as counter:
         objective = evaluate()
         try:
             while optimiser.taken < steps:
@@ -232,14 +232,13 @@ def _run(
                 optimiser.step(rng, 1.0 - done, move_theta=done >= _UNFOLDING)
                 if optimiser.taken in stops:
                     objective = evaluate()
-                counter.step(objective)
+                counter.advance(objective=objective)
         except KeyboardInterrupt:
             if not optimiser.taken:
                 raise
             caught()
             if trace[-1][0] < optimiser.taken:
                 objective = evaluate()
-        counter.finish(objective)
     taken, *columns = (np.array(column) for column in zip(*trace, strict=True))
     data = dict(zip(("objective", "held_out", "seconds"), columns, strict=True))
     if len(sample) < len(optimiser.X):

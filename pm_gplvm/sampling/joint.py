@@ -24,7 +24,7 @@ from pm_gplvm.data.progress import Bar, progress_bar
 from pm_gplvm.model.spec import ModelSpec
 from pm_gplvm.model.starts import perturbed, start_values
 from pm_gplvm.sampling.adaptation import adapt, iterations
-from pm_gplvm.sampling.record import Record
+from pm_gplvm.sampling.record import Record, r_hat_so_far
 from pm_gplvm.sampling.replicas import Posterior, Replicas, compile_posterior
 
 _CHECKPOINT = 60.0  # seconds between two writings of the store
@@ -136,7 +136,7 @@ def sample(
         settings = {"tune": tune, "thin": thin, "random_seed": random_seed}
         with (
             limit_threads(blas_threads),
-            progress_bar("sample", tune + draws * thin, "iterations", show=progressbar) as steps,
+            progress_bar("sample", tune, "tune", show=progressbar) as steps,
         ):
             sampler = Replicas(
                 posterior,
@@ -147,7 +147,9 @@ def sample(
                 rng=rng,
             )
             _check_start(sampler)
+            steps.begin("tune", tune, later=draws * thin)
             sampler = adapt(sampler, tune, replicas, beta_min, steps)
+            steps.begin("draws", draws * thin)
             record = _run(model, sampler, draws, thin, settings, store, steps)
         whole = _finished(model, sampler, record, settings, store)
     _warn(record, store)
@@ -217,7 +219,7 @@ def resume(
         record = Record.of(read)
         with (
             limit_threads(blas_threads),
-            progress_bar("resume", draws * thin, "iterations", show=progressbar) as steps,
+            progress_bar("resume", draws * thin, "draws", show=progressbar) as steps,
         ):
             # Its densities are computed here, by as many threads as those of the run before.
             sampler = Replicas(
@@ -352,6 +354,8 @@ def _run(
             done = list(iterations(sampler, thin, steps, tuning=False))
             kept.append((len(record.lp) + 1, sampler.snapshot()))
             record.add(sampler, done)
+            if steps.is_due():
+                steps.advance(0, r_hat=r_hat_so_far(np.stack(record.lp, axis=1)[..., None]))
             if store is not None and time.monotonic() - written > _CHECKPOINT:
                 checkpoint(record.tree(model, sampler, settings), store, caller="sample")
                 written = time.monotonic()
