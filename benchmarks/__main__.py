@@ -50,7 +50,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--rounds", type=int, default=10, help="turns of library and limit (10)")
     parser.add_argument("--seconds", type=float, default=0.3, help="of each in a turn (0.3)")
-    parser.add_argument("--cap", type=float, default=60.0, help="converge, choice: CPU seconds each (60)")
+    parser.add_argument(
+        "--cap", type=float, default=60.0, help="converge, choice: CPU seconds each (60)"
+    )
     parser.add_argument(
         "--limit", type=float, default=120.0, help="ordinary: CPU seconds of a table (120)"
     )

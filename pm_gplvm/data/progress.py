@@ -19,7 +19,7 @@ from rich.text import Text
 
 from pm_gplvm.core.interrupt import interruptible
 
-_WIDTH = 20  # characters of the bar
+_WIDTH = 12  # characters of the bar
 _PER_SECOND = 4.0  # how often the line is written anew
 _NOTED = 30  # seconds over which the rate is taken
 _KEPT = {"starts", "tune", "draws", "steps", "climb"}  # stages whose last line stays
@@ -91,15 +91,14 @@ class Bar:
     def words(self) -> str:
         """Tell the stage, the numbers and the time, in one line."""
         at = self.stage if self.total is None else f"{self.stage} {self.done}/{self.total}"
-        parts = [at]
+        clock, left = _clock(time.monotonic() - self._began), self.left()
+        parts = [at, clock if left is None else f"{clock}, {_clock(left)} left"]
         if self.evaluations:
             parts.append(f"{self.evaluations} evaluations")
         for name, value in self.numbers.items():
             if value == value:  # not yet known otherwise
                 told = str(value) if isinstance(value, int) else f"{value:.2f}"
                 parts.append(f"{_NAMES.get(name, name)} {told}")
-        clock, left = _clock(time.monotonic() - self._began), self.left()
-        parts.append(clock if left is None else f"{clock}, {_clock(left)} left")
         return " · ".join(parts)
 
     def drawn(self) -> str:
@@ -173,7 +172,10 @@ def progress_bar(title: str, total: int | None, stage: str, *, show: bool) -> It
 
     def line() -> Table:
         table = Table.grid(padding=(0, 1))
-        table.add_row(spinner, Text(title, style="bold"), bar.drawn(), bar.words())
+        table.add_column(no_wrap=True)
+        table.add_column(no_wrap=True, overflow="ellipsis")  # what a narrow terminal cannot hold
+        text = Text(title, style="bold").append(f" {bar.drawn()}".rstrip(), style="not bold")
+        table.add_row(spinner, text.append(f" {bar.words()}", style="not bold"))
         return table
 
     live = Live(

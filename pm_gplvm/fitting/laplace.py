@@ -24,8 +24,9 @@ from scipy.special import gammaln
 
 from pm_gplvm.core.blas import BlasThreads, threads_for
 from pm_gplvm.core.blas import blas_threads as limit_threads
-from pm_gplvm.core.checks import Array, checked, count, warn
+from pm_gplvm.core.checks import Array, checked, count
 from pm_gplvm.core.interrupt import caught, interruptible, safe_point
+from pm_gplvm.data.fit import warn_of
 from pm_gplvm.data.progress import Bar, progress_bar
 from pm_gplvm.fitting.optimise import maximise, tightly
 from pm_gplvm.model.compile import Backend, compile_mode
@@ -396,21 +397,24 @@ def _pareto_k(log_weight: Array) -> float:
 
 def _warn(fit: xr.DataTree, quadratic: _Quadratic, max_iter: int, draws: int) -> None:
     if fit.attrs["interrupted"]:
-        warn(
+        warn_of(
+            fit,
             f"fit_laplace was interrupted: {fit['posterior'].sizes['draw']} of {draws} draws are kept. For "
-            "others, call it again with start=fit and another random_seed."
+            "others, call it again with start=fit and another random_seed.",
         )
         return
     if quadratic.decrement >= _CONVERGED:
-        warn(
+        warn_of(
+            fit,
             f"fit_laplace did not reach the mode: a Newton step would still raise the objective by "
             f"{quadratic.decrement:.3g} (wanted below {_CONVERGED:g}). Raise max_iter = {max_iter}, or start "
-            "from a fit of fit_marginal that has converged."
+            "from a fit of fit_marginal that has converged.",
         )
     if quadratic.n_flat:
-        warn(
+        warn_of(
+            fit,
             f"fit_laplace found no curvature in {quadratic.n_flat} of {len(quadratic.mode)} directions "
             "(those of rotations aside) and draws nothing along them: the start is no maximum, or "
             "the priors leave these directions free. Start from fit_marginal(model, n_restarts=...), or "
-            "give X and θ proper priors."
+            "give X and θ proper priors.",
         )

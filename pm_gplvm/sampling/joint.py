@@ -15,11 +15,11 @@ from pymc.model.transform.conditioning import remove_value_transforms
 from pytensor.graph.basic import Variable
 
 from pm_gplvm.core.blas import blas_threads as limit_threads
-from pm_gplvm.core.checks import Array, checked, count, warn
+from pm_gplvm.core.checks import Array, checked, count
 from pm_gplvm.core.interrupt import caught, interrupted, interruptible
 from pm_gplvm.data.arrays import finite
 from pm_gplvm.data.files import check_writable, checkpoint, load
-from pm_gplvm.data.fit import OBS, Fit
+from pm_gplvm.data.fit import OBS, Fit, warn_of
 from pm_gplvm.data.progress import Bar, progress_bar
 from pm_gplvm.model.spec import ModelSpec
 from pm_gplvm.model.starts import perturbed, start_values
@@ -152,7 +152,7 @@ def sample(
             steps.begin("draws", draws * thin)
             record = _run(model, sampler, draws, thin, settings, store, steps)
         whole = _finished(model, sampler, record, settings, store)
-    _warn(record, store)
+    _warn(whole, record, store)
     return whole
 
 
@@ -232,7 +232,7 @@ def resume(
             )
             record = _run(model, sampler, draws, thin, settings, store, steps, record)
         longer = _finished(model, sampler, record, settings, store)
-    _warn(record, store)
+    _warn(longer, record, store)
     return longer
 
 
@@ -383,7 +383,7 @@ def _finished(
     return fit
 
 
-def _warn(record: Record, store: str | Path | None) -> None:
+def _warn(fit: xr.DataTree, record: Record, store: str | Path | None) -> None:
     divergences = int(np.sum([stats["diverging"] for stats in record.stats]))
     if record.interrupted:
         where = "fit" if store is None else repr(str(store))
@@ -395,7 +395,7 @@ def _warn(record: Record, store: str | Path | None) -> None:
         found = f"{divergences} draws came after a divergence; give θ priors that bound it"
     else:
         return
-    warn(f"sample: {found}.")
+    warn_of(fit, f"sample: {found}.")
 
 
 def _check_same(model: pm.Model, posterior: Posterior, read: Fit, kept: xr.Dataset) -> None:

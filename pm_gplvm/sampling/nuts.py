@@ -12,10 +12,10 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from pm_gplvm.core.blas import blas_threads as limit_threads
-from pm_gplvm.core.checks import Array, checked, count, warn
+from pm_gplvm.core.checks import Array, checked, count
 from pm_gplvm.core.interrupt import caught, interruptible, safe_point
 from pm_gplvm.data.arrays import finite
-from pm_gplvm.data.fit import Fit, to_json
+from pm_gplvm.data.fit import Fit, to_json, warn_of
 from pm_gplvm.data.progress import Bar, progress_bar
 from pm_gplvm.model.compile import Backend
 from pm_gplvm.model.density import LogDensity, compile_constrain, compile_log_density
@@ -150,7 +150,7 @@ def sample_theta(
     if fit.attrs["interrupted"]:
         _warn_of_interruption(fit, draws, chains)
     else:
-        _warn(Fit(fit))
+        _warn(fit)
     return fit
 
 
@@ -327,17 +327,19 @@ def _constrained(model: pm.Model, density: LogDensity, vectors: Array) -> dict[s
 
 def _warn_of_interruption(fit: xr.DataTree, draws: int, chains: int) -> None:
     kept = fit["posterior"].sizes
-    warn(
+    warn_of(
+        fit,
         f"sample_theta was interrupted: {kept['draw']} of {draws} draws of {kept['chain']} of {chains} "
         "chains are kept. Their convergence was not judged; for more draws, call it again with another "
-        "random_seed."
+        "random_seed.",
     )
 
 
-def _warn(read: Fit) -> None:
+def _warn(fit: xr.DataTree) -> None:
     """Warn of divergences, R-hat and the effective sample size."""
     import arviz_stats
 
+    read = Fit(fit)
     posterior = read.posterior
     divergences = int(read.stats["diverging"].sum())
     chains = posterior.sizes["chain"]
@@ -353,7 +355,8 @@ def _warn(read: Fit) -> None:
     if not ess >= wanted:
         found.append(f"smallest bulk ESS {ess:.0f} (wanted {wanted} or more)")
     if found:
-        warn(
+        warn_of(
+            fit,
             f"sample_theta has not converged: {', '.join(found)}. Raise tune and draws, or give θ "
-            "priors that bound it."
+            "priors that bound it.",
         )
