@@ -1,12 +1,19 @@
 """The model as a scikit-learn estimator, around the functions of the package."""
 
+import warnings
+from base64 import b64encode
 from collections.abc import Mapping
+from contextlib import suppress
+from io import BytesIO
 from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
 import xarray as xr
+from matplotlib import style
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -15,9 +22,11 @@ from pm_gplvm.core.interrupt import interruptible
 from pm_gplvm.data.arrays import is_anndata, labels_along, numbers
 from pm_gplvm.data.fit import Fit
 from pm_gplvm.data.table import Scale
+from pm_gplvm.diagnostics.summary import summary
 from pm_gplvm.fitting.choose import NAMES, Inference, fit_by
 from pm_gplvm.model.build import build_model
 from pm_gplvm.model.priors import class_mixture
+from pm_gplvm.plot.latent_plot import latent
 from pm_gplvm.prediction.embed import embed, log_predictive
 from pm_gplvm.prediction.predict import predict
 from pm_gplvm.prediction.row_posterior import row_contents
@@ -150,6 +159,7 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         GPLVM
         """
         X = _plain(X)
+        _refuse_sparse(X)
         values = validate_data(self, X, ensure_min_samples=3, **self._accepted())
         count("n_components", self.n_components)
         for name, least in (("max_iter", 1), ("n_inducing", 2)):
@@ -327,12 +337,36 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 
     def _rows(self, X: Any) -> Array:
         check_is_fitted(self)
+        _refuse_sparse(X)
         values: Array = validate_data(self, X, reset=False, **self._accepted())
         return values
 
     def _accepted(self) -> dict[str, Any]:
         finite = "allow-nan" if self.missing == "mask" else True
         return {"dtype": np.float64, "order": "C", "ensure_all_finite": finite}
+
+    def _repr_html_inner(self) -> str:
+        return str(super()._repr_html_inner()) + self._fitted_html()
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
+        bundle: dict[str, str] = super()._repr_mimebundle_(**kwargs)
+        if "text/html" in bundle:
+            bundle["text/html"] += self._fitted_html()
+        return bundle
+
+    def _fitted_html(self) -> str:
+        """Picture and summary of what was fitted, "" where there is nothing or it cannot be drawn."""
+        if not hasattr(self, "fit_"):
+            return ""
+        parts = []
+        for part in (_picture, _words):
+            # A repr that raises would hide the estimator itself, in a debugger too.
+            with suppress(Exception), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                parts.append(part(self.fit_))
+        inner = "".join(f'<div style="max-width:34em">{part}</div>' for part in parts)
+        look = "display:flex;flex-wrap:wrap;gap:1em;align-items:flex-start"
+        return f'<div class="gplvm-fit" style="{look}">{inner}</div>' if inner else ""
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -341,11 +375,36 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         return tags
 
 
+def _picture(fit: xr.DataTree) -> str:
+    """Draw the positions as an inline PNG on white, which a light and a dark page can hold."""
+    read = Fit.of(fit, "X", caller="GPLVM")
+    label = "label" if read.holds_table and "label" in read.coords else None
+    file = BytesIO()
+    with style.context("default"):
+        figure = Figure(figsize=(4.2, 3.4), layout="constrained")
+        latent(fit, label, background=False, spread=False, ax=figure.add_subplot())
+        figure.savefig(file, format="png", dpi=90)
+    source = f"data:image/png;base64,{b64encode(file.getvalue()).decode()}"
+    return f'<img alt="Positions of the rows" src="{source}">'
+
+
+def _words(fit: xr.DataTree) -> str:
+    return summary(fit)._repr_html_()
+
+
 def _warn_of_second_modes(n_modes: NDArray[np.intp]) -> None:
     if (several := int((n_modes > 1).sum())) > 0:
         warn(
             f"transform: {several} of {len(n_modes)} new rows may as well lie elsewhere: a second mode has "
             "at least half the weight of the one returned. embed(fit_, rows)['modes'] holds all of them."
+        )
+
+
+def _refuse_sparse(X: Any) -> None:
+    if issparse(X):
+        raise TypeError(
+            f"GPLVM needs a dense table, got a sparse one ({type(X).__name__}, {X.shape[0]} × {X.shape[1]}). "
+            "Pass X.toarray(), where it is large after TruncatedSVD."
         )
 
 
