@@ -15,7 +15,7 @@ QUIET = {"progressbar": False, "random_seed": 1}
 
 @pytest.fixture(scope="module")
 def table():
-    return simulated(20, 6)
+    return simulated(30, 10, noise=0.3)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_every_kind_of_fit(fits, method, tmp_path):
     assert ended in text
     assert advice in " ".join(told.advice)
     N = fit["observed_data"].sizes["obs"]
-    assert text.startswith(f"Table Y: {N} rows and 6 columns, complete.")
+    assert text.startswith(f"Table Y: {N} rows and 10 columns, complete.")
     assert told.warned == tuple(gplvm.summary(fit).warned)
     assert 0.0 < told.noise < 1.5
     assert 0.0 < told.explained <= 1.0
@@ -103,7 +103,7 @@ def test_holes_columns_and_dimensions_are_told(table):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         told = gplvm.summary(gplvm.fit_marginal(model, max_iter=30, **QUIET))
-    assert "0.83 % missing" in told.fitted[0]
+    assert "0.33 % missing" in told.fitted[0]
     for words in ("kernel rbf + bias", "a lengthscale of each dimension", "a noise of each column"):
         assert words in told.fitted[1]
     assert {"lengthscale[0]", "lengthscale[1]", "noise (sigma), median of columns"} <= set(

@@ -13,7 +13,13 @@ from pm_gplvm.fitting import choose
 from pm_gplvm.fitting.choose import NAMES, choose_inference, fit_by
 from pm_gplvm.fitting.variational import fit_sparse
 
+short = pytest.mark.filterwarnings("ignore:fit_:RuntimeWarning")
 QUIET = {"progressbar": False, "random_seed": 1}
+
+
+@pytest.fixture(scope="module")
+def Y():
+    return simulated(30, 10, noise=0.3)
 
 
 @pytest.fixture
@@ -30,6 +36,7 @@ def test_the_exact_estimate_up_to_a_thousand_rows():
     assert (name, why) == ("sparse", "the exact estimate is slow for 1001 rows")
 
 
+@short
 @pytest.mark.usefixtures("few")
 @pytest.mark.parametrize(
     ("options", "holes", "names"),
@@ -56,6 +63,7 @@ def test_what_a_model_allows_is_chosen_and_can_be_fitted(Y, options, holes, name
     assert fit.attrs["method"] == name
 
 
+@short
 @pytest.mark.usefixtures("few")
 @pytest.mark.parametrize("make", [gplvm.priors.informative, gplvm.priors.dynamics])
 def test_priors_that_know_something_are_served_by_what_is_chosen(Y, make):
@@ -86,7 +94,7 @@ def test_auto_on_a_small_table_is_fit_marginal_to_the_last_bit(Y):
     assert more == {"inference", "inference_reason"}
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@short
 @pytest.mark.parametrize("name", NAMES)
 def test_every_name(Y, name, tmp_path):
     model = gplvm.build_model(Y, kernel="linear" if name == "linear" else "rbf")
@@ -114,7 +122,7 @@ def test_one_line_at_info_says_it(Y, caplog):
     with caplog.at_level(logging.INFO, logger="pm_gplvm"):
         fit_by(gplvm.build_model(Y), max_iter=500, **QUIET)
     (record,) = caplog.records
-    assert record.getMessage() == "inference: marginal, as the exact estimate is quick for 12 rows"
+    assert record.getMessage() == "inference: marginal, as the exact estimate is quick for 30 rows"
 
 
 @pytest.mark.parametrize(
@@ -141,4 +149,4 @@ def test_warnings_are_kept_in_the_fit_and_its_file(Y, tmp_path):
     assert json.loads(fit.attrs["warnings"]) == [str(w.message) for w in told]
     read = gplvm.load(gplvm.save(fit, tmp_path / "fit.nc"))
     assert gplvm.summary(read).warned == gplvm.summary(fit).warned
-    assert "warnings" not in fit_by(gplvm.build_model(simulated(20, 6)), **QUIET).attrs
+    assert "warnings" not in fit_by(gplvm.build_model(simulated(30, 10, noise=0.3)), **QUIET).attrs
