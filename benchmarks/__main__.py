@@ -24,6 +24,7 @@ BENCHMARKS = {
     "columns": ("columns", "A noise of each column: its cost, and the factor it finds"),
     "stochastic": ("stochastic", "Neighbourhood gradients beside the full one"),
     "ordinary": ("ordinary", "Ordinary tables at all defaults, beside PCA"),
+    "choice": ("choice", "The exact estimate, inducing inputs or neighbourhoods, beside PCA"),
 }
 
 
@@ -36,7 +37,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("name", choices=[*BENCHMARKS, "all", "peers"])
     parser.add_argument("-N", type=int, nargs="+", help="rows, instead of the benchmark's own")
     parser.add_argument(
-        "--data", choices=["oil", "digits", "wide"], help="evaluate: only this table"
+        "--data",
+        choices=["oil", "digits", "wide", "curved"],
+        help="evaluate, choice: only this table",
     )
     parser.add_argument(
         "--only",
@@ -47,7 +50,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--rounds", type=int, default=10, help="turns of library and limit (10)")
     parser.add_argument("--seconds", type=float, default=0.3, help="of each in a turn (0.3)")
-    parser.add_argument("--cap", type=float, default=60.0, help="converge: CPU seconds each (60)")
+    parser.add_argument(
+        "--cap", type=float, default=60.0, help="converge, choice: CPU seconds each (60)"
+    )
     parser.add_argument(
         "--limit", type=float, default=120.0, help="ordinary: CPU seconds of a table (120)"
     )

@@ -8,6 +8,7 @@ from pm_gplvm.data.files import save as save
 from pm_gplvm.diagnostics.align import align as align
 from pm_gplvm.diagnostics.compare import compare as compare
 from pm_gplvm.diagnostics.convergence import diagnose as diagnose
+from pm_gplvm.diagnostics.summary import summary as summary
 from pm_gplvm.estimator import GPLVM as GPLVM
 from pm_gplvm.fitting.laplace import fit_laplace as fit_laplace
 from pm_gplvm.fitting.linear import fit_linear as fit_linear

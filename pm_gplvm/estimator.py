@@ -1,12 +1,19 @@
 """The model as a scikit-learn estimator, around the functions of the package."""
 
+import warnings
+from base64 import b64encode
 from collections.abc import Mapping
+from contextlib import suppress
+from io import BytesIO
 from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
 import xarray as xr
+from matplotlib import style
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -15,9 +22,11 @@ from pm_gplvm.core.interrupt import interruptible
 from pm_gplvm.data.arrays import is_anndata, labels_along, numbers
 from pm_gplvm.data.fit import Fit
 from pm_gplvm.data.table import Scale
-from pm_gplvm.fitting.map import fit_marginal
+from pm_gplvm.diagnostics.summary import summary
+from pm_gplvm.fitting.choose import NAMES, Inference, fit_by
 from pm_gplvm.model.build import build_model
 from pm_gplvm.model.priors import class_mixture
+from pm_gplvm.plot.latent_plot import latent
 from pm_gplvm.prediction.embed import embed, log_predictive
 from pm_gplvm.prediction.predict import predict
 from pm_gplvm.prediction.row_posterior import row_contents
@@ -26,7 +35,7 @@ from pm_gplvm.prediction.row_posterior import row_contents
 class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """A Gaussian process latent variable model for scikit-learn's pipelines.
 
-    ``fit`` is :func:`build_model` and :func:`fit_marginal`, ``transform`` is :func:`embed`,
+    ``fit`` is :func:`build_model` and the fit that ``inference`` names, ``transform`` is :func:`embed`,
     ``inverse_transform`` is :func:`predict` and ``score`` is :func:`log_predictive`. Call these with
     ``fit_`` for standard deviations, further positions and draws.
 
@@ -39,13 +48,20 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     ard, priors, scale, missing, resolution, noise
         As in :func:`build_model`. With ``missing="mask"`` the rows given to ``transform`` and ``score``
         may have NaN too.
+    inference : {"auto", "marginal", "map", "laplace", "sparse", "variational", "stochastic", "linear"}, default "auto"
+        Which ``fit_...`` of the package. "auto" takes :func:`fit_marginal` up to 1000 rows and beyond them
+        :func:`fit_sparse`, or what else the model allows; ``inference_`` and the logger "pm_gplvm" (at INFO)
+        say which. "laplace" samples about the estimate.
+    n_inducing : int, optional
+        Inducing inputs of a sparse or variational fit, by default as many as these take themselves.
     start, n_restarts
         As in :func:`fit_marginal`.
     supervised : bool, default False
         Whether ``fit(X, y)`` takes y for classes of the rows and gathers those of a class
         (:func:`priors.class_mixture`); None, NaN or "" where the class is unknown.
-    max_iter : int, default 5000
-        Iterations of each start.
+    max_iter : int, optional
+        Iterations of each start (steps of :func:`fit_stochastic`), by default as many as the fit takes
+        itself, 5000 of :func:`fit_marginal`.
     n_starts : int, default 16
         Starts for each new row, as in :func:`embed`.
     random_state : int, RandomState or None, default None
@@ -55,11 +71,13 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     Attributes
     ----------
     fit_ : DataTree
-        From :func:`fit_marginal`.
+        From the fit named by ``inference_``.
+    inference_ : str
+        The fit that was taken; why is in ``fit_.attrs["inference_reason"]``.
     embedding_ : ndarray, shape (N, Q)
         Positions of the training rows.
     n_iter_ : int
-        Evaluations that the best start took.
+        Evaluations that the best start took; steps of :func:`fit_stochastic`, 1 of a closed form.
     n_features_in_, feature_names_in_
         As in all of scikit-learn.
 
@@ -97,10 +115,12 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         missing: Literal["raise", "mask"] = "raise",
         resolution: Any = "auto",
         noise: Literal["shared", "column"] = "shared",
+        inference: Inference = "auto",
+        n_inducing: int | None = None,
         start: Any = "pca",
         n_restarts: int = 0,
         supervised: bool = False,
-        max_iter: int = 5000,
+        max_iter: int | None = None,
         n_starts: int = 16,
         random_state: Any = None,
     ) -> None:
@@ -112,6 +132,8 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self.missing = missing
         self.resolution = resolution
         self.noise = noise
+        self.inference = inference
+        self.n_inducing = n_inducing
         self.start = start
         self.n_restarts = n_restarts
         self.supervised = supervised
@@ -122,7 +144,7 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     def fit(self, X: Any, y: Any = None) -> Self:
         """Estimate the hyperparameters with the latent positions integrated out, then the positions.
 
-        Errors and warnings are those of :func:`build_model` and :func:`fit_marginal`. At Ctrl-C it raises
+        Errors and warnings are those of :func:`build_model` and of the fit. At Ctrl-C it raises
         KeyboardInterrupt, so that a search over parameters ends, and what was fitted before stays.
 
         Parameters
@@ -137,9 +159,12 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         GPLVM
         """
         X = _plain(X)
+        _refuse_sparse(X)
         values = validate_data(self, X, ensure_min_samples=3, **self._accepted())
         count("n_components", self.n_components)
-        count("max_iter", self.max_iter)
+        for name, least in (("max_iter", 1), ("n_inducing", 2)):
+            if (value := getattr(self, name)) is not None:
+                count(name, value, least)
         if self.n_components > min(values.shape):
             raise ValueError(
                 "n_components must lie between 1 and min(n_samples, n_features) = "
@@ -158,8 +183,10 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             noise=self.noise,
         )
         with interruptible():  # a search over parameters is to end with it
-            fit = fit_marginal(
+            fit = fit_by(
                 model,
+                self.inference,
+                n_inducing=self.n_inducing,
                 start=self.start,
                 n_restarts=self.n_restarts,
                 max_iter=self.max_iter,
@@ -196,7 +223,7 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         Returns
         -------
         GPLVM
-            With the ``n_components``, ``kernel`` and ``ard`` of the fit. Other parameters have their
+            With the ``n_components``, ``kernel``, ``ard`` and ``inference`` of the fit. Other parameters have their
             defaults, which matter only if ``fit`` is called.
 
         Raises
@@ -214,7 +241,12 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         (20, 2)
         """
         read = Fit.of(fit, "X", "Y_mean", "Y_scale", caller="from_fit")
-        estimator = cls(read.latent_dim, kernel=read.kernel_and_bias, ard=read.has_ard)
+        estimator = cls(
+            read.latent_dim,
+            kernel=read.kernel_and_bias,
+            ard=read.has_ard,
+            inference=read.method if read.method in NAMES else "auto",
+        )
         names = read.features
         estimator.n_features_in_ = len(names)
         if all(isinstance(name, str) for name in names):
@@ -297,17 +329,44 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     def _take(self, fit: xr.DataTree) -> None:
         self.fit_, read = fit, Fit(fit)
         self.embedding_ = read.draws("X").mean(("chain", "draw")).to_numpy()
+        self.inference_ = str(fit.attrs.get("inference", read.method))
         if optima := read.group("optima"):
             self.n_iter_ = int(optima["evaluations"].to_numpy()[0])
+        else:
+            self.n_iter_ = int(fit.attrs.get("steps", 1))
 
     def _rows(self, X: Any) -> Array:
         check_is_fitted(self)
+        _refuse_sparse(X)
         values: Array = validate_data(self, X, reset=False, **self._accepted())
         return values
 
     def _accepted(self) -> dict[str, Any]:
         finite = "allow-nan" if self.missing == "mask" else True
         return {"dtype": np.float64, "order": "C", "ensure_all_finite": finite}
+
+    def _repr_html_inner(self) -> str:
+        return str(super()._repr_html_inner()) + self._fitted_html()
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
+        bundle: dict[str, str] = super()._repr_mimebundle_(**kwargs)
+        if "text/html" in bundle:
+            bundle["text/html"] += self._fitted_html()
+        return bundle
+
+    def _fitted_html(self) -> str:
+        """Picture and summary of what was fitted, "" where there is nothing or it cannot be drawn."""
+        if not hasattr(self, "fit_"):
+            return ""
+        parts = []
+        for part in (_picture, _words):
+            # A repr that raises would hide the estimator itself, in a debugger too.
+            with suppress(Exception), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                parts.append(part(self.fit_))
+        inner = "".join(f'<div style="max-width:34em">{part}</div>' for part in parts)
+        look = "display:flex;flex-wrap:wrap;gap:1em;align-items:flex-start"
+        return f'<div class="gplvm-fit" style="{look}">{inner}</div>' if inner else ""
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -316,11 +375,36 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         return tags
 
 
+def _picture(fit: xr.DataTree) -> str:
+    """Draw the positions as an inline PNG on white, which a light and a dark page can hold."""
+    read = Fit.of(fit, "X", caller="GPLVM")
+    label = "label" if read.holds_table and "label" in read.coords else None
+    file = BytesIO()
+    with style.context("default"):
+        figure = Figure(figsize=(4.2, 3.4), layout="constrained")
+        latent(fit, label, background=False, spread=False, ax=figure.add_subplot())
+        figure.savefig(file, format="png", dpi=90)
+    source = f"data:image/png;base64,{b64encode(file.getvalue()).decode()}"
+    return f'<img alt="Positions of the rows" src="{source}">'
+
+
+def _words(fit: xr.DataTree) -> str:
+    return summary(fit)._repr_html_()
+
+
 def _warn_of_second_modes(n_modes: NDArray[np.intp]) -> None:
     if (several := int((n_modes > 1).sum())) > 0:
         warn(
             f"transform: {several} of {len(n_modes)} new rows may as well lie elsewhere: a second mode has "
             "at least half the weight of the one returned. embed(fit_, rows)['modes'] holds all of them."
+        )
+
+
+def _refuse_sparse(X: Any) -> None:
+    if issparse(X):
+        raise TypeError(
+            f"GPLVM needs a dense table, got a sparse one ({type(X).__name__}, {X.shape[0]} × {X.shape[1]}). "
+            "Pass X.toarray(), where it is large after TruncatedSVD."
         )
 
 

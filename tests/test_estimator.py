@@ -229,13 +229,11 @@ def test_what_is_not_fitted(table, fitted):
 @quick
 def test_ctrl_c_ends_a_search_over_parameters(table, ctrl_c, monkeypatch):
     """The fit that is broken off is not scored, and none comes after it."""
-    begun, function = [], estimator.fit_marginal
-    monkeypatch.setattr(
-        estimator, "fit_marginal", lambda *a, **k: begun.append(a) or function(*a, **k)
-    )
+    begun, function = [], estimator.fit_by
+    monkeypatch.setattr(estimator, "fit_by", lambda *a, **k: begun.append(a) or function(*a, **k))
     model = gplvm.GPLVM(max_iter=3, n_starts=4, random_state=1)
     search = GridSearchCV(model, {"kernel": ["linear", "rbf"]}, cv=2)
-    ctrl_c(estimator, "fit_marginal", 2)
+    ctrl_c(estimator, "fit_by", 2)
     with pytest.raises(KeyboardInterrupt):
         search.fit(table[0])
     assert len(begun) == 2

@@ -41,6 +41,12 @@ def _python_value(value: Any) -> Any:
     raise TypeError(f"JSON holds no {type(value).__name__}")
 
 
+def warn_of(fit: xr.DataTree, message: str) -> None:
+    """Warn of what went wrong with a fit, and keep the words in its attrs."""
+    fit.attrs["warnings"] = to_json([*Fit(fit).warnings, message])
+    warn(message)
+
+
 class Standardised(NamedTuple):
     """A table in the units of the model: F = (Y - mean) / scale, NaN where an entry is missing."""
 
@@ -216,6 +222,14 @@ class Fit:
         if not isinstance(noted, dict):
             raise self._bad_attr("priors", "the JSON of a mapping")
         return noted
+
+    @property
+    def warnings(self) -> list[str]:
+        """What was warned of as it was made."""
+        told = self.setting("warnings") if "warnings" in self.tree.attrs else []
+        if not isinstance(told, list):
+            raise self._bad_attr("warnings", "the JSON of a list")
+        return [str(text) for text in told]
 
     def setting(self, name: str) -> Any:
         """Return a number that the verb which made it was given, or has found."""

@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import pymc as pm
 import xarray as xr
-from rich.progress import track
 from scipy.stats import chisquare, kstest
 
 from pm_gplvm.core.blas import blas_threads as limit_threads
@@ -16,6 +15,7 @@ from pm_gplvm.core.gaussian import gram_factor
 from pm_gplvm.core.interrupt import caught, interrupted, interruptible, safe_point
 from pm_gplvm.data.arrays import finite
 from pm_gplvm.data.fit import Fit
+from pm_gplvm.data.progress import progress_bar
 from pm_gplvm.diagnostics.invariants import Indices, row_pairs
 from pm_gplvm.model.spec import ModelSpec
 from pm_gplvm.model.starts import start_values
@@ -89,7 +89,11 @@ def sbc(
     for name, value in {**counts, "chains": chains, "n_pairs": n_pairs}.items():
         count(name, value)
     ModelSpec.of(model).table.require_complete(caller="sbc")
-    with interruptible(keeps=True), limit_threads(1):
+    with (
+        interruptible(keeps=True),
+        limit_threads(1),
+        progress_bar("sbc", n_replicates, "tables", show=progressbar) as progress,
+    ):
         rng = np.random.default_rng(random_seed)
         posterior = compile_posterior(model)
         ensemble = posterior.ensemble
@@ -103,7 +107,7 @@ def sbc(
         pairs = np.stack(row_pairs(tables.shape[1], n_pairs))
         ranks: list[dict[str, int]] = []
         try:
-            for i in track(range(n_replicates), "sbc", disable=not progressbar):
+            for i in range(n_replicates):
                 simulated = _with_data(posterior, (tables[i] - centre) / scale)
                 starts = np.array(
                     [ensemble.inward(start_values(model, "random", rng)) for _ in range(chains)]
@@ -119,6 +123,7 @@ def sbc(
                         for name, values in seen.items()
                     }
                 )
+                progress.advance()
         except KeyboardInterrupt:
             if not ranks:
                 raise

@@ -153,6 +153,25 @@ def diagnose(fit: xr.DataTree, *, n_pairs: int | None = None, random_seed: int =
     return Diagnosis(verdict, (sentence, *words), table, embeddings, divergences, saturated)
 
 
+def words_of_agreement(read: Fit) -> tuple[bool, str]:
+    """Whether the chains agree on distances, θ and the log-density, which cost little, and in a sentence."""
+    known = invariants(read.tree, n_pairs=_PAIRS, covariance=False)
+    chains, draws = known.sizes["chain"], known.sizes["draw"]
+    if draws < _FEWEST:
+        return False, _few(chains, draws)
+    table = _table(known)
+    size = f"{chains} chain{'s' if chains > 1 else ''} of {draws} draws"
+    if table.empty:
+        return True, f"{size}: nothing varies between them."
+    agree = _agree(table, chains) and chains > 1
+    ess = table[["ess_bulk", "ess_tail"]].to_numpy().min()
+    verdict = "agree" if agree else "do not agree" if chains > 1 else "cannot be judged by others"
+    return agree, (
+        f"{size} {verdict}: largest R-hat {table['r_hat'].max():.3f} ({table['r_hat'].idxmax()}), smallest "
+        f"ESS {ess:.0f}; divergences {_count(read, 'diverging') or 0}."
+    )
+
+
 def _agree(table: pd.DataFrame, chains: int) -> bool:
     ess = table[["ess_bulk", "ess_tail"]].to_numpy().min(initial=np.inf)
     return bool(table["r_hat"].max() <= _R_HAT and ess >= _ESS_A_CHAIN * chains)

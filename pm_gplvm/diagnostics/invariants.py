@@ -33,7 +33,9 @@ def row_pairs(n_rows: int, n_pairs: int, seed: int = 0) -> tuple[Indices, Indice
     return circle[start % n_rows], circle[(start + step) % n_rows]
 
 
-def invariants(fit: xr.DataTree, *, n_pairs: int = 60, seed: int = 0) -> xr.Dataset:
+def invariants(
+    fit: xr.DataTree, *, n_pairs: int = 60, seed: int = 0, covariance: bool = True
+) -> xr.Dataset:
     """Evaluate functions of K and θ, draw by draw; an estimate has one number each.
 
     Of dims (chain, draw, ...):
@@ -48,7 +50,8 @@ def invariants(fit: xr.DataTree, *, n_pairs: int = 60, seed: int = 0) -> xr.Data
 
     The coordinates ``first`` and ``second`` are the rows of each pair, from 0. Left out are
     ``log_posterior`` without ``lp``, and, where the covariance is not one of :func:`build_model`'s, ``covariance`` and
-    ``reconstruction``; ``log_likelihood`` is then that of ``sample_stats``, if there.
+    ``reconstruction``; ``log_likelihood`` is then that of ``sample_stats``, if there. So it is without
+    ``covariance``, which costs N³ for each draw.
 
     Raises
     ------
@@ -73,7 +76,9 @@ def invariants(fit: xr.DataTree, *, n_pairs: int = 60, seed: int = 0) -> xr.Data
     recorded = {"log_likelihood": "log_likelihood", "log_posterior": "lp"}
     known: dict[str, Any] = {ours: stats[its] for ours, its in recorded.items() if its in stats}
     known |= {"distance": distance}
-    known |= _of_covariance(read, X.shape[:2], first, second) | _of_theta(read)
+    if covariance:
+        known |= _of_covariance(read, X.shape[:2], first, second)
+    known |= _of_theta(read)
     return xr.Dataset(known, coords={dim: X[dim] for dim in ("chain", "draw")})
 
 

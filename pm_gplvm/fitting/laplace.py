@@ -9,7 +9,7 @@ its orbit under the rotations (as the radius does in polar coordinates), times t
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
@@ -19,15 +19,15 @@ import numpy as np
 import pymc as pm
 import pytensor
 import xarray as xr
-from rich.progress import track
 from scipy.linalg import null_space, orth
 from scipy.special import gammaln
 
 from pm_gplvm.core.blas import BlasThreads, threads_for
 from pm_gplvm.core.blas import blas_threads as limit_threads
-from pm_gplvm.core.checks import Array, checked, count, warn
+from pm_gplvm.core.checks import Array, checked, count
 from pm_gplvm.core.interrupt import caught, interruptible, safe_point
-from pm_gplvm.data.progress import progress_bar
+from pm_gplvm.data.fit import warn_of
+from pm_gplvm.data.progress import Bar, progress_bar
 from pm_gplvm.fitting.optimise import maximise, tightly
 from pm_gplvm.model.compile import Backend, compile_mode
 from pm_gplvm.model.density import (
@@ -161,16 +161,18 @@ def fit_laplace(
         )
         target = _Target(density, _compile_volume(model) if volume else None)
         begin = start_values(model, start, rng)
-        with limit_threads(threads_for(blas_threads, density.n_rows)):
-            with progress_bar("fit_laplace", 1, "starts", show=progressbar) as counter:
-                optimum = maximise(density, begin, max_iter, tightly(_TOL), counter)
-                counter.finish(optimum.objective)
+        with (
+            limit_threads(threads_for(blas_threads, density.n_rows)),
+            progress_bar("fit_laplace", None, "climb", show=progressbar) as progress,
+        ):
+            optimum = maximise(density, begin, max_iter, tightly(_TOL), progress)
             safe_point()  # where an unfinished climb ends there is no Gaussian
-            quadratic = _quadratic(density, density.inward(optimum.values), progressbar)
+            quadratic = _quadratic(density, density.inward(optimum.values), progress)
             noise = rng.standard_normal((draws, quadratic.root.shape[1]))
             vectors = quadratic.mode + noise @ quadratic.root.T
             _, value = target(quadratic.mode)
-            densities = _until_interrupted(target, vectors)
+            progress.begin("draws", draws)
+            densities = _until_interrupted(target, vectors, progress)
             noise, vectors = noise[: len(densities)], vectors[: len(densities)]
             lp, at_draws = np.array(densities).T
             # On the slice the posterior counts with the volume of the orbit, as r counts in polar coordinates.
@@ -203,13 +205,16 @@ def fit_laplace(
     return fit
 
 
-def _until_interrupted(target: "_Target", vectors: Array) -> list[tuple[float, float]]:
+def _until_interrupted(
+    target: "_Target", vectors: Array, progress: Bar
+) -> list[tuple[float, float]]:
     """Densities at the draws, or at those that were reached."""
     densities: list[tuple[float, float]] = []
     try:
         for vector in vectors:
             safe_point()
             densities.append(target(vector))
+            progress.advance()
     except KeyboardInterrupt:
         if not densities:
             raise
@@ -266,19 +271,18 @@ class _Quadratic:
         return float(np.linalg.slogdet(orbit)[1])
 
 
-def _quadratic(density: LogDensity, mode: Array, progressbar: bool) -> _Quadratic:
+def _quadratic(density: LogDensity, mode: Array, progress: Bar) -> _Quadratic:
     """Take the Hessian at a mode by central differences of the gradient, and invert what can be."""
     _, gradient = density(mode)
     planes = invariant_planes(density, mode)
     null = orth(_tangents(density, mode, planes)) if planes else np.empty((len(mode), 0))
     rest = null_space(null.T) if planes else np.eye(len(mode))
-    steps: Iterable[Array] = track(
-        _STEP * np.eye(len(mode)), "Hessian", transient=True, disable=not progressbar
-    )
+    progress.begin("Hessian", len(mode))
     differences = []
-    for h in steps:
+    for h in _STEP * np.eye(len(mode)):
         safe_point()
         differences.append(density(mode + h)[1] - density(mode - h)[1])
+        progress.advance()
     hessian = np.stack(differences) / (2.0 * _STEP)
     # What is not symmetric in it is the error of the differences.
     error = 0.5 * float(np.linalg.norm(hessian - hessian.T, 2))
@@ -393,21 +397,24 @@ def _pareto_k(log_weight: Array) -> float:
 
 def _warn(fit: xr.DataTree, quadratic: _Quadratic, max_iter: int, draws: int) -> None:
     if fit.attrs["interrupted"]:
-        warn(
+        warn_of(
+            fit,
             f"fit_laplace was interrupted: {fit['posterior'].sizes['draw']} of {draws} draws are kept. For "
-            "others, call it again with start=fit and another random_seed."
+            "others, call it again with start=fit and another random_seed.",
         )
         return
     if quadratic.decrement >= _CONVERGED:
-        warn(
+        warn_of(
+            fit,
             f"fit_laplace did not reach the mode: a Newton step would still raise the objective by "
             f"{quadratic.decrement:.3g} (wanted below {_CONVERGED:g}). Raise max_iter = {max_iter}, or start "
-            "from a fit of fit_marginal that has converged."
+            "from a fit of fit_marginal that has converged.",
         )
     if quadratic.n_flat:
-        warn(
+        warn_of(
+            fit,
             f"fit_laplace found no curvature in {quadratic.n_flat} of {len(quadratic.mode)} directions "
             "(those of rotations aside) and draws nothing along them: the start is no maximum, or "
             "the priors leave these directions free. Start from fit_marginal(model, n_restarts=...), or "
-            "give X and θ proper priors."
+            "give X and θ proper priors.",
         )

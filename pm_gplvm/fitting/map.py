@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from pm_gplvm.core.blas import BlasThreads, threads_for
 from pm_gplvm.core.blas import blas_threads as limit_threads
-from pm_gplvm.core.checks import Array, checked, warn
+from pm_gplvm.core.checks import Array, checked
 from pm_gplvm.core.interrupt import interrupted, interruptible
-from pm_gplvm.data.fit import OBS, THETA, Fit
+from pm_gplvm.data.fit import OBS, THETA, Fit, warn_of
 from pm_gplvm.data.progress import progress_bar
 from pm_gplvm.data.table import grid_steps
 from pm_gplvm.fitting.optimise import (
@@ -283,12 +283,6 @@ def _fit(
     seed = settings.random_seed
     first = _copies(spec)
     rows = None if first is None else np.unique(first)
-    if first is not None and rows is not None:
-        warn(
-            f"Y has {len(first) - len(rows)} rows that are exact copies of others: each is fitted once, and "
-            "its copies are placed at it. Were they measured more than once, add what differs; were they "
-            "entered twice, drop them."
-        )
     starts = starts_of(spec, settings.start, settings.n_restarts, np.random.default_rng(seed))
     density = compile_log_density(
         spec,
@@ -349,7 +343,7 @@ def _fit(
     if volume:
         stats["log_marginal"] = best.objective
     start = settings.start
-    return as_fit(
+    fit = as_fit(
         spec,
         {name: np.asarray(v)[None, None] for name, v in ends[0].items()},
         method="marginal" if volume else "map",
@@ -364,6 +358,14 @@ def _fit(
             **optima_positions([i for i, _ in ranked], ends),
         },
     )
+    if first is not None and rows is not None:
+        warn_of(
+            fit,
+            f"Y has {len(first) - len(rows)} rows that are exact copies of others: each is fitted once, and "
+            "its copies are placed at it. Were they measured more than once, add what differs; were they "
+            "entered twice, drop them.",
+        )
+    return fit
 
 
 @dataclass(frozen=True)
@@ -462,13 +464,14 @@ def _warn(fit: xr.DataTree, settings: _Settings) -> None:
     message, caller = str(optima["message"].values), settings.caller
     again = f"Go on from here with {caller}(model, start=fit)"
     if read.setting("interrupted"):
-        warn(interruption(caller, read.group("optima")))
+        warn_of(fit, interruption(caller, read.group("optima")))
         return
     if message == NO_STRUCTURE:
-        warn(
+        warn_of(
+            fit,
             f"{caller}: {NO_STRUCTURE} = {posterior.sizes['latent']}: all positions are 0, and the noise "
             "explains the table. Fewer latent dimensions, scale='feature' where a few columns "
-            "dominate, or a kernel with a linear part ('rbf + linear') may find some; else there is none."
+            "dominate, or a kernel with a linear part ('rbf + linear') may find some; else there is none.",
         )
     elif not read.setting("converged"):
         far = [
@@ -488,18 +491,20 @@ def _warn(fit: xr.DataTree, settings: _Settings) -> None:
                 f"{', '.join(far)} ran away: there is no maximum. Give a proper prior, "
                 f"build_model(..., priors={{{far[0]!r}: pm.LogNormal.dist(0, 1)}}), or hold it."
             )
-        warn(
+        warn_of(
+            fit,
             f"{caller} did not converge: {message} (objective {float(optima['objective']):.6g} after "
             f"{int(optima['evaluations'])} evaluations; the next step may gain "
-            f"{float(optima['remaining_gain']):.2g} nats). {remedy}"
+            f"{float(optima['remaining_gain']):.2g} nats). {remedy}",
         )
     if "sigma" in posterior and message != NO_STRUCTURE:
         sigma, floor = np.broadcast_arrays(posterior["sigma"][0, 0], read.resolution)
         if (low := sigma < _AT_FLOOR * floor).any():
             of = f" in {int(low.sum())} of {low.size} columns" if low.size > 1 else ""
-            warn(
+            warn_of(
+                fit,
                 f"{caller}: the noise ended at its floor{of}, resolution = {floor[low].max():.3g} (sigma = "
                 f"{sigma[low].min():.2g}, in units of the scale). The table is explained as well as it is written down: take fewer "
                 "latent dimensions, or, if it is known better than that, resolution=0; if less well, a "
-                "greater resolution."
+                "greater resolution.",
             )

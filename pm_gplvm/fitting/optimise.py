@@ -444,6 +444,7 @@ def best_first(
     ended, interrupted = from_each(starts, run, counter)
     if interrupted:
         return rank(ended, interrupted=True)
+    counter.begin("climb")
     top = _top(ended)
     if len(starts) > 1:
         near = [

@@ -29,9 +29,10 @@ from pytensor.graph.basic import Variable
 from scipy.spatial import cKDTree
 
 from pm_gplvm.core.blas import blas_threads as limit_threads
-from pm_gplvm.core.checks import Array, checked, warn
+from pm_gplvm.core.checks import Array, checked
 from pm_gplvm.core.gaussian import gram_factor
 from pm_gplvm.core.interrupt import caught, interruptible, safe_point
+from pm_gplvm.data.fit import warn_of
 from pm_gplvm.data.progress import progress_bar
 from pm_gplvm.model.compile import Backend, resolve_mode
 from pm_gplvm.model.density import compile_constrain, row_parameters
@@ -223,7 +224,7 @@ def _run(
         trace.append((optimiser.taken, objective, held_out, time.perf_counter() - began))
         return objective
 
-    with progress_bar("fit_stochastic", 1, "starts", show=show) as counter:
+    with progress_bar("fit_stochastic", steps, "steps", show=show) as counter:
         objective = evaluate()
         try:
             while optimiser.taken < steps:
@@ -232,14 +233,13 @@ def _run(
                 optimiser.step(rng, 1.0 - done, move_theta=done >= _UNFOLDING)
                 if optimiser.taken in stops:
                     objective = evaluate()
-                counter.step(objective)
+                counter.advance(objective=objective)
         except KeyboardInterrupt:
             if not optimiser.taken:
                 raise
             caught()
             if trace[-1][0] < optimiser.taken:
                 objective = evaluate()
-        counter.finish(objective)
     taken, *columns = (np.array(column) for column in zip(*trace, strict=True))
     data = dict(zip(("objective", "held_out", "seconds"), columns, strict=True))
     if len(sample) < len(optimiser.X):
@@ -256,7 +256,9 @@ def _warn(fit: xr.DataTree, steps: int) -> None:
         remedy = "Lower learning_rate, raise n_neighbors or steps, or begin at another start"
     else:
         return
-    warn(f"fit_stochastic {problem}, after {fit.attrs['steps']} of {steps} steps. {remedy}.")
+    warn_of(
+        fit, f"fit_stochastic {problem}, after {fit.attrs['steps']} of {steps} steps. {remedy}."
+    )
 
 
 def optimised_fit(
@@ -409,18 +411,6 @@ def compile_neighbourhood(model: pm.Model, *, backend: Backend = "python") -> Ne
     prior is independent from row to row, and nothing but its table that depends on it.
     """
     spec = ModelSpec.of(model)
-    spec.table.require_shared(caller="Learning by neighbourhoods")
-    spec.table.require_complete(caller="Learning by neighbourhoods")
-    if not spec.table.standardisable:
-        raise ValueError(
-            "model must have data for the mean and scale of its table, got random variables. "
-            "Build it with build_model."
-        )
-    if spec.kernel == "custom":
-        raise ValueError(
-            "model must have a kernel of the table to be learnt by neighbourhoods, got a covariance "
-            "of its own. Write it with gplvm.covariance, or use fit_map."
-        )
     position, table = _checked_positions(spec), spec.table.variable
     value_of_X = model.rvs_to_values[position]
     F = spec.table.F
@@ -457,8 +447,29 @@ def compile_neighbourhood(model: pm.Model, *, backend: Backend = "python") -> Ne
     return Neighbourhood(np.ascontiguousarray(factor), value_of_X.name, names, gradients, terms)
 
 
+def why_no_neighbourhoods(model: pm.Model | ModelSpec) -> str | None:
+    """Tell why a model cannot be learnt by neighbourhoods, None if it can."""
+    try:
+        _checked_positions(ModelSpec.of(model))
+    except ValueError as error:
+        return str(error)
+    return None
+
+
 def _checked_positions(spec: ModelSpec) -> Variable:
     """Return the variable X; ValueError if its rows cannot be learnt a few at a time."""
+    spec.table.require_shared(caller="Learning by neighbourhoods")
+    spec.table.require_complete(caller="Learning by neighbourhoods")
+    if not spec.table.standardisable:
+        raise ValueError(
+            "model must have data for the mean and scale of its table, got random variables. "
+            "Build it with build_model."
+        )
+    if spec.kernel == "custom":
+        raise ValueError(
+            "model must have a kernel of the table to be learnt by neighbourhoods, got a covariance "
+            "of its own. Write it with gplvm.covariance, or use fit_map."
+        )
     X = spec.free.get("X")
     if X is None or not spec.is_X_plain:
         wanted = "a free X without a transform"

@@ -14,11 +14,11 @@ import xarray as xr
 from pymc.distributions.transforms import LogTransform
 
 from pm_gplvm.core.blas import blas_threads as limit_threads
-from pm_gplvm.core.checks import Array, checked, count, number, warn
+from pm_gplvm.core.checks import Array, checked, count, number
 from pm_gplvm.core.inducing import InducingKernel
 from pm_gplvm.core.interrupt import caught, interruptible
 from pm_gplvm.core.psi import CLOSED_FORM, Quadrature, quasi_monte_carlo
-from pm_gplvm.data.fit import LATENT, OBS, THETA, Fit
+from pm_gplvm.data.fit import LATENT, OBS, THETA, Fit, warn_of
 from pm_gplvm.data.progress import progress_bar
 from pm_gplvm.fitting.optimise import (
     CONVERGED,
@@ -171,7 +171,7 @@ def fit_sparse(
     elif not best.converged:
         text = f"fit_sparse {_unconverged(best)}. Go on with fit_sparse(model, start=fit), or raise max_iter."
     if text:
-        warn(text)
+        warn_of(fit, text)
     return fit
 
 
@@ -308,7 +308,7 @@ def fit_variational(
     if fit.attrs["interrupted"]:
         texts = [interruption("fit_variational", fit["optima"].to_dataset())]
     for text in texts:
-        warn(text)
+        warn_of(fit, text)
     return fit
 
 

@@ -171,6 +171,15 @@ def _checked(model: pm.Model | ModelSpec, n_inducing: int) -> tuple[ModelSpec, i
     return spec, spec.latent_dim + int("bias" in spec.theta)
 
 
+def why_no_inducing(model: pm.Model | ModelSpec) -> str | None:
+    """Tell why a model cannot be given inducing inputs, by :func:`build_sparse`'s own check; None if it can."""
+    try:
+        spec, _ = _checked(model, 2)
+    except ValueError as error:
+        return str(error)
+    return None if "X" in spec.free else "X is held fixed"
+
+
 def _without(exact: ModelSpec, *others: str) -> pm.Model:
     """Clone a model less its table and other variables, on which no other may depend."""
     graph, memo = fgraph_from_model(exact.model, inlined_views=True)

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from pm_gplvm.core.blas import blas_threads as limit_threads
-from pm_gplvm.core.checks import Array, checked, number, warn
+from pm_gplvm.core.checks import Array, checked, number
 from pm_gplvm.core.gaussian import GP
 from pm_gplvm.core.interrupt import caught, interruptible, safe_point
-from pm_gplvm.data.fit import FEATURE, OBS, THETA, Fit
+from pm_gplvm.data.fit import FEATURE, OBS, THETA, Fit, warn_of
 from pm_gplvm.data.progress import progress_bar
 from pm_gplvm.data.table import new_table
 from pm_gplvm.fitting.stochastic import (
@@ -182,10 +182,11 @@ def add_rows(
         }
         longer = optimised_fit(model, density, optimiser, sample, "add_rows", settings)
     if longer.attrs["interrupted"]:
-        warn(
+        warn_of(
+            longer,
             f"add_rows was interrupted, and the new rows are where they were after {optimiser.taken} of "
             f"{steps} steps. Add them again to the old fit, or go on with all rows by fit_stochastic("
-            "model.rebuild(fit), start=fit)."
+            "model.rebuild(fit), start=fit).",
         )
     return longer
 

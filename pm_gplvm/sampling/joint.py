@@ -15,16 +15,16 @@ from pymc.model.transform.conditioning import remove_value_transforms
 from pytensor.graph.basic import Variable
 
 from pm_gplvm.core.blas import blas_threads as limit_threads
-from pm_gplvm.core.checks import Array, checked, count, warn
+from pm_gplvm.core.checks import Array, checked, count
 from pm_gplvm.core.interrupt import caught, interrupted, interruptible
 from pm_gplvm.data.arrays import finite
 from pm_gplvm.data.files import check_writable, checkpoint, load
-from pm_gplvm.data.fit import OBS, Fit
+from pm_gplvm.data.fit import OBS, Fit, warn_of
 from pm_gplvm.data.progress import Bar, progress_bar
 from pm_gplvm.model.spec import ModelSpec
 from pm_gplvm.model.starts import perturbed, start_values
 from pm_gplvm.sampling.adaptation import adapt, iterations
-from pm_gplvm.sampling.record import Record
+from pm_gplvm.sampling.record import Record, r_hat_so_far
 from pm_gplvm.sampling.replicas import Posterior, Replicas, compile_posterior
 
 _CHECKPOINT = 60.0  # seconds between two writings of the store
@@ -136,7 +136,7 @@ def sample(
         settings = {"tune": tune, "thin": thin, "random_seed": random_seed}
         with (
             limit_threads(blas_threads),
-            progress_bar("sample", tune + draws * thin, "iterations", show=progressbar) as steps,
+            progress_bar("sample", tune, "tune", show=progressbar) as steps,
         ):
             sampler = Replicas(
                 posterior,
@@ -147,10 +147,12 @@ def sample(
                 rng=rng,
             )
             _check_start(sampler)
+            steps.begin("tune", tune, later=draws * thin)
             sampler = adapt(sampler, tune, replicas, beta_min, steps)
+            steps.begin("draws", draws * thin)
             record = _run(model, sampler, draws, thin, settings, store, steps)
         whole = _finished(model, sampler, record, settings, store)
-    _warn(record, store)
+    _warn(whole, record, store)
     return whole
 
 
@@ -217,7 +219,7 @@ def resume(
         record = Record.of(read)
         with (
             limit_threads(blas_threads),
-            progress_bar("resume", draws * thin, "iterations", show=progressbar) as steps,
+            progress_bar("resume", draws * thin, "draws", show=progressbar) as steps,
         ):
             # Its densities are computed here, by as many threads as those of the run before.
             sampler = Replicas(
@@ -230,7 +232,7 @@ def resume(
             )
             record = _run(model, sampler, draws, thin, settings, store, steps, record)
         longer = _finished(model, sampler, record, settings, store)
-    _warn(record, store)
+    _warn(longer, record, store)
     return longer
 
 
@@ -352,6 +354,8 @@ def _run(
             done = list(iterations(sampler, thin, steps, tuning=False))
             kept.append((len(record.lp) + 1, sampler.snapshot()))
             record.add(sampler, done)
+            if steps.is_due():
+                steps.advance(0, r_hat=r_hat_so_far(np.stack(record.lp, axis=1)[..., None]))
             if store is not None and time.monotonic() - written > _CHECKPOINT:
                 checkpoint(record.tree(model, sampler, settings), store, caller="sample")
                 written = time.monotonic()
@@ -379,7 +383,7 @@ def _finished(
     return fit
 
 
-def _warn(record: Record, store: str | Path | None) -> None:
+def _warn(fit: xr.DataTree, record: Record, store: str | Path | None) -> None:
     divergences = int(np.sum([stats["diverging"] for stats in record.stats]))
     if record.interrupted:
         where = "fit" if store is None else repr(str(store))
@@ -391,7 +395,7 @@ def _warn(record: Record, store: str | Path | None) -> None:
         found = f"{divergences} draws came after a divergence; give θ priors that bound it"
     else:
         return
-    warn(f"sample: {found}.")
+    warn_of(fit, f"sample: {found}.")
 
 
 def _check_same(model: pm.Model, posterior: Posterior, read: Fit, kept: xr.Dataset) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from threading import Event
 from typing import Any
 
@@ -11,15 +12,17 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from pm_gplvm.core.blas import blas_threads as limit_threads
-from pm_gplvm.core.checks import Array, checked, count, warn
+from pm_gplvm.core.checks import Array, checked, count
 from pm_gplvm.core.interrupt import caught, interruptible, safe_point
 from pm_gplvm.data.arrays import finite
-from pm_gplvm.data.fit import Fit, to_json
+from pm_gplvm.data.fit import Fit, to_json, warn_of
+from pm_gplvm.data.progress import Bar, progress_bar
 from pm_gplvm.model.compile import Backend
 from pm_gplvm.model.density import LogDensity, compile_constrain, compile_log_density
 from pm_gplvm.model.results import as_fit
 from pm_gplvm.model.spec import ModelSpec
 from pm_gplvm.model.starts import start_values
+from pm_gplvm.sampling.record import r_hat_so_far
 
 _POLL = 0.1  # seconds between two looks for Ctrl-C
 _STATS = {
@@ -133,7 +136,7 @@ def sample_theta(
                 chains=int(chains),
                 cores=int(cores),
                 seed=int(rng.integers(2**31)),
-                progress_bar=progressbar,
+                show=progressbar,
             )
         fit = as_fit(
             conditioned,
@@ -147,7 +150,7 @@ def sample_theta(
     if fit.attrs["interrupted"]:
         _warn_of_interruption(fit, draws, chains)
     else:
-        _warn(Fit(fit))
+        _warn(fit)
     return fit
 
 
@@ -172,7 +175,7 @@ def _positions(spec: ModelSpec, X: Any) -> tuple[Array, dict[str, Array]]:
 
 
 def _run(
-    density: LogDensity, start: Array, **settings: Any
+    density: LogDensity, start: Array, *, show: bool, **settings: Any
 ) -> tuple[Array, dict[str, NDArray[Any]]]:
     """Run nutpie on a Python function: each chain gets a copy, as threads must not share one.
 
@@ -182,6 +185,7 @@ def _run(
     from nutpie.compiled_pyfunc import from_pyfunc
 
     given_up = Event()
+    seen: list[list[Array]] = []  # of each chain, its warm-up included
 
     def make_logp() -> Callable[..., tuple[float, Array]]:
         own = density.copy()
@@ -192,7 +196,14 @@ def _run(
         return logp
 
     def make_expand(*_: Any) -> Callable[..., dict[str, Array]]:
-        return lambda vector, **__: {"vector": np.array(vector, dtype=np.float64)}
+        own: list[Array] = []
+        seen.append(own)
+
+        def expand(vector: Array, **_: Any) -> dict[str, Array]:
+            own.append(np.array(vector, dtype=np.float64))
+            return {"vector": own[-1]}
+
+        return expand
 
     def initial(seed: int) -> Array:
         return start + np.random.default_rng(seed).uniform(-0.5, 0.5, start.shape)
@@ -214,12 +225,17 @@ def _run(
         adaptation="low_rank",
         blocking=False,
         return_raw_trace=True,
+        progress_bar=False,
         **settings,
     )
+    total = settings["chains"] * (settings["tune"] + settings["draws"])
+    with progress_bar("sample_theta", total, "draws", show=show) as progress:
+        look = partial(_look, progress, seen, settings["tune"])
+        trace = _waited_for(running, given_up, look)
     wanted = {"vector", "tuning", *_STATS}
     chains = [
         {n: _column(batch, n) for batch in pair for n in batch.column_names if n in wanted}
-        for pair in zip(*_waited_for(running, given_up).get_arrow_trace(), strict=True)
+        for pair in zip(*trace.get_arrow_trace(), strict=True)
     ]
     for chain in chains:
         chain["vector"] = chain["vector"].reshape(-1, density.size)
@@ -237,7 +253,16 @@ def _column(batch: Any, name: str) -> NDArray[Any]:
     return np.asarray((column.flatten() if hasattr(column, "flatten") else column).to_numpy(False))
 
 
-def _waited_for(running: Any, given_up: Event) -> Any:
+def _look(progress: Bar, seen: list[list[Array]], tune: int) -> None:
+    """Count the draws so far, and now and then see whether those after the warm-up agree."""
+    safe_point()
+    progress.advance(sum(map(len, seen)) - progress.done)
+    if progress.is_due():
+        kept = [own[tune:] for own in seen if len(own) > tune]
+        progress.advance(0, r_hat=r_hat_so_far(kept))
+
+
+def _waited_for(running: Any, given_up: Event, look: Callable[[], None]) -> Any:
     """Wait for a sampler of nutpie's, or for Ctrl-C: what it has drawn.
 
     It ends at whole draws, which may take long; ``given_up`` ends its trajectories where they are.
@@ -245,7 +270,7 @@ def _waited_for(running: Any, given_up: Event) -> Any:
     with ThreadPoolExecutor(1) as other:
         try:
             try:
-                return _polled(running.wait, safe_point)
+                return _polled(running.wait, look)
             except KeyboardInterrupt:
                 caught()
                 # Not in this thread, which is to hear of the second Ctrl-C.
@@ -302,17 +327,19 @@ def _constrained(model: pm.Model, density: LogDensity, vectors: Array) -> dict[s
 
 def _warn_of_interruption(fit: xr.DataTree, draws: int, chains: int) -> None:
     kept = fit["posterior"].sizes
-    warn(
+    warn_of(
+        fit,
         f"sample_theta was interrupted: {kept['draw']} of {draws} draws of {kept['chain']} of {chains} "
         "chains are kept. Their convergence was not judged; for more draws, call it again with another "
-        "random_seed."
+        "random_seed.",
     )
 
 
-def _warn(read: Fit) -> None:
+def _warn(fit: xr.DataTree) -> None:
     """Warn of divergences, R-hat and the effective sample size."""
     import arviz_stats
 
+    read = Fit(fit)
     posterior = read.posterior
     divergences = int(read.stats["diverging"].sum())
     chains = posterior.sizes["chain"]
@@ -328,7 +355,8 @@ def _warn(read: Fit) -> None:
     if not ess >= wanted:
         found.append(f"smallest bulk ESS {ess:.0f} (wanted {wanted} or more)")
     if found:
-        warn(
+        warn_of(
+            fit,
             f"sample_theta has not converged: {', '.join(found)}. Raise tune and draws, or give θ "
-            "priors that bound it."
+            "priors that bound it.",
         )

@@ -1,6 +1,6 @@
 """The record of a sampler's draws, and the fit that is made of it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,21 @@ from pm_gplvm.core.checks import Array
 from pm_gplvm.data.fit import Fit, to_json
 from pm_gplvm.model.results import as_fit
 from pm_gplvm.sampling.replicas import Iteration, Replicas
+
+_FEWEST = 20  # draws a chain of which R-hat says something
+
+
+def r_hat_so_far(chains: Sequence[Any]) -> float:
+    """Largest R-hat of chains, each (draw, number), cut to the shortest; NaN where they are too short."""
+    import arviz_stats
+
+    length = min(map(len, chains), default=0)
+    if length < _FEWEST:
+        return float("nan")
+    values = np.stack([np.asarray(chain[:length]) for chain in chains])
+    whole = xr.DataArray(values, dims=("chain", "draw", "number")).to_dataset(name="r_hat")
+    with np.errstate(divide="ignore", invalid="ignore"):  # where a chain stood still
+        return float(arviz_stats.rhat(whole)["r_hat"].max())
 
 
 @dataclass

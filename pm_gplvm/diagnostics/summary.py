@@ -1,0 +1,296 @@
+"""A fit in words: what was fitted, how it ended, the hyperparameters, and what to do next."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from pm_gplvm.core.checks import Array, interval
+from pm_gplvm.data.fit import FEATURE, Fit
+from pm_gplvm.diagnostics.convergence import words_of_agreement
+from pm_gplvm.diagnostics.invariants import invariants
+from pm_gplvm.prediction.predict import predict
+
+_METHODS = {
+    "marginal": "estimate of θ with X integrated out, X its mode (fit_marginal)",
+    "map": "mode of X and θ together (fit_map)",
+    "linear": "mode in closed form (fit_linear)",
+    "laplace": "draws from a Gaussian about the estimate (fit_laplace)",
+    "sparse": "mode of X and θ through inducing inputs (fit_sparse)",
+    "variational": "variational posterior through inducing inputs (fit_variational)",
+    "stochastic": "X and θ by gradients of neighbourhoods (fit_stochastic)",
+    "add_rows": "rows put into an earlier fit (add_rows)",
+    "nuts_theta": "draws of θ at held positions (sample_theta)",
+    "replica_exchange": "draws of X and θ (sample)",
+    "": "draws by PyMC or another sampler",
+}
+_DEAR = 3e10  # operations above which the share explained is left out: some seconds
+_FAR = 0.7  # Pareto k from which a Gaussian is far from the posterior
+_NO_STRUCTURE = "no structure found"
+
+
+@dataclass(frozen=True, repr=False)
+class Summary:
+    """Result of :func:`summary`; prints as words and a table.
+
+    Parameters
+    ----------
+    fitted, ended, warned, advice : sequence of str
+        What was fitted; how it ended; what was warned of as it was made; what to do next.
+    theta : DataFrame
+        One row a hyperparameter: ``value`` (the median of the draws), ``low`` and ``high`` (the 89 %
+        interval, NaN for an estimate), and its ``unit``.
+    noise, explained : float
+        Variance of the noise, and variance explained by the positions, as shares of the variance of the
+        table; NaN where they cannot be told.
+    """
+
+    fitted: Sequence[str]
+    ended: Sequence[str]
+    theta: pd.DataFrame
+    noise: float
+    explained: float
+    warned: Sequence[str]
+    advice: Sequence[str]
+
+    def __str__(self) -> str:
+        parts = [*self.fitted, *self.ended, *self._shares()]
+        if len(self.theta):
+            parts += ["", self._table().to_string(float_format="{:.3g}".format, na_rep=""), ""]
+        parts += [f"Warned: {text}" for text in self.warned]
+        return "\n".join([*parts, *(f"Next: {text}" for text in self.advice)])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        parts = [f"<p>{'<br>'.join(map(escape, [*self.fitted, *self.ended, *self._shares()]))}</p>"]
+        if len(self.theta):
+            parts.append(self._table().to_html(float_format="{:.3g}".format, na_rep="", border=0))
+        told = [f"Warned: {text}" for text in self.warned]
+        told += [f"Next: {text}" for text in self.advice]
+        return "".join([*parts, f"<p>{'<br>'.join(map(escape, told))}</p>"])
+
+    def _table(self) -> pd.DataFrame:
+        return self.theta.dropna(axis=1, how="all")
+
+    def _shares(self) -> list[str]:
+        told = []
+        if np.isfinite(self.explained):
+            told.append(f"the positions explain {100.0 * self.explained:.1f} %")
+        if np.isfinite(self.noise):
+            told.append(f"the noise is {100.0 * self.noise:.1f} %")
+        return [f"Of the variance of the table {' and '.join(told)}."] if told else []
+
+
+def summary(fit: xr.DataTree) -> Summary:
+    """Say in a few lines what a fit is, how it ended, and what to do next.
+
+    Parameters
+    ----------
+    fit : DataTree
+        From any ``fit_...`` or sampler, also one read from a file.
+
+    Returns
+    -------
+    Summary
+        Prints as words and a table of the hyperparameters; ``fitted``, ``ended``, ``theta``, ``noise``,
+        ``explained``, ``warned`` and ``advice`` are its parts.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``fit`` is not a fit with ``X``.
+
+    Notes
+    -----
+    Chains are judged by what costs little: distances between rows, θ and the log-density.
+    :func:`diagnose` looks at more. The share explained is of the table less the conditional mean at the
+    rows' own positions, and is left out where N³ operations, or those of all patterns of missing
+    entries, would take more than seconds.
+
+    Examples
+    --------
+    >>> import pm_gplvm as gplvm
+    >>> model = gplvm.build_model(gplvm.data.load_digits(n=20))
+    >>> told = gplvm.summary(gplvm.fit_marginal(model, progressbar=False))
+    >>> print(told.fitted[0])
+    Table Y: 20 rows and 64 columns, complete.
+    >>> print(told.advice[0])
+    Draws tell how sure it is: fit_laplace(model, start=fit), or sample(model); of θ alone sample_theta(model, fit).
+    """
+    read = Fit.of(fit, "X", caller="summary")
+    ended, agree = _ended(read)
+    return Summary(
+        fitted=_fitted(read),
+        ended=ended,
+        theta=_theta(read),
+        noise=_noise_share(read),
+        explained=_explained(read),
+        warned=tuple(read.warnings),
+        advice=_advice(read, agree),
+    )
+
+
+def _fitted(read: Fit) -> list[str]:
+    _, _, N, Q = read.draws("X").shape
+    size = f"{N} rows"
+    if read.holds_table:
+        Y = read.Y.to_numpy()
+        holes = np.isnan(Y).mean()
+        seen = f"{100.0 * holes:.2g} % missing" if holes else "complete"
+        size = f"{N} rows and {Y.shape[1]} columns, {seen}"
+    model = [f"{Q} latent dimension{'s' if Q > 1 else ''}", f"kernel {read.kernel_and_bias}"]
+    model += ["a lengthscale of each dimension"] if read.has_ard else []
+    if "sigma" in read and read.own_noise:
+        model.append("a noise of each column")
+    how = _METHODS.get(read.method, read.method)
+    if read.is_inducing:
+        how += f", M = {read.group('approximation').sizes['inducing']}"
+    attrs = read.tree.attrs
+    if "inference_reason" in attrs:
+        how += f"; {attrs['inference_reason']}"
+    return [
+        f"Table {attrs.get('observed', 'unknown')}: {size}.",
+        f"Model: {', '.join(model)}.",
+        f"Fit: {how}.",
+    ]
+
+
+def _ended(read: Fit) -> tuple[list[str], bool]:
+    """How it ended, and whether it may be gone on with as it is."""
+    attrs, (chains, draws) = read.tree.attrs, read.draws("X").shape[:2]
+    cut = ["Interrupted: it is what there was."] if attrs.get("interrupted") else []
+    told, good = [], not cut
+    if optima := read.group("optima"):
+        best = optima.isel(start=0)
+        arrived = bool(best["converged"])
+        end = "Converged" if arrived else f"Not converged: {best['message'].item()}"
+        if arrived and best["message"].item().startswith(_NO_STRUCTURE):
+            end, arrived = f"Converged, and {best['message'].item()}", False
+        starts = optima.sizes["start"]
+        told.append(
+            f"{end}, after {int(best['evaluations'])} evaluations of the best of {starts} "
+            f"start{'s' if starts > 1 else ''}."
+        )
+        good = good and arrived
+    elif "steps" in attrs:
+        told.append(f"Ended after {attrs['steps']} steps, which are not judged by convergence.")
+    if read.method == "laplace":
+        k, converged = read.setting("pareto_k"), bool(attrs.get("converged"))
+        told.append(
+            f"{draws} draws about {'a mode' if converged else 'a place that is no mode'}; Pareto k of their "
+            f"weights {'unknown' if k is None else f'{k:.2f}'}, good below {_FAR}."
+        )
+        good = good and converged
+    elif read.method == "variational":
+        told.append(f"{draws} draws from q(X).")
+    elif chains * draws > 1:
+        agree, words = words_of_agreement(read)
+        told.append(words)
+        good = good and agree
+    return cut + told, good
+
+
+def _theta(read: Fit) -> pd.DataFrame:
+    rows: dict[str, dict[str, Any]] = {}
+    scale = np.atleast_1d(read.constants["Y_scale"]) if "Y_scale" in read else np.ones(1)
+    of_Y = "Y" if np.ptp(scale) == 0.0 else "the scale of each column"
+    factor = float(scale[0]) if of_Y == "Y" else 1.0
+    names = [*read.theta_names, *(["sigma"] if "sigma" in read else [])]
+    for name in names:
+        values = read.noise() if name == "sigma" else read.values(name)
+        unit, times = ("X", 1.0) if name == "lengthscale" else (of_Y, factor)
+        if name == "weight":
+            unit = f"{of_Y} / X"
+        label = "noise (sigma)" if name == "sigma" else name
+        if values.ndim > 1 and FEATURE in read.draws(name).dims:
+            label, values = f"{label}, median of columns", np.median(values, axis=1)
+        for suffix, column in _columns(values):
+            low, high = times * interval(column)
+            rows[label + suffix] = {
+                "value": times * float(np.median(column)),
+                "low": low if np.ptp(column) > 0.0 else np.nan,
+                "high": high if np.ptp(column) > 0.0 else np.nan,
+                "unit": unit,
+            }
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["value", "low", "high", "unit"])
+
+
+def _columns(values: Array) -> list[tuple[str, Array]]:
+    if values.ndim == 1:
+        return [("", values)]
+    return [(f"[{i}]", column) for i, column in enumerate(values.reshape(len(values), -1).T)]
+
+
+def _noise_share(read: Fit) -> float:
+    if not ("sigma" in read and read.holds_table and "Y_scale" in read):
+        return np.nan
+    F = read.table().F
+    return float(np.square(read.noise()).mean() / np.nanmean(F**2))
+
+
+def _explained(read: Fit) -> float:
+    """Share of the variance of the table that the conditional mean at the rows' own positions has."""
+    if not (read.holds_table and "Y_scale" in read and "sigma" in read):
+        return np.nan
+    F, mean, scale = read.table()
+    few = read.thinned(1)
+    if read.is_inducing:
+        X = read.draws("X").mean(("chain", "draw")).to_numpy()
+        left = F - (predict(read.tree, X)["mean"].to_numpy() - mean) / scale
+        return 1.0 - float(np.nansum(left**2) / np.nansum(F**2))
+    patterns = len(np.unique(np.isnan(F), axis=1).T) if np.isnan(F).any() else 1
+    if few.n_draws * patterns * float(len(F)) ** 3 > _DEAR:
+        return np.nan
+    rms = invariants(few.tree, n_pairs=1).get("reconstruction")
+    return np.nan if rms is None else 1.0 - float(np.square(rms).mean() / np.nanmean(F**2))
+
+
+def _advice(read: Fit, good: bool) -> list[str]:
+    method, attrs = read.method, read.tree.attrs
+    optima = read.group("optima")
+    message = optima["message"].to_numpy()[0] if optima else ""
+    if method in ("replica_exchange", "nuts_theta", ""):
+        return _advice_on_draws(read, good)
+    if str(message).startswith(_NO_STRUCTURE):
+        return [
+            "Take fewer latent dimensions, scale='feature' where a few columns dominate, or a kernel with "
+            "a linear part; else the table holds none."
+        ]
+    if not good:
+        verb = {"add_rows": "fit_stochastic"}.get(method, f"fit_{method}")
+        return [f"Go on from here: {verb}(model, start=fit), or raise max_iter."]
+    if method == "laplace":
+        k = read.setting("pareto_k")
+        if k is None or k > _FAR:
+            return [
+                "The draws are a sketch of the uncertainty. For the posterior itself sample(model)."
+            ]
+        return ["plot.latent(fit) shows the spread; predict and embed take it as it is."]
+    if method == "variational":
+        return [
+            "diagnostics.active_dimensions(fit) tells the dimensions in use. Its spread leaves out that rows "
+            "may move together: sample(model) does not."
+        ]
+    if method == "map":
+        return [
+            "The mode of X and θ together overfits: for new rows and missing entries take "
+            "fit_marginal(model, start=fit)."
+        ]
+    if method == "stochastic" and "inference" not in attrs:
+        return ["Finish it by fit_map(model, start=fit), or where N is too large fit_sparse."]
+    exact = "fit_laplace(model, start=fit), or sample(model)"
+    return [f"Draws tell how sure it is: {exact}; of θ alone sample_theta(model, fit)."]
+
+
+def _advice_on_draws(read: Fit, good: bool) -> list[str]:
+    told = [] if good else ["diagnose(fit) tells what has not mixed, and what helps."]
+    if read.method != "nuts_theta" and not read.is_aligned:
+        told.append("align(fit) before X is averaged or drawn: each draw has a frame of its own.")
+    if read.method == "nuts_theta":
+        told.append("X is held: how sure the positions are, sample(model) tells.")
+    return told or ["compare, plot.latent and predict take it as it is."]

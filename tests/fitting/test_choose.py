@@ -1,0 +1,152 @@
+"""Which fit is chosen, why, and that each name gives what the function gives."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+import xarray as xr
+from conftest import simulated
+
+import pm_gplvm as gplvm
+from pm_gplvm.fitting import choose
+from pm_gplvm.fitting.choose import NAMES, choose_inference, fit_by
+from pm_gplvm.fitting.variational import fit_sparse
+
+short = pytest.mark.filterwarnings("ignore:fit_:RuntimeWarning")
+QUIET = {"progressbar": False, "random_seed": 1}
+
+
+@pytest.fixture(scope="module")
+def Y():
+    return simulated(30, 10, noise=0.3)
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """A table is large from 11 rows on."""
+    monkeypatch.setattr(choose, "_QUICK", 10)
+
+
+def test_the_exact_estimate_up_to_a_thousand_rows():
+    rows = np.random.default_rng(0).standard_normal((1001, 3))
+    name, why = choose_inference(gplvm.build_model(rows[:1000], kernel="rbf"))
+    assert (name, why) == ("marginal", "the exact estimate is quick for 1000 rows")
+    name, why = choose_inference(gplvm.build_model(rows, kernel="rbf"))
+    assert (name, why) == ("sparse", "the exact estimate is slow for 1001 rows")
+
+
+@short
+@pytest.mark.usefixtures("few")
+@pytest.mark.parametrize(
+    ("options", "holes", "names"),
+    [
+        ({"kernel": "rbf"}, False, {"sparse"}),
+        ({"kernel": "rbf + linear"}, False, {"sparse", "stochastic"}),
+        ({"kernel": "rbf", "missing": "mask"}, True, {"marginal"}),
+        ({"kernel": "rbf", "noise": "column"}, False, {"marginal"}),
+    ],
+)
+def test_what_a_model_allows_is_chosen_and_can_be_fitted(Y, options, holes, names):
+    table = Y.copy()
+    if holes:
+        table[0, 0] = np.nan
+    model = gplvm.build_model(table, **options)
+    name, why = choose_inference(model)
+    assert name in names
+    if name == "marginal":
+        assert "not sparse: " in why
+        assert "not stochastic: " in why
+    assert "\n" not in why
+    fit = fit_by(model, max_iter=400, **QUIET)
+    assert (fit.attrs["inference"], fit.attrs["inference_reason"]) == (name, why)
+    assert fit.attrs["method"] == name
+
+
+@short
+@pytest.mark.usefixtures("few")
+@pytest.mark.parametrize("make", [gplvm.priors.informative, gplvm.priors.dynamics])
+def test_priors_that_know_something_are_served_by_what_is_chosen(Y, make):
+    prior = make(np.linspace(-1, 1, len(Y)), *([0.5] if make is gplvm.priors.informative else []))
+    model = gplvm.build_model(Y, priors={"X": prior})
+    name, _ = choose_inference(model)
+    fit = fit_by(model, max_iter=300, **QUIET)
+    assert fit.attrs["method"] == name
+
+
+def test_a_model_whose_X_cannot_be_integrated_out_has_its_mode(Y):
+    import pymc as pm
+
+    with pm.Model() as model:
+        X = pm.StudentT("X", 5.0, shape=(len(Y), 2))
+        K = gplvm.covariance("rbf", X, sigma=0.3)
+        gplvm.GPColumns("Y", K, observed=Y.to_numpy().T)
+    name, why = choose_inference(model)
+    assert name == "map"
+    assert "cannot be integrated out" in why
+
+
+def test_auto_on_a_small_table_is_fit_marginal_to_the_last_bit(Y):
+    model = gplvm.build_model(Y)
+    known, fit = gplvm.fit_marginal(model, **QUIET), fit_by(model, **QUIET)
+    xr.testing.assert_identical(known["posterior"].to_dataset(), fit["posterior"].to_dataset())
+    more = set(fit.attrs) - set(known.attrs)
+    assert more == {"inference", "inference_reason"}
+
+
+@short
+@pytest.mark.parametrize("name", NAMES)
+def test_every_name(Y, name, tmp_path):
+    model = gplvm.build_model(Y, kernel="linear" if name == "linear" else "rbf")
+    fit = fit_by(model, name, n_inducing=5, max_iter=60, **QUIET)
+    method = "marginal" if name == "auto" else name
+    assert fit.attrs["method"] == fit.attrs["inference"] == method
+    read = gplvm.load(gplvm.save(fit, tmp_path / "fit.nc"))
+    assert read.attrs["inference_reason"] == fit.attrs["inference_reason"]
+    if fit.attrs.get("n_inducing") is not None:
+        assert fit.attrs["n_inducing"] == 5
+
+
+def test_n_inducing_and_start_reach_the_fit(Y):
+    model = gplvm.build_model(Y)
+    X = np.random.default_rng(0).standard_normal((len(Y), 2))
+    fit = fit_by(model, "sparse", n_inducing=4, start=X, **QUIET)
+    again = fit_sparse(model, n_inducing=4, start=X, **QUIET)
+    np.testing.assert_array_equal(fit["posterior"]["X"], again["posterior"]["X"])
+    fit = fit_by(model, "marginal", n_restarts=2, **QUIET)
+    again = gplvm.fit_marginal(model, n_restarts=2, **QUIET)
+    assert fit["optima"].sizes["start"] == again["optima"].sizes["start"]
+
+
+def test_one_line_at_info_says_it(Y, caplog):
+    with caplog.at_level(logging.INFO, logger="pm_gplvm"):
+        fit_by(gplvm.build_model(Y), max_iter=500, **QUIET)
+    (record,) = caplog.records
+    assert record.getMessage() == "inference: marginal, as the exact estimate is quick for 30 rows"
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ({"inference": "nuts"}, "inference must be one of auto, marginal, .* got 'nuts'"),
+        ({"inference": None}, "inference must be one of"),
+        ({"inference": "stochastic", "n_restarts": 1}, "n_restarts must be 0 with inference='sto"),
+        ({"inference": "linear", "n_restarts": 1}, "n_restarts must be 0 with inference='linear'"),
+        ({"inference": "linear", "start": "isomap"}, "start must be left at 'pca' with"),
+        ({"inference": "linear"}, "needs kernel='linear'"),
+        ({"n_inducing": 0}, "n_inducing must be"),
+        ({"max_iter": 0}, "max_iter must be"),
+    ],
+)
+def test_refused(Y, call, message):
+    with pytest.raises(ValueError, match=message):
+        fit_by(gplvm.build_model(Y), **call)
+
+
+def test_warnings_are_kept_in_the_fit_and_its_file(Y, tmp_path):
+    with pytest.warns(RuntimeWarning, match="fit_map did not converge") as told:
+        fit = fit_by(gplvm.build_model(Y), "map", max_iter=1, **QUIET)
+    assert json.loads(fit.attrs["warnings"]) == [str(w.message) for w in told]
+    read = gplvm.load(gplvm.save(fit, tmp_path / "fit.nc"))
+    assert gplvm.summary(read).warned == gplvm.summary(fit).warned
+    assert "warnings" not in fit_by(gplvm.build_model(simulated(30, 10, noise=0.3)), **QUIET).attrs
