@@ -10,12 +10,12 @@ import pandas as pd
 import xarray as xr
 
 import pm_gplvm as gplvm
-from pm_gplvm.commands.inference import choose_inference, fit_by
 from pm_gplvm.commands.inputs import build, color_of, is_fit, priors, read_fit, read_table
 from pm_gplvm.commands.outputs import Outputs, begin_of, listed, names_of_fits, positions_of
 from pm_gplvm.core.interrupt import interruptible
 from pm_gplvm.data.fit import FEATURE, OBS, Fit
 from pm_gplvm.data.table import labelled
+from pm_gplvm.fitting.choose import choose_inference, fit_by
 
 _MOST_SCORED = 5000  # rows of which all pairs are compared
 _DRAWS = {"theta": (500, 300), "full": (1000, 500)}
@@ -210,8 +210,7 @@ def _reached(best: xr.DataTree) -> list[str]:
             "Starts, and what was reached from each (best first):\n"
             + shown.to_string(float_format="{:.2f}".format)
         )
-    summary = getattr(gplvm, "summary", None)
-    return [*parts, str(summary(best))] if summary else parts
+    return [*parts, str(gplvm.summary(best))]
 
 
 def _scores(table: xr.DataArray, best: xr.DataTree) -> str:

@@ -27,7 +27,7 @@ _CHECKS = {
     "seed": "random_seed",
     "pairs": "n_pairs",
 }
-_KERNELS = {"linear": "linear", "sparse": "rbf", "variational": "rbf"}  # which have no linear part
+_KERNELS = {"linear": "linear", "variational": "rbf"}  # in closed form
 _MOST_CLASSES = 20  # of which a label may have another one in each row
 
 
