@@ -15,7 +15,7 @@ help: ## list the targets
 demo: .venv/.installed ## fit the example; options in ARGS="..."
 	$(PY) -m pm_gplvm demo $(ARGS)
 
-test: lint types layers unit notebooks ## everything a change must pass, in this order
+test: lint types layers unit docs notebooks ## everything a change must pass, in this order
 
 lint: .venv/.installed ## ruff: rules and format
 	$(PY) -m ruff check .
@@ -38,8 +38,11 @@ notebooks: .venv/.installed ## run the notebooks, cut short
 	$(TEST_ENV) PM_GPLVM_SHORT=1 $(PY) -m pytest -qq -o addopts= --nbmake "$$@" \
 	&& echo "notebooks ran without an error"
 
-docs: .venv/.installed ## the public names as pages, docs/_build/index.html
-	$(PY) -m sphinx -q -W docs docs/_build
+# Everything is read and run anew: an example must work with the package as it is.
+docs: .venv/.installed ## the site, docs/_build/html/index.html: examples run, links checked
+	rm -rf docs/_build docs/gallery
+	$(TEST_ENV) $(PY) -m sphinx -q -W --keep-going docs docs/_build/html
+	$(PY) scripts/check-site docs/_build/html
 
 peers: .venv/.installed ## the other libraries that the benchmarks compare with
 	$(PY) -m benchmarks peers
@@ -48,6 +51,6 @@ bench: .venv/.installed ## all benchmarks; one of them by BENCH="converge --cap 
 	$(PY) -m benchmarks $(or $(BENCH),all)
 
 clean: ## remove build products and caches; .venv stays
-	rm -rf docs/_build docs/generated docs/api.rst docs/ordinary_results.rst build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf docs/_build docs/api docs/api.rst docs/gallery docs/notebooks/*.ipynb docs/examples/*/*.html docs/sg_* build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find pm_gplvm tests notebooks benchmarks -path benchmarks/.peers -prune -o -name __pycache__ -o -name .ipynb_checkpoints \
 	2>/dev/null | xargs rm -rf

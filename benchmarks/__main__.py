@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
         "--case",
         nargs="+",
         help="posterior, ordinary: only these data, to files of their own; ordinary: or 'short'; "
-        "embedding: spectra alone",
+        "embedding: spectra or inducing alone",
     )
     parser.add_argument(
         "--replicates", type=int, default=200, help="calibration: simulated tables (200)"

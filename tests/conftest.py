@@ -1,6 +1,7 @@
 """What the tests share: seeded numbers, small tables, and the few fits that all look at."""
 
 import os
+import shutil
 import signal
 from functools import cache
 from itertools import count
@@ -138,3 +139,37 @@ def oil_200(data_file):
     """The first 200 training rows of the oil flow data: Y (200, 12) and labels."""
     with np.load(data_file("oil_flow.npz")) as file:
         return file["Y_train"][:200], file["labels_train"][:200]
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory):
+    """A Chromium without a window; in CI it must be there."""
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    chromedriver = shutil.which("chromedriver")
+    if not (chromium and chromedriver):
+        message = "no Chromium and chromedriver (Debian: apt-get install chromium chromium-driver)"
+        if os.environ.get("CI") == "true":
+            pytest.fail(message)
+        pytest.skip(message)
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    profile = tmp_path_factory.mktemp("profile")
+    for flag in (
+        "headless=new",
+        "no-sandbox",
+        "disable-gpu",
+        "window-size=1100,900",
+        f"user-data-dir={profile}",
+        # It is to load what the tests open, and nothing else.
+        "disable-quic",
+        "no-first-run",
+        "disable-background-networking",
+        "disable-component-update",
+        "disable-sync",
+    ):
+        options.add_argument(f"--{flag}")
+    driver = webdriver.Chrome(options, webdriver.ChromeService(chromedriver))
+    yield driver
+    driver.quit()

@@ -75,6 +75,13 @@ def conditional(fit, draw, X_new, y):
     return gain @ y, joint[N:, N:] - gain @ joint[:N, N:]
 
 
+def rows_drawn(points, X):
+    """The row (N, 2) that each point of a collection is drawn for."""
+    apart = np.abs(points.get_offsets()[:, None] - X).sum(axis=2)
+    assert (apart.min(axis=1) == 0.0).all()
+    return apart.argmin(axis=1)
+
+
 class InterruptAt(Op):
     """Zero; at its n-th evaluation the process gets the signal of Ctrl-C."""
 

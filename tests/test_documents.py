@@ -5,6 +5,7 @@ import importlib
 import inspect
 import pkgutil
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -107,27 +108,80 @@ def test_a_notebook_is_its_source_with_outputs(source):
     assert sum(line.startswith("# ") for line in titles) == 1
 
 
-def test_notebooks_folders_and_guides_are_listed():
+def test_notebooks_and_folders_are_listed():
     listed = re.findall(r"^\| `(\d\d_\w+)` \|", README, re.MULTILINE)
     assert listed == sorted(p.stem for p in (ROOT / "notebooks").glob("*.py"))
     folders = re.findall(r"^\| `([\w/]+)/` \|", section("Folders", CONTRIBUTING), re.MULTILINE)
     assert folders
     assert all((ROOT / folder).is_dir() for folder in folders)
-    guides = re.findall(r"^\| \[`(\w+)`\]\(docs/\1\.rst\) \|", README, re.MULTILINE)
-    made = ("api", "index", "ordinary_results")
-    assert sorted(guides) == sorted(
-        p.stem for p in (ROOT / "docs").glob("*.rst") if p.stem not in made
-    )
 
 
-def test_the_pages_of_the_public_names_are_built_without_a_warning(tmp_path):
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_links_to_files_lead_somewhere(name):
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / name).read_text())
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+# The site. `make docs` builds it with all examples run; here nothing is executed.
+
+CHECK_SITE = runpy.run_path(str(ROOT / "scripts" / "check-site"))["check"]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
     """Sphinx of a copy, so that nothing is left in the tree."""
-    shutil.copytree(ROOT / "docs", tmp_path / "docs", ignore=shutil.ignore_patterns("_build"))
-    results = ("benchmarks", "results")
-    shutil.copytree(ROOT.joinpath(*results), tmp_path.joinpath(*results))  # one page shows a table
-    command = [sys.executable, "-m", "sphinx", "-q", "-W", "docs", "built"]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    tree = tmp_path_factory.mktemp("tree")
+    made = shutil.ignore_patterns("_build", "api", "api.rst", "gallery", "*.html", "*.ipynb")
+    shutil.copytree(ROOT / "docs", tree / "docs", ignore=made)
+    shown = [ROOT / "CHANGELOG.md", ROOT / "benchmarks" / "results" / "ordinary.md"]
+    for file in shown + sorted((ROOT / "notebooks").glob("*.ipynb")):
+        target = tree / file.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, target)
+    # The language of a cell is learnt as it runs.
+    set_to = ("plot_gallery=0", "nb_execution_mode=off", "suppress_warnings=myst-nb.lexer")
+    options = ["-q", "-W", *(word for setting in set_to for word in ("-D", setting))]
+    command = [sys.executable, "-m", "sphinx", *options, "docs", "docs/_build/html"]
+    result = subprocess.run(command, cwd=tree, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    for name in PUBLIC:
-        page = (tmp_path / "built" / "generated" / f"pm_gplvm.{name}.html").read_text()
-        assert "Parameters" in page or name == "model.compile_mode", name
+    return tree / "docs" / "_build" / "html"
+
+
+def test_every_page_is_reached_and_no_link_is_lost(site):
+    _, n_links, wrong = CHECK_SITE(site)
+    assert n_links > 1000
+    # Pages that an example writes as it runs.
+    assert [line for line in wrong if "gallery/" not in line or "explore" not in line] == []
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_public_name_has_a_page(site, name):
+    page = (site / "api" / f"pm_gplvm.{name}.html").read_text()
+    assert "Parameters" in page or name == "model.compile_mode"
+
+
+def test_every_notebook_and_plot_is_shown(site):
+    for notebook in (ROOT / "notebooks").glob("*.ipynb"):
+        page = (site / "notebooks" / f"{notebook.stem}.html").read_text()
+        assert "cell_output" in page, "its stored outputs are gone"
+    drawn = "".join(path.read_text() for path in (ROOT / "docs" / "examples").glob("*/*.py"))
+    assert [name for name in gplvm.plot.__all__ if f"gplvm.plot.{name}(" not in drawn] == []
+
+
+def test_lost_links_anchors_and_pages_are_found(tmp_path):
+    (tmp_path / "_static").mkdir()
+    (tmp_path / "index.html").write_text(
+        '<a href="b.html#here">1</a><a href="b.html#gone">2</a><a href="c.html">3</a>'
+        '<img src="p.png" srcset="q.png 2x"><a href="#top" id="top">4</a><a href="https://x.org">5</a>'
+    )
+    (tmp_path / "b.html").write_text('<p id="here">b</p>')
+    (tmp_path / "lonely.html").write_text("nobody leads here")
+    n_pages, n_links, wrong = CHECK_SITE(tmp_path)
+    assert (n_pages, n_links) == (3, 6)
+    assert sorted(wrong) == [
+        "index.html: b.html#gone has no such anchor",
+        "index.html: c.html is not there",
+        "index.html: p.png is not there",
+        "index.html: q.png is not there",
+        "lonely.html: no page leads here",
+    ]

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
@@ -136,14 +137,22 @@ def test_requires_python():
 
 def test_wheel_works_installed_alone(tmp_path):
     dist = tmp_path / "dist"
-    build = run("-m", "build", "--wheel", "--no-isolation", "--outdir", dist, ROOT, cwd=tmp_path)
+    # The sdist, and the wheel from that.
+    build = run("-m", "build", "--no-isolation", "--outdir", dist, ROOT, cwd=tmp_path)
     assert build.returncode == 0, build.stdout + build.stderr
-    (wheel,) = dist.glob("*.whl")
+    (wheel,), (sdist,) = dist.glob("*.whl"), dist.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        assert set(tracked_files()) <= {n.partition("/")[2] for n in archive.getnames()}
 
     # A wheel of Python files alone is installed by unpacking it, whatever installer is here.
     target = tmp_path / "target"
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(target)
+    # Stubs, scripts and py.typed too, and nothing but the package.
+    package = {name for name in tracked_files() if name.startswith("pm_gplvm/")}
+    held = {str(path.relative_to(target)) for path in target.rglob("*") if path.is_file()}
+    assert package <= held
+    assert all(name.startswith(("pm_gplvm/", "pm_gplvm-")) for name in held)
 
     # The editable install puts the checkout on sys.path; without it nothing can be found there.
     alone = f"import sys; sys.path = [p for p in sys.path if p != {str(ROOT)!r}]\n"
@@ -197,7 +206,7 @@ def test_import_up_the_layers_is_caught(copied_tree):
 # What no file may hold
 
 
-def tracked_text_files():
+def tracked_files():
     listed = subprocess.run(
         ["git", "-c", f"safe.directory={ROOT}", "ls-files", "-z"],
         cwd=ROOT,
@@ -205,12 +214,14 @@ def tracked_text_files():
         check=True,
         timeout=60,
     )
-    for name in listed.stdout.decode().split("\0"):
-        path = ROOT / name
-        if name and path.is_file():
-            content = path.read_bytes()
-            if b"\0" not in content:
-                yield name, content.decode("utf-8")
+    return [n for n in listed.stdout.decode().split("\0") if n and (ROOT / n).is_file()]
+
+
+def tracked_text_files():
+    for name in tracked_files():
+        content = (ROOT / name).read_bytes()
+        if b"\0" not in content:
+            yield name, content.decode("utf-8")
 
 
 def machine_paths(text):

@@ -1,7 +1,7 @@
 """How many threads the linear algebra may use, and products of rows apart."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -38,6 +38,13 @@ class Runs:
         out = np.empty((len(A), width))
         for start, end in pairwise(self.bounds):
             out[start:end] = function(A[start:end])
+        return out
+
+    def each(self, A: Array, factors: Sequence[Array], width: int) -> Array:
+        """Multiply each run of A (S, K) by a factor (K, width) of its own."""
+        out = np.empty((len(A), width))
+        for start, end, factor in zip(self.bounds, self.bounds[1:], factors, strict=False):
+            np.matmul(A[start:end], factor, out=out[start:end])
         return out
 
     def __call__(self, A: Array, B: Array) -> Array:

@@ -241,6 +241,13 @@ def pattern_terms(
     return value
 
 
+def square_root(covariance: Array) -> Array:
+    """R (S, S) with RRᵀ a covariance that may be singular."""
+    # Positions side by side make it so: by eigenvalues it needs no jitter.
+    values, vectors = np.linalg.eigh(covariance)
+    return np.asarray(vectors * np.sqrt(np.maximum(values, 0.0)))
+
+
 # One process and its conditionals (Rasmussen & Williams 2006, eq. 2.25, 2.26 and 5.12)
 
 
@@ -375,13 +382,15 @@ class GP:
         return F - self.noise * self.solve(F), np.maximum(known, 0.0)
 
     def joint(self, F: Array, X_new: Array) -> tuple[Array, Array]:
-        """Mean (S, D) of the function at all positions, and a root (S, S) of its covariance."""
+        """Mean (S, D) and covariance (S, S) of the noise-free function at all positions."""
         cross = self.cross(X_new)
         prior = cross_covariance(self.kernel, X_new, X_new, **self.theta)
         covariance = prior - cross @ self.solve(cross.T)
-        # Positions side by side make it singular: the root by eigenvalues needs no jitter.
-        values, vectors = np.linalg.eigh(0.5 * (covariance + covariance.T))
-        return cross @ self.solve(F), vectors * np.sqrt(np.maximum(values, 0.0))
+        return cross @ self.solve(F), 0.5 * (covariance + covariance.T)
+
+    def covariance_of_pairs(self, first: Indices, second: Indices) -> Array:
+        """Covariance of some pairs of rows, noise included, averaged over the columns, shape (P,)."""
+        return np.asarray(self.mean_covariance[first, second])
 
     def prior_variance(self, X_new: Array) -> Array:
         """Variance of the noise-free function before any data, shape (S,); amplitude as of cross."""

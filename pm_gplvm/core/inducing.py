@@ -15,14 +15,23 @@ Gradients are in NumPy.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from scipy.linalg import LinAlgError, lapack
 
+from pm_gplvm.core.blas import rowwise
 from pm_gplvm.core.checks import Array
 from pm_gplvm.core.kernels import KERNELS
-from pm_gplvm.core.psi import Quadrature, correlation, psi_statistics, symbolic_statistics
+from pm_gplvm.core.psi import (
+    Quadrature,
+    correlation,
+    own_variance,
+    psi_statistics,
+    symbolic_statistics,
+)
 
 JITTER = 1e-8
 """Share of amplitude² added to the diagonal of K: the inducing values are seen with that much
@@ -44,15 +53,69 @@ class InducingPosterior:
         self.inverse = root.T @ root  # B⁻¹
         self.gamma = self.inverse @ alpha
 
+    # With A = V diag(λ) Vᵀ and t = VᵀL⁻¹ k(W, x) the mean at x is tᵀ coefficients, and the variance
+    # k(x, x) - Σ s t², s = λ / (1 + λ): no number here is large where K is nearly singular.
+
+    @cached_property
+    def _spectrum(self) -> tuple[Array, Array]:
+        values, vectors = np.linalg.eigh(self.A)
+        return np.maximum(values, 0.0), vectors
+
+    @cached_property
+    def directions(self) -> Array:
+        """VᵀL⁻¹, which k(W, x) is multiplied by for t, shape (M, M)."""
+        return np.asarray(self._spectrum[1].T @ self.half)
+
+    @cached_property
+    def shares(self) -> Array:
+        """How much of the prior variance of each direction the data take away, shape (M,)."""
+        values, _ = self._spectrum
+        return np.asarray(values / (1.0 + values))
+
+    @cached_property
+    def coefficients(self) -> Array:
+        """What t is multiplied by to give the mean, shape (M, D)."""
+        values, vectors = self._spectrum
+        return np.asarray(self.beta * (vectors.T @ self.alpha) / (1.0 + values)[:, None])
+
     @property
     def weights(self) -> Array:
         """What k(x, W) is multiplied by to give the mean at x, shape (M, D)."""
-        return self.beta * self.half.T @ self.gamma
+        return self.directions.T @ self.coefficients
 
     @property
     def reduction(self) -> Array:
         """R with variance k(x, x) - k(x, W) R k(W, x) at x, shape (M, M)."""
-        return self.half.T @ (self.identity - self.inverse) @ self.half
+        return (self.directions.T * self.shares) @ self.directions
+
+    def row_terms(self, turned: Array, prior: Array, F: Array, noise: Array) -> "RowTerms":
+        """Rows of the table F (N, D) that q(u) was made of, at positions that are known.
+
+        ``turned`` (N, M) are their t, ``prior`` (N,) their k(x, x), ``noise`` (N,) the variance with
+        which each was seen.
+        """
+        left = (turned**2 * (1.0 - self.shares)).sum(axis=1)
+        return RowTerms(
+            residual=F - turned @ self.coefficients,
+            variance=np.maximum(prior - (turned**2).sum(axis=1), 0.0) + left,
+            known=left,
+            noise=noise,
+        )
+
+    def moments(self, turned: Array, second: Array, prior: Array) -> tuple[Array, Array]:
+        """Mean and variance (n, D) at uncertain x, from E t (n, M), E ttᵀ (n, M, M) and E k(x, x) (n,)."""
+        mean = turned @ self.coefficients
+        known = np.einsum("nmm,m->n", second, self.shares)
+        spread = np.stack(
+            [((S @ self.coefficients) * self.coefficients).sum(axis=0) for S in second]
+        )
+        return mean, np.maximum((prior - known)[:, None] + spread - mean**2, 0.0)
+
+    def column_terms(self, F: Array) -> tuple[Array, float]:
+        """-2 times the bound of each column of F (N, D) is the first (D,) and the second, but for N ln 2π."""
+        quad = self.beta * ((F**2).sum(axis=0) - self.beta * (self.alpha * self.gamma).sum(axis=0))
+        slack = self.beta * self.psi0 - np.trace(self.A)
+        return quad, float(self.log_det + slack - len(F) * np.log(self.beta))
 
     def bound(self, trace: Any, n_rows: Any, n_columns: int) -> Any:
         """Return the bound for a table of tr FFᵀ = ``trace``."""
@@ -77,6 +140,43 @@ class InducingPosterior:
         dbeta = (0.5 * D * n_rows + float((dA * A).sum())) / beta
         dbeta += beta * fit - 0.5 * (trace + D * self.psi0)
         return dK, -0.5 * D * beta, dP, dpsi2, -2.0 * dbeta / self.sigma**3
+
+
+@dataclass(frozen=True)
+class RowTerms:
+    """Rows of the table under q(u): residuals (N, D) of the mean at their positions, and variances (N,).
+
+    ``variance`` is that of the noise-free function, ``known`` the part of it that u leaves, ``noise`` that
+    with which the row was seen.
+    """
+
+    residual: Array
+    variance: Array
+    known: Array
+    noise: Array
+
+    def left_out(self, measured: float) -> tuple[Array, Array]:
+        """Residuals (N, D) and variances (N,) of a measurement of each row given the others.
+
+        Without row n its B is less by tₙtₙᵀ / noise, of rank one: with the leverage
+        h = known / noise the residual is divided by 1 - h, and so is what u leaves of the variance
+        (the matrix inversion lemma). ``measured`` is the noise of a new measurement.
+        """
+        kept = 1.0 - self.known / self.noise
+        variance = self.variance - self.known + self.known / kept + measured
+        return self.residual / kept[:, None], variance
+
+
+def shortened(coefficients: Array, y: Array) -> tuple[Array, Array, Array]:
+    """Rows y (n, d) and the coefficients (M, d) of their mean t coefficients, in at most M numbers each.
+
+    With coefficientsᵀ = QR, ‖y - t coefficients‖² = ‖y - QQᵀy‖² + ‖Qᵀy - Rt‖². Returns Qᵀy (n, r), R (r, M)
+    and the first term (n,). No square is taken before the difference is small.
+    """
+    Q, R = np.linalg.qr(coefficients.T)
+    short = rowwise(y, Q)
+    rest = ((y - rowwise(short, Q.T)) ** 2).sum(axis=1)
+    return short, R, rest
 
 
 def _inverse_factor(A: Any, xp: Any) -> tuple[Any, Any]:
@@ -107,18 +207,25 @@ class InducingKernel:
         *,
         quadrature: Quadrature | None = None,
         workspace: Array | None = None,
+        ratio: Any = None,
         xp: Any = np,
     ) -> None:
         U, S, W = self.positions = positions
         self.kernel, self.amplitude, self.bias, self.xp = kernel, amplitude, bias, xp
+        self.ratio = ratio
         self.n_rows = U.shape[0]
         a2, b2 = amplitude**2, bias**2
         if xp is np:
-            self.own = psi_statistics(kernel, U, S, W, quadrature=quadrature, workspace=workspace)
+            settings = {"quadrature": quadrature, "workspace": workspace, "ratio": ratio}
+            self.own = psi_statistics(kernel, U, S, W, **settings)
         else:
-            self.own = symbolic_statistics(kernel, U, S, W, quadrature=quadrature, xp=xp)
-        self.correlation, self.slope = correlation(kernel, W, W, xp)
-        self.correlation = self.correlation + JITTER * xp.eye(W.shape[0])
+            self.own = symbolic_statistics(
+                kernel, U, S, W, quadrature=quadrature, ratio=ratio, xp=xp
+            )
+        self.correlation, self.slope = correlation(kernel, W, W, xp, ratio)
+        # Beside a linear part the amplitude may be small: the jitter is a share of both.
+        share = JITTER if ratio is None else JITTER * (1.0 + (ratio**2).sum())
+        self.correlation = self.correlation + share * xp.eye(W.shape[0])
         self.column_sums = self.own.psi1.sum(axis=0)
         self.K = a2 * self.correlation + b2
         self.psi0 = a2 * self.own.psi0 + self.n_rows * b2
@@ -136,7 +243,11 @@ class InducingKernel:
         """Set it up at means and standard deviations of X and inducing inputs in units of X."""
         mean, sd, W = (p / theta.get("lengthscale", 1.0) for p in positions)
         amplitude, bias = (float(theta.get(n, d)) for n, d in (("amplitude", 1.0), ("bias", 0.0)))
-        return cls(kernel, (mean, sd, W), amplitude, bias, **settings)
+        ratio = None
+        if KERNELS[kernel].summed:
+            unit = np.broadcast_to(theta["lengthscale"], W.shape[1])
+            ratio = theta["weight"] * unit / amplitude
+        return cls(kernel, (mean, sd, W), amplitude, bias, ratio=ratio, **settings)
 
     @property
     def psi1(self) -> Any:
@@ -158,7 +269,7 @@ class InducingKernel:
     def bound_and_gradient(
         self, F: Array, sigma: float, n_columns: int
     ) -> tuple[float, tuple[Any, ...]]:
-        """Compute the bound and its gradient in U, S, W, amplitude, bias and sigma.
+        """Compute the bound and its gradient in U, S, W, amplitude, bias, sigma and ρ of a sum.
 
         F (N, R) is a factor with the FFᵀ of the table, which has ``n_columns``. Infinite and not a
         number where a matrix is not positive definite.
@@ -168,32 +279,67 @@ class InducingKernel:
             found = self.posterior(F, sigma)
         except LinAlgError:
             nothing = (np.full_like(v, np.nan) for v in self.positions)
-            return -np.inf, (*nothing, np.nan, np.nan, np.nan)
+            of_ratio = () if self.ratio is None else (np.full_like(self.ratio, np.nan),)
+            return -np.inf, (*nothing, np.nan, np.nan, np.nan, *of_ratio)
         dK, dpsi0, dP, dpsi2, dsigma = found.pullback(*size)
-        return found.bound(*size), (*self.pullback(F, dK, dpsi0, dP, dpsi2), dsigma)
+        *gradient, along = self.pullback(F, dK, dpsi0, dP, dpsi2)
+        return found.bound(*size), (*gradient, dsigma, *along)
+
+    def row_moments(self, posterior: InducingPosterior) -> tuple[Array, Array]:
+        """Mean and variance (N, D) of the noise-free function at the rows' own uncertain positions."""
+        a2, b2, T = self.amplitude**2, self.bias**2, posterior.directions
+        mean, variance = [], []
+        for rows, own in self.own.second_moments():
+            first = self.own.psi1[rows]
+            crossed = a2 * b2 * (first[:, :, None] + first[:, None]) + b2**2
+            second = T @ (a2**2 * own + crossed) @ T.T
+            prior = a2 * self.own_variance[rows] + b2
+            found = posterior.moments(self.psi1[rows] @ T.T, second, prior)
+            mean.append(found[0])
+            variance.append(found[1])
+        return np.concatenate(mean), np.concatenate(variance)
+
+    @property
+    def own_variance(self) -> Array:
+        """⟨κ(xₙ, xₙ)⟩ of each row, shape (N,)."""
+        U, S, _ = self.positions
+        spread = own_variance(self.kernel, U, self.ratio)
+        if KERNELS[self.kernel].linear:
+            unit = 1.0 if self.ratio is None else self.ratio
+            spread = spread + ((unit * S) ** 2).sum(axis=1)
+        return np.broadcast_to(spread, len(U))
 
     def fitc_log_likelihood(self, F: Any, sigma: Any, n_columns: int) -> Any:
         """Log-density ln N(F | 0, Q + diag(K - Q) + sigma² I) of all columns."""
-        found, scaled, noise = self.fitc_posterior(F, sigma)
+        found, scaled, noise = self.point_posterior(F, sigma, own_noise=True)
         value = found.bound((scaled**2).sum(), F.shape[0], n_columns)
         return value - n_columns * self.xp.log(noise).sum()
 
-    def fitc_posterior(self, F: Any, sigma: Any) -> tuple[InducingPosterior, Any, Any]:
-        """Posterior of points under FITC, F divided by the noise of each row, and that noise (N,)."""
-        own = 1.0 if KERNELS[self.kernel].stationary else (self.positions[0] ** 2).sum(axis=1)
-        prior = self.amplitude**2 * own + self.bias**2
+    def point_posterior(
+        self, F: Any, sigma: Any, *, own_noise: bool
+    ) -> tuple[InducingPosterior, Any, Any]:
+        """Posterior at positions that are known; F divided by the noise of each row, and that noise (N,).
+
+        ``own_noise``: FITC, in which what u leaves of a row's variance is noise of its own. Else every row
+        has sigma, and the bound counts what is left.
+        """
+        prior = self.amplitude**2 * own_variance(self.kernel, self.positions[0], self.ratio)
+        prior = prior + self.bias**2
         half, _ = _inverse_factor(self.K, self.xp)
         scaled = half @ self.psi1.T
-        noise = self.xp.sqrt(prior - (scaled**2).sum(axis=0) + sigma**2)
+        left = prior - (scaled**2).sum(axis=0)
+        noise = self.xp.sqrt((left if own_noise else 0.0 * left) + sigma**2)
         scaled, F = scaled / noise, F / noise[:, None]
         A = scaled @ scaled.T
-        found = InducingPosterior(half, A, scaled @ F, self.xp.trace(A), 1.0, self.xp)
+        slack = 0.0 if own_noise else (left / noise**2).sum()
+        psi0 = self.xp.trace(A) + slack
+        found = InducingPosterior(half, A, scaled @ F, psi0, 1.0, self.xp)
         return found, F, noise
 
     def pullback(
         self, F: Array, dK: Array, dpsi0: float, dP: Array, dpsi2: Array
-    ) -> tuple[Array, Array, Array, float, float]:
-        """∂L/∂(U, S, W, amplitude, bias)."""
+    ) -> tuple[Array, Array, Array, float, float, tuple[Array, ...]]:
+        """∂L/∂(U, S, W, amplitude, bias), and in ρ if there is one."""
         a2, b2, own, sums = self.amplitude**2, self.bias**2, self.own, F.sum(axis=0)
         d1 = F @ (a2 * dP).T
         rows = dpsi2.sum(axis=1)
@@ -206,7 +352,12 @@ class InducingKernel:
 
         if b2:
             d1 += 2.0 * a2 * b2 * rows
-        dU, dS, dW = own.pullback(a2 * dpsi0, d1, a2**2 * dpsi2)
+        dU, dS, dW, *dratio = own.pullback(a2 * dpsi0, d1, a2**2 * dpsi2)
         G, W = 2.0 * a2 * dK * self.slope, self.positions[2]
         dW += G @ W if self.kernel == "linear" else 2.0 * (G.sum(axis=1)[:, None] * W - G @ W)
-        return dU, dS, dW, 2.0 * self.amplitude * da2, 2.0 * self.bias * db2
+        if dratio:
+            inner = 2.0 * a2 * dK @ W
+            dW += self.ratio**2 * inner
+            jitter = 2.0 * a2 * JITTER * float(np.trace(dK))
+            dratio = [dratio[0] + self.ratio * ((inner * W).sum(axis=0) + jitter)]
+        return dU, dS, dW, 2.0 * self.amplitude * da2, 2.0 * self.bias * db2, tuple(dratio)

@@ -3,7 +3,8 @@
     ψ₀ = Σₙ ⟨κ(xₙ, xₙ)⟩,    ψ₁ = ⟨κ(xₙ, wₘ)⟩ (N, M),    ψ₂ = Σₙ ⟨κ(wₘ, xₙ) κ(xₙ, wₘ')⟩ (M, M)
 
 (Titsias & Lawrence 2010, section 3.2) of a kernel of amplitude 1, all positions in units of the
-lengthscale. Amplitude and bias come on top in :mod:`pm_gplvm.core.inducing`.
+lengthscale. Amplitude and bias come on top in :mod:`pm_gplvm.core.inducing`. A kernel with a linear
+part beside another has the term (ρ ∘ x)·(ρ ∘ w), ρ (Q,) = weight · lengthscale / amplitude.
 
 For the RBF kernel both are Gaussians. With d = 1 / (1 + c s²) and a centre p, which is w for c = 1
 and (w + w') / 2 for c = 2,
@@ -78,8 +79,11 @@ class Statistics(Protocol):
     psi1: Array
     psi2: Array
 
-    def pullback(self, d0: float, d1: Array, d2: Array) -> tuple[Array, Array, Array]:
-        """Turn ∂L/∂(ψ₀, ψ₁, ψ₂), the last symmetric, into ∂L/∂(U, S, W)."""
+    def pullback(self, d0: float, d1: Array, d2: Array) -> tuple[Array, ...]:
+        """Turn ∂L/∂(ψ₀, ψ₁, ψ₂), the last symmetric, into ∂L/∂(U, S, W), and ρ of a sum."""
+
+    def second_moments(self) -> Iterator[tuple[slice, Array]]:
+        """Blocks of rows, and the terms ⟨κ(wₘ, xₙ) κ(xₙ, wₘ')⟩ (n, M, M) of ψ₂."""
 
 
 def psi_statistics(
@@ -90,17 +94,19 @@ def psi_statistics(
     *,
     quadrature: Quadrature | None = None,
     workspace: Array | None = None,
+    ratio: Array | None = None,
 ) -> Statistics:
     """Psi statistics of means U and standard deviations S (N, Q) and inducing inputs W (M, Q).
 
     In closed form for the RBF and the linear kernel, unless a quadrature is given; by
-    :func:`cubature` for the others. The workspace has the shape :func:`workspace_shape`.
+    :func:`cubature` for the others. The workspace has the shape :func:`workspace_shape`, ``ratio`` is
+    the ρ of a sum.
     """
     if kernel == "linear":
         return _Linear(U, S, W)
     if kernel == "rbf" and quadrature is None:
         return _RBF(U, S, W, workspace)
-    return _Nodes(kernel, U, S, W, quadrature or cubature(U.shape[1]))
+    return _Nodes(kernel, U, S, W, quadrature or cubature(U.shape[1]), ratio)
 
 
 class SymbolicStatistics(NamedTuple):
@@ -112,7 +118,14 @@ class SymbolicStatistics(NamedTuple):
 
 
 def symbolic_statistics(
-    kernel: str, U: Any, S: Any, W: Any, *, quadrature: Quadrature | None, xp: Any
+    kernel: str,
+    U: Any,
+    S: Any,
+    W: Any,
+    *,
+    quadrature: Quadrature | None,
+    ratio: Any = None,
+    xp: Any,
 ) -> Any:
     """Write down :func:`psi_statistics` in a namespace xp, by N × M × M numbers under the RBF kernel.
 
@@ -122,9 +135,13 @@ def symbolic_statistics(
         return _Linear(U, S, W, xp)
     if quadrature is not None:
         nodes, weights = quadrature[0], quadrature[1][:, None, None]
-        values = correlation(kernel, U + S * nodes[:, None, :], W, xp)[0]  # (I, N, M)
+        X = U + S * nodes[:, None, :]
+        values = correlation(kernel, X, W, xp, ratio)[0]  # (I, N, M)
         psi2 = (weights * values.mT @ values).sum(axis=0)
-        return SymbolicStatistics(U.shape[0], (weights * values).sum(axis=0), psi2)
+        psi0: Any = U.shape[0]
+        if ratio is not None:
+            psi0 = psi0 + (weights * (ratio * X) ** 2).sum()
+        return SymbolicStatistics(psi0, (weights * values).sum(axis=0), psi2)
     centre = W.mean(axis=0)
     U, W = U - centre, W - centre
 
@@ -147,20 +164,29 @@ def workspace_shape(N: int, M: int) -> tuple[int, int]:
     return min(N, _KEPT_SIZE // pairs), pairs
 
 
-def correlation(kernel: str, A: Any, B: Any, xp: Any = np) -> tuple[Any, Any]:
+def correlation(kernel: str, A: Any, B: Any, xp: Any = np, ratio: Any = None) -> tuple[Any, Any]:
     """κ(A, B) and its derivative in the squared distance, or 1 for the inner product.
 
     Symbolically A may have leading axes.
     """
     if xp is np:
-        value, rate = cross_and_rate(kernel, A, B)
+        value, rate = cross_and_rate(kernel, A, B, weight=1.0 if ratio is None else ratio)
         return value, np.ones_like(value) if rate is None else rate
-    if not KERNELS[kernel].stationary:
+    if KERNELS[kernel].scaled is None:
         return A @ B.T, 1.0
+    linear = 0.0 if ratio is None else (ratio**2 * A) @ B.T
     centre = B.mean(axis=0)
     A, B = A - centre, B - centre
     r2 = (A**2).sum(axis=-1)[..., None] + (B**2).sum(axis=-1) - 2.0 * A @ B.T
-    return KERNELS[kernel].profile(xp.maximum(r2, 0.0), xp)
+    value, rate = KERNELS[kernel].profile(xp.maximum(r2, 0.0), xp)
+    return value + linear, rate
+
+
+def own_variance(kernel: str, X: Any, ratio: Any = None) -> Any:
+    """κ(x, x) of positions (N, Q), shape (N,), or 1 where it is that everywhere."""
+    if KERNELS[kernel].scaled is None:
+        return (X**2).sum(axis=1)
+    return 1.0 if ratio is None else 1.0 + ((ratio * X) ** 2).sum(axis=1)
 
 
 class _Linear:
@@ -179,16 +205,32 @@ class _Linear:
         dW = d1.T @ self.U + 2.0 * d2 @ self.W @ self.second
         return dU, 2.0 * self.S * np.diagonal(G), dW
 
+    def second_moments(self) -> Iterator[tuple[slice, Array]]:
+        for start, end in _row_blocks(len(self.U), len(self.W) ** 2):
+            rows = slice(start, end)
+            spread = (self.W * self.S[rows, None] ** 2) @ self.W.T
+            yield rows, self.psi1[rows, :, None] * self.psi1[rows, None] + spread
+
 
 class _Nodes:
-    """A stationary kernel by quadrature, with nodes ε: x = u + s ε."""
+    """A kernel with a stationary part by quadrature, with nodes ε: x = u + s ε."""
 
-    def __init__(self, kernel: str, U: Array, S: Array, W: Array, quadrature: Quadrature) -> None:
-        self.kernel, self.U, self.S, self.W, self.quadrature = kernel, U, S, W, quadrature
+    def __init__(
+        self,
+        kernel: str,
+        U: Array,
+        S: Array,
+        W: Array,
+        quadrature: Quadrature,
+        ratio: Array | None = None,
+    ) -> None:
+        self.kernel, self.U, self.S, self.W = kernel, U, S, W
+        self.quadrature, self.ratio = quadrature, ratio
         N, M = len(U), len(W)
-        self.psi0 = float(N)
-        self.psi1, self.psi2 = np.zeros((N, M)), np.zeros((M, M))
-        for rows, _, weight, _, value, _ in self._each():
+        self.psi0, self.psi1, self.psi2 = float(N), np.zeros((N, M)), np.zeros((M, M))
+        for rows, _, weight, X, value, _ in self._each():
+            if ratio is not None:
+                self.psi0 += weight * float(((ratio * X) ** 2).sum())
             self.psi1[rows] += weight * value
             self.psi2 += weight * value.T @ value
 
@@ -198,17 +240,33 @@ class _Nodes:
             rows = slice(start, end)
             for node, weight in zip(*self.quadrature, strict=True):
                 X = self.U[rows] + self.S[rows] * node
-                yield rows, node, weight, X, *correlation(self.kernel, X, self.W)
+                yield rows, node, weight, X, *correlation(self.kernel, X, self.W, np, self.ratio)
 
-    def pullback(self, d0: float, d1: Array, d2: Array) -> tuple[Array, Array, Array]:
+    def pullback(self, d0: float, d1: Array, d2: Array) -> tuple[Array, ...]:
         dU, dS, dW = (np.zeros_like(v) for v in (self.U, self.S, self.W))
+        dratio, W, ratio = np.zeros(self.U.shape[1]), self.W, self.ratio
         for rows, node, weight, X, value, slope in self._each():
-            G = 2.0 * weight * slope * (d1[rows] + 2.0 * value @ d2)
-            dX = G.sum(axis=1)[:, None] * X - G @ self.W
+            by_value = weight * (d1[rows] + 2.0 * value @ d2)
+            G = 2.0 * slope * by_value
+            dX = G.sum(axis=1)[:, None] * X - G @ W
+            dW += G.sum(axis=0)[:, None] * W - G.T @ X
+            if ratio is not None:
+                inner, own = by_value @ W, 2.0 * weight * d0 * X
+                dX += ratio**2 * (inner + own)
+                dW += ratio**2 * (by_value.T @ X)
+                dratio += ratio * ((2.0 * inner + own) * X).sum(axis=0)
             dU[rows] += dX
             dS[rows] += dX * node
-            dW += G.sum(axis=0)[:, None] * self.W - G.T @ X
-        return dU, dS, dW
+        return (dU, dS, dW) if ratio is None else (dU, dS, dW, dratio)
+
+    def second_moments(self) -> Iterator[tuple[slice, Array]]:
+        for start, end in _row_blocks(len(self.U), len(self.W) ** 2):
+            rows, total = slice(start, end), 0.0
+            for node, weight in zip(*self.quadrature, strict=True):
+                X = self.U[rows] + self.S[rows] * node
+                value = correlation(self.kernel, X, self.W, np, self.ratio)[0]
+                total = total + weight * value[:, :, None] * value[:, None]
+            yield rows, np.asarray(total)
 
 
 class _RBF:
@@ -266,6 +324,14 @@ class _RBF:
         spring = d2 * self.psi2
         dW += spring @ self.W - spring.sum(axis=1)[:, None] * self.W
         return dU + dU2, dS + dS2, dW
+
+    def second_moments(self) -> Iterator[tuple[slice, Array]]:
+        first, second = self.pairs
+        for start, end in self.blocks:
+            own = np.empty((end - start, *self.psi2.shape))
+            values = np.exp(self.two.rows[start:end] @ self.two.columns)
+            own[:, first, second] = own[:, second, first] = values * self.near
+            yield slice(start, end), own
 
 
 class _GaussianFactors:

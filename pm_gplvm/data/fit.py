@@ -1,8 +1,9 @@
 """A fit: what a DataTree of this package says of its draws, its table and how it was made."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from os import PathLike
 from typing import Any, NamedTuple
 
@@ -18,6 +19,8 @@ THETA = ("lengthscale", "amplitude", "weight", "sigma", "bias")
 """The hyperparameters that a model built here may have, in the order of its tables."""
 
 _POSITIVE = {"lengthscale", "sigma", "Y_scale"}  # the amplitude enters by its square
+
+_LISTED = 5  # names in a message
 
 _EDITED = "Was it edited? Take the fit as it was made or read from its file."
 
@@ -143,8 +146,9 @@ class Fit:
         self.require("X", "sigma", "Y_mean", "Y_scale")
         if self.is_inducing:
             raise ValueError(
-                f"{self.caller} needs a fit of the exact model, got a sparse or variational one. Go on "
-                "from it with fit_marginal(build_model(Y), start=fit)."
+                f"{self.caller} needs a fit of the exact model, got a sparse or variational one, which it would "
+                "leave for another model. Place the rows with embed, or fit all of them again: "
+                "fit_sparse(build_model(Y), start=fit)."
             )
 
     def warn_unaligned(self) -> None:
@@ -311,6 +315,16 @@ class Fit:
         tree.attrs = self.tree.attrs
         return Fit(tree, self.caller)
 
+    def with_rows(self, rows: NDArray[np.intp]) -> "Fit":
+        """Keep some of the rows, as if no others had been measured; the draws stay as they are."""
+        few = {
+            name: group.to_dataset().isel({OBS: rows}, missing_dims="ignore")
+            for name, group in self.tree.children.items()
+        }
+        tree = xr.DataTree.from_dict(few)
+        tree.attrs = self.tree.attrs
+        return Fit(tree, self.caller)
+
     def evenly_spaced(self, limit: int | None) -> NDArray[np.intp]:
         """Choose at most so many of the draws, the first and the last among them."""
         return evenly_spaced(self.n_draws, limit)
@@ -368,14 +382,36 @@ class Fit:
 
     def labels(self, name: str) -> NDArray[Any]:
         """Read a coordinate along the rows of the table; ValueError if there is none of that name."""
-        coords = self._table.coords
-        if name not in coords:
-            kept = [str(key) for key, value in coords.items() if value.dims == (OBS,)]
+        kept = self._row_coords
+        if name not in kept:
             raise ValueError(
                 f"The fit has no coordinate {name!r} along its rows, got {', '.join(kept) or 'none'}. Give "
                 "Y as a DataArray with that coordinate, or pass one value a row."
             )
-        return np.asarray(coords[name].to_numpy())
+        return np.asarray(kept[name].to_numpy())
+
+    @property
+    def _row_coords(self) -> dict[str, xr.DataArray]:
+        coords = self._table.coords
+        return {str(name): c for name, c in coords.items() if c.dims == (OBS,)}
+
+    def by_name(self, argument: str, name: str) -> NDArray[Any]:
+        """Read a coordinate along the rows, or else a column of the table, in the user's units.
+
+        ValueError if neither has that name.
+        """
+        if name in self._row_coords:
+            return self.labels(name)
+        columns = [str(feature) for feature in self.features]
+        (found,) = np.nonzero(np.array(columns) == name)
+        if len(found):
+            return self.Y.to_numpy()[:, found[0]]
+        kinds = {"coordinates": list(self._row_coords), "columns": columns}
+        told = "; ".join(f"{kind}: {_like(name, names)}" for kind, names in kinds.items())
+        raise ValueError(
+            f"{argument} must name a coordinate along the rows or a column of the table, got {name!r}. "
+            f"{told}. Or pass one value a row."
+        )
 
     @property
     def coords(self) -> dict[Any, xr.DataArray]:
@@ -415,6 +451,16 @@ def _advice(given: Any) -> str:
     if isinstance(given, str | PathLike):
         return " Read it first: gplvm.load(path)."
     return ""
+
+
+def _like(name: str, names: Sequence[str]) -> str:
+    """List names, of many those that are most like this one."""
+    if len(names) > _LISTED:
+        lower = {known.lower(): known for known in reversed(names)}
+        close = get_close_matches(name.lower(), lower, _LISTED)
+        near = ", ".join(lower[key] for key in close)
+        return f"{near or 'none alike'} (of {len(names)})"
+    return ", ".join(names) or "none"
 
 
 def stacked(draws: xr.DataArray) -> NDArray[Any]:

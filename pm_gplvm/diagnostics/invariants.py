@@ -10,7 +10,7 @@ from pm_gplvm.core.blas import blas_threads
 from pm_gplvm.core.checks import count
 from pm_gplvm.core.kernels import KERNELS
 from pm_gplvm.data.fit import Fit
-from pm_gplvm.prediction.processes import each_draw, parts, patterns_of
+from pm_gplvm.prediction.processes import each_with_rows, parts, patterns_of
 
 Indices = NDArray[np.intp]
 
@@ -103,7 +103,7 @@ def _of_covariance(
     units = 0.5 * seen.sum() * np.log(2.0 * np.pi) + seen.sum(axis=0) @ np.log(scale)
     entries, likelihoods, residuals = [], [], []
     with blas_threads(1):
-        for draw in each_draw(read):
+        for draw in each_with_rows(read):
             likelihood = squares = 0.0
             for _, _, which, block, own in parts(draw, short, short_patterns):
                 quad, logdet, solved = own.log_terms(block)
@@ -111,7 +111,7 @@ def _of_covariance(
                 squares += float(((own.noise * solved) ** 2).sum())
             likelihoods.append(likelihood - units)
             residuals.append(np.sqrt(squares / seen.sum()))
-            entries.append(draw.mean_covariance[first, second])
+            entries.append(draw.covariance_of_pairs(first, second))
     dims = ("chain", "draw")
     return {
         "log_likelihood": (dims, np.reshape(likelihoods, shape)),

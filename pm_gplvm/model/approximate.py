@@ -57,7 +57,7 @@ def build_variational(model: pm.Model | ModelSpec, *, n_inducing: int = 50) -> p
     Notes
     -----
     The psi statistics are in closed form for ``rbf`` and ``linear``, with or without a bias. For
-    the other kernels they are taken by quadrature (:func:`pm_gplvm.core.psi.cubature`), and the
+    the other kernels, sums with a linear part among them, they are taken by quadrature (:func:`pm_gplvm.core.psi.cubature`), and the
     bound may then be missed by its error, which :func:`fit_variational` tells.
 
     Examples
@@ -153,11 +153,6 @@ def _checked(model: pm.Model | ModelSpec, n_inducing: int) -> tuple[ModelSpec, i
             f"model must have a kernel of the table ({', '.join(KERNELS)}) in its own parameters, "
             f"got kernel={spec.kernel!r}. Build it with build_model."
         )
-    if KERNELS[spec.kernel].summed:
-        raise ValueError(
-            "model must have a kernel of one part to be given inducing inputs, got "
-            f"kernel={spec.kernel!r}. Use fit_map, fit_stochastic or sample, or leave one part out."
-        )
     spec.table.require_shared(caller="A model with inducing inputs")
     spec.table.require_complete(caller="A model with inducing inputs")
     if not spec.table.standardisable or "sigma" not in spec.theta:
@@ -171,7 +166,7 @@ def _checked(model: pm.Model | ModelSpec, n_inducing: int) -> tuple[ModelSpec, i
             f"n_inducing must be at least 2, got {n_inducing}. The cost grows with its square; 50 is a "
             "beginning."
         )
-    if KERNELS[spec.kernel].stationary:
+    if KERNELS[spec.kernel].scaled is not None:
         return spec, min(n_inducing, n_rows)  # with one a row nothing is approximated
     return spec, spec.latent_dim + int("bias" in spec.theta)
 
@@ -201,14 +196,14 @@ def _add_inducing_inputs(exact: ModelSpec, n_inducing: int) -> Variable:
     model = pm.modelcontext(None)
     model.add_coord(INDUCING, np.arange(n_inducing))
     dims, shape = (INDUCING, LATENT), (n_inducing, exact.latent_dim)
-    if KERNELS[exact.kernel].stationary:
+    if KERNELS[exact.kernel].scaled is not None:
         return pm.Flat("X_inducing", dims=dims if LATENT in model.coords else None, shape=shape)
     return pm.Data("X_inducing", np.eye(*shape), dims=dims if LATENT in model.coords else None)
 
 
 def _theta(model: pm.Model) -> dict[str, Variable]:
     """Return θ of a model by name, defaults where it has none; sigma includes the noise floor."""
-    defaults = {"lengthscale": 1.0, "amplitude": 1.0, "bias": 0.0}
+    defaults = {"lengthscale": 1.0, "amplitude": 1.0, "weight": 1.0, "bias": 0.0}
     return {name: model.named_vars.get(name, pt.constant(v)) for name, v in defaults.items()} | {
         "sigma": noise_in(model)
     }
@@ -219,14 +214,25 @@ def _bound(
 ) -> Variable:
     scalars = (theta[name] for name in ("amplitude", "bias", "sigma"))
     op = CollapsedBound(exact.kernel, exact.table.F.shape[1], points)
-    return op(*positions, *scalars, _factor(exact))[0]
+    return op(*positions, *scalars, _factor(exact), *_ratio(exact, theta))[0]
+
+
+def _ratio(exact: ModelSpec, theta: dict[str, Variable]) -> list[Variable]:
+    """Divide the sd of the linear part at a lengthscale by the other part's, in each dimension (Q,)."""
+    if not KERNELS[exact.kernel].summed:
+        return []
+    shares = theta["weight"] * theta["lengthscale"] / theta["amplitude"]
+    return [shares * pt.ones(exact.latent_dim)]
 
 
 def _fitc(
     exact: ModelSpec, positions: tuple[Variable, ...], theta: dict[str, Variable]
 ) -> Variable:
     scalars = theta["amplitude"], theta["bias"]
-    whole = InducingKernel(exact.kernel, positions, *scalars, quadrature=ONE_NODE, xp=SYMBOLIC)
+    ratio = next(iter(_ratio(exact, theta)), None)
+    whole = InducingKernel(
+        exact.kernel, positions, *scalars, quadrature=ONE_NODE, ratio=ratio, xp=SYMBOLIC
+    )
     return whole.fitc_log_likelihood(_factor(exact), theta["sigma"], exact.table.F.shape[1])
 
 

@@ -710,8 +710,9 @@ class CollapsedBound(TwinOp):
 
     Inputs: ``U``, ``S`` (N, Q) and ``W`` (M, Q), in units of the lengthscale, three scalars
     ``amplitude``, ``bias`` and ``sigma``, and a factor ``F`` (N, R) with the FFᵀ of the table, of
-    which no derivative is taken. Outputs: the bound, its gradient in the first six, and memory
-    that the next evaluation works in.
+    which no derivative is taken; of a kernel with a linear part beside another also its ``ratio`` (Q,)
+    to it. Outputs: the bound, its gradient in all but F, the ratio last, and memory that the next
+    evaluation works in.
     """
 
     __props__ = ("kernel", "n_columns", "points")
@@ -720,15 +721,17 @@ class CollapsedBound(TwinOp):
         self.kernel, self.n_columns, self.points = kernel, n_columns, points
 
     def make_node(self, *inputs: Any) -> Apply:
-        ndims = (2, 2, 2, 0, 0, 0, 2)
+        ndims = (2, 2, 2, 0, 0, 0, 2, *([1] if KERNELS[self.kernel].summed else []))
         given = [
             pt.as_tensor_variable(v, dtype="float64", ndim=n)
             for v, n in zip(inputs, ndims, strict=True)
         ]
-        return Apply(self, given, [pt.dscalar(), *(v.type() for v in given[:6]), pt.dmatrix()])
+        moved = [v.type() for v in (*given[:6], *given[7:])]
+        return Apply(self, given, [pt.dscalar(), *moved, pt.dmatrix()])
 
     def infer_shape(self, node: Apply, shapes: Any) -> list[Any]:
-        return [(), *shapes[:6], (node.outputs[-1].shape[0], node.outputs[-1].shape[1])]
+        memory = node.outputs[-1]
+        return [(), *shapes[:6], *shapes[7:], (memory.shape[0], memory.shape[1])]
 
     def quadrature(self, Q: int) -> Quadrature | None:
         """Return that of points or of q in Q dimensions, None where there is a closed form."""
@@ -737,7 +740,7 @@ class CollapsedBound(TwinOp):
         return None if self.kernel in CLOSED_FORM else cubature(Q)
 
     def perform(self, node: Apply, inputs: Sequence[Any], storage: Any) -> None:
-        U, S, W, amplitude, bias, sigma, F = inputs
+        U, S, W, amplitude, bias, sigma, F, *ratio = inputs
         quadrature = self.quadrature(U.shape[1])
         by_blocks = self.kernel == "rbf" and quadrature is None
         shape = workspace_shape(len(U), len(W)) if by_blocks else (0, 0)
@@ -749,6 +752,7 @@ class CollapsedBound(TwinOp):
             float(bias),
             quadrature=quadrature,
             workspace=workspace,
+            ratio=ratio[0] if ratio else None,
         )
         value, gradient = whole.bound_and_gradient(F, float(sigma), self.n_columns)
         for slot, result in zip(storage, (value, *gradient), strict=False):
@@ -756,18 +760,24 @@ class CollapsedBound(TwinOp):
 
     def symbolic(self, *inputs: Variable) -> list[Variable]:
         def written(*inputs: Variable) -> list[Variable]:
-            U, S, W, amplitude, bias, sigma, F = inputs
-            quadrature = self.quadrature(U.type.shape[1])
+            U, S, W, amplitude, bias, sigma, F, *ratio = inputs
             whole = InducingKernel(
-                self.kernel, (U, S, W), amplitude, bias, quadrature=quadrature, xp=SYMBOLIC
+                self.kernel,
+                (U, S, W),
+                amplitude,
+                bias,
+                quadrature=self.quadrature(U.type.shape[1]),
+                ratio=ratio[0] if ratio else None,
+                xp=SYMBOLIC,
             )
             return [whole.bound(F, sigma, self.n_columns)]
 
-        gradient = partial_derivatives(written, inputs, [pt.constant(1.0)])[:6]
-        return [*written(*inputs), *gradient, pt.zeros((0, 0))]
+        gradient = partial_derivatives(written, inputs, [pt.constant(1.0)])
+        return [*written(*inputs), *gradient[:6], *gradient[7:], pt.zeros((0, 0))]
 
     def connection_pattern(self, node: Apply) -> list[list[bool]]:
-        return [*([[True] * 7 + [False]] * 6), [False] * 8]
+        n = len(node.inputs)
+        return [[i != 6] * n + [False] for i in range(n)]
 
     def pullback(
         self,
@@ -778,4 +788,5 @@ class CollapsedBound(TwinOp):
         bar, *others = cotangents
         if not all(isinstance(other.type, DisconnectedType) for other in others):
             raise NotImplementedError("CollapsedBound has no second derivative.")
-        return [*(bar * gradient for gradient in outputs[1:7]), DisconnectedType()()]
+        moved = [bar * gradient for gradient in outputs[1:-1]]
+        return [*moved[:6], DisconnectedType()(), *moved[6:]]

@@ -12,33 +12,23 @@ import xarray as xr
 from matplotlib import dates
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
+from matplotlib.colors import Normalize, to_rgba_array
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
+from matplotlib.markers import MarkerStyle
+from matplotlib.path import Path
 from matplotlib.transforms import offset_copy
 from numpy.typing import NDArray
 
 from pm_gplvm.core.checks import Array
 from pm_gplvm.data.arrays import by_row, classes, datelike, numbers
 from pm_gplvm.data.fit import FEATURE, Fit
+from pm_gplvm.plot.frame import keep_inside
+from pm_gplvm.plot.style import COLOURS, Style
 
 _DATES: Any = dates  # has no annotations
 
-# Paul Tol's "muted" colours, told apart by the colour-blind; with the shapes also in black and white.
-COLOURS = (
-    "#332288",
-    "#DDCC77",
-    "#117733",
-    "#CC6677",
-    "#88CCEE",
-    "#882255",
-    "#44AA99",
-    "#999933",
-    "#AA4499",
-    "#000000",
-)
 SHAPES = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
-GREY = "#b8b8b8"  # of rows of which nothing is known
-SCALE = "viridis"
 MISSING = "missing"
 
 _MOST_WHOLE = 20  # different whole numbers that are still classes
@@ -46,6 +36,9 @@ _MOST_LISTED = 40  # classes in a legend
 _LENGTHS = (28, 60, 10**6)  # letters of a class in a legend: the fewest that tell all apart
 _LENGTHS_OF_MANY = (16, *_LENGTHS)
 _LETTER = 0.075  # inches
+# Rows up to which points have their full size, an edge, and are vectors in a PDF.
+_LARGE_UP_TO, _EDGES_UP_TO, _VECTORS_UP_TO = 500, 5000, 5000
+_SMALLEST = 1.5  # points²
 _UNITS = (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0))
 
 
@@ -64,10 +57,11 @@ class Key:
         """Rows without a class or number."""
         return np.asarray(self.codes < 0)
 
-    def look(self, i: int, shapes: Sequence[str] = SHAPES) -> tuple[str, str]:
-        """Colour and shape of a class; the next ten have the same colours and other shapes."""
-        n = len(COLOURS)
-        return COLOURS[i % n], shapes[(i + i // n) % len(shapes)]
+    def look(
+        self, i: int, colours: Sequence[str] = COLOURS, shapes: Sequence[str] = SHAPES
+    ) -> tuple[str, str]:
+        """Colour and shape of a class; where the colours begin again, they have other shapes."""
+        return colours[i % len(colours)], shapes[(i + i // len(COLOURS)) % len(shapes)]
 
     @property
     def are_many(self) -> bool:
@@ -120,9 +114,9 @@ class Key:
 
 
 def row_values(read: Fit, given: Any, n_rows: int, *, argument: str) -> Any:
-    """Return one value per row: a coordinate of the fit by its name, or the values, joined by label."""
+    """Return one value per row: a coordinate or column of the fit by its name, or values, joined by label."""
     if isinstance(given, str):
-        return read.labels(given)
+        return read.by_name(argument, given)
     values = by_row(argument, given, read.row_names(n_rows))
     if isinstance(values, pd.DataFrame | xr.DataArray):
         values = values.squeeze(axis=1) if values.shape[1:] == (1,) else values
@@ -239,80 +233,125 @@ def draw_points(
     """Draw positions (N, 2): classes by colour and shape, numbers by a colour scale, others grey.
 
     Returns the points that :func:`draw_legend` needs for a scale; None for classes. The size is an area
-    in points².
+    in points²; of many rows they are smaller. Rows lie over each other in an order that is random and
+    always the same, whatever their classes, those of which nothing is known below.
     """
-    style: dict[str, Any] = {"s": size, "edgecolors": "0.15", "linewidths": 0.4, "zorder": 2}
+    N, style = len(X), Style.of(ax)
+    look: dict[str, Any] = {
+        "s": max(_SMALLEST, size * min(1.0, (_LARGE_UP_TO / N) ** 0.5)),
+        "edgecolors": style.edge,
+        "linewidths": 0.4 * (N <= _EDGES_UP_TO),
+        "rasterized": N > _VECTORS_UP_TO,
+        "zorder": 2,
+    }
+    order = np.random.default_rng(0).permutation(N)
+
+    def draw(rows: NDArray[Any], **more: Any) -> PathCollection:
+        return ax.scatter(X[rows, 0], X[rows, 1], **look | more)
+
     if key is None:
-        ax.scatter(X[:, 0], X[:, 1], c=COLOURS[0], **style)
+        draw(order, c=style.colours[0])
         return None
     if (rows := key.missing).any():
-        unknown = style | {"zorder": 1.95, "edgecolors": "0.3"}
-        ax.scatter(X[rows, 0], X[rows, 1], c=GREY, label=MISSING, **unknown)
+        draw(rows, c=style.missing, label=MISSING, zorder=1.95)
+    order = order[~key.missing[order]]
     if key.values is not None:
-        known = ~key.missing
-        shades = key.values[known]
-        return ax.scatter(X[known, 0], X[known, 1], c=shades, cmap=SCALE, **style)
-    for i, name in enumerate(key.classes):
-        rows, (colour, shape) = key.codes == i, key.look(i)
-        ax.scatter(X[rows, 0], X[rows, 1], c=colour, marker=shape, label=as_text(name), **style)
+        return draw(order, c=key.values[order], cmap=style.scale)
+    points = draw(order, c=row_colours(ax, key, N)[order])
+    outlines = [_outline(key.look(i)[1]) for i in range(len(key.classes))]
+    points.set_paths([outlines[code] for code in key.codes[order]])
     return None
 
 
+def row_colours(ax: Axes, key: Key | None, n_rows: int) -> Array:
+    """Colour of each row's point, as :func:`draw_points` draws it, shape (N, 4)."""
+    style = Style.of(ax)
+    if key is None:
+        return to_rgba_array([style.colours[0]] * n_rows)
+    if key.values is not None:
+        shades = style.scale(Normalize()(np.ma.masked_invalid(key.values)))
+        return np.where(key.missing[:, None], to_rgba_array(style.missing), shades)
+    looks = [key.look(i, style.colours)[0] for i in range(len(key.classes))]
+    return to_rgba_array([*looks, style.missing])[key.codes]
+
+
+def _outline(shape: str) -> Path:
+    """Path of a marker of area 1."""
+    marker = MarkerStyle(shape)
+    return marker.get_path().transformed(marker.get_transform())
+
+
 def draw_legend(
-    axes: Sequence[Axes], scale: PathCollection | None, key: Key | None, *, left: bool = False
+    axes: Sequence[Axes],
+    scale: PathCollection | None,
+    key: Key | None,
+    *,
+    left: bool = False,
+    bars: Sequence[Axes] = (),
 ) -> None:
     """Add a colour bar beside all axes for numbers, or a legend beside the last axes for classes.
 
-    With ``left`` the legend stands on the left, beyond the labels of the axis.
+    With ``left`` the legend stands on the left, beyond the labels of the axis. In a figure without a
+    layout engine the axes, and the colour bars that they have, make room.
     """
-    if key is None:
-        return
-    if scale is not None:
-        _draw_bar(axes, scale, key)
-        return
-    ax = axes[-1]
+    if key is not None and scale is not None:
+        bars = [*bars, _draw_bar(axes, scale, key)]
+    elif key is not None:
+        _draw_legend(axes, key, left=left)
+    keep_inside([*axes, *bars])
+
+
+def _draw_legend(axes: Sequence[Axes], key: Key, *, left: bool) -> None:
+    ax, figure = axes[-1], axes[-1].get_figure(root=True)
     place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.02, 1.0)}
     if left:  # in points, so that it clears the labels at any size
-        shift = offset_copy(ax.transAxes, ax.get_figure(root=True), -58.0, units="points")
+        shift = offset_copy(ax.transAxes, figure, -58.0, units="points")
         place = {"loc": "upper right", "bbox_to_anchor": (0.0, 1.0), "bbox_transform": shift}
     draw_classes(ax, key, **place)
 
 
 def draw_classes(ax: Axes, key: Key, **place: Any) -> Legend:
     """Add a legend of classes: marks and texts of its own, so that names such as "_x" are shown too."""
-    style: dict[str, Any] = {"linestyle": "", "markersize": 4.6, "markeredgewidth": 0.4}
+    style = Style.of(ax)
+    look: dict[str, Any] = {
+        "linestyle": "",
+        "markersize": 4.6,
+        "markeredgewidth": 0.4,
+        "markeredgecolor": style.edge,
+    }
     entries = []
     for i, name in key.listed:
-        colour, shape = key.look(i)
-        mark = Line2D([], [], marker=shape, color=colour, markeredgecolor="0.15", **style)
-        entries.append((mark, name))
+        colour, shape = key.look(i, style.colours)
+        entries.append((Line2D([], [], marker=shape, color=colour, **look), name))
     if key.unlisted:
         entries.append((Line2D([], [], linestyle=""), key.unlisted))
     if key.missing.any():
-        mark = Line2D([], [], marker="o", color=GREY, markeredgecolor="0.3", **style)
-        entries.append((mark, MISSING))
+        entries.append((Line2D([], [], marker="o", color=style.missing, **look), MISSING))
     legend = ax.legend(
         [mark for mark, _ in entries],
         [str(i) for i in range(len(entries))],
         title=as_text(key.title) or None,
         title_fontsize="small" if key.are_many else None,
         fontsize="x-small" if key.are_many else "small",
+        labelcolor=style.ink,
         handletextpad=0.3,
         borderpad=0.3,
         frameon=False,
         alignment="left",
         **{"ncols": 1 + key.are_many, "columnspacing": 0.8} | place,
     )
-    legend.get_title().set_multialignment("left")
+    legend.get_title().set(multialignment="left", color=style.ink)
     for text, (_, name) in zip(legend.get_texts(), entries, strict=True):
         text.set_text(as_text(name))
     return legend
 
 
-def _draw_bar(axes: Sequence[Axes], scale: PathCollection, key: Key) -> None:
+def _draw_bar(axes: Sequence[Axes], scale: PathCollection, key: Key) -> Axes:
     bar = axes[-1].figure.colorbar(scale, ax=axes, fraction=0.045, pad=0.02)
     if key.are_dates:
         bar.locator, bar.formatter = date_ticks()
         bar.update_ticks()
-    lines = [as_text(key.name)] if key.name else []
+    (name,) = shortened([key.name])
+    lines = [as_text(name)] if name else []
     bar.set_label("\n".join([*lines, *([f"grey: {MISSING}"] if key.missing.any() else [])]))
+    return bar.ax

@@ -1,17 +1,23 @@
 """Elements that the plots share: checks of arguments, the plane of two latent dimensions, ellipses."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import EllipseCollection
 from matplotlib.image import AxesImage
+from numpy.typing import NDArray
+from scipy.special import ndtri
 
-from pm_gplvm.core.checks import Array
+from pm_gplvm.core.checks import INTERVAL, Array, interval
 from pm_gplvm.data.fit import Fit
 from pm_gplvm.diagnostics.agreement import row_covariances
 from pm_gplvm.diagnostics.relevance import dominant
+from pm_gplvm.plot.style import Style
+
+_FINEST = 1e4  # cells along an axis
 
 # Arguments of the plots
 
@@ -42,33 +48,47 @@ def check_image_shape(image_shape: Any, n_features: int) -> tuple[int, int] | No
 # The plane
 
 
-def limits_of(X: Array, margin: float = 0.08) -> Array:
-    """Lower and upper limits, shape (2, Q), that hold all positions X (N, Q) with a margin."""
-    low, high = X.min(axis=0), X.max(axis=0)
-    reach = margin * np.maximum(high - low, 1e-12)
-    return np.stack([low - reach, high + reach])
-
-
 @dataclass(frozen=True)
 class Plane:
     """Two latent dimensions, or the only one; all others are held at the median of the mean positions."""
 
     draws: Array  # of X, all chains behind each other, (S, N, Q)
     dims: tuple[int, ...]  # horizontal and vertical; one alone where Q = 1
+    q: tuple[Array, Array] | None = None  # mean and sd of q(X), each (N, Q), where that is known
+
+    @cached_property
+    def means(self) -> Array:
+        """Mean positions in all dimensions, shape (N, Q)."""
+        return self.draws.mean(axis=0) if self.q is None else self.q[0]
 
     @property
     def X(self) -> Array:
         """Mean positions in the plane, shape (N, 2), or (N, 1) where Q = 1."""
-        return np.asarray(self.draws[:, :, list(self.dims)].mean(axis=0))
+        return np.asarray(self.means[:, list(self.dims)])
 
-    @property
+    @cached_property
     def varies(self) -> bool:
-        """Whether the draws differ."""
-        return len(self.draws) > 1 and bool(np.ptp(self.draws, axis=0).max() > 0.0)
+        """Whether the posterior of X is more than one position a row."""
+        spread = len(self.draws) > 1 and bool(np.ptp(self.draws, axis=0).max() > 0.0)
+        return self.q is not None or spread
+
+    def covariances(self, rows: NDArray[np.intp]) -> Array:
+        """Posterior covariance of the positions of some rows in the plane, (rows, 2, 2)."""
+        dims = list(self.dims)
+        if self.q is not None:
+            return np.asarray(self.q[1][rows][:, dims, None] ** 2 * np.eye(len(dims)))
+        return row_covariances(self.draws[:, rows][:, :, dims])
+
+    def interval(self) -> Array:
+        """Compute the ends (2, N) of the 89 % interval of the only dimension."""
+        if self.q is None:
+            return interval(self.draws[:, :, 0])
+        mean, sd = (part[:, 0] for part in self.q)
+        return mean + ndtri(INTERVAL)[:, None] * sd
 
     def lift(self, positions: Array) -> Array:
         """Extend positions in the plane to all Q dimensions, shape (M, Q)."""
-        whole = np.tile(np.median(self.draws.mean(axis=0), axis=0), (len(positions), 1))
+        whole = np.tile(np.median(self.means, axis=0), (len(positions), 1))
         whole[:, list(self.dims)] = positions
         return whole
 
@@ -80,8 +100,16 @@ def plane_of(read: Fit, dims: Any) -> Plane:
     if Q == 1:
         if dims is not None:
             raise ValueError(f"dims must be left out where latent_dim is 1, got {dims}.")
-        return Plane(draws, (0,))
-    return Plane(draws, dominant(read) if dims is None else check_pair(dims, Q))
+        return Plane(draws, (0,), q_of(read))
+    return Plane(draws, dominant(read) if dims is None else check_pair(dims, Q), q_of(read))
+
+
+def q_of(read: Fit) -> tuple[Array, Array] | None:
+    """Mean and sd of q(X) of a variational fit, in whose frame its draws stand, each (N, Q)."""
+    known = read.group("approximation")
+    if "X_sd" not in known or read.is_aligned:
+        return None
+    return known["X_mean"].to_numpy(), known["X_sd"].to_numpy()
 
 
 def check_pair(given: Any, Q: int) -> tuple[int, int]:
@@ -105,13 +133,6 @@ def mesh(limits: Array, shape: tuple[int, ...]) -> Array:
 # Artists
 
 
-def set_limits(ax: Axes, X: Array) -> Array:
-    """Set the limits so that all positions (N, 2) lie inside, and return them, shape (2, 2)."""
-    limits = limits_of(X)
-    ax.set(xlim=limits[:, 0], ylim=limits[:, 1])
-    return np.array([ax.get_xlim(), ax.get_ylim()]).T  # wider where all positions are equal
-
-
 def draw_grid(ax: Axes, limits: Array, values: Array, **style: Any) -> AxesImage:
     """Shade the plane by values at the centres of a square grid of cells, as :func:`mesh` orders them."""
     side = round(np.sqrt(len(values)))
@@ -126,20 +147,50 @@ def draw_grid(ax: Axes, limits: Array, values: Array, **style: Any) -> AxesImage
     )
 
 
-def draw_ellipses(ax: Axes, draws: Array, share: float = 0.68, **style: Any) -> None:
-    """Draw about each mean of the draws (S, N, 2) an ellipse that holds this share of a Gaussian."""
-    variances, axes = np.linalg.eigh(row_covariances(draws))
+def draw_ellipses(
+    ax: Axes, mean: Array, covariances: Array, share: float = 0.68, **style: Any
+) -> None:
+    """Draw about each mean (N, 2) an ellipse that holds this share of a Gaussian with a covariance (N, 2, 2)."""
+    variances, axes = np.linalg.eigh(covariances)
     radius = np.sqrt(-2.0 * np.log(1.0 - share))
     widths = 2.0 * radius * np.sqrt(np.maximum(variances, 0.0))
     angles = np.degrees(np.arctan2(axes[:, 1, 1], axes[:, 0, 1]))
-    ax.add_collection(
-        EllipseCollection(
-            widths[:, 1],
-            widths[:, 0],
-            angles,
-            units="xy",
-            offsets=draws.mean(axis=0),
-            offset_transform=ax.transData,
-            **{"facecolors": "none", "edgecolors": "0.35", "linewidths": 0.5, "zorder": 1} | style,
-        )
+    look = {
+        "facecolors": "none",
+        "edgecolors": Style.of(ax).grey(0.35),
+        "linewidths": 0.5,
+        "zorder": 1,
+    }
+    ellipses = EllipseCollection(
+        widths[:, 1],
+        widths[:, 0],
+        angles,
+        units="xy",
+        offsets=mean,
+        offset_transform=ax.transData,
+        **look | style,
     )
+    ax.add_collection(ellipses, autolim=False)
+
+
+def spread_rows(X: Array, n: int) -> NDArray[np.intp]:
+    """Choose at most n rows that cover the positions X (N, Q): one of each cell of a lattice.
+
+    All where there are no more. Cells are as small as the number allows.
+    """
+    if len(X) <= n:
+        return np.arange(len(X))
+    order = np.random.default_rng(0).permutation(len(X))
+    unit = (X - X.min(axis=0)) / max(float(np.ptp(X, axis=0).max()), 1e-300)
+    chosen = order[:1]
+    side = 1.0
+    while True:
+        side *= 1.4
+        cells = np.floor(unit[order] * side).astype(np.int64)
+        mixed = cells @ (int(side) + 2) ** np.arange(X.shape[1])
+        _, first = np.unique(mixed, return_index=True)
+        if len(first) > n or side > _FINEST:
+            break
+        chosen = order[first]
+    more = np.setdiff1d(order, chosen, assume_unique=True)[: n - len(chosen)]
+    return np.sort(np.concatenate([chosen, more]))

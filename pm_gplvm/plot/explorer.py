@@ -11,15 +11,16 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from matplotlib import colormaps
 from matplotlib.colors import Normalize, to_hex
 from scipy.spatial.distance import pdist, squareform
 
 from pm_gplvm.core.checks import as_path, check_target, checked, count
 from pm_gplvm.data.fit import FEATURE, OBS, Fit, stacked
 from pm_gplvm.diagnostics.agreement import neighbour_probabilities
-from pm_gplvm.plot.colours import COLOURS, GREY, MISSING, SCALE, key_of
-from pm_gplvm.plot.elements import check_image_shape, limits_of, mesh, plane_of
+from pm_gplvm.plot.colours import MISSING, Key, key_of
+from pm_gplvm.plot.elements import Plane, check_image_shape, mesh, plane_of
+from pm_gplvm.plot.frame import check_limits, frame_of
+from pm_gplvm.plot.style import DARK, LIGHT, SHADES, Style
 from pm_gplvm.prediction.predict import predict, relative_uncertainty
 
 _SCRIPT = Path(__file__).with_name("explorer.js")
@@ -27,6 +28,7 @@ _MOST_NUMBERS = 600_000  # decoded means in a page
 _SHAPES = ("circle", "square", "triangle", "diamond", "down", "plus")
 _KINDS = ("image", "curve", "bars")
 _MOST_BARS = 40
+_MOST_ELLIPSES = 1000
 
 
 @checked
@@ -38,6 +40,7 @@ def explore(
     image_shape: tuple[int, int] | None = None,
     kind: str | None = None,
     dims: tuple[int, int] | None = None,
+    limits: Any = "robust",
     n_neighbors: int = 6,
     grid: int = 60,
     num_samples: int = 20,
@@ -48,7 +51,9 @@ def explore(
     The pointer (or the arrow keys) moves a cross over the plane of :func:`plot.latent`. Beside it are
     the row that :func:`predict` gives there and its standard deviation. A click on a point (or Enter)
     shows the data of that row and its nearest rows in X / lengthscale, each with the probability that
-    it is among them (:func:`diagnostics.neighbour_probabilities`).
+    it is among them (:func:`diagnostics.neighbour_probabilities`). Ellipses show how sure positions are,
+    as in :func:`plot.latent`, of tables of up to 1000 rows. Light or dark is what the theme of JupyterLab or
+    of the documentation is, or else what the browser prefers.
 
     Parameters
     ----------
@@ -67,6 +72,8 @@ def explore(
         40 features and a curve for more.
     dims : pair of int, optional
         As in :func:`plot.latent`; further dimensions are held at their median.
+    limits : {"robust", "all"} or ((left, right), (bottom, top)), default "robust"
+        As in :func:`plot.latent`; rows outside stand on the border.
     n_neighbors : int, default 6
         Rows that count as nearest, and how many are shown.
     grid : int, default 60
@@ -123,18 +130,20 @@ def explore(
         raise ValueError(f"kind must be one of {', '.join(_KINDS)}, got {kind!r}.")
     if kind == "image" and image_shape is None:
         raise ValueError("kind='image' needs image_shape, such as image_shape=(8, 8).")
-    limits = limits_of(plane.X)
+    bounds, far = frame_of(plane.X, check_limits(limits, 2))
     table = read.Y.transpose(OBS, FEATURE)
     Y = table.to_numpy()
     side = int(min(grid, max(8, np.sqrt(_MOST_NUMBERS / Y.shape[1]))))
-    cells = plane.lift(mesh(limits, (side, side)))
+    cells = plane.lift(mesh(bounds, (side, side)))
     decoded = predict(fit, cells, num_samples=num_samples)
     shape = check_image_shape(image_shape, Y.shape[1])
     about = {
         "dims": [f"latent {d}" for d in plane.dims],
-        "limits": limits.tolist(),
+        "limits": bounds.tolist(),
+        "outside": int(far.sum()),
         "grid": side,
         "points": plane.X.tolist(),
+        "ellipses": _ellipses(plane),
         "names": [str(name) for name in table[OBS].to_numpy()],
         "features": [str(name) for name in table[FEATURE].to_numpy()],
         "kind": kind or ("image" if shape else "bars" if Y.shape[1] <= _MOST_BARS else "curve"),
@@ -157,11 +166,22 @@ def explore(
     return _write_page(target, about, encoded)
 
 
+def _ellipses(plane: Plane, share: float = 0.68) -> list[list[float]]:
+    """Matrices that make of a unit circle the ellipse of each row, column by column; none where nothing varies."""
+    N = len(plane.X)
+    if not plane.varies or N > _MOST_ELLIPSES:
+        return []
+    variances, axes = np.linalg.eigh(plane.covariances(np.arange(N)))
+    radii = np.sqrt(-2.0 * np.log(1.0 - share) * np.maximum(variances, 0.0))
+    return (axes * radii[:, None]).transpose(0, 2, 1).reshape(N, 4).tolist()
+
+
 def _point_styles(read: Fit, color: Any, n_rows: int) -> dict[str, Any]:
-    """Colour, shape and value of each row's point, and the legend."""
+    """Shape, value and colour of each row's point, and the legend; colours are numbers in two palettes."""
     key = key_of(read, color, n_rows)
     plain: dict[str, Any] = {
-        "colours": [COLOURS[0]] * n_rows,
+        "palettes": _palettes(key),
+        "colours": [0] * n_rows,
         "shapes": [_SHAPES[0]] * n_rows,
         "values": None,
         "legend": [],
@@ -170,33 +190,41 @@ def _point_styles(read: Fit, color: Any, n_rows: int) -> dict[str, Any]:
     }
     if key is None:
         return plain
+    last = len(plain["palettes"]["light"]) - 1
     styles = plain | {"values": list(key.texts()), "color": key.title.replace("\n", ", ")}
-    unknown = [{"name": MISSING, "fill": GREY, "shape": _SHAPES[0]}] if key.missing.any() else []
+    unknown = [{"name": MISSING, "colour": last, "shape": _SHAPES[0]}] if key.missing.any() else []
     if key.values is not None:
-        scale = colormaps[SCALE]
         low, high = float(np.nanmin(key.values)), float(np.nanmax(key.values))
-        shades = scale(Normalize(low, high)(np.nan_to_num(key.values, nan=low)))
-        stops = ",".join(to_hex(scale(s)) for s in np.linspace(0.0, 1.0, 9))
-        ends = {"low": low, "high": high, "ends": [key.text(low), key.text(high)]}
+        shares = Normalize(low, high)(np.nan_to_num(key.values, nan=low))
+        shades = np.asarray(np.minimum(shares * SHADES, SHADES - 1), dtype=int)
         return styles | {
-            "colours": [
-                GREY if gap else to_hex(shade)
-                for gap, shade in zip(key.missing, shades, strict=True)
-            ],
+            "colours": np.where(key.missing, last, shades).tolist(),
             "legend": unknown,
-            "scale": ends | {"stops": stops},
+            "scale": {"low": low, "high": high, "ends": [key.text(low), key.text(high)]},
         }
-    looks = [key.look(i, _SHAPES) for i in range(len(key.classes))] + [(GREY, _SHAPES[0])]
-    more = [{"name": key.unlisted, "fill": "none", "shape": ""}] if key.unlisted else []
+    shapes = [key.look(i, shapes=_SHAPES)[1] for i in range(len(key.classes))] + [_SHAPES[0]]
+    more = [{"name": key.unlisted, "colour": last, "shape": ""}] if key.unlisted else []
     return styles | {
-        "colours": [looks[code][0] for code in key.codes],
-        "shapes": [looks[code][1] for code in key.codes],
-        "legend": [
-            {"name": name, "fill": looks[i][0], "shape": looks[i][1]} for i, name in key.listed
-        ]
+        "colours": [code if code >= 0 else last for code in key.codes.tolist()],
+        "shapes": [shapes[code] for code in key.codes],
+        "legend": [{"name": name, "colour": i, "shape": shapes[i]} for i, name in key.listed]
         + more
         + unknown,
     }
+
+
+def _palettes(key: Key | None) -> dict[str, list[str]]:
+    """Colours of what a key tells apart, on light and on dark ground; the last is that of missing rows."""
+
+    def colours(style: Style) -> list[str]:
+        if key is None:
+            return [style.colours[0], style.missing]
+        if key.values is not None:
+            return [*(to_hex(style.scale(i / (SHADES - 1))) for i in range(SHADES)), style.missing]
+        looks = [key.look(i, style.colours)[0] for i in range(len(key.classes))]
+        return [*looks, style.missing]
+
+    return {"light": colours(LIGHT), "dark": colours(DARK)}
 
 
 def _neighbours(read: Fit, n_neighbors: int) -> dict[str, Any]:
@@ -262,7 +290,7 @@ def _write_page(target: Path, about: dict[str, Any], numbers: dict[str, bytes]) 
 # The page has a stand-in for anywidget's model, which keeps what is set and tells nobody.
 _PAGE = """<!doctype html>
 <html lang="en">
-<head><meta charset="utf-8"><title>{title}</title></head>
+<head><meta charset="utf-8"><meta name="color-scheme" content="light dark"><title>{title}</title></head>
 <body>
 <script type="module">
 const about = {about};

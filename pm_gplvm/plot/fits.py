@@ -13,17 +13,35 @@ from numpy.typing import NDArray
 
 from pm_gplvm.core.checks import INTERVAL, Array, checked, interval
 from pm_gplvm.data.fit import Fit, fits_of_one_table
-from pm_gplvm.diagnostics.agreement import common_frame, outside
+from pm_gplvm.diagnostics.agreement import common_frame, outside, row_covariances
 from pm_gplvm.diagnostics.modes import group_optima
 from pm_gplvm.diagnostics.relevance import active_dimensions
-from pm_gplvm.plot.colours import COLOURS, SHAPES, Key, draw_legend, draw_points, key_of
-from pm_gplvm.plot.elements import check_axes, check_pair, draw_ellipses, set_limits
+from pm_gplvm.plot.colours import (
+    SHAPES,
+    Key,
+    draw_legend,
+    draw_points,
+    key_of,
+    row_colours,
+)
+from pm_gplvm.plot.elements import check_axes, check_pair, draw_ellipses
+from pm_gplvm.plot.frame import (
+    Limits,
+    check_limits,
+    draw_notes,
+    draw_outside,
+    frame_of,
+    limits_of,
+    set_limits,
+    told_outside,
+)
+from pm_gplvm.plot.style import Style
 from pm_gplvm.sampling.prior import check_prior
 
 _SHARE = 0.89
-_SHADE = (0.0, 0.0, 0.0, 0.04)  # lets a wide ellipse lie over others
+_SHADE = 0.04  # of the ink: lets a wide ellipse lie over others
 # Below the points, so that it is seen only where it lies elsewhere.
-_DOT: dict[str, Any] = {"s": 6.0, "c": "black", "linewidths": 0.0, "zorder": 1.8}
+_DOT: dict[str, Any] = {"s": 6.0, "linewidths": 0.0, "zorder": 1.8}
 
 
 @checked
@@ -32,6 +50,7 @@ def compare(
     color: Any = None,
     *,
     dims: tuple[int, int] = (0, 1),
+    limits: Any = "robust",
     num_samples: int = 500,
     axes: Any = None,
 ) -> NDArray[Any]:
@@ -40,7 +59,7 @@ def compare(
     Positions are in units of the lengthscale, X / lengthscale, and rotated onto the first fit
     (:func:`align`). If a fit has draws, each row has its mean and the ellipse that holds 89 % of a
     Gaussian with the covariance of the draws. In every panel but the first, a line leads from each
-    position to a black dot at the row's position in the first fit. Put an estimate first: a dot outside
+    position to a dot at the row's position in the first fit. Put an estimate first: a dot outside
     its ellipse, with a heavier line, is a position of which the estimate was too sure. The title
     gives the number of such dots.
 
@@ -49,10 +68,12 @@ def compare(
     fits : mapping
         Name to fit, all of the same table and with the same number of latent dimensions.
     color : str or array_like, shape (N,), optional
-        A coordinate along the rows or one value a row, see :func:`plot.latent`.
+        A coordinate or column by its name, or one value a row, see :func:`plot.latent`.
     dims : pair of int, default (0, 1)
         Which latent dimensions of the first fit to draw. A model with one dimension is drawn against
         the rows in the order of the first fit, with 89 % intervals.
+    limits : {"robust", "all"} or ((left, right), (bottom, top)), default "robust"
+        As in :func:`plot.latent`, for all panels together. With one dimension (low, high).
     num_samples : int, default 500
         Number of draws of each fit used at most, evenly spaced.
     axes : sequence of matplotlib.axes.Axes, optional
@@ -85,6 +106,7 @@ def compare(
     positions = common_frame(read, draws=int(num_samples))
     Q = positions[first].shape[2]
     pair = list(check_pair(dims, Q)) if Q > 1 else [0]
+    frame = check_limits(limits, len(pair))
     panels = _panels(
         axes,
         len(fits),
@@ -100,16 +122,32 @@ def compare(
     for ax, (name, Z) in zip(panels, shown.items(), strict=True):
         scale = draw_panel(ax, Z, reference, key, name, is_first=name == first)
         ax.set(xlabel=f"latent {pair[0]} / lengthscale")
+    low, high = _limits(list(shown.values()), frame)
     if Q > 1:
-        ends = [np.quantile(Z, INTERVAL, axis=0) for Z in shown.values()]
         for ax in panels:
             ax.set_aspect("equal")
-            set_limits(ax, np.concatenate(ends).reshape(-1, 2))
+            set_limits(ax, np.stack([low, high]))
         panels[0].set_ylabel(f"latent {pair[1]} / lengthscale")
     else:
+        panels[0].set_xlim(float(low[0]), float(high[0]))
         panels[0].set_ylabel("row, in the order of the first fit")
+    for ax, Z in zip(panels, shown.values(), strict=True):
+        X = Z.mean(axis=0)
+        far = ((low > X) | (high < X)).any(axis=1)
+        at = X if Q > 1 else np.column_stack([X, _ranks(reference)])
+        draw_outside(ax, at, far, row_colours(ax, key, N))
+        draw_notes(ax, at, lines=told_outside(far))
     draw_legend(panels.tolist(), scale, key)
     return panels
+
+
+def _limits(shown: list[Array], limits: Limits) -> Array:
+    """Limits (2, Q) for the 89 % intervals of all fits, but for rows far off."""
+    if not isinstance(limits, str):
+        return limits
+    near = [Z[:, ~frame_of(Z.mean(axis=0), limits)[1]] for Z in shown]
+    ends = [np.quantile(Z, INTERVAL, axis=0).reshape(-1, Z.shape[2]) for Z in near]
+    return limits_of(np.concatenate(ends))
 
 
 def _panels(axes: Any, n: int, wanted: str, **layout: Any) -> NDArray[Any]:
@@ -141,15 +179,17 @@ def _draw_plane(
     is_first: bool,
 ) -> PathCollection | None:
     """Draw one fit's points and ellipses, and the position of each row in the first fit."""
-    mean, spread = draws.mean(axis=0), _has_spread(draws)
+    mean, spread, style = draws.mean(axis=0), _has_spread(draws), Style.of(ax)
     if spread:
-        draw_ellipses(ax, draws, _SHARE, facecolors=_SHADE, edgecolors="0.45", linewidths=0.4)
+        rings: dict[str, Any] = {"facecolors": (*style.ink, _SHADE), "edgecolors": style.grey(0.45)}
+        draw_ellipses(ax, mean, row_covariances(draws), _SHARE, linewidths=0.4, **rings)
     if not is_first:
         far = outside(draws, reference, _SHARE) if spread else np.zeros(len(mean), dtype=bool)
         lines = np.stack([mean, reference], axis=1)
         widths = np.where(far, 1.1, 0.5)
-        ax.add_collection(LineCollection(list(lines), linewidths=widths, colors="0.25", zorder=1.5))
-        ax.scatter(reference[:, 0], reference[:, 1], **_DOT)
+        look: dict[str, Any] = {"linewidths": widths, "colors": style.grey(0.25), "zorder": 1.5}
+        ax.add_collection(LineCollection(list(lines), **look), autolim=False)
+        ax.scatter(reference[:, 0], reference[:, 1], color=style.ink, **_DOT)
         if spread:
             name += _outside(far)
     ax.set_title(name)
@@ -176,16 +216,21 @@ def _draw_line(
 ) -> PathCollection | None:
     """Draw one latent dimension, a line per row, in the order of the first fit."""
     at = reference[:, 0]
-    rows = np.argsort(np.argsort(at)).astype(np.float64)
+    rows = _ranks(reference)
     if _has_spread(draws):
         low, high = interval(draws[..., 0])
-        ax.hlines(rows, low, high, color="0.6", linewidth=0.8, zorder=1)
+        ax.hlines(rows, low, high, color=Style.of(ax).grey(0.6), linewidth=0.8, zorder=1)
         if not is_first:
             name += _outside((at < low) | (at > high))
     if not is_first:
-        ax.scatter(at, rows, **_DOT)
+        ax.scatter(at, rows, color=Style.of(ax).ink, **_DOT)
     ax.set_title(name)
     return draw_points(ax, np.column_stack([draws.mean(axis=0), rows]), key, size=14.0)
+
+
+def _ranks(reference: Array) -> Array:
+    """Place of each row (N, 1) in their order."""
+    return np.argsort(np.argsort(reference[:, 0])).astype(np.float64)
 
 
 def prior(prior: xr.DataTree, fit: xr.DataTree | None = None, *, axes: Any = None) -> NDArray[Any]:
@@ -195,7 +240,7 @@ def prior(prior: xr.DataTree, fit: xr.DataTree | None = None, *, axes: Any = Non
     kernel sees no structure, far above 1 no neighbours); the entries of the table, centred and scaled;
     and the share of the table's variance in each principal component, which is what the likelihood
     sees of Y. Grey is the prior: its median, and bands that hold 50 % and 89 % of the drawn tables.
-    The black line is the table. Where it leaves the bands, the data are unlikely under the prior.
+    The line in the colour of the text is the table. Where it leaves the bands, the data are unlikely under the prior.
 
     Parameters
     ----------
@@ -229,13 +274,12 @@ def prior(prior: xr.DataTree, fit: xr.DataTree | None = None, *, axes: Any = Non
     for ax, name in zip(panels[:2], ("distance", "value"), strict=True):
         _draw_bands(ax, share, checks[name].to_numpy(), across=True)
     _draw_bands(panels[2], component, checks["variance"].to_numpy(), across=False)
-    black = {"color": "black", "linewidth": 1.4}
+    ink, wide = [{"color": Style.of(ax).ink} for ax in panels], {"linewidth": 1.4}
     if fit is not None:
-        panels[0].plot(checks["distance_fit"], share, **black, linestyle="--", label="fit")
-    panels[1].plot(checks["value_observed"], share, **black, label="table")
-    panels[2].plot(
-        component, checks["variance_observed"], **black, marker="o", markersize=3.0, label="table"
-    )
+        panels[0].plot(checks["distance_fit"], share, **ink[0], **wide, linestyle="--", label="fit")
+    panels[1].plot(checks["value_observed"], share, **ink[1], **wide, label="table")
+    marks: dict[str, Any] = {"marker": "o", "markersize": 3.0, "label": "table"}
+    panels[2].plot(component, checks["variance_observed"], **ink[2], **wide, **marks)
     panels[0].set(xlabel="distance / lengthscale", ylabel="share of pairs below", xscale="log")
     panels[1].set(xlabel="entry, centred and scaled", ylabel="share of entries below")
     panels[2].set(xlabel="principal component", ylabel="share of variance", yscale="log")
@@ -243,7 +287,7 @@ def prior(prior: xr.DataTree, fit: xr.DataTree | None = None, *, axes: Any = Non
     widest = 1.5 * np.abs(checks["value_observed"]).max()
     panels[1].set_xlim(-widest, widest)
     for ax in panels:
-        ax.legend(fontsize="small", frameon=False)
+        ax.legend(fontsize="small", frameon=False, labelcolor=Style.of(ax).ink)
     return panels
 
 
@@ -252,10 +296,11 @@ def _draw_bands(ax: Axes, at: Array, draws: Array, *, across: bool) -> None:
     lower, median, upper = np.quantile(draws, [0.25, 0.5, 0.75], axis=0)
     low, high = np.quantile(draws, INTERVAL, axis=0)
     fill = ax.fill_betweenx if across else ax.fill_between
-    fill(at, low, high, color="0.88", linewidth=0.0)
-    fill(at, lower, upper, color="0.72", linewidth=0.0)
+    grey = Style.of(ax).grey
+    fill(at, low, high, color=grey(0.88), linewidth=0.0)
+    fill(at, lower, upper, color=grey(0.72), linewidth=0.0)
     line = (median, at) if across else (at, median)
-    ax.plot(*line, color="0.4", linewidth=1.0, label="prior")
+    ax.plot(*line, color=grey(0.4), linewidth=1.0, label="prior")
 
 
 @checked
@@ -299,8 +344,9 @@ def optima(fit: xr.DataTree, *, same: float = 0.01, axes: Any = None) -> NDArray
     panels = _panels(axes, 2, "two", figsize=(7.4, 3.2))
     objective, group = ends["objective"].to_numpy(), ends["embedding"].to_numpy()
     rank, below = np.arange(len(objective)), objective[0] - objective
+    colours, ink = Style.of(panels[0]).colours, Style.of(panels[0]).ink
     for i in np.unique(group):
-        colour, shape = COLOURS[i % len(COLOURS)], SHAPES[i % len(SHAPES)]
+        colour, shape = colours[i % len(colours)], SHAPES[i % len(SHAPES)]
         filled = (group == i) & ends["converged"].to_numpy()
         hollow = (group == i) & ~ends["converged"].to_numpy()
         style: dict[str, Any] = {"marker": shape, "edgecolors": colour, "s": 42.0, "zorder": 2}
@@ -308,7 +354,12 @@ def optima(fit: xr.DataTree, *, same: float = 0.01, axes: Any = None) -> NDArray
         panels[0].scatter(rank[hollow], below[hollow], facecolors="none", **style)
     for at, height, i in zip(rank, below, group, strict=True):
         panels[0].annotate(
-            _letter(i), (at, height), (5, 3), textcoords="offset points", fontsize="small"
+            _letter(i),
+            (at, height),
+            (5, 3),
+            textcoords="offset points",
+            fontsize="small",
+            color=ink,
         )
     panels[0].set(xlabel="start, the best first", ylabel="objective below the best")
     panels[0].set_title(f"objective of the best: {objective[0]:.6g}", fontsize="medium")
@@ -316,8 +367,8 @@ def optima(fit: xr.DataTree, *, same: float = 0.01, axes: Any = None) -> NDArray
     panels[0].invert_yaxis()
     panels[0].margins(0.12)
     if not ends["converged"].all():
-        panels[0].plot([], [], "o", color="none", markeredgecolor="0.2", label="not converged")
-        panels[0].legend(handles=panels[0].lines, fontsize="small", frameon=False)
+        panels[0].plot([], [], "o", color="none", markeredgecolor=ink, label="not converged")
+        panels[0].legend(handles=panels[0].lines, fontsize="small", frameon=False, labelcolor=ink)
     _draw_distances(panels[1], ends, group)
     return panels
 
@@ -383,12 +434,13 @@ def relevance(fit: xr.DataTree, *, threshold: float = 0.05, ax: Axes | None = No
         _, ax = plt.subplots(figsize=(5.0, 3.2), layout="constrained")
     rank = np.arange(len(table))
     height = table["relevance"].to_numpy()
-    colours = [COLOURS[0] if used else "white" for used in table["in_use"]]
-    ax.bar(rank, height, color=colours, edgecolor=COLOURS[0])
+    style = Style.of(ax)
+    colours = [style.colours[0] if used else style.paper for used in table["in_use"]]
+    ax.bar(rank, height, color=colours, edgecolor=style.colours[0])
     if table["low"].notna().all():
         reach = np.abs(table[["low", "high"]].to_numpy().T - height)
-        ax.errorbar(rank, height, yerr=reach, fmt="none", ecolor="0.4", capsize=3)
-    ax.axhline(threshold * height.max(), color="0.5", linestyle=":", linewidth=1.0)
+        ax.errorbar(rank, height, yerr=reach, fmt="none", ecolor=style.grey(0.4), capsize=3)
+    ax.axhline(threshold * height.max(), color=style.grey(0.5), linestyle=":", linewidth=1.0)
     ax.set_xticks(rank, [str(name) for name in table.index])
     ax.set(xlabel="latent dimension", ylabel="spread of X / lengthscale")
     return ax

@@ -13,6 +13,7 @@ from pm_gplvm.data.fit import LATENT, Fit, to_json
 from pm_gplvm.data.progress import progress_bar
 from pm_gplvm.data.table import new_table
 from pm_gplvm.model.priors import LatentPrior, kind_of_prior, mapped
+from pm_gplvm.prediction.processes import chosen_draws
 from pm_gplvm.prediction.row_posterior import (
     Positions,
     Rows,
@@ -125,8 +126,13 @@ def embed(
     signs of zero, and columns that come by name may stand in any order. Equal rows are told the same.
     With more BLAS threads than one this holds but for rounding.
 
+    *Sparse and variational fits.* m and v are those given q(u), the values at the M inducing inputs, which the
+    new rows do not change. X being integrated over, a variational fit counts as one draw (unless aligned).
+    Starts are sought among at most 1000 of its rows.
+
     *Cost.* All rows and starts are maximised in step, so that the cost is that of few products of matrices: for
-    each row and draw about 20 ``n_starts`` + ``draws`` positions of N² operations. A position that no
+    each row and draw about 20 ``n_starts`` + ``draws`` positions of N² operations, of M² through
+    inducing inputs. A position that no
     start leads to is missed, and ``pareto_k`` may not show it: in more than about three latent
     dimensions compare with a greater ``n_starts``.
 
@@ -145,7 +151,7 @@ def embed(
     (('chain', 'draw', 'obs_new', 'latent'), ('obs_new', 'mode'))
     """
     settings = {"num_samples": num_samples, "draws": draws, "n_starts": n_starts}
-    read = exact_fit(fit, settings, "embed")
+    read = readable(fit, settings, "embed")
     if prior is None and kind_of_prior(read.constants).mapped:
         whole = new_table(read, Y_new)
         read.warn_unaligned()
@@ -217,7 +223,7 @@ def log_predictive(
     ('obs_new',)
     """
     settings = {"num_samples": num_samples, "draws": draws, "n_starts": n_starts}
-    read = exact_fit(fit, settings, "log_predictive")
+    read = readable(fit, settings, "log_predictive")
     new, positions, _ = positions_of_table(
         read, Y_new, prior, settings, random_seed, blas_threads, progressbar
     )
@@ -231,13 +237,11 @@ def log_predictive(
     return xr.Dataset({n: ("obs_new", v) for n, v in known.items()}, coords=_row_labels(new))
 
 
-def exact_fit(fit: Any, settings: dict[str, int], caller: str) -> Fit:
+def readable(fit: Any, settings: dict[str, int], caller: str) -> Fit:
     """Check the numbers that :func:`embed` is given, and read its fit."""
     for (name, value), least in zip(settings.items(), (1, 100, 4), strict=True):
         count(name, value, least)
-    read = Fit.of(fit, caller=caller)
-    read.require_exact()
-    return read
+    return Fit.of(fit, "X", "sigma", "Y_mean", "Y_scale", caller=caller)
 
 
 def positions_of_table(
@@ -285,7 +289,7 @@ def _rows_by_draw(read: Fit, new: xr.DataArray, prior: Any, limit: int) -> list[
     values = (new.to_numpy() - centre) / scale
     seen = ~np.isnan(values)
     y = np.where(seen, values, 0.0)
-    shape, chosen = (len(new), read.latent_dim), read.evenly_spaced(limit)
+    shape, chosen = (len(new), read.latent_dim), chosen_draws(read, limit)
     if prior is None:
         _warn_of_prior(read)
         priors = kind_of_prior(read.constants).new_row(read, chosen)

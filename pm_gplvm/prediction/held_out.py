@@ -13,7 +13,7 @@ from scipy.stats import norm
 
 from pm_gplvm.core.blas import blas_threads
 from pm_gplvm.core.checks import Array, checked, count, function_of, warn
-from pm_gplvm.core.gaussian import GP, Patterns
+from pm_gplvm.core.gaussian import Patterns
 from pm_gplvm.core.interrupt import caught, interrupted, interruptible, safe_point
 from pm_gplvm.data.fit import FEATURE, OBS, Fit
 from pm_gplvm.data.progress import progress_bar
@@ -24,7 +24,7 @@ from pm_gplvm.model.compile import compile_mode
 from pm_gplvm.model.spec import ModelSpec
 from pm_gplvm.model.volume import why_no_volume
 from pm_gplvm.prediction.embed import log_predictive
-from pm_gplvm.prediction.processes import by_pattern, each_draw, parts, patterns_of
+from pm_gplvm.prediction.processes import Process, by_pattern, each_with_rows, parts, patterns_of
 
 FEWEST_SMOOTHED = 25  # draws below which Pareto smoothing has no tail to fit
 
@@ -35,7 +35,8 @@ def compute_log_likelihood(fit: xr.DataTree) -> xr.DataTree:
     ln N(y_d given mean_d, scale_d² K), d = 1 … D, of the observed entries, as by
     ``pm.compute_log_likelihood`` but without compilation. ``az.loo`` and ``az.compare`` then leave out one
     *feature* at a time. ArviZ smooths the tail of the draws, and of an estimate, one draw, it says IndexError:
-    that has :func:`leave_one_out`.
+    that has :func:`leave_one_out`. Of a sparse or variational fit it is the approximate one
+    (:func:`model.build_sparse`) at each draw of X; with ``method="vfe"`` a lower bound.
 
     Parameters
     ----------
@@ -68,7 +69,7 @@ def compute_log_likelihood(fit: xr.DataTree) -> xr.DataTree:
     units = patterns.seen.sum(axis=1)[patterns.group] * (0.5 * np.log(2.0 * np.pi) + np.log(scale))
     terms = np.tile(-units, (read.n_draws, 1))
     with blas_threads(1):
-        for own_terms, draw in zip(terms, each_draw(read), strict=True):
+        for own_terms, draw in zip(terms, each_with_rows(read), strict=True):
             for _, columns, _, block, own in parts(draw, F, patterns):
                 quad, logdet, _ = own.log_terms(block)
                 own_terms[columns] -= 0.5 * (quad + logdet)
@@ -151,6 +152,10 @@ def leave_one_out(fit: xr.DataTree, *, num_samples: int = 200) -> xr.Dataset:
     turns the posterior given Y into that given Y without the entry, with Pareto smoothing (Bürkner,
     Gabry & Vehtari 2021).
 
+    In a sparse or variational fit the same is said of the approximate model, u given X and the other rows of
+    the column: what is taken out of q(u) is of rank one, and no N × N matrix is formed. Draws of a
+    variational fit are those of q(X), and the weights correct no error of q.
+
     Parameters
     ----------
     fit : DataTree
@@ -189,7 +194,7 @@ def leave_one_out(fit: xr.DataTree, *, num_samples: int = 200) -> xr.Dataset:
     read = Fit.of(fit, caller="leave_one_out")
     F, centre, scale = read.table()
     patterns = patterns_of(read, F)
-    residuals, variances = _left_out(each_draw(read, int(num_samples)), F, patterns)
+    residuals, variances = _left_out(each_with_rows(read, int(num_samples)), F, patterns)
     mean, sd, score, k = np.full((4, *F.shape), np.nan)
     for d, g in enumerate(patterns.group):
         rows = patterns.seen[g]
@@ -204,7 +209,7 @@ def leave_one_out(fit: xr.DataTree, *, num_samples: int = 200) -> xr.Dataset:
     return xr.Dataset({n: ((OBS, FEATURE), v) for n, v in known.items()}, coords=read.coords)
 
 
-def _left_out(draws: Iterable[GP], F: Array, patterns: Patterns) -> tuple[Array, Array]:
+def _left_out(draws: Iterable[Process], F: Array, patterns: Patterns) -> tuple[Array, Array]:
     """Residuals (S, N, D) of each entry given the others of its column, and variances (S, N, G)."""
     residuals, variances = [], []
     with blas_threads(1):

@@ -8,9 +8,9 @@ import xarray as xr
 from pm_gplvm.core.blas import blas_threads as limit_threads
 from pm_gplvm.core.checks import checked
 from pm_gplvm.data.fit import FEATURE, Fit
-from pm_gplvm.prediction.embed import exact_fit, positions_of_table
+from pm_gplvm.prediction.embed import positions_of_table, readable
 from pm_gplvm.prediction.predict import reconstruct
-from pm_gplvm.prediction.processes import each_draw, parts, patterns_of
+from pm_gplvm.prediction.processes import each_process, mixed, parts, patterns_of
 
 
 @checked
@@ -34,7 +34,8 @@ def impute(
         mean = E m(x),  sd² = E v(x) + var m(x),
 
     m and v those of a measurement, its noise included. The positions of the training rows are those of
-    the fit's draws, as in :func:`reconstruct`.
+    the fit's draws, as in :func:`reconstruct`. The table of a sparse or variational fit is complete: only
+    new rows of it have something to fill.
 
     Parameters
     ----------
@@ -69,7 +70,7 @@ def impute(
     if Y_new is None:
         return _filled(fit, num_samples)
     settings = {"num_samples": num_samples, "draws": draws, "n_starts": n_starts}
-    read = exact_fit(fit, settings, "impute")
+    read = readable(fit, settings, "impute")
     new, positions, _ = positions_of_table(
         read, Y_new, prior, settings, random_seed, blas_threads, progressbar
     )
@@ -80,14 +81,16 @@ def impute(
     n_used = positions.n_draws
     each = weights.shape[1] // n_used
     with limit_threads(blas_threads):
-        for s, draw in enumerate(each_draw(read, n_used)):
+        for s, draw in enumerate(each_process(read, n_used)):
             part = slice(s * each, (s + 1) * each)
             for _, columns, which, block, own in parts(draw, F, patterns):
                 known = own.weights(block)
                 for row in range(len(new)):
-                    w, mean = weights[row, part], own.cross(positions.x[row, part]) @ known
-                    first[row, columns] += w @ mean
-                    second[row, columns] += w @ (mean**2 + positions.variance[row, part][:, which])
+                    variance = positions.variance[row, part][:, which]
+                    x, w = positions.x[row, part], weights[row, part]
+                    mean, square = mixed(own, known, x, w, variance)
+                    first[row, columns] += mean
+                    second[row, columns] += square
     missing = np.isnan(new.to_numpy())
     variance = np.maximum(second - first**2, 0.0)
     dims = ("obs_new", FEATURE)

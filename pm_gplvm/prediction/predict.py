@@ -6,15 +6,15 @@ import numpy as np
 import xarray as xr
 
 from pm_gplvm.core.checks import Array, checked
-from pm_gplvm.core.gaussian import Patterns
+from pm_gplvm.core.gaussian import Patterns, square_root
 from pm_gplvm.data.arrays import finite
 from pm_gplvm.data.fit import FEATURE, OBS, Fit
 from pm_gplvm.prediction.processes import (
     column_variances,
     conditional,
     conditional_variance,
-    each_draw,
     each_process,
+    joint,
     patterns_of,
     smoothed,
 )
@@ -36,7 +36,12 @@ def check_positions(read: Fit, X_new: Any) -> Array:
 
 @checked
 def predict(
-    fit: xr.DataTree, X_new: Any, *, noise: bool = False, num_samples: int = 100
+    fit: xr.DataTree,
+    X_new: Any,
+    *,
+    noise: bool = False,
+    cov: bool = False,
+    num_samples: int = 100,
 ) -> xr.Dataset:
     """Predict Y at new latent positions.
 
@@ -53,13 +58,17 @@ def predict(
         In the frame of the fit's ``X``: the aligned one after :func:`align`.
     noise : bool, default False
         Whether ``sd`` includes the white noise of a new measurement.
+    cov : bool, default False
+        Whether the covariance of the new positions is given too: S² D numbers.
     num_samples : int, default 100
         At most so many draws are used, evenly spaced.
 
     Returns
     -------
     Dataset
-        ``mean`` and ``sd``, dims (obs_new, feature), in the units of Y.
+        ``mean`` and ``sd``, dims (obs_new, feature), in the units of Y. With ``cov`` also ``cov``, dims
+        (obs_new, obs_new_to, feature), in their square: of the values of one column at two positions, with the
+        square of ``sd`` on its diagonal.
 
     Warns
     -----
@@ -92,13 +101,35 @@ def predict(
         variances.append(variance + draw.sigma**2 if noise else variance)
     total = np.mean(variances, axis=0)[:, patterns.group] + np.var(means, axis=0)
     dims = ("obs_new", FEATURE)
-    return xr.Dataset(
-        {
-            "mean": (dims, centre + scale * np.mean(means, axis=0)),
-            "sd": (dims, scale * np.sqrt(total)),
-        },
-        coords={"obs_new": np.arange(len(positions)), FEATURE: read.features},
-    )
+    known: dict[str, Any] = {
+        "mean": (dims, centre + scale * np.mean(means, axis=0)),
+        "sd": (dims, scale * np.sqrt(total)),
+    }
+    if cov:
+        whole = _covariance(read, F, patterns, positions, num_samples)
+        diagonal = np.arange(len(positions))
+        whole[diagonal, diagonal] = total  # that of the function, and the noise if asked for
+        known["cov"] = (("obs_new", "obs_new_to", FEATURE), scale**2 * whole)
+    numbers = {dim: np.arange(len(positions)) for dim in ("obs_new", *(["obs_new_to"] * cov))}
+    return xr.Dataset(known, coords={**numbers, FEATURE: read.features})
+
+
+def _covariance(
+    read: Fit, F: Array, patterns: Patterns, positions: Array, num_samples: int
+) -> Array:
+    """Covariance (S, S, D) of each column between the positions, by the law of total covariance."""
+    S, D = len(positions), F.shape[1]
+    within, first, second = np.zeros((S, S, D)), np.zeros((S, D)), np.zeros((S, S, D))
+    draws = list(each_process(read, num_samples))
+    for draw in draws:
+        mean = np.empty((S, D))
+        for columns, own, covariance in joint(draw, F, patterns, positions):
+            mean[:, columns] = own
+            within[:, :, columns] += covariance[:, :, None]
+        first += mean
+        second += mean[:, None] * mean
+    first /= len(draws)
+    return (within + second) / len(draws) - first[:, None] * first
 
 
 @checked
@@ -114,7 +145,8 @@ def sample_predictive(
 
     Each draw takes one (X, θ) of the fit and, for each column, a function from the Gaussian
     conditional of all new positions together (Rasmussen & Williams 2006, eq. 2.25 and 2.26), so
-    that neighbouring rows vary together; :func:`predict` has the mean and sd of each alone.
+    that neighbouring rows vary together; :func:`predict` has the mean and sd of each alone. A sparse or
+    variational fit draws through its inducing inputs.
 
     Parameters
     ----------
@@ -156,22 +188,20 @@ def sample_predictive(
     >>> gplvm.sample_predictive(best, path, num_samples=3, random_seed=1)["predictions"]["Y"].shape
     (1, 3, 5, 64)
     """
-    read = Fit.of(fit, caller="sample_predictive")
-    read.require_exact()
+    read = Fit.of(fit, "X", "sigma", "Y_mean", "Y_scale", caller="sample_predictive")
     read.warn_unaligned()
     positions = check_positions(read, X_new)
     F, centre, scale = read.table()
     patterns = patterns_of(read, F)
     rng = np.random.default_rng(random_seed)
-    chosen = list(each_draw(read, num_samples))
+    chosen = list(each_process(read, num_samples))
     tables = []
     for draw, share in zip(
         chosen, np.array_split(np.arange(num_samples), len(chosen)), strict=True
     ):
         own = rng.standard_normal((len(share), len(positions), F.shape[1]))
-        for rows, columns, block in patterns.blocks(F):
-            mean, root = draw.given(rows, columns).joint(block, positions)
-            own[..., columns] = mean + root @ own[..., columns]
+        for columns, mean, covariance in joint(draw, F, patterns, positions):
+            own[..., columns] = mean + square_root(covariance) @ own[..., columns]
         if noise:
             own = own + draw.sigma * rng.standard_normal(own.shape)
         tables.append(centre + scale * own)
@@ -195,7 +225,8 @@ def reconstruct(fit: xr.DataTree, *, noise: bool = False, num_samples: int = 100
     At the positions of a draw the function has mean F - σ²K⁻¹F and variance σ² - σ⁴[K⁻¹]_nn, K with
     its noise σ²: the Gaussian conditional at X_new = X. An entry that is missing is predicted at its
     row's position as in :func:`predict`, from the rows that have that column. The draws are mixed by the law of total
-    variance. With X fixed rows that lie apart are hardly smoothed; how a row would be predicted
+    variance. A sparse fit predicts at X; of a variational one mean and variance are those under q(x_n), in
+    closed form where the bound is. With X fixed rows that lie apart are hardly smoothed; how a row would be predicted
     from the others is given by :func:`diagnostics.leave_one_out`.
 
     Parameters
@@ -226,16 +257,15 @@ def reconstruct(fit: xr.DataTree, *, noise: bool = False, num_samples: int = 100
     >>> dict(gplvm.reconstruct(best).sizes)
     {'obs': 20, 'feature': 64}
     """
-    read = Fit.of(fit, caller="reconstruct")
-    read.require_exact()
+    read = Fit.of(fit, "X", "sigma", "Y_mean", "Y_scale", caller="reconstruct")
     F, centre, scale = read.table()
     patterns = patterns_of(read, F)
     means, variances = [], []
-    for draw in each_draw(read, num_samples):
+    for draw in each_process(read, 1 if read.is_inducing else num_samples):
         mean, variance = smoothed(draw, F, patterns)
         means.append(mean)
         variances.append(variance + draw.sigma**2 if noise else variance)
-    total = np.mean(variances, axis=0)[:, patterns.group] + np.var(means, axis=0)
+    total = np.mean(variances, axis=0) + np.var(means, axis=0)
     known = {
         "mean": centre + scale * np.mean(means, axis=0),
         "sd": scale * np.sqrt(total),

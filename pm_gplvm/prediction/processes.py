@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 from pm_gplvm.core.blas import Product
 from pm_gplvm.core.checks import Array
 from pm_gplvm.core.gaussian import GP, Patterns, column_patterns, single_columns
-from pm_gplvm.core.inducing import InducingKernel, InducingPosterior
+from pm_gplvm.core.inducing import InducingKernel, InducingPosterior, RowTerms
 from pm_gplvm.core.kernels import (
     KERNELS,
+    cross_and_rate,
     cross_covariance,
+    cross_pullback,
     cross_slope,
     prior_slope_variance,
     prior_variance,
@@ -106,9 +108,11 @@ class OwnColumns:
 class Induced:
     """The process of a sparse or variational fit, with the interface of a :class:`GP`.
 
-    Its rows are the inducing inputs W (M, Q), in units of X. X being integrated over in a
-    variational fit, there is one of it, whatever the draws of X. ``frame`` (rotation, shift, scale)
-    is that into which :func:`align` brought positions.
+    It is that of u, the values at the inducing inputs W (M, Q), given the table; W is in units of X. X
+    being integrated over in a variational fit, there is one of it, whatever the draws of X. ``known`` (N, Q)
+    are the positions of the table's rows, ``spread`` their standard deviations in q(X), None where
+    they are points. ``own_noise_of_rows``: FITC. ``frame`` (rotation, shift, scale) is that into which
+    :func:`align` brought positions; ``known`` and W are as they were before.
     """
 
     kernel: str
@@ -116,17 +120,68 @@ class Induced:
     theta: dict[str, Any]
     sigma: float
     posterior: InducingPosterior
+    known: Array
+    spread: Array | None
+    own_noise_of_rows: bool
     frame: tuple[Array, Array, Any] | None = None
+
+    @property
+    def signal(self) -> Array:
+        """Variance by which the prior's is multiplied, one for all columns."""
+        return np.ones(1)
+
+    @property
+    def noise(self) -> float:
+        """Variance of the noise."""
+        return self.sigma**2
+
+    @property
+    def X(self) -> Array:
+        """Positions of the table's rows, those of q(X) by their means, in the frame, shape (N, Q)."""
+        if self.frame is None:
+            return self.known
+        rotation, shift, scale = self.frame
+        return np.asarray(scale * self.known @ rotation.T + shift)
+
+    @property
+    def unit(self) -> Array:
+        """Lengthscale along each dimension of the frame, shape (Q,)."""
+        unit = np.broadcast_to(self.theta.get("lengthscale", 1.0), self.W.shape[1])
+        if self.frame is None:
+            return unit
+        rotation, _, scale = self.frame
+        return np.asarray(np.sqrt(((scale * rotation * unit) ** 2).sum(axis=1)))
 
     def _raw(self, X_new: Array) -> Array:
         if self.frame is None:
             return X_new
         rotation, shift, scale = self.frame
-        return (X_new - shift) @ rotation / scale
+        # No product of matrices, whose rounding depends on how many rows there are.
+        return np.asarray(((X_new - shift)[:, :, None] * rotation).sum(axis=1) / scale)
 
-    def cross(self, X_new: Array) -> Array:
+    def cross(self, X_new: Array, product: Product = np.matmul) -> Array:
         """k(X_new, W), without noise, shape (S, M)."""
-        return cross_covariance(self.kernel, self._raw(X_new), self.W, **self.theta)
+        return self.cross_and_rate(X_new, product)[0]
+
+    def cross_and_rate(
+        self, X_new: Array, product: Product = np.matmul
+    ) -> tuple[Array, Array | None]:
+        """As :meth:`cross`, and its derivative in the squared distance."""
+        between = (self.kernel, self._raw(X_new), self.W)
+        return cross_and_rate(*between, product=product, **self.theta)
+
+    def cross_pullback(
+        self,
+        X_new: Array,
+        rate: Array | None,
+        by_cross: Array,
+        by_prior: Array,
+        product: Product = np.matmul,
+    ) -> Array:
+        """Gradient in X_new of what depends on it by :meth:`cross` and :meth:`prior_variance`."""
+        between = (self.kernel, self._raw(X_new), self.W, rate, by_cross, by_prior)
+        raw = cross_pullback(*between, product=product, **self.theta)
+        return raw if self.frame is None else (self._turn @ raw[:, :, None])[:, :, 0]
 
     def weights(self, F: Array) -> Array:
         """Weights w of the conditional mean k(x, W) w; F is the table of the fit."""
@@ -137,10 +192,22 @@ class Induced:
         theta = {name: value for name, value in self.theta.items() if name != "lengthscale"}
         return prior_variance(self.kernel, self._raw(X_new), **theta)
 
+    def turned(self, cross: Array, product: Product = np.matmul) -> Array:
+        """k(x, W) in the directions of :class:`InducingPosterior`, shape (S, M)."""
+        return product(cross, self.posterior.directions.T)
+
     def variance(self, cross: Array, prior: Array) -> Array:
         """Variance of the noise-free function, in units of the scale² of Y, shape (S,)."""
-        known = np.einsum("sm,sm->s", cross @ self.posterior.reduction, cross)
-        return np.maximum(prior - known, 0.0)
+        return np.maximum(
+            prior - (self.turned(cross) ** 2 * self.posterior.shares).sum(axis=1), 0.0
+        )
+
+    def joint(self, F: Array, X_new: Array) -> tuple[Array, Array]:
+        """Mean (S, D) and covariance (S, S) of the noise-free function at all positions."""
+        raw, turned = self._raw(X_new), self.turned(self.cross(X_new))
+        prior = cross_covariance(self.kernel, raw, raw, **self.theta)
+        covariance = prior - (turned * self.posterior.shares) @ turned.T
+        return turned @ self.posterior.coefficients, 0.5 * (covariance + covariance.T)
 
     @property
     def _turn(self) -> Array:
@@ -160,8 +227,55 @@ class Induced:
         prior = turn * prior_slope_variance(self.kernel, Q, **self.theta) @ turn.T
         return prior - slope @ self.posterior.reduction @ slope.transpose(0, 2, 1)
 
+    # The table's own rows, at ``known`` as points: u given those, and the rest of a row's column.
 
-def each_process(read: Fit, limit: int | None = None) -> Iterator[GP | Induced]:
+    def _at_rows(self, F: Array) -> tuple[RowTerms, tuple[Array, float]]:
+        whole = self._kernel(np.zeros_like(self.known))
+        found, scaled, noise = whole.point_posterior(
+            F, self.sigma, own_noise=self.own_noise_of_rows
+        )
+        turned = whole.psi1 @ found.directions.T
+        prior = self.theta.get("amplitude", 1.0) ** 2 * whole.own_variance + whole.bias**2
+        quad, logdet = found.column_terms(scaled)
+        logdet += 2.0 * float(np.log(noise).sum())
+        return found.row_terms(turned, prior, F, noise**2), (quad, logdet)
+
+    def _kernel(self, spread: Array) -> InducingKernel:
+        quadrature = None if spread.any() else ONE_NODE
+        return InducingKernel.of(
+            self.kernel, (self.known, spread, self.W), self.theta, quadrature=quadrature
+        )
+
+    def log_terms(self, F: Array) -> tuple[Array, Any, Array]:
+        """Of each column (D,), and a number: minus half their sum is the approximate ln p(f_d).
+
+        And the residuals of the mean at the rows' positions over the noise, (N, D).
+        """
+        rows, (quad, logdet) = self._at_rows(F)
+        return quad, logdet, rows.residual / self.noise
+
+    def left_out(self, F: Array) -> tuple[Array, Array]:
+        """Residuals (N, D) and variance (N,) of each row of F given the others, where it lies."""
+        return self._at_rows(F)[0].left_out(self.noise)
+
+    def smoothed(self, F: Array) -> tuple[Array, Array]:
+        """Mean (N, D) and variance, (N,) or (N, D) under q(X), of the noise-free function of the rows."""
+        if self.spread is not None:
+            return self._kernel(self.spread).row_moments(self.posterior)
+        rows, _ = self._at_rows(F)
+        return F - rows.residual, rows.variance
+
+    def covariance_of_pairs(self, first: Indices, second: Indices) -> Array:
+        """Covariance of some pairs of rows before any data, noise included, shape (P,)."""
+        one, other = (self.known[rows][:, None] for rows in (first, second))
+        values = cross_covariance(self.kernel, one, other, **self.theta)[:, 0, 0]
+        return np.asarray(values + self.noise * (first == second))
+
+
+Process = GP | Induced
+
+
+def each_process(read: Fit, limit: int | None = None) -> Iterator[Process]:
     """Go through the processes that predictions are mixed over, at most ``limit``, evenly spaced."""
     read.require("X", "sigma")
     if not read.is_inducing:
@@ -171,18 +285,38 @@ def each_process(read: Fit, limit: int | None = None) -> Iterator[GP | Induced]:
     if not read.is_aligned:
         yield induced
         return
-    frames = read.frames(read.evenly_spaced(limit))
+    frames = read.frames(chosen_draws(read, limit))
     for frame in zip(frames.rotation, frames.shift, frames.scale, strict=True):
         yield replace(induced, frame=frame)
 
 
-def given(process: GP | Induced, rows: Indices, columns: Indices) -> GP | Induced:
+def chosen_draws(read: Fit, limit: int | None) -> Indices:
+    """Which draws :func:`each_process` goes through; one where X is integrated over and nothing turned."""
+    return read.evenly_spaced(1 if read.is_inducing and not read.is_aligned else limit)
+
+
+def each_with_rows(read: Fit, limit: int | None = None) -> Iterator[Process]:
+    """Go through the draws of all chains, or ``limit`` of them, with the rows where each draw has them.
+
+    Under a variational fit θ and the inducing inputs are the same in all of them, and u is given X.
+    """
+    if not read.is_inducing:
+        yield from each_draw(read, limit)
+        return
+    read.require("X", "sigma")
+    induced = replace(_induced(read), spread=None)
+    X = read.values("X", raw=True)
+    for i in read.evenly_spaced(limit):
+        yield replace(induced, known=X[i])
+
+
+def given(process: Process, rows: Indices, columns: Indices) -> Process:
     """Condition a process on these rows only, for these columns; an inducing one has all of them."""
     return process.given(rows, columns) if isinstance(process, GP) else process
 
 
 def parts(
-    process: GP | Induced, F: Array, patterns: Patterns
+    process: Process, F: Array, patterns: Patterns
 ) -> Iterator[tuple[Indices, Indices, slice, Array, Any]]:
     """Split a process by the missingness patterns of F (N, D).
 
@@ -198,7 +332,7 @@ def parts(
 
 
 def conditional(
-    process: GP | Induced, F: Array, patterns: Patterns, X_new: Array
+    process: Process, F: Array, patterns: Patterns, X_new: Array
 ) -> tuple[Array, Array]:
     """Mean (S, D) and variance (S, G) of the noise-free function at new positions (S, Q).
 
@@ -212,9 +346,7 @@ def conditional(
     return mean, variance
 
 
-def conditional_variance(
-    process: GP | Induced, F: Array, patterns: Patterns, X_new: Array
-) -> Array:
+def conditional_variance(process: Process, F: Array, patterns: Patterns, X_new: Array) -> Array:
     """Variance of :func:`conditional` alone, shape (S, G)."""
     variances = [
         own.variance(own.cross(X_new), own.prior_variance(X_new))
@@ -223,8 +355,11 @@ def conditional_variance(
     return np.concatenate([by_pattern(v) for v in variances], axis=1)
 
 
-def smoothed(draw: GP, F: Array, patterns: Patterns) -> tuple[Array, Array]:
-    """Mean (N, D) and variance (N, G) of the noise-free function at the rows' own positions."""
+def smoothed(draw: Process, F: Array, patterns: Patterns) -> tuple[Array, Array]:
+    """Mean and variance (N, D) of the noise-free function at the rows' own positions."""
+    if isinstance(draw, Induced):
+        mean, known = draw.smoothed(F)
+        return mean, np.broadcast_to(by_pattern(known), F.shape)
     mean, variance = np.empty_like(F), np.empty((len(F), len(patterns)))
     for rows, columns, which, block, own in parts(draw, F, patterns):
         mean[np.ix_(rows, columns)], known = own.smoothed(block)
@@ -235,7 +370,29 @@ def smoothed(draw: GP, F: Array, patterns: Patterns) -> tuple[Array, Array]:
             mean[np.ix_(others, columns)] = cross @ own.weights(block)
             left = own.variance(cross, own.prior_variance(draw.X[others]))
             variance[others, which] = by_pattern(left)
-    return mean, variance
+    return mean, variance[:, patterns.group]
+
+
+def joint(
+    process: Process, F: Array, patterns: Patterns, X_new: Array
+) -> Iterator[tuple[Indices, Array, Array]]:
+    """Columns, and their mean (S, D_g) and common covariance (S, S) at all positions together, by pattern."""
+    for rows, columns, block in patterns.blocks(F):
+        yield columns, *given(process, rows, columns).joint(block, X_new)
+
+
+def mixed(own: Any, known: Array, x: Array, weight: Array, variance: Array) -> tuple[Array, Array]:
+    """E m and E (m² + v) (D,) of a measurement, over weighted positions x (T, Q).
+
+    ``known`` are the weights of the conditional mean, ``variance`` (T, 1) or (T, D) is v.
+    """
+    if isinstance(own, Induced):
+        turned, coefficients = own.turned(own.cross(x)), own.posterior.coefficients
+        second = (turned.T * weight) @ turned
+        squares = (coefficients * (second @ coefficients)).sum(axis=0)
+        return (weight @ turned) @ coefficients, squares + weight @ variance
+    mean = own.cross(x) @ known
+    return weight @ mean, weight @ (mean**2 + variance)
 
 
 def by_pattern(variance: Array) -> Array:
@@ -243,7 +400,7 @@ def by_pattern(variance: Array) -> Array:
     return variance.reshape(len(variance), -1)
 
 
-def column_variances(process: GP | Induced) -> Any:
+def column_variances(process: Process) -> Any:
     """Amplitude² of the columns of a draw that has its kernel of amplitude 1, shape (D,), else 1."""
     if isinstance(process, GP) and process.own_noise:
         return np.asarray(process.theta["amplitude"]) ** 2
@@ -271,18 +428,17 @@ def patterns_of(read: Fit, F: Array) -> Patterns:
 
 
 def _induced(read: Fit) -> Induced:
-    F, known = read.table(missing=False).F, read.group("approximation")
+    F, group = read.table(missing=False).F, read.group("approximation")
     theta = {name: read.values(name, raw=True)[0] for name in read.theta_names}
-    sigma = float(read.noise()[0])
-    W = known["X_inducing"].to_numpy()
-    if "X_mean" in known:
-        mean, sd, quadrature = known["X_mean"].to_numpy(), known["X_sd"].to_numpy(), None
-    else:
-        mean = read.values("X", raw=True)[0]
-        sd, quadrature = np.zeros_like(mean), ONE_NODE
-    whole = InducingKernel.of(read.kernel, (mean, sd, W), theta, quadrature=quadrature)
-    if read.approximation == "fitc":
-        posterior, _, _ = whole.fitc_posterior(F, sigma)
-    else:
+    sigma, W = float(read.noise()[0]), group["X_inducing"].to_numpy()
+    own = read.approximation == "fitc"
+    if "X_mean" in group:
+        known, spread = group["X_mean"].to_numpy(), group["X_sd"].to_numpy()
+        whole = InducingKernel.of(read.kernel, (known, spread, W), theta)
         posterior = whole.posterior(F, sigma)
-    return Induced(read.kernel, W, theta, sigma, posterior)
+    else:
+        known, spread = read.values("X", raw=True)[0], None
+        points = known, np.zeros_like(known), W
+        whole = InducingKernel.of(read.kernel, points, theta, quadrature=ONE_NODE)
+        posterior, _, _ = whole.point_posterior(F, sigma, own_noise=own)
+    return Induced(read.kernel, W, theta, sigma, posterior, known, spread, own)

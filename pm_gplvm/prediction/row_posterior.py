@@ -20,11 +20,21 @@ from pm_gplvm.core.batch_optimise import Index, maximise, minimise
 from pm_gplvm.core.blas import Runs, rowwise
 from pm_gplvm.core.checks import Array
 from pm_gplvm.core.gaussian import GP, column_patterns, lower_factors, single_columns
+from pm_gplvm.core.inducing import shortened
 from pm_gplvm.core.interrupt import interruptible, safe_point
 from pm_gplvm.core.mixtures import Mixture, Proposals, over_last, squared_distances
-from pm_gplvm.data.fit import Fit
+from pm_gplvm.data.fit import Fit, evenly_spaced
 from pm_gplvm.data.progress import Bar
-from pm_gplvm.prediction.processes import OwnColumns, by_pattern, each_draw, parts
+from pm_gplvm.prediction.processes import (
+    Induced,
+    OwnColumns,
+    Process,
+    by_pattern,
+    each_process,
+    parts,
+)
+
+Indices = NDArray[np.intp]
 
 # The density
 _BLOCK = 2**19  # entries of one k(x, X): what a processor's cache still holds
@@ -34,6 +44,8 @@ _LEAST_NOISE = 1e-12  # σ² that least squares are divided by where a fit has n
 
 # Modes and positions
 _ROWS = 1000  # at a time
+_SHORT = 2**23  # numbers of the roots of so many rows, through inducing inputs
+_KNOWN = 1000  # known rows at which a new one may begin, through inducing inputs: many more are no better
 _SCATTERED = 1000  # positions beside those of the known rows, and as many from the prior
 _BESIDE = 0.3  # in lengthscales
 _APART = 0.2  # in lengthscales: nearer starts lead to the same mode
@@ -61,6 +73,7 @@ class Rows:
     mean: Array
     sd: Array
     mixture: Mixture | None = None
+    short: "Short | None" = None
 
     def __len__(self) -> int:
         return len(self.y)
@@ -72,6 +85,7 @@ class Rows:
             seen=self.seen[which],
             mean=self.mean[which],
             sd=self.sd[which],
+            short=None if self.short is None else self.short[which],
         )
 
     def columns(self, which: NDArray[np.intp]) -> "Rows":
@@ -80,21 +94,62 @@ class Rows:
             return self
         return replace(self, y=self.y.take(which, axis=1), seen=self.seen.take(which, axis=1))
 
-    def log_prior(self, x: Array) -> Array:
-        """Return ln p(x), x of shape (M, ..., Q), or (1, ..., Q) for all rows, shape (M, ...)."""
+    def log_prior(self, x: Array, row: Any = ...) -> Array:
+        """Return ln p(x), x of shape (M, ..., Q), or (1, ..., Q) for all rows, shape (M, ...).
+
+        ``row`` (M',) says of which of the rows each is.
+        """
+        mean, sd = self.mean[row], self.sd[row]
         if self.mixture is not None:
             logs = self.mixture.log_density(x)
-            return np.broadcast_to(logs, (len(self), *logs.shape[1:]))
-        over = (len(self), *(1,) * (x.ndim - 2), x.shape[-1])
-        mean, sd = self.mean.reshape(over), self.sd.reshape(over)
+            return np.broadcast_to(logs, (len(mean), *logs.shape[1:]))
+        over = (len(mean), *(1,) * (x.ndim - 2), x.shape[-1])
+        mean, sd = mean.reshape(over), sd.reshape(over)
         scaled = (x - mean) / sd
         return over_last(-0.5 * (scaled**2 + np.log(2.0 * np.pi)) - np.log(sd))
 
-    def prior_slope(self, x: Array) -> Array:
-        """Gradient of ln p(x) at the position of each row, shape (M, Q)."""
+    def prior_slope(self, x: Array, row: Any = ...) -> Array:
+        """Gradient of ln p(x) at the position of each row, shape (M, Q); ``row`` as in :meth:`log_prior`."""
         if self.mixture is not None:
             return self.mixture.slope(x)
-        return -(x - self.mean) / self.sd**2
+        return -(x - self.mean[row]) / self.sd[row] ** 2
+
+
+@dataclass(frozen=True)
+class Short:
+    """Rows and the functions at their seen entries in as few numbers as there are inducing inputs.
+
+    Σ_d (y_d - m_d(x))² over the entries seen is rest + ‖y - Rt(x)‖² (:func:`shortened`). y (M, r), rest and
+    the number of entries ``count`` (M,) are of each row, R (G, r, K) of each pattern of missing entries,
+    ``pattern`` (M,) says of which a row is.
+    """
+
+    y: Array
+    rest: Array
+    count: Array
+    R: Array
+    pattern: Index
+
+    def __getitem__(self, which: Any) -> "Short":
+        some = {n: getattr(self, n)[which] for n in ("y", "rest", "count", "pattern")}
+        return replace(self, **some)
+
+    @classmethod
+    def of(cls, rows: Rows, coefficients: Array) -> "Short":
+        """Shorten rows, given the coefficients (K, D) of the mean of all columns."""
+        K, D = coefficients.shape
+        seen, pattern = np.unique(rows.seen, axis=0, return_inverse=True)
+        pattern, most = pattern.ravel(), min(K, D)
+        y, rest, R = (
+            np.zeros((len(rows), most)),
+            np.empty(len(rows)),
+            np.zeros((len(seen), most, K)),
+        )
+        for g, entries in enumerate(seen):
+            own = np.flatnonzero(pattern == g)
+            short, root, rest[own] = shortened(coefficients[:, entries], rows.y[own][:, entries])
+            y[own, : short.shape[1]], R[g, : len(root)] = short, root
+        return cls(y, rest, rows.seen.sum(axis=1).astype(np.float64), R, pattern)
 
 
 class RowDensity:
@@ -102,19 +157,41 @@ class RowDensity:
 
     Columns in which the same training rows were observed have the same conditional variance: they
     are a part by themselves, and a complete table is one part. Columns with a noise of their own are
-    a part each where entries are missing; the variance is then that of every column.
+    a part each where entries are missing; the variance is then that of every column. ``known`` are the rows
+    whose positions a new row may begin at.
     """
 
-    def __init__(self, draw: GP, F: Array) -> None:
+    def __init__(self, draw: Process, F: Array) -> None:
         self.draw, self.F = draw, F
-        self._alike = column_patterns(~np.isnan(F))
-        patterns = single_columns(~np.isnan(F)) if draw.own_noise else self._alike
-        self._parts = [
-            (rows, columns, _Part(draw, own, block))
-            for rows, columns, _, block, own in parts(draw, F, patterns)
-        ]
-        lengthscale = np.asarray(draw.theta.get("lengthscale", 1.0), dtype=np.float64)
-        self.unit = np.broadcast_to(lengthscale, draw.X.shape[1])
+        self.known: Any = slice(None)
+        self._parts: list[tuple[Indices, Indices, Any]]
+        if isinstance(draw, Induced):
+            rows, columns = (np.arange(n) for n in F.shape)
+            self._parts = [(rows, columns, _ShortPart(draw))]
+            self.unit, self.known = draw.unit, evenly_spaced(len(F), _KNOWN)
+        else:
+            own_columns = draw.own_noise
+            patterns = (single_columns if own_columns else column_patterns)(~np.isnan(F))
+            self._parts = [
+                (rows, columns, _Part(draw, own, block))
+                for rows, columns, _, block, own in parts(draw, F, patterns)
+            ]
+            lengthscale = np.asarray(draw.theta.get("lengthscale", 1.0), dtype=np.float64)
+            self.unit = np.broadcast_to(lengthscale, draw.X.shape[1])
+        self.beginnings = draw.X[self.known]
+        self._begin = F[self.known]
+        self._alike = column_patterns(~np.isnan(self._begin))
+
+    def prepared(self, rows: Rows) -> Rows:
+        """Return rows with what all evaluations of their density need."""
+        for _, _, part in self._parts:
+            rows = part.prepared(rows)
+        return rows
+
+    @property
+    def rows_at_once(self) -> int:
+        """Rows that are treated together."""
+        return min(part.rows_at_once for _, _, part in self._parts)
 
     def conditional(self, x: Array) -> tuple[Array, Array]:
         """Mean (S, D) and variance (S, G) of a measurement at positions x of shape (S, Q)."""
@@ -130,10 +207,9 @@ class RowDensity:
         ``row`` (S,), in order, says of which of the rows each is; by default the i-th of the i-th.
         """
         row = np.arange(len(rows)) if row is None else row
-        some = rows[row]
-        found = [part.log_likelihood(x, some.columns(c), row) for _, c, part in self._parts]
+        found = [part.log_likelihood(x, part.of(rows, c), row) for _, c, part in self._parts]
         value, gradient = (sum(p) for p in zip(*found, strict=True))
-        return value + some.log_prior(x), gradient + some.prior_slope(x)
+        return value + rows.log_prior(x, row), gradient + rows.prior_slope(x, row)
 
     def shortfall(self, x: Array, rows: Rows) -> Array:
         """How much worse the i-th row is explained at the i-th position than the training rows are.
@@ -166,12 +242,12 @@ class RowDensity:
         scaled residuals.
         """
         row = np.arange(len(rows)) if row is None else row
-        some = rows[row]
-        away = (x - some.mean) / some.sd
-        value, gradient = 0.5 * over_last(away**2), away / some.sd
-        curvature = (1.0 / some.sd**2)[:, :, None] * np.eye(x.shape[1])
+        mean, sd = rows.mean[row], rows.sd[row]
+        away = (x - mean) / sd
+        value, gradient = 0.5 * over_last(away**2), away / sd
+        curvature = (1.0 / sd**2)[:, :, None] * np.eye(x.shape[1])
         for _, columns, part in self._parts:
-            misfit, slope, product = part.squares(x, some.columns(columns), row)
+            misfit, slope, product = part.squares(x, part.of(rows, columns), row)
             value += 0.5 * misfit
             gradient -= slope
             curvature += product
@@ -179,19 +255,21 @@ class RowDensity:
 
     def log_joint_and_variance(self, x: Array, rows: Rows) -> tuple[Array, Array]:
         """Return ln p(y, x) of every row at T positions of its own x (M, T, Q), shape (M, T), and the variance there (M, T, G)."""
-        found = [part.log_likelihood_and_variance(x, rows.columns(c)) for _, c, part in self._parts]
+        found = [
+            part.log_likelihood_and_variance(x, part.of(rows, c)) for _, c, part in self._parts
+        ]
         values, variances = zip(*found, strict=True)
         return sum(values) + rows.log_prior(x), np.concatenate(variances, axis=-1)
 
     def log_densities(self, positions: Array, rows: Rows) -> Array:
         """Return ln p(y, x) of every row at the same positions (P, Q), shape (M, P)."""
-        found = [part.log_densities(positions, rows.columns(c)) for _, c, part in self._parts]
+        found = [part.log_densities(positions, part.of(rows, c)) for _, c, part in self._parts]
         return np.asarray(sum(found) + rows.log_prior(positions[None]))
 
     def misfits(self, rows: Rows) -> Array:
-        """Mean squared distances to the training rows over common entries, shape (M, N)."""
-        squares, counts = np.zeros((2, len(rows), len(self.F)))
-        for known, columns, block in self._alike.blocks(self.F):
+        """Mean squared distances to the ``known`` rows over common entries, shape (M, N)."""
+        squares, counts = np.zeros((2, len(rows), len(self._begin)))
+        for known, columns, block in self._alike.blocks(self._begin):
             some = rows.columns(columns)
             squares[:, known] += distances2(some, block)
             counts[:, known] += some.seen.sum(axis=1)[:, None]
@@ -212,6 +290,19 @@ class _Part:
         self.own, self.weights = own, own.weights(F)
         self.shared = isinstance(own, GP)
 
+    @property
+    def rows_at_once(self) -> int:
+        """Rows that are treated together."""
+        return _ROWS
+
+    def prepared(self, rows: Rows) -> Rows:
+        """Return rows as they are."""
+        return rows
+
+    def of(self, rows: Rows, columns: Indices) -> Rows:
+        """Return the entries of rows in the columns of this part."""
+        return rows.columns(columns)
+
     def conditional(self, x: Array) -> tuple[Array, Array]:
         """Mean (S, D) and variance (S, 1) or (S, D) of a measurement at positions x."""
         every = self._blocks(np.zeros(len(x), dtype=np.intp))
@@ -226,7 +317,7 @@ class _Part:
 
         Positions of equal ``row`` (S,), in order, are of the same row.
         """
-        found = [self._log_likelihood(x[b], rows[b], runs) for b, runs in self._blocks(row)]
+        found = [self._log_likelihood(x[b], rows[row[b]], runs) for b, runs in self._blocks(row)]
         value, gradient = (np.concatenate(p) for p in zip(*found, strict=True))
         return value, gradient
 
@@ -239,9 +330,9 @@ class _Part:
         (M, Q), D = x.shape, self.weights.shape[1]
         misfit, slope, product = np.empty(M), np.empty((M, Q)), np.empty((M, Q, Q))
         for b, runs in self._blocks(row, Q * max(D, len(self.draw.X))):
-            seen = rows.seen[b]
+            seen = rows.seen[row[b]]
             mean = runs(self.draw.cross(x[b], runs), self.weights)
-            residual = np.where(seen, rows.y[b] - mean, 0.0)
+            residual = np.where(seen, rows.y[row[b]] - mean, 0.0)
             jacobian = self.draw.slope(x[b]) @ self.weights
             jacobian *= seen[:, None]
             misfit[b] = (residual**2 / noise).sum(axis=1)
@@ -279,21 +370,8 @@ class _Part:
         return np.asarray(-0.5 * misfit)
 
     def _blocks(self, row: Index, entries: int = 0) -> Iterator[tuple[slice, Runs]]:
-        """Split positions as the cache holds them, and each block into runs of the same row.
-
-        How a row is split depends on how many positions of its own there are, not on the others.
-        """
-        size = max(1, _BLOCK // (entries or len(self.draw.X)))
-        edges = [*np.flatnonzero(np.diff(row, prepend=-1)).tolist(), len(row)]
-        begin, bounds = 0, [0]
-        for start, end in pairwise(edges):
-            for at in range(start, end, size):
-                until = min(at + size, end)
-                if until - begin > size and len(bounds) > 1:
-                    yield slice(begin, at), Runs(bounds)
-                    begin, bounds = at, [0]
-                bounds.append(until - begin)
-        yield slice(begin, len(row)), Runs(bounds)
+        """Split positions as :func:`blocks_of` does, by default by the entries of k(x, X)."""
+        return blocks_of(row, entries or len(self.draw.X))
 
     def _conditional(self, cross: Array, x: Array, runs: Runs) -> tuple[Array, Array, Array]:
         """Mean, variance, and what the variance's gradient needs."""
@@ -320,6 +398,138 @@ class _Part:
         by_cross -= self.own.explained_pullback(half, by_variance, runs)
         by_prior = (by_variance * self.own.signal).sum(axis=1)
         return value, self.draw.cross_pullback(x, rate, by_cross, by_prior, runs)
+
+
+class _ShortPart:
+    """Density of unseen rows in all columns, through inducing inputs, with the interface of :class:`_Part`.
+
+    With t(x) the directions of :class:`InducingPosterior` a row has the mean t coefficients and the variance
+    v = k(x, x) - Σ s t² + σ². Only the distance of its seen entries to the mean counts, and that is
+    in M numbers (:class:`Short`): a position costs M², whatever D.
+    """
+
+    def __init__(self, own: Induced) -> None:
+        self.own, known = own, own.posterior
+        self.directions, self.shares, self.coefficients = (
+            np.ascontiguousarray(a) for a in (known.directions, known.shares, known.coefficients)
+        )
+
+    @property
+    def rows_at_once(self) -> int:
+        """Rows that are treated together: each may have an R of its own."""
+        M, D = self.coefficients.shape
+        return max(1, min(_ROWS, _SHORT // (M * min(M, D))))
+
+    def prepared(self, rows: Rows) -> Rows:
+        """Return rows with their short form."""
+        return replace(rows, short=Short.of(rows, self.coefficients))
+
+    def of(self, rows: Rows, columns: Indices) -> Short:
+        """Return the short form of rows."""
+        return rows.short or Short.of(rows, self.coefficients)
+
+    def conditional(self, x: Array) -> tuple[Array, Array]:
+        """Mean (S, D) and variance (S, 1) of a measurement at positions x."""
+        turned = self.own.turned(self.own.cross(x))
+        return turned @ self.coefficients, self._variance(x, turned)[:, None]
+
+    def log_likelihood(self, x: Array, rows: Short, row: Index) -> tuple[Array, Array]:
+        """As :meth:`_Part.log_likelihood`."""
+        value, gradient, s = np.empty(len(x)), np.empty_like(x), self.shares
+        for b, runs in blocks_of(row, len(s)):
+            own, R = row[b], self._roots(rows, row[b], runs)
+            cross, rate = self.own.cross_and_rate(x[b], runs)
+            turned = self.own.turned(cross, runs)
+            variance = self._variance(x[b], turned)
+            residual = rows.y[own] - runs.each(turned, [r.T for r in R], rows.y.shape[1])
+            misfit, count = rows.rest[own] + (residual**2).sum(axis=1), rows.count[own]
+            value[b] = -0.5 * (misfit / variance + count * np.log(2.0 * np.pi * variance))
+            by_variance = 0.5 * (misfit / variance - count) / variance
+            by_turned = runs.each(residual / variance[:, None], R, len(s))
+            by_turned -= 2.0 * by_variance[:, None] * s * turned
+            by_cross = runs(by_turned, self.directions)
+            gradient[b] = self.own.cross_pullback(x[b], rate, by_cross, by_variance, runs)
+        return value, gradient
+
+    def squares(self, x: Array, rows: Short, row: Index) -> tuple[Array, Array, Array]:
+        """As :meth:`_Part.squares`."""
+        noise, (S, Q) = max(self.own.noise, _LEAST_NOISE), x.shape
+        misfit, slope, product = np.empty(S), np.empty((S, Q)), np.empty((S, Q, Q))
+        for b, runs in blocks_of(row, Q * len(self.shares)):
+            own, R = row[b], self._roots(rows, row[b], runs)
+            turned = self.own.turned(self.own.cross(x[b], runs), runs)
+            residual = rows.y[own] - runs.each(turned, [r.T for r in R], rows.y.shape[1])
+            jacobian = self.own.slope(x[b]) @ self.directions.T
+            many = Runs([Q * bound for bound in runs.bounds])
+            jacobian = many.each(
+                jacobian.reshape(-1, len(self.shares)), [r.T for r in R], rows.y.shape[1]
+            )
+            jacobian = jacobian.reshape(len(own), Q, rows.y.shape[1])
+            misfit[b] = (rows.rest[own] + (residual**2).sum(axis=1)) / noise
+            slope[b] = (jacobian @ (residual / noise)[:, :, None])[:, :, 0]
+            product[b] = (jacobian / noise) @ jacobian.transpose(0, 2, 1)
+        return misfit, slope, product
+
+    def left_out(self, F: Array) -> tuple[Array, Array]:
+        """As :meth:`_Part.left_out`, the rows at the means of q(X) where there is one."""
+        residual, variance = self.own.left_out(F)
+        return residual, by_pattern(variance)
+
+    def log_likelihood_and_variance(self, x: Array, rows: Short) -> tuple[Array, Array]:
+        """As :meth:`_Part.log_likelihood_and_variance`."""
+        M, T, Q = x.shape
+        flat, row = x.reshape(-1, Q), np.repeat(np.arange(M), T)
+        values, variances = np.empty(M * T), np.empty(M * T)
+        for b, runs in blocks_of(row, len(self.shares)):
+            R = self._roots(rows, row[b], runs)
+            turned = self.own.turned(self.own.cross(flat[b], runs), runs)
+            variances[b] = self._variance(flat[b], turned)
+            residual = runs.each(turned, [r.T for r in R], rows.y.shape[1])
+            residual -= rows.y[row[b]]
+            misfit = rows.rest[row[b]] + (residual**2).sum(axis=1)
+            logs = rows.count[row[b]] * np.log(2.0 * np.pi * variances[b])
+            values[b] = -0.5 * (misfit / variances[b] + logs)
+        return values.reshape(M, T), variances.reshape(M, T, 1)
+
+    def log_densities(self, positions: Array, rows: Short) -> Array:
+        """As :meth:`_Part.log_densities`."""
+        turned = self.own.turned(self.own.cross(positions))
+        variance = self._variance(positions, turned)
+        logs, inverse = np.log(2.0 * np.pi * variance), 1.0 / variance
+        found = np.empty((len(rows.y), len(positions)))
+        for i, (y, pattern) in enumerate(zip(rows.y, rows.pattern, strict=True)):
+            residual = turned @ rows.R[pattern].T
+            residual -= y
+            misfit = rows.rest[i] + np.einsum("pr,pr->p", residual, residual)
+            found[i] = -0.5 * (misfit * inverse + rows.count[i] * logs)
+        return found
+
+    def _variance(self, x: Array, turned: Array) -> Array:
+        """Variance of a measurement, shape (S,)."""
+        known = (turned**2 * self.shares).sum(axis=1)
+        return np.maximum(self.own.prior_variance(x) - known, 0.0) + self.own.noise
+
+    def _roots(self, rows: Short, row: Index, runs: Runs) -> list[Array]:
+        """R (r, K) of the row of each run."""
+        return [rows.R[g] for g in rows.pattern[row[runs.bounds[:-1]]]]
+
+
+def blocks_of(row: Index, entries: int) -> Iterator[tuple[slice, Runs]]:
+    """Split positions as the cache holds them, by entries of each, and each block into runs of the same row.
+
+    How a row is split depends on how many positions of its own there are, not on the others.
+    """
+    size = max(1, _BLOCK // entries)
+    edges = [*np.flatnonzero(np.diff(row, prepend=-1)).tolist(), len(row)]
+    begin, bounds = 0, [0]
+    for start, end in pairwise(edges):
+        for at in range(start, end, size):
+            until = min(at + size, end)
+            if until - begin > size and len(bounds) > 1:
+                yield slice(begin, at), Runs(bounds)
+                begin, bounds = at, [0]
+            bounds.append(until - begin)
+    yield slice(begin, len(row)), Runs(bounds)
 
 
 def distances2(rows: Rows, F: Array) -> Array:
@@ -411,13 +621,14 @@ def weighted_positions(
     """
     F, _, _ = read.table()
     each = -(-n_samples // len(by_draw))
-    draws = each_draw(read, len(by_draw))
+    draws = each_process(read, len(by_draw))
     whole = []
     for s, (draw, rows) in enumerate(zip(draws, by_draw, strict=True)):
         density = RowDensity(draw, F)
         scattered = scatter(density, np.random.default_rng(_child(seed, (s,))))
         found = []
-        for block in (slice(i, i + _ROWS) for i in range(0, len(rows), _ROWS)):
+        step = density.rows_at_once
+        for block in (slice(i, i + step) for i in range(0, len(rows), step)):
             safe_point()
             own = streams[block]
             found.append(positions_of(density, rows[block], each, n_starts, scattered, own))
@@ -453,6 +664,7 @@ def positions_of(
     streams: Sequence[np.random.Generator],
 ) -> Positions:
     """Draw n positions of each row given one draw of X and θ."""
+    rows = density.prepared(rows)
     modes = _modes(density, rows, _starts(density, rows, n_starts, scattered))
     proposals = _proposals(modes, rows)
     for _ in range(_ROUNDS):
@@ -468,7 +680,7 @@ def positions_of(
 
 def scatter(density: RowDensity, rng: np.random.Generator) -> tuple[Array, Array]:
     """Positions (P, Q) of the known rows and beside them, and some of N(0, 1), the same for all rows."""
-    known = density.draw.X
+    known = density.beginnings
     shape = (_SCATTERED, known.shape[1])
     beside = known[rng.integers(len(known), size=_SCATTERED)]
     beside = beside + _BESIDE * density.unit * rng.standard_normal(shape)
@@ -482,7 +694,7 @@ def _starts(density: RowDensity, rows: Rows, n: int, scattered: tuple[Array, Arr
     where p(y, x) is highest among the positions of all known rows, positions beside them, and some of
     the prior (:func:`scatter`). These are the same for all rows of one prior, so that many cost little.
     """
-    (M, Q), known = rows.mean.shape, density.draw.X
+    (M, Q), known = rows.mean.shape, density.beginnings
     shared, standard = scattered
     P = len(shared)
     points, log_densities = np.empty((M, P + len(standard), Q)), np.empty((M, P + len(standard)))

@@ -126,6 +126,7 @@ def add_rows(
     if not (isinstance(hold, float) and hold == np.inf):
         number("hold", hold, above=0.0, closed="left")
     read = Fit.of(fit, "X", caller="add_rows")
+    read.require_exact()
     draw = _only_draw(read)
     F, mean, scale = read.table(missing=False)
     new = _new_rows(read, Y_new)
@@ -253,7 +254,6 @@ def _likeliest(
 
 def _new_rows(read: Fit, Y_new: Any) -> xr.DataArray:
     """Check new rows, and bring their columns into the order of the old ones."""
-    read.require_exact()
     new = new_table(read, Y_new).rename(obs_new=OBS)
     if new.isnull().any():
         raise ValueError(

@@ -13,7 +13,7 @@ from scipy.optimize import minimize
 
 import pm_gplvm as gplvm
 from pm_gplvm.core.gaussian import gram_factor
-from pm_gplvm.core.inducing import InducingKernel
+from pm_gplvm.core.inducing import InducingKernel, shortened
 from pm_gplvm.core.psi import ONE_NODE
 from pm_gplvm.model.ops import CollapsedBound
 
@@ -161,24 +161,149 @@ def test_the_posterior_of_inducing_values_predicts_as_the_exact_one(rng):
     )
 
 
+# One row and the others
+
+
+KNOWN = {"rbf": {}, "matern32": {}, "linear": {}, "rbf + linear": {"ratio": np.array([0.5, 0.8])}}
+
+
+def at_points(kernel, X, W, F, own_noise):
+    whole = InducingKernel(kernel, (X, 0 * X, W), 1.3, 0.4, quadrature=ONE_NODE, **KNOWN[kernel])
+    return whole, whole.point_posterior(F, 0.5, own_noise=own_noise)
+
+
+def dense_parts(kernel, X, W):
+    """K of X, and of W with its jitter, and between them, by scikit-learn."""
+    ratio = KNOWN[kernel].get("ratio", np.zeros(2))
+    both = np.concatenate([X, W])
+    K = kernel_matrix(kernel.removesuffix(" + linear"), both, amplitude=1.3, bias=0.4)
+    K = K + 1.69 * (both * ratio) @ (both * ratio).T
+    N = len(X)
+    jitter = JITTER * 1.69 * (1.0 + (ratio**2).sum())
+    return K[:N, :N], K[N:, N:] + jitter * np.eye(len(W)), K[:N, N:]
+
+
+@pytest.mark.parametrize("kernel", KNOWN)
+@pytest.mark.parametrize("own_noise", [False, True])
+def test_of_points_it_is_the_dense_one(kernel, own_noise, rng):
+    """Mean, variance, the bound of each column, and each row left out, by plain inverses."""
+    X, _, W = places(rng, N=10, M=2 if kernel == "linear" else 4, Q=2)
+    F, new = rng.standard_normal((10, 3)), rng.standard_normal((5, 2))
+    whole, (found, scaled, noise) = at_points(kernel, X, W, F, own_noise)
+    K, gram, cross = dense_parts(kernel, np.concatenate([X, new]), W)
+    Q = cross @ np.linalg.solve(gram, cross.T)
+    left = np.diag(K - Q)
+    seen = 0.25 + (left[:10] if own_noise else np.zeros(10))
+    np.testing.assert_allclose(noise**2, seen, rtol=1e-7)
+
+    def predicted(rows, at):
+        gain = np.linalg.solve(Q[np.ix_(rows, rows)] + np.diag(seen[rows]), Q[np.ix_(rows, at)]).T
+        return gain @ F[rows], np.diag(K)[at] - (gain * Q[np.ix_(at, rows)]).sum(axis=1)
+
+    every, at = np.arange(10), np.arange(10, 15)
+    mean, variance = predicted(every, at)
+    turned = cross[10:] @ found.directions.T
+    np.testing.assert_allclose(turned @ found.coefficients, mean, atol=1e-7)
+    np.testing.assert_allclose(
+        np.diag(K)[10:] - (turned**2 * found.shares).sum(axis=1), variance, atol=1e-7
+    )
+    np.testing.assert_allclose(cross[10:] @ found.weights, mean, atol=1e-6)
+    np.testing.assert_allclose(
+        cross[10:] @ found.reduction @ cross[10:].T,
+        (turned * found.shares) @ turned.T,
+        atol=1e-6,
+    )
+
+    rows = found.row_terms(whole.psi1 @ found.directions.T, np.diag(K)[:10], F, noise**2)
+    residual, spread = rows.left_out(0.25)
+    for n in range(10):
+        mean, variance = predicted(np.delete(every, n), np.array([n]))
+        np.testing.assert_allclose(residual[n], F[n] - mean[0], atol=1e-6)
+        assert spread[n] == pytest.approx(variance[0] + 0.25, rel=1e-6)
+
+    quad, logdet = found.column_terms(scaled)
+    terms = -0.5 * (quad + logdet) - np.log(noise).sum() - 5.0 * np.log(2.0 * np.pi)
+    expected = column_logps(F, Q[:10, :10] + np.diag(seen))
+    expected -= 0.0 if own_noise else 0.5 * left[:10].sum() / 0.25
+    np.testing.assert_allclose(terms, expected, rtol=1e-7)
+    if not own_noise:
+        assert terms.sum() == pytest.approx(whole.posterior(F, 0.5).bound((F**2).sum(), 10, 3))
+
+
+def test_rows_that_are_inducing_inputs_are_left_out_as_in_the_exact_model(rng):
+    """To what the jitter leaves."""
+    X, F = 1.5 * rng.standard_normal((10, 2)), rng.standard_normal((10, 3))
+    whole, (found, _, noise) = at_points("matern32", X, X, F, own_noise=False)
+    rows = found.row_terms(whole.psi1 @ found.directions.T, np.full(10, 1.85), F, noise**2)
+    residual, variance = rows.left_out(0.25)
+    inverse = np.linalg.inv(dense_parts("matern32", X, X)[0] + 0.25 * np.eye(10))
+    np.testing.assert_allclose(variance, 1.0 / np.diag(inverse), rtol=1e-7)
+    np.testing.assert_allclose(residual, inverse @ F / np.diag(inverse)[:, None], atol=1e-6)
+
+
+@pytest.mark.parametrize("kernel", ["rbf", "matern52", "linear", "rbf + linear"])
+def test_the_rows_own_moments_under_q(kernel, rng):
+    """The law of total variance over many draws of each row's position, u given the table."""
+    U, S, W = places(rng, N=3, M=2 if kernel == "linear" else 4, Q=2)
+    F = rng.standard_normal((3, 2))
+    whole = InducingKernel(kernel, (U, S, W), 1.3, 0.4, **KNOWN.get(kernel, {}))
+    posterior = whole.posterior(F, 0.5)
+    mean, variance = whole.row_moments(posterior)
+    n_draws = 40_000
+    for n in range(3):
+        x = U[n] + S[n] * rng.standard_normal((n_draws, 2))
+        at = InducingKernel(
+            kernel, (x, 0 * x, W), 1.3, 0.4, quadrature=ONE_NODE, **KNOWN.get(kernel, {})
+        )
+        turned = at.psi1 @ posterior.directions.T
+        means = turned @ posterior.coefficients
+        own = 1.69 * at.own_variance + 0.16 - (turned**2 * posterior.shares).sum(axis=1)
+        error = means.std(axis=0) / np.sqrt(n_draws)
+        # Quadrature by nodes has an error of its own.
+        assert (np.abs(means.mean(axis=0) - mean[n]) < 4.5 * error + 0.01).all()
+        total = means.var(axis=0) + own.mean()
+        np.testing.assert_allclose(variance[n], total, rtol=0.05)
+
+
+@pytest.mark.parametrize("D", [3, 9])
+def test_rows_are_shortened_without_loss(D, rng):
+    coefficients, y = rng.standard_normal((5, D)), rng.standard_normal((4, D))
+    t = rng.standard_normal((6, 5))
+    short, root, rest = shortened(coefficients, y)
+    assert short.shape == (4, min(D, 5))
+    expected = ((y[:, None] - t @ coefficients) ** 2).sum(axis=2)
+    found = rest[:, None] + ((short[:, None] - t @ root.T) ** 2).sum(axis=2)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    # Also where all but one part in 10¹² is explained.
+    near = t[:4] @ coefficients + 1e-6 * y
+    short, root, rest = shortened(coefficients, near)
+    found = rest + ((short - t[:4] @ root.T) ** 2).sum(axis=1)
+    np.testing.assert_allclose(found, 1e-12 * (y**2).sum(axis=1), rtol=1e-8)
+
+
 def variables(Q, N=None, M=None):
     shapes = {"U": (N, Q), "S": (N, Q), "W": (M, Q)}
     matrices = [pt.tensor(n, shape=shape, dtype="float64") for n, shape in shapes.items()]
     return [*matrices, *(pt.dscalar(name) for name in ("amplitude", "bias", "sigma"))]
 
 
-@pytest.mark.parametrize("kernel", ["rbf", "matern52", "cauchy", "linear"])
+@pytest.mark.parametrize("kernel", ["rbf", "matern52", "cauchy", "linear", "matern32 + linear"])
 @pytest.mark.parametrize("points", [False, True])
 def test_the_op_and_its_symbolic_form_agree(kernel, points, rng, mode):
     U, S, W = places(rng, N=8, M=3, Q=3)
     numbers = [U, 0 * S if points else S, W, *THETA.values()]
     F = pytensor.shared(rng.standard_normal((8, 4)))
-    inputs = variables(3)
+    inputs, ratio = variables(3), []
+    if "+" in kernel:
+        ratio = [pt.dvector("ratio")]
+        numbers.append(np.array([0.5, 0.8, 1.1]))
     op = CollapsedBound(kernel, 4, points)
-    out = op(*inputs, F)[0]
-    ours = pytensor.function(inputs, [out, *pt.grad(out, inputs)], mode=mode)(*numbers)
-    written = op.symbolic(*inputs, F)[:7]
-    for a, b in zip(ours, pytensor.function(inputs, written, mode=mode)(*numbers), strict=True):
+    out = op(*inputs, F, *ratio)[0]
+    slopes = pt.grad(out, [*inputs, *ratio])
+    ours = pytensor.function([*inputs, *ratio], [out, *slopes], mode=mode)(*numbers)
+    written = pytensor.function([*inputs, *ratio], op.symbolic(*inputs, F, *ratio)[:-1], mode=mode)
+    assert len(ours) == 7 + len(ratio)
+    for a, b in zip(ours, written(*numbers), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-8)
 
 

@@ -6,7 +6,7 @@ from dense import complex_gradient, statistics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.polynomial.hermite_e import hermegauss
-from oracles import STATIONARY, kernel_matrix
+from oracles import STATIONARY, SUMS, central_differences, kernel_matrix
 
 from pm_gplvm.core import psi
 from pm_gplvm.core.psi import ONE_NODE, cubature, psi_statistics, quasi_monte_carlo, workspace_shape
@@ -122,6 +122,69 @@ def test_a_point_has_the_kernel_itself(kernel, rng):
     K = kernel_matrix(kernel, np.concatenate([U, W]))[:20, 20:]
     np.testing.assert_allclose(found.psi1, K, rtol=1e-10, atol=1e-12)
     np.testing.assert_allclose(found.psi2, K.T @ K, rtol=1e-10, atol=1e-12)
+
+
+RATIO = np.array([0.7, 1.2, 0.4])
+
+
+@pytest.mark.parametrize("kernel", SUMS)
+def test_a_point_has_the_sum_of_both_parts(kernel, rng):
+    U, _, W = places(rng)
+    found = psi_statistics(
+        kernel, U, np.zeros_like(U), W, quadrature=ONE_NODE, ratio=np.full(3, 0.6)
+    )
+    K = kernel_matrix(kernel, np.concatenate([U, W]), weight=0.6)
+    assert found.psi0 == pytest.approx(np.trace(K[:20, :20]), rel=1e-12)
+    np.testing.assert_allclose(found.psi1, K[:20, 20:], rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(found.psi2, K[20:, :20] @ K[:20, 20:], rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("kernel", ["rbf + linear", "matern52 + linear"])
+def test_gradient_of_a_sum(kernel, rng):
+    """By quadrature, in ρ too; each of the statistics at once."""
+    names = ("U", "S", "W", "ratio")
+    point = dict(zip(names, (*places(rng, N=4, M=3, Q=3), RATIO), strict=True))
+    d0, d1, d2 = rng.standard_normal(), rng.standard_normal((4, 3)), rng.standard_normal((3, 3))
+    d2 = d2 + d2.T
+
+    def statistics_at(at):
+        return psi_statistics(kernel, at["U"], at["S"], at["W"], ratio=at["ratio"])
+
+    def along(at):
+        found = statistics_at(at)
+        return d0 * found.psi0 + (d1 * found.psi1).sum() + (d2 * found.psi2).sum()
+
+    ours = dict(zip(names, statistics_at(point).pullback(d0, d1, d2), strict=True))
+    for name, exact in central_differences(along, point).items():
+        np.testing.assert_allclose(ours[name], exact, rtol=1e-6, atol=1e-7)
+
+
+def test_the_linear_part_of_a_sum_is_exact_by_nodes(rng):
+    """Under a kernel whose other part is next to nothing."""
+    U, S, W = places(rng)
+    ratio = 1e4 * RATIO
+    found = psi_statistics("rbf + linear", U, S, W, ratio=ratio)
+    linear = psi_statistics("linear", ratio * U, ratio * S, ratio * W)
+    for name in ("psi0", "psi1", "psi2"):
+        expected = getattr(linear, name)
+        np.testing.assert_allclose(
+            getattr(found, name), expected, rtol=1e-6, atol=1e-6 * np.abs(expected).max()
+        )
+
+
+@pytest.mark.parametrize("kernel", [*KERNELS, "rbf + linear"])
+def test_second_moments_of_the_rows_add_up(kernel, rng, monkeypatch):
+    monkeypatch.setattr(psi, "_BLOCK_SIZE", 1)  # then 16 rows a block
+    U, S, W = places(rng)
+    ratio = RATIO if "+" in kernel else None
+    found = psi_statistics(kernel, U, S, W, ratio=ratio)
+    blocks = list(found.second_moments())
+    assert [own.shape[0] for _, own in blocks] == [16, 4]
+    each = np.concatenate([own for _, own in blocks])
+    np.testing.assert_allclose(each.sum(axis=0), found.psi2, rtol=1e-11)
+    for n in (0, 17):
+        alone = psi_statistics(kernel, U[[n]], S[[n]], W, ratio=ratio)
+        np.testing.assert_allclose(each[n], alone.psi2, rtol=1e-11)
 
 
 def test_rbf_tends_to_the_kernel_as_q_narrows(rng):

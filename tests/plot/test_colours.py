@@ -5,12 +5,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
-from made import made_fit
+from made import fit_of, made_fit, rows_drawn
 from matplotlib.collections import PathCollection
+from matplotlib.dates import date2num
+from matplotlib.markers import MarkerStyle
 
 import pm_gplvm as gplvm
 from pm_gplvm.data.fit import Fit
-from pm_gplvm.plot.colours import COLOURS, GREY, SHAPES, Key, key_of, shortened
+from pm_gplvm.plot.colours import SHAPES, Key, key_of, shortened
+from pm_gplvm.plot.style import COLOURS, DARK, LIGHT
 
 
 @pytest.fixture(autouse=True)
@@ -68,23 +71,26 @@ def test_classes(fit, color, names, missing):
     ax = latent(fit, color)
     assert legend_of(ax) == names + ["missing"] * (missing > 0)
     assert not bars_of(ax)
+    X = fit.posterior["X"].to_numpy()[0, 0]
+    known = key_of(Fit(fit), color, 12)
     grey, *classes = points_of(ax) if missing else [None, *points_of(ax)]
     if missing:
-        assert len(grey.get_offsets()) == missing
-        assert plt.matplotlib.colors.to_hex(grey.get_facecolor()[0]) == GREY
-    assert sum(len(part.get_offsets()) for part in classes) == 12 - missing
+        assert sorted(rows_drawn(grey, X)) == np.flatnonzero(known.codes < 0).tolist()
+        assert plt.matplotlib.colors.to_hex(grey.get_facecolor()[0]) == LIGHT.missing
     marks = ax.get_legend().legend_handles
-    for i, (mark, part) in enumerate(zip(marks, classes, strict=False)):
-        assert plt.matplotlib.colors.to_hex(part.get_facecolor()[0]) == COLOURS[i].lower()
-        assert mark.get_color() == COLOURS[i]
-        assert mark.get_marker() == SHAPES[i]
-
-
-def test_a_class_is_drawn_where_its_rows_are(fit):
-    X = fit.posterior["X"].to_numpy()[0, 0]
-    ax = latent(fit, pd.Series(ORDERED))
-    for part, name in zip(points_of(ax), ("low", "mid", "high"), strict=True):
-        np.testing.assert_array_equal(part.get_offsets(), X[np.asarray(ORDERED) == name])
+    if not names:
+        return
+    (points,) = classes
+    rows = rows_drawn(points, X)
+    assert sorted(rows) == np.flatnonzero(known.codes >= 0).tolist()
+    for row, colour, outline in zip(rows, points.get_facecolor(), points.get_paths(), strict=True):
+        i = known.codes[row]
+        assert plt.matplotlib.colors.to_hex(colour) == COLOURS[i].lower()
+        assert marks[i].get_color() == COLOURS[i]
+        assert marks[i].get_marker() == SHAPES[i]
+        marker = MarkerStyle(SHAPES[i])
+        shape = marker.get_path().transformed(marker.get_transform())
+        np.testing.assert_array_equal(outline.vertices, shape.vertices)
 
 
 def test_formulas_in_names_are_shown_as_they_are(fit):
@@ -96,6 +102,7 @@ def test_formulas_in_names_are_shown_as_they_are(fit):
 def test_many_classes_differ_in_colour_or_shape_and_the_legend_says_so(fit, best):
     key = Key("", np.arange(100), tuple(map(str, range(100))))
     assert len({key.look(i) for i in range(100)}) == 100
+    assert len({key.look(i, DARK.colours) for i in range(40)}) == 40
     ax = latent(best, [f"plate {i}" for i in range(30)])
     title = ax.get_legend().get_title().get_text()
     assert title == "30 classes: colours\nrepeat with other shapes"
@@ -140,8 +147,10 @@ def test_dates_have_a_scale_with_dates(fit):
     ax = latent(fit, color)
     ((grey, scale), (bar,)) = points_of(ax), bars_of(ax)
     assert len(grey.get_offsets()) == 1
-    days = (at - at[0]).days.to_numpy()[np.arange(12) != 3]
-    np.testing.assert_allclose(np.asarray(scale.get_array()) - scale.get_array()[0], days)
+    days = (at - at[0]).days.to_numpy()
+    rows, first = rows_drawn(scale, fit.posterior["X"].to_numpy()[0, 0]), date2num(at[0])
+    assert sorted(rows) == [i for i in range(12) if i != 3]
+    np.testing.assert_allclose(np.asarray(scale.get_array()) - first, days[rows])
     ax.figure.canvas.draw()
     texts = [text.get_text() for text in bar.get_yticklabels()]
     assert len(texts) > 3
@@ -155,7 +164,9 @@ def test_dates_have_a_scale_with_dates(fit):
 )
 def test_durations_are_in_units_that_fit(fit, step, values, unit):
     ax = latent(fit, np.arange(12) * step)
-    np.testing.assert_allclose(points_of(ax)[0].get_array(), np.arange(12) * values)
+    (points,) = points_of(ax)
+    rows = rows_drawn(points, fit.posterior["X"].to_numpy()[0, 0])
+    np.testing.assert_allclose(points.get_array(), rows * values)
     assert bars_of(ax)[0].get_ylabel() == unit
 
 
@@ -166,7 +177,9 @@ def test_numbers_have_a_scale_and_rows_without_one_are_grey(best):
     grey, scale = points_of(ax)
     X = best.posterior["X"].to_numpy()[0, 0]
     np.testing.assert_array_equal(grey.get_offsets(), X[[4, 9]])
-    np.testing.assert_array_equal(scale.get_array(), np.delete(np.arange(30.0), [4, 9]))
+    rows = rows_drawn(scale, X)
+    np.testing.assert_array_equal(scale.get_array(), rows)
+    assert sorted(rows) == [i for i in range(30) if i not in (4, 9)]
     assert bars_of(ax)[0].get_ylabel() == "grey: missing"
 
 
@@ -194,9 +207,9 @@ def test_values_are_joined_to_the_rows_by_label(fit, Y, shuffled):
     values = np.linspace(0.0, 1.0, 12)
     color = shuffled(values, Y["obs"].to_numpy())
     (scale,) = points_of(latent(fit, color))
-    np.testing.assert_array_equal(scale.get_array(), values)
-    ax = latent(fit, time=shuffled(np.arange(12.0), Y["obs"].to_numpy()))
     X = fit.posterior["X"].to_numpy()[0, 0]
+    np.testing.assert_array_equal(scale.get_array(), values[rows_drawn(scale, X)])
+    ax = latent(fit, time=shuffled(np.arange(12.0), Y["obs"].to_numpy()))
     np.testing.assert_array_equal(ax.lines[0].get_xydata(), X)
 
 
@@ -295,9 +308,117 @@ def test_a_page_shows_missing_rows_and_dates(fit, tmp_path):
     page = about(np.array(["_a", "b", None] * 4, dtype=object))
     assert [entry["name"] for entry in page["legend"]] == ["_a", "b", "missing"]
     assert page["values"][:3] == ["_a", "b", "missing"]
-    assert page["colours"][:3] == [COLOURS[0], COLOURS[1], GREY]
+    assert page["colours"][:3] == [0, 1, 2]
+    assert page["palettes"]["light"] == [COLOURS[0], COLOURS[1], LIGHT.missing]
+    assert page["palettes"]["dark"] == [*DARK.colours[:2], DARK.missing]
     at = pd.Series(pd.date_range("2024-01-15", periods=12)).where(np.arange(12) != 1)
     page = about(at)
     assert page["scale"]["ends"] == ["2024-01-15", "2024-01-26"]
     assert page["values"][:3] == ["2024-01-15", "missing", "2024-01-17"]
-    assert page["colours"][1] == GREY
+    assert page["palettes"]["light"][page["colours"][1]] == LIGHT.missing
+
+
+# Columns of the table
+
+
+@pytest.fixture(scope="module")
+def genes(Y):
+    """A fit with a hole in a column, and a column and a coordinate of one name."""
+    table = Y.assign_coords(
+        feature=["GAPDH", "ACTB", "gene3", "CD19"], ACTB=("obs", np.arange(12) % 2)
+    )
+    holes = table.copy()
+    holes[:2, 0] = np.nan
+    model = gplvm.build_model(holes, missing="mask")
+    X = np.random.default_rng(1).standard_normal((1, 1, 12, 2))
+    return fit_of(model, X, lengthscale=0.8, amplitude=1.2, sigma=0.3)
+
+
+def test_a_column_is_a_scale_in_its_units_and_its_holes_are_missing(genes, Y):
+    ax = latent(genes, "GAPDH")
+    grey, scale = points_of(ax)
+    X = genes.posterior["X"].to_numpy()[0, 0]
+    assert sorted(rows_drawn(grey, X)) == [0, 1]
+    np.testing.assert_allclose(scale.get_array(), Y.to_numpy()[rows_drawn(scale, X), 0])
+    assert bars_of(ax)[0].get_ylabel() == "GAPDH\ngrey: missing"
+    page = gplvm.plot.explore(genes, "GAPDH", grid=5).about
+    assert page["color"] == "GAPDH"
+    assert page["values"][:2] == ["missing", "missing"]
+    np.testing.assert_allclose(page["scale"]["low"], Y.to_numpy()[2:, 0].min())
+
+
+def test_a_coordinate_comes_before_a_column_of_its_name(genes, Y):
+    assert legend_of(latent(genes, "label")) == ["left", "right"]
+    assert legend_of(latent(genes, "ACTB")) == ["0", "1"]
+
+
+def test_a_column_as_time(genes, Y):
+    ax = latent(genes, time="CD19")
+    X = genes.posterior["X"].to_numpy()[0, 0]
+    np.testing.assert_array_equal(ax.lines[0].get_xydata(), X[np.argsort(Y.to_numpy()[:, 3])])
+    with pytest.raises(ValueError, match="time must be known in every row, got 2 missing"):
+        latent(genes, time="GAPDH")
+
+
+PLOTS = {
+    "latent": gplvm.plot.latent,
+    "magnification": gplvm.plot.magnification,
+    "explore": gplvm.plot.explore,
+    "compare": lambda fit, color: gplvm.plot.compare({"a": fit}, color),
+}
+
+
+@pytest.mark.parametrize("plot", PLOTS.values(), ids=PLOTS)
+def test_an_unknown_name_is_told_with_what_is_like_it(plot, genes):
+    with pytest.raises(
+        ValueError,
+        match=r"color must name a coordinate along the rows or a column of the table, got 'gapdh'\. "
+        r"coordinates: obs, label, ACTB; columns: GAPDH, ACTB, gene3, CD19",
+    ):
+        plot(genes, "gapdh")
+
+
+def test_of_many_columns_the_closest_are_named(best):
+    with pytest.raises(ValueError, match=r"columns: (\w+, )*pixel_3_4(, \w+)* \(of 64\)\. Or"):
+        latent(best, "Pixel_34")
+    with pytest.raises(ValueError, match=r"columns: none alike \(of 64\)"):
+        latent(best, "GAPDH")
+    with pytest.raises(ValueError, match="color must name a coordinate"):
+        latent(best, "feature")  # a coordinate, but not of the rows
+
+
+# Order
+
+
+def seen(fit, names):
+    """Pixels of each of the first two colours, where points lie over each other."""
+    fig, ax = plt.subplots(figsize=(3, 3), dpi=400)
+    latent(fit, names, ax=ax, scale_bar=False, limits=((-0.2, 0.2), (-0.2, 0.2)))
+    ax.get_legend().remove()
+    fig.canvas.draw()
+    picture = np.asarray(fig.canvas.buffer_rgba())[..., :3].astype(float)
+    wanted = [np.array(plt.matplotlib.colors.to_rgb(c)) * 255 for c in COLOURS[:2]]
+    apart = np.stack([np.abs(picture - colour).sum(axis=-1) for colour in wanted])
+    drawn = np.abs(picture - 255.0).sum(axis=-1) > 150.0
+    return [int(((apart.argmin(axis=0) == i) & drawn).sum()) for i in range(2)]
+
+
+def test_no_class_hides_another():
+    """Two classes in one place, each alone covering it: each shows in about half of what both cover."""
+    rng = np.random.default_rng(5)
+    n = 6000  # without edges
+    X = 0.12 * rng.standard_normal((1, 1, n, 2))
+    table = xr.DataArray(rng.standard_normal((n, 2)), dims=("obs", "feature"))
+    fit = fit_of(gplvm.build_model(table), X, lengthscale=1.0, amplitude=1.0, sigma=0.3)
+    for names in (np.array(["a", "b"]).repeat(n // 2), np.array(["b", "a"]).repeat(n // 2)):
+        first, second = seen(fit, names)
+        assert first + second > 20_000
+        assert 0.4 < first / (first + second) < 0.6
+
+
+def test_the_picture_is_the_same_each_time(fit):
+    first, second = (latent(fit, ["a", "b"] * 6) for _ in range(2))
+    for ax in (first, second):
+        ax.figure.canvas.draw()
+    pictures = [np.asarray(ax.figure.canvas.buffer_rgba()) for ax in (first, second)]
+    np.testing.assert_array_equal(*pictures)

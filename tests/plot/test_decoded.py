@@ -38,7 +38,7 @@ def test_each_cell_is_the_image_that_predict_gives_at_its_centre(best):
         expected = gplvm.predict(best, centre)["mean"].to_numpy().reshape(8, 8)
         np.testing.assert_allclose(picture.get_array(), expected, rtol=1e-9)
         assert picture.get_clim() == ax.images[0].get_clim()
-    assert "mean of Y,\npaler: less known" in labels(ax)
+    assert "mean of Y,\nfainter: less known" in labels(ax)
     faint = [p.get_alpha() for p in ax.images]
     assert min(faint) < max(faint)
 

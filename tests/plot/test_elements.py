@@ -6,7 +6,8 @@ from made import fit_of
 
 import pm_gplvm as gplvm
 from pm_gplvm.data.fit import Fit
-from pm_gplvm.plot.elements import limits_of, mesh, plane_of
+from pm_gplvm.plot.elements import mesh, plane_of
+from pm_gplvm.plot.frame import limits_of
 
 
 @pytest.fixture

@@ -2,9 +2,7 @@
 
 import base64
 import json
-import os
 import re
-import shutil
 import sys
 
 import numpy as np
@@ -15,9 +13,6 @@ from scipy.interpolate import RegularGridInterpolator
 
 import pm_gplvm as gplvm
 from pm_gplvm.plot import explorer
-
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +148,7 @@ def test_without_anywidget_the_remedy_is_told(best, monkeypatch):
         ({"kind": "pie"}, ValueError, "kind must be one of image, curve, bars, got 'pie'"),
         ({"kind": "image"}, ValueError, "kind='image' needs image_shape"),
         ({"image_shape": (7, 8)}, ValueError, "image_shape must be .* = 64"),
-        ({"color": "stage"}, ValueError, "no coordinate 'stage'"),
+        ({"color": "stage"}, ValueError, "color must name a coordinate"),
     ],
 )
 def test_wrong_arguments(best, settings, error, message):
@@ -174,26 +169,6 @@ def test_one_dimension_and_standing_files_are_refused(Y, best, page):
 
 
 # In a browser
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    if not (CHROMIUM and DRIVER):
-        message = "no Chromium and chromedriver (Debian: apt-get install chromium chromium-driver)"
-        if os.environ.get("CI") == "true":
-            pytest.fail(message)
-        pytest.skip(message)
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    profile = tmp_path_factory.mktemp("profile")
-    for flag in ("headless=new", "no-sandbox", "disable-gpu", "window-size=1100,900"):
-        options.add_argument(f"--{flag}")
-    options.add_argument(f"--user-data-dir={profile}")
-    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
-    yield driver
-    driver.quit()
 
 
 def role(browser, name):
@@ -236,7 +211,9 @@ def test_one_can_drag_and_read(browser, page, best):
         "const c = arguments[0]; return Array.from(c.getContext('2d').getImageData(0, 0, 8, 8).data)",
         image,
     )
-    expected = 255 * (1 - np.clip((mean - about["low"]) / (about["high"] - about["low"]), 0, 1))
+    ground, text = 255.0, 17.0  # of the light theme
+    share = np.clip((mean - about["low"]) / (about["high"] - about["low"]), 0, 1)
+    expected = ground + (text - ground) * share
     np.testing.assert_allclose(np.array(ink).reshape(64, 4)[:, 0], expected, atol=1.0)
     ActionChains(browser).move_to_element_with_offset(image, 12, 12).perform()
     name, mean_read, sd_read = re.match(
@@ -282,3 +259,75 @@ def test_the_keyboard_moves_too(browser, page):
     low, high = np.array(about["limits"])
     np.testing.assert_allclose(at, np.clip(start + (high - low) / 40, low, high), rtol=1e-9)
     assert not [e for e in browser.get_log("browser") if e["level"] == "SEVERE"]
+
+
+def test_the_colours_are_those_of_the_theme(browser, page, best):
+    """Light or dark is what the browser prefers, or JupyterLab's theme, also while the page is open."""
+
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    def ground():
+        plane = "const c = document.querySelector('.plane canvas'); return Array.from(c.getContext('2d').getImageData"
+        shades = np.array(browser.execute_script(f"{plane}(0, 0, c.width, c.height).data)"))
+        return float(shades.reshape(-1, 4)[:, :3].mean())
+
+    def look():
+        root = browser.find_element("css selector", ".gplvm")
+        point = browser.find_element("css selector", "[data-row='0']").get_attribute("fill")
+        return root.get_attribute("data-theme"), root.value_of_css_property("color"), point
+
+    def prefer(scheme):
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+    about, _ = held(page)
+    browser.get(page.as_uri())
+    prefer("light")
+    light, shade = look(), ground()
+    assert light == (
+        "light",
+        "rgba(17, 17, 17, 1)",
+        about["palettes"]["light"][about["colours"][0]],
+    )
+    prefer("dark")
+    dark = look()
+    assert dark == (
+        "dark",
+        "rgba(232, 232, 232, 1)",
+        about["palettes"]["dark"][about["colours"][0]],
+    )
+    assert ground() < 128 < shade
+    # JupyterLab says what its theme is, whatever the browser prefers.
+    browser.execute_script(
+        "document.body.style.setProperty('--jp-layout-color0', '#fff');"
+        "document.body.style.setProperty('--jp-content-font-color1', 'rgb(1, 2, 3)');"
+        "document.body.dataset.jpThemeLight = 'true';"
+    )
+    WebDriverWait(browser, 5).until(lambda _: look()[0] == "light")
+    assert look() == ("light", "rgba(1, 2, 3, 1)", light[2])
+    prefer("light")
+
+
+def test_ellipses_are_those_of_the_draws(browser, Y, tmp_path):
+    fit = made_fit(Y, "rbf", draws=400)
+    page = gplvm.plot.explore(fit, path=tmp_path / "draws.html", grid=5, limits=((-4, 4), (-4, 4)))
+    browser.get(page.as_uri())
+    circles = browser.find_elements("css selector", "[data-ellipse]")
+    assert len(circles) == 12
+    # Draws are standard normal: radius 1.51 holds 68 %; the plane is 420 pixels for 8 units.
+    found = [re.findall(r"-?\d[-\d.e]*", c.get_attribute("transform")) for c in circles]
+    matrices = np.array(found, dtype=float)
+    radii = np.linalg.svd(matrices[:, :4].reshape(-1, 2, 2), compute_uv=False)
+    np.testing.assert_allclose(radii, 1.51 * 420 / 8, rtol=0.15)
+    points = [
+        c.get_attribute("transform") for c in browser.find_elements("css selector", "[data-row]")
+    ]
+    assert [re.findall(r"-?\d[-\d.e]*", p) for p in points] == [m[4:] for m in found]
+
+
+def test_rows_outside_stand_on_the_border(best):
+    about = gplvm.plot.explore(best, grid=5, limits=((0.0, 9.0), (-9.0, 9.0))).about
+    X = best.posterior["X"].to_numpy()[0, 0]
+    assert about["outside"] == (X[:, 0] < 0.0).sum()
+    assert about["limits"] == [[0.0, -9.0], [9.0, 9.0]]
+    assert about["ellipses"] == []

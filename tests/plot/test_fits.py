@@ -147,8 +147,21 @@ def test_one_latent_dimension(Y, rng):
     assert not of_kind(axes[0], LineCollection)
     (lines,) = of_kind(axes[1], LineCollection)
     assert len(lines.get_segments()) == 12
-    assert len(of_kind(axes[1], PathCollection)) == 3
+    assert len(of_kind(axes[1], PathCollection)) == 2  # rows, and dots
     assert axes[1].get_title() == "draws\n0 of 12 dots outside 89 %"
+
+
+def test_rows_far_off_do_not_take_the_panels(Y, centre):
+    far = np.repeat(centre[None, None], 2, axis=0)
+    far[1, 0, 5] = [40.0, 3.0]
+    model = gplvm.build_model(Y)
+    fits = {name: fit_of(model, X[None], **THETA) for name, X in zip("ab", far, strict=True)}
+    axes = gplvm.plot.compare(fits, "label")
+    assert axes[1].get_xlim()[1] < 30.0
+    assert [t.get_text() for t in axes[1].texts] == ["▸ 1 row outside"]
+    assert not axes[0].texts
+    axes = gplvm.plot.compare(fits, "label", limits="all")
+    assert axes[1].get_xlim()[1] > 30.0
 
 
 def test_given_axes_are_used(fits):
@@ -159,7 +172,7 @@ def test_given_axes_are_used(fits):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"color": "stage"}, "no coordinate 'stage'"),
+        ({"color": "stage"}, "color must name a coordinate"),
         ({"color": [1, 2]}, r"one value a row, 12, got shape \(2,\)"),
         ({"dims": (0, 2)}, "two different dimensions below 2"),
         ({"num_samples": 0}, "num_samples must be a whole number of at least 1, got 0"),

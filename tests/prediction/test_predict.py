@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import xarray as xr
+from conftest import simulated
 from made import conditional, fit_of, made_fit, noise_of
 from oracles import STATIONARY, SUMS, kernel_matrix
 from scipy.stats import multivariate_normal
@@ -223,20 +224,46 @@ def test_wrong_arguments(Y):
         gplvm.reconstruct(Y)
 
 
-@pytest.mark.parametrize(
-    ("function", "rest"),
-    [
-        (gplvm.sample_predictive, (np.zeros((1, 2)),)),
-        (gplvm.reconstruct, ()),
-        (gplvm.embed, (np.zeros((1, 4)),)),
-        (gplvm.impute, (np.zeros((1, 4)),)),
-        (gplvm.log_predictive, (np.zeros((1, 4)),)),
-    ],
-)
-def test_a_sparse_fit_is_refused_with_a_way_out(Y, function, rest):
-    fit = made_fit(Y, "rbf")
-    fit["approximation"] = xr.DataTree(
-        xr.Dataset({"X_inducing": (("inducing", "latent"), [[0.0, 0.0]])})
+# The covariance of new positions
+
+
+@pytest.mark.parametrize("kernel", ["rbf", "matern32 + linear + bias", "linear"])
+@pytest.mark.parametrize("noise", [False, True])
+def test_joint_covariance_is_that_of_the_joint_gaussian(kernel, noise, rng, Y):
+    fit = made_fit(Y, kernel, draws=3)
+    X = rng.standard_normal((5, 2))
+    found = gplvm.predict(fit, X, noise=noise, cov=True)
+    assert found["cov"].dims == ("obs_new", "obs_new_to", "feature")
+    plain = gplvm.predict(fit, X, noise=noise)
+    xr.testing.assert_identical(
+        found[["mean", "sd"]].drop_vars("obs_new_to", errors="ignore"), plain
     )
-    with pytest.raises(ValueError, match="needs a fit of the exact model, got a sparse"):
-        function(fit, *rest)
+    F = (Y - Y.mean("obs")).to_numpy()
+    scale = np.sqrt((F**2).mean())
+    for d in range(F.shape[1]):
+        pairs = [conditional(fit, draw, X, F[:, d] / scale) for draw in range(3)]
+        means, own = (np.stack(p) for p in zip(*pairs, strict=True))
+        expected = own.mean(axis=0) + np.cov(means.T, bias=True)
+        if noise:
+            expected += np.mean([noise_of(fit, draw) ** 2 for draw in range(3)]) * np.eye(5)
+        np.testing.assert_allclose(found["cov"][:, :, d], scale**2 * expected, rtol=1e-8, atol=1e-9)
+
+
+def test_joint_covariance_by_column_with_holes(rng):
+    """Rows that lack a column do not count for it; each column has its own noise."""
+    table = simulated(15, 3).to_numpy()
+    table[:4, 0] = table[2:7, 2] = np.nan
+    model = gplvm.build_model(table, 2, noise="column", missing="mask", resolution=0)
+    X = rng.standard_normal((15, 2))
+    theta = {"lengthscale": 1.1, "amplitude": [[[0.8, 1.0, 1.3]]], "sigma": [[[0.2, 0.3, 0.4]]]}
+    fit = fit_of(model, X[None, None], **theta)
+    new = rng.standard_normal((4, 2))
+    found = gplvm.predict(fit, new, cov=True)["cov"]
+    scale = fit["constant_data"]["Y_scale"].to_numpy()
+    for d, (a, s) in enumerate(zip((0.8, 1.0, 1.3), (0.2, 0.3, 0.4), strict=True)):
+        rows = np.flatnonzero(~np.isnan(table[:, d]))
+        n = len(rows)
+        K = kernel_matrix("rbf", np.vstack([X[rows], new]), lengthscale=1.1, amplitude=a)
+        gain = np.linalg.solve(K[:n, :n] + s**2 * np.eye(n), K[:n, n:]).T
+        expected = np.broadcast_to(scale, 3)[d] ** 2 * (K[n:, n:] - gain @ K[:n, n:])
+        np.testing.assert_allclose(found[:, :, d], expected, rtol=1e-9, atol=1e-10)

@@ -82,7 +82,19 @@ FITS = {
         priors={"X": gplvm.priors.dynamics(np.arange(N) / 5.0, kernel="rbf", lengthscale=1.0)},
     ),
     "back constraint": lambda Y: marginal_map(Y),
+    "sparse": lambda Y: inducing(Y, gplvm.fit_sparse, kernel="rbf + linear + bias"),
+    "fitc": lambda Y: inducing(Y, gplvm.fit_sparse, method="fitc"),
+    "variational": lambda Y: inducing(Y, gplvm.fit_variational, draws=4),
+    "variational, aligned": lambda Y: gplvm.align(inducing(Y, gplvm.fit_variational, draws=4)),
 }
+
+
+def inducing(Y, verb, *, kernel="matern32", **settings):
+    """A fit through as many inducing inputs as there are columns."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = gplvm.build_model(Y, Q, kernel=kernel)
+        return verb(model, n_inducing=5, max_iter=10, random_seed=1, progressbar=False, **settings)
 
 
 def marginal_map(Y):
@@ -142,11 +154,12 @@ def test_a_row_is_told_the_same_alone_in_company_and_in_any_order(kind, tables):
     assert_told_alike(told(fit, new[some]), {n: v[some] for n, v in together.items()})
 
 
-def test_however_rows_are_taken_together(tables, monkeypatch):
+@pytest.mark.parametrize("kind", ["holes", "sparse"])
+def test_however_rows_are_taken_together(kind, tables, monkeypatch):
     Y, new = tables
     monkeypatch.setattr(row_posterior, "_ROWS", 4)  # at a time
     monkeypatch.setattr(row_posterior, "_BLOCK", 50 * N)  # so that positions of a row are parted
-    fit = by_hand(holes_in(Y), missing="mask")
+    fit = by_hand(holes_in(Y), missing="mask") if kind == "holes" else FITS[kind](Y)
     together = told(fit, with_gaps(new))
     for some in ([6], [5, 0, 3, 2, 1]):
         alone = told(fit, with_gaps(new)[some])
