@@ -257,7 +257,16 @@ def test_many_tables(frame, numbers, here):
     }
     found = {}
     for name, options in asked.items():
-        options = [*options, "--quiet", "--format", "none", "--out", name.replace(".", "_"), "--max-iter", "50"]
+        options = [
+            *options,
+            "--quiet",
+            "--format",
+            "none",
+            "--out",
+            name.replace(".", "_"),
+            "--max-iter",
+            "50",
+        ]
         assert run(["fit", name, *options]) == 0
         fit = gplvm.load(f"{name.replace('.', '_')}_fit.nc")
         np.testing.assert_allclose(fit.observed_data["Y"].T, numbers, rtol=1e-6)
@@ -350,7 +359,7 @@ MISTAKES = {
         "--color says nothing about --kind optima",
     ),
     "dims": (["plot", "fit.nc", "--dims", "one"], "--dims must be two whole numbers such as 0,1"),
-    "embed's ending": (["embed", "fit.nc", "cells.csv", "--out", "a.nc"], "text in stage"),
+    "embed's ending": (["embed", "fit.nc", "cells.csv", "--out", "a.nc"], "--out must end in .csv"),
     "other columns": (
         ["embed", "fit.nc", "named.csv", "--label", "name", "--out", "-"],
         "Y_new must have the 10 columns",
