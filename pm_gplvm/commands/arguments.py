@@ -137,7 +137,7 @@ def _model(parser: argparse.ArgumentParser) -> None:
     add(
         "--kernel",
         help="rbf, matern32, matern52, cauchy, linear, or one of them + linear, + bias (default: 'rbf + linear'; "
-        "linear with --fit linear, rbf with --fit variational)",
+        "linear with --fit linear)",
     )
     add("--ard", action="store_true", help="a lengthscale for each latent dimension")
     add(

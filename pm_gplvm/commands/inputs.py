@@ -27,7 +27,6 @@ _CHECKS = {
     "seed": "random_seed",
     "pairs": "n_pairs",
 }
-_KERNELS = {"linear": "linear", "variational": "rbf"}  # in closed form
 _MOST_CLASSES = 20  # of which a label may have another one in each row
 
 
@@ -40,7 +39,8 @@ def check_options(options: argparse.Namespace) -> None:
     if given.get("starts") is not None:
         count("--starts", options.starts, 4)
     if "kernel" in given:
-        options.kernel = options.kernel or _KERNELS.get(options.inference, "rbf + linear")
+        usual = "linear" if options.inference == "linear" else "rbf + linear"
+        options.kernel = options.kernel or usual
         parse_kernel(options.kernel)
 
 

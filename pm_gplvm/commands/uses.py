@@ -18,11 +18,11 @@ NOT_PASSED = 3
 
 def embed(options: argparse.Namespace, written: list[Path]) -> int:
     """Place new rows in a fit."""
-    fit = _aligned(read_fit(options.fit))
-    table = read_table(options.table, options)
     path = Path(options.out or f"{begin_of(options.table)}_positions.csv")
     if options.out != "-" and path.suffix != ".csv":
         raise ValueError(f"--out must end in .csv, or be -, got {options.out!r}.")
+    fit = _aligned(read_fit(options.fit))
+    table = read_table(options.table, options)
     paths = {} if options.out == "-" else {"positions": path}
     outputs = Outputs(paths, written, overwrite=options.overwrite)
     placed = gplvm.embed(

@@ -113,7 +113,7 @@ def load_table(
         Column with the names of the rows; of several the names are joined by blanks. By default the first
         column of a file of text if it has no name, is called "id", "index" or "rownames", or holds dates, or
         text, another in each row. Without a name or called "id" or "index" it holds the classes if its entries
-        repeat and are no dates.
+        repeat and are no dates. Where another column is given, a first one so called is left out.
     missing : str, number or sequence of them, optional
         What else stands for a missing entry, such as -999. In a file of text an empty field, NA, N/A,
         NaN, null, None, ".", "-" and "?" always do.
@@ -325,6 +325,8 @@ def _from_text(
             times = at if times is None else times
     elif times is None:
         times = dates(joined([fields[name] for name in index]))
+    if index and first is not None and names_rows(first):
+        frame = frame.drop(columns=first)  # names of rows that others replace
     _require_numbers(path, frame.columns)
     values = as_numbers(path, Delimited(frame, text.lines), decimal, words)
     _warn_of_steps(path, str(frame.columns[0]), values)

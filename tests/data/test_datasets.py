@@ -301,3 +301,151 @@ class TestAnnData:
         (tmp_path / "t.h5ad").write_text("hello")
         with pytest.raises(ValueError, match=r"t\.h5ad is not an AnnData file"):
             gplvm.data.load_table(tmp_path / "t.h5ad")
+
+
+# Names, times and labels in files of every kind
+
+DATES = pd.date_range("2020-01-30", periods=30)
+NUMBERS = pd.DataFrame(
+    np.random.default_rng(0).standard_normal((30, 3)).round(3), columns=list("abc")
+)
+
+
+def written(tmp_path, frame, name="t.csv", **how):
+    path = tmp_path / name
+    frame.to_parquet(path) if name.endswith("parquet") else frame.to_csv(path, **how)
+    return path
+
+
+INDEXES = {
+    "dates": (DATES, {}),
+    "named dates": (DATES.rename("t"), {}),
+    "hours": (pd.date_range("2020-01-30", periods=30, freq="h", name="t"), {}),
+    "a time zone": (pd.date_range("2020-01-30", periods=30, freq="h", tz="Europe/Berlin"), {}),
+    "repeated dates": (DATES[:15].repeat(2).rename("t"), {}),
+    "repeated dates without a name": (DATES[:15].repeat(2), {}),
+    "German": (DATES.rename("Tag"), {"date_format": "%d.%m.%Y", "sep": ";", "decimal": ","}),
+    "British": (DATES.rename("day"), {"date_format": "%d/%m/%Y"}),
+    "American": (DATES.rename("day"), {"date_format": "%m/%d/%Y"}),
+    "months": (pd.period_range("2020-01", periods=30, freq="M", name="month"), {}),
+    "durations": (pd.to_timedelta(np.arange(30), unit="h").rename("t"), {}),
+}
+
+
+@pytest.mark.parametrize(("index", "how"), INDEXES.values(), ids=INDEXES)
+def test_an_index_of_dates_is_names_and_times(tmp_path, index, how):
+    table = gplvm.data.load_table(written(tmp_path, NUMBERS.set_axis(index), **how))
+    np.testing.assert_array_equal(table, NUMBERS)
+    times = index.to_timestamp() if isinstance(index, pd.PeriodIndex) else index
+    if getattr(times, "tz", None) is not None:
+        times = times.tz_convert("UTC").tz_localize(None)
+    assert (table["time"].to_numpy() == times.to_numpy()).all()
+    assert "label" not in table.coords
+    assert len(set(table["obs"].to_numpy())) == len(set(index))
+
+
+def test_a_date_that_is_missing(tmp_path):
+    index = DATES.rename("t").where(np.arange(30) != 3)
+    table = gplvm.data.load_table(written(tmp_path, NUMBERS.set_axis(index)))
+    assert np.flatnonzero(np.isnat(table["time"])).tolist() == [3]
+
+
+@pytest.mark.parametrize("text", ["01/02/2020", "2020-02-31", "2020Q1"])
+def test_what_may_be_another_date_is_a_name(tmp_path, text):
+    index = pd.Index([text, *(f"{text} {i}" for i in range(29))], name="t")
+    table = gplvm.data.load_table(written(tmp_path, NUMBERS.set_axis(index)))
+    assert "time" not in table.coords
+    assert table["obs"].to_numpy()[0] == text
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.parquet"])
+def test_an_index_of_two_levels(tmp_path, name):
+    levels = pd.MultiIndex.from_product([list("abc"), range(10)], names=["patient", "visit"])
+    path = written(tmp_path, NUMBERS.set_axis(levels), name)
+    if name == "t.csv":
+        with pytest.raises(TypeError, match=r"--index patient"):
+            gplvm.data.load_table(path)
+    table = gplvm.data.load_table(path, index=["patient", "visit"])
+    assert table["obs"].to_numpy().tolist() == [f"{p} {v}" for p, v in levels]
+    np.testing.assert_array_equal(table, NUMBERS)
+
+
+def test_an_index_of_two_levels_without_names(tmp_path):
+    levels = pd.MultiIndex.from_product([list("abc"), range(10)])
+    table = gplvm.data.load_table(written(tmp_path, NUMBERS.set_axis(levels)))
+    assert table["obs"].to_numpy().tolist() == [f"{p} {v}" for p, v in levels]
+    np.testing.assert_array_equal(table, NUMBERS)
+
+
+def test_row_numbers_as_R_writes_them(tmp_path):
+    path = tmp_path / "t.tsv"
+    rows = "\n".join(f'"{i + 1}"\t{a}\t{b}\t{c}' for i, (a, b, c) in enumerate(NUMBERS.to_numpy()))
+    path.write_text(f'"a"\t"b"\t"c"\n{rows}\n')
+    table = gplvm.data.load_table(path)
+    np.testing.assert_array_equal(table, NUMBERS)
+    assert table["obs"].to_numpy().tolist() == list(range(1, 31))
+
+
+def test_a_first_column_in_equal_steps_is_told(tmp_path):
+    path = written(tmp_path, NUMBERS.set_axis(pd.RangeIndex(1990, 2020, name="year")))
+    with pytest.warns(RuntimeWarning, match=r"'year' that rises in equal steps.*--index, --time"):
+        assert gplvm.data.load_table(path).shape == (30, 4)
+    assert gplvm.data.load_table(path, index="year")["obs"].to_numpy()[0] == 1990
+    table = gplvm.data.load_table(path, time="year")
+    assert table.shape == (30, 3)
+    assert table["time"].to_numpy().tolist() == list(range(1990, 2020))
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.parquet"])
+def test_a_column_of_times(tmp_path, name):
+    path = written(tmp_path, NUMBERS.assign(when=DATES, kind=["x", "y"] * 15), name)
+    with pytest.raises(TypeError, match=r"got (dates|text) in when"):
+        gplvm.data.load_table(path)
+    table = gplvm.data.load_table(path, time="when", label="kind")
+    assert (table["time"].to_numpy() == DATES.to_numpy()).all()
+    np.testing.assert_array_equal(table, NUMBERS)
+    with pytest.raises(TypeError, match=r"time must name a column of .* got 'x' in 'kind'"):
+        gplvm.data.load_table(path, time="kind")
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.parquet"])
+def test_many_numbers_or_dates_are_no_classes(tmp_path, name):
+    ages = np.arange(30) / 4.0
+    path = written(tmp_path, NUMBERS.assign(age=ages, day=DATES, few=np.arange(30) % 3), name)
+    options = {"time": "day"}
+    assert (
+        gplvm.data.load_table(path, label="few", index="age", **options)["label"].dtype.kind == "U"
+    )
+    table = gplvm.data.load_table(path, label="age", index="few", **options)
+    np.testing.assert_array_equal(table["label"], ages)
+    table = gplvm.data.load_table(path, label="day", index=["few", "age"])
+    assert (table["label"].to_numpy() == DATES.to_numpy()).all()
+
+
+def test_a_level_of_a_parquet_index_as_label(tmp_path):
+    path = written(tmp_path, NUMBERS.set_axis(pd.Index(["x", "y"] * 15, name="kind")), "t.parquet")
+    table = gplvm.data.load_table(path, label="kind")
+    assert table["label"].to_numpy()[:2].tolist() == ["x", "y"]
+    np.testing.assert_array_equal(table, NUMBERS)
+
+
+def test_netcdf_of_other_dims_has_those_of_tables(netcdf):
+    dataset = xr.Dataset({"y": (("time", "wave"), NUMBERS.to_numpy())}, coords={"time": DATES})
+    table = gplvm.data.load_table(netcdf(dataset))
+    assert table.dims == ("obs", "feature")
+    assert (table["time"].to_numpy() == DATES.to_numpy()).all()
+    with pytest.raises(ValueError, match=r"got 'wave'\. It has time along its rows"):
+        gplvm.data.load_table(netcdf(dataset.assign_coords(wave=list("abc"))), label="wave")
+
+
+def test_a_fit_is_no_table(tmp_path, best):
+    path = gplvm.save(best, tmp_path / "fit.nc")
+    with pytest.raises(ValueError, match=r"It holds a fit: read it with gplvm\.load"):
+        gplvm.data.load_table(path)
+
+
+def test_times_go_into_a_model_and_a_file(tmp_path):
+    table = gplvm.data.load_table(written(tmp_path, NUMBERS.set_axis(DATES)))
+    fit = gplvm.fit_linear(gplvm.build_model(table, kernel="linear"))
+    read = gplvm.load(gplvm.save(fit, tmp_path / "fit.nc"))
+    assert (read["posterior"]["time"].to_numpy() == DATES.to_numpy()).all()
