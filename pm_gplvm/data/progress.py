@@ -189,4 +189,4 @@ def progress_bar(title: str, total: int | None, stage: str, *, show: bool) -> It
         try:
             yield bar
         finally:
-            live.transient = bar.stage not in _KEPT
+            bar.shown, live.transient = False, bar.stage not in _KEPT

@@ -232,6 +232,7 @@ def _run(
     with progress_bar("sample_theta", total, "draws", show=show) as progress:
         look = partial(_look, progress, seen, settings["tune"])
         trace = _waited_for(running, given_up, look)
+        progress.advance(sum(map(len, seen)) - progress.done)
     wanted = {"vector", "tuning", *_STATS}
     chains = [
         {n: _column(batch, n) for batch in pair for n in batch.column_names if n in wanted}

@@ -342,13 +342,6 @@ def test_something_else_than_a_model(fit, Y):
         fit(Y)
 
 
-def test_progressbar_shows_and_hides_itself(small, capsys):
-    gplvm.fit_map(small, progressbar=False)
-    assert capsys.readouterr().out == ""
-    gplvm.fit_map(small, progressbar=True)
-    assert "fit_map" in capsys.readouterr().out
-
-
 def test_settings_without_a_seed_are_json(small):
     fit = gplvm.fit_map(small, progressbar=False)
     assert json.loads(fit.attrs["random_seed"]) is None
