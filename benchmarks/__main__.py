@@ -13,6 +13,7 @@ BENCHMARKS = {
     "evaluate": ("evaluate", "One value and gradient, in units of dpotrf + dpotri"),
     "converge": ("converge", "From the common start to an objective"),
     "picture": ("picture", "The first picture: GPLVM() at all defaults beside t-SNE"),
+    "alternatives": ("alternatives", "PCA, t-SNE, UMAP, an autoencoder and the GP-LVM"),
     "compile": ("compiling", "What the first call costs"),
     "memory": ("memory", "Peak memory"),
     "growth": ("growth", "Time of an evaluation against N"),

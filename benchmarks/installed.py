@@ -16,6 +16,7 @@ REQUIREMENTS = {
     "gpflow": [["gpflow", "tensorflow-cpu", "numpy<2"]],
     "torch": [["torch==2.13.0"], ["gpytorch", "pyro-ppl"]],
     "jax": [["jax", "numpyro", "gpjax"]],
+    "pictures": [["torch==2.13.0"], ["umap-learn"]],
 }
 PEERS = {
     "GPy": ("gpy", "gpy"),
@@ -27,17 +28,21 @@ PEERS = {
 }
 
 
-def _python_of(family: str) -> Path:
+def python_of(family: str) -> Path:
     folder = FOLDER / family
     return folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+def is_installed(family: str) -> bool:
+    return (FOLDER / family / ".installed").exists()
 
 
 def installed_peers(only: list[str] | None = None) -> dict[str, tuple[Path, Path]]:
     """Name of each peer that is there: its interpreter and its script."""
     return {
-        name: (_python_of(family), HERE / "peers" / f"{script}.py")
+        name: (python_of(family), HERE / "peers" / f"{script}.py")
         for name, (family, script) in PEERS.items()
-        if (FOLDER / family / ".installed").exists() and (only is None or name.lower() in only)
+        if is_installed(family) and (only is None or name.lower() in only)
     }
 
 
@@ -57,7 +62,7 @@ def _find_python() -> str | None:
 
 
 def _commands(family: str, interpreter: str) -> list[list[str]]:
-    target, python = str(FOLDER / family), str(_python_of(family))
+    target, python = str(FOLDER / family), str(python_of(family))
     uv = shutil.which("uv")
     links = os.environ.get("PIP_FIND_LINKS")
     if uv:
@@ -94,4 +99,4 @@ def set_up_peers(only: list[str] | None = None) -> bool:
         else:
             mark.touch()
             print(f"{family}: ready")
-    return all((FOLDER / family / ".installed").exists() for family in only or REQUIREMENTS)
+    return all(map(is_installed, only or REQUIREMENTS))
