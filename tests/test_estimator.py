@@ -15,7 +15,9 @@ import xarray as xr
 from conftest import simulated
 from sklearn import config_context
 from sklearn.base import clone
+from sklearn.decomposition import PCA
 from sklearn.exceptions import NotFittedError
+from sklearn.manifold import trustworthiness
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -495,3 +497,22 @@ def test_a_repr_is_quick(table):
     html = large._repr_html_()
     assert time.process_time() - before < 1.0
     assert "data:image/png" in html
+
+
+@pytest.mark.filterwarnings("ignore:transform:RuntimeWarning")
+def test_a_table_of_more_than_a_thousand_rows_at_all_defaults():
+    """Faster than the exact estimate, better than PCA, and new rows have their places."""
+    rng = np.random.default_rng(0)
+    factors = rng.standard_normal((1120, 2))
+    phase = 1.5 * factors @ rng.standard_normal((2, 8)) + rng.uniform(0.0, 2 * np.pi, 8)
+    Y = np.sin(phase) + 0.1 * rng.standard_normal(phase.shape)
+    estimator = gplvm.GPLVM(random_state=1).fit(Y[:1100])
+    assert estimator.inference_ == "stochastic"
+    assert estimator.fit_.attrs["inference_reason"] == "the exact estimate is slow for 1100 rows"
+    pca = PCA(2).fit_transform(Y[:1100])
+    ours, theirs = (
+        trustworthiness(Y[:1100], X, n_neighbors=10) for X in (estimator.embedding_, pca)
+    )
+    assert ours > 0.95 > theirs
+    back = estimator.inverse_transform(estimator.transform(Y[1100:]))
+    assert np.square(back - Y[1100:]).mean() < 0.3 * Y.var()
