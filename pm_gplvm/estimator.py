@@ -49,8 +49,8 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         As in :func:`build_model`. With ``missing="mask"`` the rows given to ``transform`` and ``score``
         may have NaN too.
     inference : {"auto", "marginal", "map", "laplace", "sparse", "variational", "stochastic", "linear"}, default "auto"
-        Which ``fit_...`` of the package. "auto" takes :func:`fit_marginal` up to 1000 rows and beyond them
-        :func:`fit_sparse`, or what else the model allows; ``inference_`` and the logger "pm_gplvm" (at INFO)
+        Which ``fit_...`` of the package. "auto" takes :func:`fit_marginal` up to 1000 rows, beyond them
+        :func:`fit_stochastic` and beyond 5000 :func:`fit_sparse`, or what else the model allows; ``inference_`` and the logger "pm_gplvm" (at INFO)
         say which. "laplace" samples about the estimate.
     n_inducing : int, optional
         Inducing inputs of a sparse or variational fit, by default as many as these take themselves.
@@ -245,7 +245,7 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             read.latent_dim,
             kernel=read.kernel_and_bias,
             ard=read.has_ard,
-            inference=read.method if read.method in NAMES else "auto",
+            inference=next((name for name in NAMES if name == read.method), "auto"),
         )
         names = read.features
         estimator.n_features_in_ = len(names)

@@ -1,22 +1,33 @@
 """The estimator: scikit-learn's own checks, and the same numbers as the functions."""
 
+import re
+import time
+from base64 import b64decode
+from io import BytesIO
+
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pymc as pm
 import pytest
+import scipy.sparse
 import xarray as xr
 from conftest import simulated
+from sklearn import config_context
 from sklearn.base import clone
+from sklearn.decomposition import PCA
 from sklearn.exceptions import NotFittedError
+from sklearn.manifold import trustworthiness
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils import estimator_checks, get_tags
+from sklearn.utils import estimator_checks, estimator_html_repr, get_tags
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import pm_gplvm as gplvm
 from pm_gplvm import estimator
 from pm_gplvm.fitting import optimise
+from pm_gplvm.fitting.choose import NAMES
 
 quick = pytest.mark.filterwarnings(
     "ignore:fit_marginal:RuntimeWarning",
@@ -327,3 +338,181 @@ def test_masks_and_names_are_seen():
 def test_a_wrong_seed_is_named(wrong):
     with pytest.raises(ValueError, match="random_state must be"):
         gplvm.GPLVM(random_state=wrong).fit(np.random.default_rng(0).normal(size=(9, 3)))
+
+
+# Which fit
+
+FEW = {"max_iter": 3, "n_starts": 4}
+quick_fits = pytest.mark.filterwarnings("ignore:fit_:RuntimeWarning")
+EXACT = ["marginal", "map", "laplace", "stochastic", "linear"]
+
+
+def by(name, **settings):
+    kernel = "linear" if name == "linear" else "rbf"
+    return gplvm.GPLVM(inference=name, kernel=kernel, n_inducing=5, **FEW, **settings)
+
+
+@quick
+@quick_fits
+@pytest.mark.filterwarnings("ignore:GPLVM.transform|transform:RuntimeWarning")
+@parametrize_with_checks([by(name) for name in ("map", "laplace", "stochastic", "linear")])
+def test_scikit_learns_checks_of_every_fit(estimator, check):
+    check(estimator)
+
+
+@quick
+@quick_fits
+@pytest.mark.parametrize("name", NAMES)
+def test_every_fit_by_its_name(table, name):
+    estimator = clone(by(name, random_state=1)).fit(table[0])
+    wanted = "marginal" if name == "auto" else name
+    assert estimator.inference_ == estimator.fit_.attrs["inference"] == wanted
+    assert estimator.fit_.attrs["method"] == wanted
+    assert estimator.get_params()["inference"] == name
+    assert estimator.n_iter_ >= 1
+    assert estimator.get_feature_names_out().tolist() == ["gplvm0", "gplvm1"]
+    np.testing.assert_allclose(estimator.transform(table[0]), estimator.embedding_)
+    assert estimator.inverse_transform(estimator.embedding_[:3]).shape == (3, 6)
+    again = gplvm.GPLVM.from_fit(estimator.fit_)
+    assert (again.inference, again.inference_) == (wanted, wanted)
+
+
+@quick
+@quick_fits
+@pytest.mark.filterwarnings("ignore:transform:RuntimeWarning")
+@pytest.mark.parametrize("name", EXACT)
+def test_new_rows_of_every_fit(table, name):
+    estimator = by(name, random_state=1).fit(table[0])
+    assert np.isfinite(estimator.transform(table[1][:3])).all()
+    assert np.isfinite(estimator.score(table[1][:3]))
+
+
+def test_the_default_is_the_exact_estimate_to_the_last_bit(table, fitted):
+    explicit = gplvm.GPLVM(inference="marginal").fit(table[0])
+    np.testing.assert_array_equal(explicit.embedding_, fitted.embedding_)
+    assert fitted.inference_ == "marginal"
+    assert "quick for 40 rows" in fitted.fit_.attrs["inference_reason"]
+    assert explicit.fit_.attrs["inference_reason"] == "asked for"
+
+
+@quick
+@quick_fits
+@pytest.mark.filterwarnings("ignore:transform:RuntimeWarning")
+def test_a_search_over_fits(table):
+    grid = {"inference": ["map", "marginal", "stochastic"]}
+    search = GridSearchCV(gplvm.GPLVM(random_state=0, **FEW), grid, cv=2, error_score="raise")
+    search.fit(table[0])
+    assert search.best_estimator_.inference_ == search.best_params_["inference"]
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+
+
+@pytest.mark.parametrize("value", [0, 1, 2.5, True, "50"])
+def test_a_wrong_n_inducing_is_named(table, value):
+    with pytest.raises(ValueError, match="n_inducing must be a whole number of at least 2, got"):
+        gplvm.GPLVM(n_inducing=value).fit(table[0])
+
+
+# Its place among the others
+
+
+@quick
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_set_output(table, library):
+    estimator = gplvm.GPLVM(**FEW).set_output(transform=library)
+    found = estimator.fit_transform(table[0])
+    assert type(found).__module__.startswith(library)
+    assert list(found.columns) == estimator.get_feature_names_out().tolist()
+    np.testing.assert_array_equal(found.to_numpy(), estimator.embedding_)
+
+
+def test_no_method_asks_for_metadata(table):
+    """Nothing beside X and y is given to a method, so that routing has nothing to route."""
+    with config_context(enable_metadata_routing=True):
+        router = gplvm.GPLVM().get_metadata_routing()
+        for method in ("fit", "transform", "score"):
+            assert not getattr(router, method).requests
+        assert not hasattr(gplvm.GPLVM(), "set_fit_request")
+        pipeline = make_pipeline(StandardScaler(), gplvm.GPLVM(kernel="linear"))
+        assert pipeline.fit(table[0]).transform(table[0]).shape == (40, 2)
+        with pytest.raises(TypeError, match="sample_weight"):
+            pipeline.fit(table[0], sample_weight=np.ones(40))
+
+
+@pytest.mark.parametrize("kind", ["csr_matrix", "csc_array", "coo_array"])
+def test_a_sparse_table_is_refused_in_words(table, fitted, kind):
+    X = getattr(scipy.sparse, kind)(table[0])
+    for use in (gplvm.GPLVM().fit, fitted.transform, fitted.score):
+        with pytest.raises(TypeError, match=r"needs a dense table.*40 × 6.*X\.toarray\(\)"):
+            use(X)
+
+
+# What a notebook shows
+
+
+def test_a_fitted_estimator_shows_its_picture_and_summary(fitted):
+    for html in (fitted._repr_html_(), fitted._repr_mimebundle_()["text/html"]):
+        assert html.count("data:image/png;base64,") == 1
+        assert "Table Y: 40 rows and 6 columns" in html
+        assert html.startswith(estimator_html_repr(fitted)[:6])
+    assert "data:image" not in gplvm.GPLVM()._repr_html_()
+    assert repr(fitted) == "GPLVM()"
+    with config_context(display="text"):
+        assert "text/html" not in fitted._repr_mimebundle_()
+        assert not hasattr(fitted, "_repr_html_")
+
+
+@quick
+def test_the_picture_is_the_plot_of_the_positions(fitted):
+    before = plt.get_fignums()
+    html = fitted._repr_html_()
+    assert plt.get_fignums() == before  # no figure is left open
+    (source,) = re.findall(r'src="data:image/png;base64,([^"]+)"', html)
+    picture = plt.imread(BytesIO(b64decode(source)), format="png")
+    assert min(picture.shape[:2]) > 200
+    np.testing.assert_array_equal(picture[0, 0], 1.0)  # white, whatever the page
+    with plt.style.context("dark_background"):
+        assert fitted._repr_html_() == html
+
+
+@pytest.mark.parametrize("lost", ["X", "sigma", "everything"])
+def test_a_repr_never_raises(fitted, lost):
+    broken = clone(fitted)
+    broken.__dict__.update(fitted.__dict__)
+    broken.fit_ = fitted.fit_.copy()
+    posterior = fitted.fit_["posterior"].to_dataset()
+    names = list(posterior) if lost == "everything" else [lost]
+    broken.fit_["posterior"] = xr.DataTree(posterior.drop_vars(names))
+    assert "GPLVM" in broken._repr_html_()
+    broken.fit_ = None
+    assert "GPLVM" in broken._repr_mimebundle_()["text/html"]
+
+
+def test_a_repr_is_quick(table):
+    """Of 2000 rows less than a second of one core."""
+    rng = np.random.default_rng(0)
+    model = gplvm.build_model(rng.standard_normal((2000, 5)), kernel="rbf")
+    large = gplvm.GPLVM.from_fit(gplvm.fit_stochastic(model, steps=1, monitor=0, progressbar=False))
+    large._repr_html_()  # imports
+    before = time.process_time()
+    html = large._repr_html_()
+    assert time.process_time() - before < 1.0
+    assert "data:image/png" in html
+
+
+@pytest.mark.filterwarnings("ignore:transform:RuntimeWarning")
+def test_a_table_of_more_than_a_thousand_rows_at_all_defaults():
+    """Faster than the exact estimate, better than PCA, and new rows have their places."""
+    rng = np.random.default_rng(0)
+    factors = rng.standard_normal((1120, 2))
+    phase = 1.5 * factors @ rng.standard_normal((2, 8)) + rng.uniform(0.0, 2 * np.pi, 8)
+    Y = np.sin(phase) + 0.1 * rng.standard_normal(phase.shape)
+    estimator = gplvm.GPLVM(random_state=1).fit(Y[:1100])
+    assert estimator.inference_ == "stochastic"
+    assert estimator.fit_.attrs["inference_reason"] == "the exact estimate is slow for 1100 rows"
+    pca = PCA(2).fit_transform(Y[:1100])
+    ours, theirs = (
+        trustworthiness(Y[:1100], X, n_neighbors=10) for X in (estimator.embedding_, pca)
+    )
+    assert ours > 0.95 > theirs
+    back = estimator.inverse_transform(estimator.transform(Y[1100:]))
+    assert np.square(back - Y[1100:]).mean() < 0.3 * Y.var()

@@ -20,6 +20,7 @@ WITHOUT = {
     "resume",
     "sample_prior",
     "save",
+    "summary",
     "data.load_digits",
     "data.load_table",
     "diagnostics.cross_validate",

@@ -127,15 +127,19 @@ class _InNotebook(Bar):
             self._write()
 
     def _write(self, *, ended: bool = False) -> None:
-        from IPython.display import HTML, display
+        from IPython import display
+
+        shown: Any = display  # without types
 
         parts = [f"<b>{escape(self.title)}</b>", self.drawn(), escape(self.words())]
         text = " ".join(part for part in parts if part)
         if ended and self.stage not in _KEPT:
             text = ""
-        html = HTML(f'<pre style="margin:0;white-space:pre-wrap">{text}</pre>' if text else "")
+        html = shown.HTML(
+            f'<pre style="margin:0;white-space:pre-wrap">{text}</pre>' if text else ""
+        )
         if self._handle is None:
-            self._handle = display(html, display_id=True)
+            self._handle = shown.display(html, display_id=True)
         else:
             self._handle.update(html)
 

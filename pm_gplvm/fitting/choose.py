@@ -23,11 +23,14 @@ Inference = Literal[
 NAMES = get_args(Inference)
 
 _QUICK = 1000  # rows up to which the exact estimate takes about a minute of one core
-_LARGE: dict[str, Callable[[ModelSpec], str | None]] = {
-    "sparse": why_no_inducing,
+_SQUARE = (
+    5000  # rows up to which N × N arrays, which predictions of an exact model need, cost little
+)
+_WHY_NOT: dict[str, Callable[[ModelSpec], str | None]] = {
     "stochastic": why_no_neighbourhoods,
+    "sparse": why_no_inducing,
 }
-"""What serves larger tables, the better first, and what tells why it cannot serve a model."""
+"""What serves larger tables, and what tells why it cannot serve a model."""
 
 _log = logging.getLogger("pm_gplvm")
 
@@ -35,9 +38,10 @@ _log = logging.getLogger("pm_gplvm")
 def choose_inference(model: pm.Model | ModelSpec) -> tuple[str, str]:
     """Choose a fit by what the model allows and by its number of rows: its name, and why in a line.
 
-    The exact estimate up to 1000 rows: its cost grows with N³. Beyond, inducing inputs give as good a
-    picture in a tenth of the time (``benchmarks/results/choice.md``); where the model does not allow
-    them, neighbourhoods; else the exact estimate all the same.
+    The exact estimate up to 1000 rows: its cost grows with N³. Beyond, gradients of neighbourhoods give
+    nearly as good a picture in an eighth of the time, and a better one than inducing inputs
+    (``benchmarks/results/choice.md``). Beyond 5000 rows inducing inputs come first, as new rows too then
+    need no N × N array. Where the model allows neither, it is the exact estimate all the same.
 
     >>> import pm_gplvm as gplvm
     >>> choose_inference(gplvm.build_model(gplvm.data.load_digits(n=20)))
@@ -51,8 +55,9 @@ def choose_inference(model: pm.Model | ModelSpec) -> tuple[str, str]:
     if n_rows <= _QUICK:
         return exact, f"the exact estimate is quick for {n_rows} rows{reason}"
     told = f"the exact estimate is slow for {n_rows} rows"
-    for name, why_not in _LARGE.items():
-        if (why := why_not(spec)) is None:
+    first, second = ("stochastic", "sparse") if n_rows <= _SQUARE else ("sparse", "stochastic")
+    for name in (first, second):
+        if (why := _WHY_NOT[name](spec)) is None:
             return name, told
         told += f"; not {name}: {_first_sentence(why)}"
     return exact, f"{told}{reason}"
@@ -111,11 +116,11 @@ def fit_by(
             f"{start if isinstance(start, str) else type(start).__name__!r}."
         )
     _log.info("inference: %s, as %s", name, reason)
-    seeded = {"random_seed": random_seed, "progressbar": progressbar}
-    search = {"start": start, "n_restarts": n_restarts, **seeded} | (
+    seeded: dict[str, Any] = {"random_seed": random_seed, "progressbar": progressbar}
+    search: dict[str, Any] = {"start": start, "n_restarts": n_restarts, **seeded} | (
         {} if max_iter is None else {"max_iter": max_iter}
     )
-    inducing = {} if n_inducing is None else {"n_inducing": n_inducing}
+    inducing: dict[str, Any] = {} if n_inducing is None else {"n_inducing": n_inducing}
     fits: dict[str, Callable[[], xr.DataTree]] = {
         "marginal": lambda: fit_marginal(model, **search),
         "map": lambda: fit_map(model, **search),

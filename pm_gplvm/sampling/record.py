@@ -17,7 +17,7 @@ from pm_gplvm.sampling.replicas import Iteration, Replicas
 _FEWEST = 20  # draws a chain of which R-hat says something
 
 
-def r_hat_so_far(chains: Sequence[Any]) -> float:
+def r_hat_so_far(chains: Sequence[Any] | Array) -> float:
     """Largest R-hat of chains, each (draw, number), cut to the shortest; NaN where they are too short."""
     import arviz_stats
 

@@ -24,8 +24,9 @@ def Y():
 
 @pytest.fixture
 def few(monkeypatch):
-    """A table is large from 11 rows on."""
+    """A table is large from 11 rows on, and very large where a test says so."""
     monkeypatch.setattr(choose, "_QUICK", 10)
+    return lambda: monkeypatch.setattr(choose, "_SQUARE", 20)
 
 
 def test_the_exact_estimate_up_to_a_thousand_rows():
@@ -33,21 +34,26 @@ def test_the_exact_estimate_up_to_a_thousand_rows():
     name, why = choose_inference(gplvm.build_model(rows[:1000], kernel="rbf"))
     assert (name, why) == ("marginal", "the exact estimate is quick for 1000 rows")
     name, why = choose_inference(gplvm.build_model(rows, kernel="rbf"))
-    assert (name, why) == ("sparse", "the exact estimate is slow for 1001 rows")
+    assert (name, why) == ("stochastic", "the exact estimate is slow for 1001 rows")
+    name, why = choose_inference(gplvm.build_model(np.tile(rows, (5, 1)), kernel="rbf"))
+    assert (name, why) == ("sparse", "the exact estimate is slow for 5005 rows")
 
 
 @short
-@pytest.mark.usefixtures("few")
 @pytest.mark.parametrize(
-    ("options", "holes", "names"),
+    ("options", "holes", "very", "names"),
     [
-        ({"kernel": "rbf"}, False, {"sparse"}),
-        ({"kernel": "rbf + linear"}, False, {"sparse", "stochastic"}),
-        ({"kernel": "rbf", "missing": "mask"}, True, {"marginal"}),
-        ({"kernel": "rbf", "noise": "column"}, False, {"marginal"}),
+        ({"kernel": "rbf"}, False, False, {"stochastic"}),
+        ({"kernel": "rbf"}, False, True, {"sparse"}),
+        ({"kernel": "rbf + linear"}, False, False, {"stochastic"}),
+        ({"kernel": "rbf + linear"}, False, True, {"sparse", "stochastic"}),
+        ({"kernel": "rbf", "missing": "mask"}, True, False, {"marginal"}),
+        ({"kernel": "rbf", "noise": "column"}, False, True, {"marginal"}),
     ],
 )
-def test_what_a_model_allows_is_chosen_and_can_be_fitted(Y, options, holes, names):
+def test_what_a_model_allows_is_chosen_and_can_be_fitted(Y, few, options, holes, very, names):
+    if very:
+        few()
     table = Y.copy()
     if holes:
         table[0, 0] = np.nan

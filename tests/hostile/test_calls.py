@@ -116,13 +116,14 @@ READERS = {
     "magnification": lambda t, fit: diagnostics.magnification(fit, t["X"]),
     "neighbour_probabilities": lambda t, fit: diagnostics.neighbour_probabilities(fit, n_neighbors=3),
     "posterior_modes": lambda t, fit: diagnostics.posterior_modes(fit),
+    "summary": lambda t, fit: gplvm.summary(fit),
     "summarise_theta": lambda t, fit: diagnostics.summarise_theta(fit, t["draws"]),
     "summarise_theta(draws)": lambda t, fit: diagnostics.summarise_theta(t["best"], fit),
 }  # fmt: skip
 READS_NO_TABLE = {
     *("align", "sample_theta", "fit_map(start)", "gradients", "log_evidence"),
     *("plot.latent", "plot.relevance", "active_dimensions", "neighbour_probabilities"),
-    "posterior_modes",
+    *("posterior_modes", "summary"),
 }
 READS_NO_SCALE = {
     *READS_NO_TABLE,
@@ -542,6 +543,15 @@ ABOUT_PARTS = [
     *[(lambda t, k=k: K(t, k), "kernel must") for k in ("", "rbg", "rbf +", "linear + linear")],
     *[(lambda t, k=k: gplvm.build_model(t["Y"], kernel=k), "kernel must") for k in (None, 3, b"rbf", ["rbf"], "", "rbg", "rbf +")],
     *[(lambda t, k=k: gplvm.GPLVM(kernel=k).fit(t["Y"]), "kernel must") for k in (None, 3, "rbg")],
+    *[(lambda t, o=o: gplvm.GPLVM(inference=o).fit(t["Y"]), "inference must be one of auto, marginal, map,") for o in (None, 3, "", "nuts", ["map"], True)],
+    *[(lambda t, o=o: gplvm.GPLVM(n_inducing=o).fit(t["Y"]), "n_inducing must be a whole number of at least 2, got") for o in (0, 1, -3, 2.5, "5", True, [5], np.nan)],
+    *[(lambda t, o=o: gplvm.GPLVM(max_iter=o).fit(t["Y"]), "max_iter must be a whole number of at least 1, got") for o in (0, -3, 2.5, "5", True, np.nan)],
+    *[(lambda t, o=o: gplvm.GPLVM(inference=o, kernel="linear", n_restarts=2).fit(t["Y"]), f"n_restarts must be 0 with inference='{o}'") for o in ("stochastic", "linear")],
+    *[(lambda t, s=s: gplvm.GPLVM(inference="linear", kernel="linear", start=s).fit(t["Y"]), "start must be left at 'pca'") for s in ("isomap", np.zeros((12, 2)))],
+    (lambda t: gplvm.GPLVM(inference="linear").fit(t["Y"]), "fit_linear needs kernel='linear'"),
+    *[(lambda t, o=o: gplvm.GPLVM(inference=o, missing="mask").fit(np.where(np.eye(12, 4) > 0, np.nan, t["Y"])), "complete table") for o in ("stochastic", "sparse", "variational")],
+    (lambda t: gplvm.summary(with_attr("warnings", "3")(t["best"])), "the JSON of a list in attrs['warnings'], got '3'"),
+    (lambda t: gplvm.summary(with_attr("warnings", "{nope")(t["best"])), "in attrs['warnings'], got '{nope'"),
     *[(lambda t, f=f, c=c: f(t, at(t, **c)), text)
       for f in (lambda t, point: t["objective"](point), lambda t, point: M.gradients(t["model"], point))
       for c, text in (
