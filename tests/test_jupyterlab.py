@@ -178,7 +178,7 @@ def test_the_explorer_is_drawn_and_answers(lab, theme):
         told.unlink()
     lab.open(name, theme)
     lab.run_all()
-    lab.wait(lambda: lab.all(".gplvm") or lab.errors(), "the widget is not drawn", 120)
+    lab.wait(lambda: lab.all(".gplvm") or lab.errors(), "the widget is not drawn", 240)
     assert not lab.errors()
     assert len(lab.all(".gplvm [data-row]")) == 12
     assert len(lab.all(".gplvm [data-role=mean] rect")) == 6  # decoded, and data
