@@ -27,8 +27,8 @@ types: .venv/.installed ## mypy, strict
 layers: .venv/.installed ## imports between modules point down only
 	.venv/bin/lint-imports
 
-unit: .venv/.installed ## pytest; options in ARGS="..."
-	$(TEST_ENV) $(PY) -m pytest $(ARGS)
+unit: .venv/.installed ## pytest, a process for each core; options in ARGS="..."
+	$(TEST_ENV) $(PY) -m pytest -n auto --dist loadfile $(ARGS)
 
 # -qq leaves out pytest's closing line, so the one of `unit` is the last in a log of `make test`.
 notebooks: .venv/.installed ## run the notebooks, cut short
