@@ -361,7 +361,7 @@ MISTAKES = {
     "dims": (["plot", "fit.nc", "--dims", "one"], "--dims must be two whole numbers such as 0,1"),
     "embed's ending": (["embed", "fit.nc", "cells.csv", "--out", "a.nc"], "--out must end in .csv"),
     "other columns": (
-        ["embed", "fit.nc", "named.csv", "--label", "name", "--out", "-"],
+        ["embed", "fit.nc", "named.csv", "--index", "name", "--out", "-"],
         "Y_new must have the 10 columns",
     ),
     "no page": (["explore", "fit.nc", "--out", "a.png"], "--out must end in .html"),
