@@ -139,9 +139,9 @@ def run(report: Report, arguments) -> None:
     for make in OURS.values():  # what is loaded and compiled once a process
         make(few, few[:5])
     report.text(
-        f"Rows centred and divided by one number; {NEW} more rows held out. `first` is the nearest row's "
-        "class, among the table's rows in the picture: the share that is another one. R² is that of "
-        "held-out rows put in the picture and decoded. The autoencoder has tanh layers of 64 and 64 each "
+        f"Rows centred and divided by one number; {NEW} more rows held out. Of another class: rows whose "
+        "nearest row of the table in the picture has another label. R² is that of held-out rows put in the "
+        "picture and decoded. The autoencoder has tanh layers of 64 and 64 each "
         "way, one noise, and 5000 steps of 64 rows. PCA, t-SNE and UMAP are at their defaults."
     )
     for name, N in CASES:
