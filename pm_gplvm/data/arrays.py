@@ -426,7 +426,12 @@ def datelike(given: Any) -> NDArray[Any] | None:
     if isinstance(first, timedelta | np.timedelta64):
         index = pd.to_timedelta(index.to_list())
     elif isinstance(first, date | np.datetime64 | pd.Period):
-        index = pd.Index(pd.to_datetime([getattr(v, "start_time", v) for v in index]))
+        moments = [getattr(v, "start_time", v) for v in index]
+        try:
+            index = pd.Index(pd.to_datetime(moments))
+        except pd.errors.OutOfBoundsDatetime:  # before pandas 3: nanoseconds, 1677 to 2262
+            known = (None if _is_missing(v) else pd.Timestamp(v).to_datetime64() for v in moments)
+            return np.array([*known], dtype="M8[us]")
     if isinstance(index, pd.PeriodIndex):
         index = index.to_timestamp()
     if isinstance(index, pd.DatetimeIndex) and index.tz is not None:
