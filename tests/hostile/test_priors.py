@@ -177,7 +177,9 @@ def test_refused_when_the_prior_is_made(call, message):
         call()
 
 
-@pytest.mark.parametrize("wrong", NOT_PRIORS, ids=lambda wrong: getattr(wrong, "__name__", repr(wrong)))
+@pytest.mark.parametrize(
+    "wrong", NOT_PRIORS, ids=lambda wrong: getattr(wrong, "__name__", repr(wrong))
+)
 def test_priors_are_a_mapping_of_parameters(things, wrong):
     with pytest.raises((TypeError, ValueError), match="priors must "):
         gplvm.build_model(things["Y"], priors=wrong)
