@@ -81,9 +81,7 @@ html_title = "pm_gplvm"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sourcelink = False
-html_sidebars = {
-    page: [] for page in ("getting_started", "architecture", "changelog", "recipes/index")
-}
+html_sidebars = {page: [] for page in ("getting_started", "architecture", "changelog")}
 html_theme_options = {
     "logo": {"text": "pm_gplvm"},
     "navbar_align": "left",

@@ -80,9 +80,9 @@ class Summary:
     def _shares(self) -> list[str]:
         told = []
         if np.isfinite(self.explained):
-            told.append(f"the positions explain {100.0 * self.explained:.1f} %")
+            told.append(f"the positions explain {100.0 * self.explained:.1f} % in hindsight")
         if np.isfinite(self.noise):
-            told.append(f"the noise is {100.0 * self.noise:.1f} %")
+            told.append(f"the noise of a new row is {100.0 * self.noise:.1f} %")
         return [f"Of the variance of the table {' and '.join(told)}."] if told else []
 
 
