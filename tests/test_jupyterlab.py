@@ -117,7 +117,6 @@ class Lab:
 @pytest.fixture(scope="module")
 def lab(browser, tmp_path_factory):
     """A server with settings and folders of its own, which ends with this module."""
-    pytest.importorskip("jupyterlab")
     home = tmp_path_factory.mktemp("jupyterlab")
     folder, settings = home / "notebooks", home / "settings"
     folder.mkdir()
