@@ -27,6 +27,7 @@ _CHECKS = {
     "seed": "random_seed",
     "pairs": "n_pairs",
 }
+_INDUCING = ("auto", "sparse", "variational")  # may have inducing inputs
 _MOST_CLASSES = 20  # of which a label may have another one in each row
 
 
@@ -38,6 +39,11 @@ def check_options(options: argparse.Namespace) -> None:
             OPTIONS[known](f"--{name.replace('_', '-')}", given[name])
     if given.get("starts") is not None:
         count("--starts", options.starts, 4)
+    if given.get("n_inducing") and options.inference not in _INDUCING:
+        raise ValueError(
+            f"--n-inducing says nothing about --fit {options.inference}: it is for {' and '.join(_INDUCING[1:])}. "
+            "Leave it out."
+        )
     if "kernel" in given:
         usual = "linear" if options.inference == "linear" else "rbf + linear"
         options.kernel = options.kernel or usual

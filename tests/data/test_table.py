@@ -378,10 +378,10 @@ def test_tables_of_scikit_learn_hold_no_codes(name):
 
 
 def test_codes_in_real_tables(data_file):
-    walk = load_table(data_file("osu_run1.txt"))
+    walk = load_table(data_file("osu_run1.txt"), time="Field")
     with pytest.warns(RuntimeWarning, match=r"-9999\.99 \(447 times\)"):
         warn_of_odd_table(as_table(walk), "none")
-    mended = load_table(data_file("osu_run1.txt"), missing=-9999.99)
+    mended = load_table(data_file("osu_run1.txt"), time="Field", missing=-9999.99)
     assert int(np.isnan(mended).sum()) == 447
     warn_of_odd_table(as_table(mended, missing="mask"), "none")
     warn_of_odd_table(as_table(load_table(data_file("guo_qpcr.csv"))), "none")
