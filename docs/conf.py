@@ -5,12 +5,16 @@ the notebooks) is ignored by git and removed by `make clean`.
 """
 
 import json
+import os
 import shutil
 from collections import defaultdict
 from operator import attrgetter
 from pathlib import Path
 
 import pm_gplvm
+
+# A backend that is set here would keep the pictures of executed pages from being shown.
+os.environ.pop("MPLBACKEND", None)
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
