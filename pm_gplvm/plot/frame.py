@@ -18,7 +18,7 @@ Limits = str | Array
 
 MARGIN = 0.08  # of the length of an axis, at each end
 
-_FEWEST = 20  # rows of which one can be said to lie far off
+_FEWEST = 10  # rows of which one can be said to lie far off
 _MULTIPLES = (1.0, 2.0, 5.0)
 _LONGEST = 0.3  # share of an axis that the bar may take
 _BESIDE = 0.01  # share of a figure left at its sides
