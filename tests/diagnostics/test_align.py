@@ -8,7 +8,7 @@ import pymc as pm
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made import fit_of, rotations, signed_permutations, turned
+from made import fit_of, rotations, rows_drawn, signed_permutations, turned
 from scipy.linalg import orthogonal_procrustes
 from scipy.spatial import procrustes
 
@@ -202,7 +202,7 @@ def test_pictures_and_predictions_are_in_the_aligned_frame(small, rng):
     aligned = gplvm.align(fit_of(small, X, **THETA))
     mean = Fit(aligned).draws("X").mean(("chain", "draw")).to_numpy()
     ax = gplvm.plot.latent(aligned, grid=5)
-    np.testing.assert_allclose(ax.collections[-1].get_offsets(), mean)
+    assert set(rows_drawn(ax.collections[-1], mean)) == set(range(len(mean)))
     plt.close("all")
     # Raw draws in ten frames say nothing at a place; aligned, the rows' own places are known.
     now, before = (
