@@ -38,10 +38,9 @@ from pm_gplvm.core.kernels import (
     distances_from_products,
     prior_variance,
 )
+from pm_gplvm.core.row_loops import WIDE, WIDTH
 
 LogPrior = Callable[[int, Array], Array]
-
-_WIDE = 0.5  # share of the wide component, and of a choice that ignores Y, in the proposal
 
 
 @dataclass(frozen=True)
@@ -192,7 +191,7 @@ class Proposal:
     """
 
     F: Array
-    width: float = 0.3
+    width: float = WIDTH
 
     @cached_property
     def _rank(self) -> Array:
@@ -205,7 +204,7 @@ class Proposal:
         near = 1.0 / (self._rank + 1.0)
         np.fill_diagonal(near, 0.0)
         near /= near.sum(axis=1, keepdims=True)
-        return (1.0 - _WIDE) * near + _WIDE * (1.0 - np.eye(N)) / (N - 1)
+        return (1.0 - WIDE) * near + WIDE * (1.0 - np.eye(N)) / (N - 1)
 
     @cached_property
     def _together(self) -> Array:
@@ -231,7 +230,7 @@ class Proposal:
         centre, spread = wide_component(Z, present)
         steps = rng.standard_normal((R, M, Q))
         beside = Z[np.arange(R)[:, None], chosen] + self.width * steps
-        wide = rng.random((R, M, 1)) < _WIDE
+        wide = rng.random((R, M, 1)) < WIDE
         return np.where(wide, centre + spread * steps, beside), centre, spread
 
     def log_density(
@@ -243,9 +242,9 @@ class Proposal:
         near = distances_from_products(C, Z, C @ Z.transpose(0, 2, 1))
         near *= -0.5 / self.width**2
         np.exp(near, out=near)
-        density = near @ (weights / weights.sum()) * ((1.0 - _WIDE) / self.width**Q)
+        density = near @ (weights / weights.sum()) * ((1.0 - WIDE) / self.width**Q)
         scaled = ((C - centre) / spread) ** 2
-        density += np.exp(-0.5 * scaled.sum(axis=-1)) * (_WIDE / spread.prod(axis=-1))
+        density += np.exp(-0.5 * scaled.sum(axis=-1)) * (WIDE / spread.prod(axis=-1))
         return np.log(density)
 
 

@@ -1,7 +1,7 @@
 """Simulation-based calibration of the sampler."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,7 @@ from pm_gplvm.diagnostics.invariants import Indices, row_pairs
 from pm_gplvm.model.spec import ModelSpec
 from pm_gplvm.model.starts import start_values
 from pm_gplvm.sampling.prior import sample_prior
-from pm_gplvm.sampling.replicas import Posterior, Replicas, compile_posterior
+from pm_gplvm.sampling.replicas import Posterior, Replicas, chosen_backend, compile_posterior
 
 
 @checked
@@ -33,6 +33,7 @@ def sbc(
     tune: int = 100,
     chains: int = 4,
     n_pairs: int = 3,
+    backend: Literal["auto", "numba", "python"] = "auto",
     random_seed: int | None = None,
     progressbar: bool = True,
 ) -> xr.Dataset:
@@ -55,6 +56,8 @@ def sbc(
         and chains, each from a random start.
     n_pairs : int, default 3
         Number of pairs of rows whose distance in lengthscales is ranked.
+    backend : {"auto", "numba", "python"}, default "auto"
+        As of :func:`sample`, for the iterations of all tables.
     random_seed : int, optional
     progressbar : bool, default True
 
@@ -88,6 +91,7 @@ def sbc(
     counts = {"n_replicates": n_replicates, "draws": draws, "thin": thin, "tune": tune}
     for name, value in {**counts, "chains": chains, "n_pairs": n_pairs}.items():
         count(name, value)
+    made_of = chosen_backend(backend, n_replicates * (tune + draws * thin) * chains)
     ModelSpec.of(model).table.require_complete(caller="sbc")
     with (
         interruptible(keeps=True),
@@ -95,7 +99,7 @@ def sbc(
         progress_bar("sbc", n_replicates, "tables", show=progressbar) as progress,
     ):
         rng = np.random.default_rng(random_seed)
-        posterior = compile_posterior(model)
+        posterior = compile_posterior(model, made_of)
         ensemble = posterior.ensemble
         if ensemble.X is None:
             raise ValueError("sbc needs a model with a free, unbounded X.")

@@ -551,20 +551,34 @@ class Ensemble(Coordinates):
         )
 
 
+def state_coordinates(model: pm.Model) -> tuple[Coordinates, Array]:
+    """Choose what a sampler moves, and the length in which each of it is measured (P,)."""
+    chosen = optimiser_coordinates(model)
+    units = {n: np.full(shape, chosen.steps.get(n, 1.0)) for n, (_, shape) in chosen.spans.items()}
+    return replace(chosen, steps={}, weight=None), chosen.pack(units)
+
+
+def in_states(
+    spec: ModelSpec, coordinates: Coordinates, graphs: Sequence[Variable]
+) -> list[Variable]:
+    """Write down functions of the model's value variables, the last its log-prior, at a state.
+
+    The graph's X is Z then where the coordinates have Z, and the density is that of Z.
+    """
+    values = spec.model.value_vars
+    *others, prior = coordinates.within(graphs, values)
+    return [*others, prior + coordinates.log_jacobian({v.name: v for v in values})]
+
+
 def compile_ensemble(model: pm.Model | ModelSpec) -> Ensemble:
     """Compile a model, its X without a transform, for many states at once.
 
     Always as NumPy calls: many states share the interpreter's time for one.
     """
     spec = ModelSpec.of(model)
-    likelihood, prior = likelihood_and_prior(spec)
     model, values = spec.model, spec.model.value_vars
-    chosen = optimiser_coordinates(model)
-    units = {n: np.full(shape, chosen.steps.get(n, 1.0)) for n, (_, shape) in chosen.spans.items()}
-    chosen = replace(chosen, steps={}, weight=None)
-    # From here on the graph's X is Z: the density is that of Z.
-    likelihood, prior = chosen.within([likelihood, prior], values)
-    prior = prior + chosen.log_jacobian({v.name: v for v in values})
+    chosen, units = state_coordinates(model)
+    likelihood, prior = in_states(spec, chosen, likelihood_and_prior(spec))
     gradients = [
         g
         for total in (likelihood, prior)
@@ -575,7 +589,7 @@ def compile_ensemble(model: pm.Model | ModelSpec) -> Ensemble:
     constrain = _vectorised(values, model.replace_rvs_by_values(named))
     return Ensemble(
         **_fields(chosen),
-        units=chosen.pack(units),
+        units=units,
         function=function,
         constrain=constrain,
         named=tuple(v.name for v in named),
@@ -622,33 +636,41 @@ def compile_row_prior(model: pm.Model | ModelSpec) -> RowPrior:
     table, that row's term alone is computed; else the whole prior, with the row replaced.
     """
     spec = ModelSpec.of(model)
-    model, rv = spec.model, spec.X
-    values = model.value_vars
     batch = [
-        pt.tensor(v.name, shape=(None, *(None,) * v.type.ndim), dtype=v.type.dtype) for v in values
+        pt.tensor(v.name, shape=(None, *(None,) * v.type.ndim), dtype=v.type.dtype)
+        for v in spec.model.value_vars
     ]
     row, candidates = pt.lscalar("row"), pt.dtensor3("candidates")
-    parameters = None if spec.tied else row_parameters(rv, row)
-    if parameters is None:
-        density = _whole_prior(spec, row, candidates, batch)
-    else:
-        # A parameter is the same for all candidates of a state, and mostly for all states.
-        each = vectorize_graph(
-            model.replace_rvs_by_values(parameters), replace=dict(zip(values, batch, strict=True))
-        )
-        lifted = [
-            pt.expand_dims(new, 1) if new.ndim > old.ndim else new
-            for new, old in zip(each, parameters, strict=True)
-        ]
-        _, alike = rv.owner.op(*lifted, rng=rv.owner.inputs[0], return_next_rng=True)
-        density = pm.logp(alike, candidates)
-        if rv.owner.op.ndim_supp == 0:
-            density = density.sum(axis=-1)
+    density, factorises = row_prior_graph(spec, row, candidates, batch)
     function = pytensor.function(
         [row, candidates, *batch], density, on_unused_input="ignore", mode=compile_mode()
     )
     function.trust_input = True
-    return RowPrior(function, factorises=parameters is not None)
+    return RowPrior(function, factorises)
+
+
+def row_prior_graph(
+    spec: ModelSpec, row: Variable, candidates: Variable, batch: Sequence[Variable]
+) -> tuple[Variable, bool]:
+    """Write down the log-density (R, M) of candidates (R, M, Q) of a row at R states; whether it factorises.
+
+    ``batch`` are the model's value variables with a leading dimension.
+    """
+    model, rv, values = spec.model, spec.X, spec.model.value_vars
+    parameters = None if spec.tied else row_parameters(rv, row)
+    if parameters is None:
+        return _whole_prior(spec, row, candidates, batch), False
+    # A parameter is the same for all candidates of a state, and mostly for all states.
+    each = vectorize_graph(
+        model.replace_rvs_by_values(parameters), replace=dict(zip(values, batch, strict=True))
+    )
+    lifted = [
+        pt.expand_dims(new, 1) if new.ndim > old.ndim else new
+        for new, old in zip(each, parameters, strict=True)
+    ]
+    _, alike = rv.owner.op(*lifted, rng=rv.owner.inputs[0], return_next_rng=True)
+    density = pm.logp(alike, candidates)
+    return density.sum(axis=-1) if rv.owner.op.ndim_supp == 0 else density, True
 
 
 def row_parameters(X: Variable, row: Variable) -> list[Variable] | None:
@@ -667,7 +689,7 @@ def row_parameters(X: Variable, row: Variable) -> list[Variable] | None:
 
 
 def _whole_prior(
-    spec: ModelSpec, row: Variable, candidates: Variable, batch: list[Variable]
+    spec: ModelSpec, row: Variable, candidates: Variable, batch: Sequence[Variable]
 ) -> Variable:
     """Write down the whole prior with one row replaced, for each candidate (R, M)."""
     value = spec.model.rvs_to_values[spec.X]

@@ -135,7 +135,8 @@ class SymmetricGradient(GradientOp):
 @node_rewriter([TwinOp])
 def _write_out(fgraph: Any, node: Apply) -> list[Variable]:
     """Replace an Op by its symbolic form."""
-    return node.op.symbolic(*node.inputs)
+    repeated = node.op.n_repeated if isinstance(node.op, GradientOp) else 0
+    return node.op.symbolic(*node.inputs[: len(node.inputs) - repeated])
 
 
 # Right at the start, so that every later rewrite of those backends sees the plain graph.

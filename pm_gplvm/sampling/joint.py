@@ -25,7 +25,13 @@ from pm_gplvm.model.spec import ModelSpec
 from pm_gplvm.model.starts import perturbed, start_values
 from pm_gplvm.sampling.adaptation import adapt, iterations
 from pm_gplvm.sampling.record import Record, r_hat_so_far
-from pm_gplvm.sampling.replicas import Posterior, Replicas, compile_posterior
+from pm_gplvm.sampling.replicas import (
+    BACKENDS,
+    Posterior,
+    Replicas,
+    chosen_backend,
+    compile_posterior,
+)
 
 _CHECKPOINT = 60.0  # seconds between two writings of the store
 
@@ -42,6 +48,7 @@ def sample(
     replicas: int | Literal["auto"] = "auto",
     beta_min: float = 0.3,
     n_proposals: int = 64,
+    backend: Literal["auto", "numba", "python"] = "auto",
     random_seed: int | None = None,
     store: str | Path | None = None,
     progressbar: bool = True,
@@ -74,6 +81,11 @@ def sample(
         :func:`diagnostics.log_evidence` can be computed: the temperatures are kept then, and more are needed.
     n_proposals : int, default 64
         Positions proposed to a row at a time.
+    backend : {"auto", "numba", "python"}, default "auto"
+        What an iteration is made of: one function compiled by numba, which takes some seconds for each
+        model and some more the first time on a machine, or NumPy calls. "auto" compiles for 2000
+        iterations or more, all chains together. A prior that numba cannot compile has NumPy calls with
+        any; ``attrs["backend"]`` tells. Both draw from the same posterior, from one seed other numbers.
     random_seed : int, optional
     store : path, optional
         A new ``.nc`` or ``.zarr`` to which the draws so far are written every minute. After an
@@ -126,14 +138,20 @@ def sample(
         counts["replicas"] = replicas
     for name, value in counts.items():
         count(name, value)
+    made_of = chosen_backend(backend, (tune + draws * thin) * chains)
     if store is not None:
         check_writable("store", store)
     with interruptible(keeps=True):
         rng = np.random.default_rng(random_seed)
         model, starts = chain_starts(model, start, chains, rng)
-        posterior = compile_posterior(model)
+        posterior = compile_posterior(model, made_of)
         states = np.array([posterior.ensemble.inward(values) for values in starts])
-        settings = {"tune": tune, "thin": thin, "random_seed": random_seed}
+        settings = {
+            "tune": tune,
+            "thin": thin,
+            "random_seed": random_seed,
+            "backend": posterior.backend,
+        }
         with (
             limit_threads(blas_threads),
             progress_bar("sample", tune, "tune", show=progressbar) as steps,
@@ -207,6 +225,10 @@ def resume(
     state, rng = _state_of(read)
     n_proposals = count("n_proposals in the group 'sampler' of fit", kept.attrs.get("n_proposals"))
     settings = {n: read.setting(n) for n in ("tune", "thin", "random_seed")}
+    backend = settings["backend"] = earlier.attrs.get("backend", "python")
+    if backend not in BACKENDS[1:]:
+        wanted = " or ".join(BACKENDS[1:])
+        raise ValueError(f"backend in the attrs of fit must be {wanted}, got {backend!r}.")
     for name, least in (("tune", 0), ("thin", 1)):
         count(f"{name} in the attrs of fit", settings[name], least)
     thin = int(settings["thin"])
@@ -214,7 +236,7 @@ def resume(
         check_writable("store", store)
     with interruptible(keeps=True):
         model = untransformed(model)
-        posterior = compile_posterior(model)
+        posterior = compile_posterior(model, backend)
         _check_same(model, posterior, read, kept)
         record = Record.of(read)
         with (

@@ -1,16 +1,22 @@
 """The sampler of X and θ: HMC, Gibbs updates of rows and parallel tempering, in turn."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pymc as pm
+from numba.core.errors import NumbaError
 from numpy.typing import NDArray
 
 from pm_gplvm.core.checks import Array
+from pm_gplvm.core.fused import Columns
 from pm_gplvm.core.kernels import KERNELS
 from pm_gplvm.core.row_moves import Proposal, RowUpdates, Theta
+from pm_gplvm.core.trajectories import densities, move, update_rows
+from pm_gplvm.model.compile import Backend
 from pm_gplvm.model.density import (
     Ensemble,
     Evaluation,
@@ -18,12 +24,15 @@ from pm_gplvm.model.density import (
     compile_ensemble,
     compile_row_prior,
 )
+from pm_gplvm.model.native import Native, compile_native
 from pm_gplvm.model.spec import ModelSpec
 from pm_gplvm.sampling.transitions import StepSizes, adapted_schedule, hmc_transition, swap
 
 STEPS = (8, 30)
 """Fewest and most leapfrog steps of an HMC transition."""
 
+BACKENDS = ("auto", "numba", "python")
+_WORTH = 2000  # iterations of all chains that save what compiling them takes
 _BLOCKS = (2, 4)  # fewest and most rows of a block update
 _CACHE = 2**18  # numbers in one array of proposals: states are taken in parts of this size
 
@@ -33,7 +42,8 @@ class Posterior:
     """A model compiled for the sampler.
 
     F (N, D) is standardised, NaN where missing. ``row_prior`` is None where X is not a free variable.
-    ``fixed`` are the hyperparameters held at a number, and ``floor`` is noise besides sigma.
+    ``fixed`` are the hyperparameters held at a number, and ``floor`` is noise besides sigma. With
+    ``native`` whole iterations are compiled, without it they are NumPy calls.
     """
 
     ensemble: Ensemble
@@ -42,6 +52,25 @@ class Posterior:
     row_prior: RowPrior | None
     fixed: dict[str, Array]
     floor: float = 0.0
+    native: Native | None = None
+
+    @property
+    def backend(self) -> str:
+        """What an iteration is made of."""
+        return "python" if self.native is None else "numba"
+
+    @cached_property
+    def columns(self) -> Columns:
+        """The table as compiled code has it."""
+        return Columns.of(self.F, self.kernel, np.log(self.ensemble.table.scale))
+
+    def __call__(self, states: Array) -> Evaluation:
+        """Evaluate at states (R, P); compiled iterations compute gradients of their own."""
+        if self.native is None:
+            return self.ensemble(states)
+        known = np.empty((2, len(states)))
+        densities(self.columns, self.native.addresses, states, known)
+        return _without_gradient(known)
 
     def theta(self, draws: dict[str, Array], n_states: int) -> tuple[Theta, Array]:
         """Read off the kernel at the states and its lengthscales, (R, 1, 1) or (R, 1, Q)."""
@@ -49,8 +78,25 @@ class Posterior:
         return Theta.of(self.kernel, {**fixed, **draws}, n_states, self.floor)
 
 
-def compile_posterior(model: pm.Model) -> Posterior:
-    """Compile a model for the sampler, if its kernel is in the table and its data are fixed."""
+def _without_gradient(known: Array) -> Evaluation:
+    none = np.empty((known.shape[1], 0))
+    return Evaluation(known[0], known[1], none, none)
+
+
+def chosen_backend(backend: str, iterations: int) -> Backend:
+    """Check and choose what iterations are made of, for so many of all chains."""
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}.")
+    if backend == "auto":
+        return "numba" if iterations >= _WORTH else "python"
+    return "numba" if backend == "numba" else "python"
+
+
+def compile_posterior(model: pm.Model, backend: Backend = "python") -> Posterior:
+    """Compile a model for the sampler, if its kernel is in the table and its data are fixed.
+
+    A prior that numba cannot compile has the NumPy calls of "python".
+    """
     spec = ModelSpec.of(model)
     if spec.kernel not in KERNELS:
         raise ValueError(
@@ -64,7 +110,19 @@ def compile_posterior(model: pm.Model) -> Posterior:
         )
     ensemble = compile_ensemble(spec)
     row_prior = compile_row_prior(spec) if ensemble.X is not None else None
-    return Posterior(ensemble, spec.kernel, spec.table.F, row_prior, spec.fixed, spec.floor)
+    native = _native(spec) if backend == "numba" else None
+    return Posterior(ensemble, spec.kernel, spec.table.F, row_prior, spec.fixed, spec.floor, native)
+
+
+def _native(spec: ModelSpec) -> Native | None:
+    """Compile a model for the loops, None if its priors cannot be."""
+    try:
+        with warnings.catch_warnings():
+            # What PyTensor would leave to the interpreter is no faster than NumPy's calls.
+            warnings.filterwarnings("error", message="Numba will use object mode")
+            return compile_native(spec)
+    except (NotImplementedError, NumbaError, UserWarning):
+        return None
 
 
 @dataclass
@@ -101,7 +159,7 @@ class Replicas:
         self.steps = StepSizes(step_size)
         self.chains = len(states)
         self.states = states.reshape(-1, states.shape[-1]).copy()
-        self.known = posterior.ensemble(self.states)
+        self.known = posterior(self.states)
         self.proposal = Proposal(posterior.F)
 
     @property
@@ -126,18 +184,10 @@ class Replicas:
         step_size = np.tile(self.steps.values, self.chains) * self.rng.uniform(
             0.8, 1.2, len(self.states)
         )
-        acceptance, diverged = hmc_transition(
-            self.posterior.ensemble,
-            self.states,
-            self.known,
-            self._betas,
-            step_size,
-            n_steps,
-            self.rng,
-        )
+        moving = self._move if self.posterior.native is None else self._move_compiled
+        acceptance, diverged, moved = moving(step_size, n_steps)
         if tuning:
             self.steps.learn(self.by_chain(acceptance).mean(axis=0))
-        moved = self._update_rows()
         order, swapped = swap(self.by_chain(self.known.log_likelihood), self.beta, self.rng)
         flat = (order + len(self.beta) * np.arange(self.chains)[:, None]).ravel()
         self.states, self.known = self.states[flat], self.known.take(flat)
@@ -148,6 +198,46 @@ class Replicas:
             swapped=swapped,
             n_steps=n_steps,
         )
+
+    def _move(self, step_size: Array, n_steps: int) -> tuple[Array, NDArray[np.bool_], Array]:
+        """HMC and updates of rows, in NumPy: acceptance, divergence, share of rows moved, (C · K,) each."""
+        acceptance, diverged = hmc_transition(
+            self.posterior.ensemble,
+            self.states,
+            self.known,
+            self._betas,
+            step_size,
+            n_steps,
+            self.rng,
+        )
+        return acceptance, diverged, self._update_rows()
+
+    def _move_compiled(
+        self, step_size: Array, n_steps: int
+    ) -> tuple[Array, NDArray[np.bool_], Array]:
+        """As :meth:`_move`, compiled."""
+        posterior, native = self.posterior, self.posterior.native
+        assert native is not None
+        N, R = len(posterior.F), len(self.states)
+        rows = self.rng.permutation(N)[: self.n_rows]
+        n_blocks = max(self.n_rows // 10, 1) if native.factorises and _BLOCKS[1] < N else 0
+        blocks = np.full((n_blocks, _BLOCKS[1]), -1)
+        for block in blocks:
+            size = int(self.rng.integers(_BLOCKS[0], _BLOCKS[1] + 1))
+            block[:size] = self.proposal.block(size, self.rng)
+        acceptance, moved, diverged = np.empty(R), np.zeros(R), np.zeros(R, dtype=bool)
+        table, model, betas, rng = posterior.columns, native.addresses, self._betas, self.rng
+        steps = step_size[:, None] * native.units
+        move(
+            table, model, self.states, betas, steps, np.full(R, n_steps), rng, acceptance, diverged
+        )
+        if posterior.row_prior is not None:
+            beside = self.proposal.beside
+            update_rows(
+                table, model, self.states, betas, rows, blocks, self.n_proposals, beside, rng, moved
+            )
+        self.known = posterior(self.states)
+        return acceptance, diverged, moved
 
     def _update_rows(self) -> Array:
         """Update rows at every state; the share of them that moved, shape (C · K,)."""
@@ -167,11 +257,12 @@ class Replicas:
         prior: Any = posterior.row_prior
         states = self.states[some]
         values = ensemble.outward(states)
-        batch = list(values.values())
         theta, lengthscale = posterior.theta(ensemble.draws(states), len(states))
 
         def log_prior(n: int, C: Array) -> Array:
-            return prior(n, C * lengthscale, batch)
+            if not prior.factorises:  # it looks at where the other rows are by now
+                values[str(ensemble.X)] = Z * lengthscale
+            return prior(n, C * lengthscale, list(values.values()))
 
         Z = values[str(ensemble.X)] / lengthscale
         try:

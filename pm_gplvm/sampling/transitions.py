@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
 
 from pm_gplvm.core.checks import Array
+from pm_gplvm.core.trajectories import DIVERGED
 from pm_gplvm.model.density import Ensemble, Evaluation
 
-_DIVERGED = 1000.0  # energy error above which PyMC and Stan call a trajectory divergent
 _REJECTION = 0.5  # wanted share of swaps that are rejected
 _MOST = 30  # replicas
 
@@ -56,7 +56,7 @@ def hmc_transition(
     states[accepted] = position[accepted]
     known.update(accepted, new)
     # A trajectory that left the support of a bounded prior is refused, and has not diverged.
-    diverged = (change < -_DIVERGED) & ~np.isneginf(new.log_prior)
+    diverged = (change < -DIVERGED) & ~np.isneginf(new.log_prior)
     return np.exp(np.minimum(change, 0.0)), diverged
 
 
