@@ -654,21 +654,30 @@ def row_prior_graph(
 ) -> tuple[Variable, bool]:
     """Write down the log-density (R, M) of candidates (R, M, Q) of a row at R states; whether it factorises.
 
-    ``batch`` are the model's value variables with a leading dimension.
+    ``batch`` are the model's value variables with a leading dimension. Without one, for one state, the
+    candidates are (M, Q) and their density (M,).
     """
     model, rv, values = spec.model, spec.X, spec.model.value_vars
+    alone = candidates.ndim == 2
+    new = dict(zip(values, batch, strict=True))
     parameters = None if spec.tied else row_parameters(rv, row)
     if parameters is None:
-        return _whole_prior(spec, row, candidates, batch), False
+        moved, candidate = _moved_prior(spec, row)
+        if alone:
+            (moved,) = graph_replace([moved], new, strict=False)
+            return vectorize_graph([moved], replace={candidate: candidates})[0], False
+        lifted = {v: pt.expand_dims(b, 1) for v, b in new.items()}
+        return vectorize_graph([moved], replace={candidate: candidates, **lifted})[0], False
     # A parameter is the same for all candidates of a state, and mostly for all states.
-    each = vectorize_graph(
-        model.replace_rvs_by_values(parameters), replace=dict(zip(values, batch, strict=True))
-    )
-    lifted = [
-        pt.expand_dims(new, 1) if new.ndim > old.ndim else new
-        for new, old in zip(each, parameters, strict=True)
-    ]
-    _, alike = rv.owner.op(*lifted, rng=rv.owner.inputs[0], return_next_rng=True)
+    written = model.replace_rvs_by_values(parameters)
+    if alone:
+        lifted_parameters = graph_replace(written, new, strict=False)
+    else:
+        lifted_parameters = [
+            pt.expand_dims(each, 1) if each.ndim > old.ndim else each
+            for each, old in zip(vectorize_graph(written, replace=new), parameters, strict=True)
+        ]
+    _, alike = rv.owner.op(*lifted_parameters, rng=rv.owner.inputs[0], return_next_rng=True)
     density = pm.logp(alike, candidates)
     return density.sum(axis=-1) if rv.owner.op.ndim_supp == 0 else density, True
 
@@ -688,13 +697,10 @@ def row_parameters(X: Variable, row: Variable) -> list[Variable] | None:
     return parameters
 
 
-def _whole_prior(
-    spec: ModelSpec, row: Variable, candidates: Variable, batch: Sequence[Variable]
-) -> Variable:
-    """Write down the whole prior with one row replaced, for each candidate (R, M)."""
+def _moved_prior(spec: ModelSpec, row: Variable) -> tuple[Variable, Variable]:
+    """Write down the whole prior with one row replaced, and what replaces it (Q,)."""
     value = spec.model.rvs_to_values[spec.X]
     candidate = pt.dvector("candidate")
     _, prior = likelihood_and_prior(spec)
     (moved,) = graph_replace([prior], {value: pt.set_subtensor(value[row], candidate)})
-    lifted = {v: pt.expand_dims(b, 1) for v, b in zip(spec.model.value_vars, batch, strict=True)}
-    return vectorize_graph([moved], replace={candidate: candidates, **lifted})[0]
+    return moved, candidate

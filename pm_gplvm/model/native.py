@@ -84,16 +84,25 @@ def compile_native(spec: ModelSpec) -> Native:
     given = [v.type() for v in outputs]
     total = pt.add(*((v * bar).sum() for v, bar in zip(outputs, given, strict=True)))
     gradient = pt.grad(total, state, disconnected_inputs="ignore")
-    code = [_compiled(state, outputs), _compiled(state, gradient, given)]
+    written = [*[()] * 4, (Q,), (Q,), (N, Q)]
+    into, out = _cut("state", coordinates.shapes), _cut("out", written)
+    bars = _cut("given", written)
+    code = [
+        _compiled(state, outputs, into, out),
+        _compiled([*state, *given], gradient, [*into, *bars], _cut("out", coordinates.shapes)),
+    ]
     factorises, latent = False, 0
     if coordinates.X is not None:
         latent = coordinates.spans[coordinates.X][0].start
         row = pt.lscalar("row")
         proposals = pt.tensor("proposals", shape=(None, Q), dtype="float64")
-        batch = [value[None] for value in at_state(model.free_RVs)]
-        density, factorises = row_prior_graph(spec, row, (proposals * lengthscale)[None], batch)
+        inner = at_state(model.free_RVs)
+        density, factorises = row_prior_graph(spec, row, proposals * lengthscale, inner)
         (density,) = _with([density], values)
-        code.append(_compiled(state, [density[0]], [proposals], row))
+        given_row = [*into, f"carray(given, (m, {Q}))", "np.asarray(n)"]
+        code.append(
+            _compiled([*state, proposals, row], [density], given_row, ["carray(out, (m,))"])
+        )
     forward, pullback, row_prior = [each.address for each, _ in code] + [0] * (3 - len(code))
     addresses = Addresses(forward, pullback, row_prior, latent, N, Q, 4 + 2 * Q + N * Q)
     return Native(addresses, factorises, units, tuple(code))
@@ -107,36 +116,22 @@ def _with(graphs: Sequence[Variable], values: dict[Variable, Variable]) -> list[
 
 
 def _compiled(
-    state: Sequence[Variable],
-    outputs: Sequence[Variable],
-    given: Sequence[Variable] = (),
-    row: Variable | None = None,
+    inputs: Sequence[Variable], outputs: Sequence[Variable], read: list[str], write: list[str]
 ) -> tuple[Any, Any]:
     """Compile a function for its address; what it is made of too.
 
-    The vectors are cut and joined here, as PyTensor's own Ops for it take long to compile.
+    ``read`` and ``write`` say in code where the inputs and outputs stand in the vectors: PyTensor's own
+    Ops that cut and join take long to compile.
     """
-    inputs = [*state, *given, *([] if row is None else [row])]
     function = pytensor.function(
-        inputs, list(outputs), mode=get_mode("NUMBA"), on_unused_input="ignore", trust_input=True
+        list(inputs),
+        list(outputs),
+        mode=get_mode("NUMBA"),
+        on_unused_input="ignore",
+        trust_input=True,
     )
-    proposals = row is not None
-    cut = _cut("state", [v.type.shape for v in state])
-    if proposals:
-        cut += [f"carray(given, (m, {given[0].type.shape[1]}))", "np.asarray(n)"]
-    else:
-        cut += _cut("given", [v.type.shape for v in given])
-    lines = [f"results = jitted({', '.join(cut)})"]
-    start = 0
-    for i, shape in enumerate(v.type.shape for v in outputs):
-        if proposals:
-            lines.append("carray(out, (m,))[:] = results[0]")
-            continue
-        size = math.prod(shape)
-        value = f"results[{i}].item()" if shape == () else f"results[{i}].reshape(-1)"
-        at = f"[{start}]" if shape == () else f"[{start}:{start + size}]"
-        lines.append(f"carray(out, ({start + size},)){at} = {value}")
-        start += size
+    lines = [f"results = jitted({', '.join(read)})"]
+    lines += [f"{place}[...] = results[{i}]" for i, place in enumerate(write)]
     names = {"jitted": function.vm.jit_fn, "carray": numba.carray, "np": np}  # type: ignore[attr-defined]
     exec("def native(state, given, n, m, out):\n    " + "\n    ".join(lines), names)
     return numba.cfunc(_SIGNATURE)(names["native"]), function
