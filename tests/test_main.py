@@ -343,7 +343,7 @@ MISTAKES = {
     "no folder": (["demo", "--out", "no/where"], "The folder no does not exist"),
     "too many dimensions": (
         ["demo", "--latent-dim", "100"],
-        "latent_dim must lie between 1 and min(N, D) = 64, got 100",
+        "--latent-dim must lie between 1 and min(N, D) = 64, got 100",
     ),
     "no kernel": (["demo", "--kernel", "cubic"], "kernel must be one of rbf"),
     "no picture": (["fit", "cells.csv", "--format", "pdf"], "invalid choice: 'pdf'"),
@@ -389,7 +389,7 @@ MISTAKES = {
     "embed's ending": (["embed", "fit.nc", "cells.csv", "--out", "a.nc"], "--out must end in .csv"),
     "other columns": (
         ["embed", "fit.nc", "named.csv", "--index", "name", "--out", "-"],
-        "Y_new must have the 10 columns",
+        "The table of new rows must have the 10 columns",
     ),
     "no page": (["explore", "fit.nc", "--out", "a.png"], "--out must end in .html"),
     "resume a table": (["sample", "cells.csv", "--resume"], "--resume needs a fit"),
@@ -458,7 +458,9 @@ def test_holes_in_a_file_are_told(frame, here):
     holes = frame.copy()
     holes.iloc[2, 3] = np.nan
     holes.to_csv("holes.csv")
-    with pytest.raises(ValueError, match=r"1 missing \(NaN\) and 0 infinite values"):
+    with pytest.raises(
+        ValueError, match=r"1 missing \(NaN\) and 0 infinite values.* pass --missing mask,"
+    ):
         run(["fit", "holes.csv", "--label", "stage"])
 
 

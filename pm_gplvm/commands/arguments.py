@@ -71,6 +71,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
+def options_of(command: str) -> dict[str, argparse.Action]:
+    """Return the options of a subcommand, by the names under which their values are kept."""
+    parser = argparse.ArgumentParser(add_help=False)
+    for part in _COMMANDS[command][2]:
+        part(parser)
+    return {action.dest: action for action in parser._actions if action.option_strings}
+
+
 def _parser(prog: str, epilog: str) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(
         prog=prog,

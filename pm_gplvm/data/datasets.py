@@ -369,7 +369,7 @@ def _warn_of_steps(path: Path, name: str, values: Array) -> None:
     if steps.min() > 0.0 and np.ptp(steps) <= 1e-6 * steps.max():
         warn(
             f"{path.name} has a first column {name!r} that rises in equal steps, as row numbers and times do, and "
-            f"that is read as a measurement. If it is none, pass index={name!r} or time={name!r} (--index, --time)."
+            f"that is read as a measurement. If it is none, pass index={name!r} or time={name!r}."
         )
 
 
@@ -403,12 +403,12 @@ def _from_parquet(path: Path, columns: Columns) -> xr.DataArray:
     _check_different(path, frame.columns)
     text = [str(c) for c in frame if not pd.api.types.is_numeric_dtype(frame[c])]
     if text:
-        kind, remedy = "text", f"the classes, pass it as the label (--label {text[0]})"
+        kind, remedy = "text", f"the classes, pass label={text[0]!r}"
         if datelike(frame[text[0]]) is not None:
-            kind, remedy = "dates", f"the times of the rows, pass it as the time (--time {text[0]})"
+            kind, remedy = "dates", f"the times of the rows, pass time={text[0]!r}"
         raise TypeError(
             f"{path.name} must hold numbers, got {kind} in {', '.join(text[:5])}. If one of them names {remedy}; "
-            f"if it names the rows, as the index (--index {text[0]})."
+            f"if it names the rows, index={text[0]!r}."
         )
     table = labelled(frame)
     _warn_of_steps(path, str(frame.columns[0]), table.to_numpy())

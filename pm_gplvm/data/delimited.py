@@ -264,8 +264,7 @@ def _check_header(
     hint = f" If {_short(above[-1:])} above it names them, remove its #." if above else ""
     raise ValueError(
         f"{path.name} has numbers in line {line}, where names of columns are expected: {_short(first)}. Pass "
-        "header=False (--header no) if the line is a row, or header=True (--header yes) if these are "
-        f"names.{hint}"
+        f"header=False if the line is a row, or header=True if these are names.{hint}"
     )
 
 
@@ -459,8 +458,8 @@ def _check_numbers(
     field, line = str(table.frame.iloc[at, d]), table.lines[at]
     if dates(table.frame.iloc[:, d].tolist()) is not None:
         raise TypeError(
-            f"{path.name} must hold numbers, got dates in {names[0]}, first {field!r} in line {line}. Pass it as "
-            f"the time of the rows (--time {names[0]}) or as their names (--index {names[0]})."
+            f"{path.name} must hold numbers, got dates in {names[0]}, first {field!r} in line {line}. Pass "
+            f"time={names[0]!r} if they are the times of the rows, or index={names[0]!r} if they name them."
         )
     if _WITH_UNIT.fullmatch(field) or rows.mean() <= 0.5:
         raise TypeError(
@@ -470,8 +469,8 @@ def _check_numbers(
         )
     raise TypeError(
         f"{path.name} must hold numbers, got text in {', '.join(names[:5])}, first {field!r} in line {line}. "
-        f"If one of them names the classes, pass it as the label (--label {names[0]}); if it names the "
-        f"rows, as the index (--index {names[0]}). Take other text out of the file."
+        f"If one of them names the classes, pass label={names[0]!r}; if it names the rows, index={names[0]!r}. "
+        "Take other text out of the file."
     )
 
 
@@ -496,6 +495,6 @@ def _decimal(path: Path, texts: Iterable[str]) -> str:
     if open_ and not point and not comma:
         raise ValueError(
             f"{path.name} has numbers such as {open_!r}, whose comma may be a decimal one or mark "
-            "thousands. Pass decimal=',' or decimal='.' (--decimal)."
+            "thousands. Pass decimal=',' or decimal='.'."
         )
     return "," if comma else "."
