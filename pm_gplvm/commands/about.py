@@ -10,7 +10,7 @@ import pandas as pd
 import xarray as xr
 
 from pm_gplvm.commands.inputs import is_fit, reading
-from pm_gplvm.data.arrays import absent, datelike
+from pm_gplvm.data.arrays import MOST_CLASSES, absent, datelike
 from pm_gplvm.data.datasets import existing_file, kind_of_table
 from pm_gplvm.data.delimited import (
     are_names,
@@ -23,7 +23,6 @@ from pm_gplvm.data.delimited import (
 from pm_gplvm.data.files import opened
 from pm_gplvm.data.fit import Fit
 
-_MOST_CLASSES = 20
 _MOST_SHOWN = 8
 _FEW = 3  # columns of few whole numbers that may be classes; in a questionnaire all are
 
@@ -216,7 +215,7 @@ def _told(path: Path, n_rows: int, columns: Sequence[_Column], lines: dict[str, 
 def _advice(path: Path, of: dict[str, list[_Column]], columns: Sequence[_Column], gaps: int) -> str:
     """Return the command that fits such a table."""
     words = ["pm-gplvm", "fit", str(path)]
-    labels = sorted((c for c in of["labels"] if c.name), key=lambda c: c.distinct > _MOST_CLASSES)
+    labels = sorted((c for c in of["labels"] if c.name), key=lambda c: c.distinct > MOST_CLASSES)
     words += ["--label", labels[0].name] if labels else []
     leading = columns[0].name if columns else ""
     for option, kind in (("--time", "times"), ("--index", "names")):

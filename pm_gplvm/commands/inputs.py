@@ -11,6 +11,7 @@ import xarray as xr
 import pm_gplvm as gplvm
 from pm_gplvm.core.checks import OPTIONS, count
 from pm_gplvm.core.kernels import parse_kernel
+from pm_gplvm.data.arrays import MOST_CLASSES
 from pm_gplvm.data.datasets import existing_file, holds_fit
 from pm_gplvm.data.fit import FEATURE, OBS, Fit
 from pm_gplvm.data.table import labelled
@@ -28,7 +29,6 @@ _CHECKS = {
     "pairs": "n_pairs",
 }
 _INDUCING = ("auto", "sparse", "variational")  # may have inducing inputs
-_MOST_CLASSES = 20  # of which a label may have another one in each row
 
 
 def check_options(options: argparse.Namespace) -> None:
@@ -74,7 +74,7 @@ def read_table(path: str, options: argparse.Namespace) -> xr.DataArray:
     table = gplvm.data.load_table(path, **reading(options))
     if options.label is not None:
         labels = table["label"].to_numpy()
-        if labels.dtype.kind == "U" and len(np.unique(labels)) == len(labels) > _MOST_CLASSES:
+        if labels.dtype.kind == "U" and len(np.unique(labels)) == len(labels) > MOST_CLASSES:
             raise ValueError(
                 f"--label must name a column of classes, got {options.label!r} with another text in each of the "
                 f"{len(labels)} rows. If it names the rows, pass --index {options.label}."

@@ -17,6 +17,7 @@ from scipy.sparse import issparse
 from pm_gplvm.core.checks import Array
 from pm_gplvm.data.fit import FEATURE, OBS
 
+MOST_CLASSES = 20  # different numbers or dates that are still classes, not a scale
 LARGEST = 1e100  # squares and cubes of a number, and their sums, must not overflow
 _MOST_DENSE = 2**27  # entries of a table made dense or read into memory: 1 GiB
 _REMEDY = "Move labels out of the table (labels = Y.pop(name), or a DataArray coordinate on obs) or drop them."

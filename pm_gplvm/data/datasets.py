@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pm_gplvm.core.checks import Array, as_path, checked, count, warn
 from pm_gplvm.core.interrupt import interruptible
-from pm_gplvm.data.arrays import absent, datelike, dims_of
+from pm_gplvm.data.arrays import MOST_CLASSES, absent, datelike, dims_of
 from pm_gplvm.data.delimited import (
     Delimited,
     are_names,
@@ -31,7 +31,6 @@ from pm_gplvm.data.fit import FEATURE, OBS
 from pm_gplvm.data.table import labelled
 
 _TEXT = (".csv", ".tsv", ".txt")
-_MOST_CLASSES = 20  # different numbers or dates of a label that are still classes
 _FEWEST_STEPS = 5  # rows at equal distances that are no chance
 
 
@@ -338,7 +337,7 @@ def _labels_of_text(path: Path, column: Delimited, decimal: str | None) -> NDArr
     """Classes as text; more than 20 different numbers or dates as such."""
     fields = column.frame.iloc[:, 0].tolist()
     classes = class_names(fields)
-    if len(set(classes.tolist())) <= _MOST_CLASSES:
+    if len(set(classes.tolist())) <= MOST_CLASSES:
         return classes
     if (at := dates(fields)) is not None:
         return at
@@ -427,7 +426,7 @@ def _labels(column: Any) -> NDArray[Any]:
     """Classes of a column of any kind as text, "" where it is missing; many numbers or dates as such."""
     entries = np.asarray(column, dtype=object)
     known = [entry for entry in entries.tolist() if not absent(entry)]
-    if len(set(known)) > _MOST_CLASSES:
+    if len(set(known)) > MOST_CLASSES:
         if (at := datelike(column)) is not None:
             return at
         if not any(isinstance(entry, str | bytes | bool) for entry in known):
