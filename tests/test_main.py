@@ -394,6 +394,22 @@ MISTAKES = {
     "no page": (["explore", "fit.nc", "--out", "a.png"], "--out must end in .html"),
     "resume a table": (["sample", "cells.csv", "--resume"], "--resume needs a fit"),
     "resume an estimate": (["sample", "fit.nc", "--resume"], "resume needs a fit made by sample"),
+    "thin draws of θ": (
+        ["sample", "fit.nc", "--thin", "2"],
+        "--thin says nothing about draws of θ",
+    ),
+    "replicas of draws that are there": (
+        ["sample", "fit.nc", "--resume", "--replicas", "2"],
+        "--replicas says nothing about --resume",
+    ),
+    "no thinning": (
+        ["sample", "fit.nc", "--full", "--thin", "0"],
+        "--thin must be a whole number of at least 1, got 0",
+    ),
+    "many replicas": (
+        ["sample", "fit.nc", "--full", "--replicas", "many"],
+        "--replicas must be auto or a whole number of at least 1, got 'many'",
+    ),
     "no command": (["cells.csv"], "invalid choice: 'cells.csv'"),
 }
 
@@ -475,6 +491,20 @@ def test_numbers_are_checked_before_the_work(here, option, value):
     with pytest.raises(ValueError, match=f"^--{option} must be a whole number"):
         run(["demo", f"--{option}", str(value)])
     assert not list(here.iterdir())
+
+
+@pytest.mark.filterwarnings("ignore:sample:RuntimeWarning", "ignore:align:RuntimeWarning")
+def test_thinning_and_replicas_reach_the_sampler(done, here):
+    fit, few = str(done[0] / "cells_fit.nc"), ["--draws", "3", "--tune", "4", "--chains", "2"]
+    options = ["--full", *few, "--quiet", "--format", "none", "--seed", "7"]
+    assert run(["sample", fit, *options, "--thin", "2", "--replicas", "2", "--out", "cells"]) == 0
+    drawn = gplvm.load("cells_sample.nc")
+    best = gplvm.load(fit)
+    model, start = gplvm.model.rebuild(best), {"start": best, "random_seed": 7}
+    again = gplvm.sample(
+        model, draws=3, tune=4, chains=2, thin=2, replicas=2, progressbar=False, **start
+    )
+    np.testing.assert_array_equal(drawn.posterior["X"], again.posterior["X"])
 
 
 # Ctrl-C

@@ -219,6 +219,13 @@ def _full(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="go on from FIT, made by --full, in its files or in those of --out",
     )
+    add("--thin", type=int, metavar="K", help="iterations for each kept draw of --full (default 1)")
+    add(
+        "--replicas",
+        metavar="R",
+        help="replicas of each chain of --full at flatter powers of the likelihood, which help where chains "
+        "disagree; 1 costs least (default auto: as many as it takes)",
+    )
 
 
 def _files(parser: argparse.ArgumentParser) -> None:

@@ -183,7 +183,7 @@ def _sampled(
     options: argparse.Namespace, model: Any, best: xr.DataTree, kind: str, outputs: Outputs
 ) -> xr.DataTree:
     draws, tune = _DRAWS[kind]
-    settings = {
+    settings: dict[str, Any] = {
         "draws": options.draws or draws,
         "tune": tune if options.tune is None else options.tune,
         "chains": options.chains,
@@ -192,6 +192,8 @@ def _sampled(
     }
     if kind == "theta":
         return gplvm.sample_theta(model, best, cores=options.cores, **settings)
+    more = {name: getattr(options, name) for name in ("thin", "replicas")}
+    settings |= {name: value for name, value in more.items() if value is not None}
     path = outputs.paths.get("sample")
     store = None if path is None or path.exists() else path  # written every minute
     return gplvm.sample(model, start=best, store=store, **settings)

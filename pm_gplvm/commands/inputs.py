@@ -22,6 +22,7 @@ _CHECKS = {
     "tune": "tune",
     "chains": "chains",
     "cores": "cores",
+    "thin": "thin",
     "restarts": "n_restarts",
     "n_inducing": "n_inducing",
     "max_iter": "max_iter",
@@ -39,6 +40,7 @@ def check_options(options: argparse.Namespace) -> None:
             OPTIONS[known](f"--{name.replace('_', '-')}", given[name])
     if given.get("starts") is not None:
         count("--starts", options.starts, 4)
+    _check_full(given)
     if given.get("n_inducing") and options.inference not in _INDUCING:
         raise ValueError(
             f"--n-inducing says nothing about --fit {options.inference}: it is for {' and '.join(_INDUCING[1:])}. "
@@ -48,6 +50,23 @@ def check_options(options: argparse.Namespace) -> None:
         usual = "linear" if options.inference == "linear" else "rbf + linear"
         options.kernel = options.kernel or usual
         parse_kernel(options.kernel)
+
+
+def _check_full(given: dict[str, Any]) -> None:
+    """Check what only new draws of X and θ together have."""
+    for name in ("thin", "replicas"):
+        if given.get(name) is None:
+            continue
+        if given["resume"] or not given["full"]:
+            about = "--resume, which goes on as the run began" if given["resume"] else "draws of θ"
+            raise ValueError(f"--{name} says nothing about {about}. Leave it out, or pass --full.")
+    replicas = given.get("replicas")
+    if replicas not in (None, "auto"):
+        if not replicas.isdecimal() or int(replicas) < 1:
+            raise ValueError(
+                f"--replicas must be auto or a whole number of at least 1, got {replicas!r}."
+            )
+        given["replicas"] = int(replicas)
 
 
 def is_fit(path: Any) -> bool:
