@@ -146,8 +146,8 @@ def _of_table(path: Path, options: argparse.Namespace) -> str:
     asked = reading(options)
     names = [n for n in (asked["label"], asked["time"], *(asked["index"] or ())) if n is not None]
     how = {name: asked[name] for name in ("sep", "decimal", "header")}
-    frame = read_delimited(path, **how, names=names).frame
     codes = {str(code).lower() for code in asked["missing"]}
+    frame = read_delimited(path, **how, names=names, missing=codes).frame
     columns = [
         _described_text(str(name), frame[name].tolist(), codes, is_first=i == 0)
         for i, name in enumerate(frame)

@@ -145,7 +145,7 @@ def load_table(
         If a column holds text, or ``time`` names one that holds neither numbers nor dates.
     ValueError
         If the file is of another kind or damaged, its rows differ in length or do not fit the header, names are
-        missing or repeat, numbers may be read in two ways, or there is no column ``label``, ``time`` or
+        missing, repeat or stand in two lines, numbers may be read in two ways, or there is no column ``label``, ``time`` or
         ``index``.
 
     Examples
@@ -178,7 +178,8 @@ def load_table(
     elif kind == ".parquet":
         table = _from_parquet(path, columns)
     else:
-        text = read_delimited(path, sep=sep, decimal=decimal, header=header, names=columns.names)
+        how: dict[str, Any] = {"sep": sep, "decimal": decimal, "header": header}
+        text = read_delimited(path, **how, names=columns.names, missing=words)
         table = _from_text(path, text, columns, decimal, words)
     return table.where(~np.isin(table, numbers)) if numbers else table
 
