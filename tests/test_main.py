@@ -664,6 +664,14 @@ def test_info_on_other_tables(frame, here, capsys):
     assert "4 time × 4 wave" in told["y.nc"]
 
 
+def test_info_asks_whether_few_whole_numbers_are_classes(frame, here, capsys):
+    frame.assign(stage=np.arange(40) % 3).rename(columns={"stage": "my class"}).to_csv("a.csv")
+    assert run(["info", "a.csv"]) == 0
+    *_, first, second = capsys.readouterr().out.splitlines()
+    assert first == "Embed it: pm-gplvm fit a.csv"
+    assert second == "If my class holds classes, not measurements, add --label 'my class'"
+
+
 def test_info_on_a_fit(done, capsys):
     for name in ("fit", "theta"):
         assert run(["info", str(done[0] / f"cells_{name}.nc")]) == 0

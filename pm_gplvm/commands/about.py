@@ -209,7 +209,11 @@ def _told(path: Path, n_rows: int, columns: Sequence[_Column], lines: dict[str, 
         lines["labels, it seems"] = ", ".join(shown[:_MOST_SHOWN])
     if of["times"]:
         lines["times"] = ", ".join(c.name or "the first column" for c in of["times"])
-    return _written(first | lines, _advice(path, of, columns, gaps))
+    advice = _advice(path, of, columns, gaps)
+    if maybe and not of["labels"]:
+        name = maybe[0].name
+        advice += f"\nIf {name} holds classes, not measurements, add --label {_quoted(name)}"
+    return _written(first | lines, advice)
 
 
 def _advice(path: Path, of: dict[str, list[_Column]], columns: Sequence[_Column], gaps: int) -> str:
@@ -222,7 +226,11 @@ def _advice(path: Path, of: dict[str, list[_Column]], columns: Sequence[_Column]
         if (found := of[kind]) and found[0].name not in ("", leading):
             words += [option, found[0].name]
     words += ["--missing", "mask"] if gaps else []
-    return " ".join(f"'{word}'" if " " in word else word for word in words)
+    return " ".join(map(_quoted, words))
+
+
+def _quoted(word: str) -> str:
+    return f"'{word}'" if " " in word else word
 
 
 def _of_netcdf(path: Path) -> str:
