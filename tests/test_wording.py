@@ -28,6 +28,7 @@ SAID = {
     "a name within": ("fit", "at this latent_dim = 2", "at this --latent-dim = 2"),
     "the table": ("fit", "Y has 5 equal rows", "The table has 5 equal rows"),
     "Python alone": ("fit", "load_table(path, index='a') or Y.set_index('a').", "--index a."),
+    "another fit": ("fit", "Use fit_map, or fit_wrong.", "Use --fit map, or fit_wrong."),
     "a variable": ("fit", "fit_linear(other, start=best)", "fit_linear(other, start=best)"),
     "no option of this command": ("diagnose", "missing='mask'", "missing='mask'"),
     "a word of English": ("fit", "the scale of a label", "the scale of a label"),

@@ -28,6 +28,7 @@ _CALLED = re.compile(rf"\b[\w.]+\((?:[^()=]*, )?({_GIVEN})\)")
 _BARE = re.compile(
     r"^[a-z_]+(?: and [a-z_]+)?(?= (?:must|needs|says)\b)|(?<=[Rr]aise )[a-z_]+(?: (?:and|or) [a-z_]+)?\b"
 )
+_FITTED = re.compile(r"(?<=[Uu]se )fit_([a-z]+)\b(?!\()")
 _NAMED = re.compile(r"\b[a-z]+(?:_[a-z]+)+\b(?![=(])")
 
 # What is done to a table in Python, and has no place beside a file.
@@ -61,6 +62,7 @@ def spoken(text: str, command: str, fit: Any = "FIT") -> str:
     text = _CALLED.sub(lambda m: _set(known, m[2], m[3]) or m[0], text)
     text = _ASSIGNED.sub(lambda m: _set(known, m[1], m[2]) or m[0], text)
     text = _BARE.sub(lambda m: " ".join(_flag(known, word) for word in m[0].split()), text)
+    text = _FITTED.sub(lambda m: _set(known, "inference", f"'{m[1]}'") or m[0], text)
     text = _NAMED.sub(lambda m: _flag(known, m[0]), text)
     for call, said in _COMMANDS:
         pattern = re.escape(call).replace(r"\{fit\}", r"fit_([a-z]+)\(model, start=fit\)")
