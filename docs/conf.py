@@ -7,6 +7,7 @@ the notebooks) is ignored by git and removed by `make clean`.
 import json
 import os
 import shutil
+import tempfile
 from collections import defaultdict
 from operator import attrgetter
 from pathlib import Path
@@ -15,6 +16,18 @@ import pm_gplvm
 
 # A backend that is set here would keep the pictures of executed pages from being shown.
 os.environ.pop("MPLBACKEND", None)
+
+# Executed pages have an IPython of their own, not the builder's profile. Its kernels would each warn that
+# they talk without encryption, which is between processes of this machine.
+ipython = tempfile.TemporaryDirectory(prefix="ipython-")
+os.environ["IPYTHONDIR"] = ipython.name
+(Path(ipython.name) / "profile_default").mkdir()
+(Path(ipython.name) / "profile_default" / "ipython_kernel_config.py").write_text(
+    "import logging\n"
+    "unread = lambda record: 'without encryption' not in record.getMessage()\n"
+    "logging.getLogger('IPKernelApp').addFilter(unread)\n",
+    encoding="utf-8",
+)
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent

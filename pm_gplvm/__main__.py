@@ -18,11 +18,13 @@ def run(argv: Sequence[str] | None = None) -> int:
     module = import_module(f"pm_gplvm.commands.{HOME[options.command]}")
     from pm_gplvm.commands.inputs import check_options
     from pm_gplvm.commands.outputs import Declined, listed
+    from pm_gplvm.commands.wording import in_options_of
 
-    check_options(options)
     written: list[Path] = []
     try:
-        code: int = getattr(module, options.command)(options, written)
+        with in_options_of(options.command):
+            check_options(options)
+            code: int = getattr(module, options.command)(options, written)
     except Declined:
         print("Nothing was changed.")
         return 1

@@ -160,7 +160,9 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         """
         X = _plain(X)
         _refuse_sparse(X)
-        values = validate_data(self, X, ensure_min_samples=3, **self._accepted())
+        if isinstance(X, pd.DataFrame):
+            numbers("X", X)  # names the columns that hold text, as validation does not
+        values = self._validated(X, ensure_min_samples=3)
         count("n_components", self.n_components)
         for name, least in (("max_iter", 1), ("n_inducing", 2)):
             if (value := getattr(self, name)) is not None:
@@ -338,12 +340,22 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     def _rows(self, X: Any) -> Array:
         check_is_fitted(self)
         _refuse_sparse(X)
-        values: Array = validate_data(self, X, reset=False, **self._accepted())
-        return values
+        return self._validated(X, reset=False)
 
-    def _accepted(self) -> dict[str, Any]:
+    def _validated(self, X: Any, **options: Any) -> Array:
+        """Validate as all of scikit-learn does, but say what to do about missing entries here."""
         finite = "allow-nan" if self.missing == "mask" else True
-        return {"dtype": np.float64, "order": "C", "ensure_all_finite": finite}
+        options |= {"dtype": np.float64, "order": "C", "ensure_all_finite": finite}
+        try:
+            values: Array = validate_data(self, X, **options)
+        except ValueError as error:
+            told, _, rest = str(error).partition("\n")
+            if not (rest and told.endswith("contains NaN.")):
+                raise
+            raise ValueError(
+                f"{told} Pass GPLVM(missing='mask'), which takes NaN for what was not measured, or fill them first."
+            ) from None
+        return values
 
     def _repr_html_inner(self) -> str:
         return str(super()._repr_html_inner()) + self._fitted_html()

@@ -343,7 +343,7 @@ MISTAKES = {
     "no folder": (["demo", "--out", "no/where"], "The folder no does not exist"),
     "too many dimensions": (
         ["demo", "--latent-dim", "100"],
-        "latent_dim must lie between 1 and min(N, D) = 64, got 100",
+        "--latent-dim must lie between 1 and min(N, D) = 64, got 100",
     ),
     "no kernel": (["demo", "--kernel", "cubic"], "kernel must be one of rbf"),
     "no picture": (["fit", "cells.csv", "--format", "pdf"], "invalid choice: 'pdf'"),
@@ -389,11 +389,27 @@ MISTAKES = {
     "embed's ending": (["embed", "fit.nc", "cells.csv", "--out", "a.nc"], "--out must end in .csv"),
     "other columns": (
         ["embed", "fit.nc", "named.csv", "--index", "name", "--out", "-"],
-        "Y_new must have the 10 columns",
+        "The table of new rows must have the 10 columns",
     ),
     "no page": (["explore", "fit.nc", "--out", "a.png"], "--out must end in .html"),
     "resume a table": (["sample", "cells.csv", "--resume"], "--resume needs a fit"),
     "resume an estimate": (["sample", "fit.nc", "--resume"], "resume needs a fit made by sample"),
+    "thin draws of θ": (
+        ["sample", "fit.nc", "--thin", "2"],
+        "--thin says nothing about draws of θ",
+    ),
+    "replicas of draws that are there": (
+        ["sample", "fit.nc", "--resume", "--replicas", "2"],
+        "--replicas says nothing about --resume",
+    ),
+    "no thinning": (
+        ["sample", "fit.nc", "--full", "--thin", "0"],
+        "--thin must be a whole number of at least 1, got 0",
+    ),
+    "many replicas": (
+        ["sample", "fit.nc", "--full", "--replicas", "many"],
+        "--replicas must be auto or a whole number of at least 1, got 'many'",
+    ),
     "no command": (["cells.csv"], "invalid choice: 'cells.csv'"),
 }
 
@@ -458,7 +474,9 @@ def test_holes_in_a_file_are_told(frame, here):
     holes = frame.copy()
     holes.iloc[2, 3] = np.nan
     holes.to_csv("holes.csv")
-    with pytest.raises(ValueError, match=r"1 missing \(NaN\) and 0 infinite values"):
+    with pytest.raises(
+        ValueError, match=r"1 missing \(NaN\) and 0 infinite values.* pass --missing mask,"
+    ):
         run(["fit", "holes.csv", "--label", "stage"])
 
 
@@ -473,6 +491,20 @@ def test_numbers_are_checked_before_the_work(here, option, value):
     with pytest.raises(ValueError, match=f"^--{option} must be a whole number"):
         run(["demo", f"--{option}", str(value)])
     assert not list(here.iterdir())
+
+
+@pytest.mark.filterwarnings("ignore:sample:RuntimeWarning", "ignore:align:RuntimeWarning")
+def test_thinning_and_replicas_reach_the_sampler(done, here):
+    fit, few = str(done[0] / "cells_fit.nc"), ["--draws", "3", "--tune", "4", "--chains", "2"]
+    options = ["--full", *few, "--quiet", "--format", "none", "--seed", "7"]
+    assert run(["sample", fit, *options, "--thin", "2", "--replicas", "2", "--out", "cells"]) == 0
+    drawn = gplvm.load("cells_sample.nc")
+    best = gplvm.load(fit)
+    model, start = gplvm.model.rebuild(best), {"start": best, "random_seed": 7}
+    again = gplvm.sample(
+        model, draws=3, tune=4, chains=2, thin=2, replicas=2, progressbar=False, **start
+    )
+    np.testing.assert_array_equal(drawn.posterior["X"], again.posterior["X"])
 
 
 # Ctrl-C
@@ -630,6 +662,14 @@ def test_info_on_other_tables(frame, here, capsys):
     for name in ("cells.parquet", "cells.h5ad"):
         assert f"Embed it: pm-gplvm fit {name} --label stage" in told[name]
     assert "4 time × 4 wave" in told["y.nc"]
+
+
+def test_info_asks_whether_few_whole_numbers_are_classes(frame, here, capsys):
+    frame.assign(stage=np.arange(40) % 3).rename(columns={"stage": "my class"}).to_csv("a.csv")
+    assert run(["info", "a.csv"]) == 0
+    *_, first, second = capsys.readouterr().out.splitlines()
+    assert first == "Embed it: pm-gplvm fit a.csv"
+    assert second == "If my class holds classes, not measurements, add --label 'my class'"
 
 
 def test_info_on_a_fit(done, capsys):

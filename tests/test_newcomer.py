@@ -256,3 +256,32 @@ def test_time_and_background_of_another_kind(best, unaligned):
         gplvm.plot.latent(best, background="heat")
     with pytest.raises(ValueError, match="dims must be two dimensions or 'pairs', got 'all'"):
         gplvm.plot.latent(best, dims="all")
+
+
+# The estimator
+
+
+def test_text_and_holes_in_a_frame_for_the_estimator(frame):
+    text = frame.assign(stage=["early", "late"] * 6)
+    with pytest.raises(TypeError, match=r"X must hold .* 1 of 5 columns: stage\. .*frame\.pop"):
+        gplvm.GPLVM().fit(text)
+    holes = frame.mask(frame > frame.max().max() - 1e-9)
+    with pytest.raises(ValueError, match=r"^Input X contains NaN\. Pass GPLVM\(missing='mask'\)"):
+        gplvm.GPLVM().fit(holes)
+    with pytest.raises(ValueError, match=r"^Input X contains infinity or a value too large"):
+        gplvm.GPLVM().fit(frame.replace(frame.iloc[0, 0], np.inf))
+
+
+def test_an_estimator_in_place_of_its_fit():
+    for verb in (gplvm.plot.latent, gplvm.summary, lambda given: gplvm.save(given, "a.nc")):
+        with pytest.raises(TypeError, match=r"needs a fit .*got GPLVM\. Pass its fit, estimator"):
+            verb(gplvm.GPLVM())
+
+
+def test_a_table_in_place_of_a_saved_fit():
+    with pytest.raises(ValueError, match=r"got 'a\.csv'\. A table is read by data\.load_table"):
+        gplvm.load("a.csv")
+    with pytest.raises(ValueError, match=r"got 'a\.txt\.gz'\. A table is read"):
+        gplvm.load("a.txt.gz")
+    with pytest.raises(ValueError, match=r"got 'a\.png'\.$"):
+        gplvm.load("a.png")

@@ -10,7 +10,7 @@ import pandas as pd
 import xarray as xr
 
 from pm_gplvm.commands.inputs import is_fit, reading
-from pm_gplvm.data.arrays import absent, datelike
+from pm_gplvm.data.arrays import MOST_CLASSES, absent, datelike
 from pm_gplvm.data.datasets import existing_file, kind_of_table
 from pm_gplvm.data.delimited import (
     are_names,
@@ -23,7 +23,6 @@ from pm_gplvm.data.delimited import (
 from pm_gplvm.data.files import opened
 from pm_gplvm.data.fit import Fit
 
-_MOST_CLASSES = 20
 _MOST_SHOWN = 8
 _FEW = 3  # columns of few whole numbers that may be classes; in a questionnaire all are
 
@@ -147,8 +146,8 @@ def _of_table(path: Path, options: argparse.Namespace) -> str:
     asked = reading(options)
     names = [n for n in (asked["label"], asked["time"], *(asked["index"] or ())) if n is not None]
     how = {name: asked[name] for name in ("sep", "decimal", "header")}
-    frame = read_delimited(path, **how, names=names).frame
     codes = {str(code).lower() for code in asked["missing"]}
+    frame = read_delimited(path, **how, names=names, missing=codes).frame
     columns = [
         _described_text(str(name), frame[name].tolist(), codes, is_first=i == 0)
         for i, name in enumerate(frame)
@@ -210,20 +209,28 @@ def _told(path: Path, n_rows: int, columns: Sequence[_Column], lines: dict[str, 
         lines["labels, it seems"] = ", ".join(shown[:_MOST_SHOWN])
     if of["times"]:
         lines["times"] = ", ".join(c.name or "the first column" for c in of["times"])
-    return _written(first | lines, _advice(path, of, columns, gaps))
+    advice = _advice(path, of, columns, gaps)
+    if maybe and not of["labels"]:
+        name = maybe[0].name
+        advice += f"\nIf {name} holds classes, not measurements, add --label {_quoted(name)}"
+    return _written(first | lines, advice)
 
 
 def _advice(path: Path, of: dict[str, list[_Column]], columns: Sequence[_Column], gaps: int) -> str:
     """Return the command that fits such a table."""
     words = ["pm-gplvm", "fit", str(path)]
-    labels = sorted((c for c in of["labels"] if c.name), key=lambda c: c.distinct > _MOST_CLASSES)
+    labels = sorted((c for c in of["labels"] if c.name), key=lambda c: c.distinct > MOST_CLASSES)
     words += ["--label", labels[0].name] if labels else []
     leading = columns[0].name if columns else ""
     for option, kind in (("--time", "times"), ("--index", "names")):
         if (found := of[kind]) and found[0].name not in ("", leading):
             words += [option, found[0].name]
     words += ["--missing", "mask"] if gaps else []
-    return " ".join(f"'{word}'" if " " in word else word for word in words)
+    return " ".join(map(_quoted, words))
+
+
+def _quoted(word: str) -> str:
+    return f"'{word}'" if " " in word else word
 
 
 def _of_netcdf(path: Path) -> str:

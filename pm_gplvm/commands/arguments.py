@@ -71,6 +71,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
+def options_of(command: str) -> dict[str, argparse.Action]:
+    """Return the options of a subcommand, by the names under which their values are kept."""
+    parser = argparse.ArgumentParser(add_help=False)
+    for part in _COMMANDS[command][2]:
+        part(parser)
+    return {action.dest: action for action in parser._actions if action.option_strings}
+
+
 def _parser(prog: str, epilog: str) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(
         prog=prog,
@@ -210,6 +218,13 @@ def _full(parser: argparse.ArgumentParser) -> None:
         "--resume",
         action="store_true",
         help="go on from FIT, made by --full, in its files or in those of --out",
+    )
+    add("--thin", type=int, metavar="K", help="iterations for each kept draw of --full (default 1)")
+    add(
+        "--replicas",
+        metavar="R",
+        help="replicas of each chain of --full at flatter powers of the likelihood, which help where chains "
+        "disagree; 1 costs least (default auto: as many as it takes)",
     )
 
 

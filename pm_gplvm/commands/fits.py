@@ -12,6 +12,7 @@ import xarray as xr
 import pm_gplvm as gplvm
 from pm_gplvm.commands.inputs import build, color_of, is_fit, priors, read_fit, read_table
 from pm_gplvm.commands.outputs import Outputs, begin_of, listed, names_of_fits, positions_of
+from pm_gplvm.commands.wording import spoken
 from pm_gplvm.core.interrupt import interruptible
 from pm_gplvm.data.fit import FEATURE, OBS, Fit
 from pm_gplvm.data.table import labelled
@@ -79,7 +80,7 @@ def _of_table(
     name = str(table.name or Path(begin).name)
     parts = [
         f"{name}: {table.shape[0]} rows × {table.shape[1]} features, fitted by {inference} ({why})",
-        *_reached(best),
+        *_reached(best, options.command, outputs.paths.get("fit", "FIT")),
         _scores(labelled(table), best),
     ]
     shown = best
@@ -182,7 +183,7 @@ def _sampled(
     options: argparse.Namespace, model: Any, best: xr.DataTree, kind: str, outputs: Outputs
 ) -> xr.DataTree:
     draws, tune = _DRAWS[kind]
-    settings = {
+    settings: dict[str, Any] = {
         "draws": options.draws or draws,
         "tune": tune if options.tune is None else options.tune,
         "chains": options.chains,
@@ -191,6 +192,8 @@ def _sampled(
     }
     if kind == "theta":
         return gplvm.sample_theta(model, best, cores=options.cores, **settings)
+    more = {name: getattr(options, name) for name in ("thin", "replicas")}
+    settings |= {name: value for name, value in more.items() if value is not None}
     path = outputs.paths.get("sample")
     store = None if path is None or path.exists() else path  # written every minute
     return gplvm.sample(model, start=best, store=store, **settings)
@@ -199,7 +202,7 @@ def _sampled(
 # What is printed
 
 
-def _reached(best: xr.DataTree) -> list[str]:
+def _reached(best: xr.DataTree, command: str, path: Path | str) -> list[str]:
     """Tell what a fit says of its starts and of itself."""
     parts = []
     columns = ["objective", "size", "spread", "evaluations", "converged", "seconds"]
@@ -210,7 +213,7 @@ def _reached(best: xr.DataTree) -> list[str]:
             "Starts, and what was reached from each (best first):\n"
             + shown.to_string(float_format="{:.2f}".format)
         )
-    return [*parts, str(gplvm.summary(best))]
+    return [*parts, spoken(str(gplvm.summary(best)), command, path)]
 
 
 def _scores(table: xr.DataArray, best: xr.DataTree) -> str:

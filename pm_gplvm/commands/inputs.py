@@ -11,6 +11,7 @@ import xarray as xr
 import pm_gplvm as gplvm
 from pm_gplvm.core.checks import OPTIONS, count
 from pm_gplvm.core.kernels import parse_kernel
+from pm_gplvm.data.arrays import MOST_CLASSES
 from pm_gplvm.data.datasets import existing_file, holds_fit
 from pm_gplvm.data.fit import FEATURE, OBS, Fit
 from pm_gplvm.data.table import labelled
@@ -21,6 +22,7 @@ _CHECKS = {
     "tune": "tune",
     "chains": "chains",
     "cores": "cores",
+    "thin": "thin",
     "restarts": "n_restarts",
     "n_inducing": "n_inducing",
     "max_iter": "max_iter",
@@ -28,7 +30,6 @@ _CHECKS = {
     "pairs": "n_pairs",
 }
 _INDUCING = ("auto", "sparse", "variational")  # may have inducing inputs
-_MOST_CLASSES = 20  # of which a label may have another one in each row
 
 
 def check_options(options: argparse.Namespace) -> None:
@@ -39,6 +40,7 @@ def check_options(options: argparse.Namespace) -> None:
             OPTIONS[known](f"--{name.replace('_', '-')}", given[name])
     if given.get("starts") is not None:
         count("--starts", options.starts, 4)
+    _check_full(given)
     if given.get("n_inducing") and options.inference not in _INDUCING:
         raise ValueError(
             f"--n-inducing says nothing about --fit {options.inference}: it is for {' and '.join(_INDUCING[1:])}. "
@@ -48,6 +50,23 @@ def check_options(options: argparse.Namespace) -> None:
         usual = "linear" if options.inference == "linear" else "rbf + linear"
         options.kernel = options.kernel or usual
         parse_kernel(options.kernel)
+
+
+def _check_full(given: dict[str, Any]) -> None:
+    """Check what only new draws of X and θ together have."""
+    for name in ("thin", "replicas"):
+        if given.get(name) is None:
+            continue
+        if given["resume"] or not given["full"]:
+            about = "--resume, which goes on as the run began" if given["resume"] else "draws of θ"
+            raise ValueError(f"--{name} says nothing about {about}. Leave it out, or pass --full.")
+    replicas = given.get("replicas")
+    if replicas not in (None, "auto"):
+        if not replicas.isdecimal() or int(replicas) < 1:
+            raise ValueError(
+                f"--replicas must be auto or a whole number of at least 1, got {replicas!r}."
+            )
+        given["replicas"] = int(replicas)
 
 
 def is_fit(path: Any) -> bool:
@@ -74,7 +93,7 @@ def read_table(path: str, options: argparse.Namespace) -> xr.DataArray:
     table = gplvm.data.load_table(path, **reading(options))
     if options.label is not None:
         labels = table["label"].to_numpy()
-        if labels.dtype.kind == "U" and len(np.unique(labels)) == len(labels) > _MOST_CLASSES:
+        if labels.dtype.kind == "U" and len(np.unique(labels)) == len(labels) > MOST_CLASSES:
             raise ValueError(
                 f"--label must name a column of classes, got {options.label!r} with another text in each of the "
                 f"{len(labels)} rows. If it names the rows, pass --index {options.label}."

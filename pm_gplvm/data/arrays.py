@@ -17,9 +17,13 @@ from scipy.sparse import issparse
 from pm_gplvm.core.checks import Array
 from pm_gplvm.data.fit import FEATURE, OBS
 
+MOST_CLASSES = 20  # different numbers or dates that are still classes, not a scale
 LARGEST = 1e100  # squares and cubes of a number, and their sums, must not overflow
 _MOST_DENSE = 2**27  # entries of a table made dense or read into memory: 1 GiB
-_REMEDY = "Move labels out of the table (a DataArray coordinate on obs keeps them) or drop them."
+_REMEDY = (
+    "Move labels out of the table (labels = frame.pop(column), for color=labels; of a DataArray they may be a "
+    "coordinate on obs) or drop them."
+)
 _NAMED = 5  # labels named in an error
 _NO_CLASS = {"", "nan", "None", "<NA>", "NaT"}  # what NumPy's text arrays make of a missing label
 _UNITS = ("W", "D", "h", "m", "s", "ms", "us", "ns")

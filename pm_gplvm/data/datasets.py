@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pm_gplvm.core.checks import Array, as_path, checked, count, warn
 from pm_gplvm.core.interrupt import interruptible
-from pm_gplvm.data.arrays import absent, datelike, dims_of
+from pm_gplvm.data.arrays import MOST_CLASSES, absent, datelike, dims_of
 from pm_gplvm.data.delimited import (
     Delimited,
     are_names,
@@ -31,7 +31,6 @@ from pm_gplvm.data.fit import FEATURE, OBS
 from pm_gplvm.data.table import labelled
 
 _TEXT = (".csv", ".tsv", ".txt")
-_MOST_CLASSES = 20  # different numbers or dates of a label that are still classes
 _FEWEST_STEPS = 5  # rows at equal distances that are no chance
 
 
@@ -146,7 +145,7 @@ def load_table(
         If a column holds text, or ``time`` names one that holds neither numbers nor dates.
     ValueError
         If the file is of another kind or damaged, its rows differ in length or do not fit the header, names are
-        missing or repeat, numbers may be read in two ways, or there is no column ``label``, ``time`` or
+        missing, repeat or stand in two lines, numbers may be read in two ways, or there is no column ``label``, ``time`` or
         ``index``.
 
     Examples
@@ -179,7 +178,8 @@ def load_table(
     elif kind == ".parquet":
         table = _from_parquet(path, columns)
     else:
-        text = read_delimited(path, sep=sep, decimal=decimal, header=header, names=columns.names)
+        how: dict[str, Any] = {"sep": sep, "decimal": decimal, "header": header}
+        text = read_delimited(path, **how, names=columns.names, missing=words)
         table = _from_text(path, text, columns, decimal, words)
     return table.where(~np.isin(table, numbers)) if numbers else table
 
@@ -338,7 +338,7 @@ def _labels_of_text(path: Path, column: Delimited, decimal: str | None) -> NDArr
     """Classes as text; more than 20 different numbers or dates as such."""
     fields = column.frame.iloc[:, 0].tolist()
     classes = class_names(fields)
-    if len(set(classes.tolist())) <= _MOST_CLASSES:
+    if len(set(classes.tolist())) <= MOST_CLASSES:
         return classes
     if (at := dates(fields)) is not None:
         return at
@@ -369,7 +369,7 @@ def _warn_of_steps(path: Path, name: str, values: Array) -> None:
     if steps.min() > 0.0 and np.ptp(steps) <= 1e-6 * steps.max():
         warn(
             f"{path.name} has a first column {name!r} that rises in equal steps, as row numbers and times do, and "
-            f"that is read as a measurement. If it is none, pass index={name!r} or time={name!r} (--index, --time)."
+            f"that is read as a measurement. If it is none, pass index={name!r} or time={name!r}."
         )
 
 
@@ -403,12 +403,12 @@ def _from_parquet(path: Path, columns: Columns) -> xr.DataArray:
     _check_different(path, frame.columns)
     text = [str(c) for c in frame if not pd.api.types.is_numeric_dtype(frame[c])]
     if text:
-        kind, remedy = "text", f"the classes, pass it as the label (--label {text[0]})"
+        kind, remedy = "text", f"the classes, pass label={text[0]!r}"
         if datelike(frame[text[0]]) is not None:
-            kind, remedy = "dates", f"the times of the rows, pass it as the time (--time {text[0]})"
+            kind, remedy = "dates", f"the times of the rows, pass time={text[0]!r}"
         raise TypeError(
             f"{path.name} must hold numbers, got {kind} in {', '.join(text[:5])}. If one of them names {remedy}; "
-            f"if it names the rows, as the index (--index {text[0]})."
+            f"if it names the rows, index={text[0]!r}."
         )
     table = labelled(frame)
     _warn_of_steps(path, str(frame.columns[0]), table.to_numpy())
@@ -427,7 +427,7 @@ def _labels(column: Any) -> NDArray[Any]:
     """Classes of a column of any kind as text, "" where it is missing; many numbers or dates as such."""
     entries = np.asarray(column, dtype=object)
     known = [entry for entry in entries.tolist() if not absent(entry)]
-    if len(set(known)) > _MOST_CLASSES:
+    if len(set(known)) > MOST_CLASSES:
         if (at := datelike(column)) is not None:
             return at
         if not any(isinstance(entry, str | bytes | bool) for entry in known):

@@ -25,6 +25,8 @@ _MISSING = _NO_CLASS | {"-nan", "none", ".", "-", "--", "?"}  # which may as wel
 # Names of a first column that names the rows.
 _INDEX = {"", "id", "index", "unnamed: 0", "rownames", "row.names"}
 
+_UNNAMED = re.compile(r"(?:unnamed: \d+)?", re.IGNORECASE)
+
 # The first that splits all lines alike: a comma may be a decimal mark, and a blank part of a name.
 _SEPARATORS = ("\t", ";", ",", "|", " ")
 _SAMPLE = 200  # lines that decide
@@ -71,8 +73,12 @@ def read_delimited(
     decimal: str | None,
     header: bool | None,
     names: Sequence[str],
+    missing: Collection[str] = (),
 ) -> Delimited:
-    """Read a file of text; ``names`` are columns that the caller looks for, so a header has them."""
+    """Read a file of text; ``names`` are columns that the caller looks for, so a header has them.
+
+    ``missing`` are the words for a missing entry beside the usual ones.
+    """
     if decimal not in (None, ".", ","):
         raise ValueError(f"decimal must be '.' or ',', got {decimal!r}.")
     if sep is not None and (len(sep) != 1 or sep in '\r\n"'):
@@ -98,6 +104,8 @@ def read_delimited(
         header = True
     rows = records[1:] if header else records
     width = _width(path, rows, sep)
+    if header:
+        _check_second_header(path, first, rows, missing)
     if header:
         if len(first) + 1 == width and _are_of_R([fields[0] for _, fields in rows]):
             first = ["", *first]
@@ -264,9 +272,33 @@ def _check_header(
     hint = f" If {_short(above[-1:])} above it names them, remove its #." if above else ""
     raise ValueError(
         f"{path.name} has numbers in line {line}, where names of columns are expected: {_short(first)}. Pass "
-        "header=False (--header no) if the line is a row, or header=True (--header yes) if these are "
-        f"names.{hint}"
+        f"header=False if the line is a row, or header=True if these are names.{hint}"
     )
+
+
+def _check_second_header(
+    path: Path, first: list[str], rows: list[tuple[int, list[str]]], missing: Collection[str]
+) -> None:
+    """Refuse a second line of names or units: text, not all the same, where the rows below have numbers."""
+    (line, second), *below = rows
+    known = {word.lower() for word in missing}
+    texts, others = [], 0
+    for i, field in enumerate(second):
+        column = [fields[i] for _, fields in below[:_SAMPLE] if not is_missing(fields[i])]
+        if not column or not all(map(is_number, column)):
+            continue
+        if is_number(field) or field.lower() in known:  # missing ones too, and the unit 1
+            others += 1
+        elif _WITH_UNIT.fullmatch(field):
+            return
+        else:
+            texts.append((first[i] if i < len(first) else "", field))
+    if len(texts) > others and len({text for _, text in texts}) > 1:
+        name, text = texts[0]
+        raise ValueError(
+            f"{path.name} has two header lines: line {line}, {_short(second)}, has text above numbers. Delete it, "
+            f"or write both into the first line, one name for each column, such as {f'{name}_{text}'!r}."
+        )
 
 
 def _check_comments(
@@ -283,9 +315,12 @@ def _check_comments(
 
 
 def _named(path: Path, frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    """Give columns their names, without those at the end that have neither a name nor an entry."""
+    """Give columns their names, without those at the end that have neither a name nor an entry.
+
+    A name that pandas made up for such a column is none.
+    """
     kept = len(names)
-    while kept > 1 and not names[kept - 1] and not frame[kept - 1].any():
+    while kept > 1 and _UNNAMED.fullmatch(names[kept - 1]) and not frame[kept - 1].any():
         kept -= 1
     names, frame = _joined(names[:kept], frame)
     if unnamed := [i + 1 for i, name in enumerate(names) if not name and i]:
@@ -297,7 +332,7 @@ def _named(path: Path, frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFram
     if twice:
         raise ValueError(
             f"{path.name} must have different names of columns, got {', '.join(map(repr, twice[:5]))} more "
-            "than once. Rename them."
+            "than once. Rename them; if a second line tells them apart, write both lines into one."
         )
     frame = frame.iloc[:, : len(names)]
     frame.columns = pd.Index(names, dtype=object)
@@ -459,8 +494,8 @@ def _check_numbers(
     field, line = str(table.frame.iloc[at, d]), table.lines[at]
     if dates(table.frame.iloc[:, d].tolist()) is not None:
         raise TypeError(
-            f"{path.name} must hold numbers, got dates in {names[0]}, first {field!r} in line {line}. Pass it as "
-            f"the time of the rows (--time {names[0]}) or as their names (--index {names[0]})."
+            f"{path.name} must hold numbers, got dates in {names[0]}, first {field!r} in line {line}. Pass "
+            f"time={names[0]!r} if they are the times of the rows, or index={names[0]!r} if they name them."
         )
     if _WITH_UNIT.fullmatch(field) or rows.mean() <= 0.5:
         raise TypeError(
@@ -470,8 +505,8 @@ def _check_numbers(
         )
     raise TypeError(
         f"{path.name} must hold numbers, got text in {', '.join(names[:5])}, first {field!r} in line {line}. "
-        f"If one of them names the classes, pass it as the label (--label {names[0]}); if it names the "
-        f"rows, as the index (--index {names[0]}). Take other text out of the file."
+        f"If one of them names the classes, pass label={names[0]!r}; if it names the rows, index={names[0]!r}. "
+        "Take other text out of the file."
     )
 
 
@@ -496,6 +531,6 @@ def _decimal(path: Path, texts: Iterable[str]) -> str:
     if open_ and not point and not comma:
         raise ValueError(
             f"{path.name} has numbers such as {open_!r}, whose comma may be a decimal one or mark "
-            "thousands. Pass decimal=',' or decimal='.' (--decimal)."
+            "thousands. Pass decimal=',' or decimal='.'."
         )
     return "," if comma else "."

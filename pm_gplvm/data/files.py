@@ -433,7 +433,11 @@ def load(path: str | Path) -> xr.DataTree:
     Traceback (most recent call last):
     FileNotFoundError: There is no file nowhere.nc.
     """
-    target = as_path("path", path, _SUFFIXES)
+    try:
+        target = as_path("path", path, _SUFFIXES)
+    except ValueError as error:
+        known = as_path("path", path).suffix in (".csv", ".tsv", ".txt", ".gz", ".parquet", ".h5ad")
+        raise ValueError(f"{error}{' A table is read by data.load_table.' * known}") from None
     _tidy(target.parent)
     until = time.monotonic() + _PATIENCE
     while True:

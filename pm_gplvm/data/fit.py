@@ -464,6 +464,8 @@ def _advice(given: Any) -> str:
         return f" Pass one of them, such as fits[{next(iter(given))!r}]."
     if isinstance(given, str | PathLike):
         return " Read it first: gplvm.load(path)."
+    if type(given).__name__ == "GPLVM":
+        return " Pass its fit, estimator.fit_."
     return ""
 
 

@@ -72,14 +72,13 @@ def _check_finite(table: xr.DataArray, *, allow_missing: bool) -> None:
         raise ValueError(
             f"Y has {n} missing (NaN) and {int(bad.sum()) - n} infinite values, first at "
             f"obs {_name(table, OBS, row)}, feature {_name(table, FEATURE, column)}. "
-            "Drop or impute them before build_model, or take build_model(..., missing='mask') where "
-            "they are missing."
+            "Drop or impute them, or pass missing='mask', which takes NaN for what was not measured."
         )
-    for axis, dim, what in ((1, OBS, "rows"), (0, FEATURE, "columns")):
+    for axis, dim, what in ((1, OBS, "row"), (0, FEATURE, "column")):
         if (empty := absent.all(axis=axis)).any():
             raise ValueError(
-                f"Y must have an entry in every row and column, got {int(empty.sum())} {what} of NaN "
-                f"alone, first {dim} {_name(table, dim, int(empty.argmax()))}. Drop them."
+                f"Y must have an entry in every row and column, got {int(empty.sum())} {what}{'s' * int(empty.sum() > 1)} of "
+                f"NaN alone, first {dim} {_name(table, dim, int(empty.argmax()))}. Drop them."
             )
 
 
@@ -255,27 +254,27 @@ def warn_of_odd_table(table: xr.DataArray, scale: str) -> None:
     if labels := [n for n in names if n.lower() in _LABELS]:
         warn(
             f"Y has a column called {listed(labels)}, which would be embedded as a measurement. If it "
-            f"holds classes, take it out: load_table(path, label={labels[0]!r}), or a DataArray with "
-            "the coordinate 'label' along obs."
+            f"holds classes, take it out: load_table(path, label={labels[0]!r}) or Y.pop({labels[0]!r})."
         )
     if numbers := [n for n in names if n.lower() in _NUMBERS]:
         warn(
             f"Y has a column called {listed(numbers)}, which would be embedded as a measurement. If "
-            f"it numbers the rows, make it the index: Y.set_index({numbers[0]!r})."
+            f"it numbers the rows, make it the index: load_table(path, index={numbers[0]!r}) or "
+            f"Y.set_index({numbers[0]!r})."
         )
     if codes := _missing_codes(table):
         counted = [f"{code:.10g} ({n} times)" for code, n in codes.items()]
         first = f"{next(iter(codes)):.10g}"
         warn(
             f"Y has values far outside all others, {listed(counted)}, which seem to stand for missing "
-            f"entries and would be embedded as measurements. If so, put NaN there: load_table(path, "
-            f"missing={first}), or Y = Y.where(Y != {first}), and build_model(Y, missing='mask')."
+            f"entries and would be embedded as measurements. If so, load_table(path, missing={first}) or "
+            f"Y.where(Y != {first}) puts NaN there, and build_model(Y, missing='mask') takes it."
         )
     if scale == "global" and (large := _dominant(table, names)):
         warn(
             f"Y has nearly all of its variance in {len(large)} of {D} features, and they decide alone: "
-            f"{listed(large)}. If the units differ, scale='feature' divides each by its own spread: "
-            "build_model(Y, scale='feature'), GPLVM(scale='feature'), or --scale feature."
+            f"{listed(large)}. If the units differ, pass scale='feature', which divides each by "
+            "its own spread."
         )
 
 

@@ -21,7 +21,7 @@ from matplotlib.transforms import offset_copy
 from numpy.typing import NDArray
 
 from pm_gplvm.core.checks import Array
-from pm_gplvm.data.arrays import by_row, classes, datelike, numbers
+from pm_gplvm.data.arrays import MOST_CLASSES, by_row, classes, datelike, numbers
 from pm_gplvm.data.fit import FEATURE, Fit
 from pm_gplvm.plot.frame import keep_inside
 from pm_gplvm.plot.style import COLOURS, Style
@@ -31,7 +31,6 @@ _DATES: Any = dates  # has no annotations
 SHAPES = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
 MISSING = "missing"
 
-_MOST_WHOLE = 20  # different whole numbers that are still classes
 _MOST_LISTED = 40  # classes in a legend
 _LENGTHS = (28, 60, 10**6)  # letters of a class in a legend: the fewest that tell all apart
 _LENGTHS_OF_MANY = (16, *_LENGTHS)
@@ -66,7 +65,7 @@ class Key:
     @property
     def are_many(self) -> bool:
         """Whether a legend has two columns."""
-        return len(self.classes) > _MOST_WHOLE
+        return len(self.classes) > MOST_CLASSES
 
     @property
     def listed(self) -> list[tuple[int, str]]:
@@ -151,7 +150,7 @@ def key_of(read: Fit, color: Any, n_rows: int) -> Key | None:
     kinds = {type(value) for value in known}
     plain = all(issubclass(kind, Real) and not issubclass(kind, bool | np.bool_) for kind in kinds)
     if known and plain:
-        few = len(set(known)) <= _MOST_WHOLE
+        few = len(set(known)) <= MOST_CLASSES
         if not (few and all(issubclass(kind, Integral) for kind in kinds)):
             values = numbers("color", given)
             return _scale(name, np.where(np.isfinite(values), values, np.nan))

@@ -118,19 +118,22 @@ REFUSED = {
     "both marks": ("a;b\n1,5;2\n3.5;4\n", {}, "has '3.5' with a decimal point and '1,5' with a decimal comma"),
     "one comma, three digits": ("a;b\n1,234;2\n3;4\n", {}, "such as '1,234', whose comma may be .* Pass decimal="),
     "the other mark": ("a;b\n1,5;2\n3;4\n", {"decimal": "."}, "got '1,5' in column a, line 2.*one decimal mark"),
-    "no header": ("1,2\n3,4\n", {}, "numbers in line 1, where names .* Pass header=False (--header no)"),
+    "no header": ("1,2\n3,4\n", {}, "numbers in line 1, where names .* Pass header=False if"),
     "no header, names of rows": ("r1,1.5,2\nr2,3,4\n", {}, "numbers in line 1.*'r1, 1.5, 2'"),
     "header in a comment": ("# a,b\n1,2\n3,4\n", {}, "If '# a,b' above it names them, remove its #"),
     "header in a comment, text": ("#x,a,b\nr1,1,2\nr2,3,4\n", {}, "If '#x,a,b' above it"),
     "a row like a comment": ("a,b\n#1,2\n3,4\n", {}, "line 2 begins with # and has 2 fields as the rows do"),
+    "two header lines of pandas": (",x,x,y\n,a,b,a\nr1,1,2,3\nr2,3,4,5\n", {}, "has two header lines: line 2, ', a, b, a', .*Delete it, .* such as 'x_a'"),
+    "and the name of the index": ("g,x,x\nh,a,b\nid,,\nr1,1,2\nr2,3,4\n", {}, "has two header lines: line 2"),
+    "units": ("a,b,c\ncm,%,1\n1,2,3\n3,4,5\n", {}, "has two header lines: line 2, 'cm, %, 1'"),
     "names twice": ("a,b,a\n1,2,3\n4,5,6\n", {}, "different names of columns, got 'a' more than once"),
     "no name": ("a,,c\n1,2,3\n4,5,6\n", {}, "got no name of column 2"),
     "per cent": ("a,b\n1%,2\n3%,4\n", {}, "got '1%' in column a, line 2. Write numbers alone, without units"),
-    "units": ("a,b\n1,2\n3,4 mm\n", {}, "got '4 mm' in column b, line 3"),
+    "a number with its unit": ("a,b\n1,2\n3,4 mm\n", {}, "got '4 mm' in column b, line 3"),
     "one word": ("a,b\n1,2\n3,low\n5,6\n", {}, "got 'low' in column b, line 3.*pass missing='low'"),
     "an error of Excel": ("a,b\n#DIV/0!,2\n3,4\n5,6\n", {}, "got '#DIV/0!' in column a, line 2"),
     "underscores": ("a,b\n1_000,2\n3,4\n", {}, "got '1_000' in column a"),
-    "text": ("a,kind\n1,x\n3,y\n", {}, "got text in kind, first 'x' in line 2.*as the label (--label kind)"),
+    "text": ("a,kind\n1,x\n3,y\n", {}, "got text in kind, first 'x' in line 2.*pass label='kind'"),
     "a label alone": ("kind\nx\ny\nx\n", {"label": "kind"}, "must have a column of numbers, got none"),
     "no such label": ("a,b\n1,2\n3,4\n", {"label": "c"}, "label must name a column of cells.csv, got 'c'. Its columns are a, b."),
     "no such index": ("a,b\n1,2\n3,4\n", {"index": "c"}, "index must name a column of cells.csv, got 'c'"),
@@ -151,6 +154,24 @@ def test_refused(tmp_path, text, arguments, message):
     pattern = ".*".join(map(re.escape, message.split(".*")))
     with pytest.raises((ValueError, TypeError), match=pattern):
         read(tmp_path, text, **arguments)
+
+
+def test_a_first_row_of_codes_is_no_header(tmp_path):
+    codes = {"missing": ["low", "broken"]}
+    table = read(tmp_path, "id,a,b\nr1,low,broken\nr2,1,2\nr3,3,4\n", **codes)
+    np.testing.assert_array_equal(table, [[np.nan, np.nan], [1, 2], [3, 4]])
+    table = read(tmp_path, "id,a,b,c\nr1,low,low,1\nr2,1,2,3\nr3,3,4,5\n", missing="low")
+    np.testing.assert_array_equal(table[0], [np.nan, np.nan, 1])
+    with pytest.raises(TypeError, match=r"got 'low' in column a, line 2.*pass missing='low'"):
+        read(tmp_path, "id,a,b\nr1,low,low\nr2,1,2\nr3,3,4\n")
+
+
+def test_a_column_at_the_end_with_neither_entry_nor_name_is_none(tmp_path):
+    for name in ("", "Unnamed: 3", "unnamed: 3"):  # a comma at the end, and what pandas makes of it
+        table = read(tmp_path, f"id,a,b,{name}\nr1,1,2,\nr2,3,4,\n")
+        assert table["feature"].to_numpy().tolist() == ["a", "b"]
+    assert read(tmp_path, "id,a,b,Unnamed: 3\nr1,1,2,\nr2,3,4,5\n").shape == (2, 3)
+    assert read(tmp_path, "id,a,b,c\nr1,1,2,\nr2,3,4,\n").shape == (2, 3)
 
 
 @pytest.mark.parametrize(

@@ -280,9 +280,13 @@ def test_the_colours_are_those_of_the_theme(browser, page, best):
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
 
+    def wait_for(theme):  # the page is told of a change later
+        WebDriverWait(browser, 5).until(lambda _: look()[0] == theme)
+
     about, _ = held(page)
     browser.get(page.as_uri())
     prefer("light")
+    wait_for("light")
     light, shade = look(), ground()
     assert light == (
         "light",
@@ -290,6 +294,7 @@ def test_the_colours_are_those_of_the_theme(browser, page, best):
         about["palettes"]["light"][about["colours"][0]],
     )
     prefer("dark")
+    wait_for("dark")
     dark = look()
     assert dark == (
         "dark",
@@ -303,7 +308,7 @@ def test_the_colours_are_those_of_the_theme(browser, page, best):
         "document.body.style.setProperty('--jp-content-font-color1', 'rgb(1, 2, 3)');"
         "document.body.dataset.jpThemeLight = 'true';"
     )
-    WebDriverWait(browser, 5).until(lambda _: look()[0] == "light")
+    wait_for("light")
     assert look() == ("light", "rgba(1, 2, 3, 1)", light[2])
     prefer("light")
 
