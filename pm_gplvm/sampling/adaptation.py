@@ -10,16 +10,17 @@ from pm_gplvm.core.checks import Array
 from pm_gplvm.core.interrupt import safe_point
 from pm_gplvm.data.progress import Bar
 from pm_gplvm.sampling.replicas import Iteration, Replicas
-from pm_gplvm.sampling.transitions import first_schedule
+from pm_gplvm.sampling.transitions import first_schedule, melting_power
 
 _FIRST_REPLICAS = 10  # replicas until the first swaps have told how many it takes
 _HOTTEST_START = 0.05  # power of the likelihood from which the chains are cooled
+_FLATTEST = 0.2  # power of the likelihood at which it is looked for where structure melts
 _MIXED = 1.25  # R-hat between chains above which they disagree
 _TOO_FEW = 20  # iterations that tell nothing
 
 
 def adapt(
-    sampler: Replicas, tune: int, replicas: int | str, beta_min: float, steps: Bar
+    sampler: Replicas, tune: int, replicas: int | str, beta_min: float | str, steps: Bar
 ) -> Replicas:
     """Adapt step sizes, and temperatures where there are several.
 
@@ -29,7 +30,8 @@ def adapt(
     sampler to go on with.
     """
     wanted = None if replicas == "auto" else int(replicas)
-    judged = wanted is None and beta_min > 0.0
+    judged = wanted is None and beta_min != 0.0
+    first = _FLATTEST if isinstance(beta_min, str) else beta_min
     eighth = max(tune // 8, 1)
     left = tune - _cool(sampler, eighth, steps)
     if judged:
@@ -38,11 +40,19 @@ def adapt(
             return _learn(sampler, left, steps)
     if wanted == 1:
         return _learn(sampler, left, steps)
-    sampler.temper(first_schedule(wanted or _FIRST_REPLICAS, beta_min))
+    sampler.temper(first_schedule(wanted or _FIRST_REPLICAS, first))
     for part in (eighth, 2 * eighth):
         left -= part
-        swapped = [step.swapped for step in iterations(sampler, part, steps, tuning=True)]
-        sampler.adapt_schedule(np.mean(swapped[len(swapped) // 4 :], axis=0), wanted)
+        swapped, seen = [], []
+        for step in iterations(sampler, part, steps, tuning=True):
+            swapped.append(step.swapped)
+            seen.append(sampler.by_chain(sampler.known.log_likelihood).mean(axis=0))
+        kept = len(swapped) // 4
+        lowest = None
+        if isinstance(beta_min, str) and kept:
+            level = np.mean(seen[-2 * kept :], axis=0)
+            lowest = melting_power(sampler.beta, level, sampler.posterior.unexplained)
+        sampler.adapt_schedule(np.mean(swapped[kept:], axis=0), wanted, lowest)
     if judged:
         untempered = copy(sampler)
         untempered.temper(np.ones(1))

@@ -46,7 +46,7 @@ def sample(
     chains: int = 4,
     thin: int = 1,
     replicas: int | Literal["auto"] = "auto",
-    beta_min: float = 0.3,
+    beta_min: float | Literal["auto"] = "auto",
     n_proposals: int = 64,
     backend: Literal["auto", "numba", "python"] = "auto",
     random_seed: int | None = None,
@@ -76,9 +76,11 @@ def sample(
         Replicas of each chain. "auto" tries one. If the chains then disagree it adds temperatures, as
         many as let half of the swaps through, and drops them again before the draws if the chains
         agree from there on.
-    beta_min : float, default 0.3
-        Power of the likelihood at the flattest replica. 0 is the prior, from which
-        :func:`diagnostics.log_evidence` can be computed: the temperatures are kept then, and more are needed.
+    beta_min : float or "auto", default "auto"
+        Power of the likelihood at the flattest replica. "auto" finds the lowest, not below 0.2, at which
+        the chains still hold most of the structure: under it they hold none, and cost as much. 0 is
+        the prior, from which :func:`diagnostics.log_evidence` can be computed: the temperatures are kept then,
+        and more are needed.
     n_proposals : int, default 64
         Positions proposed to a row at a time.
     backend : {"auto", "numba", "python"}, default "auto"
@@ -98,7 +100,9 @@ def sample(
     DataTree
         ``posterior``: X and θ, raw: each draw in a frame of its own, see :func:`align`.
         ``sample_stats``: ``lp``, ``log_likelihood``, ``diverging``, ``acceptance_rate``,
-        ``moved`` (share of the updated rows that found another position), ``n_steps``.
+        ``moved`` (share of the updated rows that found another position), ``n_steps``, and
+        ``fresh_lineages``: replicas that came down to β = 1 and had been at the flattest since they were
+        last there. Added up, they are the number of embeddings that were looked for.
         ``tempering``: the log-likelihood at every power ``beta``, and the acceptance of the swaps.
         ``sampler``: the state from which :func:`resume` goes on. After Ctrl-C these are the
         whole draws so far, ``attrs["interrupted"]`` is 1, and :func:`resume` goes on as if it had not come.
@@ -252,6 +256,7 @@ def resume(
                 n_proposals=n_proposals,
                 rng=rng,
             )
+            sampler.from_hot = state["from_hot"].astype(bool).ravel()
             record = _run(model, sampler, draws, thin, settings, store, steps, record)
         longer = _finished(model, sampler, record, settings, store)
     _warn(longer, record, store)
@@ -273,10 +278,13 @@ def _state_of(read: Fit) -> tuple[dict[str, Array], np.random.Generator]:
     kept, sizes = read.group("sampler"), read.posterior.sizes
     known = {n: finite(f"sampler/{n} of fit", kept[n]) for n in wanted["sampler"]}
     state, beta, step = known.values()
+    # Fits of earlier versions do not know.
+    known["from_hot"] = np.asarray(kept.get("from_hot", np.zeros(state.shape[:2])))
     draws = [read.group(g).sizes.get("draw") for g in ("tempering", "sample_stats")]
     right = {
         "a state of each chain at each temperature": state.ndim == 3
         and state.shape[:2] == (sizes["chain"], beta.size)
+        and known["from_hot"].shape == state.shape[:2]
         and step.shape == beta.shape,
         "temperatures from 0 to 1": bool(((beta >= 0.0) & (beta <= 1.0)).all()),
         "step sizes above 0": bool((step > 0.0).all()),

@@ -74,6 +74,7 @@ class Record:
                 "acceptance_rate": np.mean([s.acceptance[:, 0] for s in iterations], axis=0),
                 "diverging": np.any([s.diverged[:, 0] for s in iterations], axis=0),
                 "moved": np.mean([s.moved[:, 0] for s in iterations], axis=0),
+                "fresh_lineages": np.sum([s.fresh for s in iterations], axis=0),
                 "n_steps": np.full(
                     sampler.chains, sum(step.n_steps for step in iterations), dtype=np.int64
                 ),
@@ -114,6 +115,7 @@ class Record:
                 "state": (("chain", "replica", "coordinate"), sampler.by_chain(sampler.states)),
                 "beta": ("replica", sampler.beta),
                 "step_size": ("replica", sampler.steps.values),
+                "from_hot": (("chain", "replica"), sampler.by_chain(sampler.from_hot).astype(int)),
             },
             attrs={
                 "generator": to_json(sampler.rng.bit_generator.state),

@@ -64,6 +64,14 @@ class Posterior:
         """The table as compiled code has it."""
         return Columns.of(self.F, self.kernel, np.log(self.ensemble.table.scale))
 
+    @property
+    def unexplained(self) -> float:
+        """Log-likelihood where noise of the table's own size has all of it."""
+        seen = ~np.isnan(self.F)
+        n, square = int(seen.sum()), np.nanmean(self.F**2)
+        units = float(seen.sum(axis=0) @ np.log(self.ensemble.table.scale))
+        return float(-0.5 * n * (np.log(2.0 * np.pi * square) + 1.0)) - units
+
     def __call__(self, states: Array) -> Evaluation:
         """Evaluate at states (R, P); compiled iterations compute gradients of their own."""
         if self.native is None:
@@ -134,9 +142,10 @@ class Iteration:
     moved: Array  # share of the updated rows that found another position, (C, K)
     swapped: Array  # acceptance of the swaps, (K - 1,)
     n_steps: int
+    fresh: NDArray[np.int64]  # replicas that came down from the flattest, (C,)
 
 
-Snapshot = tuple[Array, Evaluation, Mapping[str, Any]]
+Snapshot = tuple[Array, Evaluation, NDArray[np.bool_], Mapping[str, Any]]
 
 
 class Replicas:
@@ -161,6 +170,7 @@ class Replicas:
         self.states = states.reshape(-1, states.shape[-1]).copy()
         self.known = posterior(self.states)
         self.proposal = Proposal(posterior.F)
+        self.from_hot = np.zeros(len(self.states), dtype=bool)
 
     @property
     def _betas(self) -> Array:
@@ -190,14 +200,29 @@ class Replicas:
             self.steps.learn(self.by_chain(acceptance).mean(axis=0))
         order, swapped = swap(self.by_chain(self.known.log_likelihood), self.beta, self.rng)
         flat = (order + len(self.beta) * np.arange(self.chains)[:, None]).ravel()
-        self.states, self.known = self.states[flat], self.known.take(flat)
+        self._reorder(flat)
         return Iteration(
             acceptance=self.by_chain(acceptance),
             diverged=self.by_chain(diverged),
             moved=self.by_chain(moved),
             swapped=swapped,
             n_steps=n_steps,
+            fresh=self._arrivals(),
         )
+
+    def _reorder(self, flat: NDArray[np.int64]) -> None:
+        self.states, self.known = self.states[flat], self.known.take(flat)
+        self.from_hot = self.from_hot[flat]
+
+    def _arrivals(self) -> NDArray[np.int64]:
+        """Count the replicas that are at β = 1 and have been at the flattest since they were last there."""
+        from_hot = self.by_chain(self.from_hot).copy()
+        if len(self.beta) > 1:
+            from_hot[:, -1] = True
+        fresh = from_hot[:, 0].astype(np.int64)
+        from_hot[:, 0] = False
+        self.from_hot = from_hot.ravel()
+        return fresh
 
     def _move(self, step_size: Array, n_steps: int) -> tuple[Array, NDArray[np.bool_], Array]:
         """HMC and updates of rows, in NumPy: acceptance, divergence, share of rows moved, (C · K,) each."""
@@ -283,29 +308,31 @@ class Replicas:
     def snapshot(self) -> Snapshot:
         """Copy what an iteration changes: the states, what is known of them, the generator."""
         known = self.known.take(np.arange(len(self.states)))
-        return self.states.copy(), known, self.rng.bit_generator.state
+        return self.states.copy(), known, self.from_hot, self.rng.bit_generator.state
 
     def restore(self, snapshot: Snapshot) -> None:
         """Go back to a snapshot."""
-        self.states, self.known, self.rng.bit_generator.state = snapshot
+        self.states, self.known, self.from_hot, self.rng.bit_generator.state = snapshot
 
     def temper(self, beta: Array) -> None:
         """Set new powers: all replicas of a chain begin at the state of its first."""
         n = len(beta)
-        first = np.repeat(np.arange(self.chains) * len(self.beta), n)
-        self.states, self.known = self.states[first], self.known.take(first)
+        self._reorder(np.repeat(np.arange(self.chains) * len(self.beta), n))
+        self.from_hot = np.zeros(len(self.states), dtype=bool)
         # A likelihood flatter by β is wider by 1/√β.
         widest = np.sqrt(1.0 / np.maximum(beta, 0.05))
         self.steps = StepSizes(self.steps.values[0] * widest)
         self.beta = beta
 
-    def adapt_schedule(self, acceptance: Array, n_replicas: int | None) -> None:
-        """Choose the powers from the acceptance of the swaps between the present ones."""
+    def adapt_schedule(
+        self, acceptance: Array, n_replicas: int | None, lowest: float | None = None
+    ) -> None:
+        """Choose the powers, down to ``lowest``, from the acceptance of the swaps between the present ones."""
         old = self.beta
-        self.beta = adapted_schedule(old, acceptance, n_replicas)
+        self.beta = adapted_schedule(old, acceptance, n_replicas, lowest)
         # States are those of the nearest old power; step sizes are interpolated.
         nearest = np.abs(self.beta[:, None] - old[None, :]).argmin(axis=1)
         flat = (np.arange(self.chains)[:, None] * len(old) + nearest).ravel()
-        self.states, self.known = self.states[flat], self.known.take(flat)
+        self._reorder(flat)
         log_steps = np.interp(self.beta[::-1], old[::-1], np.log(self.steps.values[::-1]))
         self.steps = StepSizes(np.exp(log_steps[::-1]))

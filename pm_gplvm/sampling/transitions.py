@@ -22,6 +22,7 @@ from pm_gplvm.model.density import Ensemble, Evaluation
 
 _REJECTION = 0.5  # wanted share of swaps that are rejected
 _MOST = 30  # replicas
+_HELD = 0.6  # share of what the likelihood explains that the flattest replica is to hold
 
 
 def hmc_transition(
@@ -84,19 +85,41 @@ def first_schedule(n_replicas: int, beta_min: float) -> Array:
     return np.linspace(1.0, 0.0, n_replicas) ** 4
 
 
-def adapted_schedule(beta: Array, acceptance: Array, n_replicas: int | None) -> Array:
-    """Space the powers so that all swaps are rejected equally often, the first and last as they are.
+def melting_power(beta: Array, log_likelihood: Array, unexplained: float) -> float:
+    """Find the flattest power at which the likelihood still holds most of the structure.
+
+    ``log_likelihood`` (K,) are its means at the powers, and ``unexplained`` its value where noise has all of
+    the table. Below some power the structure melts, at once as ice does: replicas there cost as much and
+    bring nothing that could come down. Where it holds at all the powers, the last of them.
+    """
+    held = (log_likelihood - unexplained) / max(log_likelihood[0] - unexplained, 1e-300)
+    below = np.flatnonzero(held < _HELD)
+    if not log_likelihood[0] > unexplained or not below.size or below[0] == 0:
+        return float(beta[-1])
+    i = int(below[0])
+    share = (held[i - 1] - _HELD) / (held[i - 1] - held[i])
+    return float(np.exp((1.0 - share) * np.log(beta[i - 1]) + share * np.log(beta[i])))
+
+
+def adapted_schedule(
+    beta: Array, acceptance: Array, n_replicas: int | None, lowest: float | None = None
+) -> Array:
+    """Space the powers so that all swaps are rejected equally often, from the first down to ``lowest``.
+
+    Without that, down to the last.
 
     ``acceptance`` (K - 1,) is that of the swaps at ``beta`` (K,). Without ``n_replicas`` there are as
     many as let half of the swaps through. The rejections add up to the communication barrier Λ, which
     does not depend on the spacing (Syed et al. 2022, section 5).
     """
     barrier = np.concatenate([[0.0], np.cumsum(np.clip(1.0 - acceptance, 1e-3, None))])
+    lowest = float(beta[-1]) if lowest is None else lowest
+    total = float(np.interp(lowest, beta[::-1], barrier[::-1]))
     if n_replicas is None:
-        n_replicas = min(max(int(np.ceil(barrier[-1] / _REJECTION)) + 1, 2), _MOST)
-    wanted = np.linspace(0.0, barrier[-1], n_replicas)
+        n_replicas = min(max(int(np.ceil(total / _REJECTION)) + 1, 2), _MOST)
+    wanted = np.linspace(0.0, total, n_replicas)
     new = PchipInterpolator(barrier, beta)(wanted)
-    new[0], new[-1] = beta[0], beta[-1]
+    new[0], new[-1] = beta[0], lowest
     return np.asarray(new)
 
 

@@ -68,9 +68,12 @@ def check_moments(fit, grid, log_weights):
     assert (X**2).mean() == pytest.approx(weights @ (grid**2).mean(axis=1), rel=0.1)
 
 
-def test_untempered_draws_against_numerical_integration(integrated):
+@pytest.mark.parametrize("backend", ["python", "numba"])
+def test_untempered_draws_against_numerical_integration(backend, integrated):
     model, grid, log_weights, _ = integrated
-    fit = gplvm.sample(model, draws=500, tune=150, chains=4, replicas=1, **QUIET)
+    settings = {"draws": 500, "tune": 150, "chains": 4, "replicas": 1, "backend": backend}
+    fit = gplvm.sample(model, **settings, **QUIET)
+    assert fit.attrs["backend"] == backend
     check_moments(fit, grid, log_weights)
 
 
@@ -127,9 +130,10 @@ def test_log_likelihood_and_lp_are_those_of_the_draws(Y, mode):
     assert fit["sample_stats"]["lp"].to_numpy()[1, 3] == pytest.approx(lp)
 
 
-def test_same_seed_same_draws_and_more_of_them_are_those_of_one_run(Y, tmp_path):
+@pytest.mark.parametrize("backend", ["python", "numba"])
+def test_same_seed_same_draws_and_more_of_them_are_those_of_one_run(backend, Y, tmp_path):
     model = gplvm.build_model(Y)
-    settings = {"tune": 12, "chains": 2, "replicas": 2, "thin": 2, **QUIET}
+    settings = {"tune": 12, "chains": 2, "replicas": 2, "thin": 2, "backend": backend, **QUIET}
     whole = gplvm.sample(model, draws=8, **settings)
     path = tmp_path / "half.nc"
     gplvm.sample(model, draws=5, store=path, **settings)
@@ -137,7 +141,7 @@ def test_same_seed_same_draws_and_more_of_them_are_those_of_one_run(Y, tmp_path)
     for group in ("posterior", "sample_stats"):
         for name, values in whole[group].data_vars.items():
             np.testing.assert_array_equal(more[group][name].to_numpy(), values.to_numpy())
-    assert more.attrs["draws"] == 8
+    assert (more.attrs["draws"], more.attrs["backend"]) == (8, backend)
     again = gplvm.resume(model, more, draws=2, progressbar=False)
     assert again["posterior"].sizes["draw"] == 10
 
