@@ -22,6 +22,7 @@ from pm_gplvm.model.density import Ensemble, Evaluation
 
 _REJECTION = 0.5  # wanted share of swaps that are rejected
 _MOST = 30  # replicas
+_COLDEST = 0.5  # power at or below which a ladder ends: barriers that need one are there still
 _HELD = 0.6  # share of what the likelihood explains that the flattest replica is to hold
 
 
@@ -86,19 +87,20 @@ def first_schedule(n_replicas: int, beta_min: float) -> Array:
 
 
 def melting_power(beta: Array, log_likelihood: Array, unexplained: float) -> float:
-    """Find the flattest power at which the likelihood still holds most of the structure.
+    """Find the flattest power, not above 0.5, at which the likelihood still holds most of the structure.
 
     ``log_likelihood`` (K,) are its means at the powers, and ``unexplained`` its value where noise has all of
     the table. Below some power the structure melts, at once as ice does: replicas there cost as much and
     bring nothing that could come down. Where it holds at all the powers, the last of them.
     """
-    held = (log_likelihood - unexplained) / max(log_likelihood[0] - unexplained, 1e-300)
-    below = np.flatnonzero(held < _HELD)
-    if not log_likelihood[0] > unexplained or not below.size or below[0] == 0:
+    gained = log_likelihood - unexplained
+    melted = np.flatnonzero(gained < _HELD * gained[0])
+    if gained[0] <= 0.0 or not melted.size:
         return float(beta[-1])
-    i = int(below[0])
-    share = (held[i - 1] - _HELD) / (held[i - 1] - held[i])
-    return float(np.exp((1.0 - share) * np.log(beta[i - 1]) + share * np.log(beta[i])))
+    i = int(melted[0])
+    share = (gained[i - 1] - _HELD * gained[0]) / (gained[i - 1] - gained[i])
+    found = float(np.exp((1.0 - share) * np.log(beta[i - 1]) + share * np.log(beta[i])))
+    return max(min(found, _COLDEST), float(beta[-1]))
 
 
 def adapted_schedule(

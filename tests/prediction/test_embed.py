@@ -231,6 +231,7 @@ def test_a_row_unlike_the_table_is_named_and_others_are_not(waves):
     assert (found["rows"]["shortfall"] > 5.0).to_numpy().nonzero()[0].tolist() == [7, 20]
 
 
+@pytest.mark.filterwarnings("ignore:embed. .* much worse:RuntimeWarning")  # that is no matter here
 def test_the_shortfall_by_hand(waves):
     fit, new = waves
     found = gplvm.embed(fit, new, random_seed=1)

@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pm_gplvm.sampling.transitions import adapted_schedule, first_schedule, swap
+from pm_gplvm.sampling.transitions import (
+    adapted_schedule,
+    first_schedule,
+    melting_power,
+    swap,
+)
 
 
 @pytest.mark.parametrize(("n", "low"), [(5, 0.2), (8, 0.0), (2, 0.5)])
@@ -53,3 +58,25 @@ def test_respacing_makes_rejections_equal():
 def test_as_many_replicas_as_let_half_of_the_swaps_through():
     assert len(adapted_schedule(np.linspace(1, 0.2, 9), np.full(8, 0.25), None)) == 13
     assert len(adapted_schedule(np.linspace(1, 0.2, 9), np.full(8, 0.95), None)) == 2
+
+
+def test_the_power_at_which_the_structure_melts():
+    """Of 100 nats gained 60 are to be held: between the fourth and the fifth power."""
+    beta = np.array([1.0, 0.8, 0.6, 0.4, 0.3, 0.2])
+    level = np.array([0.0, -5.0, -15.0, -30.0, -80.0, -99.0])
+    found = melting_power(beta, level, -100.0)
+    share = (70.0 - 60.0) / (70.0 - 20.0)
+    assert found == pytest.approx(0.4 ** (1.0 - share) * 0.3**share)
+    # Held throughout, nothing gained at all, and lost at once.
+    assert melting_power(beta, 0.1 * level, -100.0) == 0.2
+    assert melting_power(beta, level - 200.0, -100.0) == 0.2
+    assert melting_power(beta, np.array([0.0, *5 * [-99.0]]), -100.0) == 0.5
+
+
+def test_a_schedule_that_ends_earlier():
+    beta = np.array([1.0, 0.6, 0.2])
+    found = adapted_schedule(beta, np.array([0.5, 0.5]), None, 0.4)
+    assert (found[0], found[-1]) == (1.0, 0.4)
+    # A barrier of about .75 in steps of a half at most.
+    assert len(found) == 3
+    assert (np.diff(found) < 0.0).all()
