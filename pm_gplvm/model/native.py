@@ -6,13 +6,14 @@ PyTensor writes it for any model. The likelihood is not in it: :mod:`pm_gplvm.co
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from typing import Any
 
 import numba
 import numpy as np
 import pytensor
 import pytensor.tensor as pt
+from numba import carray  # type: ignore[attr-defined]
 from numba.core import types
 from pytensor.compile.mode import get_mode
 from pytensor.compile.sharedvalue import SharedVariable
@@ -21,6 +22,7 @@ from pytensor.graph.replace import graph_replace
 from pytensor.graph.traversal import ancestors
 
 from pm_gplvm.core.checks import Array
+from pm_gplvm.core.jit import compiled
 from pm_gplvm.core.kernels import KERNELS
 from pm_gplvm.core.trajectories import Addresses
 from pm_gplvm.model.density import (
@@ -30,6 +32,8 @@ from pm_gplvm.model.density import (
     state_coordinates,
 )
 from pm_gplvm.model.spec import ModelSpec
+
+Shapes = Sequence[tuple[int, ...]]
 
 _NUMBERS = types.CPointer(types.float64)  # type: ignore[no-untyped-call]
 _SIGNATURE = types.void(_NUMBERS, _NUMBERS, types.int64, types.int64, _NUMBERS)
@@ -84,12 +88,11 @@ def compile_native(spec: ModelSpec) -> Native:
     given = [v.type() for v in outputs]
     total = pt.add(*((v * bar).sum() for v, bar in zip(outputs, given, strict=True)))
     gradient = pt.grad(total, state, disconnected_inputs="ignore")
-    written = [*[()] * 4, (Q,), (Q,), (N, Q)]
-    into, out = _cut("state", coordinates.shapes), _cut("out", written)
-    bars = _cut("given", written)
+    written = ((), (), (), (), (Q,), (Q,), (N, Q))
+    shapes = coordinates.shapes
     code = [
-        _compiled(state, outputs, into, out),
-        _compiled([*state, *given], gradient, [*into, *bars], _cut("out", coordinates.shapes)),
+        _compiled(state, outputs, shapes, (), written),
+        _compiled([*state, *given], gradient, shapes, written, shapes),
     ]
     factorises, latent = False, 0
     if coordinates.X is not None:
@@ -99,10 +102,7 @@ def compile_native(spec: ModelSpec) -> Native:
         inner = at_state(model.free_RVs)
         density, factorises = row_prior_graph(spec, row, proposals * lengthscale, inner)
         (density,) = _with([density], values)
-        given_row = [*into, f"carray(given, (m, {Q}))", "np.asarray(n)"]
-        code.append(
-            _compiled([*state, proposals, row], [density], given_row, ["carray(out, (m,))"])
-        )
+        code.append(_compiled_rows([*state, proposals, row], density, shapes, Q))
     forward, pullback, row_prior = [each.address for each, _ in code] + [0] * (3 - len(code))
     addresses = Addresses(forward, pullback, row_prior, latent, N, Q, 4 + 2 * Q + N * Q)
     return Native(addresses, factorises, units, tuple(code))
@@ -115,14 +115,8 @@ def _with(graphs: Sequence[Variable], values: dict[Variable, Variable]) -> list[
     return list(graph_replace(found, {v: pt.constant(v.get_value()) for v in shared}, strict=False))
 
 
-def _compiled(
-    inputs: Sequence[Variable], outputs: Sequence[Variable], read: list[str], write: list[str]
-) -> tuple[Any, Any]:
-    """Compile a function for its address; what it is made of too.
-
-    ``read`` and ``write`` say in code where the inputs and outputs stand in the vectors: PyTensor's own
-    Ops that cut and join take long to compile.
-    """
+def _function(inputs: Sequence[Variable], outputs: Sequence[Variable]) -> tuple[Any, Any]:
+    """Compile by numba: the function, and what compiled code can call."""
     function = pytensor.function(
         list(inputs),
         list(outputs),
@@ -130,17 +124,89 @@ def _compiled(
         on_unused_input="ignore",
         trust_input=True,
     )
-    lines = [f"results = jitted({', '.join(read)})"]
-    lines += [f"{place}[...] = results[{i}]" for i, place in enumerate(write)]
-    names = {"jitted": function.vm.jit_fn, "carray": numba.carray, "np": np}  # type: ignore[attr-defined]
-    exec("def native(state, given, n, m, out):\n    " + "\n    ".join(lines), names)
-    return numba.cfunc(_SIGNATURE)(names["native"]), function
+    return function, function.vm.jit_fn
 
 
-def _cut(name: str, shapes: Sequence[tuple[int, ...]]) -> list[str]:
-    """Write down the parts of a vector, one after the other."""
-    ends = list(accumulate((math.prod(shape) for shape in shapes), initial=0))
-    return [
-        f"carray({name}, ({end},))[{start}:{end}].reshape({shape})"
-        for (start, end), shape in zip(pairwise(ends), shapes, strict=True)
-    ]
+# The vectors are cut and joined by functions of functions: PyTensor's own Ops for it take long to compile.
+
+
+def _reader(shapes: Shapes) -> Any:
+    """Compile what takes a vector to its parts, views of these shapes one after the other."""
+
+    @compiled
+    def nothing(vector):  # type: ignore[no-untyped-def]
+        return ()
+
+    def before(start: int, shape: tuple[int, ...], rest: Any) -> Any:
+        end = start + math.prod(shape)
+
+        @compiled
+        def read(vector):  # type: ignore[no-untyped-def]
+            return (carray(vector, (end,))[start:end].reshape(shape), *rest(vector))
+
+        return read
+
+    read = nothing
+    for start, shape in reversed(list(zip(_starts(shapes), shapes, strict=True))):
+        read = before(start, shape, read)
+    return read
+
+
+def _writer(shapes: Shapes) -> Any:
+    """Compile what puts values of these shapes into a vector, one after the other."""
+
+    @compiled
+    def nothing(vector, values):  # type: ignore[no-untyped-def]
+        pass
+
+    def after(i: int, start: int, shape: tuple[int, ...], rest: Any) -> Any:
+        end = start + math.prod(shape)
+
+        @compiled
+        def write(vector, values):  # type: ignore[no-untyped-def]
+            rest(vector, values)
+            carray(vector, (end,))[start:end].reshape(shape)[...] = values[i]
+
+        return write
+
+    write = nothing
+    for i, (start, shape) in enumerate(zip(_starts(shapes), shapes, strict=True)):
+        write = after(i, start, shape, write)
+    return write
+
+
+def _starts(shapes: Shapes) -> list[int]:
+    return list(accumulate((math.prod(shape) for shape in shapes), initial=0))[:-1]
+
+
+def _compiled(
+    inputs: Sequence[Variable],
+    outputs: Sequence[Variable],
+    state: Shapes,
+    given: Shapes,
+    out: Shapes,
+) -> tuple[Any, Any]:
+    """Compile a function of the parts of two vectors for its address; what it is made of too."""
+    function, jitted = _function(inputs, outputs)
+    read, read_given, write = _reader(state), _reader(given), _writer(out)
+
+    @numba.cfunc(_SIGNATURE)
+    def native(state, given, n, m, out):  # type: ignore[no-untyped-def]
+        write(out, jitted(*read(state), *read_given(given)))
+
+    return native, function
+
+
+def _compiled_rows(
+    inputs: Sequence[Variable], density: Variable, state: Shapes, Q: int
+) -> tuple[Any, Any]:
+    """As :func:`_compiled`, of a state, proposals and the number of a row."""
+    function, jitted = _function(inputs, [density])
+    read = _reader(state)
+
+    @numba.cfunc(_SIGNATURE)
+    def native(state, given, n, m, out):  # type: ignore[no-untyped-def]
+        values = jitted(*read(state), carray(given, (m, Q)), np.asarray(n))
+        carray(out, (m,))[:] = values[0]
+
+    return native, function

@@ -1,5 +1,7 @@
 """Compiled iterations against those of NumPy calls: densities, gradients, and what is drawn."""
 
+from functools import cache
+
 import numpy as np
 import pymc as pm
 import pytensor.tensor as pt
@@ -56,15 +58,17 @@ MODELS = {
 }
 
 
-def model_of(name):
+@cache
+def both(name):
+    """A model in NumPy calls, and compiled."""
     arguments = dict(MODELS[name])
-    return untransformed(gplvm.build_model(table("missing" in name), latent_dim=2, **arguments))
+    model = untransformed(gplvm.build_model(table("missing" in name), latent_dim=2, **arguments))
+    return compile_posterior(model), compile_posterior(model, "numba")
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_densities_and_gradients_are_those_in_numpy(name, rng):
-    model = model_of(name)
-    plain, posterior = compile_posterior(model), compile_posterior(model, "numba")
+    plain, posterior = both(name)
     assert (plain.backend, posterior.backend) == ("python", "numba")
     states = 0.3 * rng.standard_normal((3, plain.ensemble.size))
     wanted, found = plain(states), posterior(states)
@@ -95,8 +99,7 @@ def test_densities_and_gradients_are_those_in_numpy(name, rng):
 @pytest.mark.parametrize("name", ["default", "ard, missing", "dynamics", "theta held"])
 def test_a_state_without_a_density_is_not_left_for_another(name):
     """Outside the support, and where K is singular: -inf, and no trajectory is taken there."""
-    model = model_of(name)
-    plain, posterior = compile_posterior(model), compile_posterior(model, "numba")
+    plain, posterior = both(name)
     states = np.zeros((2, plain.ensemble.size))
     states[1, :] = 800.0
     with np.errstate(all="ignore"):
