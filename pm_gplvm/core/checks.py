@@ -203,6 +203,11 @@ def interval(draws: Array) -> Array:
     return ends if len(draws) > 1 else np.full_like(ends, np.nan)
 
 
+def counted(n: int, what: str) -> str:
+    """Return the number and the word, as in "1 row" and "2 rows"."""
+    return f"{n} {what}{'s' * (n != 1)}"
+
+
 def warn(message: str) -> None:
     """Warn where the package was called from."""
     warnings.warn(message, RuntimeWarning, skip_file_prefixes=(_PACKAGE,))

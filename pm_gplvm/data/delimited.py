@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pm_gplvm.core.checks import Array, warn
+from pm_gplvm.core.checks import Array, counted, warn
 
 # What says that an entry is missing, in any case of letters.
 _NO_CLASS = {"", "na", "n/a", "#n/a", "#na", "<na>", "nan", "null"}
@@ -112,8 +112,8 @@ def read_delimited(
         if len(first) != width:
             _refuse(
                 path,
-                f"its header in line {records[0][0]} has {_counted(len(first), 'name')} and its rows have "
-                f"{_counted(width, 'field')}, split at {sep!r}. Give each column a name (a column that names the rows too), "
+                f"its header in line {records[0][0]} has {counted(len(first), 'name')} and its rows have "
+                f"{counted(width, 'field')}, split at {sep!r}. Give each column a name (a column that names the rows too), "
                 "or pass sep= and decimal= if the fields should be split otherwise",
             )
     else:
@@ -126,10 +126,6 @@ def read_delimited(
 
 def _refuse(path: Path, reason: str) -> NoReturn:
     raise ValueError(f"{path.name} is not a CSV table: {reason}.")
-
-
-def _counted(n: int, what: str) -> str:
-    return f"{n} {what}{'s' * (n != 1)}"
 
 
 def _short(fields: Iterable[str]) -> str:
@@ -241,7 +237,7 @@ def _width(path: Path, rows: list[tuple[int, list[str]]], sep: str) -> int:
         if len(fields) != width:
             _refuse(
                 path,
-                f"line {line} has {_counted(len(fields), 'field')}, split at {sep!r}, where most have {width}. Put "
+                f"line {line} has {counted(len(fields), 'field')}, split at {sep!r}, where most have {width}. Put "
                 "the missing fields in, empty where a value is missing, quote fields that contain the "
                 "separator, or pass sep= and decimal=",
             )

@@ -6,7 +6,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from pm_gplvm.core.checks import Array, warn
+from pm_gplvm.core.checks import Array, counted, warn
 from pm_gplvm.data.arrays import absent, are_positions, dims_of, labels_along, listed, numbers
 from pm_gplvm.data.fit import FEATURE, OBS, Fit
 
@@ -77,7 +77,7 @@ def _check_finite(table: xr.DataArray, *, allow_missing: bool) -> None:
     for axis, dim, what in ((1, OBS, "row"), (0, FEATURE, "column")):
         if (empty := absent.all(axis=axis)).any():
             raise ValueError(
-                f"Y must have an entry in every row and column, got {int(empty.sum())} {what}{'s' * int(empty.sum() > 1)} of "
+                f"Y must have an entry in every row and column, got {counted(int(empty.sum()), what)} of "
                 f"NaN alone, first {dim} {_name(table, dim, int(empty.argmax()))}. Drop them."
             )
 
@@ -157,7 +157,7 @@ def new_table(read: Fit, Y_new: Any) -> xr.DataArray:
         raise ValueError("Y_new must not be infinite; put NaN where an entry is missing.")
     if (empty := np.isnan(values).all(axis=1)).any():
         raise ValueError(
-            f"Y_new must have an entry in every row, got {int(empty.sum())} rows of NaN alone, first "
+            f"Y_new must have an entry in every row, got {counted(int(empty.sum()), 'row')} of NaN alone, first "
             f"row {int(empty.argmax())}. Drop them."
         )
     new = new.sel({FEATURE: known}) if has_names else new.assign_coords({FEATURE: known})

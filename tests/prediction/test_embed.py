@@ -295,7 +295,7 @@ def test_it_can_be_saved_and_told_again(line, tmp_path):
         (pd.DataFrame(np.zeros((2, 4)), columns=[5, 6, 7, 8]), {}, "got 4, 5, 6, 7, 8 among them"),
         (np.zeros((0, 4)), {}, "Y_new must have at least one row"),
         ([[np.inf, 0, 0, 0]], {}, "Y_new must not be infinite"),
-        ([[0.0] * 4, [NAN] * 4], {}, "got 1 rows of NaN alone, first row 1"),
+        ([[0.0] * 4, [NAN] * 4], {}, "got 1 row of NaN alone, first row 1"),
         (
             np.zeros((1, 4)),
             {"num_samples": 0},

@@ -89,7 +89,7 @@ def conditional(X, theta, sigma, f, x):
 
 def test_by_default_it_is_an_error_that_tells_the_way_out(holes):
     with pytest.raises(
-        ValueError, match=r"missing \(NaN\).* build_model\(\.\.\., missing='mask'\)"
+        ValueError, match=r"35 missing \(NaN\).* or pass missing='mask', which takes NaN"
     ):
         gplvm.build_model(holes)
 
@@ -106,8 +106,8 @@ def test_infinite_values_are_no_missing_ones(holes):
 
 @pytest.mark.parametrize(
     ("row", "column", "what"),
-    [(3, slice(None), r"1 rows of NaN alone, first obs 3 \(row3\)"),
-     (slice(None), 2, r"1 columns of NaN alone, first feature 2 \(column2\)")],
+    [(3, slice(None), r"1 row of NaN alone, first obs 3 \(row3\)"),
+     (slice(None), 2, r"1 column of NaN alone, first feature 2 \(column2\)")],
 )  # fmt: skip
 def test_rows_and_columns_without_an_entry(whole, row, column, what):
     values = whole.copy(deep=True)
