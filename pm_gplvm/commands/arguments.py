@@ -207,8 +207,8 @@ def _draws(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("sampling").add_argument
     add("--draws", type=int, metavar="S", help="draws a chain (default 500; --full 1000)")
     add("--tune", type=int, metavar="S", help="warm-up draws a chain (default 300; --full 500)")
-    add("--chains", type=int, default=4, help="chains (default 4)")
-    add("--cores", type=int, default=1, help="chains of θ that run at once (default 1)")
+    add("--chains", type=int, help="chains (default 4; of an ensemble 8)")
+    add("--cores", type=int, help="chains that run at once (default 1; with --full as many as can)")
 
 
 def _full(parser: argparse.ArgumentParser) -> None:
@@ -218,6 +218,12 @@ def _full(parser: argparse.ArgumentParser) -> None:
         "--resume",
         action="store_true",
         help="go on from FIT, made by --full, in its files or in those of --out",
+    )
+    add(
+        "--explore",
+        choices=("auto", "global", "ensemble", "local"),
+        help="what --full explores: all embeddings by temperatures (for up to about 60 rows), several embeddings "
+        "weighed by what they predict, or the neighbourhoods of FIT (default auto: by the number of rows)",
     )
     add("--thin", type=int, metavar="K", help="iterations for each kept draw of --full (default 1)")
     add(

@@ -187,16 +187,20 @@ def _sampled(
         "draws": options.draws or draws,
         "tune": tune if options.tune is None else options.tune,
         "chains": options.chains,
+        "cores": options.cores,
         "random_seed": options.seed,
         "progressbar": not options.quiet,
     }
     if kind == "theta":
-        return gplvm.sample_theta(model, best, cores=options.cores, **settings)
-    more = {name: getattr(options, name) for name in ("thin", "replicas")}
+        settings |= {"chains": options.chains or 4, "cores": options.cores or 1}
+        return gplvm.sample_theta(model, best, **settings)
+    more = {name: getattr(options, name) for name in ("explore", "thin", "replicas")}
     settings |= {name: value for name, value in more.items() if value is not None}
+    if options.explore == "local":  # the others look for embeddings of their own
+        settings["start"] = best
     path = outputs.paths.get("sample")
     store = None if path is None or path.exists() else path  # written every minute
-    return gplvm.sample(model, start=best, store=store, **settings)
+    return gplvm.sample(model, store=store, **settings)
 
 
 # What is printed

@@ -54,7 +54,7 @@ def check_options(options: argparse.Namespace) -> None:
 
 def _check_full(given: dict[str, Any]) -> None:
     """Check what only new draws of X and θ together have."""
-    for name in ("thin", "replicas"):
+    for name in ("explore", "thin", "replicas"):
         if given.get(name) is None:
             continue
         if given["resume"] or not given["full"]:

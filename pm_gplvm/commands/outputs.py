@@ -120,7 +120,7 @@ def listed(written: list[Path]) -> str:
 
 def positions_of(fit: xr.DataTree) -> pd.DataFrame:
     """Return the positions of a fit, one row each: names, labels, means, and sds where it has draws."""
-    read = Fit.of(fit, "X", caller="positions")
+    read = Fit.of(fit, "X", caller="positions").pooled()
     X = read.draws("X")
     Y = read.Y
     found = read.group("approximation")

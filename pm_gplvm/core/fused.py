@@ -342,9 +342,12 @@ def value_and_gradient(columns, theta, Z, by_theta, by_Z):
                 by_theta[LINEAR + q] += 2.0 * v * Z[i, q] * product
         if not alone:
             row = 0.0
+            # A loop that sums and writes is summed in another order where arrays lie close to each other.
+            for j in range(N):
+                along[j] = own[j] * slope[i, j]
             for j in range(N):
                 overlap += own[j] * signal[i, j]
-                along[j] = own[j] * slope[i, j]
+            for j in range(N):
                 row += along[j]
             for q in range(Q):
                 product = 0.0

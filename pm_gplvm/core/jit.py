@@ -29,12 +29,14 @@ def fingerprint(folder: Path) -> str:
 def stored(function: Callable[..., Any], folder: Path = Path(__file__).parent) -> Any:
     """Compile a function at its first call, and keep what is made for other processes.
 
+    It runs beside other threads.
+
     Numba would compile it anew where its own file has changed. What it calls stands in others: here it is
     anew where any file of ``folder`` has changed.
     """
     try:
-        kept: Any = njit(cache=True, error_model="numpy")(function)
+        kept: Any = njit(cache=True, nogil=True, error_model="numpy")(function)
     except RuntimeError:  # where nothing can be written
-        return compiled(function)
+        return njit(nogil=True, error_model="numpy")(function)
     kept._cache._cache_file._source_stamp = fingerprint(folder)
     return kept

@@ -311,6 +311,40 @@ def sweep(rows, order, n_proposals, rng):
 
 
 @compiled
+def _log_sum(log_weights, first):
+    """Compute ln of the sum of the weights from ``first`` on."""
+    top, total = -np.inf, 0.0
+    for m in range(first, len(log_weights)):
+        top = max(top, log_weights[m])
+    if not np.isfinite(top):
+        return top
+    for m in range(first, len(log_weights)):
+        total += np.exp(log_weights[m] - top)
+    return top + np.log(total)
+
+
+@compiled
+def row_scores(rows, n_proposals, rng, scores):
+    """Write ln p(yₙ given the other rows) of every row (N,), its position averaged over its prior."""
+    work, columns = memory(rows, n_proposals + 1), rows.columns
+    for n in range(len(rows.Z)):
+        remove(rows, n)
+        propose(rows, n, work, rng)
+        for q in range(rows.Z.shape[1]):  # it comes back to where it was, which is no proposal
+            work.C[0, q] = rows.Z[n, q]
+        weigh(rows, n, work)
+        scores[n] = _log_sum(work.log_weights, 1)
+        _log_proposal(rows, n, work, columns.unit)
+        for m in range(len(work.log_weights)):
+            work.log_weights[m] += work.log_prior[m]
+        scores[n] -= _log_sum(work.log_weights, 1)
+        for g in range(len(columns.counts)):
+            if columns.seen[g, n]:
+                scores[n] -= 0.5 * columns.counts[g] * np.log(2.0 * np.pi)
+        insert(rows, n, work, 0)
+
+
+@compiled
 def _copied(rows, source):
     """Make the rows what they are in another copy."""
     for target, new in ((rows.Z, source.Z), (rows.ZT, source.ZT), (rows.W, source.W)):

@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import blas
 from scipy.spatial.distance import cdist
+from scipy.special import logsumexp
 
 from pm_gplvm.core.checks import Array
 from pm_gplvm.core.gaussian import column_patterns, invert, mirror
@@ -343,10 +344,41 @@ class RowUpdates:
             _insert(n, C, chosen, inserts, Z, present)
         return total, Z
 
+    def score(self, n_proposals: int) -> Array:
+        """Compute ln p(yₙ given the other rows) of every row, its position averaged over its prior, (R, N)."""
+        present, scores = np.ones(self.Z.shape[1]), np.empty(self.Z.shape[:2])
+        with np.errstate(all="ignore"):  # a covariance near to singular may overflow
+            for n in range(self.Z.shape[1]):
+                _remove(self.parts, n, present)
+                C, *wide = self.proposal.draw(n, n_proposals, self.Z, present, self.rng)
+                C = np.concatenate([self.Z[:, n, None], C], axis=1)  # to come back to
+                likelihood, inserts = self._log_likelihood(n, C, self.Z, self.parts, present)
+                others = self.log_prior(n, C) - self.proposal.log_density(
+                    n, C, self.Z, present, *wide
+                )
+                scores[:, n] = logsumexp((likelihood + others)[:, 1:], axis=1)
+                scores[:, n] -= logsumexp(others[:, 1:], axis=1)
+                seen = sum(part.F.shape[1] for part in self.parts if part.seen[n])
+                scores[:, n] -= 0.5 * seen * np.log(2.0 * np.pi)
+                _insert(n, C, np.zeros(len(C), dtype=int), inserts, self.Z, present)
+        return scores
+
     def weigh(
         self, n: int, C: Array, Z: Array, parts: list[Part], present: Array, wide: list[Array]
     ) -> tuple[Array, list[tuple[Part, Array, Array]]]:
         """Log-weights (R, M) of proposals of a removed row, and what inserts it into each part."""
+        likelihood, inserts = self._log_likelihood(n, C, Z, parts, present)
+        log_weights = (
+            self.beta[:, None] * likelihood
+            + self.log_prior(n, C)
+            - self.proposal.log_density(n, C, Z, present, *wide)
+        )
+        return np.where(np.isnan(log_weights), -np.inf, log_weights), inserts
+
+    def _log_likelihood(
+        self, n: int, C: Array, Z: Array, parts: list[Part], present: Array
+    ) -> tuple[Array, list[tuple[Part, Array, Array]]]:
+        """Compute ln p(yₙ) at proposals (R, M) up to a constant, and what inserts it into each part."""
         cross = self.theta.cross(C, Z)
         cross *= present
         prior, noise = self.theta.variance(C), (self.theta.sigma**2)[:, None]
@@ -356,12 +388,7 @@ class RowUpdates:
                 S, variance = part.conditional(cross, prior, noise)
                 likelihood += part.log_density(part.squared_residual(n, cross), variance)
                 inserts.append((part, S, variance))
-        log_weights = (
-            self.beta[:, None] * likelihood
-            + self.log_prior(n, C)
-            - self.proposal.log_density(n, C, Z, present, *wide)
-        )
-        return np.where(np.isnan(log_weights), -np.inf, log_weights), inserts
+        return likelihood, inserts
 
 
 def _remove(parts: list[Part], n: int, present: Array) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 from pm_gplvm.core.fused import log_likelihood, transposed, value_and_gradient
 from pm_gplvm.core.jit import compiled, stored
 from pm_gplvm.core.lapack import call
-from pm_gplvm.core.row_loops import Rows, block_updates, factorised, sweep
+from pm_gplvm.core.row_loops import Rows, block_updates, factorised, row_scores, sweep
 
 DIVERGED = 1000.0
 """Energy error above which PyMC and Stan call a trajectory divergent."""
@@ -103,23 +103,43 @@ def move(columns, model, states, betas, steps, n_steps, rng, acceptance, diverge
         diverged[r] = change < -DIVERGED and prior != -np.inf
 
 
+@compiled
+def _rows_at(columns, model, state, beta, beside, A, W):
+    """Set up the rows of a state, and whether they can be updated: not where rounding makes K singular."""
+    N, Q = model.N, model.Q
+    outputs = np.empty(model.n_outputs)
+    call(model.forward, state, outputs, 0, 0, outputs)
+    theta, units, Z, usable = _read(outputs, N, Q)
+    rows = Rows(
+        columns, theta, beta, state, model.latent, units, model.row_prior, beside, Z, transposed(Z),
+        np.ones(N), A, W,
+    )  # fmt: skip
+    return rows, usable and factorised(rows)
+
+
 @stored
 def update_rows(columns, model, states, betas, order, blocks, n_proposals, beside, rng, moved):
     """Update rows of every state (R, P), then blocks of them: the share of the rows that moved, (R,)."""
-    N, Q = model.N, model.Q
+    N = model.N
     A, W = np.empty((len(columns.counts), N, N)), np.empty(columns.F.shape)
     for r in range(len(states)):
-        outputs = np.empty(model.n_outputs)
-        call(model.forward, states[r], outputs, 0, 0, outputs)
-        theta, units, Z, usable = _read(outputs, N, Q)
-        rows = Rows(
-            columns, theta, betas[r], states[r], model.latent, units, model.row_prior, beside, Z,
-            transposed(Z), np.ones(N), A, W,
-        )  # fmt: skip
+        rows, usable = _rows_at(columns, model, states[r], betas[r], beside, A, W)
         moved[r] = 0.0
-        if usable and factorised(rows):  # rows stay where rounding makes K singular
+        if usable:
             moved[r] = sweep(rows, order, n_proposals, rng) / len(order)
             block_updates(rows, blocks, n_proposals, rng)
+
+
+@stored
+def score_rows(columns, model, states, n_proposals, beside, rng, scores):
+    """Write ln p(row given the others) of every state's rows (R, N), NaN where K is singular."""
+    N = model.N
+    A, W = np.empty((len(columns.counts), N, N)), np.empty(columns.F.shape)
+    for r in range(len(states)):
+        rows, usable = _rows_at(columns, model, states[r], 1.0, beside, A, W)
+        scores[r] = np.nan
+        if usable:
+            row_scores(rows, n_proposals, rng, scores[r])
 
 
 @stored

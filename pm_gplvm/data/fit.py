@@ -1,7 +1,7 @@
 """A fit: what a DataTree of this package says of its draws, its table and how it was made."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from os import PathLike
@@ -317,31 +317,98 @@ class Fit:
         lengthscale = self.draws("lengthscale").to_numpy()
         return X / lengthscale.reshape(*lengthscale.shape[:2], 1, -1)
 
+    @property
+    def chain_weights(self) -> Array | None:
+        """Weight of each chain of an ensemble, shape (chain,); None where all draws weigh the same."""
+        group = self.group("ensemble")
+        if "weight" not in group:
+            return None
+        weights = np.asarray(group["weight"], dtype=np.float64)
+        n = self.tree["posterior"].sizes["chain"]
+        if (
+            weights.shape != (n,)
+            or not (weights >= 0.0).all()
+            or not np.isclose(weights.sum(), 1.0)
+        ):
+            raise ValueError(
+                f"{self.caller} needs a weight of each of the {n} chains in the group 'ensemble' of fit, that add "
+                f"up to 1, got {weights}."
+            )
+        return weights
+
+    @property
+    def n_mixed(self) -> int:
+        """Draws of the mixture of all chains: fewer than there are where some weigh more than others."""
+        weights = self.chain_weights
+        if weights is None:
+            return self.n_draws
+        return int(self.tree["posterior"].sizes["draw"] / weights.max())
+
     def thinned(self, draws: int) -> "Fit":
-        """Keep at most this number of draws, evenly spaced in each chain, at least one a chain."""
+        """Keep at most this number of draws, evenly spaced in each chain, at least one a chain.
+
+        Of an ensemble, as :meth:`pooled` has them.
+        """
+        if self.chain_weights is not None:
+            return self._chosen(self.evenly_spaced(draws))
         sizes = self.tree["posterior"].sizes
         step = -(-sizes["draw"] // max(1, draws // sizes["chain"]))
-        few = {
-            name: group.to_dataset().isel(draw=slice(None, None, step), missing_dims="ignore")
-            for name, group in self.tree.children.items()
-        }
-        tree = xr.DataTree.from_dict(few)
+        return self._with(
+            lambda group: group.isel(draw=slice(None, None, step), missing_dims="ignore")
+        )
+
+    def pooled(self) -> "Fit":
+        """Draws of the mixture of an ensemble's chains by their weights, in one chain; else as they are."""
+        return (
+            self if self.chain_weights is None else self._chosen(self.evenly_spaced(self.n_mixed))
+        )
+
+    def _chosen(self, chosen: NDArray[np.intp]) -> "Fit":
+        """Keep some of the draws of all chains, in one chain."""
+
+        def of_group(group: xr.Dataset) -> xr.Dataset:
+            if not {"chain", "draw"} <= set(group.dims):
+                return group
+            both = [n for n, v in group.data_vars.items() if {"chain", "draw"} <= set(v.dims)]
+            rest = group.drop_vars(both)
+            stack = group[both].stack(sample=("chain", "draw"), create_index=False)
+            one = stack.isel(sample=chosen).drop_vars(["chain", "draw"], errors="ignore")
+            one = one.rename(sample="draw").expand_dims("chain")
+            rest = rest.drop_dims(["chain", "draw"], errors="ignore")
+            coords = {"chain": [0], "draw": np.arange(len(chosen))}
+            return xr.merge([one.transpose("chain", "draw", ...), rest]).assign_coords(coords)
+
+        pooled = self._with(of_group)
+        del pooled.tree["ensemble"]
+        return pooled
+
+    def _with(self, change: Callable[[xr.Dataset], xr.Dataset]) -> "Fit":
+        """Change every group."""
+        groups = {name: change(group.to_dataset()) for name, group in self.tree.children.items()}
+        tree = xr.DataTree.from_dict(groups)
         tree.attrs = self.tree.attrs
         return Fit(tree, self.caller)
 
     def with_rows(self, rows: NDArray[np.intp]) -> "Fit":
         """Keep some of the rows, as if no others had been measured; the draws stay as they are."""
-        few = {
-            name: group.to_dataset().isel({OBS: rows}, missing_dims="ignore")
-            for name, group in self.tree.children.items()
-        }
-        tree = xr.DataTree.from_dict(few)
-        tree.attrs = self.tree.attrs
-        return Fit(tree, self.caller)
+        return self._with(lambda group: group.isel({OBS: rows}, missing_dims="ignore"))
 
     def evenly_spaced(self, limit: int | None) -> NDArray[np.intp]:
-        """Choose at most so many of the draws, the first and the last among them."""
-        return evenly_spaced(self.n_draws, limit)
+        """Choose at most so many of the draws of all chains, evenly spaced, or all of them.
+
+        So many of an ensemble in the proportions of its weights, and no draw twice.
+        """
+        weights = self.chain_weights
+        if weights is None or limit is None:
+            return evenly_spaced(self.n_draws, limit)
+        draws = self.tree["posterior"].sizes["draw"]
+        total = min(limit, self.n_mixed)
+        ends = np.cumsum(weights)
+        at = (np.arange(total) + 0.5) / total
+        chain = np.minimum(np.searchsorted(ends, at), len(weights) - 1)
+        within = (at - (ends - weights)[chain]) / weights[chain]
+        draw = np.clip((within * draws).astype(np.intp), 0, draws - 1)
+        return np.unique(chain * draws + draw)
 
     def frames(self, chosen: NDArray[np.intp]) -> Frames:
         """Frames of the chosen draws; nothing moves in a fit that has not been aligned."""

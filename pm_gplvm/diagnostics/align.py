@@ -96,7 +96,11 @@ def align(fit: xr.DataTree, *, to: Any = None, scale: bool = False) -> xr.DataTr
         )
     raw = read.draws("X", raw=True)
     draws = stacked(raw)
-    reference = _own_mean(draws, symmetry, scale) if to is None else _reference(to, raw)
+    if to is None:
+        mixed = stacked(read.pooled().draws("X", raw=True))
+        reference = _own_mean(mixed, symmetry, scale)
+    else:
+        reference = _reference(to, raw)
     superimposed, transform = superimpose(reference, draws, symmetry, scale=scale)
     residual = np.sqrt(((superimposed - reference) ** 2).sum(axis=2).mean(axis=1))
 

@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from pm_gplvm.core.blas import blas_threads
 from pm_gplvm.core.checks import Array, checked, interval, warn
+from pm_gplvm.core.importance import FEWEST_SMOOTHED
 from pm_gplvm.core.interrupt import interruptible
 from pm_gplvm.core.kernels import KERNELS
 from pm_gplvm.data.arrays import by_row, numbers
 from pm_gplvm.data.fit import THETA, Fit, fits_of_one_table, stacked
 from pm_gplvm.diagnostics.agreement import agreement, check_counts
 from pm_gplvm.diagnostics.invariants import invariants
-from pm_gplvm.prediction.held_out import FEWEST_SMOOTHED, compute_log_likelihood, leave_one_out
+from pm_gplvm.prediction.held_out import compute_log_likelihood, leave_one_out
 
 
 @checked

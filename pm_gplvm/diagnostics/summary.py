@@ -28,6 +28,11 @@ _METHODS = {
     "replica_exchange": "draws of X and θ (sample)",
     "": "draws by PyMC or another sampler",
 }
+_EXPLORED = {
+    "global": "explored: all embeddings, as far as the chains came",
+    "ensemble": "explored: an embedding of each chain, weighed by what they predict",
+    "local": "explored: the neighbourhoods of one embedding",
+}
 _DEAR = 3e10  # operations above which the share explained is left out: some seconds
 _FAR = 0.7  # Pareto k from which a Gaussian is far from the posterior
 _NO_STRUCTURE = "no structure found"
@@ -151,6 +156,8 @@ def _fitted(read: Fit) -> list[str]:
     if read.is_inducing:
         how += f", M = {read.group('approximation').sizes['inducing']}"
     attrs = read.tree.attrs
+    if explored := _EXPLORED.get(attrs.get("explore", "")):
+        how += f"; {explored}"
     if "inference_reason" in attrs:
         how += f"; {attrs['inference_reason']}"
     return [

@@ -95,7 +95,7 @@ class Plane:
 
 def plane_of(read: Fit, dims: Any) -> Plane:
     """Return the plane of ``dims``; by default the first two dimensions, with ARD the most relevant."""
-    draws = read.values("X")
+    draws = read.pooled().values("X")
     Q = draws.shape[2]
     if Q == 1:
         if dims is not None:

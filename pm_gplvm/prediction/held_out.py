@@ -1,7 +1,6 @@
 """Scores of what a fit has not seen: features by PSIS-LOO, entries in closed form, rows by K-fold."""
 
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from scipy.stats import norm
 from pm_gplvm.core.blas import blas_threads
 from pm_gplvm.core.checks import Array, checked, count, function_of, warn
 from pm_gplvm.core.gaussian import Patterns
+from pm_gplvm.core.importance import left_out_weights
 from pm_gplvm.core.interrupt import caught, interrupted, interruptible, safe_point
 from pm_gplvm.data.fit import FEATURE, OBS, Fit
 from pm_gplvm.data.progress import progress_bar
@@ -25,8 +25,6 @@ from pm_gplvm.model.spec import ModelSpec
 from pm_gplvm.model.volume import why_no_volume
 from pm_gplvm.prediction.embed import log_predictive
 from pm_gplvm.prediction.processes import Process, by_pattern, each_with_rows, parts, patterns_of
-
-FEWEST_SMOOTHED = 25  # draws below which Pareto smoothing has no tail to fit
 
 
 def compute_log_likelihood(fit: xr.DataTree) -> xr.DataTree:
@@ -228,24 +226,12 @@ def _mixed(f: Array, residuals: Array, variances: Array) -> tuple[Array, Array, 
     Residuals, f minus the mean, and variances (S, N) are those of each draw.
     """
     logs = -0.5 * (residuals**2 / variances + np.log(2.0 * np.pi * variances))
-    log_weights, k = _weights(logs)
+    log_weights, k = left_out_weights(logs)
     score = logsumexp(log_weights + logs, axis=0)
     weights, means = np.exp(log_weights), f - residuals
     mean = (weights * means).sum(axis=0)
     variance = (weights * (variances + (means - mean) ** 2)).sum(axis=0)
     return mean, np.sqrt(variance), score, k
-
-
-def _weights(logs: Array) -> tuple[Array, Array]:
-    """Normalised logarithms of smoothed weights proportional to exp(-logs), and their Pareto k."""
-    with interruptible():
-        from arviz_stats.base import array_stats
-
-    if len(logs) >= FEWEST_SMOOTHED:
-        with suppress(ValueError):  # equal weights cannot be smoothed
-            log_weights, k = array_stats.psislw(logs, axis=0)
-            return np.asarray(log_weights).T, np.asarray(k)
-    return -logs - logsumexp(-logs, axis=0), np.full(logs.shape[1], np.nan)
 
 
 @checked

@@ -279,7 +279,7 @@ def each_process(read: Fit, limit: int | None = None) -> Iterator[Process]:
     """Go through the processes that predictions are mixed over, at most ``limit``, evenly spaced."""
     read.require("X", "sigma")
     if not read.is_inducing:
-        yield from each_draw(read, limit)
+        yield from each_draw(read, limit or read.n_mixed)
         return
     induced = _induced(read)
     if not read.is_aligned:
@@ -292,7 +292,8 @@ def each_process(read: Fit, limit: int | None = None) -> Iterator[Process]:
 
 def chosen_draws(read: Fit, limit: int | None) -> Indices:
     """Which draws :func:`each_process` goes through; one where X is integrated over and nothing turned."""
-    return read.evenly_spaced(1 if read.is_inducing and not read.is_aligned else limit)
+    one = read.is_inducing and not read.is_aligned
+    return read.evenly_spaced(1 if one else limit or read.n_mixed)
 
 
 def each_with_rows(read: Fit, limit: int | None = None) -> Iterator[Process]:

@@ -14,26 +14,40 @@ from pm_gplvm.sampling.transitions import first_schedule, melting_power
 
 _FIRST_REPLICAS = 10  # replicas until the first swaps have told how many it takes
 _HOTTEST_START = 0.05  # power of the likelihood from which the chains are cooled
+_ANNEALED = 200  # iterations in which the chains of an ensemble are, half of the adaptation at most
 _FLATTEST = 0.2  # power of the likelihood at which it is looked for where structure melts
 _MIXED = 1.25  # R-hat between chains above which they disagree
 _TOO_FEW = 20  # iterations that tell nothing
 
 
+def anneal(sampler: Replicas, tune: int, steps: Bar, *, cooled: bool) -> Replicas:
+    """Adapt step sizes at β = 1, after the chains were cooled to it, slowly, unless they begin at fits."""
+    done = _cool(sampler, max(min(_ANNEALED, tune // 2), 1), steps) if cooled and tune else 0
+    return _learn(sampler, tune - done, steps)
+
+
 def adapt(
-    sampler: Replicas, tune: int, replicas: int | str, beta_min: float | str, steps: Bar
+    sampler: Replicas,
+    tune: int,
+    replicas: int | str,
+    beta_min: float | str,
+    steps: Bar,
+    *,
+    cooled: bool = True,
+    dispersed: bool = True,
 ) -> Replicas:
     """Adapt step sizes, and temperatures where there are several.
 
-    The chains are first cooled to β = 1, so that they leave the optima in which they began. With
-    "auto", temperatures are added if the chains then disagree: they bring them to where the posterior
-    has its weight. They are dropped again if the chains agree without them from there on. Returns the
-    sampler to go on with.
+    The chains are first cooled to β = 1, so that they leave the optima in which they began, unless these
+    were given. With "auto", temperatures are added if the chains then disagree: they bring them to where the
+    posterior has its weight. They are dropped again if the chains agree without them from there on. Chains
+    that begin at one place agree for that alone: they are not asked. Returns the sampler to go on with.
     """
     wanted = None if replicas == "auto" else int(replicas)
-    judged = wanted is None and beta_min != 0.0
+    judged = wanted is None and beta_min != 0.0 and dispersed
     first = _FLATTEST if isinstance(beta_min, str) else beta_min
     eighth = max(tune // 8, 1)
-    left = tune - _cool(sampler, eighth, steps)
+    left = tune - (_cool(sampler, eighth, steps) if cooled else 0)
     if judged:
         left -= eighth
         if _agrees(sampler, eighth, steps):

@@ -23,7 +23,15 @@ from pm_gplvm.data.fit import OBS, Fit, warn_of
 from pm_gplvm.data.progress import Bar, progress_bar
 from pm_gplvm.model.spec import ModelSpec
 from pm_gplvm.model.starts import perturbed, start_values
-from pm_gplvm.sampling.adaptation import adapt, iterations
+from pm_gplvm.sampling.adaptation import adapt, anneal, iterations
+from pm_gplvm.sampling.exploration import (
+    CHAINS,
+    Exploration,
+    chosen_exploration,
+    ensemble_of,
+    neighbourhood_of,
+    within,
+)
 from pm_gplvm.sampling.record import Record, r_hat_so_far
 from pm_gplvm.sampling.replicas import (
     BACKENDS,
@@ -31,6 +39,7 @@ from pm_gplvm.sampling.replicas import (
     Replicas,
     chosen_backend,
     compile_posterior,
+    threads_of,
 )
 
 _CHECKPOINT = 60.0  # seconds between two writings of the store
@@ -43,14 +52,16 @@ def sample(
     start: Any = "pca",
     draws: int = 1000,
     tune: int = 500,
-    chains: int = 4,
+    chains: int | None = None,
     thin: int = 1,
+    explore: Literal["auto", "global", "ensemble", "local"] = "auto",
     replicas: int | Literal["auto"] = "auto",
     beta_min: float | Literal["auto"] = "auto",
     n_proposals: int = 64,
     backend: Literal["auto", "numba", "python"] = "auto",
     random_seed: int | None = None,
     store: str | Path | None = None,
+    cores: int | None = None,
     progressbar: bool = True,
     blas_threads: int | None = 1,
 ) -> xr.DataTree:
@@ -67,11 +78,26 @@ def sample(
         From :func:`build_model`, with any prior on X that has a density.
     start : {"pca", "isomap", "random"}, array_like (N, Q), mapping, DataTree, or list of those
         Where the chains begin, each perturbed at random. The elements of a list go to the chains in
-        turn, so that they can begin in different optima.
-    draws, tune, chains : int
+        turn, so that they can begin in different optima. From what a word places the chains are annealed,
+        from positions and fits they go on.
+    draws, tune : int
         Kept draws of each chain after ``tune`` iterations of adaptation, which are dropped.
+    chains : int, optional
+        4, or 8 of an ensemble.
     thin : int, default 1
         Iterations for each kept draw.
+    explore : {"auto", "global", "ensemble", "local"}
+        "global": the posterior of X with all its embeddings, by temperatures where the chains need them.
+        Beyond about 100 rows no budget was seen to reach it.
+        "ensemble": chains from starts of their own, each at β = 1 in the embedding that it found, and weights by
+        how well their mixture predicts rows left out (stacking, Yao et al. 2022). The weights say what
+        predicts, not how probable an embedding is. :func:`predict`, :func:`embed`, :func:`log_predictive`,
+        :func:`align`, :func:`compare` and plots take the chains in these proportions.
+        "local": the posterior within the neighbourhoods of ``start``, a fit. A row may lie in a ball about the mean
+        of its 8 nearest rows there, 0.7 lengthscales wider than its distance from it. What is sampled is the
+        posterior times exp(-½ (d / 0.1 lengthscales)²) of each row, d how far it lies outside. It says how
+        sure rows are within that picture, and nothing of other pictures; all chains begin in it.
+        "auto" is "ensemble" of more than 60 rows if no temperatures are asked for, else "global".
     replicas : int or "auto", default "auto"
         Replicas of each chain. "auto" tries one. If the chains then disagree it adds temperatures, as
         many as let half of the swaps through, and drops them again before the draws if the chains
@@ -92,6 +118,9 @@ def sample(
     store : path, optional
         A new ``.nc`` or ``.zarr`` to which the draws so far are written every minute. After an
         interruption it can be loaded, and continued by :func:`resume`.
+    cores : int, optional
+        Threads in which compiled iterations of the chains run, all that this process may use by default. The
+        draws do not depend on it. NumPy's calls run in one.
     progressbar : bool, default True
     blas_threads : int or None, default 1
 
@@ -104,13 +133,16 @@ def sample(
         ``fresh_lineages``: replicas that came down to β = 1 and had been at the flattest since they were
         last there. Added up, they are the number of embeddings that were looked for.
         ``tempering``: the log-likelihood at every power ``beta``, and the acceptance of the swaps.
+        ``ensemble`` (if it is one): the ``weight`` of each chain, and ``score`` (chain, obs), ln p of
+        each row given the others. ``neighbourhood`` (if local): the reference, ``neighbours`` and ``radius``.
         ``sampler``: the state from which :func:`resume` goes on. After Ctrl-C these are the
         whole draws so far, ``attrs["interrupted"]`` is 1, and :func:`resume` goes on as if it had not come.
 
     Warns
     -----
     RuntimeWarning
-        If it was interrupted, or trajectories diverged.
+        If it was interrupted, trajectories diverged, ``explore="global"`` is asked of more than 100 rows, or all
+        chains of an ensemble begin at one fit.
 
     Raises
     ------
@@ -126,6 +158,11 @@ def sample(
     -----
     R-hat of X itself means nothing, as chains differ by rotations: see :func:`diagnose`.
 
+    References
+    ----------
+    Yao, Y., Vehtari, A. and Gelman, A. (2022). Stacking for non-mixing Bayesian computations: the curse
+    and blessing of multimodal posteriors. Journal of Machine Learning Research 23 (79), 1-45.
+
     Examples
     --------
     >>> import pm_gplvm as gplvm
@@ -136,26 +173,36 @@ def sample(
     >>> dict(full.posterior["X"].sizes)
     {'chain': 2, 'draw': 20, 'obs': 12, 'latent': 2}
     """
-    counts = {"draws": draws, "tune": tune, "chains": chains, "thin": thin}
-    counts["n_proposals"] = n_proposals
+    counts = {"draws": draws, "tune": tune, "thin": thin, "n_proposals": n_proposals}
     if replicas != "auto":
         counts["replicas"] = replicas
+    if chains is not None:
+        counts["chains"] = chains
     for name, value in counts.items():
         count(name, value)
+    explored = _exploration(model, explore, start, replicas != "auto" or beta_min != "auto")
+    chains = CHAINS[explored] if chains is None else chains
     made_of = chosen_backend(backend, (tune + draws * thin) * chains)
     if store is not None:
         check_writable("store", store)
     with interruptible(keeps=True):
         rng = np.random.default_rng(random_seed)
         model, starts = chain_starts(model, start, chains, rng)
-        posterior = compile_posterior(model, made_of)
+        groups = {}
+        if explored == "local":
+            groups["neighbourhood"] = neighbourhood_of(
+                model, start_values(model, _several(start)[0], rng)
+            )
+        posterior = compile_posterior(_explored(model, groups), made_of)
         states = np.array([posterior.ensemble.inward(values) for values in starts])
         settings = {
             "tune": tune,
             "thin": thin,
             "random_seed": random_seed,
             "backend": posterior.backend,
+            "explore": explored,
         }
+        cooled = all(isinstance(each, str) for each in _several(start))
         with (
             limit_threads(blas_threads),
             progress_bar("sample", tune, "tune", show=progressbar) as steps,
@@ -167,13 +214,22 @@ def sample(
                 np.full(1, 0.01),
                 n_proposals=n_proposals,
                 rng=rng,
+                cores=threads_of(cores, len(states)),
             )
             _check_start(sampler)
             steps.begin("tune", tune, later=draws * thin)
-            sampler = adapt(sampler, tune, replicas, beta_min, steps)
+            if explored == "global":
+                dispersed = cooled or len(_several(start)) > 1
+                sampler = adapt(
+                    *(sampler, tune, replicas, beta_min, steps), cooled=cooled, dispersed=dispersed
+                )
+            else:
+                sampler = anneal(sampler, tune, steps, cooled=cooled)
             steps.begin("draws", draws * thin)
-            record = _run(model, sampler, draws, thin, settings, store, steps)
-        whole = _finished(model, sampler, record, settings, store)
+            record = _run(
+                model, sampler, draws, thin, settings, store, steps, Record(groups=groups)
+            )
+            whole = _finished(model, sampler, record, settings, store)
     _warn(whole, record, store)
     return whole
 
@@ -185,6 +241,7 @@ def resume(
     *,
     draws: int = 1000,
     store: str | Path | None = None,
+    cores: int | None = None,
     progressbar: bool = True,
     blas_threads: int | None = 1,
 ) -> xr.DataTree:
@@ -198,7 +255,7 @@ def resume(
         From :func:`sample`, or the file to which it wrote.
     draws : int, default 1000
         Further draws of each chain.
-    store, progressbar, blas_threads
+    store, cores, progressbar, blas_threads
         See :func:`sample`.
 
     Returns
@@ -229,6 +286,7 @@ def resume(
     state, rng = _state_of(read)
     n_proposals = count("n_proposals in the group 'sampler' of fit", kept.attrs.get("n_proposals"))
     settings = {n: read.setting(n) for n in ("tune", "thin", "random_seed")}
+    settings["explore"] = earlier.attrs.get("explore", "global")
     backend = settings["backend"] = earlier.attrs.get("backend", "python")
     if backend not in BACKENDS[1:]:
         wanted = " or ".join(BACKENDS[1:])
@@ -240,9 +298,9 @@ def resume(
         check_writable("store", store)
     with interruptible(keeps=True):
         model = untransformed(model)
-        posterior = compile_posterior(model, backend)
-        _check_same(model, posterior, read, kept)
         record = Record.of(read)
+        posterior = compile_posterior(_explored(model, record.groups), backend)
+        _check_same(model, posterior, read, kept)
         with (
             limit_threads(blas_threads),
             progress_bar("resume", draws * thin, "draws", show=progressbar) as steps,
@@ -255,10 +313,11 @@ def resume(
                 state["step_size"],
                 n_proposals=n_proposals,
                 rng=rng,
+                cores=threads_of(cores, len(state["state"])),
             )
             sampler.from_hot = state["from_hot"].astype(bool).ravel()
             record = _run(model, sampler, draws, thin, settings, store, steps, record)
-        longer = _finished(model, sampler, record, settings, store)
+            longer = _finished(model, sampler, record, settings, store)
     _warn(longer, record, store)
     return longer
 
@@ -335,15 +394,36 @@ def chain_starts(
     return remove_value_transforms(model, [X]), starts
 
 
-def _starts(
-    model: pm.Model, start: Any, chains: int, rng: np.random.Generator
-) -> list[dict[str, Array]]:
-    """Values for each chain, those of a list in turn, all perturbed."""
+def _exploration(model: Any, explore: str, start: Any, tempered: bool) -> Exploration:
+    """Choose what to explore, before any work."""
+    if not isinstance(model, pm.Model):
+        raise TypeError(f"model must be a pm.Model, got {type(model).__name__}. See build_model.")
+    spec = ModelSpec.of(model)
+    n_rows, moves = spec.X_shape[0], "X" in spec.free
+    return chosen_exploration(explore, n_rows, _several(start), tempered=tempered, moves=moves)
+
+
+def _explored(model: pm.Model, groups: Mapping[str, xr.Dataset]) -> pm.Model:
+    """Give the model whose density is sampled."""
+    near = groups.get("neighbourhood")
+    return model if near is None else within(model, near)
+
+
+def _several(start: Any) -> Sequence[Any]:
+    """Put the starts of the chains into a list; a list of numbers is positions."""
     several = start if isinstance(start, Sequence) and not isinstance(start, str) else [start]
     if any(isinstance(each, int | float) for each in several):
         several = [start]
     if not several:
         raise ValueError("start must name at least one place to begin, got an empty list.")
+    return several
+
+
+def _starts(
+    model: pm.Model, start: Any, chains: int, rng: np.random.Generator
+) -> list[dict[str, Array]]:
+    """Values for each chain, those of a list in turn, all perturbed."""
+    several = _several(start)
     values = [start_values(model, each, rng) for each in several]
     chosen = [(values[c % len(values)], several[c % len(values)]) for c in range(chains)]
     return [
@@ -372,10 +452,9 @@ def _run(
     settings: Mapping[str, Any],
     store: str | Path | None,
     steps: Bar,
-    record: Record | None = None,
+    record: Record,
 ) -> Record:
     """Draw, and write the draws so far to the store every minute."""
-    record = record or Record()
     written = time.monotonic()
     # By the number of draws: whatever is done when Ctrl-C comes, the state is that of the last whole one.
     kept = deque([(len(record.lp), sampler.snapshot())], maxlen=2)
@@ -407,6 +486,11 @@ def _finished(
 ) -> xr.DataTree:
     # Also if it came after the last iteration.
     record.interrupted = interrupted()
+    if settings["explore"] == "ensemble" and record.states:
+        states, seed = np.stack(record.states, axis=1), settings["random_seed"] or 0
+        record.groups["ensemble"] = ensemble_of(
+            model, sampler.posterior, states, seed, sampler.cores
+        )
     fit = record.tree(model, sampler, settings)
     if store is not None:
         checkpoint(fit, store, caller="sample")

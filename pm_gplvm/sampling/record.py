@@ -40,12 +40,14 @@ class Record:
     stats: list[dict[str, NDArray[Any]]] = field(default_factory=list)
     swapped: list[Array] = field(default_factory=list)
     named: dict[str, Array] = field(default_factory=dict)
+    groups: dict[str, xr.Dataset] = field(default_factory=dict)  # what else the fit is to hold
     interrupted: bool = False
 
     @classmethod
     def of(cls, read: Fit) -> "Record":
         """Read the draws of a previous fit."""
-        record, stats = cls(), read.stats
+        groups = {name: read.group(name) for name in ("neighbourhood",) if read.group(name)}
+        record, stats = cls(groups=groups), read.stats
         names = [str(n) for n in stats.data_vars if n not in ("lp", "log_likelihood")]
         tempering = read.group("tempering")
         for i in range(stats.sizes["draw"]):
@@ -138,5 +140,5 @@ class Record:
                 "replicas": len(sampler.beta),
                 "interrupted": int(self.interrupted),
             },
-            groups={"tempering": tempering, "sampler": state},
+            groups={"tempering": tempering, "sampler": state, **self.groups},
         )

@@ -2,6 +2,8 @@
 
 import warnings
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,11 +13,12 @@ import pymc as pm
 from numba.core.errors import NumbaError
 from numpy.typing import NDArray
 
+from pm_gplvm.core.blas import usable_cores
 from pm_gplvm.core.checks import Array
 from pm_gplvm.core.fused import Columns
 from pm_gplvm.core.kernels import KERNELS
 from pm_gplvm.core.row_moves import Proposal, RowUpdates, Theta
-from pm_gplvm.core.trajectories import densities, move, update_rows
+from pm_gplvm.core.trajectories import densities, move, score_rows, update_rows
 from pm_gplvm.model.compile import Backend
 from pm_gplvm.model.density import (
     Ensemble,
@@ -31,9 +34,12 @@ from pm_gplvm.sampling.transitions import StepSizes, adapted_schedule, hmc_trans
 STEPS = (8, 30)
 """Fewest and most leapfrog steps of an HMC transition."""
 
+_STEPS_FLAT, _FLAT = (20, 60), 0.6  # those of a replica below this power, which are long
+
 BACKENDS = ("auto", "numba", "python")
 _WORTH = 2000  # iterations of all chains that save what compiling them takes
 _BLOCKS = (2, 4)  # fewest and most rows of a block update
+_STREAMS = 16  # most streams of random numbers: compiled iterations share them by chains
 _CACHE = 2**18  # numbers in one array of proposals: states are taken in parts of this size
 
 
@@ -100,6 +106,11 @@ def chosen_backend(backend: str, iterations: int) -> Backend:
     return "numba" if backend == "numba" else "python"
 
 
+def threads_of(cores: int | None, chains: int) -> int:
+    """Choose in how many threads chains run."""
+    return min(usable_cores() if cores is None else cores, chains, _STREAMS)
+
+
 def compile_posterior(model: pm.Model, backend: Backend = "python") -> Posterior:
     """Compile a model for the sampler, if its kernel is in the table and its data are fixed.
 
@@ -145,13 +156,62 @@ class Iteration:
     fresh: NDArray[np.int64]  # replicas that came down from the flattest, (C,)
 
 
+def row_updates(
+    posterior: Posterior, states: Array, betas: Array, proposal: Proposal, rng: np.random.Generator
+) -> tuple[RowUpdates, Array] | None:
+    """Set up updates of rows at states (R, P), and the unit in which Z stands in them.
+
+    None where rounding makes a K singular.
+    """
+    ensemble, prior = posterior.ensemble, posterior.row_prior
+    assert prior is not None
+    values = ensemble.outward(states)
+    theta, lengthscale = posterior.theta(ensemble.draws(states), len(states))
+    Z = values[str(ensemble.X)] / lengthscale
+
+    def log_prior(n: int, C: Array) -> Array:
+        if not prior.factorises:  # it looks at where the other rows are by now
+            values[str(ensemble.X)] = Z * lengthscale
+        return np.asarray(prior(n, C * lengthscale, list(values.values())))
+
+    try:
+        updates = RowUpdates(Z, theta, posterior.F, betas, log_prior, proposal, rng)
+    except np.linalg.LinAlgError:
+        return None
+    return updates, np.ones_like(lengthscale) if ensemble.lengthscale else lengthscale
+
+
+def leave_rows_out(
+    posterior: Posterior, states: Array, n_proposals: int, rng: np.random.Generator
+) -> Array:
+    """Compute ln p(row given the others and θ) at states (S, P), its position integrated out: (S, N).
+
+    In units of the table. NaN where a K is singular. The integral is over ``n_proposals`` positions, by
+    importance sampling with the proposal of the row updates.
+    """
+    proposal = Proposal(posterior.F)
+    units = ~np.isnan(posterior.F) @ np.log(posterior.ensemble.table.scale)
+    scores = np.full((len(states), len(posterior.F)), np.nan)
+    if posterior.native is not None:
+        model = posterior.native.addresses
+        table, beside = posterior.columns, proposal.beside
+        score_rows(table, model, states.copy(), n_proposals, beside, rng, scores)
+        return scores - units
+    for i, state in enumerate(states):
+        found = row_updates(posterior, state[None].copy(), np.ones(1), proposal, rng)
+        if found is not None:
+            scores[i] = found[0].score(n_proposals)[0]
+    return scores - units
+
+
 Snapshot = tuple[Array, Evaluation, NDArray[np.bool_], Mapping[str, Any]]
 
 
 class Replicas:
     """C chains of K replicas each, from states (C, K, P), powers beta (K,) and step sizes (K,).
 
-    ``n_proposals`` is the number of positions proposed to a row at a time.
+    ``n_proposals`` is the number of positions proposed to a row at a time. Compiled iterations of the chains
+    run in as many threads as ``cores``, with the same numbers whatever it is.
     """
 
     def __init__(
@@ -163,10 +223,11 @@ class Replicas:
         *,
         n_proposals: int,
         rng: np.random.Generator,
+        cores: int = 1,
     ) -> None:
         self.posterior, self.beta, self.n_proposals, self.rng = posterior, beta, n_proposals, rng
         self.steps = StepSizes(step_size)
-        self.chains = len(states)
+        self.chains, self.cores = len(states), cores
         self.states = states.reshape(-1, states.shape[-1]).copy()
         self.known = posterior(self.states)
         self.proposal = Proposal(posterior.F)
@@ -190,7 +251,7 @@ class Replicas:
 
     def iterate(self, *, tuning: bool = False) -> Iteration:
         """HMC, updates of rows, swaps."""
-        n_steps = int(self.rng.integers(STEPS[0], STEPS[1] + 1))
+        n_steps = self._trajectory_lengths()
         step_size = np.tile(self.steps.values, self.chains) * self.rng.uniform(
             0.8, 1.2, len(self.states)
         )
@@ -206,7 +267,7 @@ class Replicas:
             diverged=self.by_chain(diverged),
             moved=self.by_chain(moved),
             swapped=swapped,
-            n_steps=n_steps,
+            n_steps=int(n_steps[0]),
             fresh=self._arrivals(),
         )
 
@@ -224,21 +285,35 @@ class Replicas:
         self.from_hot = from_hot.ravel()
         return fresh
 
-    def _move(self, step_size: Array, n_steps: int) -> tuple[Array, NDArray[np.bool_], Array]:
+    def _trajectory_lengths(self) -> NDArray[np.int64]:
+        """Draw the number of leapfrog steps of each state, (C · K,): one of the cold, one of the flat."""
+        cold, flat = (int(self.rng.integers(few, most + 1)) for few, most in (STEPS, _STEPS_FLAT))
+        tempered = len(self.beta) > 1
+        return np.where(tempered & (self._betas < _FLAT), flat, cold)
+
+    def _move(
+        self, step_size: Array, n_steps: NDArray[np.int64]
+    ) -> tuple[Array, NDArray[np.bool_], Array]:
         """HMC and updates of rows, in NumPy: acceptance, divergence, share of rows moved, (C · K,) each."""
-        acceptance, diverged = hmc_transition(
-            self.posterior.ensemble,
-            self.states,
-            self.known,
-            self._betas,
-            step_size,
-            n_steps,
-            self.rng,
-        )
+        acceptance, diverged = np.empty(len(self.states)), np.zeros(len(self.states), dtype=bool)
+        for length in np.unique(n_steps):
+            some = np.flatnonzero(n_steps == length)
+            states, known = self.states[some], self.known.take(some)
+            acceptance[some], diverged[some] = hmc_transition(
+                self.posterior.ensemble,
+                states,
+                known,
+                self._betas[some],
+                step_size[some],
+                int(length),
+                self.rng,
+            )
+            self.states[some] = states
+            self.known.put(some, known)
         return acceptance, diverged, self._update_rows()
 
     def _move_compiled(
-        self, step_size: Array, n_steps: int
+        self, step_size: Array, n_steps: NDArray[np.int64]
     ) -> tuple[Array, NDArray[np.bool_], Array]:
         """As :meth:`_move`, compiled."""
         posterior, native = self.posterior, self.posterior.native
@@ -251,17 +326,26 @@ class Replicas:
             size = int(self.rng.integers(_BLOCKS[0], _BLOCKS[1] + 1))
             block[:size] = self.proposal.block(size, self.rng)
         acceptance, moved, diverged = np.empty(R), np.zeros(R), np.zeros(R, dtype=bool)
-        table, model, betas, rng = posterior.columns, native.addresses, self._betas, self.rng
-        steps = step_size[:, None] * native.units
-        move(
-            table, model, self.states, betas, steps, np.full(R, n_steps), rng, acceptance, diverged
-        )
-        if posterior.row_prior is not None:
-            beside = self.proposal.beside
-            update_rows(
-                table, model, self.states, betas, rows, blocks, self.n_proposals, beside, rng, moved
-            )
-        self.known = posterior(self.states)
+        known = np.empty((2, R))
+        table, model, betas = posterior.columns, native.addresses, self._betas
+        steps, beside = step_size[:, None] * native.units, self.proposal.beside
+        # Each part has a stream of its own, so that it does not matter when the others have theirs.
+        parts = np.array_split(np.arange(R).reshape(self.chains, -1), min(self.chains, _STREAMS))
+        seeds = self.rng.integers(2**63, size=len(parts))
+
+        def iterate(part: NDArray[np.int64], seed: int) -> None:
+            some, rng = slice(part[0, 0], part[-1, -1] + 1), np.random.default_rng(seed)
+            states, beta = self.states[some], betas[some]
+            lengths, accepted, left = n_steps[some], acceptance[some], diverged[some]
+            move(table, model, states, beta, steps[some], lengths, rng, accepted, left)
+            if posterior.row_prior is not None:
+                n, share = self.n_proposals, moved[some]
+                update_rows(table, model, states, beta, rows, blocks, n, beside, rng, share)
+            densities(table, model, states, known[:, some])
+
+        with ThreadPoolExecutor(self.cores) if self.cores > 1 else nullcontext() as pool:
+            list((map if pool is None else pool.map)(iterate, parts, seeds))
+        self.known = _without_gradient(known)
         return acceptance, diverged, moved
 
     def _update_rows(self) -> Array:
@@ -278,31 +362,19 @@ class Replicas:
         return moved
 
     def _update_rows_of(self, some: slice) -> Array:
-        posterior, ensemble = self.posterior, self.posterior.ensemble
-        prior: Any = posterior.row_prior
-        states = self.states[some]
-        values = ensemble.outward(states)
-        theta, lengthscale = posterior.theta(ensemble.draws(states), len(states))
-
-        def log_prior(n: int, C: Array) -> Array:
-            if not prior.factorises:  # it looks at where the other rows are by now
-                values[str(ensemble.X)] = Z * lengthscale
-            return prior(n, C * lengthscale, list(values.values()))
-
-        Z = values[str(ensemble.X)] / lengthscale
-        try:
-            updates = RowUpdates(
-                Z, theta, posterior.F, self._betas[some], log_prior, self.proposal, self.rng
-            )
-        except np.linalg.LinAlgError:
-            return np.zeros(len(states))  # rows stay where rounding makes K singular
+        posterior, states = self.posterior, self.states[some]
+        found = row_updates(posterior, states, self._betas[some], self.proposal, self.rng)
+        if found is None:
+            return np.zeros(len(states))
+        updates, unit = found
         N = len(posterior.F)
         share = updates.sweep(self.rng.permutation(N)[: self.n_rows], self.n_proposals)
-        if prior.factorises and _BLOCKS[1] < N:
+        assert posterior.row_prior is not None
+        if posterior.row_prior.factorises and _BLOCKS[1] < N:
             for _ in range(max(self.n_rows // 10, 1)):
                 size = int(self.rng.integers(_BLOCKS[0], _BLOCKS[1] + 1))
                 updates.block_update(self.proposal.block(size, self.rng), self.n_proposals)
-        ensemble.latent(states)[:] = Z if ensemble.lengthscale else Z * lengthscale
+        posterior.ensemble.latent(states)[:] = updates.Z * unit
         return share
 
     def snapshot(self) -> Snapshot:
