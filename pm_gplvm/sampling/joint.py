@@ -104,7 +104,8 @@ def sample(
         ``fresh_lineages``: replicas that came down to β = 1 and had been at the flattest since they were
         last there. Added up, they are the number of embeddings that were looked for.
         ``tempering``: the log-likelihood at every power ``beta``, and the acceptance of the swaps.
-        ``sampler``: the state from which :func:`resume` goes on. After Ctrl-C these are the
+        ``sampler``: the state from which :func:`resume` goes on. ``attrs["start"]``: where the chains began, the
+        words, or "given" for each state that was handed in. After Ctrl-C these are the
         whole draws so far, ``attrs["interrupted"]`` is 1, and :func:`resume` goes on as if it had not come.
 
     Warns
@@ -155,6 +156,7 @@ def sample(
             "thin": thin,
             "random_seed": random_seed,
             "backend": posterior.backend,
+            "start": _places(start, chains),
         }
         with (
             limit_threads(blas_threads),
@@ -235,6 +237,8 @@ def resume(
         raise ValueError(f"backend in the attrs of fit must be {wanted}, got {backend!r}.")
     for name, least in (("tune", 0), ("thin", 1)):
         count(f"{name} in the attrs of fit", settings[name], least)
+    if "start" in earlier.attrs:  # fits of earlier versions do not know
+        settings["start"] = earlier.attrs["start"]
     thin = int(settings["thin"])
     if store is not None:
         check_writable("store", store)
@@ -339,9 +343,7 @@ def _starts(
     model: pm.Model, start: Any, chains: int, rng: np.random.Generator
 ) -> list[dict[str, Array]]:
     """Values for each chain, those of a list in turn, all perturbed."""
-    several = start if isinstance(start, Sequence) and not isinstance(start, str) else [start]
-    if any(isinstance(each, int | float) for each in several):
-        several = [start]
+    several = _several(start)
     if not several:
         raise ValueError("start must name at least one place to begin, got an empty list.")
     values = [start_values(model, each, rng) for each in several]
@@ -352,6 +354,20 @@ def _starts(
         else {name: v + 0.05 * rng.standard_normal(v.shape) for name, v in value.items()}
         for value, each in chosen
     ]
+
+
+def _several(start: Any) -> Sequence[Any]:
+    """Places to begin, one for each chain in turn."""
+    several = start if isinstance(start, Sequence) and not isinstance(start, str) else [start]
+    return [start] if any(isinstance(each, int | float) for each in several) else several
+
+
+def _places(start: Any, chains: int) -> str:
+    """Where the chains begin, each place once: the words, and "given" for what was handed in."""
+    places = {
+        each if isinstance(each, str) else id(each): each for each in _several(start)[:chains]
+    }
+    return ", ".join(each if isinstance(each, str) else "given" for each in places.values())
 
 
 def _check_start(sampler: Replicas) -> None:
