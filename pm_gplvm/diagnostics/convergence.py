@@ -35,6 +35,7 @@ Verdict = Literal[
 ]
 
 _R_HAT, _ESS_A_CHAIN = 1.01, 100  # Vehtari et al. (2021), section 4
+_NO_VARIANCE = 1e6  # R-hat of chains whose variance is rounding
 _PAIRS = 60
 _FEWEST = 8  # draws a chain: ArviZ needs four in each half
 _COLUMNS = ["entries", "r_hat", "r_hat_median", "ess_bulk", "ess_tail"]
@@ -328,9 +329,10 @@ def _r_hat(values: xr.DataArray) -> Array:
         half = values.sizes["draw"] // 2
         halves = [values[:, :half], values[:, half : 2 * half]]
         values = xr.concat([h.assign_coords(draw=np.arange(half)) for h in halves], dim="chain")
-    # Constant chains divide by zero; an R-hat that cannot be computed counts as infinite.
+    # Constant chains divide by zero, or by rounding; an R-hat that cannot be computed counts as infinite.
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.nan_to_num(arviz_stats.rhat(values).to_numpy(), nan=np.inf, posinf=np.inf)
+        found = np.nan_to_num(arviz_stats.rhat(values).to_numpy(), nan=np.inf, posinf=np.inf)
+    return np.where(found > _NO_VARIANCE, np.inf, found)
 
 
 def _ess(values: xr.DataArray, method: str) -> float:

@@ -37,8 +37,8 @@ def explored(read: Fit, seed: int = 0) -> xr.Dataset:
 
     - ``distance_components`` (component): the first five principal components of the distances between all
       rows in lengthscales, or of 2000 pairs where there are more;
-    - ``bimodal_distance``: the distance in which the draws have the clearest two peaks, by Sarle's coefficient;
-      the rows are its attrs ``first`` and ``second``.
+    - ``bimodal_distance``: the distance with the clearest two peaks, by Sarle's coefficient, of the half
+      that vary most; the rows are its attrs ``first`` and ``second``.
 
     They are chosen by all draws alike, without a look at the chains or at the order of the draws. So independent
     draws pass as easily by them as by distances that were chosen beforehand, however few they are.
@@ -120,8 +120,11 @@ def sarle(values: Array) -> Array:
 
 
 def _most_bimodal(values: Array) -> int:
-    """Column with the largest coefficient of those whose second peak holds enough draws."""
-    order = np.argsort(-sarle(values), kind="stable")[:_TRIED]
+    """Column with the largest coefficient of those that vary much and whose second peak holds enough draws."""
+    spread = values.std(axis=0)
+    # Distances near zero are skewed without a second peak.
+    wide = np.flatnonzero(spread >= np.median(spread))
+    order = wide[np.argsort(-sarle(values[:, wide]), kind="stable")[:_TRIED]]
     shares = [_upper(values[:, i]).mean() for i in order]
     enough = [i for i, share in zip(order, shares, strict=True) if _RARE <= share <= 1.0 - _RARE]
     return int(enough[0] if enough else order[0])
