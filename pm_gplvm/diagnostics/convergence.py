@@ -188,7 +188,10 @@ def diagnose(fit: xr.DataTree, *, n_pairs: int | None = None, random_seed: int =
             sentences = [sentence]
             if risen := climbing(read):
                 verdict, sentences = "still climbing", [_climbing(risen), sentence]
-        sentences += [sides.sentence()] if sides else []
+        if sides and len(together) > 1:
+            sentences.append(sides.sentence("What tells them apart most"))
+        elif sides:
+            sentences.append(sides.sentence())
         sentences += words_of_lineages(lineages, chains)
     embeddings = mode_table(read, known, together)
     if len(together) > 1:

@@ -175,6 +175,8 @@ def test_shares_that_differ_in_pairs_that_were_not_looked_at(small, rng, untouch
     by_chain = [float(n) for n in told.split("by chain: ")[1].split(";")[0].split(", ")]
     distance = np.abs(np.array(by_chain) - shares), np.abs(1.0 - np.array(by_chain) - shares)
     assert min(d.max() for d in distance) < 0.05
+    near, far = told.split(" are ")[1].split(" lengthscales")[0].split(" or ")
+    assert float(near) < float(far)
 
 
 def test_chains_that_keep_to_one_side_found_two_embeddings(small, rng, untouched):
@@ -184,6 +186,7 @@ def test_chains_that_keep_to_one_side_found_two_embeddings(small, rng, untouched
     assert found.verdict == "different embeddings"
     assert sorted(found.embeddings["chains"]) == [(0, 2, 3), (1,)]
     assert "The chains found 2 different embeddings: 4 chains of 1000 draws, 2 arr" in str(found)
+    assert found.sentences[1].startswith("What tells them apart most: rows ")
     within, between = found.sentences[0].split("R-hat of their distances is ")[1].split(" at most ")
     assert float(within) <= 1.01
     assert float(between.split("arrangement, ")[1].split(" ")[0]) > 1.5
