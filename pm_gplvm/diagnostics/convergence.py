@@ -12,6 +12,15 @@ import xarray as xr
 from pm_gplvm.core.checks import Array, checked
 from pm_gplvm.core.interrupt import interruptible
 from pm_gplvm.data.fit import Fit
+from pm_gplvm.diagnostics.explored import (
+    Arrangements,
+    arrangements,
+    began_at_one_place,
+    climbing,
+    explored,
+    fresh_lineages,
+    words_of_lineages,
+)
 from pm_gplvm.diagnostics.invariants import invariants, row_pairs
 from pm_gplvm.diagnostics.modes import group_halves, mode_table
 
@@ -20,11 +29,13 @@ Verdict = Literal[
     "differ by symmetry",
     "different embeddings",
     "not converged",
+    "still climbing",
     "one chain",
     "too few draws",
 ]
 
 _R_HAT, _ESS_A_CHAIN = 1.01, 100  # Vehtari et al. (2021), section 4
+_NO_VARIANCE = 1e6  # R-hat of chains whose variance is rounding
 _PAIRS = 60
 _FEWEST = 8  # draws a chain: ArviZ needs four in each half
 _COLUMNS = ["entries", "r_hat", "r_hat_median", "ess_bulk", "ess_tail"]
@@ -37,8 +48,8 @@ class Diagnosis:
     Parameters
     ----------
     verdict : str
-        "converged", "differ by symmetry", "different embeddings", "not converged", "one chain" or
-        "too few draws".
+        "converged", "differ by symmetry", "different embeddings", "not converged", "still climbing",
+        "one chain" or "too few draws".
     sentences : sequence of str
         The verdict in words, its reasons, and advice.
     table : DataFrame
@@ -51,6 +62,9 @@ class Diagnosis:
     divergences, saturated : int or None
         Divergent transitions, and draws whose tree reached the largest depth; None if the sampler
         did not record them.
+    lineages : tuple of int or None
+        Replicas that came down the temperatures to β = 1, by chain: the number of embeddings that
+        were looked for. None without temperatures.
     """
 
     verdict: Verdict
@@ -59,6 +73,7 @@ class Diagnosis:
     embeddings: pd.DataFrame
     divergences: int | None
     saturated: int | None
+    lineages: tuple[int, ...] | None = None
 
     @property
     def converged(self) -> bool:
@@ -87,10 +102,22 @@ def diagnose(fit: xr.DataTree, *, n_pairs: int | None = None, random_seed: int =
     No rotation of X changes these. R-hat of X itself only shows whether chains that agree
     differ in their orientation.
 
+    Of all distances between rows (2000 pairs where there are more) two further kinds are taken: the first five
+    principal components (``distance_components``), and the distance with the clearest two peaks by
+    Sarle's coefficient (``bimodal_distance``). If it or a component has two peaks indeed, with a valley between them, the
+    draws fall into two arrangements of the rows; in which each is (``arrangement``), is an invariant too. Random pairs may all
+    agree where an arrangement of some rows has another weight in each chain; these do not.
+
     If they do not agree, the halves of all chains are sorted into posterior modes: two halves share a mode
     if their mean distances differ by less than one standard deviation within the halves,
     or if others link them. If there are several modes and no chain changes its mode, the chains
-    found different embeddings.
+    found different embeddings. So they did if the clearest distance or component has two peaks and
+    each chain kept to one. A chain whose log density rises from its first to its last
+    third (Geweke 1992) has not arrived: that is burn-in, and the verdict "still climbing".
+
+    What no chain has met, agreement cannot show. It is said, where the fit tells, how many embeddings were looked for
+    (``fresh_lineages`` of :func:`sample`: with fewer than 100 in all, or none in a chain, R-hat may pass
+    falsely), and if all chains began at one place.
 
     Parameters
     ----------
@@ -106,7 +133,7 @@ def diagnose(fit: xr.DataTree, *, n_pairs: int | None = None, random_seed: int =
     -------
     Diagnosis
         Prints as words and tables; ``verdict``, ``converged``, ``table``, ``embeddings``,
-        ``divergences``, ``saturated``.
+        ``divergences``, ``saturated``, ``lineages``.
 
     Raises
     ------
@@ -118,6 +145,12 @@ def diagnose(fit: xr.DataTree, *, n_pairs: int | None = None, random_seed: int =
     Vehtari, A., Gelman, A., Simpson, D., Carpenter, B. and Bürkner, P.-C. (2021). Rank-normalization,
     folding, and localization: an improved R-hat for assessing convergence of MCMC. Bayesian
     Analysis 16, 667-718.
+
+    Pfister, R., Schwarz, K. A., Janczyk, M., Dale, R. and Freeman, J. B. (2013). Good things peak in pairs: a
+    note on the bimodality coefficient. Frontiers in Psychology 4, 700.
+
+    Geweke, J. (1992). Evaluating the accuracy of sampling-based approaches to the calculation of posterior
+    moments. Bayesian Statistics 4, 169-193.
 
     Examples
     --------
@@ -136,21 +169,36 @@ def diagnose(fit: xr.DataTree, *, n_pairs: int | None = None, random_seed: int =
     chains, draws = known["chain"].to_numpy(), known.sizes["draw"]
     together = [[int(c) for c in chains]]
     divergences, saturated = (_count(read, n) for n in ("diverging", "reached_max_treedepth"))
+    lineages = fresh_lineages(read)
     words: list[str] = []
     if draws < _FEWEST:
         verdict: Verdict = "too few draws"
-        table, sentence = pd.DataFrame(columns=_COLUMNS), _few(len(chains), draws)
+        table, sentences = pd.DataFrame(columns=_COLUMNS), [_few(len(chains), draws)]
     else:
+        known = known.merge(explored(read, random_seed))
+        if sides := arrangements(read, known):
+            known = known.assign(arrangement=(("chain", "draw"), sides.upper.astype(np.float64)))
         table = _table(known)
         words = [_numbers(table, len(chains)), *_trees(divergences, saturated, len(chains) * draws)]
         if _agree(table, len(chains)):
             verdict, sentence = _judge_agreeing(read, len(chains), draws)
+            sentences = [sentence, *_one_place(read, lineages)]
         else:
-            verdict, together, sentence = _judge_disagreeing(known)
+            verdict, together, sentence = _judge_disagreeing(known, sides)
+            sentences = [sentence]
+            if risen := climbing(read):
+                verdict, sentences = "still climbing", [_climbing(risen), sentence]
+        if sides and len(together) > 1:
+            sentences.append(sides.sentence("What tells them apart most"))
+        elif sides:
+            sentences.append(sides.sentence())
+        sentences += words_of_lineages(lineages, chains)
     embeddings = mode_table(read, known, together)
     if len(together) > 1:
         words = [*_described(embeddings), *words]
-    return Diagnosis(verdict, (sentence, *words), table, embeddings, divergences, saturated)
+    return Diagnosis(
+        verdict, (*sentences, *words), table, embeddings, divergences, saturated, lineages
+    )
 
 
 def words_of_agreement(read: Fit) -> tuple[bool, str]:
@@ -159,7 +207,7 @@ def words_of_agreement(read: Fit) -> tuple[bool, str]:
     chains, draws = known.sizes["chain"], known.sizes["draw"]
     if draws < _FEWEST:
         return False, _few(chains, draws)
-    table = _table(known)
+    table = _table(known.merge(explored(read)))
     size = f"{chains} chain{'s' if chains > 1 else ''} of {draws} draws"
     if table.empty:
         return True, f"{size}: nothing varies between them."
@@ -191,28 +239,88 @@ def _judge_agreeing(read: Fit, chains: int, draws: int) -> tuple[Verdict, str]:
     )
 
 
-def _judge_disagreeing(known: xr.Dataset) -> tuple[Verdict, list[list[int]], str]:
+def _one_place(read: Fit, lineages: Sequence[int] | None) -> list[str]:
+    """Warn of chains that agree and began at one place, where no temperatures brought others."""
+    place = began_at_one_place(read)
+    chains = read.posterior.sizes["chain"]
+    if (
+        place is None
+        or chains == 1
+        or lineages is not None
+        or not _varies(read.draws("X").to_numpy())
+    ):
+        return []
+    return [
+        f"All chains began at one place ({place}), and left it only by the heat of the first iterations: what "
+        "they agree on may be one embedding of several. Chains from several places would tell: start=[...] "
+        "of several fits, or start='random'."
+    ]
+
+
+def _judge_disagreeing(
+    known: xr.Dataset, sides: Arrangements | None
+) -> tuple[Verdict, list[list[int]], str]:
     """Verdict on chains that do not agree, the chains of each mode, and a sentence."""
     chains, draws = known["chain"].to_numpy(), known.sizes["draw"]
     size = f"{len(chains)} chain{'s' if len(chains) > 1 else ''} of {draws} draws"
     first, second = group_halves(known["distance"].to_numpy())
+    if sides and sides.settled and len(np.unique(np.append(first, second))) == 1:
+        first = second = (sides.shares > 0.5).astype(int)
     groups = [[int(c) for c in chains[first == group]] for group in np.unique(first)]
     moving = ", ".join(str(c) for c in chains[first != second])
     if not moving and len(groups) > 1:
         return (
             "different embeddings",
             groups,
-            f"The chains found {len(groups)} different embeddings: {size} are no draws from one posterior, "
-            "as each embedding has the weight of the chains that fell into it. Sample with tempering, "
-            "or read each by itself (diagnostics.posterior_modes(fit)).",
+            f"The chains found {len(groups)} different embeddings: {size}, {len(groups)} arrangements of the rows"
+            f"{_within_and_between(known, groups)}. They are no draws from one posterior, as each embedding has the "
+            "weight of the chains that fell into it. Sample with tempering, or read each by itself "
+            "(diagnostics.posterior_modes(fit)).",
         )
-    reason = (
-        f"the two halves of chain {moving} lie in different embeddings: see diagnostics.posterior_modes(fit). Raise tune and draws."
-        if moving
-        else "all have been to the same places and have not mixed enough. Raise draws; diagnostics.posterior_modes(fit) "
-        "tells whether they trade several embeddings."
-    )
+    if moving:
+        reason = (
+            f"the two halves of chain {moving} lie in different embeddings: see diagnostics.posterior_modes(fit). "
+            "Raise tune and draws."
+        )
+    elif sides and not _agree(_table(known[["arrangement"]]), len(chains)):
+        weights = (
+            " for their weights to be known"
+            if len(chains) == 1
+            else ": the chains give them different weights"
+        )
+        reason = (
+            f"two arrangements of the rows, between which the draws change too seldom{weights}. Raise draws, or "
+            "sample with tempering; diagnostics.posterior_modes(fit) shows the two."
+        )
+    else:
+        reason = (
+            "all have been to the same places and have not mixed enough. Raise draws; diagnostics.posterior_modes(fit) "
+            "tells whether they trade several embeddings."
+        )
     return "not converged", [[int(c) for c in chains]], f"Not converged: {size}; {reason}"
+
+
+def _within_and_between(known: xr.Dataset, groups: Sequence[Sequence[int]]) -> str:
+    """R-hat of the distances among chains of one arrangement, and among all."""
+    names = ("distance", "distance_components", "bimodal_distance")
+    values = known[[name for name in names if name in known]]
+    between = _table(values)["r_hat"].max()
+    several = [list(group) for group in groups if len(group) > 1]
+    if not several:
+        return f". R-hat of their distances is {between:.2f}"
+    within = max(
+        _table(values.sel(chain=group))["r_hat"].to_numpy().max(initial=1.0) for group in several
+    )
+    return f". R-hat of their distances is {within:.2f} at most within an arrangement, {between:.2f} between them"
+
+
+def _climbing(risen: Sequence[tuple[int, float, float]]) -> str:
+    each = ", ".join(f"chain {chain} ({low:.1f} to {high:.1f})" for chain, low, high in risen)
+    ends = "its end" if len(risen) == 1 else "their ends"
+    return (
+        f"Still climbing: from its first third to its last the log density rises in {each}. The draws before {ends} "
+        "are burn-in, and what lies there nobody has seen: raise tune."
+    )
 
 
 def _r_hat(values: xr.DataArray) -> Array:
@@ -224,9 +332,10 @@ def _r_hat(values: xr.DataArray) -> Array:
         half = values.sizes["draw"] // 2
         halves = [values[:, :half], values[:, half : 2 * half]]
         values = xr.concat([h.assign_coords(draw=np.arange(half)) for h in halves], dim="chain")
-    # Constant chains divide by zero; an R-hat that cannot be computed counts as infinite.
+    # Constant chains divide by zero, or by rounding; an R-hat that cannot be computed counts as infinite.
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.nan_to_num(arviz_stats.rhat(values).to_numpy(), nan=np.inf, posinf=np.inf)
+        found = np.nan_to_num(arviz_stats.rhat(values).to_numpy(), nan=np.inf, posinf=np.inf)
+    return np.where(found > _NO_VARIANCE, np.inf, found)
 
 
 def _ess(values: xr.DataArray, method: str) -> float:
@@ -239,7 +348,7 @@ def _ess(values: xr.DataArray, method: str) -> float:
 
 def _table(known: xr.Dataset) -> pd.DataFrame:
     rows: dict[str, list[float]] = {}
-    for name, variable in known.drop_vars(["first", "second"]).data_vars.items():
+    for name, variable in known.drop_vars(["first", "second"], errors="ignore").data_vars.items():
         values = variable.transpose("chain", "draw", ...)
         if _varies(values.to_numpy()):
             r_hat = _r_hat(values)

@@ -7,7 +7,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from pm_gplvm.core.blas import blas_threads
-from pm_gplvm.core.checks import count
+from pm_gplvm.core.checks import Array, count
 from pm_gplvm.core.kernels import KERNELS
 from pm_gplvm.data.fit import Fit
 from pm_gplvm.prediction.processes import each_with_rows, parts, patterns_of
@@ -85,13 +85,20 @@ def invariants(
 def pair_distances(read: Fit, *, n_pairs: int, seed: int = 0) -> xr.DataArray:
     """Distances between rows in lengthscales (chain, draw, pair), with the rows as coordinates."""
     count("n_pairs", n_pairs)
-    Z = read.scaled_positions()
-    rows, latent = map(str, Z.dims[2:])
-    first, second = row_pairs(Z.sizes[rows], int(n_pairs), seed)
-    apart = Z.isel({rows: xr.Variable("pair", first)}) - Z.isel({rows: xr.Variable("pair", second)})
-    distance = (apart.drop_vars(apart.coords) ** 2).sum(latent) ** 0.5
+    Z = read.scaled_positions().to_numpy()
+    first, second = row_pairs(Z.shape[2], int(n_pairs), seed)
     pairs = {"first": ("pair", first), "second": ("pair", second)}
-    return distance.transpose("chain", "draw", "pair").assign_coords(pairs)
+    return xr.DataArray(
+        distances(Z, first, second), dims=("chain", "draw", "pair"), coords=pairs, name="distance"
+    )
+
+
+def distances(Z: Array, first: Indices, second: Indices) -> Array:
+    """Distances (..., pair) between the rows first and second of positions (..., N, Q)."""
+    squares = np.zeros((*Z.shape[:-2], len(first)))
+    for q in range(Z.shape[-1]):  # one dimension at a time: all at once take Q times the memory
+        squares += (Z[..., q].take(first, axis=-1) - Z[..., q].take(second, axis=-1)) ** 2
+    return np.sqrt(squares)
 
 
 def _of_covariance(

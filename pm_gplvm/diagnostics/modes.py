@@ -22,9 +22,11 @@ from pm_gplvm.diagnostics.invariants import pair_distances
 Labels = NDArray[np.integer[Any]]
 Mask = NDArray[np.bool_]
 
+VALLEY = 0.5
+"""Two modes need a density between them below this share of the lower peak's."""
+
 _MAX_CLUSTERED = 2000  # draws that are clustered; the others join the nearest
 _MIN_CLUSTERED = 0.5  # share of the draws in clusters, below which all draws are one mode
-_VALLEY = 0.5  # two modes need a density between them below this share of the lower peak's
 _COMPONENTS = 5  # principal components of the distances in which draws are clustered
 _ROWS = 5  # rows named a mode
 # In standard deviations. Halves of chains in one mode come so far apart by chance only where their
@@ -160,11 +162,11 @@ def _merged(points: Array, labels: Labels) -> Labels:
     clusters = [points[labels == k] for k in range(labels.max() + 1)]
     joined = np.eye(len(clusters), dtype=bool)
     for i, j in combinations(range(len(clusters)), 2):
-        joined[i, j] = _valley(clusters[i], clusters[j]) > _VALLEY
+        joined[i, j] = valley(clusters[i], clusters[j]) > VALLEY
     return np.asarray(connected_components(joined, directed=False)[1][labels])
 
 
-def _valley(one: Array, other: Array) -> float:
+def valley(one: Array, other: Array) -> float:
     """Lowest density on the line between two clusters' means, relative to the lower of those at the means."""
     along = other.mean(axis=0) - one.mean(axis=0)
     ends = one.mean(axis=0) @ along, other.mean(axis=0) @ along
@@ -186,7 +188,7 @@ def _table(read: Fit, labels: Labels, distance: xr.DataArray) -> pd.DataFrame:
     rows = [
         {"weight": float(here.mean()), "error": _error(here)}
         | row
-        | {"rows": _moved_rows(distance, modes[0], here, names) if k else ()}
+        | {"rows": moved_rows(distance, modes[0], here, names) if k else ()}
         for k, (here, row) in enumerate(zip(modes, _described(Z, levels, modes), strict=True))
     ]
     return pd.DataFrame(rows).rename_axis("embedding")
@@ -221,9 +223,7 @@ def _error(here: Mask) -> float:
         return float(arviz_stats.mcse(values))
 
 
-def _moved_rows(
-    distance: xr.DataArray, first: Mask, here: Mask, names: Array
-) -> tuple[object, ...]:
+def moved_rows(distance: xr.DataArray, first: Mask, here: Mask, names: Array) -> tuple[object, ...]:
     """Names of the rows whose mean distances differ most between two modes."""
     values = distance.to_numpy()
     gap = (values[here].mean(axis=0) - values[first].mean(axis=0)) ** 2

@@ -12,6 +12,7 @@ import xarray as xr
 from pm_gplvm.core.checks import Array, interval
 from pm_gplvm.data.fit import FEATURE, Fit
 from pm_gplvm.diagnostics.convergence import words_of_agreement
+from pm_gplvm.diagnostics.explored import fresh_lineages, words_of_lineages
 from pm_gplvm.diagnostics.invariants import invariants
 from pm_gplvm.prediction.predict import predict
 
@@ -197,7 +198,10 @@ def _ended(read: Fit) -> tuple[list[str], bool]:
         told.append(f"{draws} draws from q(X).")
     elif chains * draws > 1:
         agree, words = words_of_agreement(read)
-        told.append(words)
+        told += [
+            words,
+            *words_of_lineages(fresh_lineages(read), read.draws("X")["chain"].to_numpy()),
+        ]
         good = good and agree
     return cut + told, good
 

@@ -135,7 +135,8 @@ def sample(
         ``tempering``: the log-likelihood at every power ``beta``, and the acceptance of the swaps.
         ``ensemble`` (if it is one): the ``weight`` of each chain, and ``score`` (chain, obs), ln p of
         each row given the others. ``neighbourhood`` (if local): the reference, ``neighbours`` and ``radius``.
-        ``sampler``: the state from which :func:`resume` goes on. After Ctrl-C these are the
+        ``sampler``: the state from which :func:`resume` goes on. ``attrs["start"]``: where the chains began, the
+        words, or "given" for each state that was handed in. After Ctrl-C these are the
         whole draws so far, ``attrs["interrupted"]`` is 1, and :func:`resume` goes on as if it had not come.
 
     Warns
@@ -201,6 +202,7 @@ def sample(
             "random_seed": random_seed,
             "backend": posterior.backend,
             "explore": explored,
+            "start": _places(start, chains),
         }
         cooled = all(isinstance(each, str) for each in _several(start))
         with (
@@ -293,6 +295,8 @@ def resume(
         raise ValueError(f"backend in the attrs of fit must be {wanted}, got {backend!r}.")
     for name, least in (("tune", 0), ("thin", 1)):
         count(f"{name} in the attrs of fit", settings[name], least)
+    if "start" in earlier.attrs:  # fits of earlier versions do not know
+        settings["start"] = earlier.attrs["start"]
     thin = int(settings["thin"])
     if store is not None:
         check_writable("store", store)
@@ -432,6 +436,14 @@ def _starts(
         else {name: v + 0.05 * rng.standard_normal(v.shape) for name, v in value.items()}
         for value, each in chosen
     ]
+
+
+def _places(start: Any, chains: int) -> str:
+    """Where the chains begin, each place once: the words, and "given" for what was handed in."""
+    places = {
+        each if isinstance(each, str) else id(each): each for each in _several(start)[:chains]
+    }
+    return ", ".join(each if isinstance(each, str) else "given" for each in places.values())
 
 
 def _check_start(sampler: Replicas) -> None:

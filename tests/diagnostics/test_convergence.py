@@ -8,7 +8,9 @@ from made import fit_of, rotations, turned
 from scipy.spatial import procrustes
 
 import pm_gplvm as gplvm
+from pm_gplvm.data.fit import Fit
 from pm_gplvm.diagnostics.convergence import Diagnosis
+from pm_gplvm.diagnostics.explored import explored
 from pm_gplvm.diagnostics.invariants import invariants
 
 CHAINS, DRAWS = 4, 300
@@ -51,7 +53,7 @@ def test_independent_draws_in_one_frame_have_converged(small, rng, places):
         in str(found)
     )
     # The table by hand.
-    known = invariants(fit)
+    known = invariants(fit).merge(explored(Fit(fit)))
     r_hat, tail = arviz_stats.rhat(known), arviz_stats.ess(known, method="tail")
     assert list(found.table.index) == list(known.data_vars)
     for name, row in found.table.iterrows():
