@@ -295,6 +295,12 @@ def test_held_positions_have_no_other_embedding():
         gplvm.sample(held, explore="ensemble", **QUICK)
 
 
+def test_one_fit_is_told_to_be_no_ensemble():
+    for explore in ("ensemble", "auto"):
+        with pytest.warns(RuntimeWarning, match="all chains of the ensemble begin at one fit"):
+            chosen_exploration(explore, 120, [best()], tempered=False, moves=True)
+
+
 def test_many_rows_are_told_to_be_out_of_reach():
     with pytest.warns(RuntimeWarning, match="120 rows is out of reach of explore='global'"):
         chosen_exploration("global", 120, ["pca"], tempered=False, moves=True)
@@ -303,7 +309,7 @@ def test_many_rows_are_told_to_be_out_of_reach():
 @pytest.mark.parametrize("cooled", [True, False])
 def test_chains_go_on_from_a_fit_and_are_annealed_from_a_word(cooled, monkeypatch):
     """The powers of the likelihood in the iterations of the adaptation."""
-    start = best() if not cooled else "pca"
+    start = "pca" if cooled else [best(), best()]
     seen = []
     iterate = Replicas.iterate
 
