@@ -113,7 +113,8 @@ def diagnose(fit: xr.DataTree, *, n_pairs: int | None = None, random_seed: int =
     or if others link them. If there are several modes and no chain changes its mode, the chains
     found different embeddings. So they did if the clearest distance or component has two peaks and
     each chain kept to one. A chain whose log density rises from its first to its last
-    third (Geweke 1992) has not arrived: that is burn-in, and the verdict "still climbing".
+    third (Geweke 1992), or along a line, by more than three standard errors has not arrived: that is burn-in, and the
+    verdict "still climbing".
 
     What no chain has met, agreement cannot show. It is said, where the fit tells, how many embeddings were looked for
     (``fresh_lineages`` of :func:`sample`: with fewer than 100 in all, or none in a chain, R-hat may pass

@@ -27,7 +27,7 @@ _APART = 1.0  # standard deviations on both sides that a distance must differ by
 _TRIED = 50  # pairs whose second peak is weighed
 _LINEAGES = 100  # wanted in all
 _Z = 3.0  # standard errors by which a log density has risen
-_FEW = 30  # draws of which a climb can be told
+_FEW = 100  # draws of which a climb can be told
 
 
 def explored(read: Fit, seed: int = 0) -> xr.Dataset:
@@ -245,24 +245,43 @@ def words_of_lineages(counted: Sequence[int] | None, chains: Array) -> list[str]
 def climbing(read: Fit) -> list[tuple[int, float, float]]:
     """Chains whose log density rises to the end: their names, and its means in the first and the last third.
 
-    A chain climbs if the two means differ by more than three standard errors, each of an effective sample size
-    of its own (Geweke 1992, with thirds for his first tenth and last half, in which few draws have no effective
-    size that could be trusted), and the first is below nearly all of the last third.
+    A chain climbs if the first mean is below nearly all of the last third, and either the two means differ, or a
+    line through all draws rises, by more than three standard errors of an effective sample size of their own.
+    The means are Geweke's (1992) test, with thirds for his first tenth and last half, in which few draws have no
+    effective size that could be trusted. A step shows in them, a slope that levels off in the line.
+    A rise in the last quarter alone is seldom found.
     """
     name = next((n for n in ("lp", "log_likelihood") if n in read.stats), None)
     if name is None:
         return []
     density = read.stats[name].transpose("chain", "draw")
     third = density.sizes["draw"] // 3
-    if 3 * third < _FEW:
+    if density.sizes["draw"] < _FEW:
         return []
     found = []
     for chain, values in zip(density["chain"].to_numpy(), density.to_numpy(), strict=True):
+        if _stands(values):
+            continue
         before, after = values[:third], values[-third:]
-        rise, error = after.mean() - before.mean(), np.hypot(_error(before), _error(after))
-        if rise > _Z * error and before.mean() < np.quantile(after, 0.05):
+        rise = after.mean() - before.mean()
+        beyond = rise > _Z * np.hypot(_error(before), _error(after)) or _slopes(values)
+        if beyond and before.mean() < np.quantile(after, 0.05):
             found.append((int(chain), float(before.mean()), float(after.mean())))
     return found
+
+
+def _stands(values: Array) -> bool:
+    """Whether what varies is rounding."""
+    return bool(np.ptp(values) <= 1e-12 * np.abs(values).max())
+
+
+def _slopes(values: Array) -> bool:
+    """Whether a line through the draws rises by more than its error."""
+    time = np.linspace(-1.0, 1.0, len(values))
+    slope = float(time @ values / (time @ time))
+    left = values - values.mean() - slope * time
+    # Of a mean the error is sd / √ESS; that of a slope is larger by the inverse of the sd of time.
+    return bool(slope > _Z * _error(left) / time.std())
 
 
 def _error(values: Array) -> float:
@@ -270,7 +289,7 @@ def _error(values: Array) -> float:
     with interruptible():
         import arviz_stats
 
-    if np.ptp(values) <= 1e-12 * np.abs(values).max():
+    if _stands(values):
         return 0.0
     draws = xr.DataArray(values[None], dims=("chain", "draw"))
     ess = float(arviz_stats.ess(draws, method="mean"))

@@ -321,10 +321,11 @@ def ar(rng, phi, shape):
     return lfilter([1.0], [1.0, -phi], noise)[..., 200:]
 
 
-@pytest.mark.parametrize("kind", ["steady", "steps", "one step"])
+@pytest.mark.parametrize("kind", ["steady", "levels off", "steps", "one step"])
 def test_a_chain_that_climbs_is_named(small, rng, kind):
     t = np.linspace(0.0, 1.0, DRAWS)
-    way = {"steady": t, "steps": np.floor(3.99 * t) / 3.0, "one step": t > 0.5}[kind]
+    ways = {"steady": t, "steps": np.floor(3.99 * t) / 3.0, "one step": t > 0.5}
+    way = (ways | {"levels off": 1.0 - np.exp(-3.0 * t)})[kind]
     lp = -130.0 + 4.0 * ar(rng, 0.8, (CHAINS, DRAWS))
     lp[2] += 28.0 * (way - 1.0)
     fit = flipped(rng, small, two_sides(rng, [0.0, 0.0, 1.0, 0.0]), stats={"lp": lp})
@@ -361,11 +362,15 @@ def test_chains_that_only_wander_are_seldom_said_to_climb(small, rng, phi, most)
 
 
 def test_a_chain_that_falls_stands_still_or_is_short_does_not_climb(small, rng):
-    lp = np.stack([-np.arange(60.0), np.zeros(60), np.ones(60), rng.standard_normal(60)])
-    X = rng.standard_normal((CHAINS, 60, 12, 2))
+    lp = np.stack(
+        [-np.arange(150.0), np.zeros(150), np.full(150, -132.7), rng.standard_normal(150)]
+    )
+    X = rng.standard_normal((CHAINS, 150, 12, 2))
     fit = fit_of(small, X, lengthscale=1.0, amplitude=1.0, sigma=0.3, stats={"lp": lp})
     assert climbing(Fit(fit)) == []
-    assert climbing(Fit(fit.isel(draw=slice(20)))) == []
+    up = fit_of(small, X, lengthscale=1.0, amplitude=1.0, sigma=0.3, stats={"lp": -lp})
+    assert [chain for chain, *_ in climbing(Fit(up))] == [0]
+    assert climbing(Fit(up.isel(draw=slice(90)))) == []
 
 
 # Where the chains began
