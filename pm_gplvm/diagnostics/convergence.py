@@ -34,6 +34,7 @@ Verdict = Literal[
     "too few draws",
 ]
 
+_AGREED = ("converged", "differ by symmetry")
 _R_HAT, _ESS_A_CHAIN = 1.01, 100  # Vehtari et al. (2021), section 4
 _NO_VARIANCE = 1e6  # R-hat of chains whose variance is rounding
 _PAIRS = 60
@@ -78,7 +79,7 @@ class Diagnosis:
     @property
     def converged(self) -> bool:
         """Whether the chains agree, if only up to symmetry."""
-        return self.verdict in ("converged", "differ by symmetry")
+        return self.verdict in _AGREED
 
     def __repr__(self) -> str:
         tables = [table.to_string(float_format="{:.4g}".format) for table in self._tables()]
@@ -193,6 +194,7 @@ def diagnose(fit: xr.DataTree, *, n_pairs: int | None = None, random_seed: int =
             sentences.append(sides.sentence("What tells them apart most"))
         elif sides:
             sentences.append(sides.sentence())
+        sentences += _of_exploration(read, agree=verdict in _AGREED)
         sentences += words_of_lineages(lineages, chains)
     embeddings = mode_table(read, known, together)
     if len(together) > 1:
@@ -242,7 +244,7 @@ def _judge_agreeing(read: Fit, chains: int, draws: int) -> tuple[Verdict, str]:
 
 def _one_place(read: Fit, lineages: Sequence[int] | None) -> list[str]:
     """Warn of chains that agree and began at one place, where no temperatures brought others."""
-    place = began_at_one_place(read)
+    place = None if _exploration(read) == "local" else began_at_one_place(read)
     chains = read.posterior.sizes["chain"]
     if (
         place is None
@@ -255,6 +257,30 @@ def _one_place(read: Fit, lineages: Sequence[int] | None) -> list[str]:
         f"All chains began at one place ({place}), and left it only by the heat of the first iterations: what "
         "they agree on may be one embedding of several. Chains from several places would tell: start=[...] "
         "of several fits, or start='random'."
+    ]
+
+
+def _exploration(read: Fit) -> str:
+    return str(read.tree.attrs.get("explore", ""))
+
+
+def _of_exploration(read: Fit, *, agree: bool) -> list[str]:
+    """Say what the draws are of, where it is not the whole posterior."""
+    if _exploration(read) == "local":
+        return [
+            "All draws lie in the neighbourhoods of one embedding (fit['neighbourhood']): of others they say nothing."
+        ]
+    weights = read.chain_weights
+    if weights is None or agree:
+        return []
+    chains = read.posterior["chain"].to_numpy()
+    level = read.stats["log_likelihood"].mean("draw").to_numpy()
+    top, low, heavy = level.argmax(), level.argmin(), weights.argmax()
+    return [
+        f"They are an ensemble: {len(chains)} chains, each in embeddings that it found, weighed by what they predict "
+        f"(fit['ensemble']; most, {weights[heavy]:.2f}, in chain {chains[heavy]}). The mean log-likelihood goes "
+        f"from {level[low]:.1f} (chain {chains[low]}) to {level[top]:.1f} (chain {chains[top]}). Predict by all of them; "
+        f"for a picture take chain {chains[top]}: fit.isel(chain=[{top}])."
     ]
 
 

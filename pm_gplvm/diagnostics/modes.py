@@ -41,7 +41,8 @@ class Embeddings:
     Parameters
     ----------
     table : DataFrame
-        One row a posterior mode, the heaviest first. ``weight``: its share of the draws; ``error``: the
+        One row a posterior mode, the heaviest first. ``weight``: its share of the draws (of an ensemble by
+        the weights of the chains); ``error``: the
         standard error of the weight, from how often the chains change mode; ``chains``: the chains with a
         draw in it; ``log_likelihood``: its mean, if the fit holds it; ``distance``: Procrustes
         distance of its mean X / lengthscale from the first's (the share of the variance left after
@@ -185,8 +186,11 @@ def _table(read: Fit, labels: Labels, distance: xr.DataArray) -> pd.DataFrame:
     Z = read.scaled_positions()
     names = Z[Z.dims[2]].to_numpy()
     modes = [labels == k for k in range(labels.max() + 1)]
+    shares = read.chain_weights
+    if shares is None:
+        shares = np.full(len(labels), 1.0 / len(labels))
     rows = [
-        {"weight": float(here.mean()), "error": _error(here)}
+        {"weight": float(here.mean(axis=1) @ shares), "error": _error(here)}
         | row
         | {"rows": moved_rows(distance, modes[0], here, names) if k else ()}
         for k, (here, row) in enumerate(zip(modes, _described(Z, levels, modes), strict=True))

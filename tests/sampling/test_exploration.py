@@ -362,3 +362,33 @@ def test_flat_replicas_have_longer_trajectories():
 def test_the_model_of_the_user_is_as_it_was():
     assert not model().potentials
     assert isinstance(model(), pm.Model)
+
+
+# what is said of it
+
+
+def test_diagnose_tells_an_ensemble_and_a_neighbourhood():
+    apart = ensemble().copy()
+    posterior = apart["posterior"].to_dataset()
+    shift = xr.zeros_like(posterior["X"])
+    shift[:4, :, 0] = 9.0  # one row far off in half of the chains
+    apart["posterior"] = xr.DataTree(posterior.assign(X=posterior["X"] + shift))
+    told = gplvm.diagnose(apart)
+    assert not told.converged
+    weights = apart["ensemble"]["weight"].to_numpy()
+    (sentence,) = [s for s in told.sentences if "an ensemble: 8 chains" in s]
+    assert f"{weights.max():.2f}, in chain {weights.argmax()}" in sentence
+    level = apart["sample_stats"]["log_likelihood"].mean("draw").to_numpy()
+    assert f"{level.max():.1f} (chain {level.argmax()})" in sentence
+    near = gplvm.diagnose(local())
+    assert any("neighbourhoods of one embedding" in s for s in near.sentences)
+    assert "neighbourhoods of one embedding" in " ".join(gplvm.summary(local()).fitted)
+
+
+def test_modes_of_an_ensemble_weigh_what_their_chains_do():
+    modes = gplvm.diagnostics.posterior_modes(weighted(ensemble(), np.eye(8)[1]))
+    whole = gplvm.diagnostics.posterior_modes(ensemble())
+    np.testing.assert_array_equal(modes.members, whole.members)
+    here = modes.members.to_numpy() == 0
+    assert modes.table["weight"][0] == pytest.approx(here[1].mean())
+    assert modes.table["weight"].sum() == pytest.approx(1.0)
