@@ -19,6 +19,7 @@ BENCHMARKS = {
     "growth": ("growth", "Time of an evaluation against N"),
     "embedding": ("embedding", "Unseen rows: places, missing entries, time"),
     "posterior": ("posterior", "Effective draws of X and θ for each CPU second"),
+    "ensembles": ("ensembles", "Several embeddings pooled beside one"),
     "evidence": ("evidence", "Log evidence of latent dimensions"),
     "calibration": ("calibration", "Ranks of simulated truths among the draws of sample"),
     "variational": ("variational", "The variational Bayesian GP-LVM"),
@@ -60,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--case",
         nargs="+",
-        help="posterior, ordinary: only these data, to files of their own; ordinary: or 'short'; "
+        help="posterior, ensembles, ordinary: only these data, to files of their own; ordinary: or 'short'; "
         "embedding: spectra or inducing alone",
     )
     parser.add_argument(
