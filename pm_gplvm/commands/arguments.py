@@ -196,6 +196,12 @@ def _inference(parser: argparse.ArgumentParser) -> None:
         help="first start (default pca)",
     )
     add("--max-iter", type=int, metavar="N", help="iterations of each start at most")
+    add(
+        "--cores",
+        type=int,
+        default=1,
+        help="starts of --fit marginal and map, and chains of θ, that run at once (default 1)",
+    )
     _seed(add)
 
 
@@ -208,7 +214,6 @@ def _draws(parser: argparse.ArgumentParser) -> None:
     add("--draws", type=int, metavar="S", help="draws a chain (default 500; --full 1000)")
     add("--tune", type=int, metavar="S", help="warm-up draws a chain (default 300; --full 500)")
     add("--chains", type=int, default=4, help="chains (default 4)")
-    add("--cores", type=int, default=1, help="chains of θ that run at once (default 1)")
 
 
 def _full(parser: argparse.ArgumentParser) -> None:

@@ -82,10 +82,11 @@ def threads_for(asked: BlasThreads, n_rows: int) -> int | None:
         raise ValueError(
             f"blas_threads must be 'auto', a positive whole number or None, got {asked!r}."
         )
-    return 1 if n_rows < _MANY_ROWS else max(1, min(_MOST, _cores(), _set_threads()))
+    return 1 if n_rows < _MANY_ROWS else max(1, min(_MOST, usable_cores(), _set_threads()))
 
 
-def _cores() -> int:
+def usable_cores() -> int:
+    """Count the cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):  # not everywhere, macOS among others
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -13,12 +13,12 @@ def test_small_tables_take_one_thread():
 def test_large_tables_take_the_cores(monkeypatch):
     monkeypatch.setattr(threads, "_set_threads", lambda: 64)
     for cores, wanted in ((1, 1), (3, 3), (64, 4)):
-        monkeypatch.setattr(threads, "_cores", lambda n=cores: n)
+        monkeypatch.setattr(threads, "usable_cores", lambda n=cores: n)
         assert threads_for("auto", 800) == wanted
 
 
 def test_no_more_than_blas_is_set_to(monkeypatch):
-    monkeypatch.setattr(threads, "_cores", lambda: 4)
+    monkeypatch.setattr(threads, "usable_cores", lambda: 4)
     with blas_threads(1):
         assert threads_for("auto", 5000) == 1
 
