@@ -5,6 +5,7 @@ once. Nothing is read from a file.
 """
 
 import hashlib
+import multiprocessing
 import os
 import signal
 import threading
@@ -16,12 +17,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from pm_gplvm.core.blas import blas_threads
-from pm_gplvm.core.interrupt import caught, safe_point, told_by
+from pm_gplvm.core.interrupt import caught, interrupted, safe_point, told_by
 
 _POLL = 0.1  # seconds between two looks for Ctrl-C
 _IDLE = 120  # seconds after which a process that has nothing to do ends
-
-Warned = tuple[str, type[Warning], str, int]
 
 
 class _Pool:
@@ -46,9 +45,7 @@ class _Pool:
     def end(self, *, kill: bool) -> None:
         """End the processes, in the middle of their tasks or not."""
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # loky looks for children of theirs, by tools that may lack
+            warnings.simplefilter("ignore")  # loky's, where a tool to find their children lacks
             self.executor.shutdown(wait=True, kill_workers=kill)
 
 
@@ -142,6 +139,10 @@ def workers[M](thing: M, n: int, threads: int | None) -> Iterator[Workers[M]]:
     """
     import cloudpickle
 
+    if multiprocessing.current_process().daemon:
+        raise ValueError(
+            f"cores must be 1 in a process that may have no others (one of multiprocessing.Pool), got {n}."
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PyTensor's, where data share memory: copies need not
@@ -157,7 +158,7 @@ def workers[M](thing: M, n: int, threads: int | None) -> Iterator[Workers[M]]:
         pool.stop.set()
         pool.end(kill=True)
         raise
-    if pool.stop.is_set():
+    if interrupted() or pool.stop.is_set():
         pool.end(kill=True)
     else:
         _KEPT.keep(pool)

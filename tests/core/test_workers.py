@@ -116,6 +116,12 @@ def test_a_process_that_dies_is_told_of():
     assert not multiprocessing.active_children()
 
 
+def test_a_daemon_may_have_none(monkeypatch):
+    monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)
+    with pytest.raises(ValueError, match=r"cores must be 1 in a process .* got 2"):
+        each(squared, (0,))
+
+
 def test_what_cannot_be_sent_or_read_is_refused():
     with pytest.raises(ValueError, match=r"cores must be 1 .* cannot be sent .* pickle"):
         each(squared, (0,), thing=threading.Lock())

@@ -195,6 +195,16 @@ def test_what_the_runs_had_reached_is_kept(larger, ctrl_c):
     assert not multiprocessing.active_children()
 
 
+def test_in_this_process_after_the_runs(larger, ctrl_c):
+    from pm_gplvm.fitting import optimise
+
+    ctrl_c(optimise, "_relocated", 1)
+    with pytest.warns(RuntimeWarning, match="fit_map was interrupted"):
+        fit = gplvm.fit_map(larger, cores=2, **QUIET)
+    assert fit.attrs["interrupted"] == 1
+    assert not multiprocessing.active_children()
+
+
 def test_the_second_ends_it_at_once(larger, ctrl_c):
     ctrl_c(Bar, "finish", 1, 1)
     with pytest.raises(KeyboardInterrupt):
