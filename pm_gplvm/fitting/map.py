@@ -119,9 +119,9 @@ def fit_map(
     cores : int, optional
         Processes that run from so many starts at once; by default all runs are made in this one. With the same
         ``blas_threads`` the numbers are the same (below 800 rows they are so by default): a process has one
-        thread, or as many as ``blas_threads`` says. The first processes take some 4 seconds to begin, and wait
-        two minutes for the next fit. Worth it for restarts of more than about 300 rows; moving rows and
-        the last run, from the best start, are done in this process.
+        thread, or as many as ``blas_threads`` says. They take some 2 seconds to begin, and wait two minutes
+        for the next fit. It gains something with restarts, from about 300 rows on; moving rows and the
+        last run, from the best start, are done in this process.
     backend : {"python", "numba", "jax"}, default "python"
         What compiles the model. Numba takes minutes to, and spares some 0.2 ms an evaluation.
     compile_kwargs : mapping, optional

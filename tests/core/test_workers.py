@@ -136,7 +136,7 @@ def test_what_cannot_be_sent_or_read_is_refused():
 
 def test_ctrl_c_ends_what_has_begun_at_a_safe_point_and_what_has_not_at_once(ctrl_c):
     each(squared, (0,), (1,))  # they run
-    ctrl_c(module, "wait", 5)
+    ctrl_c(module, "wait", 10)
     began = time.monotonic()
     found, asked = each(waits, *[()] * 20)
     assert asked
@@ -162,7 +162,7 @@ def test_all_die_after_ctrl_c(ctrl_c):
     """What was cancelled before that is ended by nobody."""
 
     def dies(thing):
-        time.sleep(1.0)
+        time.sleep(3.0)
         os.kill(os.getpid(), signal.SIGKILL)
 
     each(squared, (0,), (1,))  # they run

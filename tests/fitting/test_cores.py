@@ -185,12 +185,15 @@ def larger():
 def test_what_the_runs_had_reached_is_kept(larger, ctrl_c):
     ctrl_c(Bar, "finish", 1)
     with pytest.warns(RuntimeWarning, match="fit_map was interrupted: .* kept") as said:
-        fit = gplvm.fit_map(larger, n_restarts=6, cores=2, **QUIET)
+        fit = gplvm.fit_map(larger, n_restarts=12, cores=2, **QUIET)
     assert [warning.filename for warning in said] == [__file__]
-    assert (fit.attrs["converged"], fit.attrs["interrupted"]) in ((0, 1), (1, 1))
+    assert fit.attrs["interrupted"] == 1
     optima = fit["optima"]
-    assert 1 <= optima.sizes["start"] <= 4
-    assert "interrupted" in optima["message"].to_numpy()
+    assert 1 <= optima.sizes["start"] < 16
+    messages = optima[
+        "message"
+    ].to_numpy()  # the other process may just have ended a run, or begun one
+    assert "interrupted" in messages or messages.tolist() == ["converged"] * len(messages)
     assert float(optima["objective"][0]) == optima["objective"].to_numpy().max()
     assert not multiprocessing.active_children()
 
@@ -236,8 +239,18 @@ SCRIPT = """
 import numpy as np
 import pymc as pm
 import pm_gplvm as gplvm
+from pm_gplvm.data.progress import Bar
 
 print("begun", flush=True)
+finish = Bar.finish
+
+
+def told(self, objective):
+    finish(self, objective)
+    print("reached", flush=True)
+
+
+Bar.finish = told
 
 
 class Own:
@@ -252,7 +265,7 @@ print("ended", fit.attrs["interrupted"], flush=True)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of a group of processes")
-@pytest.mark.parametrize(("rows", "restarts", "interrupted"), [(20, 1, 0), (200, 60, 1)])
+@pytest.mark.parametrize(("rows", "restarts", "interrupted"), [(20, 1, 0), (200, 300, 1)])
 def test_a_script_without_a_guard(rows, restarts, interrupted, tmp_path):
     """It runs once, no process is left, and Ctrl-C reaches all its processes as a terminal sends it."""
     script = tmp_path / "script.py"
@@ -266,11 +279,13 @@ def test_a_script_without_a_guard(rows, restarts, interrupted, tmp_path):
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
+    first = [process.stdout.readline() for _ in range(2)]
     if interrupted:
-        time.sleep(20)
         os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
-    assert out.split("\n") == ["begun", f"ended {interrupted}", ""]
+    assert first == ["begun\n", "reached\n"]
+    assert set(out.splitlines()) <= {"reached", f"ended {interrupted}"}
+    assert out.endswith(f"ended {interrupted}\n")
     assert "Traceback" not in err
     assert ends(process.pid)
