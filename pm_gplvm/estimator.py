@@ -17,6 +17,7 @@ from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from pm_gplvm.core.blas import usable_cores
 from pm_gplvm.core.checks import Array, count, flag, seed, warn
 from pm_gplvm.core.interrupt import interruptible
 from pm_gplvm.data.arrays import is_anndata, labels_along, numbers
@@ -64,6 +65,9 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         itself, 5000 of :func:`fit_marginal`.
     n_starts : int, default 16
         Starts for each new row, as in :func:`embed`.
+    n_jobs : int, optional
+        Processes that run from several starts at once, ``cores`` of :func:`fit_marginal`; -1: as many as there are
+        cores, -2: one less. None is one. Other fits run in this process.
     random_state : int, RandomState or None, default None
         Seed of restarts and random starts, and of the starts and integrals of new rows. With None
         the results for new rows are the same each time, those of restarts and a random start are not.
@@ -122,6 +126,7 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         supervised: bool = False,
         max_iter: int | None = None,
         n_starts: int = 16,
+        n_jobs: int | None = None,
         random_state: Any = None,
     ) -> None:
         self.n_components = n_components
@@ -139,6 +144,7 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self.supervised = supervised
         self.max_iter = max_iter
         self.n_starts = n_starts
+        self.n_jobs = n_jobs
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any = None) -> Self:
@@ -172,7 +178,7 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
                 "n_components must lie between 1 and min(n_samples, n_features) = "
                 f"{min(values.shape)}, got {self.n_components}."
             )
-        random_seed = seed("random_state", self.random_state)
+        random_seed, cores = seed("random_state", self.random_state), _cores(self.n_jobs)
         model = build_model(
             _labelled(X, values),
             self.n_components,
@@ -192,6 +198,7 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
                 start=self.start,
                 n_restarts=self.n_restarts,
                 max_iter=self.max_iter,
+                cores=cores,
                 random_seed=random_seed,
                 progressbar=False,
             )
@@ -418,6 +425,15 @@ def _refuse_sparse(X: Any) -> None:
             f"GPLVM needs a dense table, got a sparse one ({type(X).__name__}, {X.shape[0]} × {X.shape[1]}). "
             "Pass X.toarray(), where it is large after TruncatedSVD."
         )
+
+
+def _cores(n_jobs: Any) -> int | None:
+    """Return scikit-learn's ``n_jobs`` as a number of cores: from below 0 it counts down from all."""
+    if n_jobs is None:
+        return None
+    if isinstance(n_jobs, int | np.integer) and n_jobs < 0:
+        return max(usable_cores() + 1 + int(n_jobs), 1)
+    return count("n_jobs", n_jobs)
 
 
 def _plain(X: Any) -> Any:

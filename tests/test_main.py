@@ -19,6 +19,7 @@ from conftest import ROOT, simulated
 import pm_gplvm as gplvm
 from pm_gplvm.__main__ import run
 from pm_gplvm.commands.arguments import HOME
+from pm_gplvm.fitting import map as fitting
 from pm_gplvm.fitting import optimise
 from pm_gplvm.sampling import joint, nuts
 
@@ -211,9 +212,19 @@ def test_options_reach_the_model(cells, here, frame):
     assert (fit.constant_data["Y_scale"] == 1.0).all()
 
 
-def test_restarts_and_the_seed_reach_the_fit(cells, here):
+def test_restarts_and_the_seed_reach_the_fit(cells, here, monkeypatch):
+    """And the cores, by which the numbers are not others."""
+    asked, workers = [], fitting.workers
+
+    def noted(thing, n, threads):
+        asked.append(n)
+        return workers(thing, n, threads)
+
+    monkeypatch.setattr(fitting, "workers", noted)
     options = ["--label", "stage", "--quiet", "--format", "none"]
-    assert run(["fit", str(cells), *options, "--restarts", "2", "--seed", "7"]) == 0
+    search = ["--restarts", "2", "--seed", "7", "--cores", "2"]
+    assert run(["fit", str(cells), *options, *search]) == 0
+    assert asked == [2]
     fit = gplvm.load("cells_fit.nc")
     model = gplvm.build_model(gplvm.data.load_table(cells, label="stage"), kernel="rbf + linear")
     again = gplvm.fit_marginal(model, n_restarts=2, random_seed=7, progressbar=False)

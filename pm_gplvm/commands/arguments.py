@@ -196,6 +196,11 @@ def _inference(parser: argparse.ArgumentParser) -> None:
         help="first start (default pca)",
     )
     add("--max-iter", type=int, metavar="N", help="iterations of each start at most")
+    add(
+        "--cores",
+        type=int,
+        help="starts of --fit marginal and map, and chains, that run at once (default 1; of --full as many as can)",
+    )
     _seed(add)
 
 
@@ -208,7 +213,6 @@ def _draws(parser: argparse.ArgumentParser) -> None:
     add("--draws", type=int, metavar="S", help="draws a chain (default 500; --full 1000)")
     add("--tune", type=int, metavar="S", help="warm-up draws a chain (default 300; --full 500)")
     add("--chains", type=int, help="chains (default 4; of an ensemble 8)")
-    add("--cores", type=int, help="chains that run at once (default 1; with --full as many as can)")
 
 
 def _full(parser: argparse.ArgumentParser) -> None:

@@ -72,6 +72,7 @@ def _of_table(
         n_inducing=options.n_inducing,
         n_restarts=options.restarts,
         max_iter=options.max_iter,
+        cores=options.cores,
         random_seed=options.seed,
         progressbar=not options.quiet,
         start=options.start,

@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -10,8 +10,9 @@ from types import FrameType
 class _Window:
     """Whether Ctrl-C was pressed while a piece of work ran, and whether again."""
 
-    def __init__(self) -> None:
+    def __init__(self, told: Callable[[], bool] = bool) -> None:
         self.asked = self.again = False
+        self.told = told  # another way to hear of it; by default there is none, bool() is False
 
     def handle(self, _signal: int, _frame: FrameType | None) -> None:
         """Note it; raise KeyboardInterrupt if it is not the first."""
@@ -91,4 +92,18 @@ def caught() -> None:
 
 def interrupted() -> bool:
     """Whether the work that runs was asked to end."""
-    return _OPEN.window is not None and _OPEN.window.asked
+    window = _OPEN.window
+    if window is None:
+        return False
+    window.asked = window.asked or window.told()
+    return window.asked
+
+
+@contextmanager
+def told_by(asked: Callable[[], bool]) -> Iterator[None]:
+    """Let work in the block end at a safe point once a function says so: in a process without Ctrl-C."""
+    outer, _OPEN.window = _OPEN.window, _Window(asked)
+    try:
+        yield
+    finally:
+        _OPEN.window = outer

@@ -75,6 +75,7 @@ def fit_by(
     n_inducing: int | None = None,
     n_restarts: int = 0,
     max_iter: int | None = None,
+    cores: int | None = None,
     random_seed: int | None = None,
     progressbar: bool = True,
     start: Any = "pca",
@@ -96,6 +97,8 @@ def fit_by(
         As in :func:`fit_map`; "stochastic" and "linear" take none.
     max_iter : int, optional
         Iterations of each start, the steps of "stochastic"; by default as many as that fit takes by itself.
+    cores : int, optional
+        As in :func:`fit_map`, for "marginal", "map" and the estimate of "laplace"; the others run in this process.
     random_seed, progressbar, start
         As in :func:`fit_map`; "linear" has no start.
 
@@ -122,9 +125,9 @@ def fit_by(
     )
     inducing: dict[str, Any] = {} if n_inducing is None else {"n_inducing": n_inducing}
     fits: dict[str, Callable[[], xr.DataTree]] = {
-        "marginal": lambda: fit_marginal(model, **search),
-        "map": lambda: fit_map(model, **search),
-        "laplace": lambda: _about_the_best(model, search, seeded),
+        "marginal": lambda: fit_marginal(model, cores=cores, **search),
+        "map": lambda: fit_map(model, cores=cores, **search),
+        "laplace": lambda: _about_the_best(model, {"cores": cores, **search}, seeded),
         "sparse": lambda: fit_sparse(model, **inducing, **search),
         "variational": lambda: fit_variational(model, **inducing, **search),
         "stochastic": lambda: fit_stochastic(model, start=start, steps=max_iter, **seeded),

@@ -4,6 +4,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,6 +13,7 @@ from scipy.optimize import minimize
 
 from pm_gplvm.core.checks import Array
 from pm_gplvm.core.interrupt import caught, safe_point
+from pm_gplvm.core.workers import Workers
 from pm_gplvm.data.fit import LATENT, OBS
 from pm_gplvm.data.progress import Bar, progress_bar
 from pm_gplvm.model.spec import ModelSpec
@@ -349,6 +351,8 @@ def optima_positions(
 Relocate = Callable[[Mapping[str, Array]], tuple[dict[str, Array], int]]
 Judge = Callable[[Optimum], float]
 Measure = Callable[[Mapping[str, Array]], Objective]
+Target = tuple[Objective, Measure | None]
+"""What is maximised, and what gives it in coordinates that suit a place."""
 
 
 # Nats that five iterations must gain for a run to go on: at least, and for each number sought.
@@ -414,6 +418,36 @@ def from_each[S](
     return ended, False
 
 
+def at_once(
+    workers: Workers[Target],
+    tasks: Mapping[int, "Callable[[_Runs], Optimum]"],
+    max_iter: int,
+    counter: Bar,
+    before: Mapping[int, Optimum] | None = None,
+) -> tuple[dict[int, Optimum], bool]:
+    """Run in other processes: where they ended, by number, and whether Ctrl-C came before all had.
+
+    ``before``: where the runs were, if they go on.
+    """
+    ended = dict(before or {})
+
+    def note(i: int, end: Optimum) -> None:
+        known = ended[i].evaluations if i in ended else 0
+        ended[i], counter.evaluations = end, counter.evaluations + end.evaluations - known
+        counter.finish(end.objective)
+
+    interrupted = workers.each(
+        {i: partial(_there, task=task, max_iter=max_iter) for i, task in tasks.items()}, note
+    )
+    if not ended:
+        raise KeyboardInterrupt
+    return {i: ended[i] for i in sorted(ended)}, interrupted
+
+
+def _there(target: Target, task: "Callable[[_Runs], Optimum]", max_iter: int) -> Optimum:
+    return task(_Runs(*target, max_iter, Bar("", None, "starts")))
+
+
 def best_first(
     objective: Objective,
     starts: Sequence[Start],
@@ -424,6 +458,7 @@ def best_first(
     max_iter: int,
     tol: float,
     counter: Bar,
+    workers: Workers[Target] | None = None,
 ) -> list[tuple[int, Optimum]]:
     """Maximise from all starts and list where they ended, by their numbers, the best first.
 
@@ -431,17 +466,23 @@ def best_first(
     chooses between them. From the best, ``relocate`` moves single rows to better places between loose
     runs, for as long as that gains. One run to the end is the last, and for it alone convergence is
     judged. What the user asked for (restarts) is run to its end too. After the first runs ``measure``
-    gives the objective in coordinates that suit the place.
+    gives the objective in coordinates that suit the place. What does not wait for another run is run by
+    ``workers``, if there are any.
     """
     runs = _Runs(objective, measure, max_iter, counter)
     short, longer = _loose_rules(starts[0])
     alone = len(starts) == 1 and relocate is None
-
-    def run(start: Start) -> Optimum:
-        end = maximise(objective, start.values, max_iter, short, counter)
-        return runs.to_the_end(end, tol) if start.asked or alone else end
-
-    ended, interrupted = from_each(starts, run, counter)
+    first = [
+        partial(
+            _Runs.first, start=start.values, rule=short, tol=tol if start.asked or alone else None
+        )
+        for start in starts
+    ]
+    if workers is None:
+        ended, interrupted = from_each(first, lambda run: run(runs), counter)
+    else:  # what is run to its end takes longest, and is begun first
+        order = sorted(range(len(starts)), key=lambda i: not starts[i].asked)
+        ended, interrupted = at_once(workers, {i: first[i] for i in order}, max_iter, counter)
     if interrupted:
         return rank(ended, interrupted=True)
     counter.begin("climb")
@@ -450,10 +491,17 @@ def best_first(
         near = [
             i for i in ended if ended[i].message == UNFINISHED and _is_near(ended[i], ended[top])
         ]
-        for i in near if len(near) > 1 else []:
-            ended[i] = runs.further(ended[i], longer)
-            if ended[i].message == INTERRUPTED:
-                return rank(ended, interrupted=True)
+        if len(near) > 1:
+            on = {i: partial(_Runs.further, optimum=ended[i], rule=longer) for i in near}
+            if workers is None:
+                for i, run in on.items():
+                    ended[i] = run(runs)
+                    if ended[i].message == INTERRUPTED:
+                        return rank(ended, interrupted=True)
+            else:
+                ended, interrupted = at_once(workers, on, max_iter, counter, ended)
+                if interrupted:
+                    return rank(ended, interrupted=True)
         top = _top(ended)
         if judge is not None:
             top = _chosen(ended, top, judge)
@@ -473,7 +521,7 @@ def _loose_rules(start: Start) -> tuple[Rule, Rule]:
 
 @dataclass(frozen=True)
 class _Runs:
-    """Further runs from where one ended."""
+    """Runs, and further ones from where they ended."""
 
     objective: Objective
     measure: Measure | None
@@ -483,6 +531,11 @@ class _Runs:
     def here(self, values: Mapping[str, Array]) -> Objective:
         """Take coordinates that suit this place."""
         return self.objective if self.measure is None else self.measure(values)
+
+    def first(self, start: Mapping[str, Array], rule: Rule, tol: float | None) -> Optimum:
+        """Run from a start by a rule, and on to the end where ``tol`` is given."""
+        end = maximise(self.objective, start, self.max_iter, rule, self.counter)
+        return end if tol is None else self.to_the_end(end, tol)
 
     def further(
         self,
