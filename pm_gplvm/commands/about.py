@@ -144,7 +144,8 @@ def _of_table(path: Path, options: argparse.Namespace) -> str:
         lines = {"names of rows": ", ".join(index)} if index else {}
         return _told(path, len(frame), columns, lines)
     asked = reading(options)
-    names = [n for n in (asked["label"], asked["time"], *(asked["index"] or ())) if n is not None]
+    single = [asked["label"], asked["time"], *(asked["index"] or ()), *asked["drop"]]
+    names = [n for n in single if n is not None]
     how = {name: asked[name] for name in ("sep", "decimal", "header")}
     codes = {str(code).lower() for code in asked["missing"]}
     frame = read_delimited(path, **how, names=names, missing=codes).frame

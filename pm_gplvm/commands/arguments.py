@@ -117,6 +117,12 @@ def _reading(parser: argparse.ArgumentParser) -> None:
         help="column that names the rows, once for each level (default: the first if it holds names or dates)",
     )
     add(
+        "--drop",
+        metavar="COLUMN",
+        action="append",
+        help="column to leave out, whatever it holds; once for each",
+    )
+    add(
         "--delimiter",
         "--sep",
         dest="sep",

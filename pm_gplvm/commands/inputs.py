@@ -80,6 +80,7 @@ def reading(options: argparse.Namespace) -> dict[str, Any]:
         "label": options.label,
         "time": options.time,
         "index": options.index,
+        "drop": options.drop or (),
         "missing": options.missing_code,
         "sep": {"\\t": "\t", "tab": "\t"}.get(options.sep, options.sep),
         "decimal": options.decimal,

@@ -85,6 +85,7 @@ def load_table(
     label: str | None = None,
     time: str | None = None,
     index: str | Sequence[str] | None = None,
+    drop: str | Sequence[str] = (),
     missing: Any = (),
     sep: str | None = None,
     decimal: str | None = None,
@@ -113,6 +114,8 @@ def load_table(
         column of a file of text if it has no name, is called "id", "index" or "rownames", or holds dates, or
         text, another in each row. Without a name or called "id" or "index" it holds the classes if its entries
         repeat and are no dates. Where another column is given, a first one so called is left out.
+    drop : str or sequence of str, optional
+        Columns to leave out, whatever they hold.
     missing : str, number or sequence of them, optional
         What else stands for a missing entry, such as -999. In a file of text an empty field, NA, N/A,
         NaN, null, None, ".", "-" and "?" always do.
@@ -145,8 +148,8 @@ def load_table(
         If a column holds text, or ``time`` names one that holds neither numbers nor dates.
     ValueError
         If the file is of another kind or damaged, its rows differ in length or do not fit the header, names are
-        missing, repeat or stand in two lines, numbers may be read in two ways, or there is no column ``label``, ``time`` or
-        ``index``.
+        missing, repeat or stand in two lines, numbers may be read in two ways, or there is no column ``label``, ``time``,
+        ``index`` or ``drop``.
 
     Examples
     --------
@@ -169,7 +172,9 @@ def load_table(
         "layer": layer,
     }
     _check_apply(path, kind, [name for name, value in given.items() if value is not None])
-    columns = Columns(label, time, index)
+    drop = [drop] if isinstance(drop, str) else list(drop)
+    by_column = kind not in (".nc", ".h5ad")
+    columns = Columns(label, time, index, drop if by_column else ())
     words, numbers = _codes(missing)
     if kind == ".nc":
         table = _from_netcdf(path, columns)
@@ -181,6 +186,11 @@ def load_table(
         how: dict[str, Any] = {"sep": sep, "decimal": decimal, "header": header}
         text = read_delimited(path, **how, names=columns.names, missing=words)
         table = _from_text(path, text, columns, decimal, words)
+    if drop and not by_column:
+        for name in drop:
+            _require_column(path, "drop", name, table[FEATURE].to_numpy())
+        table = table.drop_sel({FEATURE: drop})
+        _require_numbers(path, table[FEATURE])
     return table.where(~np.isin(table, numbers)) if numbers else table
 
 
@@ -191,12 +201,14 @@ class Columns:
     label: str | None = None
     time: str | None = None
     index: Sequence[str] = ()
+    drop: Sequence[str] = ()
 
     @property
     def named(self) -> list[tuple[str, str]]:
         """The argument and the name of each."""
         single = [("label", self.label), ("time", self.time)]
-        return [(a, n) for a, n in single if n is not None] + [("index", n) for n in self.index]
+        several = [("index", n) for n in self.index] + [("drop", n) for n in self.drop]
+        return [(a, n) for a, n in single if n is not None] + several
 
     @property
     def names(self) -> list[str]:
@@ -210,6 +222,10 @@ class Columns:
         if self.label is not None and self.label in self.index:
             raise ValueError(
                 f"label and index must be different columns, got {self.label!r} for both."
+            )
+        if used := [n for n in self.drop if n in (self.label, self.time, *self.index)]:
+            raise ValueError(
+                f"drop must name columns that are not used otherwise, got {used[0]!r}. Leave it out."
             )
 
 

@@ -319,22 +319,18 @@ class Fit:
 
     @property
     def chain_weights(self) -> Array | None:
-        """Weight of each chain of an ensemble, shape (chain,); None where all draws weigh the same."""
+        """Weight of each chain of an ensemble, or of a part of one, (chain,); None where all weigh the same."""
         group = self.group("ensemble")
         if "weight" not in group:
             return None
         weights = np.asarray(group["weight"], dtype=np.float64)
-        n = self.tree["posterior"].sizes["chain"]
-        if (
-            weights.shape != (n,)
-            or not (weights >= 0.0).all()
-            or not np.isclose(weights.sum(), 1.0)
-        ):
+        n, total = self.tree["posterior"].sizes["chain"], weights.sum()
+        if weights.shape != (n,) or not (weights >= 0.0).all() or not 0.0 < total < np.inf:
             raise ValueError(
-                f"{self.caller} needs a weight of each of the {n} chains in the group 'ensemble' of fit, that add "
-                f"up to 1, got {weights}."
+                f"{self.caller} needs a weight of each of the {n} chains in the group 'ensemble' of fit, none "
+                f"below 0 and not all 0, got {weights}."
             )
-        return weights
+        return np.asarray(weights / total)
 
     @property
     def n_mixed(self) -> int:

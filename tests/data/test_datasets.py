@@ -451,3 +451,42 @@ def test_times_go_into_a_model_and_a_file(tmp_path):
     fit = gplvm.fit_linear(gplvm.build_model(table, kernel="linear"))
     read = gplvm.load(gplvm.save(fit, tmp_path / "fit.nc"))
     assert (read["posterior"]["time"].to_numpy() == DATES.to_numpy()).all()
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet", "nc"])
+def test_columns_that_are_dropped_may_hold_anything(ending, tmp_path):
+    frame = pd.DataFrame(
+        {
+            "kind": ["x", "y", "x"],
+            "note": ["so", "and", "so"],
+            "a": [1.0, 3.0, 4.0],
+            "b": [2.0, 5.0, 6.0],
+        }
+    )
+    path = tmp_path / f"t.{ending}"
+    if ending == "csv":
+        frame.to_csv(path, index=False)
+    elif ending == "parquet":
+        frame.to_parquet(path)
+    else:
+        xr.DataArray(
+            frame[["a", "b"]].to_numpy(),
+            dims=("obs", "feature"),
+            coords={"feature": ["a", "b"]},
+            name="t",
+        ).to_netcdf(path)
+    more = {} if ending == "nc" else {"label": "kind"}
+    drop = ["b"] if ending == "nc" else ["note", "b"]
+    table = gplvm.data.load_table(path, drop=drop, **more)
+    assert table["feature"].to_numpy().tolist() == ["a"]
+    np.testing.assert_array_equal(table.to_numpy()[:, 0], [1.0, 3.0, 4.0])
+    with pytest.raises(ValueError, match=r"drop must name a column of .*got 'c'"):
+        gplvm.data.load_table(path, drop="c", **more)
+    if more:
+        assert gplvm.data.load_table(path, drop="note", label="kind")[
+            "label"
+        ].to_numpy().tolist() == ["x", "y", "x"]
+        with pytest.raises(
+            ValueError, match="drop must name columns that are not used otherwise, got 'kind'"
+        ):
+            gplvm.data.load_table(path, drop=["note", "kind"], label="kind")

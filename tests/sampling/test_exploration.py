@@ -200,9 +200,16 @@ def test_an_ensemble_comes_back_from_its_file_and_goes_on(tmp_path):
     assert float(longer["ensemble"]["weight"].sum()) == pytest.approx(1.0)
 
 
+def test_some_chains_of_an_ensemble_are_one_too():
+    few = gplvm.align(ensemble()).isel(chain=[1, 5])
+    weights = few["ensemble"]["weight"].to_numpy()
+    assert Fit.of(few, "X", caller="test").chain_weights == pytest.approx(weights / weights.sum())
+    assert np.isfinite(gplvm.predict(few, np.zeros((1, 2)))["mean"]).all()
+
+
 def test_weights_that_are_none_are_an_error():
     with pytest.raises(ValueError, match="weight of each of the 8 chains"):
-        gplvm.predict(weighted(gplvm.align(ensemble()), np.ones(8)), np.zeros((1, 2)))
+        gplvm.predict(weighted(gplvm.align(ensemble()), -np.eye(8)[0]), np.zeros((1, 2)))
 
 
 # the neighbourhood of an embedding
