@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from typing import Any, Literal
 
 import numpy as np
@@ -15,7 +14,9 @@ from scipy.special import logsumexp
 
 from pm_gplvm.core.checks import Array, warn
 from pm_gplvm.core.importance import left_out_weights
+from pm_gplvm.core.interrupt import safe_point
 from pm_gplvm.data.fit import OBS, evenly_spaced
+from pm_gplvm.data.progress import Bar
 from pm_gplvm.model.spec import ModelSpec
 from pm_gplvm.sampling.replicas import Posterior, leave_rows_out
 
@@ -81,19 +82,21 @@ def chosen_exploration(
 def stacking_weights(scores: Array) -> Array:
     r"""Weigh chains (C,) by how well their mixture predicts rows left out.
 
-    They maximise :math:`\sum_n \ln \sum_c w_c e^{s_{cn}} + \sum_c \ln w_c` by EM, for log scores s (C, N)
+    They maximise :math:`\sum_n \ln \sum_c w_c e^{s_{cn}} + \alpha \sum_c \ln w_c` by EM, for log scores s (C, N)
     (Yao, Vehtari & Gelman 2022, Journal of Machine Learning Research 23, section 2.2). The second term
-    is a prior that keeps weights equal where the scores do not tell.
+    is a prior towards equal weights, :math:`\alpha = \sqrt{N / C}`: so much does the number of rows vary
+    that one of C equal chains predicts best.
 
     Examples
     --------
     >>> stacking_weights(np.zeros((4, 50))).tolist()
     [0.25, 0.25, 0.25, 0.25]
     """
-    weights = np.full(len(scores), 1.0 / len(scores))
+    C, N = scores.shape
+    weights, prior = np.full(C, 1.0 / C), np.sqrt(N / C)
     for _ in range(_ROUNDS):
         logs = scores + np.log(weights)[:, None]
-        new = np.exp(logs - logsumexp(logs, axis=0)).sum(axis=1) + 1.0
+        new = np.exp(logs - logsumexp(logs, axis=0)).sum(axis=1) + prior
         new /= new.sum()
         if np.abs(new - weights).max() < _SETTLED:
             break
@@ -102,12 +105,12 @@ def stacking_weights(scores: Array) -> Array:
 
 
 def ensemble_of(
-    model: pm.Model, posterior: Posterior, states: Array, seed: int, cores: int
+    model: pm.Model, posterior: Posterior, states: Array, seed: int, cores: int, steps: Bar
 ) -> xr.Dataset:
     """Weigh chains by their draws (chain, draw, P): the group ``ensemble`` of a fit.
 
     ``score`` (chain, obs) is ln p(row given the others), its position integrated out, by the chain's draws
-    with Pareto-smoothed weights for that they have seen the row.
+    with Pareto-smoothed weights for that they have seen the row. Ctrl-C ends it between two chains.
     """
     some = states[:, evenly_spaced(states.shape[1], _SCORED)]
     streams = np.random.default_rng(seed).integers(2**63, size=len(states))
@@ -119,9 +122,18 @@ def ensemble_of(
             return np.full(logs.shape[1], np.nan)
         return np.asarray(logsumexp(left_out_weights(logs)[0] + logs, axis=0))
 
-    threads = cores if posterior.native is not None else 1
-    with ThreadPoolExecutor(threads) if threads > 1 else nullcontext() as pool:
-        scores = np.array(list((map if pool is None else pool.map)(of_chain, some, streams)))
+    found = []
+    with ThreadPoolExecutor(cores if posterior.native is not None else 1) as pool:
+        tasks = [pool.submit(of_chain, *each) for each in zip(some, streams, strict=True)]
+        try:
+            for task in tasks:
+                safe_point()
+                found.append(task.result())
+                steps.advance()
+        except KeyboardInterrupt:
+            pool.shutdown(cancel_futures=True)
+            raise
+    scores = np.array(found)
     least = np.nanmin(scores, axis=0) if np.isfinite(scores).any() else 0.0
     weights = stacking_weights(np.where(np.isnan(scores), least, scores))
     obs = np.asarray(model.coords.get(OBS, np.arange(scores.shape[1])))

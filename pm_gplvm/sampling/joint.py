@@ -133,7 +133,7 @@ def sample(
         ``fresh_lineages``: replicas that came down to β = 1 and had been at the flattest since they were
         last there. Added up, they are the number of embeddings that were looked for.
         ``tempering``: the log-likelihood at every power ``beta``, and the acceptance of the swaps.
-        ``ensemble`` (if it is one): the ``weight`` of each chain, and ``score`` (chain, obs), ln p of
+        ``ensemble`` (if it is one and was not interrupted): the ``weight`` of each chain, and ``score`` (chain, obs), ln p of
         each row given the others. ``neighbourhood`` (if local): the reference, ``neighbours`` and ``radius``.
         ``sampler``: the state from which :func:`resume` goes on. ``attrs["start"]``: where the chains began, the
         words, or "given" for each state that was handed in. After Ctrl-C these are the
@@ -231,7 +231,7 @@ def sample(
             record = _run(
                 model, sampler, draws, thin, settings, store, steps, Record(groups=groups)
             )
-            whole = _finished(model, sampler, record, settings, store)
+            whole = _finished(model, sampler, record, settings, store, steps)
     _warn(whole, record, store)
     return whole
 
@@ -321,7 +321,7 @@ def resume(
             )
             sampler.from_hot = state["from_hot"].astype(bool).ravel()
             record = _run(model, sampler, draws, thin, settings, store, steps, record)
-            longer = _finished(model, sampler, record, settings, store)
+            longer = _finished(model, sampler, record, settings, store, steps)
     _warn(longer, record, store)
     return longer
 
@@ -495,14 +495,20 @@ def _finished(
     record: Record,
     settings: Mapping[str, Any],
     store: str | Path | None,
+    steps: Bar,
 ) -> xr.DataTree:
     # Also if it came after the last iteration.
     record.interrupted = interrupted()
-    if settings["explore"] == "ensemble" and record.states:
+    if settings["explore"] == "ensemble" and record.states and not record.interrupted:
         states, seed = np.stack(record.states, axis=1), settings["random_seed"] or 0
-        record.groups["ensemble"] = ensemble_of(
-            model, sampler.posterior, states, seed, sampler.cores
-        )
+        steps.begin("weights", len(states))
+        try:
+            record.groups["ensemble"] = ensemble_of(
+                model, sampler.posterior, states, seed, sampler.cores, steps
+            )
+        except KeyboardInterrupt:  # all chains weigh the same then
+            caught()
+            record.interrupted = True
     fit = record.tree(model, sampler, settings)
     if store is not None:
         checkpoint(fit, store, caller="sample")

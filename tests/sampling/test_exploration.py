@@ -105,7 +105,7 @@ def test_weights_are_those_of_the_best_mixture(rng):
     found = stacking_weights(scores)
     grid = np.linspace(1e-4, 1.0 - 1e-4, 20_001)
     mixed = np.log(grid[:, None] * np.exp(scores[0]) + (1.0 - grid[:, None]) * np.exp(scores[1]))
-    objective = mixed.sum(axis=1) + np.log(grid) + np.log(1.0 - grid)
+    objective = mixed.sum(axis=1) + np.sqrt(20.0) * (np.log(grid) + np.log(1.0 - grid))
     assert found[0] == pytest.approx(grid[objective.argmax()], abs=1e-4)
     assert found.sum() == pytest.approx(1.0)
 
@@ -114,7 +114,8 @@ def test_a_chain_that_predicts_nothing_better_has_little_weight():
     scores = np.zeros((3, 200))
     scores[0] = 5.0
     weights = stacking_weights(scores)
-    assert weights[0] > 0.97
+    prior = np.sqrt(200 / 3)
+    assert weights[0] == pytest.approx((200 + prior) / (200 + 3 * prior), abs=0.01)
     assert weights[1] == pytest.approx(weights[2])
 
 
@@ -129,6 +130,17 @@ def test_an_ensemble_has_eight_chains_and_a_weight_of_each():
     assert group["weight"].max() < 0.5
     again = gplvm.sample(model(), explore="ensemble", **QUICK)
     xr.testing.assert_identical(again["ensemble"].to_dataset(), group)
+
+
+def test_ctrl_c_while_chains_are_weighed_keeps_the_draws(monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pm_gplvm.sampling.exploration.safe_point", interrupted)
+    with pytest.warns(RuntimeWarning, match="interrupted and has 12 draws a chain"):
+        fit = gplvm.sample(model(), explore="ensemble", **QUICK)
+    assert "ensemble" not in fit.children
+    np.testing.assert_array_equal(fit["posterior"]["X"], ensemble()["posterior"]["X"])
 
 
 def test_draws_are_taken_in_the_proportions_of_the_weights():
