@@ -67,7 +67,7 @@ assert SHORT or not verdict.converged
 #
 # ## The pictures
 #
-# Four of the chains, each turned onto the estimate as far as it goes, and all of them. An ellipse holds 89 % of a
+# Four of the chains, and all of them turned onto the estimate as far as it goes. An ellipse holds 89 % of a
 # row's draws. Within a chain most rows are well placed; over the chains hardly any is: the last panel averages
 # different pictures, and is none itself.
 
@@ -78,7 +78,7 @@ order = np.argsort(-weight.to_numpy())
 gplvm.plot.latent(best, color="label", background=False, ax=axes[0, 0])
 axes[0, 0].set_title("estimate")
 for ax, chain in zip(axes.ravel()[1:5], order[:4], strict=True):
-    one = aligned.isel(chain=[int(chain)])
+    one = gplvm.align(many.isel(chain=[int(chain)]))
     gplvm.plot.latent(one, color="label", background=False, ax=ax)
     ax.set_title(f"chain {chain}, weight {float(weight[chain]):.2f}")
 gplvm.plot.latent(aligned, color="label", background=False, ax=axes[1, 2])

@@ -511,11 +511,18 @@ def test_thinning_and_replicas_reach_the_sampler(done, here):
     assert run(["sample", fit, *options, "--thin", "2", "--replicas", "2", "--out", "cells"]) == 0
     drawn = gplvm.load("cells_sample.nc")
     best = gplvm.load(fit)
-    model, start = gplvm.model.rebuild(best), {"start": best, "random_seed": 7}
-    again = gplvm.sample(
-        model, draws=3, tune=4, chains=2, thin=2, replicas=2, progressbar=False, **start
-    )
+    model = gplvm.model.rebuild(best)
+    settings = {"draws": 3, "tune": 4, "chains": 2, "random_seed": 7, "progressbar": False}
+    again = gplvm.sample(model, thin=2, replicas=2, **settings)
     np.testing.assert_array_equal(drawn.posterior["X"], again.posterior["X"])
+    # The neighbourhoods are those of the fit; an ensemble looks for embeddings of its own.
+    for explore, start in (("local", {"start": best}), ("ensemble", {})):
+        again = gplvm.sample(model, explore=explore, **start, **settings)
+        words = ["--explore", explore, "--cores", "1", "--out", explore]
+        assert run(["sample", fit, *options, *words]) == 0
+        drawn = gplvm.load(f"{explore}_sample.nc")
+        np.testing.assert_array_equal(drawn.posterior["X"], again.posterior["X"])
+        assert drawn.attrs["explore"] == explore
 
 
 # Ctrl-C
