@@ -236,11 +236,13 @@ def ends(group):
 
 
 SCRIPT = """
+import signal
 import numpy as np
 import pymc as pm
 import pm_gplvm as gplvm
 from pm_gplvm.data.progress import Bar
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores it
 print("begun", flush=True)
 finish = Bar.finish
 
@@ -277,7 +279,6 @@ def test_a_script_without_a_guard(rows, restarts, interrupted, tmp_path):
         text=True,
         start_new_session=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     first = [process.stdout.readline() for _ in range(2)]
     if interrupted:
