@@ -474,7 +474,7 @@ def test_columns_that_are_dropped_may_hold_anything(ending, tmp_path):
             dims=("obs", "feature"),
             coords={"feature": ["a", "b"]},
             name="t",
-        ).to_netcdf(path)
+        ).to_netcdf(path, engine="h5netcdf")
     more = {} if ending == "nc" else {"label": "kind"}
     drop = ["b"] if ending == "nc" else ["note", "b"]
     table = gplvm.data.load_table(path, drop=drop, **more)
