@@ -26,7 +26,7 @@ Case = tuple[np.ndarray, np.ndarray | None, np.ndarray | None, np.ndarray]
 """Rows, their classes or None, their true factors or None, and rows held out."""
 
 
-def _digits(N: int) -> Case | None:
+def _digits(N: int, held: int = HELD_OUT) -> Case | None:
     from sklearn.datasets import load_digits
 
     data = load_digits()
@@ -34,10 +34,10 @@ def _digits(N: int) -> Case | None:
         return None
     order = np.random.default_rng(0).permutation(len(data.data))
     Y, label = data.data[order], data.target[order]
-    return Y[:N], label[:N], None, Y[N : N + HELD_OUT]
+    return Y[:N], label[:N], None, Y[N : N + held]
 
 
-def _oil(N: int) -> Case | None:
+def _oil(N: int, held: int = HELD_OUT) -> Case | None:
     if not has_oil():
         return None
     with np.load(OIL) as file:
@@ -45,19 +45,19 @@ def _oil(N: int) -> Case | None:
         Y = np.concatenate([file[f"Y_{p}"] for p in parts]).astype(float)
         label = np.concatenate([file[f"labels_{p}"] for p in parts])
     order = np.random.default_rng(0).permutation(len(Y))
-    return Y[order[:N]], label[order[:N]], None, Y[order[N : N + HELD_OUT]]
+    return Y[order[:N]], label[order[:N]], None, Y[order[N : N + held]]
 
 
-def _curved(N: int) -> Case:
+def _curved(N: int, held: int = HELD_OUT) -> Case:
     """Twenty sines of two factors, with noise: curved, so that no plane holds it."""
     rng, D = np.random.default_rng(0), 20
-    factors = rng.standard_normal((N + HELD_OUT, 2))
+    factors = rng.standard_normal((N + held, 2))
     phase = factors @ rng.standard_normal((2, D)) * 1.5 + rng.uniform(0.0, 2 * np.pi, D)
-    Y = np.sin(phase) + 0.1 * rng.standard_normal((N + HELD_OUT, D))
+    Y = np.sin(phase) + 0.1 * rng.standard_normal((N + held, D))
     return Y[:N], None, factors[:N], Y[N:]
 
 
-TABLES: dict[str, Callable[[int], Case | None]] = {
+TABLES: dict[str, Callable[..., Case | None]] = {
     "digits": _digits,
     "oil": _oil,
     "curved": _curved,

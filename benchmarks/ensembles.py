@@ -27,10 +27,7 @@ _HEADER = [
 
 
 def _rows(name: str, N: int) -> tuple[np.ndarray, np.ndarray] | None:
-    from benchmarks import choice
-
-    choice.HELD_OUT = HELD_OUT
-    case = TABLES[name](N)
+    case = TABLES[name](N, HELD_OUT)
     if case is None:
         return None
     Y, _, _, new = case

@@ -11,7 +11,7 @@ import xarray as xr
 
 from pm_gplvm.commands.inputs import is_fit, reading
 from pm_gplvm.data.arrays import MOST_CLASSES, absent, datelike
-from pm_gplvm.data.datasets import existing_file, kind_of_table
+from pm_gplvm.data.datasets import Columns, existing_file, kind_of_table
 from pm_gplvm.data.delimited import (
     are_names,
     dates,
@@ -144,8 +144,7 @@ def _of_table(path: Path, options: argparse.Namespace) -> str:
         lines = {"names of rows": ", ".join(index)} if index else {}
         return _told(path, len(frame), columns, lines)
     asked = reading(options)
-    single = [asked["label"], asked["time"], *(asked["index"] or ()), *asked["drop"]]
-    names = [n for n in single if n is not None]
+    names = Columns(asked["label"], asked["time"], asked["index"] or (), asked["drop"]).names
     how = {name: asked[name] for name in ("sep", "decimal", "header")}
     codes = {str(code).lower() for code in asked["missing"]}
     frame = read_delimited(path, **how, names=names, missing=codes).frame

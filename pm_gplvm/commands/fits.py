@@ -192,11 +192,11 @@ def _sampled(
         "random_seed": options.seed,
         "progressbar": not options.quiet,
     }
+    if kind == "full":
+        settings |= {name: getattr(options, name) for name in ("explore", "thin", "replicas")}
+    settings = {name: value for name, value in settings.items() if value is not None}
     if kind == "theta":
-        settings |= {"chains": options.chains or 4, "cores": options.cores or 1}
         return gplvm.sample_theta(model, best, **settings)
-    more = {name: getattr(options, name) for name in ("explore", "thin", "replicas")}
-    settings |= {name: value for name, value in more.items() if value is not None}
     if options.explore == "local":  # the others look for embeddings of their own
         settings["start"] = best
     path = outputs.paths.get("sample")

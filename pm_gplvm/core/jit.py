@@ -34,9 +34,10 @@ def stored(function: Callable[..., Any], folder: Path = Path(__file__).parent) -
     Numba would compile it anew where its own file has changed. What it calls stands in others: here it is
     anew where any file of ``folder`` has changed.
     """
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
     try:
-        kept: Any = njit(cache=True, nogil=True, error_model="numpy")(function)
+        kept: Any = njit(cache=True, **options)(function)
     except RuntimeError:  # where nothing can be written
-        return njit(nogil=True, error_model="numpy")(function)
+        return njit(**options)(function)
     kept._cache._cache_file._source_stamp = fingerprint(folder)
     return kept

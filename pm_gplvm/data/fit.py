@@ -365,14 +365,11 @@ class Fit:
         def of_group(group: xr.Dataset) -> xr.Dataset:
             if not {"chain", "draw"} <= set(group.dims):
                 return group
-            both = [n for n, v in group.data_vars.items() if {"chain", "draw"} <= set(v.dims)]
-            rest = group.drop_vars(both)
-            stack = group[both].stack(sample=("chain", "draw"), create_index=False)
-            one = stack.isel(sample=chosen).drop_vars(["chain", "draw"], errors="ignore")
-            one = one.rename(sample="draw").expand_dims("chain")
-            rest = rest.drop_dims(["chain", "draw"], errors="ignore")
+            both = {n: v for n, v in group.data_vars.items() if {"chain", "draw"} <= set(v.dims)}
+            drawn = {n: v.transpose("chain", "draw", ...) for n, v in both.items()}
+            one = {n: (v.dims, stacked(v)[chosen][None]) for n, v in drawn.items()}
             coords = {"chain": [0], "draw": np.arange(len(chosen))}
-            return xr.merge([one.transpose("chain", "draw", ...), rest]).assign_coords(coords)
+            return group.drop_dims(["chain", "draw"]).assign(one).assign_coords(coords)
 
         pooled = self._with(of_group)
         del pooled.tree["ensemble"]

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from pm_gplvm.core.checks import Array, checked
+from pm_gplvm.core.checks import Array, checked, counted
 from pm_gplvm.core.interrupt import interruptible
 from pm_gplvm.data.fit import Fit
 from pm_gplvm.diagnostics.explored import (
@@ -211,7 +211,7 @@ def words_of_agreement(read: Fit) -> tuple[bool, str]:
     if draws < _FEWEST:
         return False, _few(chains, draws)
     table = _table(known.merge(explored(read)))
-    size = f"{chains} chain{'s' if chains > 1 else ''} of {draws} draws"
+    size = f"{counted(chains, 'chain')} of {draws} draws"
     if table.empty:
         return True, f"{size}: nothing varies between them."
     agree = _agree(table, chains) and chains > 1
@@ -289,7 +289,7 @@ def _judge_disagreeing(
 ) -> tuple[Verdict, list[list[int]], str]:
     """Verdict on chains that do not agree, the chains of each mode, and a sentence."""
     chains, draws = known["chain"].to_numpy(), known.sizes["draw"]
-    size = f"{len(chains)} chain{'s' if len(chains) > 1 else ''} of {draws} draws"
+    size = f"{counted(len(chains), 'chain')} of {draws} draws"
     first, second = group_halves(known["distance"].to_numpy())
     if sides and sides.settled and len(np.unique(np.append(first, second))) == 1:
         first = second = (sides.shares > 0.5).astype(int)

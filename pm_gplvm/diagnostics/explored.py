@@ -10,7 +10,7 @@ from scipy.linalg import eigh
 from scipy.stats import kurtosis, skew
 
 from pm_gplvm.core.blas import blas_threads
-from pm_gplvm.core.checks import Array
+from pm_gplvm.core.checks import Array, counted
 from pm_gplvm.core.interrupt import interruptible
 from pm_gplvm.data.fit import Fit, evenly_spaced
 from pm_gplvm.diagnostics.invariants import distances, row_pairs
@@ -219,21 +219,21 @@ def fresh_lineages(read: Fit) -> tuple[int, ...] | None:
     stats = read.stats
     if read.group("tempering").sizes.get("replica", 1) < 2 or "fresh_lineages" not in stats:
         return None
-    counted = stats["fresh_lineages"].transpose("chain", "draw").sum("draw")
-    return tuple(int(n) for n in counted.to_numpy())
+    lineages = stats["fresh_lineages"].transpose("chain", "draw").sum("draw")
+    return tuple(int(n) for n in lineages.to_numpy())
 
 
-def words_of_lineages(counted: Sequence[int] | None, chains: Array) -> list[str]:
+def words_of_lineages(lineages: Sequence[int] | None, chains: Array) -> list[str]:
     """How many embeddings were looked for, and what it means if they are few."""
-    if counted is None:
+    if lineages is None:
         return []
-    total = sum(counted)
-    each = f" ({', '.join(map(str, counted))} by chain)" if len(counted) > 1 else ""
+    total = sum(lineages)
+    each = f" ({', '.join(map(str, lineages))} by chain)" if len(lineages) > 1 else ""
     told = (
-        f"{total} fresh lineage{'' if total == 1 else 's'} came down the temperatures{each}: the number of "
+        f"{counted(total, 'fresh lineage')} came down the temperatures{each}: the number of "
         "embeddings that were looked for."
     )
-    none = [str(chain) for chain, n in zip(chains, counted, strict=True) if n == 0]
+    none = [str(chain) for chain, n in zip(chains, lineages, strict=True) if n == 0]
     if total >= _LINEAGES and not none:
         return [told]
     lack = f"fewer than {_LINEAGES}" if total < _LINEAGES else ""

@@ -187,10 +187,8 @@ def _table(read: Fit, labels: Labels, distance: xr.DataArray) -> pd.DataFrame:
     names = Z[Z.dims[2]].to_numpy()
     modes = [labels == k for k in range(labels.max() + 1)]
     shares = read.chain_weights
-    if shares is None:
-        shares = np.full(len(labels), 1.0 / len(labels))
     rows = [
-        {"weight": float(here.mean(axis=1) @ shares), "error": _error(here)}
+        {"weight": float(np.average(here.mean(axis=1), weights=shares)), "error": _error(here)}
         | row
         | {"rows": moved_rows(distance, modes[0], here, names) if k else ()}
         for k, (here, row) in enumerate(zip(modes, _described(Z, levels, modes), strict=True))

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from pm_gplvm.core.checks import Array, interval
+from pm_gplvm.core.checks import Array, counted, interval
 from pm_gplvm.data.fit import FEATURE, Fit
 from pm_gplvm.diagnostics.convergence import words_of_agreement
 from pm_gplvm.diagnostics.explored import fresh_lineages, words_of_lineages
@@ -149,7 +149,7 @@ def _fitted(read: Fit) -> list[str]:
         holes = np.isnan(Y).mean()
         seen = f"{100.0 * holes:.2g} % missing" if holes else "complete"
         size = f"{N} rows and {Y.shape[1]} columns, {seen}"
-    model = [f"{Q} latent dimension{'s' if Q > 1 else ''}", f"kernel {read.kernel_and_bias}"]
+    model = [counted(Q, "latent dimension"), f"kernel {read.kernel_and_bias}"]
     model += ["a lengthscale of each dimension"] if read.has_ard else []
     if "sigma" in read and read.own_noise:
         model.append("a noise of each column")
@@ -179,11 +179,8 @@ def _ended(read: Fit) -> tuple[list[str], bool]:
         end = "Converged" if arrived else f"Not converged: {best['message'].item()}"
         if arrived and best["message"].item().startswith(_NO_STRUCTURE):
             end, arrived = f"Converged, and {best['message'].item()}", False
-        starts = optima.sizes["start"]
-        told.append(
-            f"{end}, after {int(best['evaluations'])} evaluations of the best of {starts} "
-            f"start{'s' if starts > 1 else ''}."
-        )
+        starts = counted(optima.sizes["start"], "start")
+        told.append(f"{end}, after {int(best['evaluations'])} evaluations of the best of {starts}.")
         good = good and arrived
     elif "steps" in attrs:
         told.append(f"Ended after {attrs['steps']} steps, which are not judged by convergence.")

@@ -509,15 +509,14 @@ class Evaluation:
         """Return the same at some of the states, in the order of ``rows``."""
         return Evaluation(*(part[rows] for part in vars(self).values()))
 
-    def put(self, rows: NDArray[np.intp], other: "Evaluation") -> None:
+    def put(self, rows: NDArray[Any], other: "Evaluation") -> None:
         """Take over what is known at the states ``rows``, in the order of another evaluation."""
         for name, part in vars(self).items():
             part[rows] = getattr(other, name)
 
     def update(self, where: NDArray[np.bool_], other: "Evaluation") -> None:
         """Take over the states at which ``where`` is true from another evaluation."""
-        for name, part in vars(self).items():
-            part[where] = getattr(other, name)[where]
+        self.put(where, other.take(where))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.transforms import Affine2D, Bbox
 from numpy.typing import NDArray
 
-from pm_gplvm.core.checks import Array
+from pm_gplvm.core.checks import Array, counted
 from pm_gplvm.data.fit import Fit
 from pm_gplvm.plot.style import Style
 
@@ -108,7 +108,7 @@ def draw_outside(ax: Axes, X: Array, far: NDArray[np.bool_], colours: Any) -> No
 def told_outside(far: NDArray[np.bool_]) -> list[str]:
     """Say how many rows lie outside, in no line or one."""
     n = int(far.sum())
-    return [f"▸ {n} row{'s' * (n > 1)} outside"] if n else []
+    return [f"▸ {counted(n, 'row')} outside"] if n else []
 
 
 # The figure

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import pymc as pm
@@ -17,6 +17,7 @@ from pm_gplvm.core.importance import left_out_weights
 from pm_gplvm.core.interrupt import safe_point
 from pm_gplvm.data.fit import OBS, evenly_spaced
 from pm_gplvm.data.progress import Bar
+from pm_gplvm.model.density import compile_constrain
 from pm_gplvm.model.spec import ModelSpec
 from pm_gplvm.sampling.replicas import Posterior, leave_rows_out
 
@@ -41,28 +42,30 @@ def chosen_exploration(
 ) -> Exploration:
     """Choose what to explore, and say beforehand what cannot be hoped for.
 
-    ``start`` lists where the chains begin. ``tempered``: whether the caller asked for temperatures. ``moves``: whether X is a free variable.
+    ``start`` lists where the chains begin. ``tempered``: whether the caller asked for temperatures.
+    ``moves``: whether X is a free variable.
     """
     if explore not in EXPLORE:
         raise ValueError(f"explore must be one of {', '.join(EXPLORE)}, got {explore!r}.")
-    if explore in ("ensemble", "local") and not moves:
+    chosen = explore
+    if explore == "auto":
+        many = moves and not tempered and n_rows > _LADDER
+        chosen = "ensemble" if many else "global"
+    if chosen != "global" and not moves:
         raise ValueError(f"explore={explore!r} needs a free X, got one that is held fixed.")
-    if explore in ("ensemble", "local") and tempered:
+    if chosen != "global" and tempered:
         raise ValueError(
             f"explore={explore!r} has no temperatures, got replicas or beta_min. Leave them out, or take "
             "explore='global'."
         )
-    if explore == "local" and (len(start) > 1 or isinstance(start[0], str)):
+    one_fit = len(start) == 1 and not isinstance(start[0], str)
+    if chosen == "local" and not one_fit:
         found = f"{len(start)} starts" if len(start) > 1 else f"start={start[0]!r}"
         raise ValueError(
             f"explore='local' needs the embedding whose neighbourhoods are kept, got {found}. Pass "
             "start=fit_marginal(model)."
         )
-    given = not any(isinstance(each, str) for each in start)
-    chosen: Exploration = "ensemble" if explore == "ensemble" else "global"
-    if explore == "auto" and moves and not tempered and n_rows > _LADDER:
-        chosen = "ensemble"
-    if chosen == "ensemble" and given and len(start) == 1:
+    if chosen == "ensemble" and one_fit:
         warn(
             "sample: all chains of the ensemble begin at one fit, and will tell of that embedding alone. Leave "
             "start out, pass a list of fits, or take explore='local'."
@@ -73,7 +76,7 @@ def chosen_exploration(
             "22 temperatures found not one embedding as good as the best of single chains in 360 CPU "
             "seconds. explore='ensemble' predicts by several embeddings."
         )
-    return "local" if explore == "local" else chosen
+    return cast(Exploration, chosen)
 
 
 # Ensembles
@@ -154,11 +157,8 @@ def neighbourhood_of(model: pm.Model, values: dict[str, Array]) -> xr.Dataset:
     """
     spec = ModelSpec.of(model)
     X = np.asarray(values["X"])
-    lengthscale = 1.0
-    if "lengthscale" in spec.theta:
-        (value,) = spec.model.replace_rvs_by_values([spec.theta["lengthscale"]])
-        inputs = {v: values[v.name] for v in spec.model.value_vars if v.name in values}
-        lengthscale = float(np.mean(value.eval(inputs, on_unused_input="ignore")))
+    free = compile_constrain(model)(*[values[v.name] for v in model.value_vars])
+    lengthscale = float(np.mean((spec.fixed | free).get("lengthscale", 1.0)))
     distance = cdist(X, X)
     np.fill_diagonal(distance, np.inf)
     k = min(_NEIGHBOURS, len(X) - 1)

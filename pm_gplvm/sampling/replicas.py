@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -69,6 +68,11 @@ class Posterior:
     def columns(self) -> Columns:
         """The table as compiled code has it."""
         return Columns.of(self.F, self.kernel, np.log(self.ensemble.table.scale))
+
+    @cached_property
+    def proposal(self) -> Proposal:
+        """Where a row is proposed."""
+        return Proposal(self.F)
 
     @property
     def unexplained(self) -> float:
@@ -157,7 +161,7 @@ class Iteration:
 
 
 def row_updates(
-    posterior: Posterior, states: Array, betas: Array, proposal: Proposal, rng: np.random.Generator
+    posterior: Posterior, states: Array, betas: Array, rng: np.random.Generator
 ) -> tuple[RowUpdates, Array] | None:
     """Set up updates of rows at states (R, P), and the unit in which Z stands in them.
 
@@ -175,7 +179,7 @@ def row_updates(
         return np.asarray(prior(n, C * lengthscale, list(values.values())))
 
     try:
-        updates = RowUpdates(Z, theta, posterior.F, betas, log_prior, proposal, rng)
+        updates = RowUpdates(Z, theta, posterior.F, betas, log_prior, posterior.proposal, rng)
     except np.linalg.LinAlgError:
         return None
     return updates, np.ones_like(lengthscale) if ensemble.lengthscale else lengthscale
@@ -189,16 +193,15 @@ def leave_rows_out(
     In units of the table. NaN where a K is singular. The integral is over ``n_proposals`` positions, by
     importance sampling with the proposal of the row updates.
     """
-    proposal = Proposal(posterior.F)
     units = ~np.isnan(posterior.F) @ np.log(posterior.ensemble.table.scale)
     scores = np.full((len(states), len(posterior.F)), np.nan)
     if posterior.native is not None:
         model = posterior.native.addresses
-        table, beside = posterior.columns, proposal.beside
+        table, beside = posterior.columns, posterior.proposal.beside
         score_rows(table, model, states.copy(), n_proposals, beside, rng, scores)
         return scores - units
     for i, state in enumerate(states):
-        found = row_updates(posterior, state[None].copy(), np.ones(1), proposal, rng)
+        found = row_updates(posterior, state[None].copy(), np.ones(1), rng)
         if found is not None:
             scores[i] = found[0].score(n_proposals)[0]
     return scores - units
@@ -228,9 +231,10 @@ class Replicas:
         self.posterior, self.beta, self.n_proposals, self.rng = posterior, beta, n_proposals, rng
         self.steps = StepSizes(step_size)
         self.chains, self.cores = len(states), cores
+        # The threads end with the sampler.
+        self._each: Any = map if cores == 1 else ThreadPoolExecutor(cores).map
         self.states = states.reshape(-1, states.shape[-1]).copy()
         self.known = posterior(self.states)
-        self.proposal = Proposal(posterior.F)
         self.from_hot = np.zeros(len(self.states), dtype=bool)
 
     @property
@@ -324,11 +328,11 @@ class Replicas:
         blocks = np.full((n_blocks, _BLOCKS[1]), -1)
         for block in blocks:
             size = int(self.rng.integers(_BLOCKS[0], _BLOCKS[1] + 1))
-            block[:size] = self.proposal.block(size, self.rng)
+            block[:size] = posterior.proposal.block(size, self.rng)
         acceptance, moved, diverged = np.empty(R), np.zeros(R), np.zeros(R, dtype=bool)
         known = np.empty((2, R))
         table, model, betas = posterior.columns, native.addresses, self._betas
-        steps, beside = step_size[:, None] * native.units, self.proposal.beside
+        steps, beside = step_size[:, None] * native.units, posterior.proposal.beside
         # Each part has a stream of its own, so that it does not matter when the others have theirs.
         parts = np.array_split(np.arange(R).reshape(self.chains, -1), min(self.chains, _STREAMS))
         seeds = self.rng.integers(2**63, size=len(parts))
@@ -343,8 +347,7 @@ class Replicas:
                 update_rows(table, model, states, beta, rows, blocks, n, beside, rng, share)
             densities(table, model, states, known[:, some])
 
-        with ThreadPoolExecutor(self.cores) if self.cores > 1 else nullcontext() as pool:
-            list((map if pool is None else pool.map)(iterate, parts, seeds))
+        list(self._each(iterate, parts, seeds))
         self.known = _without_gradient(known)
         return acceptance, diverged, moved
 
@@ -363,7 +366,7 @@ class Replicas:
 
     def _update_rows_of(self, some: slice) -> Array:
         posterior, states = self.posterior, self.states[some]
-        found = row_updates(posterior, states, self._betas[some], self.proposal, self.rng)
+        found = row_updates(posterior, states, self._betas[some], self.rng)
         if found is None:
             return np.zeros(len(states))
         updates, unit = found
@@ -373,7 +376,7 @@ class Replicas:
         if posterior.row_prior.factorises and _BLOCKS[1] < N:
             for _ in range(max(self.n_rows // 10, 1)):
                 size = int(self.rng.integers(_BLOCKS[0], _BLOCKS[1] + 1))
-                updates.block_update(self.proposal.block(size, self.rng), self.n_proposals)
+                updates.block_update(posterior.proposal.block(size, self.rng), self.n_proposals)
         posterior.ensemble.latent(states)[:] = updates.Z * unit
         return share
 
