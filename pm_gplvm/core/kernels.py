@@ -243,6 +243,42 @@ def cross_pullback(
     return gradient
 
 
+def log_pullback(
+    kernel: str,
+    X_new: Array,
+    X: Array,
+    K: Array,
+    rate: Array | None,
+    by_cross: Array,
+    by_prior: Array,
+    *,
+    lengthscale: Any = 1.0,
+    amplitude: float = 1.0,
+    weight: float = 1.0,
+    bias: float = 0.0,
+) -> dict[str, Any]:
+    """Gradient in the logarithms of the kernel's parameters, the lengthscale's (Q,), as :func:`cross_pullback`.
+
+    ``K`` and ``rate`` are what :func:`cross_and_rate` gives.
+    """
+    entry = KERNELS[kernel]
+    found: dict[str, Any] = {}
+    total, prior = float(by_cross.sum()), float(by_prior.sum())
+    inner = float(((by_cross @ X) * X_new).sum()) if entry.linear else 0.0
+    if rate is not None:
+        by_r2 = by_cross * rate
+        squares = by_r2.sum(axis=1) @ X_new**2 + by_r2.sum(axis=0) @ X**2
+        squares -= 2.0 * ((by_r2 @ X) * X_new).sum(axis=0)
+        found["lengthscale"] = -2.0 * squares / np.square(lengthscale)
+        rest = bias**2 * total + (weight**2 * inner if entry.linear else 0.0)
+        overlap = float(np.vdot(by_cross, K)) - rest
+        found["amplitude"] = 2.0 * (overlap + amplitude**2 * prior)
+    if entry.summed:
+        found["weight"] = 2.0 * weight**2 * (inner + float((by_prior @ X_new**2).sum()))
+    found["bias"] = 2.0 * bias**2 * (total + prior)
+    return found
+
+
 def prior_variance(
     kernel: str, X: Array, *, amplitude: Any = 1.0, weight: Any = 1.0, bias: Any = 0.0
 ) -> Array:

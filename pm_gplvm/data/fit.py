@@ -204,6 +204,11 @@ class Fit:
         return "approximation" in self.tree.children
 
     @property
+    def is_uncollapsed(self) -> bool:
+        """Whether it keeps a q(u) for each column and a likelihood, as :func:`fit_svi` does."""
+        return "u_mean" in self.group("approximation")
+
+    @property
     def is_aligned(self) -> bool:
         """Whether align has brought the draws into one frame."""
         return "aligned" in self.tree.children
@@ -429,9 +434,9 @@ class Fit:
 
     @property
     def _table(self) -> xr.Dataset:
-        """The group of the table; ValueError if the table is not there."""
+        """The group of the table, or its labels alone where the fit says so; ValueError if it is not there."""
         group = self.group("observed_data")
-        if self.observed not in group:
+        if self.observed not in group and not self.is_uncollapsed:
             raise ValueError(
                 f"{self.caller} needs a fit that holds its table, {self.observed!r} in the group "
                 f"observed_data, got {', '.join(map(str, group.data_vars)) or 'none'}. {_EDITED}"
@@ -450,8 +455,8 @@ class Fit:
 
     def row_names(self, n_rows: int) -> NDArray[Any]:
         """Labels of the rows, or their positions where the fit tells none."""
-        if self.holds_table and OBS in self.Y.coords:
-            return np.asarray(self.Y[OBS].to_numpy())
+        if (self.holds_table or self.is_uncollapsed) and OBS in self._table.coords:
+            return np.asarray(self._table[OBS].to_numpy())
         return np.arange(n_rows)
 
     def labels(self, name: str) -> NDArray[Any]:
@@ -496,6 +501,11 @@ class Fit:
     @property
     def Y(self) -> xr.DataArray:
         """The table (obs, feature) in the user's units, NaN where an entry is missing."""
+        if not self.holds_table:
+            raise ValueError(
+                f"{self.caller} needs the table, which a fit of what is sparse, mapped or in Zarr does not hold. "
+                "Pass rows of it as new ones."
+            )
         table = self._table[self.observed]
         if FEATURE not in table.dims:
             raise ValueError(
@@ -504,11 +514,16 @@ class Fit:
             )
         return table.transpose(..., FEATURE)
 
+    def units(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Mean and scale of the columns, both (D,)."""
+        self.require("Y_mean", "Y_scale")
+        mean, scale = (self.constants[name].to_numpy() for name in ("Y_mean", "Y_scale"))
+        return mean, scale
+
     def table(self, *, missing: bool = True) -> Standardised:
         """Standardise the table; ``missing=False`` raises ValueError where an entry is missing."""
-        self.require("Y_mean", "Y_scale")
+        mean, scale = self.units()
         Y = self.Y.to_numpy()
-        mean, scale = (self.constants[name].to_numpy() for name in ("Y_mean", "Y_scale"))
         F = (Y - mean) / scale
         if not missing and (n := int(np.isnan(F).sum())):
             raise ValueError(

@@ -161,7 +161,7 @@ def new_table(read: Fit, Y_new: Any) -> xr.DataArray:
             f"row {int(empty.argmax())}. Drop them."
         )
     new = new.sel({FEATURE: known}) if has_names else new.assign_coords({FEATURE: known})
-    _, mean, scale = read.table()
+    mean, scale = read.units()
     units = np.abs(new.to_numpy() - mean) / scale
     if np.nanmax(units) > _FARTHEST:
         row, column = np.unravel_index(np.nanargmax(units), units.shape)

@@ -290,7 +290,7 @@ def optimised_fit(
     )
 
 
-class _Adam:
+class Adam:
     """Steps of even length along noisy gradients, with averages for each number by itself.
 
     Kingma & Ba (2015), algorithm 1, with 0.99 for their β₂: a row is seen a few hundred times only.
@@ -333,8 +333,8 @@ class Optimiser:
         self.X, self.theta = X.copy(), [np.array(value) for value in theta]
         self.first = np.arange(len(X)) if first is None else first
         self.taken = 0
-        self._adam_X = _Adam(X.shape, momentum)
-        self._adam_theta = [_Adam(value.shape, momentum) for value in self.theta]
+        self._adam_X = Adam(X.shape, momentum)
+        self._adam_theta = [Adam(value.shape, momentum) for value in self.theta]
 
     def step(self, rng: np.random.Generator, length: float, *, move_theta: bool = True) -> None:
         """Take one step, ``length`` times the rates, of X and if wanted of θ.

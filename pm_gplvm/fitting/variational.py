@@ -334,7 +334,7 @@ def _maximised(
     named, n_inducing = _naming(exact.model), len(approximation.coords[INDUCING])
     for values in starts:
         X, unit = values["X"], named(values).get("lengthscale", 1.0)
-        values["X_inducing"] = _spread_rows(X / unit, n_inducing, rng) * unit
+        values["X_inducing"] = spread_rows(X / unit, n_inducing, rng) * unit
         if of_q:
             spread = _SPREAD * np.maximum(X.std(axis=0), 1e-300)
             values["X_sd_log__"] = np.log(np.broadcast_to(spread, X.shape))
@@ -357,7 +357,7 @@ def _set_theta(model: pm.Model, start: Any, values: Values) -> None:
             values[name] = value if values[name].ndim == value.ndim else value.mean()
 
 
-def _spread_rows(X: Array, n_inducing: int, rng: np.random.Generator) -> Array:
+def spread_rows(X: Array, n_inducing: int, rng: np.random.Generator) -> Array:
     """Choose rows that lie apart, by the seeding of k-means++."""
     from sklearn.cluster import kmeans_plusplus
 

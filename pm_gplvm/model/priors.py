@@ -347,8 +347,14 @@ class informative(LatentPrior):
 
     def __call__(self, name: str, dims: tuple[str, ...]) -> Variable:
         """Register X."""
-        self = self.joined(_rows())
-        (N, Q), mean = _shape(), self.mean
+        centre, spread = self.joined(_rows()).moments_for(_shape())
+        mu = pm.Data(f"{name}_prior_mean", centre, dims=dims)
+        sigma = pm.Data(f"{name}_prior_sd", spread, dims=dims)
+        return pm.Normal(name, mu, sigma, dims=dims)
+
+    def moments_for(self, shape: tuple[int, int]) -> tuple[Array, Array]:
+        """Mean and standard deviation of all positions, both of this shape (N, Q)."""
+        (N, Q), mean = shape, self.mean
         if mean.ndim == 2 and mean.shape[1] != Q:
             raise ValueError(f"mean must have shape ({N},) or ({N}, {Q}), got {mean.shape}.")
         centre, spread = np.zeros((N, Q)), np.ones((N, Q))
@@ -356,9 +362,7 @@ class informative(LatentPrior):
         columns = slice(wide.shape[1])
         centre[:, columns] = np.nan_to_num(wide)
         spread[:, columns] = np.where(np.isnan(wide), 1.0, sd)
-        mu = pm.Data(f"{name}_prior_mean", centre, dims=dims)
-        sigma = pm.Data(f"{name}_prior_sd", spread, dims=dims)
-        return pm.Normal(name, mu, sigma, dims=dims)
+        return centre, spread
 
 
 @dataclass(frozen=True, eq=False, repr=False)

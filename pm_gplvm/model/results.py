@@ -49,17 +49,35 @@ def as_fit(
         **(groups or {}),
     }
     fit = xr.DataTree.from_dict(tree)
-    fit.attrs = {
+    fit.attrs = attributes(
+        method=method,
+        kernel=spec.kernel,
+        observed=table.name,
+        priors=spec.priors,
+        settings=settings,
+    )
+    return fit
+
+
+def attributes(
+    *,
+    method: str,
+    kernel: str,
+    observed: str,
+    priors: Mapping[str, str],
+    settings: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Say in the attrs of a fit how it was made."""
+    return {
         "pm_gplvm_version": version("pm_gplvm"),
         "pymc_version": pm.__version__,
         "method": method,
-        "kernel": spec.kernel,
-        "observed": table.name,
-        "priors": to_json(spec.priors),
+        "kernel": kernel,
+        "observed": observed,
+        "priors": to_json(priors),
         "interrupted": int(interrupted()),
         **{name: _attr(value) for name, value in settings.items()},
     }
-    return fit
 
 
 def _ordered(draws: Mapping[str, Array]) -> dict[str, Array]:

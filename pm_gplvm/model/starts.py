@@ -55,7 +55,7 @@ def _random(F: Array, latent_dim: int, rng: np.random.Generator) -> Array:
     return rng.standard_normal((len(F), latent_dim))
 
 
-def _completed(F: Array, rank: int) -> Array:
+def completed(F: Array, rank: int) -> Array:
     """Fill what is missing (NaN) by the principal components of the filled table, in turns.
 
     From the columns' means, as EM for PCA does (Josse & Husson 2012, Journal de la Société Française
@@ -72,6 +72,20 @@ def _completed(F: Array, rank: int) -> Array:
         low = mean + (U[:, :components] * s[:components]) @ V[:components]
         filled = np.where(missing, low, F)
     return filled
+
+
+def least_squares_scores(F: Array, axes: Array) -> Array:
+    """Scores (N, Q) of rows along given axes (Q, D), by least squares over the entries that are there."""
+    seen = ~np.isnan(F)
+    if seen.all():
+        return np.asarray(F @ axes.T)
+    Q, D = axes.shape
+    squares = (axes[:, None] * axes[None]).reshape(Q * Q, D)
+    normal = (seen @ squares.T).reshape(-1, Q, Q)
+    # As if each axis had been seen once more at 0, in a share of what a complete row has.
+    normal += 0.01 * (axes**2).sum(axis=1) * np.eye(Q)
+    found = np.linalg.solve(normal, (np.where(seen, F, 0.0) @ axes.T)[:, :, None])
+    return np.asarray(found[:, :, 0])
 
 
 EMBEDDINGS = {"pca": _pca, "isomap": _isomap, "random": _random}
@@ -281,7 +295,7 @@ def _table(spec: ModelSpec, start: Any) -> Array:
             f"start={start!r} needs the mean and scale of the table to be data; start this model from "
             "an array of latent positions."
         )
-    return _completed(spec.table.F, spec.latent_dim)
+    return completed(spec.table.F, spec.latent_dim)
 
 
 def _placed(spec: ModelSpec, X: Array, rng: np.random.Generator, *, whitened: bool) -> Array:
@@ -292,10 +306,10 @@ def _placed(spec: ModelSpec, X: Array, rng: np.random.Generator, *, whitened: bo
         X = unit * np.maximum(spread, _LEAST * spread.max())
         unit = X / np.sqrt((X**2).mean())
     anchors = spec.prior.anchors
-    return unit if anchors is None else _towards(unit, *anchors, rng)
+    return unit if anchors is None else turned_towards(unit, *anchors, rng)
 
 
-def _towards(X: Array, mean: Array, sd: Array, rng: np.random.Generator) -> Array:
+def turned_towards(X: Array, mean: Array, sd: Array, rng: np.random.Generator) -> Array:
     """Turn positions so that they agree with what is known of some.
 
     In a dimension of which something is known, known places are predicted from X by least squares,

@@ -1,5 +1,7 @@
 """Where unseen rows lie, and how likely they are, given a fit."""
 
+from collections.abc import Iterable
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
@@ -15,13 +17,16 @@ from pm_gplvm.data.table import new_table
 from pm_gplvm.model.priors import LatentPrior, kind_of_prior, mapped
 from pm_gplvm.prediction.processes import chosen_draws
 from pm_gplvm.prediction.row_posterior import (
+    Density,
     Positions,
     Rows,
+    each_density,
     effective,
     row_streams,
     separate_modes,
     weighted_positions,
 )
+from pm_gplvm.prediction.uncollapsed import UncollapsedDensity, each_frame, offset_of
 
 _STANDARD = "Normal(0.0, 1.0)"
 _UNRELIABLE = 0.7
@@ -41,6 +46,7 @@ def embed(
     num_samples: int = 20,
     draws: int = 1000,
     n_starts: int = 16,
+    offset: Any = None,
     random_seed: int | None = None,
     progressbar: bool = True,
     blas_threads: int | None = 1,
@@ -80,6 +86,8 @@ def embed(
         Positions drawn for each row, over all draws of the fit, and returned.
     n_starts : int, default 16
         Starting positions for each row and draw of the fit, at least 4.
+    offset : array_like (M,), (M, 1) or (M, D), optional
+        Of the new rows, where :func:`fit_svi` had one; of ``offset="size"`` it is found from the rows.
     random_seed : int, optional
     progressbar : bool, default True
     blas_threads : int or None, default 1
@@ -157,7 +165,7 @@ def embed(
         read.warn_unaligned()
         return _positions_by_map(read, whole, num_samples)
     new, positions, streams = positions_of_table(
-        read, Y_new, prior, settings, random_seed, blas_threads, progressbar
+        read, Y_new, prior, settings, random_seed, blas_threads, progressbar, offset=offset
     )
     read.warn_unaligned()
     weights, k = positions.smoothed()
@@ -188,6 +196,7 @@ def log_predictive(
     num_samples: int = 20,
     draws: int = 1000,
     n_starts: int = 16,
+    offset: Any = None,
     random_seed: int | None = None,
     progressbar: bool = True,
     blas_threads: int | None = 1,
@@ -200,7 +209,7 @@ def log_predictive(
 
     Parameters
     ----------
-    fit, Y_new, prior, num_samples, draws, n_starts, random_seed, progressbar, blas_threads
+    fit, Y_new, prior, num_samples, draws, n_starts, offset, random_seed, progressbar, blas_threads
         As in :func:`embed`.
 
     Returns
@@ -225,9 +234,9 @@ def log_predictive(
     settings = {"num_samples": num_samples, "draws": draws, "n_starts": n_starts}
     read = readable(fit, settings, "log_predictive")
     new, positions, _ = positions_of_table(
-        read, Y_new, prior, settings, random_seed, blas_threads, progressbar
+        read, Y_new, prior, settings, random_seed, blas_threads, progressbar, offset=offset
     )
-    _, _, scale = read.table()
+    _, scale = read.units()
     units = (~np.isnan(new.to_numpy())) @ np.log(scale)
     known = {
         "log_score": positions.log_evidence - units,
@@ -241,7 +250,10 @@ def readable(fit: Any, settings: dict[str, int], caller: str) -> Fit:
     """Check the numbers that :func:`embed` is given, and read its fit."""
     for (name, value), least in zip(settings.items(), (1, 100, 4), strict=True):
         count(name, value, least)
-    return Fit.of(fit, "X", "sigma", "Y_mean", "Y_scale", caller=caller)
+    read = Fit.of(fit, "X", "Y_mean", "Y_scale", caller=caller)
+    if not read.is_uncollapsed:
+        read.require("sigma")
+    return read
 
 
 def positions_of_table(
@@ -252,6 +264,8 @@ def positions_of_table(
     random_seed: int | None,
     blas_threads: int | None,
     progressbar: bool,
+    *,
+    offset: Any = None,
 ) -> tuple[xr.DataArray, Positions, list[np.random.Generator]]:
     """Check new rows, and draw weighted positions of each; the rows' streams of random numbers go on."""
     new = new_table(read, Y_new)
@@ -261,6 +275,17 @@ def positions_of_table(
             "it is a function of the row. Give prior=(0.0, 1.0)."
         )
     by_draw = _rows_by_draw(read, new, prior, settings["num_samples"])
+    if read.is_uncollapsed:
+        frames = each_frame(read, len(by_draw))
+        densities: Iterable[Density] = (UncollapsedDensity(process) for process in frames)
+        of_rows = offset_of(read, new, offset)
+        by_draw = [replace(rows, offset=of_rows) for rows in by_draw]
+    elif offset is not None:
+        raise ValueError(
+            f"{read.caller} takes an offset of new rows where fit_svi had one of the table's, got another fit."
+        )
+    else:
+        densities = each_density(read, len(by_draw))
     seed = np.random.SeedSequence(random_seed)
     streams = row_streams(new.to_numpy(), seed)
     with (
@@ -268,7 +293,7 @@ def positions_of_table(
         progress_bar(read.caller, len(new) * len(by_draw), "rows", show=progressbar) as progress,
     ):
         positions = weighted_positions(
-            read,
+            densities,
             by_draw,
             n_samples=settings["draws"],
             n_starts=settings["n_starts"],
@@ -285,7 +310,7 @@ def _rows_by_draw(read: Fit, new: xr.DataArray, prior: Any, limit: int) -> list[
     ``prior`` is (mean, sd), each a number, (Q,) or (M, Q), in the frame of the fit's X; None stands for
     N(0, 1) of the draw as it was made, before :func:`align` moved it.
     """
-    _, centre, scale = read.table()
+    centre, scale = read.units()
     values = (new.to_numpy() - centre) / scale
     seen = ~np.isnan(values)
     y = np.where(seen, values, 0.0)

@@ -6,11 +6,12 @@ import numpy as np
 import xarray as xr
 
 from pm_gplvm.core.blas import blas_threads as limit_threads
-from pm_gplvm.core.checks import checked
+from pm_gplvm.core.checks import Array, checked
 from pm_gplvm.data.fit import FEATURE, Fit
 from pm_gplvm.prediction.embed import positions_of_table, readable
 from pm_gplvm.prediction.predict import reconstruct
 from pm_gplvm.prediction.processes import each_process, mixed, parts, patterns_of
+from pm_gplvm.prediction.uncollapsed import mixed_responses, offset_of
 
 
 @checked
@@ -22,6 +23,7 @@ def impute(
     num_samples: int = 20,
     draws: int = 1000,
     n_starts: int = 16,
+    offset: Any = None,
     random_seed: int | None = None,
     progressbar: bool = True,
     blas_threads: int | None = 1,
@@ -42,7 +44,7 @@ def impute(
     Y_new : array_like, DataFrame or DataArray, optional
         By default the table that the fit was made from, with ``missing="mask"``; of the other
         arguments ``num_samples`` alone then matters.
-    fit, prior, num_samples, draws, n_starts, random_seed, progressbar, blas_threads
+    fit, prior, num_samples, draws, n_starts, offset, random_seed, progressbar, blas_threads
         As in :func:`embed`.
 
     Returns
@@ -72,9 +74,13 @@ def impute(
     settings = {"num_samples": num_samples, "draws": draws, "n_starts": n_starts}
     read = readable(fit, settings, "impute")
     new, positions, _ = positions_of_table(
-        read, Y_new, prior, settings, random_seed, blas_threads, progressbar
+        read, Y_new, prior, settings, random_seed, blas_threads, progressbar, offset=offset
     )
     weights, k = positions.smoothed()
+    if read.is_uncollapsed:
+        with limit_threads(blas_threads):
+            found = mixed_responses(read, new, positions, weights, offset_of(read, new, offset))
+        return _together(new, k, *found)
     F, centre, scale = read.table()
     patterns = patterns_of(read, F)
     first, second = np.zeros(new.shape), np.zeros(new.shape)
@@ -91,13 +97,18 @@ def impute(
                     mean, square = mixed(own, known, x, w, variance)
                     first[row, columns] += mean
                     second[row, columns] += square
-    missing = np.isnan(new.to_numpy())
     variance = np.maximum(second - first**2, 0.0)
+    return _together(new, k, centre + scale * first, scale * np.sqrt(variance))
+
+
+def _together(new: xr.DataArray, k: Array, mean: Array, sd: Array) -> xr.Dataset:
+    """Put what was seen and what was predicted together."""
+    missing = np.isnan(new.to_numpy())
     dims = ("obs_new", FEATURE)
     return xr.Dataset(
         {
-            "mean": (dims, np.where(missing, centre + scale * first, new.to_numpy())),
-            "sd": (dims, np.where(missing, scale * np.sqrt(variance), 0.0)),
+            "mean": (dims, np.where(missing, mean, new.to_numpy())),
+            "sd": (dims, np.where(missing, sd, 0.0)),
             "pareto_k": ("obs_new", k),
         },
         coords=new.coords,

@@ -18,6 +18,7 @@ from pm_gplvm.prediction.processes import (
     patterns_of,
     smoothed,
 )
+from pm_gplvm.prediction.uncollapsed import each_frame, rows_under_q
 
 
 def check_positions(read: Fit, X_new: Any) -> Array:
@@ -88,9 +89,11 @@ def predict(
     >>> dict(gplvm.predict(best, np.zeros((1, 2))).sizes)
     {'obs_new': 1, 'feature': 64}
     """
-    read = Fit.of(fit, "X", "sigma", "Y_mean", "Y_scale", caller="predict")
+    read = _readable(fit, "predict")
     read.warn_unaligned()
     positions = check_positions(read, X_new)
+    if read.is_uncollapsed:
+        return _predicted_uncollapsed(read, positions, noise=noise, cov=cov, limit=num_samples)
     F, centre, scale = read.table()
     patterns = patterns_of(read, F)
 
@@ -110,6 +113,41 @@ def predict(
         diagonal = np.arange(len(positions))
         whole[diagonal, diagonal] = total  # that of the function, and the noise if asked for
         known["cov"] = (("obs_new", "obs_new_to", FEATURE), scale**2 * whole)
+    numbers = {dim: np.arange(len(positions)) for dim in ("obs_new", *(["obs_new_to"] * cov))}
+    return xr.Dataset(known, coords={**numbers, FEATURE: read.features})
+
+
+def _readable(fit: Any, caller: str) -> Fit:
+    """Read a fit with a table's units and a noise, or a likelihood."""
+    read = Fit.of(fit, "X", "Y_mean", "Y_scale", caller=caller)
+    if not read.is_uncollapsed:
+        read.require("sigma")
+    return read
+
+
+def _predicted_uncollapsed(
+    read: Fit, positions: Array, *, noise: bool, cov: bool, limit: int
+) -> xr.Dataset:
+    found, spread = [], []
+    for process in each_frame(read, limit):
+        found.append(process.at(positions))
+        if cov:
+            spread.append(process.covariance_of_response(positions))
+    means = [each.mean for each in found]
+    total = np.mean([r.of_mean + (r.about if noise else 0.0) for r in found], axis=0)
+    total += np.var(means, axis=0)
+    dims = ("obs_new", FEATURE)
+    known: dict[str, Any] = {
+        "mean": (dims, np.mean(means, axis=0)),
+        "sd": (dims, np.sqrt(total)),
+    }
+    if cov:
+        mean = np.mean(means, axis=0)
+        between = np.mean([m[:, None] * m for m in means], axis=0) - mean[:, None] * mean
+        whole = np.mean(spread, axis=0) + between
+        diagonal = np.arange(len(positions))
+        whole[diagonal, diagonal] = total
+        known["cov"] = (("obs_new", "obs_new_to", FEATURE), whole)
     numbers = {dim: np.arange(len(positions)) for dim in ("obs_new", *(["obs_new_to"] * cov))}
     return xr.Dataset(known, coords={**numbers, FEATURE: read.features})
 
@@ -188,12 +226,20 @@ def sample_predictive(
     >>> gplvm.sample_predictive(best, path, num_samples=3, random_seed=1)["predictions"]["Y"].shape
     (1, 3, 5, 64)
     """
-    read = Fit.of(fit, "X", "sigma", "Y_mean", "Y_scale", caller="sample_predictive")
+    read = _readable(fit, "sample_predictive")
     read.warn_unaligned()
     positions = check_positions(read, X_new)
+    rng = np.random.default_rng(random_seed)
+    if read.is_uncollapsed:
+        frames = list(each_frame(read, num_samples))
+        shares = np.array_split(np.arange(num_samples), len(frames))
+        tables = [
+            process.draw_response(positions, len(share), rng, noise=noise)
+            for process, share in zip(frames, shares, strict=True)
+        ]
+        return _tables(read, np.concatenate(tables))
     F, centre, scale = read.table()
     patterns = patterns_of(read, F)
-    rng = np.random.default_rng(random_seed)
     chosen = list(each_process(read, num_samples))
     tables = []
     for draw, share in zip(
@@ -205,13 +251,17 @@ def sample_predictive(
         if noise:
             own = own + draw.sigma * rng.standard_normal(own.shape)
         tables.append(centre + scale * own)
-    values = np.concatenate(tables)[None]
+    return _tables(read, np.concatenate(tables))
+
+
+def _tables(read: Fit, values: Array) -> xr.DataTree:
+    """Tables (n, S, D) drawn at new positions."""
     group = xr.Dataset(
-        {read.observed: (("chain", "draw", "obs_new", FEATURE), values)},
+        {read.observed: (("chain", "draw", "obs_new", FEATURE), values[None])},
         coords={
             "chain": [0],
-            "draw": np.arange(num_samples),
-            "obs_new": np.arange(len(positions)),
+            "draw": np.arange(len(values)),
+            "obs_new": np.arange(values.shape[1]),
             FEATURE: read.features,
         },
     )
@@ -257,7 +307,12 @@ def reconstruct(fit: xr.DataTree, *, noise: bool = False, num_samples: int = 100
     >>> dict(gplvm.reconstruct(best).sizes)
     {'obs': 20, 'feature': 64}
     """
-    read = Fit.of(fit, "X", "sigma", "Y_mean", "Y_scale", caller="reconstruct")
+    read = _readable(fit, "reconstruct")
+    if read.is_uncollapsed:
+        rows = rows_under_q(read)
+        spread = np.sqrt(rows.of_mean + (rows.about if noise else 0.0))
+        whole = {"mean": ((OBS, FEATURE), rows.mean), "sd": ((OBS, FEATURE), spread)}
+        return xr.Dataset(whole, coords=read.coords)
     F, centre, scale = read.table()
     patterns = patterns_of(read, F)
     means, variances = [], []
@@ -279,8 +334,11 @@ def relative_uncertainty(fit: xr.DataTree, X_new: Any, *, num_samples: int = 20)
     The standard deviation of the noise-free function over its prior one: near 0 beside many rows, 1
     where the data say nothing. The root mean square of all columns, over at most ``num_samples`` draws.
     """
-    read = Fit.of(fit, "X", "sigma", caller="relative_uncertainty")
+    read = _readable(fit, "relative_uncertainty")
     positions = check_positions(read, X_new)
+    if read.is_uncollapsed:
+        left = [process.variance_share(positions) for process in each_frame(read, num_samples)]
+        return np.asarray(np.sqrt(np.mean(left, axis=0)))
     table, patterns = _table(read)
     share = np.bincount(patterns.group) / len(patterns.group)
     posterior, prior = [], []

@@ -5,12 +5,12 @@ fast, but each draws from a stream that its own content seeds (:func:`row_stream
 is shared: matrices are multiplied by the runs of positions of one row (:class:`Runs`).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import blake2b
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,6 +66,7 @@ class Rows:
     """Unseen rows y (M, D), standardised and 0 where not ``seen``, and the prior of their positions.
 
     x ~ N(mean, sd²), independent, (M, Q); or a mixture for all rows, of which these are the moments.
+    ``offset`` and ``entry`` (M, ...) are what a likelihood knows of them beside.
     """
 
     y: Array
@@ -74,6 +75,8 @@ class Rows:
     sd: Array
     mixture: Mixture | None = None
     short: "Short | None" = None
+    offset: Array | None = None
+    entry: Array | None = None
 
     def __len__(self) -> int:
         return len(self.y)
@@ -86,6 +89,8 @@ class Rows:
             mean=self.mean[which],
             sd=self.sd[which],
             short=None if self.short is None else self.short[which],
+            offset=None if self.offset is None else self.offset[which],
+            entry=None if self.entry is None else self.entry[which],
         )
 
     def columns(self, which: NDArray[np.intp]) -> "Rows":
@@ -150,6 +155,35 @@ class Short:
             short, root, rest[own] = shortened(coefficients[:, entries], rows.y[own][:, entries])
             y[own, : short.shape[1]], R[g, : len(root)] = short, root
         return cls(y, rest, rows.seen.sum(axis=1).astype(np.float64), R, pattern)
+
+
+class Density(Protocol):
+    """What :func:`positions_of` asks of the density of unseen rows: see :class:`RowDensity`."""
+
+    known: Any
+    beginnings: Array
+    unit: Array
+
+    @property
+    def rows_at_once(self) -> int: ...  # noqa: D102
+
+    def prepared(self, rows: Rows) -> Rows: ...  # noqa: D102
+
+    def log_joint(  # noqa: D102
+        self, x: Array, rows: Rows, row: Index | None = None
+    ) -> tuple[Array, Array]: ...
+
+    def shortfall(self, x: Array, rows: Rows) -> Array: ...  # noqa: D102
+
+    def squares(  # noqa: D102
+        self, x: Array, rows: Rows, row: Index | None = None
+    ) -> tuple[Array, Array, Array]: ...
+
+    def log_joint_and_variance(self, x: Array, rows: Rows) -> tuple[Array, Array]: ...  # noqa: D102
+
+    def log_densities(self, positions: Array, rows: Rows) -> Array: ...  # noqa: D102
+
+    def misfits(self, rows: Rows) -> Array: ...  # noqa: D102
 
 
 class RowDensity:
@@ -604,7 +638,7 @@ class Positions:
 
 
 def weighted_positions(
-    read: Fit,
+    densities: Iterable[Density],
     by_draw: list[Rows],
     *,
     n_samples: int,
@@ -615,16 +649,14 @@ def weighted_positions(
 ) -> Positions:
     """Draw positions of each row from its mixtures, the same number from each draw of the fit.
 
-    ``by_draw`` holds the rows once for each draw, with the prior of their positions in its frame.
+    ``by_draw`` holds the rows once for each draw, with the prior of their positions in its frame, and
+    ``densities`` are those given each draw.
     ``n_samples`` positions a row over all draws are rounded up to a whole number of each. ``streams``
     are those of the rows, which go on; ``seed`` is of what all rows share.
     """
-    F, _, _ = read.table()
     each = -(-n_samples // len(by_draw))
-    draws = each_process(read, len(by_draw))
     whole = []
-    for s, (draw, rows) in enumerate(zip(draws, by_draw, strict=True)):
-        density = RowDensity(draw, F)
+    for s, (density, rows) in enumerate(zip(densities, by_draw, strict=True)):
         scattered = scatter(density, np.random.default_rng(_child(seed, (s,))))
         found = []
         step = density.rows_at_once
@@ -636,6 +668,12 @@ def weighted_positions(
                 progress.advance(len(own))
         whole.append(_joined(found, axis=0))
     return _joined(whole, axis=1)
+
+
+def each_density(read: Fit, limit: int) -> Iterator[Density]:
+    """Densities of unseen rows given each of at most ``limit`` draws of a fit."""
+    F, _, _ = read.table()
+    return (RowDensity(draw, F) for draw in each_process(read, limit))
 
 
 def row_contents(values: Array) -> list[bytes]:
@@ -656,7 +694,7 @@ def _child(seed: np.random.SeedSequence, key: tuple[int, ...]) -> np.random.Seed
 
 
 def positions_of(
-    density: RowDensity,
+    density: Density,
     rows: Rows,
     n: int,
     n_starts: int,
@@ -678,7 +716,7 @@ def positions_of(
     return Positions(x, value - proposals.log_density(x), variance, modes, shortfalls, n_draws=1)
 
 
-def scatter(density: RowDensity, rng: np.random.Generator) -> tuple[Array, Array]:
+def scatter(density: Density, rng: np.random.Generator) -> tuple[Array, Array]:
     """Positions (P, Q) of the known rows and beside them, and some of N(0, 1), the same for all rows."""
     known = density.beginnings
     shape = (_SCATTERED, known.shape[1])
@@ -687,7 +725,7 @@ def scatter(density: RowDensity, rng: np.random.Generator) -> tuple[Array, Array
     return np.vstack([known, beside]), rng.standard_normal(shape)
 
 
-def _starts(density: RowDensity, rows: Rows, n: int, scattered: tuple[Array, Array]) -> Array:
+def _starts(density: Density, rows: Rows, n: int, scattered: tuple[Array, Array]) -> Array:
     """Choose n starting positions of each row, shape (M, n, Q).
 
     A quarter are the positions of the known rows most alike in the entries seen; the others those
@@ -730,7 +768,7 @@ def _distinct(
     return index, found
 
 
-def _modes(density: RowDensity, rows: Rows, starts: Array) -> Modes:
+def _modes(density: Density, rows: Rows, starts: Array) -> Modes:
     M, _, Q = starts.shape
     unit = density.unit
     found_at, log_densities, converged = _maximised(density, rows, starts)
@@ -747,7 +785,7 @@ def _modes(density: RowDensity, rows: Rows, starts: Array) -> Modes:
 
 
 def _maximised(
-    density: RowDensity, rows: Rows, starts: Array
+    density: Density, rows: Rows, starts: Array
 ) -> tuple[Array, Array, NDArray[np.bool_]]:
     """Maximise ln p(y, x) from the starts, and from where the mean comes nearest to the row.
 
@@ -778,7 +816,7 @@ def _maximised(
     return found_at, log_densities, converged
 
 
-def _spread(density: RowDensity, rows: Rows, row: Index, at: Array) -> Array:
+def _spread(density: Density, rows: Rows, row: Index, at: Array) -> Array:
     """Cholesky factor of the covariance at modes, the Hessian by differences of the gradient."""
     unit, Q = density.unit, at.shape[1]
     hessian = np.empty((len(at), Q, Q))

@@ -1,0 +1,144 @@
+"""A table that is read a few rows at a time: in memory, mapped from a file, sparse, or in Zarr."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import NDArray
+from scipy.sparse import csr_array, issparse
+
+from pm_gplvm.core.checks import Array
+from pm_gplvm.data.arrays import is_anndata, labels_along
+from pm_gplvm.data.fit import FEATURE, OBS
+from pm_gplvm.data.table import labelled
+
+_RUN = 100_000  # numbers read at once from a source that is slow at single rows
+_BLOCK = 2**18  # numbers of a block in a pass over the table
+
+Rows = NDArray[np.intp]
+
+
+class RowTable:
+    """Rows of a table as float64, NaN where an entry is missing, with the labels of both axes.
+
+    What stands in memory is not copied. Rows of a Zarr array are read in runs, as its chunks hold many.
+    """
+
+    def __init__(self, source: Any, obs: NDArray[Any], features: NDArray[Any], coords: Any) -> None:
+        self._source, self.obs, self.features, self.coords = source, obs, features, coords
+        self.shape: tuple[int, int] = tuple(source.shape)
+        self._in_runs = not isinstance(source, np.ndarray) and not issparse(source)
+
+    @classmethod
+    def of(cls, Y: Any, name: str = "Y") -> "RowTable":
+        """Take any kind of table, its values unchecked.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If it has not two dimensions, or holds no numbers.
+        """
+        if is_anndata(Y):
+            taken = cls.of(Y.X, name)
+            return cls(taken._source, Y.obs_names.to_numpy(), Y.var_names.to_numpy(), {})
+        lazy = hasattr(Y, "get_orthogonal_selection")  # Zarr
+        plain = isinstance(Y, np.ndarray) and not np.ma.isMaskedArray(Y) and Y.dtype.kind in "fiub"
+        if lazy or issparse(Y) or plain:
+            if len(Y.shape) != 2:
+                raise ValueError(
+                    f"{name} must have two dimensions (obs, feature), got shape {Y.shape}."
+                )
+            source = csr_array(Y) if issparse(Y) else Y
+            return cls(source, *(np.arange(n) for n in Y.shape), {})
+        table = labelled(Y, name)
+        coords = {str(n): c for n, c in table.coords.items() if c.dims == (OBS,) and n != OBS}
+        rows, columns = table[OBS].to_numpy(), table[FEATURE].to_numpy()
+        return cls(table.to_numpy(), rows, columns, coords)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def take(self, rows: Rows) -> Array:
+        """Read some rows, in increasing order, (B, D)."""
+        if issparse(self._source):
+            found = self._source[rows].toarray()
+        elif self._in_runs:
+            found = self._source.get_orthogonal_selection((rows, slice(None)))
+        else:
+            found = self._source[rows]
+        values = np.asarray(found, dtype=np.float64)
+        if (infinite := np.isinf(values)).any():
+            row, column = (int(i) for i in np.argwhere(infinite)[0])
+            raise ValueError(
+                f"Y must not be infinite, got {values[row, column]} at obs {self.obs[rows[row]]}, feature "
+                f"{self.features[column]}. Put NaN where an entry is missing."
+            )
+        return values
+
+    def whole(self) -> Array | None:
+        """Return the table if it stands in memory as it is, else None."""
+        in_memory = isinstance(self._source, np.ndarray) and not isinstance(self._source, np.memmap)
+        return np.asarray(self._source) if in_memory else None
+
+    def blocks(self) -> Iterator[Rows]:
+        """Go through all rows in order."""
+        size = max(_BLOCK // self.shape[1], 1)
+        for start in range(0, len(self), size):
+            yield np.arange(start, min(start + size, len(self)))
+
+    def sample(self, size: int, rng: np.random.Generator) -> Rows:
+        """Choose rows at random, all where there are no more."""
+        if size >= len(self):
+            return np.arange(len(self))
+        return np.sort(rng.choice(len(self), size, replace=False))
+
+    def batches(self, size: int, rng: np.random.Generator) -> Iterator[Rows]:
+        """Go through all rows in random batches of equal size; those left over come in another pass."""
+        N = len(self)
+        if not self._in_runs:
+            order = rng.permutation(N)
+        else:  # runs of rows in random order, mixed within groups of some tens of them
+            run = max(_RUN // self.shape[1] // 16, 1)
+            starts = rng.permutation(np.arange(0, N, run))
+            order = np.concatenate([np.arange(s, min(s + run, N)) for s in starts])
+            group = 16 * run
+            for start in range(0, N, group):
+                rng.shuffle(order[start : start + group])
+        for start in range(0, N - size + 1, size):
+            yield np.sort(order[start : start + size])
+
+
+def along_rows(name: str, given: Any, table: RowTable) -> Array | None:
+    """Known numbers of rows (N, 1) or entries (N, D), brought to the order of the table's rows by label.
+
+    A number is that of all. None stays None.
+    """
+    if given is None:
+        return None
+    N, D = table.shape
+    labels = labels_along(given, 0)
+    if isinstance(given, xr.DataArray | pd.DataFrame | pd.Series) and labels is not None:
+        own = pd.Index(labels)
+        if own.is_unique and own.isin(table.obs).sum() == N:
+            order = own.get_indexer(table.obs)
+            given = given[order] if isinstance(given, xr.DataArray) else given.iloc[order]
+        elif len(own) != N or not np.array_equal(np.asarray(own), np.asarray(table.obs)):
+            missing = [str(row) for row in table.obs if row not in own][:3]
+            raise ValueError(
+                f"{name} must have the labels of the rows of Y, each once, got none of "
+                f"{', '.join(missing) or 'some, or one twice'}. Give it the same index."
+            )
+    values = np.asarray(given, dtype=np.float64)
+    if values.ndim == 0:
+        values = np.full((1, 1), float(values))
+    elif values.shape == (N,):
+        values = values[:, None]
+    if values.shape not in ((1, 1), (N, 1), (N, D), (1, D)):
+        raise ValueError(
+            f"{name} must have the shape (N,), (N, 1), (1, D) or (N, D) with N, D = {N}, {D}, got {values.shape}."
+        )
+    if not np.isfinite(values).all():
+        raise ValueError(f"{name} must be finite, got missing or infinite values.")
+    return np.broadcast_to(values, (N, values.shape[1]))

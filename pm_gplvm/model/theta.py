@@ -1,0 +1,75 @@
+"""The hyperparameters of a kernel by themselves, with their priors, for fits that hold no ``pm.Model`` of X."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pymc as pm
+import pytensor
+import pytensor.tensor as pt
+from pymc.distributions.transforms import LogTransform
+
+from pm_gplvm.core.checks import Array
+from pm_gplvm.core.kernels import Kernel
+from pm_gplvm.data.fit import LATENT
+from pm_gplvm.model.compile import compile_mode
+from pm_gplvm.model.priors import DEFAULT_PRIORS, add_prior, distribution_text
+
+
+class ThetaPrior:
+    """Priors of the kernel's parameters, and those that are held fixed.
+
+    ``priors`` as in :func:`build_model`; with ``ard`` the lengthscale is (Q,).
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        bias: bool,
+        latent_dim: int,
+        priors: Mapping[str, Any] | None,
+        *,
+        ard: bool,
+    ) -> None:
+        names = (*kernel.parameters, *(("bias",) if bias else ()))
+        unknown = [name for name in priors or {} if name not in names]
+        if unknown:
+            raise ValueError(
+                f"priors must name parameters of this kernel ({', '.join(names) or 'it has none'}), got "
+                f"{', '.join(map(str, unknown))}."
+            )
+        self.dims = {name: (LATENT,) if ard and name == "lengthscale" else () for name in names}
+        shapes = {name: (latent_dim,) if dims else () for name, dims in self.dims.items()}
+        with pm.Model(coords={LATENT: np.arange(latent_dim)}) as model:
+            for name in names:
+                chosen = (priors or {}).get(name, DEFAULT_PRIORS[name]())
+                add_prior(name, chosen, dims=self.dims[name], shape=shapes[name], positive=True)
+        self.fixed = {
+            name: np.asarray(model[name].get_value())
+            for name in names
+            if model[name] not in model.free_RVs
+        }
+        self.free = {name: shapes[name] for name in names if name not in self.fixed}
+        for name in self.free:
+            if not isinstance(model.rvs_to_transforms[model[name]], LogTransform):
+                raise ValueError(
+                    f"priors[{name!r}] must be one on all positive numbers, such as pm.HalfNormal.dist(1), got "
+                    f"{distribution_text(model[name])}."
+                )
+        self.texts = {name: distribution_text(model[name]) for name in self.free}
+        self._compiled = _compiled(model) if self.free else None
+
+    def log_density(self, log_theta: Mapping[str, Array]) -> tuple[float, dict[str, Array]]:
+        """Sum of the priors' log densities at θ, and its gradient in ln θ."""
+        if self._compiled is None:
+            return 0.0, {}
+        value, *gradient = self._compiled(*(log_theta[name] for name in self.free))
+        return float(value), dict(zip(self.free, gradient, strict=True))
+
+
+def _compiled(model: pm.Model) -> Any:
+    total = pt.as_tensor(model.logp(jacobian=False))
+    gradient = pt.grad(total, model.value_vars, disconnected_inputs="ignore")
+    return pytensor.function(
+        model.value_vars, [total, *gradient], on_unused_input="ignore", mode=compile_mode()
+    )

@@ -1,0 +1,411 @@
+"""Predictions of a fit by minibatches: through its q(u), its likelihood and the q(x) of its rows."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from pm_gplvm.core.batch_optimise import Index
+from pm_gplvm.core.checks import Array
+from pm_gplvm.core.gaussian import square_root
+from pm_gplvm.core.kernels import cross_slope
+from pm_gplvm.core.uncollapsed import (
+    ColumnPosterior,
+    Features,
+    Nodes,
+    block_of_rows,
+    row_terms,
+    unscented,
+)
+from pm_gplvm.data.fit import Fit, evenly_spaced
+from pm_gplvm.model.likelihoods import Likelihood, from_dict
+from pm_gplvm.model.likelihoods import Rows as Observed
+from pm_gplvm.prediction.row_posterior import Positions, Rows
+
+_KNOWN = 1000  # rows beside which new ones are sought, and whose fit tells what is usual
+_BELOW, _LEAST_SPREAD = 1.0 / 6.0, 0.1
+Frame = tuple[Array, Array, Any]
+
+
+@dataclass(frozen=True)
+class Response:
+    """A new measurement at some positions: mean, and the variances of its expectation and about that, (S, D)."""
+
+    mean: Array
+    of_mean: Array
+    about: Array
+
+
+@dataclass(frozen=True)
+class Uncollapsed:
+    """q(u), the likelihood and what else a fit by minibatches holds, its positions in one frame of draws.
+
+    f is in the units of the link, a measurement in those of the table.
+    """
+
+    read: Fit
+    likelihood: Likelihood
+    parameters: dict[str, Array]
+    features: Features
+    posterior: ColumnPosterior
+    level: Array
+    centre: Array
+    scale: Array
+    frame: Frame | None = None
+
+    @classmethod
+    def of(cls, read: Fit) -> "Uncollapsed":
+        """Read it from a fit."""
+        read.require("X", "Y_mean", "Y_scale")
+        group = read.group("approximation")
+        likelihood = from_dict(read.setting("likelihood"), caller=read.caller)
+        prefix = "likelihood_"
+        parameters = {
+            str(name).removeprefix(prefix): group[name].to_numpy()
+            for name in group
+            if str(name).startswith(prefix)
+        }
+        theta = {name: read.values(name, raw=True)[0] for name in read.theta_names}
+        basis = group["u_basis"].to_numpy()
+        precisions = group["u_precision"].to_numpy()
+        return cls(
+            read,
+            likelihood,
+            parameters,
+            Features(read.kernel, group["X_inducing"].to_numpy(), theta, basis),
+            ColumnPosterior(group["u_mean"].to_numpy(), precisions, basis, np.eye(len(basis))),
+            group["level"].to_numpy(),
+            read.constants["Y_mean"].to_numpy(),
+            read.constants["Y_scale"].to_numpy(),
+        )
+
+    def raw(self, X: Array) -> Array:
+        """Bring positions (S, Q) from the frame of the fit to that in which it was made."""
+        if self.frame is None:
+            return X
+        rotation, shift, scale = self.frame
+        return np.asarray((X - shift) @ rotation / scale)
+
+    def inward(self, X: Array) -> Array:
+        """Bring positions (S, Q) into the frame of the fit."""
+        if self.frame is None:
+            return X
+        rotation, shift, scale = self.frame
+        return np.asarray(scale * X @ rotation.T + shift)
+
+    @property
+    def unit(self) -> Array:
+        """Lengthscale along each dimension of the frame, shape (Q,)."""
+        theta, Q = self.features.theta, self.features.W.shape[1]
+        unit = np.broadcast_to(theta.get("lengthscale", 1.0), Q)
+        if self.frame is None:
+            return unit
+        rotation, _, scale = self.frame
+        return np.asarray(np.sqrt(((scale * rotation * unit) ** 2).sum(axis=1)))
+
+    def moments(self, X: Array) -> tuple[Array, Array]:
+        """Mean and variance (S, D) of f at positions in the frame, without offset."""
+        return self.features.moments(self.posterior, self.level, self.raw(X))
+
+    def variance_share(self, X: Array) -> Array:
+        """Variance of f over that before any data, mean of the columns, shape (S,)."""
+        _, variance = self.moments(X)
+        prior = self.features.prior_variance(self.raw(X))
+        return np.asarray(variance.mean(axis=1) / np.maximum(prior, 1e-300))
+
+    def response(
+        self, mean: Array, variance: Array, offset: Any = None, entry: Any = None
+    ) -> Response:
+        """Moments of a measurement from those of f (S, D)."""
+        found = self.likelihood.moments(mean, variance, offset, entry, self.parameters)
+        expected, of_mean, about = (np.broadcast_to(v, mean.shape) for v in found)
+        return Response(
+            self.centre + self.scale * expected, self.scale**2 * of_mean, self.scale**2 * about
+        )
+
+    def at(self, X: Array, offset: Any = None, entry: Any = None) -> Response:
+        """Moments of a measurement at positions in the frame, by blocks of rows."""
+        parts = []
+        for rows in _blocks(len(X)):
+            given = (_some(v, rows, len(X)) for v in (offset, entry))
+            parts.append(self.response(*self.moments(X[rows]), *given))
+        return _together(parts)
+
+    def under(
+        self, mean: Array, sd: Array, nodes: Nodes, offset: Any = None, entry: Any = None
+    ) -> Response:
+        """Moments of a measurement at uncertain positions N(mean, sd²), raw, mixed over nodes."""
+        points, weights = nodes
+        parts = []
+        for rows in _blocks(len(mean), len(weights)):
+            given = [_some(v, rows, len(mean)) for v in (offset, entry)]
+            each = []
+            for point in points:
+                X = mean[rows] + sd[rows] * point
+                f = self.features.moments(self.posterior, self.level, X)
+                each.append(self.response(*f, *given))
+            expected = sum(w * r.mean for w, r in zip(weights, each, strict=True))
+            of_mean = sum(
+                w * (r.of_mean + (r.mean - expected) ** 2)
+                for w, r in zip(weights, each, strict=True)
+            )
+            about = sum(w * r.about for w, r in zip(weights, each, strict=True))
+            parts.append(Response(*(np.asarray(v) for v in (expected, of_mean, about))))
+        return _together(parts)
+
+    def draw(self, X: Array, n: int, rng: np.random.Generator) -> Array:
+        """Draw f of all positions (S, Q) together, (n, S, D)."""
+        mean, left, T = self.features.joint(self.posterior, self.level, self.raw(X))
+        M, D = self.posterior.precisions.shape
+        u = rng.standard_normal((n, M, D)) / np.sqrt(self.posterior.precisions)
+        rest = square_root(left) @ rng.standard_normal((n, len(X), D))
+        return np.asarray(mean + T @ u + rest)
+
+    def draw_response(self, X: Array, n: int, rng: np.random.Generator, *, noise: bool) -> Array:
+        """Draw measurements, or with ``noise=False`` their expectations, at all positions, (n, S, D)."""
+        f = self.draw(X, n, rng)
+        if noise:
+            drawn = self.likelihood.draw(rng, f, None, None, self.parameters)
+            return np.asarray(self.centre + self.scale * drawn)
+        flat = f.reshape(-1, f.shape[2])
+        return self.response(flat, np.zeros_like(flat)).mean.reshape(f.shape)
+
+    def covariance_of_response(self, X: Array) -> Array:
+        """Covariance (S, S, D) of the expectations of measurements at all positions."""
+        if not self.likelihood.standardised(len(self.level)).all():
+            raise ValueError(
+                f"{self.read.caller} with cov=True needs a Gaussian or Student-t likelihood, got "
+                f"{self.likelihood.name}. Draw with sample_predictive, whose rows are joint."
+            )
+        return np.asarray(self.scale**2 * self.covariance(X))
+
+    def observed(self, Y: Array, offset: Any = None, entry: Any = None) -> Observed:
+        """Rows of the table as the likelihood takes them."""
+        return Observed((Y - self.centre) / self.scale, offset, entry)
+
+    def covariance(self, X: Array) -> Array:
+        """Covariance (S, S, D) of f at all positions."""
+        _, left, T = self.features.joint(self.posterior, self.level, self.raw(X))
+        spread = (T[:, None] * T[None]) @ (1.0 / self.posterior.precisions)
+        return np.asarray(left[:, :, None] + spread)
+
+
+def _blocks(n: int, nodes: int = 1) -> Iterator[slice]:
+    size = block_of_rows(nodes)
+    return (slice(i, min(i + size, n)) for i in range(0, n, size))
+
+
+def _some(values: Any, rows: slice, n: int) -> Any:
+    return values[rows] if isinstance(values, np.ndarray) and len(values) == n else values
+
+
+def _together(parts: list[Response]) -> Response:
+    names = ("mean", "of_mean", "about")
+    return Response(*(np.concatenate([getattr(p, name) for p in parts]) for name in names))
+
+
+def each_frame(read: Fit, limit: int | None) -> Iterator[Uncollapsed]:
+    """Go through the frames that align gave the draws, at most ``limit``; else there is one."""
+    whole = Uncollapsed.of(read)
+    if not read.is_aligned:
+        yield whole
+        return
+    frames = read.frames(read.evenly_spaced(limit or read.n_mixed))
+    for frame in zip(frames.rotation, frames.shift, frames.scale, strict=True):
+        yield replace(whole, frame=frame)
+
+
+class UncollapsedDensity:
+    """Density of unseen rows under q(u), as :class:`RowDensity` has it for the other fits.
+
+    Modes are sought of the bound E ln p(y | f) + ln p(x), whose gradient is at hand; positions are weighted by
+    ln p(y | x) itself, f integrated out.
+    """
+
+    def __init__(self, process: Uncollapsed) -> None:
+        self.process = process
+        group = process.read.group("approximation")
+        known = evenly_spaced(len(group["X_mean"]), _KNOWN)
+        self.known = known
+        self.beginnings = process.inward(group["X_mean"].to_numpy()[known])
+        self.unit = process.unit
+
+    rows_at_once = 16
+
+    def prepared(self, rows: Rows) -> Rows:
+        """Return rows as they are."""
+        return rows
+
+    def _seen(self, rows: Rows, row: Index) -> Observed:
+        some = rows[row]
+        return Observed(np.where(some.seen, some.y, np.nan), some.offset, some.entry)
+
+    def _turn(self) -> Array:
+        """∂(raw position)/∂(position in the frame), shape (Q, Q)."""
+        frame = self.process.frame
+        return np.eye(len(self.unit)) if frame is None else np.asarray(frame[0].T / frame[2])
+
+    def log_joint(self, x: Array, rows: Rows, row: Index | None = None) -> tuple[Array, Array]:
+        """Bound on ln p(y, x) at positions x (S, Q), shape (S,), and its gradient."""
+        row = np.arange(len(rows)) if row is None else row
+        p, values, slopes = self.process, [], []
+        one: Nodes = (np.zeros((1, x.shape[1])), np.ones(1))
+        for some in _blocks(len(x)):
+            raw = p.raw(x[some])
+            q = raw, np.zeros_like(raw)
+            seen = self._seen(rows, row[some])
+            found, _ = row_terms(
+                p.features, p.posterior, p.level, p.likelihood, p.parameters, seen, q, one
+            )
+            values.append(found.value)
+            slopes.append(found.mean @ self._turn())
+        value, slope = np.concatenate(values), np.concatenate(slopes)
+        return value + rows.log_prior(x, row), slope + rows.prior_slope(x, row)
+
+    def squares(self, x: Array, rows: Rows, row: Index | None = None) -> tuple[Array, Array, Array]:
+        """Value of -ln p(y | mean of f) - ln p(x) but for constants, gradient, and Gauss-Newton's Hessian."""
+        row = np.arange(len(rows)) if row is None else row
+        p, mean, sd = self.process, rows.mean[row], rows.sd[row]
+        away = (x - mean) / sd
+        value, gradient = 0.5 * (away**2).sum(axis=1), away / sd
+        curvature = (1.0 / sd**2)[:, :, None] * np.eye(x.shape[1])
+        weights = p.features.turn @ p.posterior.means
+        theta = p.features.theta
+        for some in _blocks(len(x), 4):
+            raw = p.raw(x[some])
+            f, _ = p.features.moments(p.posterior, p.level, raw)
+            slope = cross_slope(p.features.kernel, raw, p.features.W, **theta) @ weights
+            slope = self._turn().T @ slope
+            by_mean = np.ascontiguousarray(f[:, None])
+            by_variance = np.full_like(by_mean, 1e-10)
+            seen = self._seen(rows, row[some])
+            found, _ = p.likelihood.expect(seen, by_mean, by_variance, np.ones(1), p.parameters)
+            value[some] -= found
+            gradient[some] -= (slope * by_mean).sum(axis=2)
+            w = np.maximum(-2.0 * by_variance, 0.0)
+            curvature[some] += (slope * w) @ slope.transpose(0, 2, 1)
+        return value, gradient, curvature
+
+    def _log_predictive(self, x: Array, rows: Rows, row: Index) -> Array:
+        p, values = self.process, []
+        for some in _blocks(len(x)):
+            f = p.features.moments(p.posterior, p.level, p.raw(x[some]))
+            logs = p.likelihood.log_predictive(self._seen(rows, row[some]), *f, p.parameters)
+            values.append(np.nansum(logs, axis=1))
+        return np.concatenate(values)
+
+    def log_joint_and_variance(self, x: Array, rows: Rows) -> tuple[Array, Array]:
+        """Return ln p(y, x) of every row at T positions of its own (M, T, Q), and no variance."""
+        M, T, Q = x.shape
+        row = np.repeat(np.arange(M), T)
+        value = self._log_predictive(x.reshape(-1, Q), rows, row).reshape(M, T)
+        return value + rows.log_prior(x), np.zeros((M, T, 1))
+
+    def log_densities(self, positions: Array, rows: Rows) -> Array:
+        """Bound on ln p(y, x) of every row at the same positions (P, Q), shape (M, P)."""
+        p, value = self.process, np.empty((len(rows), len(positions)))
+        for some in _blocks(len(positions)):
+            f, variance = p.features.moments(p.posterior, p.level, p.raw(positions[some]))
+            for m in range(len(rows)):
+                seen = self._seen(rows, np.full(len(f), m))
+                given = np.ascontiguousarray(f[:, None]).copy(), variance[:, None].copy()
+                value[m, some], _ = p.likelihood.expect(seen, *given, np.ones(1), p.parameters)
+        return np.asarray(value + rows.log_prior(positions[None]))
+
+    def misfits(self, rows: Rows) -> Array:
+        """Mean squared distances to what is expected of the known rows, shape (M, N)."""
+        expected = (self._at_known.mean - self.process.centre) / self.process.scale
+        squares = np.empty((len(rows), len(expected)))
+        for m in range(len(rows)):
+            seen = rows.seen[m]
+            squares[m] = ((expected[:, seen] - rows.y[m, seen]) ** 2).mean(axis=1)
+        return squares
+
+    @cached_property
+    def _at_known(self) -> Response:
+        return self.process.at(self.beginnings)
+
+    def shortfall(self, x: Array, rows: Rows) -> Array:
+        """How much worse the i-th row is explained at the i-th position than the table's are at theirs.
+
+        As :meth:`RowDensity.shortfall`, but the training rows are not left out. NaN where the fit does not hold its
+        table.
+        """
+        usual, spread = self._usual
+        value = self._log_predictive(x, rows, np.arange(len(rows)))
+        return np.asarray((usual - value / rows.seen.sum(axis=1)) / spread)
+
+    @cached_property
+    def _usual(self) -> tuple[float, float]:
+        p, read = self.process, self.process.read
+        if not read.holds_table:
+            return np.nan, 1.0
+        Y = read.Y.isel(obs=self.known).to_numpy()
+        offset, entry = (_constant(read, n) for n in ("Y_offset", "Y_entry"))
+        given = (None if v is None else v[self.known] for v in (offset, entry))
+        f = p.moments(self.beginnings)
+        logs = p.likelihood.log_predictive(p.observed(Y, *given), *f, p.parameters)
+        n = (~np.isnan(Y)).sum(axis=1)
+        each = (np.nansum(logs, axis=1) / np.maximum(n, 1))[n > 0]
+        low, usual = np.quantile(each, [_BELOW, 0.5])
+        return float(usual), max(float(usual - low), _LEAST_SPREAD)
+
+
+def _constant(read: Fit, name: str) -> Array | None:
+    return read.constants[name].to_numpy() if name in read.constants else None
+
+
+def offset_of(read: Fit, new: xr.DataArray, offset: Any) -> Array | None:
+    """Offset of new rows (M, 1) or (M, D): as given, or the logarithm of their size as the fit had it."""
+    M, D = new.shape
+    if offset is None and "Y_offset" in read.constants:
+        median = read.setting("size_median") if "size_median" in read.tree.attrs else None
+        if median is None:
+            raise ValueError(
+                f"{read.caller} needs the offset of each new row, as the fit had one for each of its own. Pass "
+                "offset=, zeros for an exposure of 1."
+            )
+        sums = np.nansum(new.to_numpy(), axis=1)
+        if (sums <= 0.0).any():
+            raise ValueError(
+                f"{read.caller} needs a positive sum in each new row, from which its size is told, got "
+                f"{sums.min():g}. Pass offset=."
+            )
+        return np.asarray(np.log(sums / float(median)))[:, None]
+    if offset is None:
+        return None
+    values = np.asarray(offset, dtype=np.float64)
+    values = values[:, None] if values.shape == (M,) else values
+    if values.shape not in ((M, 1), (M, D)) or not np.isfinite(values).all():
+        raise ValueError(
+            f"offset must be finite and have the shape ({M},), ({M}, 1) or ({M}, {D}), got {np.shape(offset)}."
+        )
+    return values
+
+
+def mixed_responses(
+    read: Fit, new: xr.DataArray, positions: Positions, weights: Array, offset: Array | None
+) -> tuple[Array, Array]:
+    """Mean and sd (M, D) of measurements of new rows, mixed over weighted positions."""
+    n = positions.n_draws
+    each = weights.shape[1] // n
+    first, second = np.zeros(new.shape), np.zeros(new.shape)
+    for s, process in enumerate(each_frame(read, n)):
+        part = slice(s * each, (s + 1) * each)
+        for row in range(len(new)):
+            given = None if offset is None else np.repeat(offset[row : row + 1], each, axis=0)
+            found, w = process.at(positions.x[row, part], given), weights[row, part]
+            first[row] += w @ found.mean
+            second[row] += w @ (found.of_mean + found.about + found.mean**2)
+    return first, np.sqrt(np.maximum(second - first**2, 0.0))
+
+
+def rows_under_q(read: Fit) -> Response:
+    """Moments of a measurement of the table's own rows, mixed over q(x)."""
+    process, group = Uncollapsed.of(read), read.group("approximation")
+    mean, sd = group["X_mean"].to_numpy(), group["X_sd"].to_numpy()
+    known = _constant(read, "Y_offset"), _constant(read, "Y_entry")
+    return process.under(mean, sd, unscented(mean.shape[1]), *known)
