@@ -1,7 +1,7 @@
 """The functions that kernels are written in, for compiled loops: a third ``xp`` beside NumPy and PyTensor.
 
-A loop over :func:`exp` becomes vector instructions, which one over the C library's exp does not: it
-takes about 1 ns a number, a fifth. The error is below 1e-14 of the result.
+A loop over :func:`exp` or :func:`quick_log` becomes vector instructions, which one over the C library's does
+not: it takes about 1 ns a number, a fifth. The error is below 1e-14 of the result.
 """
 
 import math
@@ -28,6 +28,16 @@ def _as_float(typing_context, bits):
     return types.float64(types.int64), codegen
 
 
+@intrinsic
+def _as_bits(typing_context, number):
+    """Read a number as 64 bits."""
+
+    def codegen(context, builder, signature, arguments):
+        return builder.bitcast(arguments[0], context.get_value_type(types.int64))
+
+    return types.int64(types.float64), codegen
+
+
 @fast
 def exp(x):
     """E to a power below 700, 0 where it is below -700."""
@@ -47,6 +57,30 @@ def exp(x):
     p = p * r + 1.0
     p = p * r + 1.0
     return p * _as_float((np.int64(k) + 1023) << 52)
+
+
+_HALF_ROOT = 0x3FE6A09E667F3BCD  # the bits of √½
+_ONE = 1023 << 52  # those of 1
+_EXPONENT = 0x7FF << 52
+
+
+@fast
+def quick_log(x):
+    """Logarithm of a positive number that is finite and no subnormal one."""
+    bits = _as_bits(x)
+    k = (bits - _HALF_ROOT + _ONE) & _EXPONENT  # the power of 2 by which the rest is from √½ to √2
+    m = _as_float(bits - k + _ONE)
+    n = np.float64(np.int32(k >> 52) - 1023)
+    s = (m - 1.0) / (m + 1.0)
+    z = s * s
+    p = 1.479819860511658591e-01  # 2 artanh s, by the coefficients of FreeBSD's log
+    p = p * z + 1.531383769920937332e-01
+    p = p * z + 1.818357216161805012e-01
+    p = p * z + 2.222219843214978396e-01
+    p = p * z + 2.857142874366239149e-01
+    p = p * z + 3.999999999940941908e-01
+    p = p * z + 6.666666666666735130e-01
+    return n * _LN2_HIGH + (2.0 * s + (s * z * p + n * _LN2_LOW))
 
 
 sqrt = math.sqrt
