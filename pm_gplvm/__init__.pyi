@@ -15,6 +15,7 @@ from pm_gplvm.fitting.linear import fit_linear as fit_linear
 from pm_gplvm.fitting.map import fit_map as fit_map
 from pm_gplvm.fitting.map import fit_marginal as fit_marginal
 from pm_gplvm.fitting.stochastic import fit_stochastic as fit_stochastic
+from pm_gplvm.fitting.svi import fit_svi as fit_svi
 from pm_gplvm.fitting.variational import fit_sparse as fit_sparse
 from pm_gplvm.fitting.variational import fit_variational as fit_variational
 from pm_gplvm.model.build import build_model as build_model

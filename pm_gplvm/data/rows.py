@@ -80,7 +80,7 @@ class RowTable:
     def whole(self) -> Array | None:
         """Return the table if it stands in memory as it is, else None."""
         in_memory = isinstance(self._source, np.ndarray) and not isinstance(self._source, np.memmap)
-        return np.asarray(self._source) if in_memory else None
+        return np.asarray(self._source, dtype=np.float64) if in_memory else None
 
     def blocks(self) -> Iterator[Rows]:
         """Go through all rows in order."""

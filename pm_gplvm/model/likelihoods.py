@@ -157,6 +157,14 @@ class Likelihood:
                 f"{_where(rows, bad, labels, first_row)}; {remedy}."
             )
 
+    def standardised(self, columns: int) -> NDArray[np.bool_]:
+        """Which columns are centred and scaled before they are fitted: f has their units."""
+        return np.zeros(columns, dtype=bool)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Say in plain values what :func:`from_dict` makes it of."""
+        return {"name": self.name, **vars(self)}
+
     # Fitting
 
     def start(self, rows: Rows) -> tuple[Parameters, Array]:
@@ -261,6 +269,11 @@ class _Noisy(Likelihood):
     """A likelihood with a standard deviation of noise."""
 
     noise: str
+
+    def standardised(self, columns: int) -> NDArray[np.bool_]:
+        """All."""
+        return np.ones(columns, dtype=bool)
+
     # ln of LogNormal(-2, 1), as the Gaussian model has it
     widths: ClassVar[dict[str, tuple[float, float]]] = {"log_sigma": (-2.0, 1.0)}
 
@@ -638,3 +651,22 @@ class Bernoulli(_Logistic):
         """See :meth:`Likelihood.slopes`."""
         trials, p = self._trials(rows), expit(f)
         return rows.filled - trials * p, trials * p * (1.0 - p)
+
+
+_NAMED: dict[str, type[Likelihood]] = {
+    kind.name: kind for kind in (Gaussian, Poisson, NegativeBinomial, Bernoulli)
+}
+
+
+def resolve(given: Any, labels: Labels | None = None) -> Likelihood:
+    """Make a likelihood of a name or of an object that is one."""
+    if isinstance(given, Likelihood):
+        return given
+    one_of("likelihood", given, tuple(_NAMED))
+    return _NAMED[given]()
+
+
+def from_dict(given: dict[str, Any], *, caller: str = "fit") -> Likelihood:
+    """Read what :meth:`Likelihood.to_dict` wrote."""
+    settings = dict(given)
+    return _NAMED[str(settings.pop("name"))](**settings)
