@@ -77,7 +77,7 @@ class Expectation(Protocol):
         mean: Array,
         variance: Array,
         weights: Array,
-        parameters: Mapping[str, Array],
+        parameters: dict[str, Array],
         *,
         of_parameters: bool = False,
     ) -> tuple[Array, dict[str, Array]]:
@@ -269,7 +269,7 @@ def row_terms(
     posterior: ColumnPosterior,
     level: Array,
     likelihood: Expectation,
-    parameters: Mapping[str, Array],
+    parameters: dict[str, Array],
     rows: Any,
     q: tuple[Array, Array],
     nodes: Nodes,

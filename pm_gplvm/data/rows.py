@@ -51,7 +51,8 @@ class RowTable:
                     f"{name} must have two dimensions (obs, feature), got shape {Y.shape}."
                 )
             source = csr_array(Y) if issparse(Y) else Y
-            return cls(source, *(np.arange(n) for n in Y.shape), {})
+            N, D = Y.shape
+            return cls(source, np.arange(N), np.arange(D), {})
         table = labelled(Y, name)
         coords = {str(n): c for n, c in table.coords.items() if c.dims == (OBS,) and n != OBS}
         rows, columns = table[OBS].to_numpy(), table[FEATURE].to_numpy()

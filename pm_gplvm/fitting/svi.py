@@ -7,7 +7,9 @@ q(u), and Adam's steps of the inducing inputs, θ, the level and the likelihood'
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import reduce
 from math import ceil
+from operator import add
 from typing import Any
 from warnings import catch_warnings, simplefilter
 
@@ -120,7 +122,7 @@ class Schedule:
     )
 
     def steps(self, n_rows: int) -> int:
-        """Number of batches."""
+        """Tell the number of batches."""
         return max(1, ceil(self.epochs * n_rows / self.batch_size))
 
 
@@ -193,12 +195,13 @@ class Optimiser:
         done = self.taken / schedule.steps(N)
         length = max(min(1.0, 2.0 * (1.0 - done)), _LEAST_RATE)
         local = self.taken * schedule.batch_size < schedule.local_epochs * N
-        scale, total, value = N / len(rows), None, 0.0
+        scale, value = N / len(rows), 0.0
+        parts: list[SharedGradient] = []
         for block in _blocks(rows, self.nodes):
             observed, prior = self.data.rows(block), self.data.prior_of(block)
             q = state.mean[block], state.sd[block]
             if local:
-                *q, trust, _ = row_steps(
+                mean, sd, trust, _ = row_steps(
                     lambda mean, sd, seen=observed: self.terms(seen, (mean, sd), self.nodes)[0],
                     q,
                     state.trust[block],
@@ -206,14 +209,15 @@ class Optimiser:
                     longest=self.longest,
                     steps=2,
                 )
-                state.mean[block], state.sd[block], state.trust[block] = *q, trust
+                state.mean[block], state.sd[block], state.trust[block] = mean, sd, trust
+                q = mean, sd
             own, shared = self.terms(observed, q, self.nodes, shared=True)
             value += float((own.value - normal_divergence(*q, prior)).sum())
-            total = shared if total is None else total + shared
+            parts += [] if shared is None else [shared]
             if not local:
                 self._row_step(block, own, q, prior, length)
         estimate = value / len(rows) - state.posterior.divergence / N
-        self._shared_step(total, scale, length)
+        self._shared_step(reduce(add, parts), scale, length)
         self.taken += 1
         return estimate
 
@@ -407,7 +411,7 @@ def fit_svi(
     table = RowTable.of(Y)
     entry_kernel, bias = parse_kernel(kernel)
     _check_sizes(table, latent_dim, entry_kernel, ard=ard)
-    chosen = resolve(likelihood, table.features)
+    chosen = resolve(likelihood, table.features.tolist())
     of_X = dict(priors or {})
     positions = _prior_of_positions(of_X.pop("X", None), table, latent_dim)
     theta = ThetaPrior(
@@ -506,14 +510,14 @@ def _data(
     prior: tuple[Any, Any],
 ) -> Data:
     """Look through the table once: is it what the likelihood describes, and centre and scale of its columns."""
-    D = table.shape[1]
+    D, labels = table.shape[1], table.features.tolist()
     n, sums, squares = np.zeros(D), np.zeros(D), np.zeros(D)
-    origin = None
+    origin: Array = np.zeros(D)
     for rows in table.blocks():
         Y = table.take(rows)
         seen = Observed(Y, _some(offset, rows), _some(entry, rows))
-        likelihood.check(seen, labels=table.features, first_row=int(rows[0]))
-        if origin is None:
+        likelihood.check(seen, labels=labels, first_row=int(rows[0]))
+        if rows[0] == 0:
             with catch_warnings():
                 simplefilter("ignore", RuntimeWarning)
                 origin = np.nan_to_num(np.nanmean(Y, axis=0))
@@ -749,7 +753,9 @@ def _run(optimiser: Optimiser, rng: np.random.Generator, i: int, bar: Any) -> Ru
     table, schedule = optimiser.data.table, optimiser.schedule
     total = schedule.steps(len(table))
     window = max(total // _WINDOWS, 1)
-    began, trace, estimates = time.perf_counter(), [], []
+    began = time.perf_counter()
+    trace: list[tuple[int, float, float]] = []
+    estimates: list[float] = []
     kept, best = optimiser.state.copy(), -np.inf
 
     def look() -> None:
@@ -853,10 +859,10 @@ def _as_fit(
         constants["X_prior_mean"], constants["X_prior_sd"] = (
             ((OBS, LATENT), v) for v in data.prior
         )
-    for name, value in (("Y_offset", data.offset), ("Y_entry", data.entry)):
-        if value is not None:
-            dims = rows_by_features if value.shape == (N, D) else (OBS, f"{name}_columns")
-            constants[name] = (dims, value)
+    for name, known in (("Y_offset", data.offset), ("Y_entry", data.entry)):
+        if known is not None:
+            dims = rows_by_features if known.shape == (N, D) else (OBS, f"{name}_columns")
+            constants[name] = (dims, known)
     approximation: dict[str, Any] = {
         "X_mean": ((OBS, LATENT), state.mean),
         "X_sd": ((OBS, LATENT), state.sd),
