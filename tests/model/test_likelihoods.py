@@ -1,18 +1,15 @@
 """Likelihoods given f, by SciPy's densities, dense quadrature, finite differences and simulation."""
 
+import json
+
 import numpy as np
+import pymc as pm
 import pytest
 from numpy.testing import assert_allclose
 from scipy import stats
 
-from pm_gplvm.model.likelihoods import (
-    Bernoulli,
-    Gaussian,
-    NegativeBinomial,
-    Poisson,
-    Rows,
-    hermite,
-)
+from pm_gplvm.model import likelihoods as L
+from pm_gplvm.model.families import Rows, hermite
 
 B, K, D = 6, 3, 5
 WEIGHTS = np.array([0.5, 0.3, 0.2])
@@ -26,57 +23,118 @@ def by_column(low, high):
     return np.linspace(low, high, D)
 
 
+def sigma(q):
+    return np.exp(q["log_sigma"])
+
+
 def _cases():
     rng = np.random.default_rng(1)
     counts = rng.poisson(2.0, (B, D)).astype(float)
     counts[1] = 0.0
     counts[0, 0] = 30.0
     numbers = rng.normal(size=(B, D))
+    positive = np.exp(numbers)
     bits = (rng.random((B, D)) < 0.4).astype(float)
     per_row, per_entry = rng.normal(scale=0.5, size=(B, 1)), rng.normal(scale=0.5, size=(B, D))
     sd = rng.uniform(0.1, 0.5, (B, D))
-    sigma = lambda q: np.exp(q["log_sigma"])  # noqa: E731
-    return {
-        "gaussian": (
-            Gaussian(),
-            Rows(numbers),
-            {"log_sigma": shared(-0.5)},
-            lambda y, f, e, q: stats.norm.logpdf(y, f, sigma(q)),
+    trials = rng.integers(1, 20, (B, D)).astype(float)
+    some = np.floor(trials * rng.random((B, D)))
+    ratings = rng.integers(1, 5, (B, D)).astype(float)
+    of = {
+        "normal": lambda y, f, e, q: stats.norm.logpdf(y, f, sigma(q)),
+        "poisson": lambda y, f, e, q: stats.poisson.logpmf(y, np.exp(f)),
+        "gamma": lambda y, f, e, q: stats.gamma.logpdf(
+            y, np.exp(q["log_shape"]), scale=np.exp(f - q["log_shape"])
         ),
+        "bernoulli": lambda y, f, e, q: stats.bernoulli.logpmf(y, 1.0 / (1.0 + np.exp(-f))),
+        "binomial": lambda y, f, e, q: stats.binom.logpmf(
+            y, 12.0 if e is None else e, 1.0 / (1.0 + np.exp(-f))
+        ),
+        "laplace": lambda y, f, e, q: stats.logistic.logpdf(y, f, 0.7),
+    }
+    return {
+        "gaussian": (L.gaussian(), Rows(numbers), {"log_sigma": shared(-0.5)}, of["normal"]),
         "gaussian-columns-entries": (
-            Gaussian("column"),
+            L.gaussian("column"),
             Rows(numbers, per_entry, sd),
             {"log_sigma": by_column(-1.0, 0.3)},
             lambda y, f, e, q: stats.norm.logpdf(y, f, np.sqrt(sigma(q) ** 2 + e**2)),
         ),
-        "poisson": (
-            Poisson(),
-            Rows(counts, per_row),
-            {},
-            lambda y, f, e, q: stats.poisson.logpmf(y, np.exp(f)),
+        "student_t": (
+            L.student_t(),
+            Rows(numbers, per_row),
+            {"log_sigma": shared(0.5)},
+            lambda y, f, e, q: stats.t.logpdf(y, 4.0, f, sigma(q)),
         ),
+        "student_t-free": (
+            L.student_t("free", "column"),
+            Rows(numbers, per_entry),
+            {"log_sigma": by_column(0.4, 1.0), "log_df": shared(1.5)},
+            lambda y, f, e, q: stats.t.logpdf(y, 2.0 + np.exp(q["log_df"]), f, sigma(q)),
+        ),
+        "poisson": (L.poisson(), Rows(counts, per_row), {}, of["poisson"]),
         "negative_binomial": (
-            NegativeBinomial(),
+            L.negative_binomial(),
             Rows(counts, per_row),
             {"log_dispersion": by_column(-1.0, 2.0)},
-            lambda y, f, e, q: negative_binomial(y, f, q),
+            negative_binomial,
         ),
         "negative_binomial-shared": (
-            NegativeBinomial("shared"),
+            L.negative_binomial("shared"),
             Rows(counts, per_entry),
             {"log_dispersion": shared(0.4)},
-            lambda y, f, e, q: negative_binomial(y, f, q),
+            negative_binomial,
         ),
-        "bernoulli": (
-            Bernoulli(),
-            Rows(bits, per_entry),
+        "bernoulli": (L.bernoulli(), Rows(bits, per_entry), {}, of["bernoulli"]),
+        "binomial": (L.binomial("entries"), Rows(some, per_row, trials), {}, of["binomial"]),
+        "binomial-told": (L.binomial(12), Rows(np.minimum(counts, 12.0)), {}, of["binomial"]),
+        "ordinal": (
+            L.ordinal([1, 2, 3, 4]),
+            Rows(ratings, per_row),
+            {"log_gaps": np.linspace(-1.0, 0.7, 2 * D).reshape(D, 2)},
+            ordinal,
+        ),
+        "ordinal-two": (L.ordinal([0, 1]), Rows(bits), {}, of["bernoulli"]),
+        "lognormal": (
+            L.lognormal("column"),
+            Rows(positive, per_row),
+            {"log_sigma": by_column(-1.0, 0.3)},
+            lambda y, f, e, q: stats.lognorm.logpdf(y, sigma(q), scale=np.exp(f)),
+        ),
+        "gamma": (
+            L.gamma(),
+            Rows(positive, per_entry),
+            {"log_shape": by_column(-0.5, 2.0)},
+            of["gamma"],
+        ),
+        "gamma-shared": (
+            L.gamma("shared"),
+            Rows(positive),
+            {"log_shape": shared(0.7)},
+            of["gamma"],
+        ),
+        "from_pymc": (
+            L.from_pymc(lambda f: pm.Logistic.dist(f, 0.7)),
+            Rows(numbers, per_row),
             {},
-            lambda y, f, e, q: stats.bernoulli.logpmf(y, 1.0 / (1.0 + np.exp(-f))),
+            of["laplace"],
         ),
     }
 
 
-def negative_binomial(y, f, q):
+def ordinal(y, f, e, q):
+    gaps = np.exp(q["log_gaps"])
+    gaps = gaps.reshape(D, 2)
+    cuts = np.concatenate([np.zeros((D, 1)), np.cumsum(gaps, axis=1)], axis=1)
+    cuts = cuts - cuts.mean(axis=1, keepdims=True)
+    edges = np.concatenate([np.full((D, 1), -np.inf), cuts, np.full((D, 1), np.inf)], axis=1)
+    columns = np.arange(D).reshape(D, *([1] * (f.ndim - y.ndim + (y.shape[-1] == 1))))
+    code = y.astype(int) - 1
+    low, high = edges[columns, code], edges[columns, code + 1]
+    return np.log(stats.logistic.cdf(high - f) - stats.logistic.cdf(low - f))
+
+
+def negative_binomial(y, f, e, q):
     r = np.exp(q["log_dispersion"])
     return stats.nbinom.logpmf(y, r, r / (r + np.exp(f)))
 
@@ -96,12 +154,17 @@ def of_f(seed=0, width=0.4):
     return rng.normal(size=(B, K, D)), rng.uniform(0.02, width, (B, K, D))
 
 
+def natural(q):
+    """Parameters beside arrays whose last axis are points."""
+    return {n: v if np.ndim(v) != 1 else v[:, None] for n, v in q.items()}
+
+
 def expected(density, rows, mean, variance, q, points=64):
     """The value of each row, by a dense rule and SciPy's density."""
     x, weights = hermite(points)
     Y = np.where(rows.seen, rows.Y, 1.0)[:, None, :, None]
     entry = None if rows.entry is None else np.broadcast_to(rows.entry, (B, D))[:, None, :, None]
-    q = {n: v if np.ndim(v) == 0 else v[:, None] for n, v in q.items()}
+    q = natural(q)
     f = (mean + rows.shift[:, None])[..., None] + np.sqrt(variance)[..., None] * x
     inner = density(Y, f, entry, q) @ weights * rows.seen[:, None]
     return np.einsum("bkd,k->b", inner, WEIGHTS)
@@ -196,8 +259,9 @@ def test_the_predictive_density_by_a_fine_grid(case, width):
     f = (mean + rows.shift)[..., None] + np.sqrt(variance)[..., None] * z
     entry = None if rows.entry is None else np.broadcast_to(rows.entry, (B, D))[..., None]
     Y = np.where(rows.seen, rows.Y, 1.0)[..., None]
-    q2 = {n: v if np.ndim(v) == 0 else v[:, None] for n, v in q.items()}
-    truth = np.log((np.exp(density(Y, f, entry, q2)) * stats.norm.pdf(z)).sum(-1) * (z[1] - z[0]))
+    truth = np.log(
+        (np.exp(density(Y, f, entry, natural(q))) * stats.norm.pdf(z)).sum(-1) * (z[1] - z[0])
+    )
     found = likelihood.log_predictive(rows, mean, variance, q)
     assert (np.isnan(found) == ~rows.seen).all()
     assert_allclose(found[rows.seen], truth[rows.seen], atol=2e-4)
