@@ -30,7 +30,7 @@ MODULES = sorted(
 )
 
 
-NAMESPACES = ("data", "diagnostics", "model", "plot", "priors")
+NAMESPACES = ("data", "diagnostics", "likelihoods", "model", "plot", "priors")
 PUBLIC = [name for name in gplvm.__all__ if name not in NAMESPACES]
 PUBLIC += [f"{space}.{name}" for space in NAMESPACES for name in getattr(gplvm, space).__all__]
 

@@ -190,3 +190,80 @@ def log_rising(y, r, value, slope):
     """Ln Γ(y + r) / Γ(r) and its derivative in r, for counts (B, D) and r (D,)."""
     for b in range(y.shape[0]):
         _log_rising(y[b], r, value[b], slope[b])
+
+
+@fast
+def _student_centre(mean, variance, y, scale, weight, spread, logs, slope, curvature, share):
+    """Begin the sums at the middle point."""
+    for d in range(len(mean)):
+        spread[d] = math.sqrt(variance[d])
+        r = y[d] - mean[d]
+        inverse = 1.0 / (scale[d] + r * r)
+        part = scale[d] * inverse
+        logs[d] = -weight * elementary.quick_log(part)
+        slope[d] = weight * r * inverse
+        curvature[d] = weight * (2.0 * part - 1.0) * inverse
+        share[d] = weight * (1.0 - part)
+
+
+@fast
+def _student_pair(mean, y, scale, point, weight, spread, logs, slope, curvature, share):
+    """Add the points f ± x sd."""
+    for d in range(len(mean)):
+        wide = spread[d] * point
+        r, s = y[d] - mean[d] - wide, y[d] - mean[d] + wide
+        first, second = 1.0 / (scale[d] + r * r), 1.0 / (scale[d] + s * s)
+        one, two = scale[d] * first, scale[d] * second
+        logs[d] -= weight * elementary.quick_log(one * two)
+        slope[d] += weight * (r * first + s * second)
+        curvature[d] += weight * ((2.0 * one - 1.0) * first + (2.0 * two - 1.0) * second)
+        share[d] += weight * (2.0 - one - two)
+
+
+@fast
+def _student_node(mean, variance, weight, head, logs, slope, curvature, share, total, total_share):
+    for d in range(len(mean)):
+        total[d] += weight * logs[d]
+        total_share[d] += weight * share[d]
+        mean[d] = weight * head[d] * slope[d]
+        variance[d] = -0.5 * weight * head[d] * curvature[d]
+
+
+@stored
+def student(mean, variance, weights, y, scale, head, centre, points, halves, total, total_share):
+    """-½ head ln(1 + z), z = (y - f)² / scale; ``total`` is E ln(1 + z), ``total_share`` E z / (1 + z).
+
+    By Gauss-Hermite, as :func:`softplus`; ``scale`` is (D,), ``head`` (B, D) is 0 where Y is missing.
+    """
+    work = np.empty((5, mean.shape[2]))
+    total[:] = 0.0
+    total_share[:] = 0.0
+    for b in range(mean.shape[0]):
+        for k in range(mean.shape[1]):
+            m, v = mean[b, k], variance[b, k]
+            _student_centre(m, v, y[b], scale, centre, work[0], work[1], work[2], work[3], work[4])
+            for j in range(len(points)):
+                _student_pair(
+                    m,
+                    y[b],
+                    scale,
+                    points[j],
+                    halves[j],
+                    work[0],
+                    work[1],
+                    work[2],
+                    work[3],
+                    work[4],
+                )
+            _student_node(
+                m,
+                v,
+                weights[k],
+                head[b],
+                work[1],
+                work[2],
+                work[3],
+                work[4],
+                total[b],
+                total_share[b],
+            )

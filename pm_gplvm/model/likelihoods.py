@@ -1,353 +1,223 @@
-"""Likelihoods of a table given f: expectations under a Gaussian f, starts, priors, predictions.
+"""Likelihoods as users name them: families, mixed columns, and any distribution of PyMC's."""
 
-Of each entry y_nd a likelihood knows p(y | f + offset). Its parameters are named, unconstrained arrays:
-of shape () where all columns share one, (D,) where each has its own.
-"""
-
-import math
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+import inspect
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
-from numpy.polynomial.hermite_e import hermegauss
+import pymc as pm
+import pytensor
+import pytensor.tensor as pt
 from numpy.typing import NDArray
-from scipy.special import expit, gammaln, logsumexp
 
-from pm_gplvm.core import expectations
-from pm_gplvm.core.checks import Array, one_of
+from pm_gplvm.core.checks import Array, function_of
+from pm_gplvm.model.compile import compile_mode
+from pm_gplvm.model.families import (
+    FAMILIES,
+    POINTS,
+    Bernoulli,
+    Binomial,
+    Gamma,
+    Gaussian,
+    Labels,
+    Likelihood,
+    LogNormal,
+    NegativeBinomial,
+    Nodes,
+    Ordinal,
+    Parameters,
+    Poisson,
+    Rows,
+    StudentT,
+    hermite,
+)
 
-Parameters = dict[str, Array]
-"""Unconstrained, by name."""
-
-Labels = Sequence[Hashable]
-
-POINTS = 5
-"""Of Gauss-Hermite in f, for :meth:`Likelihood.expect`."""
-
-_MANY = 32  # points where a prediction is made
-_LOG_2PI = math.log(2.0 * math.pi)
-
-
-def hermite(points: int) -> tuple[Array, Array]:
-    """Nodes and weights for expectations under N(0, 1)."""
-    x, weights = hermegauss(points)
-    return x, weights / weights.sum()
-
-
-def _halves(points: int) -> tuple[float, Array, Array]:
-    """Weight of the middle point, the positive points and their weights."""
-    x, weights = hermite(points)
-    odd = points % 2
-    return (
-        float(weights[points // 2]) if odd else 0.0,
-        x[points // 2 + odd :].copy(),
-        weights[points // 2 + odd :].copy(),
-    )
-
-
-_CENTRE, _HALF_POINTS, _HALF_WEIGHTS = _halves(POINTS)
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Some rows of a table, as a likelihood needs them.
-
-    Y (B, D) is NaN where an entry is missing. ``offset``, (B, 1) or (B, D), is added to f: the logarithm
-    of a size factor or of an exposure. ``entry``, (B, D) or (1, D), is what is known of each entry: trials
-    (binomial), the standard deviation of a measurement (gaussian).
-    """
-
-    Y: Array
-    offset: Array | None = None
-    entry: Array | None = None
-    kept: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
-    """What likelihoods computed of these rows, free of f and of parameters."""
-
-    @cached_property
-    def seen(self) -> NDArray[np.bool_]:
-        """Where Y is known."""
-        return ~np.isnan(self.Y)
-
-    @cached_property
-    def weight(self) -> Array:
-        """1 where Y is known, 0 elsewhere."""
-        return self.seen.astype(float)
-
-    @cached_property
-    def filled(self) -> Array:
-        """Y with 0 for missing entries."""
-        return np.where(self.seen, self.Y, 0.0)
-
-    @cached_property
-    def shift(self) -> Array:
-        """The offset of every entry, (B, D)."""
-        zero = np.zeros_like(self.Y)
-        return zero if self.offset is None else zero + self.offset
-
-    @cached_property
-    def known(self) -> Array | None:
-        """``entry`` for every entry, (B, D), 1 where Y is missing."""
-        if self.entry is None:
-            return None
-        return np.where(self.seen, np.broadcast_to(self.entry, self.Y.shape), 1.0)
+__all__ = [
+    "FromPyMC",
+    "Likelihood",
+    "Mixed",
+    "Parameters",
+    "Rows",
+    "bernoulli",
+    "binomial",
+    "from_dict",
+    "from_pymc",
+    "gamma",
+    "gaussian",
+    "lognormal",
+    "mixed",
+    "negative_binomial",
+    "ordinal",
+    "poisson",
+    "resolve",
+    "student_t",
+]
 
 
-def _sums(a: Array, b: Array) -> Array:
-    """Σ_d a b of each row."""
-    return np.einsum("bd,bd->b", a, b)
+class Mixed(Likelihood):
+    """Blocks of columns, each with its likelihood; a parameter is named after its block."""
 
+    name: ClassVar[str] = "mixed"
 
-def _like(gradient: Array, parameter: Array) -> Array:
-    """Sum a gradient by column to the shape of its parameter."""
-    return gradient if np.ndim(parameter) else np.asarray(gradient.sum())
+    def __init__(self, blocks: Iterable[tuple[Iterable[int], Likelihood]]) -> None:
+        self.blocks = [(np.asarray(list(c), dtype=np.intp), each) for c, each in blocks]
+        self.names: list[str] = []
+        for _, each in self.blocks:
+            again = sum(name.split("-")[0] == each.name for name in self.names)
+            self.names.append(f"{each.name}-{again + 1}" if again else each.name)
+        self.names = [name.replace("-", "_") for name in self.names]
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Mixed) and self.to_dict() == other.to_dict()
 
-def _each(parameter: Any, columns: int) -> Array:
-    """Return a parameter for every column."""
-    return np.ascontiguousarray(np.broadcast_to(parameter, (columns,)), dtype=float)
+    def __hash__(self) -> int:
+        return hash(tuple(self.names))
 
+    def __repr__(self) -> str:
+        return f"Mixed({[(columns.tolist(), each) for columns, each in self.blocks]})"
 
-def _column_mean(values: Array, seen: NDArray[np.bool_]) -> Array:
-    """Mean of what is known of each column, 0 of an empty one."""
-    return np.where(seen, values, 0.0).sum(axis=0) / np.maximum(seen.sum(axis=0), 1)
-
-
-def _normal_prior(value: Array, mean: float, sd: float) -> tuple[float, Array]:
-    """Ln N(value) in total, and its derivative."""
-    z = (np.asarray(value, dtype=float) - mean) / sd
-    return float(np.sum(-0.5 * z * z - math.log(sd) - 0.5 * _LOG_2PI)), -z / sd
-
-
-def _where(rows: Rows, bad: NDArray[np.bool_], labels: Labels | None, first_row: int) -> str:
-    """Name the first entry that is wrong, and its value."""
-    b, d = np.argwhere(bad)[0]
-    column = f"column {labels[d]!r}" if labels is not None else f"column {d}"
-    return f"got {rows.Y[b, d]:g} in row {first_row + b}, {column}"
-
-
-class Likelihood:
-    """What is known of an entry given f."""
-
-    name: ClassVar[str]
-    widths: ClassVar[dict[str, tuple[float, float]]] = {}
-    """Mean and standard deviation of the normal prior of each unconstrained parameter."""
-
-    # What data may be
-
-    def check(self, rows: Rows, labels: Labels | None = None, first_row: int = 0) -> None:
-        """Raise an error that names the first entry that the likelihood cannot have made."""
-        raise NotImplementedError
-
-    def _entries(
-        self,
-        rows: Rows,
-        bad: NDArray[np.bool_],
-        wanted: str,
-        remedy: str,
-        labels: Labels | None,
-        first_row: int,
-    ) -> None:
-        """Raise an error where an entry is bad."""
-        bad = bad & rows.seen
-        if bad.any():
-            raise ValueError(
-                f"Y must hold {wanted} for likelihood {self.name!r}, "
-                f"{_where(rows, bad, labels, first_row)}; {remedy}."
-            )
-
-    def standardised(self, columns: int) -> NDArray[np.bool_]:
-        """Which columns are centred and scaled before they are fitted: f has their units."""
-        return np.zeros(columns, dtype=bool)
+    @property
+    def text(self) -> str:
+        """What it is, in words."""
+        parts = [f"{each.text} for {len(c)} column{'s' * (len(c) != 1)}" for c, each in self.blocks]
+        return "; ".join(parts)
 
     def to_dict(self) -> dict[str, Any]:
-        """Say in plain values what :func:`from_dict` makes it of."""
-        return {"name": self.name, **vars(self)}
+        """Return the blocks, which JSON can hold."""
+        blocks = [
+            {"columns": columns.tolist(), "likelihood": each.to_dict()}
+            for columns, each in self.blocks
+        ]
+        return {"name": self.name, "blocks": blocks}
 
-    # Fitting
+    def given(self, rows: Rows) -> Self:
+        """Return each block with what it finds in its columns."""
+        parts = zip(self.blocks, self._rows(rows), strict=True)
+        return type(self)((columns, each.given(part)) for (columns, each), part in parts)
 
-    def start(self, rows: Rows) -> tuple[Parameters, Array]:
-        """Return parameters to start from, and the level of f in each column."""
-        raise NotImplementedError
+    def entries(self, n_rows: int, n_columns: int) -> Array | None:
+        """Return what any block was told, NaN for the others."""
+        told = [each.entries(n_rows, len(columns)) for columns, each in self.blocks]
+        if all(part is None for part in told):
+            return None
+        height = max(len(part) for part in told if part is not None)
+        table = np.full((height, n_columns), np.nan)
+        for (columns, _), part in zip(self.blocks, told, strict=True):
+            if part is not None:
+                table[:, columns] = part
+        return table
 
-    def expect(
-        self,
-        rows: Rows,
-        mean: Array,
-        variance: Array,
-        weights: Array,
-        parameters: Parameters,
-        *,
-        of_parameters: bool = False,
-    ) -> tuple[Array, Parameters]:
-        """Return Σ_k w_k Σ_d E ln p(y | f + offset) of each row, and its derivatives in the parameters.
+    def columns(self, parameter: str, n_columns: int) -> NDArray[np.intp]:
+        """Return the columns that the entries of a parameter stand for."""
+        for (columns, _), name in zip(self.blocks, self.names, strict=True):
+            if parameter.endswith(f"_{name}"):
+                return columns
+        raise KeyError(parameter)
 
-        ``mean`` and ``variance`` (B, K, D) of f at K nodes are overwritten with w_k times the derivatives
-        in them. A missing entry adds 0 everywhere.
-        """
-        raise NotImplementedError
+    def _of(self, i: int, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the parameters of a block by their own names."""
+        end = f"_{self.names[i]}"
+        return {k.removesuffix(end): v for k, v in parameters.items() if k.endswith(end)}
 
-    def log_prior(self, parameters: Parameters) -> tuple[float, Parameters]:
-        """Log-density of the unconstrained parameters and its derivatives."""
-        total, slopes = 0.0, {}
-        for name, value in parameters.items():
-            part, slopes[name] = _normal_prior(value, *self.widths[name])
-            total += part
-        return total, slopes
+    def _named(self, i: int, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        return {f"{name}_{self.names[i]}": value for name, value in parameters.items()}
 
-    def constrained(self, parameters: Parameters) -> Parameters:
-        """Return the natural parameters: ``log_sigma`` becomes ``sigma``."""
-        return {name.removeprefix("log_"): np.exp(value) for name, value in parameters.items()}
+    def _part(self, i: int, table: Any) -> Any:
+        """Return the columns of a block; of what is known of entries None where it was told nothing."""
+        return table if table is None or table.shape[1] == 1 else table[:, self.blocks[i][0]]
 
-    def working(self, rows: Rows) -> Array:
-        """Return the table whose PCA starts the fit, NaN where Y is missing."""
-        return rows.Y - rows.shift
+    def _entry(self, i: int, entry: Array | None) -> Array | None:
+        part = self._part(i, entry)
+        return None if part is None or np.isnan(part).all() else part
 
-    # Predictions
-
-    def moments(
-        self,
-        mean: Array,
-        variance: Array,
-        offset: Array | None,
-        entry: Array | None,
-        parameters: Parameters,
-    ) -> tuple[Array, Array, Array]:
-        """Return E[E[y|f]], Var[E[y|f]] and E[Var[y|f]], each (S, D), for f ~ N(mean, variance)."""
-        raise NotImplementedError
-
-    def log_predictive(
-        self, rows: Rows, mean: Array, variance: Array, parameters: Parameters
-    ) -> Array:
-        """Ln ∫ p(y | f + offset) N(f) df of each entry (B, D), NaN where Y is."""
-        total = self._quadrature(rows, mean, variance, parameters)
-        return np.where(rows.seen, total, np.nan)
-
-    def log_density(self, rows: Rows, f: Array, parameters: Parameters) -> Array:
-        """Ln p(y | f) of each entry, f with its offset; of missing entries whatever is finite."""
-        raise NotImplementedError
-
-    def slopes(self, rows: Rows, f: Array, parameters: Parameters) -> tuple[Array, Array]:
-        """Return the first derivative of the log-density in f, and the second less its sign (at least 0)."""
-        raise NotImplementedError
-
-    def _quadrature(
-        self, rows: Rows, mean: Array, variance: Array, parameters: Parameters
-    ) -> Array:
-        """Gauss-Hermite about the mode of p(y | f) N(f), in its curvature: exact to 1e-6 or so.
-
-        About the mean of f it would miss a likelihood much narrower than f.
-        """
-        sd = np.sqrt(np.maximum(variance, 1e-300))
-        z = np.zeros_like(mean)  # f = mean + offset + sd z
-        centre = mean + rows.shift
-        for _ in range(50):
-            g, h = self.slopes(rows, centre + sd * z, parameters)
-            step = (sd * g - z) / (1.0 + variance * h)
-            step = np.clip(step, -1.0 / np.minimum(sd, 1.0), 1.0 / np.minimum(sd, 1.0))
-            step = np.clip(step, -2.0, 2.0)
-            z = z + step
-            if np.max(np.abs(step), initial=0.0) < 1e-6:
-                break
-        _, h = self.slopes(rows, centre + sd * z, parameters)
-        scale = 1.0 / np.sqrt(1.0 + variance * h)
-        x, weights = hermite(_MANY)
-        terms = []
-        for point, weight in zip(x, weights, strict=True):
-            at = z + scale * point
-            inner = self.log_density(rows, centre + sd * at, parameters)
-            terms.append(inner - 0.5 * at * at + 0.5 * point * point + math.log(weight))
-        return logsumexp(terms, axis=0) + np.log(scale)
-
-
-def _offset(mean: Array, offset: Array | None) -> Array:
-    return mean if offset is None else mean + offset
-
-
-class _Noisy(Likelihood):
-    """A likelihood with a standard deviation of noise."""
-
-    noise: str
-
-    def standardised(self, columns: int) -> NDArray[np.bool_]:
-        """All."""
-        return np.ones(columns, dtype=bool)
-
-    # ln of LogNormal(-2, 1), as the Gaussian model has it
-    widths: ClassVar[dict[str, tuple[float, float]]] = {"log_sigma": (-2.0, 1.0)}
-
-    def _start_sigma(self, residuals: Array, seen: NDArray[np.bool_]) -> Parameters:
-        """Half the standard deviation of columns, or of them all."""
-        squares = _column_mean(residuals**2, seen)
-        pooled = float(np.where(seen, residuals**2, 0.0).sum() / max(seen.sum(), 1)) or 1.0
-        squares = np.where(squares > 1e-12 * pooled, squares, pooled)
-        chosen = squares if self.noise == "column" else np.asarray(pooled)
-        return {"log_sigma": np.log(0.5) + 0.5 * np.log(chosen)}
-
-
-@dataclass(frozen=True)
-class Gaussian(_Noisy):
-    """Normal noise; with ``entry``, that of each measurement is added to it."""
-
-    noise: str = "shared"
-    name: ClassVar[str] = "gaussian"
-
-    def __post_init__(self) -> None:
-        one_of("noise", self.noise, ("shared", "column"))
+    def _rows(self, rows: Rows) -> list[Rows]:
+        key = ("blocks", id(self))
+        if key not in rows.kept:
+            parts = [
+                Rows(
+                    np.ascontiguousarray(rows.Y[:, columns]),
+                    self._part(i, rows.offset),
+                    self._entry(i, rows.entry),
+                )
+                for i, (columns, _) in enumerate(self.blocks)
+            ]
+            rows.kept[key] = self, parts  # itself too, or another could come to have its id
+        return rows.kept[key][1]
 
     def check(self, rows: Rows, labels: Labels | None = None, first_row: int = 0) -> None:
-        """Raise an error unless Y is finite, and the standard deviations of entries at least 0."""
-        self._entries(
-            rows, ~np.isfinite(rows.Y), "finite numbers", "remove it, or use NaN", labels, first_row
-        )
-        if rows.known is not None:
-            bad = rows.seen & ~((rows.known >= 0.0) & np.isfinite(rows.known))
-            if bad.any():
-                b, d = np.argwhere(bad)[0]
-                raise ValueError(
-                    f"noise_sd must be finite and at least 0, got {rows.known[b, d]:g} in row "
-                    f"{first_row + b}, column {labels[d] if labels is not None else d!r}; "
-                    "where it is unknown, the entry of Y should be NaN."
-                )
+        """Check each block."""
+        for (columns, each), part in zip(self.blocks, self._rows(rows), strict=True):
+            names = [d if labels is None else labels[d] for d in columns.tolist()]
+            each.check(part, names, first_row)
 
     def start(self, rows: Rows) -> tuple[Parameters, Array]:
-        """Return half the standard deviation for noise, and the means of columns."""
-        Y = rows.filled - rows.shift
-        level = _column_mean(Y, rows.seen)
-        return self._start_sigma(Y - level, rows.seen), level
+        """Return where each block starts."""
+        found: Parameters = {}
+        level = np.zeros(rows.Y.shape[1])
+        for i, ((columns, each), part) in enumerate(
+            zip(self.blocks, self._rows(rows), strict=True)
+        ):
+            own, level[columns] = each.start(part)
+            found |= self._named(i, own)
+        return found, level
 
-    def _variance(self, rows: Rows, parameters: Parameters) -> tuple[Array, Array]:
-        """Variance of the noise of each entry, and that part of it which is learned (D,)."""
-        own = _each(np.exp(2.0 * parameters["log_sigma"]), rows.Y.shape[1])
-        if rows.known is None:
-            return np.broadcast_to(own, rows.Y.shape), own
-        return own + rows.known**2, own
+    def working(self, rows: Rows) -> Array:
+        """Return the tables of the blocks, each column at unit spread as their units differ."""
+        table = np.full_like(rows.Y, np.nan)
+        for (columns, each), part in zip(self.blocks, self._rows(rows), strict=True):
+            own, seen = each.working(part), part.seen
+            n = np.maximum(seen.sum(axis=0), 1)
+            centred = own - np.where(seen, own, 0.0).sum(axis=0) / n
+            sd = np.sqrt(np.where(seen, centred**2, 0.0).sum(axis=0) / n)
+            table[:, columns] = centred / np.where(sd > 0.0, sd, 1.0)
+        return table
 
-    def expect(
-        self,
-        rows: Rows,
-        mean: Array,
-        variance: Array,
-        weights: Array,
-        parameters: Parameters,
-        *,
-        of_parameters: bool = False,
+    def _expect(
+        self, rows: Rows, f: Nodes, parameters: Parameters, slopes: bool
     ) -> tuple[Array, Parameters]:
-        """See :meth:`Likelihood.expect`."""
-        noise, own = self._variance(rows, parameters)
-        precision = rows.weight / noise
-        squares = np.empty_like(rows.Y)
-        expectations.quadratic(
-            mean, variance, weights, rows.filled - rows.shift, precision, squares
-        )
-        total = weights.sum()
-        constant = _sums(rows.weight, np.log(noise) + _LOG_2PI)
-        value = -0.5 * (_sums(precision, squares) + total * constant)
-        if not of_parameters:
-            return value, {}
-        slope = own * (precision * (squares / noise - total)).sum(axis=0)
-        return value, {"log_sigma": _like(slope, parameters["log_sigma"])}
+        found: Parameters = {}
+        total = np.zeros(len(rows.Y))
+        for i, ((columns, each), part) in enumerate(
+            zip(self.blocks, self._rows(rows), strict=True)
+        ):
+            mean = np.ascontiguousarray(f.mean[:, :, columns])
+            variance = np.ascontiguousarray(f.variance[:, :, columns])
+            own = Nodes(mean, variance, f.weights)
+            value, gradients = each._expect(part, own, self._of(i, parameters), slopes)
+            f.mean[:, :, columns], f.variance[:, :, columns] = mean, variance
+            total += value
+            found |= self._named(i, gradients)
+        return total, found
+
+    def log_prior(self, parameters: Parameters) -> tuple[float, Parameters]:
+        """Sum those of the blocks."""
+        found: Parameters = {}
+        total = 0.0
+        for i, (_, each) in enumerate(self.blocks):
+            value, slopes = each.log_prior(self._of(i, parameters))
+            total += value
+            found |= self._named(i, slopes)
+        return total, found
+
+    def constrained(self, parameters: Parameters) -> Parameters:
+        """Return the natural parameters of the blocks."""
+        found: Parameters = {}
+        for i, (_, each) in enumerate(self.blocks):
+            found |= self._named(i, each.constrained(self._of(i, parameters)))
+        return found
+
+    def _gather(self, shape: tuple[int, ...], of_block: Callable[[int, Likelihood], Any]) -> Any:
+        """Return one or more tables, made of those of the blocks."""
+        tables: list[Array] = []
+        for i, (columns, each) in enumerate(self.blocks):
+            parts = of_block(i, each)
+            parts = parts if isinstance(parts, tuple) else (parts,)
+            tables = tables or [np.empty(shape) for _ in parts]
+            for table, part in zip(tables, parts, strict=True):
+                table[:, columns] = part
+        return tuple(tables)
 
     def moments(
         self,
@@ -358,272 +228,261 @@ class Gaussian(_Noisy):
         parameters: Parameters,
     ) -> tuple[Array, Array, Array]:
         """See :meth:`Likelihood.moments`."""
-        centre = _offset(mean, offset)
-        noise = np.exp(2.0 * parameters["log_sigma"]) + (0.0 if entry is None else entry**2)
-        return centre, variance.copy(), np.broadcast_to(noise, centre.shape).copy()
+        return self._gather(
+            mean.shape,
+            lambda i, each: each.moments(
+                self._part(i, mean),
+                self._part(i, variance),
+                self._part(i, offset),
+                self._entry(i, entry),
+                self._of(i, parameters),
+            ),
+        )
 
     def log_predictive(
         self, rows: Rows, mean: Array, variance: Array, parameters: Parameters
     ) -> Array:
         """See :meth:`Likelihood.log_predictive`."""
-        total = variance + self._variance(rows, parameters)[0]
-        return -0.5 * ((rows.Y - rows.shift - mean) ** 2 / total + np.log(total) + _LOG_2PI)
+        parts = self._rows(rows)
+        (table,) = self._gather(
+            mean.shape,
+            lambda i, each: each.log_predictive(
+                parts[i], self._part(i, mean), self._part(i, variance), self._of(i, parameters)
+            ),
+        )
+        return table
 
-
-class _LogMean(Likelihood):
-    """A likelihood of mean exp(f): moments by those of a lognormal variable."""
-
-    def _mean_square(
-        self, mean: Array, variance: Array, offset: Array | None
+    def cumulative(
+        self, rows: Rows, mean: Array, variance: Array, parameters: Parameters
     ) -> tuple[Array, Array]:
-        """E[e^f], and E[e^{2f}]."""
-        t = _offset(mean, offset)
-        return np.exp(t + 0.5 * variance), np.exp(2.0 * (t + variance))
-
-
-class _Counts(_LogMean):
-    """Counts of mean exp(f + offset)."""
-
-    def check(self, rows: Rows, labels: Labels | None = None, first_row: int = 0) -> None:
-        """Raise an error unless Y holds counts."""
-        self._entries(
-            rows,
-            ~np.isfinite(rows.Y) | (rows.Y < 0.0) | (rows.Y % 1.0 != 0.0),
-            "counts (whole numbers of at least 0)",
-            "hand in the raw counts, neither scaled nor their logarithms, and NaN for missing ones",
-            labels,
-            first_row,
+        """See :meth:`Likelihood.cumulative`."""
+        parts = self._rows(rows)
+        return self._gather(
+            mean.shape,
+            lambda i, each: each.cumulative(
+                parts[i], self._part(i, mean), self._part(i, variance), self._of(i, parameters)
+            ),
         )
 
-    def _level(self, rows: Rows) -> Array:
-        """Ln of the rate of each column; of an empty one as if half a count had been seen."""
-        exposure = np.where(rows.seen, np.exp(rows.shift), 0.0).sum(axis=0)
-        counts = rows.filled.sum(axis=0)
-        return np.log(np.maximum(counts, 0.5) / np.where(exposure > 0.0, exposure, 1.0))
-
-    def _constant(self, rows: Rows) -> Array:
-        """Σ_d ln y! of each row."""
-        if "factorial" not in rows.kept:
-            rows.kept["factorial"] = gammaln(rows.filled + 1.0).sum(axis=1)
-        return rows.kept["factorial"]
-
-    def working(self, rows: Rows) -> Array:
-        """Working residuals (y - μ)/μ · √(μ/(1 + μ/r)), r = 2: a table whose PCA starts the fit."""
-        mu = np.exp(np.minimum(self._level(rows) + rows.shift, 600.0))
-        return (rows.Y - mu) / np.sqrt(mu * (1.0 + 0.5 * mu))
-
-
-@dataclass(frozen=True)
-class Poisson(_Counts):
-    """Counts of mean and variance exp(f + offset)."""
-
-    name: ClassVar[str] = "poisson"
-
-    def start(self, rows: Rows) -> tuple[Parameters, Array]:
-        """Return no parameters, and the logarithm of the rate of each column."""
-        return {}, self._level(rows)
-
-    def expect(
-        self,
-        rows: Rows,
-        mean: Array,
-        variance: Array,
-        weights: Array,
-        parameters: Parameters,
-        *,
-        of_parameters: bool = False,
-    ) -> tuple[Array, Parameters]:
-        """See :meth:`Likelihood.expect`."""
-        middle, rate = np.empty_like(rows.Y), np.empty_like(rows.Y)
-        expectations.exponential(
-            mean, variance, weights, 1.0, rows.shift, rows.filled, rows.weight, middle, rate
-        )
-        value = _sums(rows.filled, middle) - _sums(rows.weight, rate)
-        return value - weights.sum() * self._constant(rows), {}
-
-    def moments(
+    def interval(
         self,
         mean: Array,
         variance: Array,
         offset: Array | None,
         entry: Array | None,
         parameters: Parameters,
-    ) -> tuple[Array, Array, Array]:
-        """See :meth:`Likelihood.moments`."""
-        first, second = self._mean_square(mean, variance, offset)
-        return first, second - first**2, first.copy()
-
-    def log_density(self, rows: Rows, f: Array, parameters: Parameters) -> Array:
-        """See :meth:`Likelihood.log_density`."""
-        return rows.filled * f - np.exp(np.minimum(f, 600.0)) - gammaln(rows.filled + 1.0)
-
-    def slopes(self, rows: Rows, f: Array, parameters: Parameters) -> tuple[Array, Array]:
-        """See :meth:`Likelihood.slopes`."""
-        rate = np.exp(np.minimum(f, 600.0))
-        return rows.filled - rate, rate
-
-
-class _Logistic(Likelihood):
-    """Log-densities linear · t - count · ln(1 + eᵗ) and what is free of f."""
-
-    def _expected(
-        self,
-        rows: Rows,
-        mean: Array,
-        variance: Array,
-        weights: Array,
-        shift: Array,
-        linear: Array,
-        count: Array,
+        probability: float = 0.89,
     ) -> tuple[Array, Array]:
-        """Return the value without its constants, and E ln(1 + eᵗ) of each entry."""
-        middle, soft = np.empty_like(rows.Y), np.empty_like(rows.Y)
-        expectations.softplus(
-            mean,
-            variance,
-            weights,
-            shift,
-            linear,
-            count,
-            _CENTRE,
-            _HALF_POINTS,
-            _HALF_WEIGHTS,
-            middle,
-            soft,
+        """See :meth:`Likelihood.interval`."""
+        return self._gather(
+            mean.shape,
+            lambda i, each: each.interval(
+                self._part(i, mean),
+                self._part(i, variance),
+                self._part(i, offset),
+                self._entry(i, entry),
+                self._of(i, parameters),
+                probability,
+            ),
         )
-        return _sums(linear, middle) - _sums(count, soft), soft
+
+    def draw(
+        self,
+        rng: np.random.Generator,
+        f: Array,
+        offset: Array | None,
+        entry: Array | None,
+        parameters: Parameters,
+    ) -> Array:
+        """See :meth:`Likelihood.draw`."""
+        (table,) = self._gather(
+            f.shape,
+            lambda i, each: each.draw(
+                rng,
+                self._part(i, f),
+                self._part(i, offset),
+                self._entry(i, entry),
+                self._of(i, parameters),
+            ),
+        )
+        return table
+
+    def distribution(
+        self,
+        name: str,
+        f: Any,
+        offset: Any = None,
+        entry: Any = None,
+        parameters: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Register a variable for each block, ``name_block``, and return them; no ``dims``."""
+        observed, made = kwargs.pop("observed", None), []
+        for i, (columns, each) in enumerate(self.blocks):
+            own = kwargs if observed is None else kwargs | {"observed": observed[:, columns]}
+            made.append(
+                each.distribution(
+                    f"{name}_{self.names[i]}",
+                    f[:, columns],
+                    self._part(i, offset),
+                    None if entry is None else self._entry(i, entry),
+                    self._of(i, parameters or {}),
+                    **own,
+                )
+            )
+        return made
 
 
 @dataclass(frozen=True)
-class NegativeBinomial(_Counts, _Logistic):
-    """Counts of mean μ = exp(f + offset) and variance μ + μ²/r, r the dispersion."""
+class FromPyMC(Likelihood):
+    """Any distribution of PyMC's given f: its log-density, and derivatives by PyTensor."""
 
-    dispersion: str = "column"
-    name: ClassVar[str] = "negative_binomial"
-    # r between 0.15 and 50 in 95 %
-    widths: ClassVar[dict[str, tuple[float, float]]] = {"log_dispersion": (1.0, 1.5)}
+    function: Callable[[Any], Any]
+    name: ClassVar[str] = "from_pymc"
 
     def __post_init__(self) -> None:
-        one_of("dispersion", self.dispersion, ("shared", "column"))
+        function_of("function", self.function, "f")
+        dist = self.function(pt.dmatrix("f"))
+        if not isinstance(dist, pt.TensorVariable) or dist.owner is None:
+            raise TypeError(
+                "function must return a distribution, such as lambda f: pm.Poisson.dist(pm.math.exp(f)), "
+                f"got {type(dist).__name__}."
+            )
 
-    def start(self, rows: Rows) -> tuple[Parameters, Array]:
-        """Return twice the r of the moments of columns, as f will explain some, and the log rates."""
-        level = self._level(rows)
-        mu = np.where(rows.seen, np.exp(np.minimum(level + rows.shift, 300.0)), 0.0)
-        excess = np.where(rows.seen, (rows.filled - mu) ** 2 - mu, 0.0)
-        squares = mu**2
-        axis = None if self.dispersion == "shared" else 0
-        ratio = squares.sum(axis=axis) / np.maximum(excess.sum(axis=axis), 1e-300)
-        return {"log_dispersion": np.log(np.clip(2.0 * ratio, 0.5, 10.0))}, level
+    @property
+    def text(self) -> str:
+        """What it is, in words."""
+        return "a distribution of PyMC's"
 
-    def expect(
-        self,
-        rows: Rows,
-        mean: Array,
-        variance: Array,
-        weights: Array,
-        parameters: Parameters,
-        *,
-        of_parameters: bool = False,
-    ) -> tuple[Array, Parameters]:
-        """See :meth:`Likelihood.expect`."""
-        log_r = _each(parameters["log_dispersion"], rows.Y.shape[1])
-        r = np.exp(log_r)
-        count = rows.filled + rows.weight * r
-        value, soft = self._expected(
-            rows, mean, variance, weights, rows.shift - log_r, rows.filled, count
+    def to_dict(self) -> dict[str, Any]:
+        """Raise an error: a function cannot be written down."""
+        raise ValueError(
+            "a likelihood made by from_pymc is a function and cannot be saved, got "
+            f"{self.function!r}; use one of {', '.join(FAMILIES)}, or hand it in again."
         )
-        rising, slope = np.empty_like(rows.Y), np.empty_like(rows.Y)
-        expectations.log_rising(rows.filled, r, rising, slope)
-        total = weights.sum()
-        value += total * (rising.sum(axis=1) - self._constant(rows))
-        if not of_parameters:
-            return value, {}
-        # t = f - ln r, so that r stands in the shift, in the count and in Γ
-        by_r = total * slope.sum(axis=0) - np.einsum("bd,bd->d", rows.weight, soft)
-        gradient = r * by_r - mean.sum(axis=(0, 1))
-        return value, {"log_dispersion": _like(gradient, parameters["log_dispersion"])}
 
-    def moments(
-        self,
-        mean: Array,
-        variance: Array,
-        offset: Array | None,
-        entry: Array | None,
-        parameters: Parameters,
-    ) -> tuple[Array, Array, Array]:
-        """See :meth:`Likelihood.moments`."""
-        first, second = self._mean_square(mean, variance, offset)
-        r = np.exp(parameters["log_dispersion"])
-        return first, second - first**2, first + second / r
+    @cached_property
+    def _compiled(self) -> Any:
+        """Ln p and its first two derivatives, of y and f (n, D)."""
+        y, f = pt.dmatrix("y"), pt.dmatrix("f")
+        log_p = pm.logp(self.function(f), y)
+        first = pytensor.grad(log_p.sum(), f)
+        second = pytensor.grad(first.sum(), f, disconnected_inputs="ignore")
+        return pytensor.function([y, f], [log_p, first, second], mode=compile_mode())
 
-    def log_density(self, rows: Rows, f: Array, parameters: Parameters) -> Array:
-        """See :meth:`Likelihood.log_density`."""
-        y, log_r = rows.filled, parameters["log_dispersion"]
-        r = np.exp(log_r)
-        t = f - log_r
-        constant = gammaln(y + r) - gammaln(r) - gammaln(y + 1.0)
-        return constant + y * t - (y + r) * np.logaddexp(0.0, t)
+    def _terms(self, y: Array, t: Array) -> tuple[Array, Array, Array]:
+        log_p, first, second = self._compiled(y, t)
+        return tuple(np.broadcast_to(each, t.shape) for each in (log_p, first, second))  # type: ignore[return-value]
 
-    def slopes(self, rows: Rows, f: Array, parameters: Parameters) -> tuple[Array, Array]:
-        """See :meth:`Likelihood.slopes`."""
-        log_r = parameters["log_dispersion"]
-        count, p = rows.filled + np.exp(log_r), expit(f - log_r)
-        return rows.filled - count * p, count * p * (1.0 - p)
+    @cached_property
+    def discrete(self) -> bool:  # type: ignore[override]
+        """Whether it is one of whole numbers."""
+        return bool(self.function(pt.dmatrix("f")).dtype.startswith(("int", "uint", "bool")))
 
-
-@dataclass(frozen=True)
-class Bernoulli(_Logistic):
-    """Zeros and ones, 1 with probability 1 / (1 + exp(-f - offset))."""
-
-    name: ClassVar[str] = "bernoulli"
+    def _filled(self, rows: Rows) -> Array:
+        """Return Y, with another entry of the column for a missing one."""
+        if self not in rows.kept:
+            first = np.argmax(rows.seen, axis=0)
+            stand_in = rows.Y[first, np.arange(rows.Y.shape[1])]
+            known = stand_in[~np.isnan(stand_in)]
+            stand_in = np.where(np.isnan(stand_in), known[0] if len(known) else 0.0, stand_in)
+            rows.kept[self] = np.where(rows.seen, rows.Y, stand_in)
+        return rows.kept[self]
 
     def check(self, rows: Rows, labels: Labels | None = None, first_row: int = 0) -> None:
-        """Raise an error unless Y holds 0 and 1."""
-        self._entries(
-            rows,
-            (rows.Y != 0.0) & (rows.Y != 1.0),
-            "0 and 1",
-            "code the two classes so, and missing entries as NaN",
-            labels,
-            first_row,
-        )
-
-    def _trials(self, rows: Rows) -> Array:
-        """Trials of each entry, 0 of a missing one."""
-        return rows.weight
-
-    def _constant(self, rows: Rows) -> Array | float:
-        """Return what is free of f, of each entry."""
-        return 0.0
+        """Raise an error where the density of an entry is 0 at f = 0."""
+        self._finite(rows, labels, first_row)
+        log_p = self._terms(self._filled(rows), np.zeros_like(rows.Y))[0]
+        remedy = "see its support in PyMC's documentation"
+        bad = ~np.isfinite(log_p)
+        self._refuse(rows, bad, "what the distribution can have made", remedy, labels, first_row)
 
     def start(self, rows: Rows) -> tuple[Parameters, Array]:
-        """Return no parameters, and the log odds of columns, as if half a success and failure more had been seen."""
-        trials, successes = self._trials(rows).sum(axis=0), rows.filled.sum(axis=0)
-        offset = _column_mean(rows.shift, rows.seen)
-        return {}, np.log((successes + 0.5) / (trials - successes + 0.5)) - offset
+        """Return no parameters, and the f of largest likelihood of each column."""
+        y, level = self._filled(rows), np.zeros(rows.Y.shape[1])
+        for _ in range(100):
+            _, first, second = self._terms(y, level + rows.shift)
+            g = np.where(rows.seen, first, 0.0).sum(axis=0) - 0.01 * level
+            h = np.where(rows.seen, np.abs(second), 0.0).sum(axis=0) + 0.01
+            step = np.clip(g / h, -1.0, 1.0)
+            level = level + step
+            if np.abs(step).max(initial=0.0) < 1e-6:
+                break
+        return {}, level
 
     def working(self, rows: Rows) -> Array:
-        """Pearson residuals: a table whose PCA starts the fit."""
-        trials = np.where(rows.seen, self._trials(rows), 1.0)
-        p = expit(self.start(rows)[1] + rows.shift)
-        return (rows.Y - trials * p) / np.sqrt(trials * p * (1.0 - p))
-
-    def expect(
-        self,
-        rows: Rows,
-        mean: Array,
-        variance: Array,
-        weights: Array,
-        parameters: Parameters,
-        *,
-        of_parameters: bool = False,
-    ) -> tuple[Array, Parameters]:
-        """See :meth:`Likelihood.expect`."""
-        value, _ = self._expected(
-            rows, mean, variance, weights, rows.shift, rows.filled, self._trials(rows)
+        """Score residuals: the slope in f at the level of the column, over the root of its mean square."""
+        _, first, _ = self._terms(self._filled(rows), self.start(rows)[1] + rows.shift)
+        found = np.where(rows.seen, first, np.nan)
+        square = np.where(rows.seen, first**2, 0.0).sum(axis=0) / np.maximum(
+            rows.seen.sum(axis=0), 1
         )
-        return value + weights.sum() * np.sum(self._constant(rows), axis=-1), {}
+        return found / np.sqrt(np.where(square > 0.0, square, 1.0))
+
+    def _expect(
+        self, rows: Rows, f: Nodes, parameters: Parameters, slopes: bool
+    ) -> tuple[Array, Parameters]:
+        B, K, D = f.mean.shape
+        y = np.broadcast_to(self._filled(rows)[:, None], (B, K, D)).reshape(-1, D)
+        centre = (f.mean + rows.shift[:, None]).reshape(-1, D)
+        sd = np.sqrt(f.variance).reshape(-1, D)
+        sums = np.zeros((3, B * K, D))
+        for point, weight in zip(*hermite(POINTS), strict=True):
+            for total, part in zip(sums, self._terms(y, centre + sd * point), strict=True):
+                total += weight * part
+        seen = np.broadcast_to(rows.seen[:, None], (B, K, D))
+        value, first, second = np.where(seen, sums.reshape(3, B, K, D), 0.0)
+        weights = f.weights[:, None]
+        f.mean[:] = weights * first
+        f.variance[:] = 0.5 * weights * second
+        return np.einsum("bkd,k->b", value, f.weights), {}
+
+    def _log_density(self, y: Array, t: Array, entry: Array | None, q: Parameters) -> Array:
+        return self._terms(y, t)[0]
+
+    def _slopes(
+        self, y: Array, t: Array, entry: Array | None, q: Parameters
+    ) -> tuple[Array, Array]:
+        _, first, second = self._terms(y, t)
+        return first, np.maximum(-second, 0.0)
+
+    def log_predictive(
+        self, rows: Rows, mean: Array, variance: Array, parameters: Parameters
+    ) -> Array:
+        """See :meth:`Likelihood.log_predictive`."""
+        y, t = self._filled(rows), mean + rows.shift
+        value = self._log_predictive(y, t, variance, None, {})
+        return np.where(rows.seen, value, np.nan)
+
+    @cached_property
+    def _log_cdf(self) -> Any:
+        y, f = pt.dmatrix("y"), pt.dmatrix("f")
+        return pytensor.function([y, f], pm.logcdf(self.function(f), y), mode=compile_mode())
+
+    def _cdf(self, y: Array, t: Array, entry: Array | None, q: Parameters) -> Array:
+        return np.exp(self._log_cdf(y, t))
+
+    def cumulative(
+        self, rows: Rows, mean: Array, variance: Array, parameters: Parameters
+    ) -> tuple[Array, Array]:
+        """See :meth:`Likelihood.cumulative`; by PyMC's distribution function, where it has one."""
+        y, t, sd = self._filled(rows), mean + rows.shift, np.sqrt(variance)
+
+        def average(at: Array) -> Array:
+            points = zip(*hermite(32), strict=True)
+            total = sum(weight * self._cdf(at, t + sd * x, None, {}) for x, weight in points)
+            return np.where(rows.seen, total, np.nan)
+
+        upper = average(y)
+        return (average(y - 1.0) if self.discrete else upper), upper
+
+    def _many(self, mean: Array, variance: Array, offset: Array | None) -> Array:
+        """Return draws (400, S, D) of new measurements, always the same for the same arguments."""
+        rng = np.random.default_rng(0)
+        f = mean + np.sqrt(variance) * rng.standard_normal((400, *mean.shape))
+        flat = f.reshape(-1, mean.shape[-1])
+        shift = None if offset is None else np.tile(offset, (400, 1))
+        return self.draw(rng, flat, shift, None, {}).reshape(f.shape)
 
     def moments(
         self,
@@ -633,40 +492,409 @@ class Bernoulli(_Logistic):
         entry: Array | None,
         parameters: Parameters,
     ) -> tuple[Array, Array, Array]:
-        """See :meth:`Likelihood.moments`."""
-        n = 1.0 if entry is None else entry
-        t, sd = _offset(mean, offset), np.sqrt(variance)
-        first, second = np.zeros_like(t), np.zeros_like(t)
-        for point, weight in zip(*hermite(_MANY), strict=True):
-            p = expit(t + sd * point)
-            first += weight * p
-            second += weight * p * p
-        return n * first, n * n * np.maximum(second - first**2, 0.0), n * (first - second)
+        """See :meth:`Likelihood.moments`; by 400 draws at each of 7 points of f, always the same ones."""
+        t, sd = mean if offset is None else mean + offset, np.sqrt(variance)
+        rng = np.random.default_rng(0)
+        sums = np.zeros((3, *t.shape))
+        for point, weight in zip(*hermite(7), strict=True):
+            at = np.tile(t + sd * point, (400, 1))
+            drawn = self.draw(rng, at, None, None, {}).reshape(400, *t.shape)
+            own = drawn.mean(axis=0)
+            sums += weight * np.array([own, own**2, drawn.var(axis=0)])
+        return sums[0], np.maximum(sums[1] - sums[0] ** 2, 0.0), sums[2]
 
-    def log_density(self, rows: Rows, f: Array, parameters: Parameters) -> Array:
-        """See :meth:`Likelihood.log_density`."""
-        return self._constant(rows) + rows.filled * f - self._trials(rows) * np.logaddexp(0.0, f)
+    def interval(
+        self,
+        mean: Array,
+        variance: Array,
+        offset: Array | None,
+        entry: Array | None,
+        parameters: Parameters,
+        probability: float = 0.89,
+    ) -> tuple[Array, Array]:
+        """See :meth:`Likelihood.interval`; by 400 draws, always the same ones."""
+        tail = 0.5 - 0.5 * probability
+        drawn = self._many(mean, variance, offset)
+        ends = [tail, 1.0 - tail]
+        if self.discrete:
+            lower, upper = np.quantile(drawn, ends, axis=0, method="inverted_cdf")
+        else:
+            lower, upper = np.quantile(drawn, ends, axis=0)
+        return lower, upper
 
-    def slopes(self, rows: Rows, f: Array, parameters: Parameters) -> tuple[Array, Array]:
-        """See :meth:`Likelihood.slopes`."""
-        trials, p = self._trials(rows), expit(f)
-        return rows.filled - trials * p, trials * p * (1.0 - p)
+    @cached_property
+    def _random(self) -> Any:
+        f = pt.dmatrix("f")
+        dist = self.function(f)
+        return pm.compile([f], dist, mode=compile_mode())
+
+    def _draw(self, rng: np.random.Generator, t: Array, entry: Array | None, q: Parameters) -> Any:
+        pm.pytensorf.reseed_rngs(
+            [v for v in self._random.get_shared() if hasattr(v.get_value(borrow=True), "random")],
+            int(rng.integers(2**31)),
+        )
+        return self._random(np.ascontiguousarray(t))
+
+    def distribution(
+        self,
+        name: str,
+        f: Any,
+        offset: Any = None,
+        entry: Any = None,
+        parameters: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """See :meth:`Likelihood.distribution`; from its log-density, as the distribution has no name."""
+        t = f if offset is None else f + offset
+        return pm.CustomDist(name, t, dist=lambda at, size: self.function(at), **kwargs)
 
 
-_NAMED: dict[str, type[Likelihood]] = {
-    kind.name: kind for kind in (Gaussian, Poisson, NegativeBinomial, Bernoulli)
-}
+def _names() -> str:
+    return ", ".join(FAMILIES)
 
 
-def resolve(given: Any, labels: Labels | None = None) -> Likelihood:
-    """Make a likelihood of a name or of an object that is one."""
-    if isinstance(given, Likelihood):
-        return given
-    one_of("likelihood", given, tuple(_NAMED))
-    return _NAMED[given]()
+def resolve(value: Any, labels: Labels | None = None, Y: Any = None) -> Likelihood:
+    """Return the likelihood that a user means: by name, as an object, or by column.
+
+    ``labels`` are those of the columns; what the table ``Y`` tells, such as levels, is filled in.
+    """
+    if isinstance(value, Mapping):
+        found: Likelihood = mixed(value) if labels is None else _by_column(value, labels)
+    else:
+        found = _one(value, "likelihood")
+    if isinstance(found, ByLabel):
+        if labels is None:
+            raise ValueError("labels must be given for a likelihood by column, got None.")
+        found = _by_column(found.parts, labels)
+    return found if Y is None else found.given(Rows(np.asarray(Y, dtype=float)))
 
 
-def from_dict(given: dict[str, Any], *, caller: str = "fit") -> Likelihood:
-    """Read what :meth:`Likelihood.to_dict` wrote."""
-    settings = dict(given)
-    return _NAMED[str(settings.pop("name"))](**settings)
+def _one(value: Any, what: str) -> Likelihood:
+    """Return a likelihood by name, or as it is."""
+    if isinstance(value, Likelihood):
+        return value
+    if isinstance(value, str) and value in FAMILIES:
+        return FAMILIES[value]()
+    if inspect.isfunction(value) and value.__module__ == __name__:
+        raise TypeError(
+            f"{what} must be an object made of {value.__name__}, got the function; "
+            f"use likelihoods.{value.__name__}(...)."
+        )
+    raise ValueError(
+        f"{what} must be one of {_names()}, an object of pm_gplvm.likelihoods, or a mapping from columns "
+        f"to them, got {value!r}."
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class ByLabel(Likelihood):
+    """Likelihoods by label, of columns not known yet."""
+
+    parts: Mapping[Any, Any]
+    name: ClassVar[str] = "mixed"
+
+    @property
+    def text(self) -> str:
+        """What it is, in words."""
+        return "; ".join(
+            f"{_one(value, 'likelihood').text.split('(')[0]} for "
+            + (", ".join(map(str, key)) if isinstance(key, tuple) else str(key))
+            for key, value in self.parts.items()
+        )
+
+
+def _by_column(parts: Mapping[Any, Any], labels: Labels) -> Likelihood:
+    """Return the likelihood of a table with such columns; equal ones become one block."""
+    place = {label: d for d, label in enumerate(labels)}
+    chosen: dict[int, Likelihood] = {}
+    for key, value in parts.items():
+        one = _one(value, f"likelihood of column {key!r}")
+        group: Iterable[Hashable] = [key] if key in place or not isinstance(key, tuple) else key
+        for label in group:
+            if label not in place:
+                raise ValueError(
+                    f"likelihood must name columns of Y, got {label!r}; they are {_some(labels)}."
+                )
+            if place[label] in chosen:
+                raise ValueError(f"likelihood must name a column once, got {label!r} again.")
+            chosen[place[label]] = one
+    missing = [label for d, label in enumerate(labels) if d not in chosen]
+    if missing:
+        raise ValueError(
+            f"likelihood must name every column of Y, got none for {_some(missing)}; "
+            "use a tuple of labels as a key to name many at once."
+        )
+    # Told of all rows, equal families may still differ in what they were told.
+    blocks: list[tuple[list[int], Likelihood]] = []
+    for d in range(len(labels)):
+        for columns, each in blocks:
+            same = each is chosen[d] or (
+                each == chosen[d] and each.entries(1, 1) is None and chosen[d].entries(1, 1) is None
+            )
+            if same:
+                columns.append(d)
+                break
+        else:
+            blocks.append(([d], chosen[d]))
+    return blocks[0][1] if len(blocks) == 1 else Mixed(blocks)
+
+
+def _some(labels: Iterable[Any]) -> str:
+    shown = [repr(label) for label in labels]
+    return ", ".join(shown[:8]) + ", …" * (len(shown) > 8)
+
+
+def from_dict(written: Mapping[str, Any]) -> Likelihood:
+    """Return the likelihood of :meth:`Likelihood.to_dict`."""
+    options = dict(written)
+    name = options.pop("name", None)
+    if name == "mixed":
+        return Mixed((b["columns"], from_dict(b["likelihood"])) for b in options["blocks"])
+    if name not in FAMILIES:
+        raise ValueError(
+            f"the name of a likelihood must be one of {_names()}, mixed, got {name!r}."
+        )
+    return FAMILIES[name](**options)
+
+
+def gaussian(noise: str = "shared", noise_sd: Any = None) -> Likelihood:
+    """Tell of normal noise: y ~ N(f, sigma²), and noise_sd² more where it is given.
+
+    Parameters
+    ----------
+    noise : {"shared", "column"}, default "shared"
+        Whether all columns have one sigma, or each its own. Its prior is LogNormal(-2, 1).
+    noise_sd : array_like, optional
+        Standard deviations of measurements: a number, one for each column, or of the shape of Y.
+
+    Returns
+    -------
+    Likelihood
+
+    Examples
+    --------
+    >>> import pm_gplvm as gplvm
+    >>> gplvm.likelihoods.gaussian(noise="column").text
+    "gaussian(noise='column')"
+    """
+    return Gaussian(noise, noise_sd)
+
+
+def student_t(df: Any = 4.0, noise: str = "shared") -> Likelihood:
+    """Tell of noise with heavy tails, which outliers do not pull along: y ~ t(df, f, sigma).
+
+    Parameters
+    ----------
+    df : float or "free", default 4
+        Degrees of freedom; "free" ones are learned, of all columns together: df - 2 is LogNormal(ln 8, 1).
+    noise : {"shared", "column"}, default "shared"
+        Whether all columns have one sigma, or each its own. Its prior is LogNormal(-2, 1).
+
+    Returns
+    -------
+    Likelihood
+
+    Examples
+    --------
+    >>> import pm_gplvm as gplvm
+    >>> gplvm.likelihoods.student_t(df=3).text
+    "student_t(df=3.0, noise='shared')"
+    """
+    return StudentT(df, noise)
+
+
+def poisson() -> Likelihood:
+    """Tell of counts of mean and variance exp(f).
+
+    Returns
+    -------
+    Likelihood
+
+    Examples
+    --------
+    >>> import pm_gplvm as gplvm
+    >>> gplvm.likelihoods.poisson().text
+    'poisson'
+    """
+    return Poisson()
+
+
+def negative_binomial(dispersion: str = "column") -> Likelihood:
+    """Tell of counts of mean μ = exp(f) and variance μ + μ²/r: overdispersed, as those of RNA sequencing.
+
+    Parameters
+    ----------
+    dispersion : {"column", "shared"}, default "column"
+        Whether each column has an r, or all one. Its prior is LogNormal(1, 1.5).
+
+    Returns
+    -------
+    Likelihood
+
+    Examples
+    --------
+    >>> import pm_gplvm as gplvm
+    >>> gplvm.likelihoods.negative_binomial("shared").text
+    "negative_binomial(dispersion='shared')"
+    """
+    return NegativeBinomial(dispersion)
+
+
+def bernoulli() -> Likelihood:
+    """Tell of zeros and ones, 1 with probability 1 / (1 + exp(-f)).
+
+    Returns
+    -------
+    Likelihood
+
+    Examples
+    --------
+    >>> import pm_gplvm as gplvm
+    >>> gplvm.likelihoods.bernoulli().text
+    'bernoulli'
+    """
+    return Bernoulli()
+
+
+def binomial(trials: Any) -> Likelihood:
+    """Tell of successes among trials, of probability 1 / (1 + exp(-f)).
+
+    Parameters
+    ----------
+    trials : int or array_like
+        For all entries, for each column, or of the shape of Y.
+
+    Returns
+    -------
+    Likelihood
+
+    Examples
+    --------
+    >>> import pm_gplvm as gplvm
+    >>> gplvm.likelihoods.binomial(10).text
+    'binomial(trials=10.0)'
+    """
+    return Binomial(trials)
+
+
+def ordinal(levels: Any = None) -> Likelihood:
+    """Tell of ordered classes: P(at most the c-th) = 1 / (1 + exp(f - cut_c)).
+
+    The cuts of a column rise and have the mean 0, as f has a level; the gaps between them are learned,
+    each LogNormal(0, 1).
+
+    Parameters
+    ----------
+    levels : sequence of float, optional
+        Numbers that stand for the classes, from the lowest. By default those that are found in Y.
+
+    Returns
+    -------
+    Likelihood
+
+    Examples
+    --------
+    >>> import pm_gplvm as gplvm
+    >>> gplvm.likelihoods.ordinal(range(1, 6)).text
+    'ordinal(levels=(1.0, 2.0, 3.0, 4.0, 5.0))'
+    """
+    return Ordinal(levels)
+
+
+def lognormal(noise: str = "shared") -> Likelihood:
+    """Tell of positive numbers whose logarithm is f and normal noise.
+
+    Parameters
+    ----------
+    noise : {"shared", "column"}, default "shared"
+        Whether all columns have one sigma, or each its own. Its prior is LogNormal(-2, 1).
+
+    Returns
+    -------
+    Likelihood
+
+    Examples
+    --------
+    >>> import pm_gplvm as gplvm
+    >>> gplvm.likelihoods.lognormal().text
+    "lognormal(noise='shared')"
+    """
+    return LogNormal(noise)
+
+
+def gamma(shape: str = "column") -> Likelihood:
+    """Tell of positive numbers of mean μ = exp(f) and variance μ² / shape.
+
+    Parameters
+    ----------
+    shape : {"column", "shared"}, default "column"
+        Whether each column has a shape, or all one. Its prior is LogNormal(1, 1.5).
+
+    Returns
+    -------
+    Likelihood
+
+    Examples
+    --------
+    >>> import pm_gplvm as gplvm
+    >>> gplvm.likelihoods.gamma().text
+    "gamma(shape='column')"
+    """
+    return Gamma(shape)
+
+
+def mixed(parts: Mapping[Any, Any]) -> Likelihood:
+    """Tell of columns of several kinds, each with its likelihood.
+
+    Columns of equal likelihoods form a block, which shares what is ``"shared"``. Instead of this
+    object the mapping itself may be handed in.
+
+    Parameters
+    ----------
+    parts : mapping
+        From labels of columns, or tuples of labels, to names or objects.
+
+    Returns
+    -------
+    Likelihood
+
+    Examples
+    --------
+    >>> import pm_gplvm as gplvm
+    >>> kinds = {("height", "weight"): "lognormal", "smokes": "bernoulli"}
+    >>> gplvm.likelihoods.mixed(kinds).text
+    'lognormal for height, weight; bernoulli for smokes'
+    """
+    if not isinstance(parts, Mapping) or not parts:
+        raise TypeError(
+            f"parts must be a mapping from columns to likelihoods, got {type(parts).__name__}."
+        )
+    for key, value in parts.items():
+        _one(value, f"likelihood of column {key!r}")
+    return ByLabel(dict(parts))
+
+
+def from_pymc(function: Callable[[Any], Any]) -> Likelihood:
+    """Take any distribution of PyMC's, given f.
+
+    Its log-density is integrated over f by 5 points of Gauss-Hermite, and differentiated by PyTensor:
+    one to ten times slower than the likelihoods of this package. Parameters other than f are fixed.
+    A fit with it cannot be saved.
+
+    Parameters
+    ----------
+    function : callable
+        Takes f, a PyTensor matrix (rows, columns), and returns ``pm.SomeDistribution.dist(...)`` of that shape.
+
+    Returns
+    -------
+    Likelihood
+
+    Examples
+    --------
+    >>> import pm_gplvm as gplvm, pymc as pm
+    >>> laplace = gplvm.likelihoods.from_pymc(lambda f: pm.Laplace.dist(f, 0.3))
+    >>> laplace.text
+    "a distribution of PyMC's"
+    """
+    return FromPyMC(function)
