@@ -279,6 +279,21 @@ def test_what_is_missing_changes_nothing(case):
         assert_allclose(first[3][name], second[3][name], rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("case", ["gaussian-columns-entries", "negative_binomial", "gamma"])
+def test_the_layout_of_a_table_makes_no_difference(case):
+    likelihood, rows, q, _ = CASES[case]
+    turned = Rows(
+        *(None if a is None else np.asfortranarray(a) for a in (rows.Y, rows.offset, rows.entry))
+    )
+    mean, variance = of_f()
+    for a, b in zip(
+        *(run(likelihood, each, mean, variance, q)[:3] for each in (rows, turned)), strict=True
+    ):
+        assert_allclose(a, b, rtol=1e-14)
+    assert turned.shift.flags.c_contiguous
+    assert turned.filled.flags.c_contiguous
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_far_out_all_is_finite(case):
     likelihood, rows, q, _ = CASES[case]
