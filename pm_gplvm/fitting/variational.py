@@ -3,7 +3,7 @@
 ``fit_sparse`` is ``fit_variational`` without q(X). Both start from X and θ of the exact model.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +15,9 @@ from pymc.distributions.transforms import LogTransform
 
 from pm_gplvm.core.blas import blas_threads as limit_threads
 from pm_gplvm.core.checks import Array, checked, count, number
-from pm_gplvm.core.inducing import InducingKernel
+from pm_gplvm.core.gaussian import Indices, Patterns, column_patterns
+from pm_gplvm.core.inducing import InducingKernel, InducingPosterior
+from pm_gplvm.core.inducing_patterns import by_patterns
 from pm_gplvm.core.interrupt import caught, interruptible
 from pm_gplvm.core.psi import CLOSED_FORM, Quadrature, quasi_monte_carlo
 from pm_gplvm.data.fit import LATENT, OBS, THETA, Fit, warn_of
@@ -448,32 +450,49 @@ class _Findings:
 
 
 def _findings(exact: ModelSpec, named: Values) -> _Findings:
-    F, mean, sd = exact.table.F, named["X_mean"], named["X_sd"]
+    table, mean, sd = exact.table, named["X_mean"], named["X_sd"]
     sigma = float(np.hypot(named["sigma"], exact.floor))
-    size = float((F**2).sum()), *F.shape
-    whole = _inducing_kernel(exact, named)
-    posterior = whole.posterior(F, sigma)
-    likelihood = posterior.bound(*size)
+    F = np.nan_to_num(table.F)
+    seen = np.ones(F.shape, dtype=bool) if table.seen is None else table.seen.T
+    patterns, rest, likelihood = column_patterns(seen), F.copy(), 0.0
+    whole = _inducing_kernel(exact, named, patterns)
+    for rows, columns, posterior in _posteriors(whole, F, sigma, patterns):
+        likelihood += _bound(posterior, F, rows, columns)
+        rest[:, columns] -= whole.psi1 @ posterior.weights
     divergence = 0.5 * float((mean**2 + sd**2 - 1.0 - 2.0 * np.log(sd)).sum())
-    rest = F - whole.psi1 @ posterior.weights
     error = None
     if exact.kernel not in CLOSED_FORM:
-        fine = _inducing_kernel(exact, named, quasi_monte_carlo(exact.latent_dim))
-        error = float(likelihood - fine.posterior(F, sigma).bound(*size))
+        fine = _inducing_kernel(exact, named, patterns, quasi_monte_carlo(exact.latent_dim))
+        error = likelihood - sum(
+            _bound(posterior, F, rows, columns)
+            for rows, columns, posterior in _posteriors(fine, F, sigma, patterns)
+        )
     return _Findings(
-        bound=likelihood - len(F) * exact.table.log_scale - divergence,
-        explained=1.0 - float((rest**2).sum()) / size[0],
+        bound=likelihood - table.log_units - divergence,
+        explained=1.0 - float((rest[seen] ** 2).sum()) / float((F**2).sum()),
         quadrature_error=error,
     )
 
 
+def _posteriors(
+    whole: InducingKernel, F: Array, sigma: float, patterns: Patterns
+) -> Iterator[tuple[Indices, Indices, InducingPosterior]]:
+    """Rows and columns of each pattern of F, 0 where nothing was seen, and the posterior given them."""
+    for (rows, _), (columns, posterior) in zip(patterns, whole.posteriors(F, sigma), strict=True):
+        yield rows, columns, posterior
+
+
+def _bound(posterior: InducingPosterior, F: Array, rows: Indices, columns: Indices) -> float:
+    return float(posterior.bound(float((F[:, columns] ** 2).sum()), len(rows), len(columns)))
+
+
 def _inducing_kernel(
-    exact: ModelSpec, named: Values, quadrature: Quadrature | None = None
+    exact: ModelSpec, named: Values, patterns: Patterns, quadrature: Quadrature | None = None
 ) -> InducingKernel:
     positions = named["X_mean"], named["X_sd"], named["X_inducing"]
     # There will be no gradient: nothing need be kept for it.
     settings = {"quadrature": quadrature, "workspace": np.empty((0, 0))}
-    return InducingKernel.of(exact.kernel, positions, named, **settings)
+    return by_patterns(exact.kernel, positions, named, patterns, **settings)
 
 
 def _unconverged(best: Optimum) -> str:

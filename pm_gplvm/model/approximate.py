@@ -10,12 +10,13 @@ from pymc.model.fgraph import fgraph_from_model, model_from_fgraph
 from pytensor.graph.basic import Variable
 
 from pm_gplvm.core.checks import checked
-from pm_gplvm.core.gaussian import gram_factor
+from pm_gplvm.core.gaussian import column_patterns, gram_factor
 from pm_gplvm.core.inducing import InducingKernel
+from pm_gplvm.core.inducing_patterns import warn_of_inducing_cost
 from pm_gplvm.core.kernels import KERNELS
 from pm_gplvm.core.psi import ONE_NODE
 from pm_gplvm.data.fit import LATENT
-from pm_gplvm.model.ops import SYMBOLIC, CollapsedBound
+from pm_gplvm.model.ops import SYMBOLIC, CollapsedBound, PatternBound
 from pm_gplvm.model.spec import ModelSpec, noise_in
 
 Method = Literal["vfe", "fitc"]
@@ -83,7 +84,7 @@ def build_variational(model: pm.Model | ModelSpec, *, n_inducing: int = 50) -> p
         theta = _theta(approximation)
         unit = theta["lengthscale"]
         likelihood = _bound(exact, (mean / unit, sd / unit, W / unit), theta, points=False)
-        pm.Potential("likelihood_bound", likelihood - exact.X_shape[0] * exact.table.log_scale)
+        pm.Potential("likelihood_bound", likelihood - exact.table.log_units)
         pm.Potential("minus_KL", -0.5 * (mean**2 + sd**2 - 1.0 - 2.0 * pt.log(sd)).sum())
     return approximation
 
@@ -137,11 +138,11 @@ def build_sparse(
         W = _add_inducing_inputs(exact, n_inducing)
         X, theta = approximation["X"], _theta(approximation)
         positions = X / theta["lengthscale"], pt.zeros_like(X), W / theta["lengthscale"]
-        if method == "vfe":
-            value = _bound(exact, positions, theta, points=True)
+        if method == "vfe" or exact.table.seen is not None:
+            value = _bound(exact, positions, theta, points=True, fitc=method == "fitc")
         else:
             value = _fitc(exact, positions, theta)
-        pm.Potential("likelihood", value - exact.X_shape[0] * exact.table.log_scale)
+        pm.Potential("likelihood", value - exact.table.log_units)
     return approximation
 
 
@@ -154,7 +155,6 @@ def _checked(model: pm.Model | ModelSpec, n_inducing: int) -> tuple[ModelSpec, i
             f"got kernel={spec.kernel!r}. Build it with build_model."
         )
     spec.table.require_shared(caller="A model with inducing inputs")
-    spec.table.require_complete(caller="A model with inducing inputs")
     if not spec.table.standardisable or "sigma" not in spec.theta:
         raise ValueError(
             "model must have a noise 'sigma', and the mean and scale of its table must be data, "
@@ -219,11 +219,24 @@ def _theta(model: pm.Model) -> dict[str, Variable]:
 
 
 def _bound(
-    exact: ModelSpec, positions: tuple[Variable, ...], theta: dict[str, Variable], *, points: bool
+    exact: ModelSpec,
+    positions: tuple[Variable, ...],
+    theta: dict[str, Variable],
+    *,
+    points: bool,
+    fitc: bool = False,
 ) -> Variable:
-    scalars = (theta[name] for name in ("amplitude", "bias", "sigma"))
-    op = CollapsedBound(exact.kernel, exact.table.F.shape[1], points)
-    return op(*positions, *scalars, _factor(exact), *_ratio(exact, theta))[0]
+    scalars = [theta[name] for name in ("amplitude", "bias", "sigma")]
+    if exact.table.seen is None:
+        op, factor = CollapsedBound(exact.kernel, exact.table.F.shape[1], points), _factor(exact)
+    else:
+        patterns = column_patterns(exact.table.seen.T)
+        warn_of_inducing_cost(patterns, points=points)
+        short, of_short = patterns.shortened(exact.table.F)
+        widths = tuple(np.bincount(patterns.group).tolist())
+        op = PatternBound(exact.kernel, of_short, widths, points, fitc=fitc)
+        factor = pytensor.shared(short, name="factors")
+    return op(*positions, *scalars, factor, *_ratio(exact, theta))[0]
 
 
 def _ratio(exact: ModelSpec, theta: dict[str, Variable]) -> list[Variable]:
