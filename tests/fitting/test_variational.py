@@ -76,6 +76,53 @@ def test_its_log_density_is_the_papers_in_the_units_of_the_table(kernel, Y, rng)
     assert found == pytest.approx(expected, rel=1e-9)
 
 
+def test_columns_with_holes_have_the_bound_of_their_rows(Y, rng):
+    holes = Y.copy()
+    holes[::3, 1:3] = np.nan
+    holes[7, 3] = np.nan
+    model = gplvm.build_model(
+        holes, 2, kernel="rbf + bias", scale="feature", priors=FLAT, resolution=0, missing="mask"
+    )
+    density = compile_log_density(gplvm.model.build_variational(model, n_inducing=4))
+    mean, sd = rng.standard_normal((12, 2)), rng.uniform(0.2, 0.9, (12, 2))
+    W, theta = rng.standard_normal((4, 2)), {"amplitude": 1.2, "bias": 0.6, "sigma": 0.4}
+    values = {f"{name}_log__": np.log(value) for name, value in theta.items()}
+    values |= {"lengthscale_log__": np.log(0.8), "X_mean": mean, "X_sd_log__": np.log(sd)}
+    values = {n: np.asarray((values | {"X_inducing": W})[n]) for n in density.names}
+    found, gradient = density(density.pack(values))
+    expected = -kl(mean, sd)
+    for column in holes.to_numpy().T:
+        rows = np.isfinite(column)
+        f = (column[rows] - column[rows].mean()) / column[rows].std()
+        places = mean[rows] / 0.8, sd[rows] / 0.8, W / 0.8
+        expected += bound("rbf", *places, *theta.values(), f[:, None])
+        expected -= rows.sum() * np.log(column[rows].std())
+    assert found == pytest.approx(expected, rel=1e-9)
+    slope = central_differences(lambda point: density(point["v"])[0], {"v": density.pack(values)})
+    np.testing.assert_allclose(gradient, slope["v"], rtol=1e-5, atol=1e-4)
+
+
+def test_the_bound_of_a_fit_with_holes_is_that_of_its_model(table):
+    holes = table.copy()
+    holes[::4, :12] = np.nan
+    model = gplvm.build_model(holes, 2, kernel="matern52", missing="mask")
+    fit = fit_of(model, n_inducing=8, hold=5, max_iter=20, tol=1e-2)
+    written = gplvm.model.build_variational(model, n_inducing=8)
+    names = {"X_mean": 0, "X_sd": 0, "X_inducing": 0}
+    numbers = {n: fit["approximation"][n].to_numpy() for n in names}
+    numbers |= {
+        n: fit["posterior"][n].to_numpy()[0, 0] for n in ("lengthscale", "amplitude", "sigma")
+    }
+    parts = [written[n] for n in ("likelihood_bound", "minus_KL")]
+    value = sum(
+        part.eval({written[n]: v for n, v in numbers.items()}, on_unused_input="ignore")
+        for part in parts
+    )
+    assert fit["sample_stats"]["bound"][0, 0].item() == pytest.approx(float(value), rel=1e-9)
+    assert fit.attrs["explained"] > 0.1
+    assert "rule_error" in fit.attrs
+
+
 def _priors(kernel):
     return {n: "flat" for n in FLAT if n != "bias" or "bias" in kernel}
 
