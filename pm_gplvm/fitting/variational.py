@@ -156,14 +156,12 @@ def fit_sparse(
             blas_threads=blas_threads,
         )
         best, ends = ranked[0][1], _ends(approximation, ranked)
-        (likelihood,) = approximation.replace_rvs_by_values([approximation["likelihood"]])
-        inputs = approximation.value_vars
-        value = pytensor.function(inputs, likelihood, on_unused_input="ignore", mode=compile_mode())
+        likelihood = _potential(approximation, "likelihood", best.values)
         fit = _as_fit(
             exact,
             ranked,
             ends,
-            {"lp": best.objective, "log_likelihood": value(*[best.values[v.name] for v in inputs])},
+            {"lp": best.objective, "log_likelihood": likelihood},
             method="sparse",
             settings={"approximation": method, "start": start, "random_seed": random_seed},
         )
@@ -293,7 +291,7 @@ def fit_variational(
         X = rng.standard_normal((draws, *ends[0]["X_mean"].shape))
         X *= ends[0]["X_sd"]
         X += ends[0]["X_mean"]
-        found = _findings(exact, ends[0])
+        found = _findings(exact, ends[0], _potential(approximation, "minus_KL", best.values))
         settings = {"explained": found.explained, "start": start, "hold": hold}
         if found.quadrature_error is not None:
             settings["rule_error"] = found.quadrature_error
@@ -396,6 +394,13 @@ def _ends(approximation: pm.Model, ranked: Sequence[tuple[int, Optimum]]) -> lis
     return [named(optimum.values) for _, optimum in ranked]
 
 
+def _potential(model: pm.Model, name: str, values: Mapping[str, Array]) -> float:
+    (written,) = model.replace_rvs_by_values([model[name]])
+    inputs = model.value_vars
+    value = pytensor.function(inputs, written, on_unused_input="ignore", mode=compile_mode())
+    return float(value(*[values[v.name] for v in inputs]))
+
+
 def _as_fit(
     exact: ModelSpec,
     ranked: list[tuple[int, Optimum]],
@@ -449,8 +454,8 @@ class _Findings:
     quadrature_error: float | None
 
 
-def _findings(exact: ModelSpec, named: Values) -> _Findings:
-    table, mean, sd = exact.table, named["X_mean"], named["X_sd"]
+def _findings(exact: ModelSpec, named: Values, minus_KL: float) -> _Findings:
+    table = exact.table
     sigma = float(np.hypot(named["sigma"], exact.floor))
     F = np.nan_to_num(table.F)
     seen = np.ones(F.shape, dtype=bool) if table.seen is None else table.seen.T
@@ -459,7 +464,6 @@ def _findings(exact: ModelSpec, named: Values) -> _Findings:
     for rows, columns, posterior in _posteriors(whole, F, sigma, patterns):
         likelihood += _bound(posterior, F, rows, columns)
         rest[:, columns] -= whole.psi1 @ posterior.weights
-    divergence = 0.5 * float((mean**2 + sd**2 - 1.0 - 2.0 * np.log(sd)).sum())
     error = None
     if exact.kernel not in CLOSED_FORM:
         fine = _inducing_kernel(exact, named, patterns, quasi_monte_carlo(exact.latent_dim))
@@ -468,7 +472,7 @@ def _findings(exact: ModelSpec, named: Values) -> _Findings:
             for rows, columns, posterior in _posteriors(fine, F, sigma, patterns)
         )
     return _Findings(
-        bound=likelihood - table.log_units - divergence,
+        bound=likelihood - table.log_units + minus_KL,
         explained=1.0 - float((rest[seen] ** 2).sum()) / float((F**2).sum()),
         quadrature_error=error,
     )

@@ -16,6 +16,7 @@ from pm_gplvm.core.inducing_patterns import warn_of_inducing_cost
 from pm_gplvm.core.kernels import KERNELS
 from pm_gplvm.core.psi import ONE_NODE
 from pm_gplvm.data.fit import LATENT
+from pm_gplvm.model.divergence import minus_divergence, why_no_divergence
 from pm_gplvm.model.ops import SYMBOLIC, CollapsedBound, PatternBound
 from pm_gplvm.model.spec import ModelSpec, noise_in
 
@@ -69,10 +70,9 @@ def build_variational(model: pm.Model | ModelSpec, *, n_inducing: int = 50) -> p
     ['X_mean', 'X_sd', 'X_inducing']
     """
     exact, n_inducing = _checked(model, n_inducing)
-    if not exact.prior.is_standard_normal:
+    if (why := why_no_divergence(exact)) is not None:
         raise ValueError(
-            "model must have the prior N(0, 1) on X, from which the bound takes its distance, got another. "
-            "Leave priors['X'] out."
+            f"model must have a prior on X from which q(X) has a divergence in closed form, {why}."
         )
     approximation = _without(exact, "X")
     shape = exact.X_shape
@@ -85,7 +85,7 @@ def build_variational(model: pm.Model | ModelSpec, *, n_inducing: int = 50) -> p
         unit = theta["lengthscale"]
         likelihood = _bound(exact, (mean / unit, sd / unit, W / unit), theta, points=False)
         pm.Potential("likelihood_bound", likelihood - exact.table.log_units)
-        pm.Potential("minus_KL", -0.5 * (mean**2 + sd**2 - 1.0 - 2.0 * pt.log(sd)).sum())
+        pm.Potential("minus_KL", minus_divergence(exact, approximation, mean, sd))
     return approximation
 
 
