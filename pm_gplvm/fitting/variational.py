@@ -81,7 +81,8 @@ def fit_sparse(
     """Find the mode of X and θ with inducing inputs, where N is too large for ``fit_map``.
 
     Maximises the log-density of :func:`model.build_sparse` by L-BFGS. Cost: N M² for an evaluation; no
-    N × N matrix is formed.
+    N × N matrix is formed. Missing entries (``missing="mask"``) cost N M² for each pattern of columns with the
+    same rows observed.
 
     Parameters
     ----------
@@ -195,7 +196,8 @@ def fit_variational(
     Maximises the bound of :func:`model.build_variational`, plus ln p(θ), in the means and standard
     deviations of q(X), the inducing inputs and θ together, by L-BFGS. With ``ard=True`` it finds
     the number of latent dimensions: those not needed end with a long lengthscale, and q there is
-    the prior (:func:`diagnostics.active_dimensions`). Cost: N M² Q for an evaluation; no N × N matrix is formed.
+    the prior (:func:`diagnostics.active_dimensions`). Cost: N M² Q for an evaluation; no N × N matrix is formed. Missing
+    entries (``missing="mask"``) cost M³ for each pattern of columns with the same rows observed.
 
     q(X) has independent rows and dimensions. Its standard deviations are too small where the
     posterior is not: they leave out that rows may move together. :func:`pm_gplvm.sample` does not.
@@ -203,8 +205,9 @@ def fit_variational(
     Parameters
     ----------
     model : pm.Model
-        From :func:`build_model`, best with ``ard=True`` and ``latent_dim`` larger than needed; the
-        prior of ``X`` must be N(0, 1).
+        From :func:`build_model`, best with ``ard=True`` and ``latent_dim`` larger than needed. Of
+        priors of ``X`` it takes Normal ones, :func:`priors.informative`, :func:`priors.dynamics` (N³ then) and
+        :func:`priors.class_mixture`.
     n_inducing : int, default 50
         M, the number of inducing inputs; more than N are N, which ``attrs["n_inducing"]`` says.
     start : {"pca", "isomap", "random"}, array_like (N, Q), mapping or DataTree

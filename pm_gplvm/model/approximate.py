@@ -32,13 +32,14 @@ def build_variational(model: pm.Model | ModelSpec, *, n_inducing: int = 50) -> p
     q(X) = ∏ₙ N(μₙ, diag sₙ²) and M inducing inputs take the place of X and of the table
     (Titsias & Lawrence 2010). The log-density of the result, θ's priors apart, is the bound
 
-        ⟨ln p(Y | X, θ)⟩ bounded below as by Titsias (2009), minus KL(q(X) ‖ N(0, I))
+        ⟨ln p(Y | X, θ)⟩ bounded below as by Titsias (2009), minus KL(q(X) ‖ p(X))
         ≤ ln p(Y | θ).
 
     Parameters
     ----------
     model : pm.Model
-        From :func:`build_model`; the prior of ``X`` must be N(0, 1).
+        From :func:`build_model`. The prior of ``X`` may be Normal, :func:`priors.informative`,
+        :func:`priors.dynamics` or :func:`priors.class_mixture`; what of it is free stays so.
     n_inducing : int, default 50
         M; more than N are N. The linear kernel takes as many as it has latent dimensions (and one for a
         bias), which lose nothing.
@@ -46,9 +47,15 @@ def build_variational(model: pm.Model | ModelSpec, *, n_inducing: int = 50) -> p
     Returns
     -------
     pm.Model
-        θ with the priors that it has in ``model``; ``X_mean`` and ``X_sd`` (obs, latent), of q;
+        θ and the parameters of X's prior with the priors that they have in ``model``; ``X_mean`` and ``X_sd``
+        (obs, latent), of q;
         ``X_inducing`` (inducing, latent); the potentials ``likelihood_bound``, in units of the
         table as the model's log-likelihood is, and ``minus_KL``.
+
+    Warns
+    -----
+    RuntimeWarning
+        If missing entries have so many patterns that an evaluation takes more than ten times as long.
 
     Raises
     ------
@@ -58,6 +65,13 @@ def build_variational(model: pm.Model | ModelSpec, *, n_inducing: int = 50) -> p
 
     Notes
     -----
+    *Missing entries.* Columns of which the same rows were observed have the bound of these rows, with the
+    statistics summed over them, and a factorisation of M × M of their own.
+
+    *Priors of X.* The divergence is in closed form. Rows of unknown class have a lower bound in its place, the
+    best of a q of the class too. Under :func:`priors.dynamics` rows depend on each other in p(X), not in q(X): an
+    evaluation then takes N³ for it, and memory for N × N.
+
     The psi statistics are in closed form for ``rbf`` and ``linear``, with or without a bias. For
     the other kernels, sums with a linear part among them, they are taken by quadrature (:func:`pm_gplvm.core.psi.cubature`), and the
     bound may then be missed by its error, which :func:`fit_variational` tells.
@@ -117,11 +131,20 @@ def build_sparse(
         ``X`` and θ with the priors that they have in ``model``; ``X_inducing`` (inducing,
         latent); the potential ``likelihood``, in units of the table.
 
+    Warns
+    -----
+    RuntimeWarning
+        As :func:`build_variational`.
+
     Raises
     ------
     TypeError, ValueError
         If the model is not one of :func:`build_model`, or ``n_inducing`` or ``method`` is out of
         range.
+
+    Notes
+    -----
+    Where entries are missing, columns of which the same rows were observed have the likelihood of these rows.
 
     Examples
     --------

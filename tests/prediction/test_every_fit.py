@@ -193,7 +193,7 @@ def page():
         "Sparse and variational fits answer through their inducing inputs: nothing of N × N is formed. "
         "The values there, given the table, are not changed by new rows. `reconstruct` of a variational "
         "fit is the mean over q(x), `leave_one_out` and `compute_log_likelihood` go through its draws of "
-        "X. Their tables are complete, so that `impute` has new rows to fill, and none of the table.",
+        "X. Where entries are missing, u has a posterior for each set of columns with the same rows observed.",
         "",
         "`sample` stands for its draws after `align`; without it most verbs warn. `fit_sparse` is shown with "
         "a linear part in the kernel, which it takes as it takes any kernel.",
