@@ -74,6 +74,15 @@ def test_the_gradient(kernel, method, Y, rng):
     )
 
 
+def test_many_patterns_are_warned_of(rng):
+    table = np.where(rng.random((20, 60)) < 0.1, np.nan, rng.standard_normal((20, 60)))
+    with pytest.warns(RuntimeWarning, match=r"fit_sparse and fit_variational take far less"):
+        model = gplvm.build_model(table, 2, missing="mask")
+    with pytest.warns(RuntimeWarning, match=r"with inducing inputs an evaluation takes about \d+"):
+        gplvm.model.build_sparse(model, n_inducing=4)
+    gplvm.model.build_variational(model, n_inducing=4)  # costs less
+
+
 @pytest.mark.parametrize("method", ["vfe", "fitc"])
 @pytest.mark.parametrize("kernel", ["rbf", "matern52", "linear + bias", "rbf + linear + bias"])
 def test_with_holes_and_inducing_inputs_at_all_rows_it_is_the_exact_one(kernel, method, Y, rng):
