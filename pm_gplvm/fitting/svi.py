@@ -43,7 +43,7 @@ from pm_gplvm.fitting.optimise import optima_positions
 from pm_gplvm.fitting.stochastic import Adam
 from pm_gplvm.fitting.variational import spread_rows
 from pm_gplvm.model.approximate import INDUCING
-from pm_gplvm.model.likelihoods import Likelihood, resolve
+from pm_gplvm.model.likelihoods import Likelihood, noted, resolve
 from pm_gplvm.model.likelihoods import Rows as Observed
 from pm_gplvm.model.priors import informative
 from pm_gplvm.model.results import attributes
@@ -105,7 +105,9 @@ class Data:
 
 
 def _some(values: Any, rows: Rows) -> Any:
-    return values[rows] if isinstance(values, np.ndarray) and values.ndim == 2 else values
+    """Take some rows of what is known of each; what is known of all stays."""
+    by_row = isinstance(values, np.ndarray) and values.ndim == 2 and len(values) > 1
+    return values[rows] if by_row else values
 
 
 @dataclass(frozen=True)
@@ -293,7 +295,6 @@ def fit_svi(
     scale: Scale = "global",
     offset: Any = None,
     noise_sd: Any = None,
-    trials: Any = None,
     n_inducing: int = 50,
     batch_size: int | None = None,
     epochs: float | None = None,
@@ -336,9 +337,8 @@ def fit_svi(
         Added to f, the logarithm of an exposure for counts. "size": the logarithm of the row's sum
         over the median of all. A Series or DataFrame is joined by label.
     noise_sd : array_like (N,), (N, 1), (1, D) or (N, D), optional
-        Known standard deviations of measurement in units of Y, added in square to the noise. Gaussian only.
-    trials : array_like, as ``noise_sd``, optional
-        Numbers of trials of a binomial likelihood.
+        Known standard deviations of measurement in units of Y, added in square to the noise, joined by label as
+        ``offset``. Of a Gaussian likelihood only.
     n_inducing : int, default 50
         M; more than N are N. The linear kernel takes as many as it has latent dimensions (and one for a bias).
     batch_size : int, optional
@@ -413,13 +413,14 @@ def fit_svi(
     entry_kernel, bias = parse_kernel(kernel)
     _check_sizes(table, latent_dim, entry_kernel, ard=ard)
     chosen = resolve(likelihood, table.features.tolist())
+    chosen = chosen.given(Observed(table.take(table.sample(_SAMPLE, np.random.default_rng(0)))))
     of_X = dict(priors or {})
     positions = _prior_of_positions(of_X.pop("X", None), table, latent_dim)
     theta = ThetaPrior(
         entry_kernel, bias, latent_dim, of_X, ard=ard and "lengthscale" in entry_kernel.parameters
     )
     shift, size = _offset(offset, table)
-    data = _data(table, chosen, scale, shift, _entry(noise_sd, trials, table), positions)
+    data = _data(table, chosen, scale, shift, _entry(noise_sd, chosen, table), positions)
     schedule = _schedule(len(table), batch_size, epochs, learning_rate)
     rng = np.random.default_rng(random_seed)
     with interruptible(keeps=True), limit_threads(blas_threads):
@@ -495,11 +496,17 @@ def _offset(offset: Any, table: RowTable) -> tuple[Array | None, dict[str, float
     return np.asarray(np.log(sums / median))[:, None], {"size_median": median}
 
 
-def _entry(noise_sd: Any, trials: Any, table: RowTable) -> Array | None:
-    if noise_sd is not None and trials is not None:
-        raise ValueError("noise_sd and trials are of different likelihoods, got both.")
-    name = "trials" if noise_sd is None else "noise_sd"
-    return along_rows(name, trials if noise_sd is None else noise_sd, table)
+def _entry(noise_sd: Any, likelihood: Likelihood, table: RowTable) -> Array | None:
+    """Return what the likelihood was told of each entry, or the sd of each measurement."""
+    told = likelihood.entries(*table.shape)
+    if noise_sd is None:
+        return told
+    if told is not None or likelihood.name != "gaussian":
+        raise ValueError(
+            f"noise_sd is of a Gaussian likelihood that was told none, got it with {likelihood.text}. Leave it out."
+        )
+    known = along_rows("noise_sd", noise_sd, table)
+    return None if known is None else np.broadcast_to(known, table.shape)
 
 
 def _data(
@@ -864,8 +871,9 @@ def _as_fit(
         )
     for name, known in (("Y_offset", data.offset), ("Y_entry", data.entry)):
         if known is not None:
-            dims = rows_by_features if known.shape == (N, D) else (OBS, f"{name}_columns")
-            constants[name] = (dims, known)
+            first = OBS if len(known) == N else f"{name}_rows"
+            last = FEATURE if known.shape[1] == D else f"{name}_columns"
+            constants[name] = ((first, last), known)
     approximation: dict[str, Any] = {
         "X_mean": ((OBS, LATENT), state.mean),
         "X_sd": ((OBS, LATENT), state.sd),
@@ -920,7 +928,7 @@ def _as_fit(
         kernel=kernel,
         observed="Y",
         priors=theta.texts | {"X": _text_of_prior(data)},
-        settings={"likelihood": likelihood.to_dict(), **settings},
+        settings={"likelihood": noted(likelihood), **settings},
     )
     return fit
 

@@ -262,6 +262,10 @@ class Likelihood:
         """Return the columns that the entries of a parameter stand for, where it is not one number."""
         return np.arange(n_columns)
 
+    def standardised(self, n_columns: int) -> NDArray[np.bool_]:
+        """Which columns are centred and scaled before they are fitted, so that f has no units."""
+        return np.zeros(n_columns, dtype=bool)
+
     # What data may be
 
     def check(self, rows: Rows, labels: Labels | None = None, first_row: int = 0) -> None:
@@ -552,6 +556,10 @@ class _Noisy(Likelihood):
     noise: str
     # ln of LogNormal(-2, 1), as the Gaussian model has it
     widths: ClassVar[dict[str, tuple[float, float]]] = {"log_sigma": (-2.0, 1.0)}
+
+    def standardised(self, n_columns: int) -> NDArray[np.bool_]:
+        """See :meth:`Likelihood.standardised`."""
+        return np.ones(n_columns, dtype=bool)
 
     def _start_sigma(self, squares: Array, n_seen: NDArray[Any]) -> Array:
         """Ln of half the root of mean squares of columns, or of them all."""

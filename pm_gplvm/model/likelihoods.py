@@ -109,6 +109,13 @@ class Mixed(Likelihood):
                 table[:, columns] = part
         return table
 
+    def standardised(self, n_columns: int) -> NDArray[np.bool_]:
+        """See :meth:`Likelihood.standardised`."""
+        (table,) = self._gather(
+            (1, n_columns), lambda i, each: each.standardised(len(self.blocks[i][0]))
+        )
+        return np.asarray(table[0] > 0.0)
+
     def columns(self, parameter: str, n_columns: int) -> NDArray[np.intp]:
         """Return the columns that the entries of a parameter stand for."""
         for (columns, _), name in zip(self.blocks, self.names, strict=True):
@@ -648,6 +655,13 @@ def from_dict(written: Mapping[str, Any]) -> Likelihood:
     """Return the likelihood of :meth:`Likelihood.to_dict`."""
     options = dict(written)
     name = options.pop("name", None)
+    if name == FromPyMC.name:
+        if (kept := _IN_MEMORY.get(str(options.get("key")))) is None:
+            raise ValueError(
+                "the likelihood of this fit is a function of another process, and stands in no file. Fit again, or "
+                "with one of the likelihoods by name."
+            )
+        return kept
     if name == "mixed":
         return Mixed((b["columns"], from_dict(b["likelihood"])) for b in options["blocks"])
     if name not in FAMILIES:
@@ -655,6 +669,18 @@ def from_dict(written: Mapping[str, Any]) -> Likelihood:
             f"the name of a likelihood must be one of {_names()}, mixed, got {name!r}."
         )
     return FAMILIES[name](**options)
+
+
+_IN_MEMORY: dict[str, FromPyMC] = {}
+
+
+def noted(likelihood: Likelihood) -> dict[str, Any]:
+    """Say in plain values what :func:`from_dict` makes it of; of a function as long as this process lives."""
+    if not isinstance(likelihood, FromPyMC):
+        return likelihood.to_dict()
+    key = f"{id(likelihood.function):x}"
+    _IN_MEMORY[key] = likelihood
+    return {"name": likelihood.name, "key": key}
 
 
 def gaussian(noise: str = "shared", noise_sd: Any = None) -> Likelihood:

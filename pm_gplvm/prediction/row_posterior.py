@@ -66,7 +66,7 @@ class Rows:
     """Unseen rows y (M, D), standardised and 0 where not ``seen``, and the prior of their positions.
 
     x ~ N(mean, sd²), independent, (M, Q); or a mixture for all rows, of which these are the moments.
-    ``offset`` and ``entry`` (M, ...) are what a likelihood knows of them beside.
+    ``offset`` (M, ...) is what a likelihood adds to f.
     """
 
     y: Array
@@ -76,7 +76,6 @@ class Rows:
     mixture: Mixture | None = None
     short: "Short | None" = None
     offset: Array | None = None
-    entry: Array | None = None
 
     def __len__(self) -> int:
         return len(self.y)
@@ -90,7 +89,6 @@ class Rows:
             sd=self.sd[which],
             short=None if self.short is None else self.short[which],
             offset=None if self.offset is None else self.offset[which],
-            entry=None if self.entry is None else self.entry[which],
         )
 
     def columns(self, which: NDArray[np.intp]) -> "Rows":

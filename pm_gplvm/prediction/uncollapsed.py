@@ -54,6 +54,7 @@ class Uncollapsed:
     level: Array
     centre: Array
     scale: Array
+    entry: Array | None = None  # (1, D), what the likelihood was told of all rows alike
     frame: Frame | None = None
 
     @classmethod
@@ -61,7 +62,7 @@ class Uncollapsed:
         """Read it from a fit."""
         read.require("X", "Y_mean", "Y_scale")
         group = read.group("approximation")
-        likelihood = from_dict(read.setting("likelihood"), caller=read.caller)
+        likelihood = from_dict(read.setting("likelihood"))
         prefix = "likelihood_"
         parameters = {
             str(name).removeprefix(prefix): group[name].to_numpy()
@@ -80,6 +81,7 @@ class Uncollapsed:
             group["level"].to_numpy(),
             read.constants["Y_mean"].to_numpy(),
             read.constants["Y_scale"].to_numpy(),
+            _entry_of_new_rows(read, likelihood),
         )
 
     def raw(self, X: Array) -> Array:
@@ -132,6 +134,7 @@ class Uncollapsed:
         self, mean: Array, variance: Array, offset: Any = None, entry: Any = None
     ) -> Response:
         """Moments of a measurement from those of f (S, D)."""
+        entry = self.entry if entry is None else entry
         found = self.likelihood.moments(mean, variance, offset, entry, self.parameters)
         expected, of_mean, about = (np.broadcast_to(v, mean.shape) for v in found)
         return Response(
@@ -194,10 +197,10 @@ class Uncollapsed:
     def draw_response(self, X: Array, n: int, rng: np.random.Generator, *, noise: bool) -> Array:
         """Draw measurements, or with ``noise=False`` their expectations, at all positions, (n, S, D)."""
         f = self.draw(X, n, rng)
-        if noise:
-            drawn = self.likelihood.draw(rng, f, None, None, self.parameters)
-            return np.asarray(self.centre + self.scale * drawn)
         flat = f.reshape(-1, f.shape[2])
+        if noise:
+            drawn = self.likelihood.draw(rng, flat, None, self.entry, self.parameters)
+            return np.asarray(self.centre + self.scale * drawn).reshape(f.shape)
         return self.response(flat, np.zeros_like(flat)).mean.reshape(f.shape)
 
     def covariance_of_response(self, X: Array) -> Array:
@@ -211,7 +214,9 @@ class Uncollapsed:
 
     def observed(self, Y: Array, offset: Any = None, entry: Any = None) -> Observed:
         """Rows of the table as the likelihood takes them."""
-        return Observed((Y - self.centre) / self.scale, offset, entry)
+        return Observed(
+            (Y - self.centre) / self.scale, offset, self.entry if entry is None else entry
+        )
 
     def covariance(self, X: Array) -> Array:
         """Covariance (S, S, D) of f at all positions."""
@@ -268,7 +273,7 @@ class UncollapsedDensity:
 
     def _seen(self, rows: Rows, row: Index) -> Observed:
         some = rows[row]
-        return Observed(np.where(some.seen, some.y, np.nan), some.offset, some.entry)
+        return Observed(np.where(some.seen, some.y, np.nan), some.offset, self.process.entry)
 
     def log_joint(self, x: Array, rows: Rows, row: Index | None = None) -> tuple[Array, Array]:
         """Bound on ln p(y, x) at positions x (S, Q), shape (S,), and its gradient."""
@@ -367,7 +372,7 @@ class UncollapsedDensity:
             return np.nan, 1.0
         Y = read.Y.isel(obs=self.known).to_numpy()
         offset, entry = (_constant(read, n) for n in ("Y_offset", "Y_entry"))
-        given = (None if v is None else v[self.known] for v in (offset, entry))
+        given = (None if v is None or len(v) == 1 else v[self.known] for v in (offset, entry))
         f = p.moments(self.beginnings)
         logs = p.likelihood.log_predictive(p.observed(Y, *given), *f, p.parameters)
         n = (~np.isnan(Y)).sum(axis=1)
@@ -378,6 +383,19 @@ class UncollapsedDensity:
 
 def _constant(read: Fit, name: str) -> Array | None:
     return read.constants[name].to_numpy() if name in read.constants else None
+
+
+def _entry_of_new_rows(read: Fit, likelihood: Likelihood) -> Array | None:
+    """What is known of an entry of new rows: what was told of all rows, of a measurement's sd else nothing."""
+    entry = _constant(read, "Y_entry")
+    if entry is None or len(entry) == 1:
+        return entry
+    if likelihood.name == "binomial":
+        raise ValueError(
+            f"{read.caller} cannot tell the numbers of trials of new rows, as each of the fit's had its own. Fit "
+            "with likelihoods.binomial(trials) of one number, or one for each column."
+        )
+    return None
 
 
 def offset_of(read: Fit, new: xr.DataArray, offset: Any) -> Array | None:
