@@ -54,7 +54,6 @@ class Uncollapsed:
     level: Array
     centre: Array
     scale: Array
-    entry: Array | None = None  # (1, D), what the likelihood was told of all rows alike
     frame: Frame | None = None
 
     @classmethod
@@ -81,8 +80,12 @@ class Uncollapsed:
             group["level"].to_numpy(),
             read.constants["Y_mean"].to_numpy(),
             read.constants["Y_scale"].to_numpy(),
-            _entry_of_new_rows(read, likelihood),
         )
+
+    @cached_property
+    def entry(self) -> Array | None:
+        """What the likelihood was told of all rows alike, (1, D); ValueError where new rows need their own."""
+        return _entry_of_new_rows(self.read, self.likelihood)
 
     def raw(self, X: Array) -> Array:
         """Bring positions (S, Q) from the frame of the fit to that in which it was made."""
@@ -386,7 +389,7 @@ def _constant(read: Fit, name: str) -> Array | None:
 
 
 def _entry_of_new_rows(read: Fit, likelihood: Likelihood) -> Array | None:
-    """What is known of an entry of new rows: what was told of all rows, of a measurement's sd else nothing."""
+    """Tell what is known of an entry of new rows: what was told of all rows, of a measurement's sd else nothing."""
     entry = _constant(read, "Y_entry")
     if entry is None or len(entry) == 1:
         return entry
