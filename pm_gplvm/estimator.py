@@ -283,7 +283,8 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             :func:`embed`), with their number; and as :func:`embed` warns.
         """
         values = self._rows(X)
-        table = row_contents(Fit(self.fit_).Y.to_numpy())
+        read = Fit(self.fit_)
+        table = row_contents(read.Y.to_numpy()) if read.holds_table else []
         first = {row: n for n, row in reversed(list(enumerate(table)))}
         known = np.array([first.get(row, -1) for row in row_contents(values)])
         found = self.embedding_[known]
