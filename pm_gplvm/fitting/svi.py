@@ -208,13 +208,12 @@ class Optimiser:
             observed, prior = self.data.rows(block), self.data.prior_of(block)
             q = state.mean[block], state.sd[block]
             if local:
+
+                def evaluate(mean: Array, sd: Array, seen: Observed = observed) -> RowGradient:
+                    return self.terms(seen, (mean, sd), self.nodes)[0]
+
                 mean, sd, trust, _ = row_steps(
-                    lambda mean, sd, seen=observed: self.terms(seen, (mean, sd), self.nodes)[0],
-                    q,
-                    state.trust[block],
-                    prior,
-                    longest=self.longest,
-                    steps=2,
+                    evaluate, q, state.trust[block], prior, longest=self.longest, steps=2
                 )
                 state.mean[block], state.sd[block], state.trust[block] = mean, sd, trust
                 q = mean, sd
