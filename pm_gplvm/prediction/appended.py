@@ -14,9 +14,9 @@ from pm_gplvm.core.uncollapsed import (
     accurate,
     block_of_rows,
     normal_divergence,
+    positive,
     row_steps,
     row_terms,
-    unscented,
 )
 from pm_gplvm.data.fit import FEATURE, OBS, Fit, to_json
 from pm_gplvm.data.table import new_table
@@ -94,7 +94,7 @@ def _settled(
         )
         start = q[0][rows], q[1][rows]
         mean, sd, _, _ = row_steps(
-            lambda mean, sd, some=some: evaluate(some, mean, sd, unscented(Q)),
+            lambda mean, sd, some=some: evaluate(some, mean, sd, positive(Q)),
             start,
             np.full(len(start[0]), _TRUST),
             prior,

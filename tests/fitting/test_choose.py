@@ -47,7 +47,7 @@ def test_the_exact_estimate_up_to_a_thousand_rows():
         ({"kernel": "rbf"}, False, True, {"sparse"}),
         ({"kernel": "rbf + linear"}, False, False, {"stochastic"}),
         ({"kernel": "rbf + linear"}, False, True, {"sparse", "stochastic"}),
-        ({"kernel": "rbf", "missing": "mask"}, True, False, {"marginal"}),
+        ({"kernel": "rbf", "missing": "mask"}, True, False, {"sparse"}),
         ({"kernel": "rbf", "noise": "column"}, False, True, {"marginal"}),
     ],
 )

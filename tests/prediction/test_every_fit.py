@@ -390,21 +390,25 @@ def check_loaded_positions(found):
     assert np.isfinite(X).all()
 
 
-@pytest.mark.parametrize("verb", VERBS)
-@pytest.mark.parametrize("kind", FITS)
-def test_it_serves_or_says_why_not(kind, verb, tmp_path):
-    Y, new, holes = table(kind)
-    again = FITS[kind]
-    things = {
+def things_of(kind, tables, path):
+    """Give what verbs are called with."""
+    (Y, new, holes), again = tables, FITS[kind]
+    return {
         "kind": kind,
         "Y": Y,
         "new": new,
         "holes": holes,
         "x": np.array([[0.0, 0.1], [0.5, -0.3]]),
-        "path": tmp_path / "fit.nc",
+        "path": path / "fit.nc",
         "build": lambda some: again(some, 4) if kind in BY_TABLE else build(kind, some),
         "again": None if kind in BY_TABLE else lambda model: again(model, 4),
     }
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("kind", FITS)
+def test_it_serves_or_says_why_not(kind, verb, tmp_path):
+    things = things_of(kind, table(kind), tmp_path)
     fit, call = fit_of_kind(kind), VERBS[verb]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -455,6 +459,36 @@ def test_no_joint_covariance_of_uncertain_positions():
         gplvm.predict(fit_of_kind("fit_svi"), np.zeros((2, 2)), X_sd=0.1, cov=True)
 
 
+INDUCING = ("fit_sparse", 'fit_sparse(method="fitc")', "fit_variational")
+# What refuses a table with missing entries, of any fit that has a model.
+WHOLE = ("add_rows", "GPLVM.from_fit(...).transform")
+
+
+@pytest.mark.parametrize("kind", INDUCING)
+def test_with_holes_in_the_table_it_serves_too(kind, tmp_path):
+    Y, new, holes = table(kind)
+    Y = Y.copy()
+    Y[::4, 1] = np.nan
+    Y[:6, 3:] = np.nan
+
+    def masked(some):
+        return gplvm.build_model(some, kernel=KERNEL.get(kind, "rbf"), ard=True, missing="mask")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fit = FITS[kind](masked(Y), 40)
+        things = things_of(kind, (Y, new, holes), tmp_path) | {"build": masked}
+        for verb, call in VERBS.items():
+            if verb not in WHOLE and (verb, kind) not in REFUSED:
+                found = call(fit, things)
+                assert found is not None, verb
+                if verb in CHECKS:
+                    CHECKS[verb](found, fit, things)
+                plt.close("all")
+        filled = gplvm.impute(fit)
+    np.testing.assert_array_equal(filled["sd"] > 0.0, Y.isnull().to_numpy())
+
+
 def page():
     """The table as Markdown."""
     lines = [
@@ -482,7 +516,7 @@ def page():
         "Sparse and variational fits answer through their inducing inputs: nothing of N × N is formed. "
         "The values there, given the table, are not changed by new rows. `reconstruct` of a variational "
         "fit is the mean over q(x), `leave_one_out` and `compute_log_likelihood` go through its draws of "
-        "X. Their tables are complete, so that `impute` has new rows to fill, and none of the table.",
+        "X. Where entries are missing, u has a posterior for each set of columns with the same rows observed.",
         "",
         "`fit_svi` keeps a q(u) of each column, through which all verbs go; `add_rows` leaves it as it is, and "
         "finds q(x) of the new rows. `compare` has no `log_likelihood` and no leave-one-out of it: `bound` compares "
