@@ -1,5 +1,6 @@
 """New rows put into a fit by minibatches: their q(x) is found, q(u) and θ are held."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -65,7 +66,8 @@ def appended(
         mean, sd, bound = _settled(process, seen, q)
     _, scale = read.units()
     gained = float(bound.sum() - seen.seen.sum(axis=0) @ np.log(scale))
-    return _longer(read, new, (mean, sd), given, gained, random_seed)
+    known = {"Y_offset": given, "Y_entry": process.entry}
+    return _longer(read, new, (mean, sd), known, gained, random_seed)
 
 
 def _kept(fit: xr.DataTree) -> dict[str, xr.Dataset]:
@@ -112,7 +114,7 @@ def _longer(
     read: Fit,
     new: xr.DataArray,
     q: tuple[Array, Array],
-    offset: Array | None,
+    known: Mapping[str, Array | None],
     gained: float,
     random_seed: int | None,
 ) -> xr.DataTree:
@@ -123,9 +125,9 @@ def _longer(
     noise = np.random.default_rng(random_seed).standard_normal((1, S, *mean.shape))
     old = read.row_names(groups["approximation"].sizes[OBS])
     coords: dict[str, Any] = {OBS: row_labels(old, new["obs_new"].to_numpy())}
-    for name, known in groups["posterior"].coords.items():
-        if known.dims == (OBS,) and name != OBS:
-            more = continued(known.to_numpy(), new.coords.get(name), M)
+    for name, old_ones in groups["posterior"].coords.items():
+        if old_ones.dims == (OBS,) and name != OBS:
+            more = continued(old_ones.to_numpy(), new.coords.get(name), M)
             coords[str(name)] = (OBS, more)
     added: dict[str, NDArray[Any]] = {
         "X": mean + sd * noise,
@@ -133,8 +135,9 @@ def _longer(
         "X_sd": sd,
         read.observed: new.to_numpy(),
     }
-    if offset is not None:
-        added["Y_offset"] = offset
+    for name, value in known.items():
+        if value is not None:
+            added[name] = np.broadcast_to(value, (M, value.shape[1]))
     longer = {
         name: _along_rows(group, added, M).assign_coords(
             {n: c for n, c in coords.items() if OBS in group.dims or OBS in group.coords}

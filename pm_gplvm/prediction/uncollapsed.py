@@ -391,8 +391,8 @@ def _constant(read: Fit, name: str) -> Array | None:
 def _entry_of_new_rows(read: Fit, likelihood: Likelihood) -> Array | None:
     """Return what was told of all rows alike; of a single new row nothing is known."""
     entry = _constant(read, "Y_entry")
-    if entry is None or len(entry) == 1:
-        return entry
+    if entry is None or (entry == entry[:1]).all():
+        return None if entry is None else entry[:1]
     if likelihood.name == "binomial":
         raise ValueError(
             f"{read.caller} cannot tell the numbers of trials of new rows, as each of the fit's had its own. Fit "
