@@ -52,9 +52,7 @@ def unscented(Q: int) -> Nodes:
 def accurate(Q: int) -> Nodes:
     """Nodes for a bound that is reported: Gauss-Hermite up to three dimensions, exact for degree 5 beyond."""
     if Q <= 3:
-        x, w = np.polynomial.hermite_e.hermegauss({1: 9, 2: 5, 3: 3}[Q])
-        grid = np.array(list(product(x, repeat=Q)))
-        return grid, np.array([np.prod(p) for p in product(w / w.sum(), repeat=Q)])
+        return _gauss_hermite({1: 9, 2: 5, 3: 3}[Q], Q)
     # The fifth-degree rule of McNamee & Stenger (1967) for N(0, I): origin, axes, pairs of axes.
     axes = np.sqrt(3.0) * np.eye(Q)
     pairs = [s * axes[i] + t * axes[j] for i in range(Q) for j in range(i) for s, t in _SIGNS]
@@ -63,6 +61,29 @@ def accurate(Q: int) -> Nodes:
     weights = np.full(len(nodes), outer)
     weights[0], weights[1 : 2 * Q + 1] = 1.0 + (Q * Q - 7.0 * Q) / 18.0, middle
     return nodes, weights
+
+
+def mixing_nodes(sd: Array) -> Nodes:
+    """Nodes of positive weight for N(0, I) in the dimensions whose sd (S, Q) is above 0 anywhere, 0 in the others.
+
+    Gauss-Hermite in up to three of them, the rule of :func:`unscented` beyond.
+    """
+    uncertain = np.flatnonzero((sd > 0.0).any(axis=0))
+    n = len(uncertain)
+    own, weights = _gauss_hermite(_POINTS.get(n, 1), n) if n <= 3 else unscented(n)
+    nodes = np.zeros((len(weights), sd.shape[1]))
+    nodes[:, uncertain] = own
+    return nodes, weights
+
+
+_POINTS = {1: 20, 2: 10, 3: 6}
+
+
+def _gauss_hermite(points: int, Q: int) -> Nodes:
+    """Product rule of so many points in each dimension."""
+    x, w = np.polynomial.hermite_e.hermegauss(points)
+    grid = np.array(list(product(x, repeat=Q))).reshape(-1, Q)
+    return grid, np.array([np.prod(p) for p in product(w / w.sum(), repeat=Q)])
 
 
 _SIGNS = tuple(product((1.0, -1.0), repeat=2))

@@ -157,6 +157,11 @@ class Fit:
                 "fit_sparse(build_model(Y), start=fit)."
             )
 
+    def refuse_uncollapsed(self, reason: str) -> None:
+        """Raise ValueError with the reason, and the remedy, if the fit is one by minibatches."""
+        if self.is_uncollapsed:
+            raise ValueError(f"{self.caller} needs a fit other than by fit_svi: {reason}")
+
     def warn_unaligned(self) -> None:
         """Warn where draws of X are about to be averaged, each in a frame of its own."""
         if self.is_aligned or "X" not in self.posterior:
@@ -207,6 +212,11 @@ class Fit:
     def is_uncollapsed(self) -> bool:
         """Whether it keeps a q(u) for each column and a likelihood, as :func:`fit_svi` does."""
         return "u_mean" in self.group("approximation")
+
+    @property
+    def has_q(self) -> bool:
+        """Whether it keeps a Gaussian q(x) of each row."""
+        return "X_mean" in self.group("approximation")
 
     @property
     def is_aligned(self) -> bool:
@@ -504,7 +514,8 @@ class Fit:
         if not self.holds_table:
             raise ValueError(
                 f"{self.caller} needs the table, which a fit of what is sparse, mapped or in Zarr does not hold. "
-                "Pass rows of it as new ones."
+                "Pass rows of it as new ones where the verb takes such, or fit the table in memory: "
+                "fit_svi(numpy.asarray(Y), start=fit)."
             )
         table = self._table[self.observed]
         if FEATURE not in table.dims:

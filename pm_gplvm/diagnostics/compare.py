@@ -63,10 +63,10 @@ def compare(
         ``method``, ``draws``
             The method of the fit, and the number of draws used.
         ``log_likelihood``, ``log_likelihood_sd``
-            ln p(Y | X, θ), in the units of Y.
+            ln p(Y | X, θ), in the units of Y. NaN for fits by :func:`fit_svi`, whose q(u) has seen Y.
         ``bound``
-            Bound on ln p(Y | θ) of a variational fit, which compares numbers of latent dimensions and
-            kernels; NaN for others.
+            Bound on ln p(Y | θ) of a variational fit and one by :func:`fit_svi`, which compares numbers of latent
+            dimensions, kernels and likelihoods of one table; NaN for others.
         ``lengthscale``, ``amplitude``, ``weight``, ``sigma``, ``bias``
             Means; with ARD the lengthscales of each draw are sorted, ``lengthscale[0]``
             the smallest.
@@ -88,13 +88,14 @@ def compare(
             draws; too high where X is held at an estimate; draws of an approximation are treated as
             draws of the posterior.
         ``elpd_entry``, ``elpd_entry_se``, ``elpd_entry_k``
-            Leave-one-entry-out, summed over the table (:func:`diagnostics.leave_one_out`). For an estimate, and for X
+            Leave-one-entry-out, summed over the table (:func:`diagnostics.leave_one_out`). NaN, as ``elpd_feature``, for
+            fits by :func:`fit_svi`: compare them by ``bound`` or ``kfold``. For an estimate, and for X
             held at one, the positions have seen the entry: the number is too high.
         ``elpd_row``, ``elpd_row_se``
             From ``kfold``.
 
         Distances in Y are of the table of the first fit, centred and scaled. Measures that need them are
-        NaN where entries are missing. Measures that need K are NaN for
+        NaN where entries are missing. Counts and classes are taken as they are. Measures that need K are NaN for
         a user's own covariance.
 
     Warns
@@ -293,7 +294,7 @@ def left_out(fit: xr.DataTree) -> dict[str, float]:
         f"elpd_{of}{part}": np.nan for of in ("feature", "entry") for part in ("", "_se", "_k")
     }
     read = Fit(fit)
-    if read.kernel not in KERNELS:
+    if read.kernel not in KERNELS or read.is_uncollapsed:
         return known
     if read.n_draws >= FEWEST_SMOOTHED:
         with interruptible():

@@ -49,7 +49,7 @@ def invariants(
     - every free hyperparameter; one with an entry a latent dimension is sorted (dim ``rank``).
 
     The coordinates ``first`` and ``second`` are the rows of each pair, from 0. Left out are
-    ``log_posterior`` without ``lp``, and, where the covariance is not one of :func:`build_model`'s, ``covariance`` and
+    ``log_posterior`` without ``lp``, and, of a fit by minibatches or where the covariance is not one of :func:`build_model`'s, ``covariance`` and
     ``reconstruction``; ``log_likelihood`` is then that of ``sample_stats``, if there. So it is without
     ``covariance``, which costs N³ for each draw.
 
@@ -105,6 +105,8 @@ def _of_covariance(
     read: Fit, shape: tuple[int, ...], first: Indices, second: Indices
 ) -> dict[str, Any]:
     """Compute the invariants that need K, draw by draw; none where K cannot be evaluated."""
+    if read.is_uncollapsed:  # u stands for K there, and has seen the table
+        return {}
     if read.kernel not in KERNELS or not all(n in read for n in ("sigma", "Y_mean", "Y_scale")):
         return {}
     F, _, scale = read.table()

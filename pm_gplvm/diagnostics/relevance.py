@@ -12,13 +12,13 @@ def relevance(read: Fit) -> xr.DataArray:
     """Spread of X along each latent dimension in lengthscales, dims (draw, latent), all chains' draws.
 
     Along a dimension in which all rows lie within a small part of a lengthscale the function hardly
-    changes. The number does not depend on the scale of X. For a variational fit it is the
+    changes. The number does not depend on the scale of X. For a fit with a q(x) of each row it is the
     spread of the means of q, which are all 0 where q is the prior.
     """
     X, unit = read.values("X"), np.ones((1, 1))
     if "lengthscale" in read:
         unit = read.values("lengthscale").reshape(len(X), -1)
-    if read.method == "variational":
+    if read.has_q:
         # After align only the draws are in the orientation of the fit, q is not.
         mean = (
             X.mean(axis=0) if read.is_aligned else read.group("approximation")["X_mean"].to_numpy()
@@ -87,7 +87,7 @@ def dominant(read: Fit) -> tuple[int, int]:
     values = np.median(relevance(read).to_numpy(), axis=0)
     # Drawn or held: one a draw, or one for each dimension too.
     has_ard = "lengthscale" in read and read.values("lengthscale").ndim == 2
-    if not has_ard and read.method != "variational":
+    if not has_ard and not read.has_q:
         return 0, 1
     first, second = np.argsort(-values)[:2]
     return int(first), int(second)

@@ -10,11 +10,12 @@ import pandas as pd
 import xarray as xr
 
 from pm_gplvm.core.checks import Array, counted, interval
-from pm_gplvm.data.fit import FEATURE, Fit
+from pm_gplvm.data.fit import FEATURE, LATENT, OBS, THETA, Fit
 from pm_gplvm.diagnostics.convergence import words_of_agreement
 from pm_gplvm.diagnostics.explored import fresh_lineages, words_of_lineages
 from pm_gplvm.diagnostics.invariants import invariants
 from pm_gplvm.prediction.predict import predict
+from pm_gplvm.prediction.uncollapsed import Uncollapsed, rows_under_q
 
 _METHODS = {
     "marginal": "estimate of θ with X integrated out, X its mode (fit_marginal)",
@@ -23,6 +24,7 @@ _METHODS = {
     "laplace": "draws from a Gaussian about the estimate (fit_laplace)",
     "sparse": "mode of X and θ through inducing inputs (fit_sparse)",
     "variational": "variational posterior through inducing inputs (fit_variational)",
+    "svi": "variational posterior by minibatches (fit_svi)",
     "stochastic": "X and θ by gradients of neighbourhoods (fit_stochastic)",
     "add_rows": "rows put into an earlier fit (add_rows)",
     "nuts_theta": "draws of θ at held positions (sample_theta)",
@@ -130,12 +132,16 @@ def summary(fit: xr.DataTree) -> Summary:
     """
     read = Fit.of(fit, "X", caller="summary")
     ended, agree = _ended(read)
+    if read.is_uncollapsed:
+        noise, explained = _shares_uncollapsed(read)
+    else:
+        noise, explained = _noise_share(read), _explained(read)
     return Summary(
         fitted=_fitted(read),
         ended=ended,
         theta=_theta(read),
-        noise=_noise_share(read),
-        explained=_explained(read),
+        noise=noise,
+        explained=explained,
         warned=tuple(read.warnings),
         advice=_advice(read, agree),
     )
@@ -149,8 +155,12 @@ def _fitted(read: Fit) -> list[str]:
         holes = np.isnan(Y).mean()
         seen = f"{100.0 * holes:.2g} % missing" if holes else "complete"
         size = f"{N} rows and {Y.shape[1]} columns, {seen}"
+    elif read.is_uncollapsed:
+        size = f"{N} rows and {len(read.features)} columns, not held by the fit"
     model = [counted(Q, "latent dimension"), f"kernel {read.kernel_and_bias}"]
     model += ["a lengthscale of each dimension"] if read.has_ard else []
+    if read.is_uncollapsed:
+        model.append(f"likelihood {Uncollapsed.of(read).likelihood.name}")
     if "sigma" in read and read.own_noise:
         model.append("a noise of each column")
     how = _METHODS.get(read.method, read.method)
@@ -180,7 +190,8 @@ def _ended(read: Fit) -> tuple[list[str], bool]:
         if arrived and best["message"].item().startswith(_NO_STRUCTURE):
             end, arrived = f"Converged, and {best['message'].item()}", False
         starts = counted(optima.sizes["start"], "start")
-        told.append(f"{end}, after {int(best['evaluations'])} evaluations of the best of {starts}.")
+        what = "steps" if read.method == "svi" else "evaluations"
+        told.append(f"{end}, after {int(best['evaluations'])} {what} of the best of {starts}.")
         good = good and arrived
     elif "steps" in attrs:
         told.append(f"Ended after {attrs['steps']} steps, which are not judged by convergence.")
@@ -191,7 +202,7 @@ def _ended(read: Fit) -> tuple[list[str], bool]:
             f"weights {'unknown' if k is None else f'{k:.2f}'}, good below {_FAR}."
         )
         good = good and converged
-    elif read.method == "variational":
+    elif read.has_q:
         told.append(f"{draws} draws from q(X).")
     elif chains * draws > 1:
         agree, words = words_of_agreement(read)
@@ -207,11 +218,15 @@ def _theta(read: Fit) -> pd.DataFrame:
     rows: dict[str, dict[str, Any]] = {}
     scale = np.atleast_1d(read.constants["Y_scale"]) if "Y_scale" in read else np.ones(1)
     of_Y = "Y" if np.ptp(scale) == 0.0 else "the scale of each column"
+    if read.is_uncollapsed and not Uncollapsed.of(read).in_units_of_Y:
+        of_Y = "f"
     factor = float(scale[0]) if of_Y == "Y" else 1.0
-    names = [*read.theta_names, *(["sigma"] if "sigma" in read else [])]
+    names = [*read.theta_names, *(["sigma"] if "sigma" in read else []), *_of_likelihood(read)]
     for name in names:
         values = read.noise() if name == "sigma" else read.values(name)
         unit, times = ("X", 1.0) if name == "lengthscale" else (of_Y, factor)
+        if name not in THETA:
+            unit, times = "", 1.0
         if name == "weight":
             unit = f"{of_Y} / X"
         label = "noise (sigma)" if name == "sigma" else name
@@ -228,10 +243,30 @@ def _theta(read: Fit) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index", columns=["value", "low", "high", "unit"])
 
 
+def _of_likelihood(read: Fit) -> list[str]:
+    """Names of the parameters that a likelihood has beside sigma."""
+    known = (str(name) for name in read.posterior.data_vars)
+    return [n for n in known if n not in ("X", *THETA)] if read.is_uncollapsed else []
+
+
 def _columns(values: Array) -> list[tuple[str, Array]]:
     if values.ndim == 1:
         return [("", values)]
     return [(f"[{i}]", column) for i, column in enumerate(values.reshape(len(values), -1).T)]
+
+
+def _shares_uncollapsed(read: Fit) -> tuple[float, float]:
+    """Shares of the noise and of what the rows' own positions explain, by the moments of the likelihood."""
+    group = read.group("approximation")
+    operations = group["u_mean"].size * group.sizes[OBS] * 2.0 * group.sizes[LATENT]
+    if not read.holds_table or operations > _DEAR:
+        return np.nan, np.nan
+    Y, scale = read.Y.to_numpy(), read.units()[1]
+    rows, seen = rows_under_q(read), ~np.isnan(Y)
+    total = np.square((Y - np.nanmean(Y, axis=0)) / scale)[seen].sum()
+    left = np.square((Y - rows.mean) / scale)[seen].sum()
+    noise = (rows.about / scale**2)[seen].sum()
+    return float(noise / total), 1.0 - float(left / total)
 
 
 def _noise_share(read: Fit) -> float:
@@ -269,6 +304,8 @@ def _advice(read: Fit, good: bool) -> list[str]:
             "Take fewer latent dimensions, scale='feature' where a few columns dominate, or a kernel with "
             "a linear part; else the table holds none."
         ]
+    if read.is_uncollapsed:
+        return _advice_by_minibatches(good)
     if not good:
         verb = {"add_rows": "fit_stochastic"}.get(method, f"fit_{method}")
         return [f"Go on from here: {verb}(model, start=fit), or raise max_iter."]
@@ -293,6 +330,15 @@ def _advice(read: Fit, good: bool) -> list[str]:
         return ["Finish it by fit_map(model, start=fit), or where N is too large fit_sparse."]
     exact = "fit_laplace(model, start=fit), or sample(model)"
     return [f"Draws tell how sure it is: {exact}; of θ alone sample_theta(model, fit)."]
+
+
+def _advice_by_minibatches(good: bool) -> list[str]:
+    if not good:
+        return ["Go on from here: fit_svi(Y, start=fit), or raise epochs."]
+    return [
+        "diagnostics.active_dimensions(fit) tells the dimensions in use, log_predictive(fit, Y_new) how well rows "
+        "that were left out are predicted. Its spread leaves out that rows may move together."
+    ]
 
 
 def _advice_on_draws(read: Fit, good: bool) -> list[str]:

@@ -39,6 +39,7 @@ from pm_gplvm.data.fit import FEATURE, LATENT, OBS, Fit, warn_of
 from pm_gplvm.data.progress import progress_bar
 from pm_gplvm.data.rows import Rows, RowTable, along_rows
 from pm_gplvm.data.table import Scale
+from pm_gplvm.fitting.optimise import optima_positions
 from pm_gplvm.fitting.stochastic import Adam
 from pm_gplvm.fitting.variational import spread_rows
 from pm_gplvm.model.approximate import INDUCING
@@ -715,6 +716,7 @@ class Run:
     trace: list[tuple[int, float, float]]
     taken: int
     number: int
+    cut: bool  # by Ctrl-C
 
 
 def _runs(
@@ -811,6 +813,7 @@ def _run(optimiser: Optimiser, rng: np.random.Generator, i: int, bar: Any) -> Ru
         trace,
         optimiser.taken,
         i,
+        interrupted() and optimiser.taken < total,
     )
 
 
@@ -846,7 +849,7 @@ def _as_fit(
     coords = {OBS: table.obs, LATENT: np.arange(Q), FEATURE: table.features}
     of_rows = {name: ((OBS,), np.asarray(c)) for name, c in table.coords.items()}
     drawn: dict[str, Any] = {"X": (("chain", "draw", OBS, LATENT), X[None])}
-    natural = {name: np.exp(state.log_theta[name]) for name in theta.free}
+    natural = _natural(state, theta)
     natural |= {n: np.asarray(v) for n, v in likelihood.constrained(state.parameters).items()}
     for name, value in natural.items():
         dims = theta.dims[name] if name in theta.dims else _dims_of(name, value, D)
@@ -908,12 +911,17 @@ def _as_fit(
         ),
         "optima": xr.Dataset(
             {
-                "bound": ("start", [r.bound * N - of_scale for r in order]),
-                "steps": ("start", [r.taken for r in order]),
+                "objective": ("start", [r.bound * N - of_scale for r in order]),
+                "evaluations": ("start", [r.taken for r in order]),
+                "converged": ("start", [not ended for ended in map(_why_not, order)]),
+                "message": ("start", [_why_not(r) or "the bound stands" for r in order]),
             },
             coords={"start": [r.number for r in order]},
         ),
     }
+    if len(order) * N * Q <= _MOST_DRAWN:
+        named = [{"X": r.state.mean, **_natural(r.state, theta)} for r in order]
+        groups |= optima_positions([r.number for r in order], named)
     fit = xr.DataTree.from_dict(groups)
     fit.attrs = attributes(
         method="svi",
@@ -923,6 +931,20 @@ def _as_fit(
         settings={"likelihood": noted(likelihood), **settings},
     )
     return fit
+
+
+def _natural(state: State, theta: ThetaPrior) -> dict[str, Array]:
+    """Free hyperparameters of the kernel."""
+    return {name: np.exp(state.log_theta[name]) for name in theta.free}
+
+
+def _why_not(run: Run) -> str:
+    """Say why a run is not taken for one that has arrived, "" if it is."""
+    if run.cut:
+        return "interrupted"
+    if run.fell:
+        return "the bound fell, and the state before is returned"
+    return f"the bound rose by {run.rise:.2g} nats a row in an epoch" if run.rise > _RISING else ""
 
 
 def _dims_of(name: str, value: Array, n_columns: int) -> tuple[str, ...]:

@@ -302,7 +302,12 @@ def rebuild(
     ...     model, start=best, n_restarts=1, random_seed=1, progressbar=False
     ... )
     """
-    read = Fit.of(fit, "X", "sigma", "Y_mean", "Y_scale", caller="rebuild")
+    read = Fit.of(fit, "X", "Y_mean", "Y_scale", caller="rebuild")
+    read.refuse_uncollapsed(
+        "it has no pm.Model. Go on with fit_svi(Y, start=fit), or from its positions with another fit: "
+        "fit_marginal(build_model(Y), start={'X': fit['approximation']['X_mean']})."
+    )
+    read.require("sigma")
     kernel, noted = read.kernel, read.priors
     if kernel not in KERNELS or noted is None:
         raise ValueError(

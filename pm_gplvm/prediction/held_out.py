@@ -26,6 +26,11 @@ from pm_gplvm.model.volume import why_no_volume
 from pm_gplvm.prediction.embed import log_predictive
 from pm_gplvm.prediction.processes import Process, by_pattern, each_with_rows, parts, patterns_of
 
+_OTHER_PRIOR = (
+    "cross_validate integrates over the place of a new row under X ~ N(0, 1), got a model with "
+    "another prior of X. Leave X's prior at its default."
+)
+
 
 def compute_log_likelihood(fit: xr.DataTree) -> xr.DataTree:
     """Add the log-likelihood of each feature, draw by draw, as ArviZ reads it.
@@ -62,6 +67,10 @@ def compute_log_likelihood(fit: xr.DataTree) -> xr.DataTree:
     (1, 1, 64)
     """
     read = Fit.of(fit, caller="compute_log_likelihood")
+    read.refuse_uncollapsed(
+        "ln p(y_d | X, θ) integrates over the column's function, which it keeps as a q(u) that has seen the column. "
+        "Compare such fits by their bound (compare), or by log_predictive of rows held out."
+    )
     F, _, scale = read.table()
     patterns = patterns_of(read, F)
     units = patterns.seen.sum(axis=1)[patterns.group] * (0.5 * np.log(2.0 * np.pi) + np.log(scale))
@@ -121,6 +130,10 @@ def compute_log_prior(fit: xr.DataTree, *, model: pm.Model | None = None) -> xr.
     ['X', 'amplitude', 'lengthscale', 'sigma']
     """
     read = Fit.of(fit, "X", caller="compute_log_prior")
+    read.refuse_uncollapsed(
+        "it has no pm.Model, whose priors PyMC could evaluate. Of ln p(θ) it tells the sum: "
+        "fit['sample_stats']['lp'] less 'bound'."
+    )
     if model is None:
         held = rebuild(fit, hold=True)
     elif isinstance(model, pm.Model):
@@ -190,6 +203,10 @@ def leave_one_out(fit: xr.DataTree, *, num_samples: int = 200) -> xr.Dataset:
     {'obs': 20, 'feature': 64}
     """
     read = Fit.of(fit, caller="leave_one_out")
+    read.refuse_uncollapsed(
+        "its q(x) and q(u) have seen every entry, and none can be taken out of them. Put NaN for some entries, fit "
+        "again and see what impute says of them; or score rows held out with cross_validate."
+    )
     F, centre, scale = read.table()
     patterns = patterns_of(read, F)
     residuals, variances = _left_out(each_with_rows(read, int(num_samples)), F, patterns)
@@ -237,7 +254,7 @@ def _mixed(f: Array, residuals: Array, variances: Array) -> tuple[Array, Array, 
 @checked
 def cross_validate(
     Y: Any,
-    build: Callable[[xr.DataArray], pm.Model] = build_model,
+    build: Callable[[xr.DataArray], pm.Model | xr.DataTree] = build_model,
     *,
     fit: Callable[[pm.Model], xr.DataTree] | None = None,
     n_folds: int = 5,
@@ -260,11 +277,11 @@ def cross_validate(
     ----------
     Y : array_like, DataFrame or DataArray, dims (obs, feature), shape (N, D)
     build : callable, default build_model
-        Makes a model of the table of some rows, such as ``partial(build_model, latent_dim=3)``. X must
-        have the prior N(0, 1).
+        Makes a model of the table of some rows, such as ``partial(build_model, latent_dim=3)``; or a fit of
+        them, such as ``lambda rows: fit_svi(rows, likelihood="poisson")``. X must have the prior N(0, 1).
     fit : callable, optional
         Fits the model; :func:`fit_marginal` by default (:func:`fit_map` where X cannot be integrated
-        out). A sampler gives draws of X and θ.
+        out). A sampler gives draws of X and θ. Not called where ``build`` gives a fit.
     n_folds : int, default 5
         Between 2 and N.
     num_samples : int, default 20
@@ -306,7 +323,7 @@ def cross_validate(
     >>> scores["log_score"].dims
     ('obs',)
     """
-    table = as_table(Y)
+    table = as_table(Y, missing="mask")
     N = len(table)
     least = {"n_folds": (n_folds, 2), "num_samples": (num_samples, 1), "draws": (draws, 100)}
     for name, (value, low) in least.items():
@@ -330,9 +347,8 @@ def cross_validate(
             for k in range(n_folds):
                 safe_point()
                 held = fold == k
-                model = _built(build, table[~held])
                 scores = log_predictive(
-                    _fitted(fit, model, table[~held]),
+                    _fitted(fit, _built(build, table[~held]), table[~held]),
                     table.to_numpy()[held],
                     num_samples=num_samples,
                     draws=draws,
@@ -364,12 +380,19 @@ def _mode(model: pm.Model) -> xr.DataTree:
     return fit(model, progressbar=False)
 
 
-def _built(build: Callable[[xr.DataArray], pm.Model], table: xr.DataArray) -> pm.Model:
-    """Build a model of these rows, or raise: other rows would be scored by what was fitted to them."""
+def _built(
+    build: Callable[[xr.DataArray], pm.Model | xr.DataTree], table: xr.DataArray
+) -> pm.Model | xr.DataTree:
+    """Build a model, or a fit, of these rows, or raise: other rows would be scored by what was fitted to them."""
     model = build(table)
+    if isinstance(model, xr.DataTree):
+        text = (Fit.of(model, "X", caller="cross_validate").priors or {}).get("X")
+        if text != "Normal(0.0, 1.0)":
+            raise ValueError(_OTHER_PRIOR)
+        return model
     if not isinstance(model, pm.Model):
         raise TypeError(
-            f"build must return the model of the table it is given, got {type(model).__name__}."
+            f"build must return the model of the table it is given, or a fit of it, got {type(model).__name__}."
         )
     if not np.array_equal(ModelSpec.of(model).table.Y, table.to_numpy(), equal_nan=True):
         raise ValueError(
@@ -381,15 +404,15 @@ def _built(build: Callable[[xr.DataArray], pm.Model], table: xr.DataArray) -> pm
 
 
 def _fitted(
-    fit: Callable[[pm.Model], xr.DataTree], model: pm.Model, table: xr.DataArray
+    fit: Callable[[pm.Model], xr.DataTree], model: pm.Model | xr.DataTree, table: xr.DataArray
 ) -> xr.DataTree:
     """Fit the model of a table, or raise if what comes is no fit of it."""
-    found = fit(model)
+    found = model if isinstance(model, xr.DataTree) else fit(model)
     Y = Fit.of(found, "X", caller="cross_validate").Y
     if not np.array_equal(Y, table, equal_nan=True):
         raise ValueError(
             "fit must return a fit of the model it is given, got one of another table. Write lambda "
-            "model: fit_map(model, ...)."
+            "model: fit_map(model, ...); a fit that takes the table is a build: lambda rows: fit_svi(rows, ...)."
         )
     return found
 
@@ -402,7 +425,4 @@ def _check_prior(model: pm.Model) -> None:
         density = pytensor.function([], pm.logp(X, at).sum(), mode=compile_mode())()
         if np.isclose(density, norm.logpdf(at).sum()):
             return
-    raise ValueError(
-        "cross_validate integrates over the place of a new row under X ~ N(0, 1), got a model with "
-        "another prior of X. Leave X's prior at its default."
-    )
+    raise ValueError(_OTHER_PRIOR)

@@ -118,7 +118,7 @@ def _together(new: xr.DataArray, k: Array, mean: Array, sd: Array) -> xr.Dataset
 def _filled(fit: xr.DataTree, num_samples: int) -> xr.Dataset:
     """Fill the missing entries of the training rows."""
     known = reconstruct(fit, noise=True, num_samples=num_samples)
-    observed = Fit(fit).Y.transpose(*known["mean"].dims)
+    observed = Fit(fit, "impute").Y.transpose(*known["mean"].dims)
     missing = observed.isnull()
     return known.assign(
         mean=observed.where(~missing, known["mean"]), sd=known["sd"].where(missing, 0.0)

@@ -1,5 +1,6 @@
 """Magnification of the map from x to Y, and the density of X in the latent plane."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -8,8 +9,9 @@ import xarray as xr
 from pm_gplvm.core.checks import Array, checked, interval
 from pm_gplvm.core.gaussian import GP
 from pm_gplvm.data.fit import LATENT, Fit
-from pm_gplvm.prediction.predict import check_positions
+from pm_gplvm.prediction.predict import check_positions, readable
 from pm_gplvm.prediction.processes import Induced, each_process, given, patterns_of
+from pm_gplvm.prediction.uncollapsed import each_frame
 
 _BLOCK = 4_000_000  # entries of ∂k/∂x in memory at once
 
@@ -27,7 +29,8 @@ def magnification(fit: xr.DataTree, X_new: Any, *, num_samples: int = 50) -> xr.
     and √det G is the volume in Y that a unit of volume in X covers. The first term is large where
     neighbouring positions decode to different rows, as between clusters; the second where there are no
     data. G is averaged over the draws. Where Y has missing entries, each column has the Σ of the rows
-    in which it is observed.
+    in which it is observed. A fit by minibatches has slopes of each column's own covariance; with another likelihood than
+    a Gaussian or Student-t they are those of f, in units of its link.
 
     Parameters
     ----------
@@ -72,18 +75,12 @@ def magnification(fit: xr.DataTree, X_new: Any, *, num_samples: int = 50) -> xr.
     >>> gplvm.diagnostics.magnification(best, np.zeros((3, 2)))["magnification"].shape
     (3,)
     """
-    read = Fit.of(fit, "X", "sigma", "Y_mean", "Y_scale", caller="magnification")
+    read = readable(fit, "magnification")
     read.warn_unaligned()
     positions = check_positions(read, X_new)
-    F, _, scale = read.table()
-    patterns = patterns_of(read, F)
+    parts = _uncollapsed if read.is_uncollapsed else _of_each
     first, second = [], []
-    for process in each_process(read, num_samples):
-        of_mean = of_rest = np.zeros((len(positions), positions.shape[1], positions.shape[1]))
-        for rows, columns, block in patterns.blocks(F):
-            own = given(process, rows, columns)
-            mean, rest = _metric(own, own.weights(block) * scale[columns], positions)
-            of_mean, of_rest = of_mean + mean, of_rest + np.square(scale[columns]).sum() * rest
+    for of_mean, of_rest in parts(read, positions, num_samples):
         first.append(of_mean)
         second.append(of_mean + of_rest)
     volumes = _volume(np.stack(second))
@@ -97,6 +94,23 @@ def magnification(fit: xr.DataTree, X_new: Any, *, num_samples: int = 50) -> xr.
         "from_mean": ("obs_new", _volume(np.mean(first, axis=0))),
     }
     return xr.Dataset(known, coords={"obs_new": np.arange(len(positions))})
+
+
+def _uncollapsed(read: Fit, positions: Array, limit: int) -> Iterator[tuple[Array, Array]]:
+    return (process.metric(positions) for process in each_frame(read, limit))
+
+
+def _of_each(read: Fit, positions: Array, limit: int) -> Iterator[tuple[Array, Array]]:
+    """E Jᵀ E J and Σ_d scale_d² Σ of each process, both (S, Q, Q)."""
+    F, _, scale = read.table()
+    patterns = patterns_of(read, F)
+    for process in each_process(read, limit):
+        of_mean = of_rest = np.zeros((len(positions), positions.shape[1], positions.shape[1]))
+        for rows, columns, block in patterns.blocks(F):
+            own = given(process, rows, columns)
+            mean, rest = _metric(own, own.weights(block) * scale[columns], positions)
+            of_mean, of_rest = of_mean + mean, of_rest + np.square(scale[columns]).sum() * rest
+        yield of_mean, of_rest
 
 
 def _metric(process: GP | Induced, weights: Array, positions: Array) -> tuple[Array, Array]:

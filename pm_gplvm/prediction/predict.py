@@ -7,6 +7,7 @@ import xarray as xr
 
 from pm_gplvm.core.checks import Array, checked
 from pm_gplvm.core.gaussian import Patterns, square_root
+from pm_gplvm.core.uncollapsed import mixing_nodes
 from pm_gplvm.data.arrays import finite
 from pm_gplvm.data.fit import FEATURE, OBS, Fit
 from pm_gplvm.prediction.processes import (
@@ -17,6 +18,7 @@ from pm_gplvm.prediction.processes import (
     joint,
     patterns_of,
     smoothed,
+    under,
 )
 from pm_gplvm.prediction.uncollapsed import each_frame, rows_under_q
 
@@ -40,6 +42,7 @@ def predict(
     fit: xr.DataTree,
     X_new: Any,
     *,
+    X_sd: Any = None,
     noise: bool = False,
     cov: bool = False,
     num_samples: int = 100,
@@ -57,10 +60,17 @@ def predict(
         From :func:`fit_marginal`, :func:`sample_theta`, or any with ``X`` and θ.
     X_new : array_like, dims (obs_new, latent), shape (S, Q)
         In the frame of the fit's ``X``: the aligned one after :func:`align`.
+    X_sd : number or array_like, shape (Q,) or (S, Q), optional
+        Standard deviations of uncertain positions: x ~ N(X_new, X_sd²), each dimension by itself. Mean and variance
+        are mixed over x by the law of total variance, at Gauss-Hermite nodes where up to three dimensions are
+        uncertain, else at the two nodes ±√Q X_sd of each (exact for cubic functions: good up to half a
+        lengthscale). 0 is a known coordinate.
     noise : bool, default False
-        Whether ``sd`` includes the white noise of a new measurement.
+        Whether ``sd`` includes the noise of a new measurement: ``sd`` is then that of Y, else that of its expectation
+        given x and the function.
     cov : bool, default False
-        Whether the covariance of the new positions is given too: S² D numbers.
+        Whether the covariance of the new positions is given too: S² D numbers. Not with ``X_sd``, nor of a fit with
+        another likelihood than a Gaussian or Student-t.
     num_samples : int, default 100
         At most so many draws are used, evenly spaced.
 
@@ -89,20 +99,33 @@ def predict(
     >>> dict(gplvm.predict(best, np.zeros((1, 2))).sizes)
     {'obs_new': 1, 'feature': 64}
     """
-    read = _readable(fit, "predict")
+    read = readable(fit, "predict")
     read.warn_unaligned()
     positions = check_positions(read, X_new)
+    spread = _check_spread(X_sd, positions.shape)
+    if cov and X_sd is not None:
+        raise ValueError(
+            "predict has no cov with X_sd, whose positions vary each by itself. Leave one out, or draw positions and "
+            "give each set of them to sample_predictive."
+        )
     if read.is_uncollapsed:
-        return _predicted_uncollapsed(read, positions, noise=noise, cov=cov, limit=num_samples)
+        return _predicted_uncollapsed(
+            read, positions, spread, noise=noise, cov=cov, limit=num_samples
+        )
     F, centre, scale = read.table()
     patterns = patterns_of(read, F)
 
     means, variances = [], []
     for draw in each_process(read, num_samples):
-        mean, variance = conditional(draw, F, patterns, positions)
+        if X_sd is None:
+            mean, variance = conditional(draw, F, patterns, positions)
+        else:
+            mean, variance = under(draw, F, patterns, (positions, spread), mixing_nodes(spread))
         means.append(mean)
         variances.append(variance + draw.sigma**2 if noise else variance)
-    total = np.mean(variances, axis=0)[:, patterns.group] + np.var(means, axis=0)
+    total = np.mean(variances, axis=0)
+    total = total[:, patterns.group] if X_sd is None else total
+    total = total + np.var(means, axis=0)
     dims = ("obs_new", FEATURE)
     known: dict[str, Any] = {
         "mean": (dims, centre + scale * np.mean(means, axis=0)),
@@ -117,7 +140,20 @@ def predict(
     return xr.Dataset(known, coords={**numbers, FEATURE: read.features})
 
 
-def _readable(fit: Any, caller: str) -> Fit:
+def _check_spread(X_sd: Any, shape: tuple[int, ...]) -> Array:
+    """Return ``X_sd`` as an array (n, Q), zeros where there is none."""
+    if X_sd is None:
+        return np.zeros(shape)
+    values = np.asarray(finite("X_sd", X_sd), dtype=np.float64)
+    if values.shape not in ((), shape[1:], shape) or (values < 0.0).any():
+        raise ValueError(
+            f"X_sd must hold standard deviations of at least 0, a number or of the shape ({shape[1]},) or {shape}, "
+            f"got {f'the shape {values.shape}' if (values >= 0.0).all() else values.min()}."
+        )
+    return np.broadcast_to(values, shape)
+
+
+def readable(fit: Any, caller: str) -> Fit:
     """Read a fit with a table's units and a noise, or a likelihood."""
     read = Fit.of(fit, "X", "Y_mean", "Y_scale", caller=caller)
     if not read.is_uncollapsed:
@@ -126,11 +162,11 @@ def _readable(fit: Any, caller: str) -> Fit:
 
 
 def _predicted_uncollapsed(
-    read: Fit, positions: Array, *, noise: bool, cov: bool, limit: int
+    read: Fit, positions: Array, X_sd: Array, *, noise: bool, cov: bool, limit: int
 ) -> xr.Dataset:
     found, spread = [], []
     for process in each_frame(read, limit):
-        found.append(process.at(positions))
+        found.append(process.around(positions, X_sd, mixing_nodes(X_sd)))
         if cov:
             spread.append(process.covariance_of_response(positions))
     means = [each.mean for each in found]
@@ -226,7 +262,7 @@ def sample_predictive(
     >>> gplvm.sample_predictive(best, path, num_samples=3, random_seed=1)["predictions"]["Y"].shape
     (1, 3, 5, 64)
     """
-    read = _readable(fit, "sample_predictive")
+    read = readable(fit, "sample_predictive")
     read.warn_unaligned()
     positions = check_positions(read, X_new)
     rng = np.random.default_rng(random_seed)
@@ -307,7 +343,7 @@ def reconstruct(fit: xr.DataTree, *, noise: bool = False, num_samples: int = 100
     >>> dict(gplvm.reconstruct(best).sizes)
     {'obs': 20, 'feature': 64}
     """
-    read = _readable(fit, "reconstruct")
+    read = readable(fit, "reconstruct")
     if read.is_uncollapsed:
         rows = rows_under_q(read)
         spread = np.sqrt(rows.of_mean + (rows.about if noise else 0.0))
@@ -334,7 +370,7 @@ def relative_uncertainty(fit: xr.DataTree, X_new: Any, *, num_samples: int = 20)
     The standard deviation of the noise-free function over its prior one: near 0 beside many rows, 1
     where the data say nothing. The root mean square of all columns, over at most ``num_samples`` draws.
     """
-    read = _readable(fit, "relative_uncertainty")
+    read = readable(fit, "relative_uncertainty")
     positions = check_positions(read, X_new)
     if read.is_uncollapsed:
         left = [process.variance_share(positions) for process in each_frame(read, num_samples)]

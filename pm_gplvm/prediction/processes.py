@@ -347,6 +347,30 @@ def conditional(
     return mean, variance
 
 
+def under(
+    process: Process,
+    F: Array,
+    patterns: Patterns,
+    q: tuple[Array, Array],
+    nodes: tuple[Array, Array],
+) -> tuple[Array, Array]:
+    """Mean and variance (S, D) of the noise-free function at uncertain positions N(mean, diag sd²), ``q`` (S, Q)."""
+    (X, sd), shape = q, (len(q[0]), F.shape[1])
+    mean, total = np.empty(shape), np.empty(shape)
+    for _, columns, _, block, own in parts(process, F, patterns):
+        known = own.weights(block)
+        middle = own.cross(X) @ known
+        first = second = np.zeros(middle.shape)  # moments about the mean in the middle
+        for point, weight in zip(*nodes, strict=True):
+            at = X + sd * point
+            cross = own.cross(at)
+            away = cross @ known - middle
+            left = by_pattern(own.variance(cross, own.prior_variance(at)))
+            first, second = first + weight * away, second + weight * (left + away**2)
+        mean[:, columns], total[:, columns] = middle + first, second - first**2
+    return mean, total
+
+
 def conditional_variance(process: Process, F: Array, patterns: Patterns, X_new: Array) -> Array:
     """Variance of :func:`conditional` alone, shape (S, G)."""
     variances = [

@@ -11,7 +11,7 @@ import xarray as xr
 from pm_gplvm.core.batch_optimise import Index
 from pm_gplvm.core.checks import Array
 from pm_gplvm.core.gaussian import square_root
-from pm_gplvm.core.kernels import cross_slope
+from pm_gplvm.core.kernels import cross_slope, prior_slope_variance
 from pm_gplvm.core.uncollapsed import (
     ColumnPosterior,
     Features,
@@ -108,6 +108,18 @@ class Uncollapsed:
         rotation, _, scale = self.frame
         return np.asarray(np.sqrt(((scale * rotation * unit) ** 2).sum(axis=1)))
 
+    @property
+    def in_units_of_Y(self) -> bool:
+        """Whether f has the units of every column, as under a Gaussian."""
+        return bool(self.likelihood.standardised(len(self.level)).all())
+
+    @property
+    def turn(self) -> Array:
+        """∂(raw position)/∂(position in the frame), shape (Q, Q)."""
+        if self.frame is None:
+            return np.eye(self.features.W.shape[1])
+        return np.asarray(self.frame[0].T / self.frame[2])
+
     def moments(self, X: Array) -> tuple[Array, Array]:
         """Mean and variance (S, D) of f at positions in the frame, without offset."""
         return self.features.moments(self.posterior, self.level, self.raw(X))
@@ -137,10 +149,10 @@ class Uncollapsed:
             parts.append(self.response(*self.moments(X[rows]), *given))
         return _together(parts)
 
-    def under(
+    def around(
         self, mean: Array, sd: Array, nodes: Nodes, offset: Any = None, entry: Any = None
     ) -> Response:
-        """Moments of a measurement at uncertain positions N(mean, sd²), raw, mixed over nodes."""
+        """Moments of a measurement at uncertain positions N(mean, diag sd²) in the frame, mixed over nodes."""
         points, weights = nodes
         parts = []
         for rows in _blocks(len(mean), len(weights)):
@@ -148,7 +160,7 @@ class Uncollapsed:
             each = []
             for point in points:
                 X = mean[rows] + sd[rows] * point
-                f = self.features.moments(self.posterior, self.level, X)
+                f = self.moments(X)
                 each.append(self.response(*f, *given))
             expected = sum(w * r.mean for w, r in zip(weights, each, strict=True))
             of_mean = sum(
@@ -158,6 +170,21 @@ class Uncollapsed:
             about = sum(w * r.about for w, r in zip(weights, each, strict=True))
             parts.append(Response(*(np.asarray(v) for v in (expected, of_mean, about))))
         return _together(parts)
+
+    def metric(self, X: Array) -> tuple[Array, Array]:
+        """E Jᵀ E J and the covariance of the slopes summed over the columns, (S, Q, Q), J = ∂f/∂x times the scale."""
+        features, turn, Q = self.features, self.turn, X.shape[1]
+        shares = self.posterior.shares @ self.scale**2
+        prior = prior_slope_variance(features.kernel, Q, **features.theta)
+        prior = (self.scale**2).sum() * turn.T * prior @ turn
+        first, second = [], []
+        for rows in _blocks(len(X), Q * Q):
+            raw = cross_slope(features.kernel, self.raw(X[rows]), features.W, **features.theta)
+            slope = turn.T @ raw @ features.turn
+            mean = slope @ (self.posterior.means * self.scale)
+            first.append(mean @ mean.transpose(0, 2, 1))
+            second.append(prior - (slope * shares) @ slope.transpose(0, 2, 1))
+        return np.concatenate(first), np.concatenate(second)
 
     def draw(self, X: Array, n: int, rng: np.random.Generator) -> Array:
         """Draw f of all positions (S, Q) together, (n, S, D)."""
@@ -178,7 +205,7 @@ class Uncollapsed:
 
     def covariance_of_response(self, X: Array) -> Array:
         """Covariance (S, S, D) of the expectations of measurements at all positions."""
-        if not self.likelihood.standardised(len(self.level)).all():
+        if not self.in_units_of_Y:
             raise ValueError(
                 f"{self.read.caller} with cov=True needs a Gaussian or Student-t likelihood, got "
                 f"{self.likelihood.name}. Draw with sample_predictive, whose rows are joint."
@@ -248,11 +275,6 @@ class UncollapsedDensity:
         some = rows[row]
         return Observed(np.where(some.seen, some.y, np.nan), some.offset, self.process.entry)
 
-    def _turn(self) -> Array:
-        """∂(raw position)/∂(position in the frame), shape (Q, Q)."""
-        frame = self.process.frame
-        return np.eye(len(self.unit)) if frame is None else np.asarray(frame[0].T / frame[2])
-
     def log_joint(self, x: Array, rows: Rows, row: Index | None = None) -> tuple[Array, Array]:
         """Bound on ln p(y, x) at positions x (S, Q), shape (S,), and its gradient."""
         row = np.arange(len(rows)) if row is None else row
@@ -266,7 +288,7 @@ class UncollapsedDensity:
                 p.features, p.posterior, p.level, p.likelihood, p.parameters, seen, q, one
             )
             values.append(found.value)
-            slopes.append(found.mean @ self._turn())
+            slopes.append(found.mean @ p.turn)
         value, slope = np.concatenate(values), np.concatenate(slopes)
         return value + rows.log_prior(x, row), slope + rows.prior_slope(x, row)
 
@@ -283,7 +305,7 @@ class UncollapsedDensity:
             raw = p.raw(x[some])
             f, _ = p.features.moments(p.posterior, p.level, raw)
             slope = cross_slope(p.features.kernel, raw, p.features.W, **theta) @ weights
-            slope = self._turn().T @ slope
+            slope = p.turn.T @ slope
             by_mean = np.ascontiguousarray(f[:, None])
             by_variance = np.full_like(by_mean, 1e-10)
             seen = self._seen(rows, row[some])
@@ -426,4 +448,4 @@ def rows_under_q(read: Fit) -> Response:
     process, group = Uncollapsed.of(read), read.group("approximation")
     mean, sd = group["X_mean"].to_numpy(), group["X_sd"].to_numpy()
     known = _constant(read, "Y_offset"), _constant(read, "Y_entry")
-    return process.under(mean, sd, unscented(mean.shape[1]), *known)
+    return process.around(mean, sd, unscented(mean.shape[1]), *known)
