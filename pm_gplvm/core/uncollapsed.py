@@ -82,7 +82,7 @@ _POINTS = {1: 20, 2: 10, 3: 6}
 def _gauss_hermite(points: int, Q: int) -> Nodes:
     """Product rule of so many points in each dimension."""
     x, w = np.polynomial.hermite_e.hermegauss(points)
-    grid = np.array(list(product(x, repeat=Q))).reshape(-1, Q)
+    grid = np.array(list(product(x, repeat=Q))).reshape(points**Q, Q)
     return grid, np.array([np.prod(p) for p in product(w / w.sum(), repeat=Q)])
 
 
