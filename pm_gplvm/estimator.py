@@ -325,8 +325,8 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         """
         values = self._rows(X)
         read, given = Fit(self.fit_), self._given(offset, values)
-        table, rows = read.Y.to_numpy(), values
-        if given is not None and "Y_offset" in read.constants:
+        table, rows = read.Y.to_numpy() if read.holds_table else values[:0], values
+        if given is not None and "Y_offset" in read.constants and read.holds_table:
             known_offset = read.constants["Y_offset"].to_numpy()
             table, rows = _beside(table, known_offset), _beside(values, given)
         first = {row: n for n, row in reversed(list(enumerate(row_contents(table))))}

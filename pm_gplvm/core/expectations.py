@@ -4,7 +4,9 @@ Each takes ``mean`` and ``variance`` (B, K, D) of f at K nodes of B rows and ove
 the derivatives in m and v, and fills (B, D) sums over the nodes, of which the caller makes the value and
 the derivatives in what else there is. A missing entry has coefficients 0.
 
-A loop stores or sums and never does both: how sums are taken then does not depend on where arrays begin.
+The loops with exponentials run along slabs of several nodes, as a few columns would not fill vector
+registers. A loop stores or sums and never does both: how sums are taken then does not depend on where
+arrays begin.
 """
 
 import math
@@ -17,6 +19,8 @@ from pm_gplvm.core.jit import fast, stored
 # Beyond, ln(1 + eᵗ) is 0 or t to the last digit; products of such exponentials must not overflow.
 _FLAT = 100.0
 _WIDEST = 60.0
+_HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
+_SLAB = 512  # numbers, of which several arrays fit the first cache
 _LARGEST = 600.0  # its exponential times the numbers of a table is finite
 
 
@@ -39,29 +43,55 @@ def quadratic(mean, variance, weights, y, precision, total):
 
 
 @fast
-def _exponential_node(mean, variance, weight, sign, shift, linear, rate, middle, total):
+def _shifted(mean, sign, shift, K, first, last, t):
+    """Fill ``t`` with ±mean + shift of the nodes of a slab."""
+    D = shift.shape[1]
+    for p in range(first, last):
+        m, s, to = mean[p], shift[p // K], t[(p - first) * D : (p - first + 1) * D]
+        for d in range(D):
+            to[d] = sign * m[d] + s[d]
+
+
+@fast
+def _exponential_slab(t, variance, e):
+    for i in range(len(t)):
+        e[i] = elementary.exp(min(t[i] + 0.5 * variance[i], _LARGEST))
+
+
+@fast
+def _exponential_node(mean, variance, weight, sign, t, e, linear, rate, middle, total):
     for d in range(len(mean)):
-        t = sign * mean[d] + shift[d]
-        e = elementary.exp(min(t + 0.5 * variance[d], _LARGEST))
-        middle[d] += weight * t
-        total[d] += weight * e
-        mean[d] = weight * sign * (linear[d] - rate[d] * e)
-        variance[d] = -0.5 * weight * rate[d] * e
+        middle[d] += weight * t[d]
+        total[d] += weight * e[d]
+        mean[d] = weight * sign * (linear[d] - rate[d] * e[d])
+        variance[d] = -0.5 * weight * rate[d] * e[d]
 
 
 @stored
 def exponential(mean, variance, weights, sign, shift, linear, rate, middle, total):
-    """Linear t - rate eᵗ with t = ±f + shift; ``middle`` is E t, ``total`` E eᵗ."""
+    """Of linear t - rate eᵗ with t = ±f + shift; ``middle`` is E t, ``total`` E eᵗ."""
+    B, K, D = mean.shape
+    means, variances = mean.reshape(B * K, D), variance.reshape(B * K, D)
+    flat = variance.reshape(B * K * D)
+    nodes = max(1, _SLAB // max(D, 1))
+    work = np.empty((2, nodes * D))
     middle[:] = 0.0
     total[:] = 0.0
-    for b in range(mean.shape[0]):
-        for k in range(mean.shape[1]):
+    for first in range(0, B * K, nodes):
+        last = min(first + nodes, B * K)
+        n = (last - first) * D
+        t, e = work[0, :n], work[1, :n]
+        _shifted(means, sign, shift, K, first, last, t)
+        _exponential_slab(t, flat[first * D : last * D], e)
+        for p in range(first, last):
+            b, at = p // K, (p - first) * D
             _exponential_node(
-                mean[b, k],
-                variance[b, k],
-                weights[k],
+                means[p],
+                variances[p],
+                weights[p % K],
                 sign,
-                shift[b],
+                t[at : at + D],
+                e[at : at + D],
                 linear[b],
                 rate[b],
                 middle[b],
@@ -70,154 +100,119 @@ def exponential(mean, variance, weights, sign, shift, linear, rate, middle, tota
 
 
 @fast
-def _softplus_centre(mean, variance, shift, weight, decay, spread, soft, chance, curvature):
+def _softplus_centre(t, variance, weight, decay, spread, soft, chance, curvature):
     """Begin the sums at the middle point."""
-    for d in range(len(mean)):
-        t = max(min(mean[d] + shift[d], _FLAT), -_FLAT)
-        e = elementary.exp(-t)
+    for i in range(len(t)):
+        at = max(min(t[i], _FLAT), -_FLAT)
+        e = elementary.exp(-at)
         p = 1.0 / (1.0 + e)
-        decay[d] = e
-        spread[d] = math.sqrt(variance[d])
-        soft[d] = weight * (elementary.quick_log(1.0 + e) + t)
-        chance[d] = weight * p
-        curvature[d] = weight * p * (e * p)
+        decay[i] = e
+        spread[i] = math.sqrt(variance[i])
+        soft[i] = weight * (elementary.quick_log(1.0 + e) + at)
+        chance[i] = weight * p
+        curvature[i] = weight * p * (e * p)
 
 
 @fast
-def _softplus_pair(mean, shift, point, weight, decay, spread, soft, chance, curvature):
+def _softplus_pair(t, point, weight, decay, spread, soft, chance, curvature):
     """Add the points t ± x sd, by one exponential and one logarithm, as both stand in one quotient."""
-    for d in range(len(mean)):
-        t = max(min(mean[d] + shift[d], _FLAT), -_FLAT)
-        wide = min(spread[d] * point, _WIDEST)
-        e, u = decay[d], elementary.exp(wide)
+    for i in range(len(t)):
+        at = max(min(t[i], _FLAT), -_FLAT)
+        wide = min(spread[i] * point, _WIDEST)
+        e, u = decay[i], elementary.exp(wide)
         above, below = u + e, 1.0 + e * u
         product = above * below
         inverse = 1.0 / product
         high, low = u * below * inverse, above * inverse
-        soft[d] += weight * (2.0 * t - wide + elementary.quick_log(product))
-        chance[d] += weight * (high + low)
-        curvature[d] += weight * (high * (1.0 - high) + low * (1.0 - low))
+        soft[i] += weight * (2.0 * at - wide + elementary.quick_log(product))
+        chance[i] += weight * (high + low)
+        curvature[i] += weight * (high * (1.0 - high) + low * (1.0 - low))
 
 
 @fast
 def _softplus_node(
-    mean, variance, weight, shift, linear, count, soft, chance, curvature, middle, total
+    mean, variance, weight, t, linear, count, soft, chance, curvature, middle, total
 ):
     for d in range(len(mean)):
-        t = mean[d] + shift[d]
-        middle[d] += weight * t
-        total[d] += weight * (soft[d] + max(t - _FLAT, 0.0))
+        middle[d] += weight * t[d]
+        total[d] += weight * (soft[d] + max(t[d] - _FLAT, 0.0))
         mean[d] = weight * (linear[d] - count[d] * chance[d])
         variance[d] = -0.5 * weight * count[d] * curvature[d]
 
 
 @stored
 def softplus(mean, variance, weights, shift, linear, count, centre, points, halves, middle, total):
-    """Linear t - count ln(1 + eᵗ) with t = f + shift; ``middle`` is E t, ``total`` E ln(1 + eᵗ).
+    """Of linear t - count ln(1 + eᵗ) with t = f + shift; ``middle`` is E t, ``total`` E ln(1 + eᵗ).
 
     By Gauss-Hermite: ``centre`` is the weight of the middle point, ``halves`` those of each of ±``points``.
     """
-    work = np.empty((5, mean.shape[2]))
+    B, K, D = mean.shape
+    means, variances = mean.reshape(B * K, D), variance.reshape(B * K, D)
+    flat = variance.reshape(B * K * D)
+    nodes = max(1, _SLAB // max(D, 1))
+    work = np.empty((6, nodes * D))
     middle[:] = 0.0
     total[:] = 0.0
-    for b in range(mean.shape[0]):
-        for k in range(mean.shape[1]):
-            m, v = mean[b, k], variance[b, k]
-            _softplus_centre(m, v, shift[b], centre, work[0], work[1], work[2], work[3], work[4])
-            for j in range(len(points)):
-                _softplus_pair(
-                    m,
-                    shift[b],
-                    points[j],
-                    halves[j],
-                    work[0],
-                    work[1],
-                    work[2],
-                    work[3],
-                    work[4],
-                )
+    for first in range(0, B * K, nodes):
+        last = min(first + nodes, B * K)
+        n = (last - first) * D
+        t, decay, spread = work[0, :n], work[1, :n], work[2, :n]
+        soft, chance, curvature = work[3, :n], work[4, :n], work[5, :n]
+        _shifted(means, 1.0, shift, K, first, last, t)
+        _softplus_centre(
+            t, flat[first * D : last * D], centre, decay, spread, soft, chance, curvature
+        )
+        for j in range(len(points)):
+            _softplus_pair(t, points[j], halves[j], decay, spread, soft, chance, curvature)
+        for p in range(first, last):
+            b, at = p // K, (p - first) * D
             _softplus_node(
-                m,
-                v,
-                weights[k],
-                shift[b],
+                means[p],
+                variances[p],
+                weights[p % K],
+                t[at : at + D],
                 linear[b],
                 count[b],
-                work[2],
-                work[3],
-                work[4],
+                soft[at : at + D],
+                chance[at : at + D],
+                curvature[at : at + D],
                 middle[b],
                 total[b],
             )
 
 
 @fast
-def _log_rising(y, r, value, slope):
-    for d in range(len(y)):
-        value[d] = 0.0
-        slope[d] = 0.0
-        if y[d] > 0.0:
-            # ln Γ(x) = Stirling's series at x + 8 less ln x(x+1)…(x+7); ψ likewise
-            for end in range(2):
-                x = r[d] + y[d] if end == 0 else r[d]
-                product, derivative = 1.0, 0.0
-                for i in range(8):
-                    derivative = derivative * (x + i) + product
-                    product *= x + i
-                z = x + 8.0
-                c = 1.0 / (z * z)
-                log = elementary.quick_log(z)
-                gamma = (z - 0.5) * log - z - elementary.quick_log(product)
-                gamma += (
-                    1.0 / 12.0
-                    - c * (1.0 / 360.0 - c * (1.0 / 1260.0 - c * (1.0 / 1680.0 - c / 1188.0)))
-                ) / z
-                psi = log - 0.5 / z - derivative / product
-                psi -= c * (
-                    1.0 / 12.0
-                    - c * (1.0 / 120.0 - c * (1.0 / 252.0 - c * (1.0 / 240.0 - c / 132.0)))
-                )
-                if end == 0:
-                    value[d] += gamma
-                    slope[d] += psi
-                else:
-                    value[d] -= gamma
-                    slope[d] -= psi
-
-
-@stored
-def log_rising(y, r, value, slope):
-    """Ln Γ(y + r) / Γ(r) and its derivative in r, for counts (B, D) and r (D,)."""
-    for b in range(y.shape[0]):
-        _log_rising(y[b], r, value[b], slope[b])
+def _student_start(scale, nodes, tiled):
+    for p in range(nodes):
+        for d in range(len(scale)):
+            tiled[p * len(scale) + d] = scale[d]
 
 
 @fast
-def _student_centre(mean, variance, y, scale, weight, spread, logs, slope, curvature, share):
-    """Begin the sums at the middle point."""
-    for d in range(len(mean)):
-        spread[d] = math.sqrt(variance[d])
-        r = y[d] - mean[d]
-        inverse = 1.0 / (scale[d] + r * r)
-        part = scale[d] * inverse
-        logs[d] = -weight * elementary.quick_log(part)
-        slope[d] = weight * r * inverse
-        curvature[d] = weight * (2.0 * part - 1.0) * inverse
-        share[d] = weight * (1.0 - part)
+def _student_centre(r, variance, scale, weight, spread, logs, slope, curvature, share):
+    """Begin the sums at the middle point; r is y - mean."""
+    for i in range(len(r)):
+        spread[i] = math.sqrt(variance[i])
+        inverse = 1.0 / (scale[i] + r[i] * r[i])
+        part = scale[i] * inverse
+        logs[i] = -weight * elementary.quick_log(part)
+        slope[i] = weight * r[i] * inverse
+        curvature[i] = weight * (2.0 * part - 1.0) * inverse
+        share[i] = weight * (1.0 - part)
 
 
 @fast
-def _student_pair(mean, y, scale, point, weight, spread, logs, slope, curvature, share):
+def _student_pair(r, scale, point, weight, spread, logs, slope, curvature, share):
     """Add the points f ± x sd."""
-    for d in range(len(mean)):
-        wide = spread[d] * point
-        r, s = y[d] - mean[d] - wide, y[d] - mean[d] + wide
-        first, second = 1.0 / (scale[d] + r * r), 1.0 / (scale[d] + s * s)
-        one, two = scale[d] * first, scale[d] * second
-        logs[d] -= weight * elementary.quick_log(one * two)
-        slope[d] += weight * (r * first + s * second)
-        curvature[d] += weight * ((2.0 * one - 1.0) * first + (2.0 * two - 1.0) * second)
-        share[d] += weight * (2.0 - one - two)
+    for i in range(len(r)):
+        wide = spread[i] * point
+        above, below = r[i] - wide, r[i] + wide
+        first, second = 1.0 / (scale[i] + above * above), 1.0 / (scale[i] + below * below)
+        one, two = scale[i] * first, scale[i] * second
+        logs[i] -= weight * elementary.quick_log(one * two)
+        slope[i] += weight * (above * first + below * second)
+        curvature[i] += weight * ((2.0 * one - 1.0) * first + (2.0 * two - 1.0) * second)
+        share[i] += weight * (2.0 - one - two)
 
 
 @fast
@@ -231,39 +226,68 @@ def _student_node(mean, variance, weight, head, logs, slope, curvature, share, t
 
 @stored
 def student(mean, variance, weights, y, scale, head, centre, points, halves, total, total_share):
-    """-½ head ln(1 + z), z = (y - f)² / scale; ``total`` is E ln(1 + z), ``total_share`` E z / (1 + z).
+    """Of -½ head ln(1 + z), z = (y - f)² / scale; ``total`` is E ln(1 + z), ``total_share`` E z / (1 + z).
 
     By Gauss-Hermite, as :func:`softplus`; ``scale`` is (D,), ``head`` (B, D) is 0 where Y is missing.
     """
-    work = np.empty((5, mean.shape[2]))
+    B, K, D = mean.shape
+    means, variances = mean.reshape(B * K, D), variance.reshape(B * K, D)
+    flat = variance.reshape(B * K * D)
+    nodes = max(1, _SLAB // max(D, 1))
+    work = np.empty((7, nodes * D))
+    _student_start(scale, nodes, work[6])
     total[:] = 0.0
     total_share[:] = 0.0
-    for b in range(mean.shape[0]):
-        for k in range(mean.shape[1]):
-            m, v = mean[b, k], variance[b, k]
-            _student_centre(m, v, y[b], scale, centre, work[0], work[1], work[2], work[3], work[4])
-            for j in range(len(points)):
-                _student_pair(
-                    m,
-                    y[b],
-                    scale,
-                    points[j],
-                    halves[j],
-                    work[0],
-                    work[1],
-                    work[2],
-                    work[3],
-                    work[4],
-                )
+    for first in range(0, B * K, nodes):
+        last = min(first + nodes, B * K)
+        n = (last - first) * D
+        r, spread, logs, slope = work[0, :n], work[1, :n], work[2, :n], work[3, :n]
+        curvature, share, tiled = work[4, :n], work[5, :n], work[6, :n]
+        _shifted(means, -1.0, y, K, first, last, r)
+        _student_centre(
+            r, flat[first * D : last * D], tiled, centre, spread, logs, slope, curvature, share
+        )
+        for j in range(len(points)):
+            _student_pair(r, tiled, points[j], halves[j], spread, logs, slope, curvature, share)
+        for p in range(first, last):
+            b, at = p // K, (p - first) * D
             _student_node(
-                m,
-                v,
-                weights[k],
+                means[p],
+                variances[p],
+                weights[p % K],
                 head[b],
-                work[1],
-                work[2],
-                work[3],
-                work[4],
+                logs[at : at + D],
+                slope[at : at + D],
+                curvature[at : at + D],
+                share[at : at + D],
                 total[b],
                 total_share[b],
             )
+
+
+@fast
+def _log_gamma(x, value, slope):
+    for i in range(len(x)):
+        # Stirling's series at x + 8, less ln x(x+1)…(x+7)
+        product, derivative = 1.0, 0.0
+        for j in range(8):
+            derivative = derivative * (x[i] + j) + product
+            product *= x[i] + j
+        inverse = 1.0 / (x[i] + 8.0)
+        c = inverse * inverse
+        log = -elementary.quick_log(inverse)
+        gamma = 1.0 / 360.0 - c * (
+            1.0 / 1260.0 - c * (1.0 / 1680.0 - c * (1.0 / 1188.0 - c * (691.0 / 360360.0)))
+        )
+        gamma = (1.0 / 12.0 - c * gamma) * inverse - (x[i] + 8.0) - elementary.quick_log(product)
+        value[i] = (x[i] + 7.5) * log + gamma + _HALF_LOG_2PI
+        psi = 1.0 / 120.0 - c * (
+            1.0 / 252.0 - c * (1.0 / 240.0 - c * (1.0 / 132.0 - c * (691.0 / 32760.0)))
+        )
+        slope[i] = log - 0.5 * inverse - c * (1.0 / 12.0 - c * psi) - derivative / product
+
+
+@stored
+def log_gamma(x, value, slope):
+    """Ln Γ(x) and its derivative, for positive numbers below 10³⁰."""
+    _log_gamma(x, value, slope)

@@ -14,7 +14,7 @@ Values are written over a namespace xp: NumPy, or PyTensor where a compiler need
 Gradients are in NumPy.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -24,6 +24,7 @@ from scipy.linalg import LinAlgError, lapack
 
 from pm_gplvm.core.blas import rowwise
 from pm_gplvm.core.checks import Array
+from pm_gplvm.core.gaussian import Indices
 from pm_gplvm.core.kernels import KERNELS
 from pm_gplvm.core.psi import (
     Quadrature,
@@ -48,7 +49,7 @@ class InducingPosterior:
     def __init__(self, half: Any, A: Any, alpha: Any, psi0: Any, sigma: Any, xp: Any = np) -> None:
         self.half, self.A, self.alpha, self.psi0, self.sigma = half, A, alpha, psi0, sigma
         self.xp, self.beta, self.identity = xp, 1.0 / sigma**2, xp.eye(half.shape[0])
-        root, log_root = _inverse_factor(self.identity + A, xp)
+        root, log_root = inverse_factor(self.identity + A, xp)
         self.log_det = 2.0 * log_root
         self.inverse = root.T @ root  # B⁻¹
         self.gamma = self.inverse @ alpha
@@ -179,7 +180,7 @@ def shortened(coefficients: Array, y: Array) -> tuple[Array, Array, Array]:
     return short, R, rest
 
 
-def _inverse_factor(A: Any, xp: Any) -> tuple[Any, Any]:
+def inverse_factor(A: Any, xp: Any) -> tuple[Any, Any]:
     """L⁻¹ and ln|L| of A = LLᵀ."""
     if xp is not np:
         factor = xp.linalg.cholesky(A, lower=True, on_error="nan")
@@ -210,24 +211,30 @@ class InducingKernel:
         ratio: Any = None,
         xp: Any = np,
     ) -> None:
-        U, S, W = self.positions = positions
+        self.positions = positions
+        U, _, W = positions
         self.kernel, self.amplitude, self.bias, self.xp = kernel, amplitude, bias, xp
         self.ratio = ratio
         self.n_rows = U.shape[0]
         a2, b2 = amplitude**2, bias**2
-        if xp is np:
-            settings = {"quadrature": quadrature, "workspace": workspace, "ratio": ratio}
-            self.own = psi_statistics(kernel, U, S, W, **settings)
-        else:
-            self.own = symbolic_statistics(
-                kernel, U, S, W, quadrature=quadrature, ratio=ratio, xp=xp
-            )
+        self.own = self._statistics(quadrature, workspace)
         self.correlation, self.slope = correlation(kernel, W, W, xp, ratio)
         # Beside a linear part the amplitude may be small: the jitter is a share of both.
         share = JITTER if ratio is None else JITTER * (1.0 + (ratio**2).sum())
         self.correlation = self.correlation + share * xp.eye(W.shape[0])
-        self.column_sums = self.own.psi1.sum(axis=0)
         self.K = a2 * self.correlation + b2
+        self._sum_up(a2, b2)
+
+    def _statistics(self, quadrature: Quadrature | None, workspace: Array | None) -> Any:
+        """Psi statistics of the kernel less amplitude and bias."""
+        settings: dict[str, Any] = {"quadrature": quadrature, "ratio": self.ratio}
+        if self.xp is not np:
+            return symbolic_statistics(self.kernel, *self.positions, xp=self.xp, **settings)
+        return psi_statistics(self.kernel, *self.positions, workspace=workspace, **settings)
+
+    def _sum_up(self, a2: Any, b2: Any) -> None:
+        """Ψ₀ and Ψ₂ of the whole kernel."""
+        self.column_sums = self.own.psi1.sum(axis=0)
         self.psi0 = a2 * self.own.psi0 + self.n_rows * b2
         outer = self.column_sums[:, None] + self.column_sums
         self.psi2 = a2**2 * self.own.psi2 + a2 * b2 * outer + self.n_rows * b2**2
@@ -257,9 +264,13 @@ class InducingKernel:
     def posterior(self, F: Any, sigma: Any) -> InducingPosterior:
         """Return the posterior of the inducing values given a table F (N, D)."""
         P = self.amplitude**2 * (self.own.psi1.T @ F) + self.bias**2 * F.sum(axis=0)
-        half, _ = _inverse_factor(self.K, self.xp)
+        half, _ = inverse_factor(self.K, self.xp)
         A = 1.0 / sigma**2 * half @ self.psi2 @ half.T
         return InducingPosterior(half, A, half @ P, self.psi0, sigma, self.xp)
+
+    def posteriors(self, F: Array, sigma: float) -> Iterator[tuple[Indices, InducingPosterior]]:
+        """Columns of F (N, D) that have the same rows observed, and the posterior of u given these: all."""
+        yield np.arange(F.shape[1]), self.posterior(F, sigma)
 
     def bound(self, F: Any, sigma: Any, n_columns: int) -> Any:
         """Write down the bound of :meth:`bound_and_gradient` for PyTensor."""
@@ -278,12 +289,16 @@ class InducingKernel:
         try:
             found = self.posterior(F, sigma)
         except LinAlgError:
-            nothing = (np.full_like(v, np.nan) for v in self.positions)
-            of_ratio = () if self.ratio is None else (np.full_like(self.ratio, np.nan),)
-            return -np.inf, (*nothing, np.nan, np.nan, np.nan, *of_ratio)
+            return self.failed()
         dK, dpsi0, dP, dpsi2, dsigma = found.pullback(*size)
         *gradient, along = self.pullback(F, dK, dpsi0, dP, dpsi2)
         return found.bound(*size), (*gradient, dsigma, *along)
+
+    def failed(self) -> tuple[float, tuple[Any, ...]]:
+        """Value and gradient where a matrix is not positive definite."""
+        nothing = (np.full_like(v, np.nan) for v in self.positions)
+        of_ratio = () if self.ratio is None else (np.full_like(self.ratio, np.nan),)
+        return -np.inf, (*nothing, np.nan, np.nan, np.nan, *of_ratio)
 
     def row_moments(self, posterior: InducingPosterior) -> tuple[Array, Array]:
         """Mean and variance (N, D) of the noise-free function at the rows' own uncertain positions."""
@@ -325,7 +340,7 @@ class InducingKernel:
         """
         prior = self.amplitude**2 * own_variance(self.kernel, self.positions[0], self.ratio)
         prior = prior + self.bias**2
-        half, _ = _inverse_factor(self.K, self.xp)
+        half, _ = inverse_factor(self.K, self.xp)
         scaled = half @ self.psi1.T
         left = prior - (scaled**2).sum(axis=0)
         noise = self.xp.sqrt((left if own_noise else 0.0 * left) + sigma**2)
@@ -352,7 +367,14 @@ class InducingKernel:
 
         if b2:
             d1 += 2.0 * a2 * b2 * rows
-        dU, dS, dW, *dratio = own.pullback(a2 * dpsi0, d1, a2**2 * dpsi2)
+        moved = own.pullback(a2 * dpsi0, d1, a2**2 * dpsi2)
+        return self.pulled_back(dK, moved, da2, db2)
+
+    def pulled_back(
+        self, dK: Array, moved: tuple[Array, ...], da2: float, db2: float
+    ) -> tuple[Array, Array, Array, float, float, tuple[Array, ...]]:
+        """Add what K gives to the gradient in U, S, W and ρ that the statistics give."""
+        a2, (dU, dS, dW, *dratio) = self.amplitude**2, moved
         G, W = 2.0 * a2 * dK * self.slope, self.positions[2]
         dW += G @ W if self.kernel == "linear" else 2.0 * (G.sum(axis=1)[:, None] * W - G @ W)
         if dratio:

@@ -6,15 +6,8 @@
 lengthscale. Amplitude and bias come on top in :mod:`pm_gplvm.core.inducing`. A kernel with a linear
 part beside another has the term (ρ ∘ x)·(ρ ∘ w), ρ (Q,) = weight · lengthscale / amplitude.
 
-For the RBF kernel both are Gaussians. With d = 1 / (1 + c s²) and a centre p, which is w for c = 1
-and (w + w') / 2 for c = 2,
-
-    ψ₁ₙ or ψ₂ₙ = exp(½ Σ ln d - (c/2) Σ d (u - p)²),    ψ₂ₙ also times exp(-¼ ‖w - w'‖²),
-
-sums over the latent dimensions. The exponent is linear in (1, p, p²) for each row: a matrix product.
-
-The fast form works by blocks of rows in NumPy. :func:`symbolic_statistics` is the same by whole
-arrays, for PyTensor.
+For the RBF kernel both are Gaussians, written out in :mod:`pm_gplvm.core.psi_loops`.
+:func:`symbolic_statistics` is the same by whole arrays, for PyTensor.
 """
 
 from collections.abc import Iterator
@@ -23,11 +16,10 @@ from itertools import product
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from scipy.linalg import blas
-from scipy.sparse import csr_array
 
 from pm_gplvm.core.checks import Array
 from pm_gplvm.core.kernels import KERNELS, cross_and_rate
+from pm_gplvm.core.psi_loops import ROWS, columns, rbf_gradient, rbf_values
 
 Quadrature = tuple[Array, Array]  # nodes (I, Q) and weights (I,) for expectations under N(0, I)
 
@@ -159,9 +151,9 @@ def symbolic_statistics(
 
 
 def workspace_shape(N: int, M: int) -> tuple[int, int]:
-    """Shape of the memory that the RBF kernel's statistics work in."""
+    """Shape of the memory that the RBF kernel's statistics work in: the terms of ψ₂ of whole blocks of rows."""
     pairs = M * (M + 1) // 2
-    return min(N, _KEPT_SIZE // pairs), pairs
+    return pairs * min(-(-N // ROWS), _KEPT_SIZE // (pairs * ROWS)), ROWS
 
 
 def correlation(kernel: str, A: Any, B: Any, xp: Any = np, ratio: Any = None) -> tuple[Any, Any]:
@@ -274,111 +266,47 @@ class _RBF:
 
     def __init__(self, U: Array, S: Array, W: Array, workspace: Array | None) -> None:
         centre = W.mean(axis=0)  # squares of large numbers lose digits
-        self.U, self.S, self.W = U - centre, S, W - centre
+        # Of one kind in memory: the loops are compiled for it alone.
+        U, S, W = (np.array(v, np.float64, order="C") for v in (U - centre, S, W - centre))
         N, M = len(U), len(W)
-        self.psi0 = float(N)
-        self.one = _GaussianFactors(self.U, S, self.W, 1)
-        self.psi1 = np.exp(self.one.rows @ self.one.columns)
-
-        first, second = np.tril_indices(M)
-        self.pairs = first, second
-        gap = self.W[first] - self.W[second]
+        first, second = self.pairs = np.tril_indices(M)
+        gap, self.products = W[first] - W[second], -0.5 * W[first] * W[second]
         self.near = np.exp(-0.25 * np.einsum("pq,pq->p", gap, gap))
-        self.two = _GaussianFactors(self.U, S, 0.5 * (self.W[first] + self.W[second]), 2)
-        self.blocks = _row_blocks(N, len(first))
-        self.workspace = np.empty(workspace_shape(N, M)) if workspace is None else workspace
-        self.scratch = np.empty((self.blocks[0][1], len(first)))
-        # Σₙ ψ₂ₙ (1, d u, d): the value, and all that the gradient in W needs.
-        self.sums = np.zeros((len(self.two.columns), len(first)))
-        for start, end in self.blocks:
-            block, weights = self._fill(start, end), self.two.weights[start:end]
-            blas.dgemm(1.0, block.T, weights.T, 1.0, self.sums.T, trans_b=1, overwrite_c=1)
-        self.psi2 = np.empty((M, M))
-        self.psi2[first, second] = self.psi2[second, first] = self.near * self.sums[0]
-
-    def _block(self, start: int, end: int) -> Array:
-        return (
-            self.workspace[start:end] if end <= len(self.workspace) else self.scratch[: end - start]
-        )
-
-    def _fill(self, start: int, end: int) -> Array:
-        block = np.dot(self.two.rows[start:end], self.two.columns, out=self._block(start, end))
-        return np.exp(block, out=block)
+        space = np.empty(workspace_shape(N, M)) if workspace is None else workspace
+        self.kept = space.reshape(-1, len(first), ROWS)
+        self.psi0, self.psi1, self.psi2 = float(N), np.empty((N, M)), np.empty((M, M))
+        self.W = W
+        self.places = U, S, columns(W, 1), columns(W, 2), self.products
+        self.sums = rbf_values(*self.places, self.kept, self.psi1)
+        self.psi2[first, second] = self.psi2[second, first] = self.near * self.sums[:, 0]
 
     def pullback(self, d0: float, d1: Array, d2: Array) -> tuple[Array, Array, Array]:
-        H = d1 * self.psi1
-        dU, dS = self.one.back(H @ self.one.columns.T)
-        dW = self.one.back_to_centres(H.T @ self.one.weights)
-
         first, second = self.pairs
-        G = np.where(first == second, 1.0, 2.0) * d2[first, second] * self.near
-        weighted = np.ascontiguousarray((G * self.two.columns).T)
-        sums = np.empty((len(self.U), weighted.shape[1]))
-        for start, end in self.blocks:
-            kept = end <= len(self.workspace)
-            block = self._block(start, end) if kept else self._fill(start, end)
-            np.dot(block, weighted, out=sums[start:end])
-        dU2, dS2 = self.two.back(sums)
-        dmiddle = self.two.back_to_centres((G * self.sums).T)
-        dW += 0.5 * _incidence(len(self.W)) @ dmiddle
+        weights = np.where(first == second, 1.0, 2.0) * d2[first, second] * self.near
+        dU, dS, dW = rbf_gradient(
+            *self.places,
+            self.kept,
+            self.psi1,
+            self.sums,
+            np.array(d1, np.float64, order="C"),
+            weights,
+            weights[:, None] * self.products,
+        )
         spring = d2 * self.psi2
-        dW += spring @ self.W - spring.sum(axis=1)[:, None] * self.W
-        return dU + dU2, dS + dS2, dW
+        return dU, dS, dW + spring @ self.W - spring.sum(axis=1)[:, None] * self.W
 
     def second_moments(self) -> Iterator[tuple[slice, Array]]:
-        first, second = self.pairs
-        for start, end in self.blocks:
-            own = np.empty((end - start, *self.psi2.shape))
-            values = np.exp(self.two.rows[start:end] @ self.two.columns)
-            own[:, first, second] = own[:, second, first] = values * self.near
-            yield slice(start, end), own
-
-
-class _GaussianFactors:
-    """exp(½ Σ ln d - (c/2) Σ d (u - p)²) for all rows u and centres p, d = 1 / (1 + c s²).
-
-    ``rows`` @ ``columns`` is the exponent. For the gradient the values are summed with ``columns``,
-    (1, p, p²), and ``weights``, (1, d u, d).
-    """
-
-    def __init__(self, U: Array, S: Array, P: Array, c: int) -> None:
-        N, Q = U.shape
-        self.U, self.S, self.P, self.c = U, S, P, c
-        self.d = 1.0 / (1.0 + c * S**2)
-        self.weights = np.ones((N, 2 * Q + 1))
-        du = np.multiply(self.d, U, out=self.weights[:, 1 : Q + 1])
-        self.weights[:, Q + 1 :] = self.d
-        self.rows = np.empty((N, 2 * Q + 1))
-        self.rows[:, 0] = 0.5 * (np.log(np.prod(self.d, axis=1)) - c * np.einsum("nq,nq->n", du, U))
-        self.rows[:, 1 : Q + 1] = c * du
-        self.rows[:, Q + 1 :] = -0.5 * c * self.d
-        self.columns = np.ones((2 * Q + 1, len(P)))
-        self.columns[1 : Q + 1] = P.T
-        self.columns[Q + 1 :] = P.T**2
-
-    def back(self, sums: Array) -> tuple[Array, Array]:
-        """∂L/∂(U, S) from Σ_p g ψ (1, p, p²), shape (N, 2 Q + 1)."""
-        Q, c, d, U = self.U.shape[1], self.c, self.d, self.U
-        total, first, second = sums[:, :1], sums[:, 1 : Q + 1], sums[:, Q + 1 :]
-        reach = total * U - first
-        spread = U * (reach - first) + second  # Σ g ψ (u - p)²
-        return -c * d * reach, c * self.S * d * (c * d * spread - total)
-
-    def back_to_centres(self, sums: Array) -> Array:
-        """∂L/∂P from Σₙ g ψ (1, d u, d), shape (P, 2 Q + 1)."""
-        Q = self.U.shape[1]
-        return self.c * (sums[:, 1 : Q + 1] - self.P * sums[:, Q + 1 :])
+        (U, S, *inducing), (first, second) = self.places, self.pairs
+        kept = np.empty((1, len(first), ROWS))
+        for start in range(0, len(U), ROWS):
+            rows = slice(start, min(start + ROWS, len(U)))
+            own = np.empty((rows.stop - start, *self.psi2.shape))
+            rbf_values(U[rows], S[rows], *inducing, kept, np.empty((len(own), len(self.W))))
+            values = (kept[0].T * self.near)[: len(own)]
+            own[:, first, second] = own[:, second, first] = values
+            yield rows, own
 
 
 def _row_blocks(N: int, columns: int) -> list[tuple[int, int]]:
     step = max(_BLOCK_SIZE // columns, 16)
     return [(start, min(start + step, N)) for start in range(0, N, step)]
-
-
-@lru_cache(maxsize=4)
-def _incidence(M: int) -> csr_array:
-    """Which pair of the lower triangle holds which inducing input: (M, pairs)."""
-    first, second = np.tril_indices(M)
-    pairs = np.arange(len(first))
-    rows, columns = np.concatenate([first, second]), np.concatenate([pairs, pairs])
-    return csr_array((np.ones(len(rows)), (rows, columns)), shape=(M, len(pairs)))

@@ -43,10 +43,24 @@ _LEAST_VARIANCE = 1e-10
 Nodes = tuple[Array, Array]  # (K, Q) and their weights (K,), for expectations under N(0, I)
 
 
-def unscented(Q: int) -> Nodes:
-    """2 Q nodes ±√Q along the axes, exact for polynomials of degree 3."""
-    axes = np.sqrt(Q) * np.eye(Q)
-    return np.concatenate([axes, -axes]), np.full(2 * Q, 0.5 / Q)
+def rotated(Q: int, rng: np.random.Generator) -> Nodes:
+    """Centre, and 2 Q nodes at distance √(Q + 2) along axes turned at random.
+
+    Exact for polynomials of degree 3, and of degree 5 in expectation over the turns. Axes that stay would never
+    see how two dimensions act together, and a fit would hide there what it does not explain.
+    """
+    axes = np.linalg.qr(rng.standard_normal((Q, Q)))[0] * np.sqrt(Q + 2.0)
+    weights = np.full(2 * Q + 1, 0.5 / (Q + 2.0))
+    weights[0] = 2.0 / (Q + 2.0)
+    return np.concatenate([np.zeros((1, Q)), axes, -axes]), weights
+
+
+def positive(Q: int) -> Nodes:
+    """Nodes of positive weights, for variances: Gauss-Hermite up to three dimensions, beyond four turned rules."""
+    if Q <= 3:
+        return accurate(Q)
+    rules = [rotated(Q, np.random.default_rng(seed)) for seed in range(4)]
+    return np.concatenate([x for x, _ in rules]), np.concatenate([w for _, w in rules]) / 4.0
 
 
 def accurate(Q: int) -> Nodes:
@@ -66,11 +80,11 @@ def accurate(Q: int) -> Nodes:
 def mixing_nodes(sd: Array) -> Nodes:
     """Nodes of positive weight for N(0, I) in the dimensions whose sd (S, Q) is above 0 anywhere, 0 in the others.
 
-    Gauss-Hermite in up to three of them, the rule of :func:`unscented` beyond.
+    Gauss-Hermite in up to three of them, the rule of :func:`positive` beyond.
     """
     uncertain = np.flatnonzero((sd > 0.0).any(axis=0))
     n = len(uncertain)
-    own, weights = _gauss_hermite(_POINTS.get(n, 1), n) if n <= 3 else unscented(n)
+    own, weights = _gauss_hermite(_POINTS.get(n, 1), n) if n <= 3 else positive(n)
     nodes = np.zeros((len(weights), sd.shape[1]))
     nodes[:, uncertain] = own
     return nodes, weights

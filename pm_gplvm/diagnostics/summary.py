@@ -186,11 +186,14 @@ def _ended(read: Fit) -> tuple[list[str], bool]:
     if optima := read.group("optima"):
         best = optima.isel(start=0)
         arrived = bool(best["converged"])
-        end = "Converged" if arrived else f"Not converged: {best['message'].item()}"
-        if arrived and best["message"].item().startswith(_NO_STRUCTURE):
-            end, arrived = f"Converged, and {best['message'].item()}", False
+        message = str(best["message"].item())
+        end = "Converged" if arrived else f"Not converged: {message}"
+        if arrived and message.startswith(_NO_STRUCTURE):
+            end, arrived = f"Converged, and {message}", False
         starts = counted(optima.sizes["start"], "start")
-        what = "steps" if read.method == "svi" else "evaluations"
+        what = "evaluations"
+        if read.method == "svi":
+            what, end = "steps", "The bound stands" if arrived else "Not at rest: " + message
         told.append(f"{end}, after {int(best['evaluations'])} {what} of the best of {starts}.")
         good = good and arrived
     elif "steps" in attrs:

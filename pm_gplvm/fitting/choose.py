@@ -38,6 +38,7 @@ OF_MODELS = get_args(OfModel)  # fits of what build_model builds
 NAMES = get_args(Inference)
 
 _QUICK = 1000  # rows up to which the exact estimate takes about a minute of one core
+_SLOWER = 2.0  # how much longer than their arithmetic many small factorisations take
 _NEAR = 2000  # rows up to which neighbourhoods give the better picture of a complete table
 _SQUARE = (
     5000  # rows up to which N × N arrays, which predictions of an exact model need, cost little
@@ -282,7 +283,8 @@ class Task:
         """Say that the exact estimate is slow and neighbourhoods are no help, else None."""
         seen = ~np.isnan(self.table.to_numpy())
         N, times = len(seen), relative_cost(column_patterns(seen))
-        if N * times ** (1.0 / 3.0) <= _QUICK or (times <= 1.0 and N <= _NEAR):
+        slower = 1.0 if seen.all() else _SLOWER * times
+        if slower * N**3 <= _QUICK**3 or (seen.all() and N <= _NEAR):
             return None
         holes = "" if seen.all() else " with missing entries"
         return f"the exact estimate is slow for {N} rows{holes}"

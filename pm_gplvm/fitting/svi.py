@@ -30,9 +30,9 @@ from pm_gplvm.core.uncollapsed import (
     block_of_rows,
     natural_theta,
     normal_divergence,
+    rotated,
     row_steps,
     row_terms,
-    unscented,
 )
 from pm_gplvm.data.arrays import numbers
 from pm_gplvm.data.fit import FEATURE, LATENT, OBS, Fit, warn_of
@@ -58,6 +58,7 @@ _LEAST_RATE = 0.02  # of the rates, at the end
 _NATURAL, _ROW_RATE, _LOCAL = 0.2, 0.05, 20.0
 _SAMPLE = 20_000  # rows that a start is found on
 _FAR = 20.0  # of working residuals
+_FEWEST_STEPS = 3000
 _WINDOWS = 40
 _RISING = 0.1
 _EVALUATED = 50_000  # rows that the bound is reported on
@@ -141,11 +142,13 @@ class Optimiser:
         state: State,
         schedule: Schedule,
         *,
+        rng: np.random.Generator,
         held: frozenset[str] = frozenset(),
     ) -> None:
         self.data, self.likelihood, self.kernel, self.theta = data, likelihood, kernel, theta
         self.state, self.schedule, self.held = state, schedule, held
-        self.nodes = unscented(state.mean.shape[1])
+        self.rng = rng
+        self.nodes = rotated(state.mean.shape[1], rng)
         self.taken = 0
         shared = {"W": state.W, "level": state.level}
         shared |= {f"theta_{n}": state.log_theta[n] for n in theta.free}
@@ -199,6 +202,7 @@ class Optimiser:
         length = max(min(1.0, 2.0 * (1.0 - done)), _LEAST_RATE)
         local = self.taken * schedule.batch_size < schedule.local_epochs * N
         scale, value = N / len(rows), 0.0
+        self.nodes = rotated(state.mean.shape[1], self.rng)
         parts: list[SharedGradient] = []
         for block in _blocks(rows, self.nodes):
             observed, prior = self.data.rows(block), self.data.prior_of(block)
@@ -344,7 +348,8 @@ def fit_svi(
     batch_size : int, optional
         Rows of a step; by default 100 up to 1500 rows, 200 up to 10 000, 500 beyond.
     epochs : float, optional
-        How often each row is visited. Default: 300 for 1000 rows, 20 for 20 000, 5 for 100 000, at least 2.
+        How often each row is visited. Default: 300 for 1000 rows, 75 for 20 000, 15 for 100 000, 2 for a million: at
+        least twice, and in at least 3000 steps.
     learning_rate : float, default 0.05
         Length of Adam's first steps of inducing inputs, ln θ, levels and the likelihood's parameters; from half of the
         run on all steps shrink linearly.
@@ -385,7 +390,8 @@ def fit_svi(
 
     Notes
     -----
-    The expectation under q(x) is taken at 2 Q nodes while it runs, at more for the bound that is reported. The
+    The expectation under q(x) is taken at 2 Q + 1 nodes while it runs, turned at random in each step, at more for the
+    bound that is reported. The
     covariance of a column's q(u) is diagonal in a basis that all columns share: exact for
     a Gaussian likelihood and complete columns.
 
@@ -568,7 +574,8 @@ def _schedule(
     usual = 100 if n_rows <= 1500 else 200 if n_rows <= 10_000 else 500
     size = min(usual, n_rows) if batch_size is None else count("batch_size", batch_size, 1, n_rows)
     if epochs is None:
-        epochs = float(np.clip(300.0 * (1000.0 / n_rows) ** 0.9, 2.0, 300.0))
+        few = _FEWEST_STEPS * size / n_rows
+        epochs = max(few, float(np.clip(300.0 * (1000.0 / n_rows) ** 0.9, 2.0, 300.0)))
     number("epochs", epochs, above=0.0)
     number("learning_rate", learning_rate, above=0.0)
     return Schedule(size, float(epochs), float(learning_rate), _NATURAL, 1.0, _ROW_RATE, _LOCAL)
@@ -737,7 +744,9 @@ def _runs(
     runs: list[Run] = []
     with progress_bar("fit_svi", total * len(starts), "steps", show=show) as bar:
         for i, state in enumerate(starts):
-            optimiser = Optimiser(data, likelihood, kernel.name, theta, state, schedule, held=held)
+            optimiser = Optimiser(
+                data, likelihood, kernel.name, theta, state, schedule, rng=rng, held=held
+            )
             try:
                 runs.append(_run(optimiser, rng, i, bar))
             except KeyboardInterrupt:

@@ -3,7 +3,7 @@
 ``fit_sparse`` is ``fit_variational`` without q(X). Both start from X and θ of the exact model.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +15,9 @@ from pymc.distributions.transforms import LogTransform
 
 from pm_gplvm.core.blas import blas_threads as limit_threads
 from pm_gplvm.core.checks import Array, checked, count, number
-from pm_gplvm.core.inducing import InducingKernel
+from pm_gplvm.core.gaussian import Indices, Patterns, column_patterns
+from pm_gplvm.core.inducing import InducingKernel, InducingPosterior
+from pm_gplvm.core.inducing_patterns import by_patterns
 from pm_gplvm.core.interrupt import caught, interruptible
 from pm_gplvm.core.psi import CLOSED_FORM, Quadrature, quasi_monte_carlo
 from pm_gplvm.data.fit import LATENT, OBS, THETA, Fit, warn_of
@@ -79,7 +81,8 @@ def fit_sparse(
     """Find the mode of X and θ with inducing inputs, where N is too large for ``fit_map``.
 
     Maximises the log-density of :func:`model.build_sparse` by L-BFGS. Cost: N M² for an evaluation; no
-    N × N matrix is formed.
+    N × N matrix is formed. Missing entries (``missing="mask"``) cost N M² for each pattern of columns with the
+    same rows observed.
 
     Parameters
     ----------
@@ -154,14 +157,12 @@ def fit_sparse(
             blas_threads=blas_threads,
         )
         best, ends = ranked[0][1], _ends(approximation, ranked)
-        (likelihood,) = approximation.replace_rvs_by_values([approximation["likelihood"]])
-        inputs = approximation.value_vars
-        value = pytensor.function(inputs, likelihood, on_unused_input="ignore", mode=compile_mode())
+        likelihood = _potential(approximation, "likelihood", best.values)
         fit = _as_fit(
             exact,
             ranked,
             ends,
-            {"lp": best.objective, "log_likelihood": value(*[best.values[v.name] for v in inputs])},
+            {"lp": best.objective, "log_likelihood": likelihood},
             method="sparse",
             settings={"approximation": method, "start": start, "random_seed": random_seed},
         )
@@ -195,7 +196,8 @@ def fit_variational(
     Maximises the bound of :func:`model.build_variational`, plus ln p(θ), in the means and standard
     deviations of q(X), the inducing inputs and θ together, by L-BFGS. With ``ard=True`` it finds
     the number of latent dimensions: those not needed end with a long lengthscale, and q there is
-    the prior (:func:`diagnostics.active_dimensions`). Cost: N M² Q for an evaluation; no N × N matrix is formed.
+    the prior (:func:`diagnostics.active_dimensions`). Cost: N M² Q for an evaluation; no N × N matrix is formed. Missing
+    entries (``missing="mask"``) cost M³ for each pattern of columns with the same rows observed.
 
     q(X) has independent rows and dimensions. Its standard deviations are too small where the
     posterior is not: they leave out that rows may move together. :func:`pm_gplvm.sample` does not.
@@ -203,8 +205,9 @@ def fit_variational(
     Parameters
     ----------
     model : pm.Model
-        From :func:`build_model`, best with ``ard=True`` and ``latent_dim`` larger than needed; the
-        prior of ``X`` must be N(0, 1).
+        From :func:`build_model`, best with ``ard=True`` and ``latent_dim`` larger than needed. Of
+        priors of ``X`` it takes Normal ones, :func:`priors.informative`, :func:`priors.dynamics` (N³ then) and
+        :func:`priors.class_mixture`.
     n_inducing : int, default 50
         M, the number of inducing inputs; more than N are N, which ``attrs["n_inducing"]`` says.
     start : {"pca", "isomap", "random"}, array_like (N, Q), mapping or DataTree
@@ -291,7 +294,7 @@ def fit_variational(
         X = rng.standard_normal((draws, *ends[0]["X_mean"].shape))
         X *= ends[0]["X_sd"]
         X += ends[0]["X_mean"]
-        found = _findings(exact, ends[0])
+        found = _findings(exact, ends[0], _potential(approximation, "minus_KL", best.values))
         settings = {"explained": found.explained, "start": start, "hold": hold}
         if found.quadrature_error is not None:
             settings["rule_error"] = found.quadrature_error
@@ -394,6 +397,13 @@ def _ends(approximation: pm.Model, ranked: Sequence[tuple[int, Optimum]]) -> lis
     return [named(optimum.values) for _, optimum in ranked]
 
 
+def _potential(model: pm.Model, name: str, values: Mapping[str, Array]) -> float:
+    (written,) = model.replace_rvs_by_values([model[name]])
+    inputs = model.value_vars
+    value = pytensor.function(inputs, written, on_unused_input="ignore", mode=compile_mode())
+    return float(value(*[values[v.name] for v in inputs]))
+
+
 def _as_fit(
     exact: ModelSpec,
     ranked: list[tuple[int, Optimum]],
@@ -447,33 +457,49 @@ class _Findings:
     quadrature_error: float | None
 
 
-def _findings(exact: ModelSpec, named: Values) -> _Findings:
-    F, mean, sd = exact.table.F, named["X_mean"], named["X_sd"]
+def _findings(exact: ModelSpec, named: Values, minus_KL: float) -> _Findings:
+    table = exact.table
     sigma = float(np.hypot(named["sigma"], exact.floor))
-    size = float((F**2).sum()), *F.shape
-    whole = _inducing_kernel(exact, named)
-    posterior = whole.posterior(F, sigma)
-    likelihood = posterior.bound(*size)
-    divergence = 0.5 * float((mean**2 + sd**2 - 1.0 - 2.0 * np.log(sd)).sum())
-    rest = F - whole.psi1 @ posterior.weights
+    F = np.nan_to_num(table.F)
+    seen = np.ones(F.shape, dtype=bool) if table.seen is None else table.seen.T
+    patterns, rest, likelihood = column_patterns(seen), F.copy(), 0.0
+    whole = _inducing_kernel(exact, named, patterns)
+    for rows, columns, posterior in _posteriors(whole, F, sigma, patterns):
+        likelihood += _bound(posterior, F, rows, columns)
+        rest[:, columns] -= whole.psi1 @ posterior.weights
     error = None
     if exact.kernel not in CLOSED_FORM:
-        fine = _inducing_kernel(exact, named, quasi_monte_carlo(exact.latent_dim))
-        error = float(likelihood - fine.posterior(F, sigma).bound(*size))
+        fine = _inducing_kernel(exact, named, patterns, quasi_monte_carlo(exact.latent_dim))
+        error = likelihood - sum(
+            _bound(posterior, F, rows, columns)
+            for rows, columns, posterior in _posteriors(fine, F, sigma, patterns)
+        )
     return _Findings(
-        bound=likelihood - len(F) * exact.table.log_scale - divergence,
-        explained=1.0 - float((rest**2).sum()) / size[0],
+        bound=likelihood - table.log_units + minus_KL,
+        explained=1.0 - float((rest[seen] ** 2).sum()) / float((F**2).sum()),
         quadrature_error=error,
     )
 
 
+def _posteriors(
+    whole: InducingKernel, F: Array, sigma: float, patterns: Patterns
+) -> Iterator[tuple[Indices, Indices, InducingPosterior]]:
+    """Rows and columns of each pattern of F, 0 where nothing was seen, and the posterior given them."""
+    for (rows, _), (columns, posterior) in zip(patterns, whole.posteriors(F, sigma), strict=True):
+        yield rows, columns, posterior
+
+
+def _bound(posterior: InducingPosterior, F: Array, rows: Indices, columns: Indices) -> float:
+    return float(posterior.bound(float((F[:, columns] ** 2).sum()), len(rows), len(columns)))
+
+
 def _inducing_kernel(
-    exact: ModelSpec, named: Values, quadrature: Quadrature | None = None
+    exact: ModelSpec, named: Values, patterns: Patterns, quadrature: Quadrature | None = None
 ) -> InducingKernel:
     positions = named["X_mean"], named["X_sd"], named["X_inducing"]
     # There will be no gradient: nothing need be kept for it.
     settings = {"quadrature": quadrature, "workspace": np.empty((0, 0))}
-    return InducingKernel.of(exact.kernel, positions, named, **settings)
+    return by_patterns(exact.kernel, positions, named, patterns, **settings)
 
 
 def _unconverged(best: Optimum) -> str:

@@ -10,12 +10,14 @@ from pymc.model.fgraph import fgraph_from_model, model_from_fgraph
 from pytensor.graph.basic import Variable
 
 from pm_gplvm.core.checks import checked
-from pm_gplvm.core.gaussian import gram_factor
+from pm_gplvm.core.gaussian import column_patterns, gram_factor
 from pm_gplvm.core.inducing import InducingKernel
+from pm_gplvm.core.inducing_patterns import warn_of_inducing_cost
 from pm_gplvm.core.kernels import KERNELS
 from pm_gplvm.core.psi import ONE_NODE
 from pm_gplvm.data.fit import LATENT
-from pm_gplvm.model.ops import SYMBOLIC, CollapsedBound
+from pm_gplvm.model.divergence import minus_divergence, why_no_divergence
+from pm_gplvm.model.ops import SYMBOLIC, CollapsedBound, PatternBound
 from pm_gplvm.model.spec import ModelSpec, noise_in
 
 Method = Literal["vfe", "fitc"]
@@ -30,13 +32,14 @@ def build_variational(model: pm.Model | ModelSpec, *, n_inducing: int = 50) -> p
     q(X) = ∏ₙ N(μₙ, diag sₙ²) and M inducing inputs take the place of X and of the table
     (Titsias & Lawrence 2010). The log-density of the result, θ's priors apart, is the bound
 
-        ⟨ln p(Y | X, θ)⟩ bounded below as by Titsias (2009), minus KL(q(X) ‖ N(0, I))
+        ⟨ln p(Y | X, θ)⟩ bounded below as by Titsias (2009), minus KL(q(X) ‖ p(X))
         ≤ ln p(Y | θ).
 
     Parameters
     ----------
     model : pm.Model
-        From :func:`build_model`; the prior of ``X`` must be N(0, 1).
+        From :func:`build_model`. The prior of ``X`` may be Normal, :func:`priors.informative`,
+        :func:`priors.dynamics` or :func:`priors.class_mixture`; what of it is free stays so.
     n_inducing : int, default 50
         M; more than N are N. The linear kernel takes as many as it has latent dimensions (and one for a
         bias), which lose nothing.
@@ -44,9 +47,15 @@ def build_variational(model: pm.Model | ModelSpec, *, n_inducing: int = 50) -> p
     Returns
     -------
     pm.Model
-        θ with the priors that it has in ``model``; ``X_mean`` and ``X_sd`` (obs, latent), of q;
+        θ and the parameters of X's prior with the priors that they have in ``model``; ``X_mean`` and ``X_sd``
+        (obs, latent), of q;
         ``X_inducing`` (inducing, latent); the potentials ``likelihood_bound``, in units of the
         table as the model's log-likelihood is, and ``minus_KL``.
+
+    Warns
+    -----
+    RuntimeWarning
+        If missing entries have so many patterns that an evaluation takes more than ten times as long.
 
     Raises
     ------
@@ -56,6 +65,13 @@ def build_variational(model: pm.Model | ModelSpec, *, n_inducing: int = 50) -> p
 
     Notes
     -----
+    *Missing entries.* Columns of which the same rows were observed have the bound of these rows, with the
+    statistics summed over them, and a factorisation of M × M of their own.
+
+    *Priors of X.* The divergence is in closed form. Rows of unknown class have a lower bound in its place, the
+    best of a q of the class too. Under :func:`priors.dynamics` rows depend on each other in p(X), not in q(X): an
+    evaluation then takes N³ for it, and memory for N × N.
+
     The psi statistics are in closed form for ``rbf`` and ``linear``, with or without a bias. For
     the other kernels, sums with a linear part among them, they are taken by quadrature (:func:`pm_gplvm.core.psi.cubature`), and the
     bound may then be missed by its error, which :func:`fit_variational` tells.
@@ -68,10 +84,9 @@ def build_variational(model: pm.Model | ModelSpec, *, n_inducing: int = 50) -> p
     ['X_mean', 'X_sd', 'X_inducing']
     """
     exact, n_inducing = _checked(model, n_inducing)
-    if not exact.prior.is_standard_normal:
+    if (why := why_no_divergence(exact)) is not None:
         raise ValueError(
-            "model must have the prior N(0, 1) on X, from which the bound takes its distance, got another. "
-            "Leave priors['X'] out."
+            f"model must have a prior on X from which q(X) has a divergence in closed form, {why}."
         )
     approximation = _without(exact, "X")
     shape = exact.X_shape
@@ -83,8 +98,8 @@ def build_variational(model: pm.Model | ModelSpec, *, n_inducing: int = 50) -> p
         theta = _theta(approximation)
         unit = theta["lengthscale"]
         likelihood = _bound(exact, (mean / unit, sd / unit, W / unit), theta, points=False)
-        pm.Potential("likelihood_bound", likelihood - exact.X_shape[0] * exact.table.log_scale)
-        pm.Potential("minus_KL", -0.5 * (mean**2 + sd**2 - 1.0 - 2.0 * pt.log(sd)).sum())
+        pm.Potential("likelihood_bound", likelihood - exact.table.log_units)
+        pm.Potential("minus_KL", minus_divergence(exact, approximation, mean, sd))
     return approximation
 
 
@@ -116,11 +131,20 @@ def build_sparse(
         ``X`` and θ with the priors that they have in ``model``; ``X_inducing`` (inducing,
         latent); the potential ``likelihood``, in units of the table.
 
+    Warns
+    -----
+    RuntimeWarning
+        As :func:`build_variational`.
+
     Raises
     ------
     TypeError, ValueError
         If the model is not one of :func:`build_model`, or ``n_inducing`` or ``method`` is out of
         range.
+
+    Notes
+    -----
+    Where entries are missing, columns of which the same rows were observed have the likelihood of these rows.
 
     Examples
     --------
@@ -137,11 +161,11 @@ def build_sparse(
         W = _add_inducing_inputs(exact, n_inducing)
         X, theta = approximation["X"], _theta(approximation)
         positions = X / theta["lengthscale"], pt.zeros_like(X), W / theta["lengthscale"]
-        if method == "vfe":
-            value = _bound(exact, positions, theta, points=True)
+        if method == "vfe" or exact.table.seen is not None:
+            value = _bound(exact, positions, theta, points=True, fitc=method == "fitc")
         else:
             value = _fitc(exact, positions, theta)
-        pm.Potential("likelihood", value - exact.X_shape[0] * exact.table.log_scale)
+        pm.Potential("likelihood", value - exact.table.log_units)
     return approximation
 
 
@@ -154,7 +178,6 @@ def _checked(model: pm.Model | ModelSpec, n_inducing: int) -> tuple[ModelSpec, i
             f"got kernel={spec.kernel!r}. Build it with build_model."
         )
     spec.table.require_shared(caller="A model with inducing inputs")
-    spec.table.require_complete(caller="A model with inducing inputs")
     if not spec.table.standardisable or "sigma" not in spec.theta:
         raise ValueError(
             "model must have a noise 'sigma', and the mean and scale of its table must be data, "
@@ -219,11 +242,24 @@ def _theta(model: pm.Model) -> dict[str, Variable]:
 
 
 def _bound(
-    exact: ModelSpec, positions: tuple[Variable, ...], theta: dict[str, Variable], *, points: bool
+    exact: ModelSpec,
+    positions: tuple[Variable, ...],
+    theta: dict[str, Variable],
+    *,
+    points: bool,
+    fitc: bool = False,
 ) -> Variable:
-    scalars = (theta[name] for name in ("amplitude", "bias", "sigma"))
-    op = CollapsedBound(exact.kernel, exact.table.F.shape[1], points)
-    return op(*positions, *scalars, _factor(exact), *_ratio(exact, theta))[0]
+    scalars = [theta[name] for name in ("amplitude", "bias", "sigma")]
+    if exact.table.seen is None:
+        op, factor = CollapsedBound(exact.kernel, exact.table.F.shape[1], points), _factor(exact)
+    else:
+        patterns = column_patterns(exact.table.seen.T)
+        warn_of_inducing_cost(patterns, points=points)
+        short, of_short = patterns.shortened(exact.table.F)
+        widths = tuple(np.bincount(patterns.group).tolist())
+        op = PatternBound(exact.kernel, of_short, widths, points, fitc=fitc)
+        factor = pytensor.shared(short, name="factors")
+    return op(*positions, *scalars, factor, *_ratio(exact, theta))[0]
 
 
 def _ratio(exact: ModelSpec, theta: dict[str, Variable]) -> list[Variable]:

@@ -116,17 +116,21 @@ class Mixed(Likelihood):
         )
         return np.asarray(table[0] > 0.0)
 
+    def _owner(self, parameter: str) -> int:
+        """Return the number of the block of a parameter: the longest name, as "binomial" ends another."""
+        names = [
+            (len(name), i) for i, name in enumerate(self.names) if parameter.endswith(f"_{name}")
+        ]
+        return max(names)[1]
+
     def columns(self, parameter: str, n_columns: int) -> NDArray[np.intp]:
         """Return the columns that the entries of a parameter stand for."""
-        for (columns, _), name in zip(self.blocks, self.names, strict=True):
-            if parameter.endswith(f"_{name}"):
-                return columns
-        raise KeyError(parameter)
+        return self.blocks[self._owner(parameter)][0]
 
     def _of(self, i: int, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """Return the parameters of a block by their own names."""
         end = f"_{self.names[i]}"
-        return {k.removesuffix(end): v for k, v in parameters.items() if k.endswith(end)}
+        return {k.removesuffix(end): v for k, v in parameters.items() if self._owner(k) == i}
 
     def _named(self, i: int, parameters: Mapping[str, Any]) -> dict[str, Any]:
         return {f"{name}_{self.names[i]}": value for name, value in parameters.items()}
@@ -904,8 +908,8 @@ def from_pymc(function: Callable[[Any], Any]) -> Likelihood:
     """Take any distribution of PyMC's, given f.
 
     Its log-density is integrated over f by 5 points of Gauss-Hermite, and differentiated by PyTensor:
-    one to ten times slower than the likelihoods of this package. Parameters other than f are fixed.
-    A fit with it cannot be saved.
+    one to ten times slower than the likelihoods of this package. What else the distribution takes is
+    fixed. A fit with it cannot be saved.
 
     Parameters
     ----------

@@ -36,6 +36,7 @@ from pm_gplvm.core.gaussian import (
     pattern_terms,
 )
 from pm_gplvm.core.inducing import InducingKernel
+from pm_gplvm.core.inducing_patterns import PatternKernel, points_and_gradient
 from pm_gplvm.core.kernels import (
     KERNELS,
     contract,
@@ -716,7 +717,7 @@ class CollapsedBound(TwinOp):
     evaluation works in.
     """
 
-    __props__ = ("kernel", "n_columns", "points")
+    __props__: tuple[str, ...] = ("kernel", "n_columns", "points")
 
     def __init__(self, kernel: str, n_columns: int, points: bool = False) -> None:
         self.kernel, self.n_columns, self.points = kernel, n_columns, points
@@ -762,19 +763,24 @@ class CollapsedBound(TwinOp):
     def symbolic(self, *inputs: Variable) -> list[Variable]:
         def written(*inputs: Variable) -> list[Variable]:
             U, S, W, amplitude, bias, sigma, F, *ratio = inputs
-            whole = InducingKernel(
-                self.kernel,
-                (U, S, W),
-                amplitude,
-                bias,
-                quadrature=self.quadrature(U.type.shape[1]),
-                ratio=ratio[0] if ratio else None,
-                xp=SYMBOLIC,
-            )
-            return [whole.bound(F, sigma, self.n_columns)]
+            settings = {"ratio": ratio[0] if ratio else None, "xp": SYMBOLIC}
+            return [self._written((U, S, W), (amplitude, bias), F, sigma, settings)]
 
         gradient = partial_derivatives(written, inputs, [pt.constant(1.0)])
         return [*written(*inputs), *gradient[:6], *gradient[7:], pt.zeros((0, 0))]
+
+    def _written(
+        self,
+        positions: tuple[Variable, ...],
+        scales: tuple[Variable, Variable],
+        F: Variable,
+        sigma: Variable,
+        settings: dict[str, Any],
+    ) -> Variable:
+        """Write down the bound."""
+        settings["quadrature"] = self.quadrature(positions[0].type.shape[1])
+        whole = InducingKernel(self.kernel, positions, *scales, **settings)
+        return whole.bound(F, sigma, self.n_columns)
 
     def connection_pattern(self, node: Apply) -> list[list[bool]]:
         n = len(node.inputs)
@@ -791,3 +797,58 @@ class CollapsedBound(TwinOp):
             raise NotImplementedError("CollapsedBound has no second derivative.")
         moved = [bar * gradient for gradient in outputs[1:-1]]
         return [*moved[:6], DisconnectedType()(), *moved[6:]]
+
+
+class PatternBound(CollapsedBound):
+    """The bound, or FITC's log-likelihood, of a table with missing entries, as :class:`CollapsedBound`.
+
+    ``patterns`` are those of the columns of F, 0 where nothing was observed, which stand for ``widths``
+    columns of each.
+    """
+
+    __props__ = ("kernel", "points", "fitc", "patterns", "widths")
+
+    def __init__(
+        self,
+        kernel: str,
+        patterns: Patterns,
+        widths: tuple[int, ...],
+        points: bool = False,
+        *,
+        fitc: bool = False,
+    ) -> None:
+        super().__init__(kernel, sum(widths), points)
+        self.patterns, self.widths, self.fitc = patterns, widths, fitc
+
+    def perform(self, node: Apply, inputs: Sequence[Any], storage: Any) -> None:
+        U, S, W, amplitude, bias, sigma, F, *ratio = inputs
+        scales, by = (float(amplitude), float(bias)), (F, float(sigma))
+        settings: dict[str, Any] = {"quadrature": self.quadrature(U.shape[1])}
+        settings["ratio"] = ratio[0] if ratio else None
+        if self.points:
+            whole = InducingKernel(self.kernel, (U, S, W), *scales, **settings)
+            each = self.patterns, self.widths
+            value, gradient = points_and_gradient(whole, *by, *each, own_noise=self.fitc)
+        else:
+            settings["patterns"] = self.patterns
+            split = PatternKernel(self.kernel, (U, S, W), *scales, **settings)
+            value, gradient = split.bounds_and_gradient(*by, self.widths)
+        for slot, result in zip(storage, (value, *gradient, np.empty((0, 0))), strict=True):
+            slot[0] = np.asarray(result, dtype=np.float64)
+
+    def _written(
+        self,
+        positions: tuple[Variable, ...],
+        scales: tuple[Variable, Variable],
+        F: Variable,
+        sigma: Variable,
+        settings: dict[str, Any],
+    ) -> Variable:
+        """Write down the sum over the patterns, each the complete table of its rows and columns."""
+        (U, S, W), total = positions, 0.0
+        settings["quadrature"] = self.quadrature(U.type.shape[1])
+        for (rows, columns), width in zip(self.patterns, self.widths, strict=True):
+            own = InducingKernel(self.kernel, (U[rows], S[rows], W), *scales, **settings)
+            value = own.fitc_log_likelihood if self.fitc else own.bound
+            total = total + value(F[rows][:, columns], sigma, width)
+        return total

@@ -88,6 +88,13 @@ class Table:
         """Sum of the logarithms of the columns' scales."""
         return float(np.log(self.scale).sum())
 
+    @property
+    def log_units(self) -> float:
+        """Sum of the logarithms of the scales of all entries seen: what units take from a log-density."""
+        if self.seen is None:
+            return len(self.F) * self.log_scale
+        return float(self.seen.sum(axis=1) @ np.log(self.scale))
+
     @cached_property
     def _standardised(self) -> tuple[Array, Array]:
         if not self.standardisable:

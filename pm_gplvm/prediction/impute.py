@@ -36,8 +36,7 @@ def impute(
         mean = E m(x),  sd² = E v(x) + var m(x),
 
     m and v those of a measurement, its noise included. The positions of the training rows are those of
-    the fit's draws, as in :func:`reconstruct`. The table of a sparse or variational fit is complete: only
-    new rows of it have something to fill.
+    the fit's draws, as in :func:`reconstruct`; of a variational fit they are integrated over q(X).
 
     Parameters
     ----------

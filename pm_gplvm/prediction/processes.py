@@ -5,7 +5,7 @@ multiplied for the mean, and a ``variance``: :class:`GP`, :class:`OwnColumns` an
 these. :func:`parts` splits one by the missingness patterns of the table.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from pm_gplvm.core.blas import Product
 from pm_gplvm.core.checks import Array
 from pm_gplvm.core.gaussian import GP, Patterns, column_patterns, single_columns
 from pm_gplvm.core.inducing import InducingKernel, InducingPosterior, RowTerms
+from pm_gplvm.core.inducing_patterns import by_patterns
 from pm_gplvm.core.kernels import (
     KERNELS,
     cross_and_rate,
@@ -109,7 +110,9 @@ class Induced:
     """The process of a sparse or variational fit, with the interface of a :class:`GP`.
 
     It is that of u, the values at the inducing inputs W (M, Q), given the table; W is in units of X. X
-    being integrated over in a variational fit, there is one of it, whatever the draws of X. ``known`` (N, Q)
+    being integrated over in a variational fit, there is one of it, whatever the draws of X. Columns of
+    which the same rows were observed have one posterior of u: ``posteriors`` has them by the bytes of the
+    rows' numbers, and :meth:`given` chooses one. ``known`` (N, Q)
     are the positions of the table's rows, ``spread`` their standard deviations in q(X), None where
     they are points. ``own_noise_of_rows``: FITC. ``frame`` (rotation, shift, scale) is that into which
     :func:`align` brought positions; ``known`` and W are as they were before.
@@ -119,11 +122,28 @@ class Induced:
     W: Array
     theta: dict[str, Any]
     sigma: float
-    posterior: InducingPosterior
+    posteriors: Mapping[bytes, InducingPosterior]
     known: Array
     spread: Array | None
     own_noise_of_rows: bool
     frame: tuple[Array, Array, Any] | None = None
+
+    @property
+    def posterior(self) -> InducingPosterior:
+        """That of u, of one pattern of columns."""
+        (one,) = self.posteriors.values()
+        return one
+
+    def given(self, rows: Indices) -> "Induced":
+        """Condition on these rows only, those of a pattern of the table."""
+        if len(rows) == len(self.known):
+            return self if len(self.posteriors) == 1 else self.under(rows)
+        spread = None if self.spread is None else self.spread[rows]
+        return replace(self.under(rows), known=self.known[rows], spread=spread)
+
+    def under(self, rows: Indices) -> "Induced":
+        """Return u given these rows, and all rows' positions."""
+        return replace(self, posteriors={b"": self.posteriors[rows.tobytes()]})
 
     @property
     def signal(self) -> Array:
@@ -312,8 +332,8 @@ def each_with_rows(read: Fit, limit: int | None = None) -> Iterator[Process]:
 
 
 def given(process: Process, rows: Indices, columns: Indices) -> Process:
-    """Condition a process on these rows only, for these columns; an inducing one has all of them."""
-    return process.given(rows, columns) if isinstance(process, GP) else process
+    """Condition a process on these rows only, for these columns."""
+    return process.given(rows, columns) if isinstance(process, GP) else process.given(rows)
 
 
 def parts(
@@ -382,10 +402,12 @@ def conditional_variance(process: Process, F: Array, patterns: Patterns, X_new: 
 
 def smoothed(draw: Process, F: Array, patterns: Patterns) -> tuple[Array, Array]:
     """Mean and variance (N, D) of the noise-free function at the rows' own positions."""
-    if isinstance(draw, Induced):
-        mean, known = draw.smoothed(F)
-        return mean, np.broadcast_to(by_pattern(known), F.shape)
     mean, variance = np.empty_like(F), np.empty((len(F), len(patterns)))
+    if isinstance(draw, Induced) and draw.spread is not None:
+        spread = np.empty_like(F)
+        for rows, columns in patterns:
+            mean[:, columns], spread[:, columns] = draw.under(rows).smoothed(F[:, columns])
+        return mean, spread
     for rows, columns, which, block, own in parts(draw, F, patterns):
         mean[np.ix_(rows, columns)], known = own.smoothed(block)
         variance[rows, which] = by_pattern(known)
@@ -453,17 +475,21 @@ def patterns_of(read: Fit, F: Array) -> Patterns:
 
 
 def _induced(read: Fit) -> Induced:
-    F, group = read.table(missing=False).F, read.group("approximation")
+    F, group = read.table().F, read.group("approximation")
     theta = {name: read.values(name, raw=True)[0] for name in read.theta_names}
     sigma, W = float(read.noise()[0]), group["X_inducing"].to_numpy()
-    own = read.approximation == "fitc"
+    own, patterns = read.approximation == "fitc", patterns_of(read, F)
+    posteriors = {}
     if "X_mean" in group:
         known, spread = group["X_mean"].to_numpy(), group["X_sd"].to_numpy()
-        whole = InducingKernel.of(read.kernel, (known, spread, W), theta)
-        posterior = whole.posterior(F, sigma)
+        whole = by_patterns(read.kernel, (known, spread, W), theta, patterns)
+        found = whole.posteriors(np.nan_to_num(F), sigma)
+        for (rows, _), (_, posterior) in zip(patterns, found, strict=True):
+            posteriors[rows.tobytes()] = posterior
     else:
         known, spread = read.values("X", raw=True)[0], None
-        points = known, np.zeros_like(known), W
-        whole = InducingKernel.of(read.kernel, points, theta, quadrature=ONE_NODE)
-        posterior, _, _ = whole.point_posterior(F, sigma, own_noise=own)
-    return Induced(read.kernel, W, theta, sigma, posterior, known, spread, own)
+        for rows, _, block in patterns.blocks(F):
+            points = known[rows], np.zeros_like(known[rows]), W
+            whole = InducingKernel.of(read.kernel, points, theta, quadrature=ONE_NODE)
+            posteriors[rows.tobytes()] = whole.point_posterior(block, sigma, own_noise=own)[0]
+    return Induced(read.kernel, W, theta, sigma, posteriors, known, spread, own)

@@ -74,7 +74,7 @@ class Rows:
     mean: Array
     sd: Array
     mixture: Mixture | None = None
-    short: "Short | None" = None
+    short: "tuple[Short, ...]" = ()  # of each part of a density through inducing inputs
     offset: Array | None = None
 
     def __len__(self) -> int:
@@ -87,7 +87,7 @@ class Rows:
             seen=self.seen[which],
             mean=self.mean[which],
             sd=self.sd[which],
-            short=None if self.short is None else self.short[which],
+            short=tuple(short[which] for short in self.short),
             offset=None if self.offset is None else self.offset[which],
         )
 
@@ -198,8 +198,11 @@ class RowDensity:
         self.known: Any = slice(None)
         self._parts: list[tuple[Indices, Indices, Any]]
         if isinstance(draw, Induced):
-            rows, columns = (np.arange(n) for n in F.shape)
-            self._parts = [(rows, columns, _ShortPart(draw))]
+            blocks = enumerate(parts(draw, F, column_patterns(~np.isnan(F))))
+            self._parts = [
+                (rows, columns, _ShortPart(own, number))
+                for number, (rows, columns, _, _, own) in blocks
+            ]
             self.unit, self.known = draw.unit, evenly_spaced(len(F), _KNOWN)
         else:
             own_columns = draw.own_noise
@@ -216,8 +219,8 @@ class RowDensity:
 
     def prepared(self, rows: Rows) -> Rows:
         """Return rows with what all evaluations of their density need."""
-        for _, _, part in self._parts:
-            rows = part.prepared(rows)
+        for _, columns, part in self._parts:
+            rows = part.prepared(rows, columns)
         return rows
 
     @property
@@ -327,7 +330,7 @@ class _Part:
         """Rows that are treated together."""
         return _ROWS
 
-    def prepared(self, rows: Rows) -> Rows:
+    def prepared(self, rows: Rows, columns: Indices) -> Rows:
         """Return rows as they are."""
         return rows
 
@@ -433,15 +436,15 @@ class _Part:
 
 
 class _ShortPart:
-    """Density of unseen rows in all columns, through inducing inputs, with the interface of :class:`_Part`.
+    """Density of unseen rows in the columns of a pattern, through inducing inputs, as :class:`_Part`.
 
     With t(x) the directions of :class:`InducingPosterior` a row has the mean t coefficients and the variance
     v = k(x, x) - Σ s t² + σ². Only the distance of its seen entries to the mean counts, and that is
-    in M numbers (:class:`Short`): a position costs M², whatever D.
+    in M numbers (:class:`Short`): a position costs M², whatever D. ``number`` is that of the part.
     """
 
-    def __init__(self, own: Induced) -> None:
-        self.own, known = own, own.posterior
+    def __init__(self, own: Induced, number: int) -> None:
+        self.own, self.number, known = own, number, own.posterior
         self.directions, self.shares, self.coefficients = (
             np.ascontiguousarray(a) for a in (known.directions, known.shares, known.coefficients)
         )
@@ -452,13 +455,16 @@ class _ShortPart:
         M, D = self.coefficients.shape
         return max(1, min(_ROWS, _SHORT // (M * min(M, D))))
 
-    def prepared(self, rows: Rows) -> Rows:
-        """Return rows with their short form."""
-        return replace(rows, short=Short.of(rows, self.coefficients))
+    def prepared(self, rows: Rows, columns: Indices) -> Rows:
+        """Return rows with their short form in the columns of this part."""
+        own = Short.of(rows.columns(columns), self.coefficients)
+        return replace(rows, short=(*rows.short, own))
 
     def of(self, rows: Rows, columns: Indices) -> Short:
-        """Return the short form of rows."""
-        return rows.short or Short.of(rows, self.coefficients)
+        """Return the short form of rows in the columns of this part."""
+        if rows.short:
+            return rows.short[self.number]
+        return Short.of(rows.columns(columns), self.coefficients)
 
     def conditional(self, x: Array) -> tuple[Array, Array]:
         """Mean (S, D) and variance (S, 1) of a measurement at positions x."""

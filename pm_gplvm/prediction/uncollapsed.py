@@ -17,8 +17,8 @@ from pm_gplvm.core.uncollapsed import (
     Features,
     Nodes,
     block_of_rows,
+    positive,
     row_terms,
-    unscented,
 )
 from pm_gplvm.data.fit import Fit, evenly_spaced
 from pm_gplvm.model.likelihoods import Likelihood, from_dict
@@ -54,7 +54,6 @@ class Uncollapsed:
     level: Array
     centre: Array
     scale: Array
-    entry: Array | None = None  # (1, D), what the likelihood was told of all rows alike
     frame: Frame | None = None
 
     @classmethod
@@ -81,8 +80,12 @@ class Uncollapsed:
             group["level"].to_numpy(),
             read.constants["Y_mean"].to_numpy(),
             read.constants["Y_scale"].to_numpy(),
-            _entry_of_new_rows(read, likelihood),
         )
+
+    @cached_property
+    def entry(self) -> Array | None:
+        """What the likelihood was told of all rows alike, (1, D); ValueError where new rows need their own."""
+        return _entry_of_new_rows(self.read, self.likelihood)
 
     def raw(self, X: Array) -> Array:
         """Bring positions (S, Q) from the frame of the fit to that in which it was made."""
@@ -386,7 +389,7 @@ def _constant(read: Fit, name: str) -> Array | None:
 
 
 def _entry_of_new_rows(read: Fit, likelihood: Likelihood) -> Array | None:
-    """What is known of an entry of new rows: what was told of all rows, of a measurement's sd else nothing."""
+    """Return what was told of all rows alike; of a single new row nothing is known."""
     entry = _constant(read, "Y_entry")
     if entry is None or len(entry) == 1:
         return entry
@@ -448,4 +451,4 @@ def rows_under_q(read: Fit) -> Response:
     process, group = Uncollapsed.of(read), read.group("approximation")
     mean, sd = group["X_mean"].to_numpy(), group["X_sd"].to_numpy()
     known = _constant(read, "Y_offset"), _constant(read, "Y_entry")
-    return process.around(mean, sd, unscented(mean.shape[1]), *known)
+    return process.around(mean, sd, positive(mean.shape[1]), *known)

@@ -27,6 +27,7 @@ from pm_gplvm.fitting.stochastic import (
 )
 from pm_gplvm.model.build import build_like
 from pm_gplvm.model.starts import start_values
+from pm_gplvm.prediction.appended import appended, continued, row_labels
 from pm_gplvm.prediction.processes import each_draw
 
 Rows = NDArray[np.intp]
@@ -44,6 +45,7 @@ def add_rows(
     priors: Mapping[str, Any] | None = None,
     n_neighbors: int | None = None,
     steps: int | None = None,
+    offset: Any = None,
     learning_rate: float = 0.05,
     learning_rate_theta: float = 0.0,
     momentum: float = 0.9,
@@ -58,10 +60,14 @@ def add_rows(
     new ones among its R nearest, as :func:`fit_stochastic` does (Yao et al. 2011, the incremental
     algorithm). The old rows stay, or are held by a penalty.
 
+    To a fit by :func:`fit_svi` rows are added through its bound: q(x) of each new row is where the bound is highest
+    given q(u), from the weightiest mode that :func:`embed` finds. Missing entries are as good there as in the table.
+
     Parameters
     ----------
     fit : DataTree
-        Of one draw, from :func:`fit_marginal`, :func:`fit_stochastic`, or this function.
+        Of one draw, from :func:`fit_marginal`, :func:`fit_stochastic`, or this function; or from :func:`fit_svi`, for
+        which ``offset``, ``random_seed``, ``progressbar`` and ``blas_threads`` alone matter of the arguments below.
     Y_new : array_like, DataFrame or DataArray, dims (obs, feature), shape (S, D)
         New rows of the same columns, in the same units. One row is a table of shape (1, D).
     hold : float, default inf
@@ -74,6 +80,8 @@ def add_rows(
         R, from 2 to the number of all rows; 50, or all if they are fewer.
     steps : int, optional
         Default: 50 times the number of new rows.
+    offset : array_like (S,), (S, 1) or (S, D), optional
+        Of the new rows, where :func:`fit_svi` had one; of ``offset="size"`` it is found from the rows.
     learning_rate, learning_rate_theta, momentum : float
         As in :func:`fit_stochastic`; θ is held by default.
     random_seed : int, optional
@@ -86,7 +94,8 @@ def add_rows(
         A new fit of all rows, the old ones first. Row labels go on: a number more for each row, or
         its place as text, unless Y_new has labels of its own. Coordinates along the rows
         (``label``) that Y_new lacks are empty there: "" or NaN. The mean and the scale of the
-        table stay those of the old fit, so that θ keeps its meaning.
+        table stay those of the old fit, so that θ keeps its meaning. Of a fit by :func:`fit_svi` ``bound`` is that of
+        all rows; ``fit_svi(Y, start=...)`` goes on from there with all that is free. :func:`align` is to be called again.
 
     Warns
     -----
@@ -126,6 +135,19 @@ def add_rows(
     if not (isinstance(hold, float) and hold == np.inf):
         number("hold", hold, above=0.0, closed="left")
     read = Fit.of(fit, "X", caller="add_rows")
+    if read.is_uncollapsed:
+        return appended(
+            fit,
+            Y_new,
+            offset,
+            random_seed=random_seed,
+            progressbar=progressbar,
+            blas_threads=blas_threads,
+        )
+    if offset is not None:
+        raise ValueError(
+            "add_rows takes an offset of new rows where fit_svi had one of the table's, got another fit. Leave it out."
+        )
     read.require_exact()
     draw = _only_draw(read)
     F, mean, scale = read.table(missing=False)
@@ -267,35 +289,10 @@ def _joined(read: Fit, new: xr.DataArray) -> xr.DataArray:
     """Concatenate old and new rows, with their labels."""
     old = read.Y.transpose(OBS, FEATURE)
     coords: dict[Any, Any] = {
-        OBS: _row_labels(old[OBS].to_numpy(), new[OBS].to_numpy()),
+        OBS: row_labels(old[OBS].to_numpy(), new[OBS].to_numpy()),
         FEATURE: old[FEATURE].to_numpy(),
     }
     for name, coord in old.coords.items():
         if coord.dims == (OBS,) and name != OBS:
-            coords[name] = (OBS, _continued(coord.to_numpy(), new.coords.get(name), len(new)))
+            coords[name] = (OBS, continued(coord.to_numpy(), new.coords.get(name), len(new)))
     return xr.DataArray(np.concatenate([old, new]), dims=(OBS, FEATURE), coords=coords)
-
-
-def _row_labels(old: NDArray[Any], new: NDArray[Any]) -> NDArray[Any]:
-    numbered = np.issubdtype(old.dtype, np.integer)
-    if new.tolist() == list(range(len(new))):  # a table whose rows have no labels of their own
-        first = int(old.max()) + 1 if numbered else len(old)
-        new = np.arange(first, first + len(new))
-    if old.dtype.kind != new.dtype.kind:
-        old, new = old.astype(str), new.astype(str)
-    taken = set(new.tolist()) & set(old.tolist())
-    if taken:
-        raise ValueError(
-            f"Y_new must not have labels of rows that the fit has, got {', '.join(map(str, list(taken)[:5]))}. "
-            "Give its rows other labels, or none."
-        )
-    return np.concatenate([old, new])
-
-
-def _continued(old: NDArray[Any], new: xr.DataArray | None, n_new: int) -> NDArray[Any]:
-    """Continue a coordinate along the rows, empty where the new ones lack it."""
-    if new is not None:
-        return np.concatenate([old, new.to_numpy()])
-    if old.dtype.kind == "M":
-        return np.concatenate([old, np.full(n_new, "NaT", dtype=old.dtype)])
-    return np.concatenate([old, np.full(n_new, "" if old.dtype.kind in "UO" else np.nan)])

@@ -10,6 +10,7 @@ from oracles import STATIONARY, SUMS, central_differences, kernel_matrix
 
 from pm_gplvm.core import psi
 from pm_gplvm.core.psi import ONE_NODE, cubature, psi_statistics, quasi_monte_carlo, workspace_shape
+from pm_gplvm.core.psi_loops import ROWS
 
 KERNELS = (*STATIONARY, "linear")
 
@@ -90,17 +91,31 @@ def test_gradient_by_nodes(kernel, Q, rng):
 
 
 def test_blocks_and_kept_rows_do_not_matter(rng, monkeypatch):
-    arguments = places(rng, N=70)
-    d1, d2 = rng.standard_normal((70, 6)), np.ones((6, 6))
-    whole = psi_statistics("rbf", *arguments)
-    expected = whole.psi2, *whole.pullback(1.0, d1, d2)
-    monkeypatch.setattr(psi, "_BLOCK_SIZE", 1)  # then 16 rows a block
-    for size in (0, 40 * 21, 10**6):  # none, two blocks and a part of the third, all
-        monkeypatch.setattr(psi, "_KEPT_SIZE", size)
-        assert workspace_shape(70, 6)[0] == min(70, size // 21)
+    """Rows past a block, more pairs than a tile holds, and terms that are kept, done anew or both."""
+    N, M = 2 * ROWS + 6, 70
+    arguments = places(rng, N, M)
+    d1, d2 = rng.standard_normal((N, M)), rng.standard_normal((M, M))
+    d2 = d2 + d2.T
+    pairs = M * (M + 1) // 2
+    alone = [
+        psi_statistics("rbf", U[None], S[None], arguments[2])
+        for U, S in zip(*arguments[:2], strict=True)
+    ]
+    back = [one.pullback(1.0, row[None], d2) for one, row in zip(alone, d1, strict=True)]
+    expected = (
+        np.concatenate([one.psi1 for one in alone]),
+        sum(one.psi2 for one in alone),
+        *(np.concatenate([each[i] for each in back]) for i in (0, 1)),
+        sum(each[2] for each in back),
+    )
+    for blocks in (0, 1, 3):
+        monkeypatch.setattr(psi, "_KEPT_SIZE", blocks * ROWS * pairs)
+        assert workspace_shape(N, M) == (blocks * pairs, ROWS)
         parts = psi_statistics("rbf", *arguments)
-        for a, b in zip((parts.psi2, *parts.pullback(1.0, d1, d2)), expected, strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-12)
+        for a, b in zip(
+            (parts.psi1, parts.psi2, *parts.pullback(1.0, d1, d2)), expected, strict=True
+        ):
+            np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-11)
 
 
 def test_no_array_of_rows_and_pairs_is_formed(rng):
@@ -175,11 +190,12 @@ def test_the_linear_part_of_a_sum_is_exact_by_nodes(rng):
 @pytest.mark.parametrize("kernel", [*KERNELS, "rbf + linear"])
 def test_second_moments_of_the_rows_add_up(kernel, rng, monkeypatch):
     monkeypatch.setattr(psi, "_BLOCK_SIZE", 1)  # then 16 rows a block
-    U, S, W = places(rng)
+    U, S, W = places(rng, N=ROWS + 4)
     ratio = RATIO if "+" in kernel else None
     found = psi_statistics(kernel, U, S, W, ratio=ratio)
     blocks = list(found.second_moments())
-    assert [own.shape[0] for _, own in blocks] == [16, 4]
+    sizes = [ROWS, 4] if kernel == "rbf" else [16, 16, 16, 16, 4]
+    assert [own.shape[0] for _, own in blocks] == sizes
     each = np.concatenate([own for _, own in blocks])
     np.testing.assert_allclose(each.sum(axis=0), found.psi2, rtol=1e-11)
     for n in (0, 17):

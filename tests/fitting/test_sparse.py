@@ -74,6 +74,34 @@ def test_the_gradient(kernel, method, Y, rng):
     )
 
 
+def test_many_patterns_are_warned_of(rng):
+    table = np.where(rng.random((20, 60)) < 0.1, np.nan, rng.standard_normal((20, 60)))
+    with pytest.warns(RuntimeWarning, match=r"fit_sparse and fit_variational take far less"):
+        model = gplvm.build_model(table, 2, missing="mask")
+    with pytest.warns(RuntimeWarning, match=r"with inducing inputs an evaluation takes about \d+"):
+        gplvm.model.build_sparse(model, n_inducing=4)
+    gplvm.model.build_variational(model, n_inducing=4)  # costs less
+
+
+@pytest.mark.parametrize("method", ["vfe", "fitc"])
+@pytest.mark.parametrize("kernel", ["rbf", "matern52", "linear + bias", "rbf + linear + bias"])
+def test_with_holes_and_inducing_inputs_at_all_rows_it_is_the_exact_one(kernel, method, Y, rng):
+    holes = Y.copy()
+    holes[::3, 1:3] = np.nan
+    holes[7, 3] = np.nan
+    model = gplvm.build_model(holes, 2, kernel=kernel, scale="feature", missing="mask")
+    exact, sparse = compile_log_density(model), density_of(model, 12, method)
+    start = model.initial_point()
+    values = {n: start[n] + 0.3 * rng.standard_normal(np.shape(start[n])) for n in start}
+    other = {**values, "X_inducing": values["X"]}
+    expected = exact(exact.pack(values))[0]
+    vector = sparse.pack(other)
+    value, gradient = sparse(vector)
+    assert value == pytest.approx(expected, abs=2e-4)
+    slope = central_differences(lambda point: sparse(point["v"])[0], {"v": vector})["v"]
+    np.testing.assert_allclose(gradient, slope, rtol=1e-4, atol=1e-4 * np.abs(slope).max())
+
+
 @pytest.mark.parametrize("method", ["vfe", "fitc"])
 @pytest.mark.parametrize("kernel", ["rbf", "matern52", "linear + bias", "rbf + linear + bias"])
 def test_with_inducing_inputs_at_all_rows_it_is_the_exact_one(kernel, method, Y, rng):

@@ -95,6 +95,12 @@ def model(table="complete", latent_dim=Q, kernel="rbf", ard=False, n_rows=N):
     return gplvm.build_model(Y, latent_dim, kernel=kernel, ard=ard, noise=noise)
 
 
+def in_time():
+    """A model whose rows follow each other."""
+    prior = gplvm.priors.dynamics(wave(N, seed=5), lengthscale=0.5)
+    return gplvm.build_model(rows(0, N)[0], Q, priors={"X": prior})
+
+
 def point(of):
     """A value for every free variable of a model."""
     usual = {"lengthscale": 1.3, "amplitude": 0.9, "weight": 0.4, "sigma": 0.2, "bias": 0.5}
@@ -243,15 +249,18 @@ def fit_marginal_at_start_of(_):
     return {"objective": fit["optima"]["objective_at_start"].to_numpy()}
 
 
-@case("fit_sparse", tables=("vfe", "fitc"))
-def fit_sparse_at_start(method):
-    fit = sparse(method)
+SPARSE = ("vfe", "fitc", "vfe-holes", "fitc-holes")
+
+
+@case("fit_sparse", tables=SPARSE)
+def fit_sparse_at_start(which):
+    fit = sparse(which)
     return {"objective": fit["optima"]["objective_at_start"].to_numpy()}
 
 
-@case("fit_variational", tables=COMPLETE)
+@case("fit_variational", tables=("complete", "holes", "times"))
 def fit_variational_at_start(table):
-    return {"objective": variational()["optima"]["objective_at_start"].to_numpy()}
+    return {"objective": variational(table)["optima"]["objective_at_start"].to_numpy()}
 
 
 # The beginning of optimisers
@@ -265,16 +274,17 @@ def started(table, verb):
 
 
 @cache
-def sparse(method):
-    of = model()
+def sparse(which):
+    method, _, holes = which.partition("-")
+    of = model(holes or "complete")
     return quietly(
         gplvm.fit_sparse, of, n_inducing=6, method=method, start=point(of), hold=2, max_iter=5
     )
 
 
 @cache
-def variational():
-    of = model()
+def variational(table):
+    of = model(table) if table != "times" else in_time()
     start = point(of)
     return quietly(
         gplvm.fit_variational, of, n_inducing=6, start=start, hold=2, max_iter=5, draws=2
@@ -333,16 +343,16 @@ def fit_linear_with_priors(table):
     return of_fit(gplvm.fit_linear(model(kernel="linear")))
 
 
-@case("fit_sparse", 1e-8, "some iterations of L-BFGS", tables=("vfe", "fitc"))
-def fit_sparse(method):
-    fit = sparse(method)
+@case("fit_sparse", 1e-8, "some iterations of L-BFGS", tables=SPARSE)
+def fit_sparse(which):
+    fit = sparse(which)
     predicted = numbers(gplvm.predict(fit, PLACES))
     return of_fit(fit) | numbers(fit["approximation"]) | predicted
 
 
-@case("fit_variational", 1e-8, "some iterations of L-BFGS", tables=COMPLETE)
+@case("fit_variational", 1e-8, "some iterations of L-BFGS")
 def fit_variational(table):
-    fit = variational()
+    fit = variational(table)
     predicted = numbers(gplvm.predict(fit, PLACES))
     return of_fit(fit) | numbers(fit["approximation"]) | predicted
 

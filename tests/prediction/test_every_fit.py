@@ -166,6 +166,35 @@ def test_it_serves_or_says_why_not(kind, verb, tmp_path):
     plt.close("all")
 
 
+HOLES = ("fit_sparse", 'fit_sparse(method="fitc")', "fit_variational")
+# What refuses a table with missing entries, of any fit.
+WHOLE = ("add_rows", "GPLVM.from_fit(...).transform", "diagnostics.cross_validate(fit=...)")
+
+
+@pytest.mark.parametrize("kind", HOLES)
+def test_with_holes_in_the_table_it_serves_too(kind, tmp_path):
+    Y, new, holes = table()
+    Y = Y.copy()
+    Y[::4, 1] = np.nan
+    Y[:6, 3:] = np.nan
+    things = {
+        "new": new,
+        "holes": holes,
+        "x": np.array([[0.0, 0.1], [0.5, -0.3]]),
+        "path": tmp_path / "fit.nc",
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = gplvm.build_model(Y, kernel=KERNEL.get(kind, "rbf"), ard=True, missing="mask")
+        fit = FITS[kind](model, 40)
+        for verb, call in VERBS.items():
+            if verb not in WHOLE and (verb, kind) not in REFUSED:
+                assert call(fit, things) is not None, verb
+                plt.close("all")
+        filled = gplvm.impute(fit)
+    np.testing.assert_array_equal(filled["sd"] > 0.0, Y.isnull().to_numpy())
+
+
 def page():
     """The table as Markdown."""
     lines = [
@@ -193,7 +222,7 @@ def page():
         "Sparse and variational fits answer through their inducing inputs: nothing of N × N is formed. "
         "The values there, given the table, are not changed by new rows. `reconstruct` of a variational "
         "fit is the mean over q(x), `leave_one_out` and `compute_log_likelihood` go through its draws of "
-        "X. Their tables are complete, so that `impute` has new rows to fill, and none of the table.",
+        "X. Where entries are missing, u has a posterior for each set of columns with the same rows observed.",
         "",
         "`sample` stands for its draws after `align`; without it most verbs warn. `fit_sparse` is shown with "
         "a linear part in the kernel, which it takes as it takes any kernel.",

@@ -34,9 +34,8 @@ def sparse_by_hand(Y, kernel, W=None, *, method="vfe", seed=3):
     """A sparse fit of positions by chance; W at all of them if it is not given."""
     rng = np.random.default_rng(seed)
     X = rng.standard_normal((len(Y), Q))
-    fit = fit_of(
-        gplvm.build_model(Y, Q, kernel=kernel, resolution=0), X[None, None], **theta_of(kernel)
-    )
+    model = gplvm.build_model(Y, Q, kernel=kernel, resolution=0, missing="mask")
+    fit = fit_of(model, X[None, None], **theta_of(kernel))
     inducing = xr.Dataset({"X_inducing": (("inducing", "latent"), X if W is None else W)})
     fit["approximation"] = xr.DataTree(inducing)
     fit.attrs["approximation"] = method
@@ -174,6 +173,122 @@ def test_the_log_likelihood_is_the_fits_own(table):
         columns = gplvm.diagnostics.compute_log_likelihood(fit)["log_likelihood"]["Y"]
         known = fit["sample_stats"]["log_likelihood"].item()
         assert columns.sum().item() == pytest.approx(known, rel=1e-8)
+
+
+# Tables with missing entries: each column by itself, with the rows it has
+
+
+@pytest.fixture(scope="module")
+def holed():
+    """14 x 9 with three patterns, and 5 rows alone in one of them."""
+    table = simulated(N, 9, seed=2)
+    seen = np.ones((N, 9), dtype=bool)
+    seen[::3, 2:5] = False
+    seen[5:, 7] = False
+    return table.where(seen)
+
+
+def column_alone(fit, d):
+    """The same fit of the complete table of one column over its rows, its mean and scale as they were."""
+    Y = fit["observed_data"]["Y"]
+    rows = np.flatnonzero(np.isfinite(Y.transpose("obs", "feature").to_numpy()[:, d]))
+    groups = {
+        name: group.to_dataset().isel(obs=rows, feature=[d], missing_dims="ignore")
+        for name, group in fit.children.items()
+    }
+    alone = xr.DataTree.from_dict(groups)
+    alone.attrs = fit.attrs
+    return alone, rows
+
+
+def with_q(fit, rng):
+    """Give a sparse fit by hand the q(X) of a variational one."""
+    X = fit["posterior"]["X"][0, 0].drop_vars(("chain", "draw"))
+    sd = X.copy(data=rng.uniform(0.1, 0.4, X.shape))
+    known = fit["approximation"].to_dataset().assign(X_mean=X, X_sd=sd)
+    fit["approximation"] = xr.DataTree(known)
+    return fit
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("method", ["vfe", "fitc", "q"])
+def test_each_column_is_told_from_its_own_rows(kernel, method, holed, rng):
+    fit = sparse_by_hand(holed, kernel, inducing(rng, kernel), method=method)
+    fit = with_q(fit, rng) if method == "q" else fit
+    new = rng.standard_normal((3, Q))
+    whole = {
+        "predict": gplvm.predict(fit, new, noise=True, cov=True),
+        "reconstruct": gplvm.reconstruct(fit),
+        "leave_one_out": gplvm.diagnostics.leave_one_out(fit),
+    }
+    likelihood = gplvm.diagnostics.compute_log_likelihood(fit)["log_likelihood"]["Y"]
+    for d in (0, 3, 7):
+        alone, rows = column_alone(fit, d)
+        same = {
+            "predict": gplvm.predict(alone, new, noise=True, cov=True),
+            "reconstruct": gplvm.reconstruct(alone),
+            "leave_one_out": gplvm.diagnostics.leave_one_out(alone),
+        }
+        for verb, one in same.items():
+            found = whole[verb].isel(feature=[d], obs=rows, missing_dims="ignore")
+            for name in one.data_vars:
+                np.testing.assert_allclose(found[name], one[name], rtol=1e-7, atol=1e-9)
+        own = gplvm.diagnostics.compute_log_likelihood(alone)["log_likelihood"]["Y"]
+        np.testing.assert_allclose(likelihood[..., [d]], own, rtol=1e-9)
+    # A hole is what predict gives at its row's position, or the mean of that under q.
+    X = fit["posterior"]["X"].to_numpy()[0, 0]
+    hole, at = np.isnan(holed.to_numpy()), gplvm.predict(fit, X)
+    filled = gplvm.impute(fit)
+    assert (filled["sd"].to_numpy()[hole] > 0.0).all()
+    if method != "q":
+        for name in ("mean", "sd"):
+            found = whole["reconstruct"][name].to_numpy()[hole]
+            np.testing.assert_allclose(found, at[name].to_numpy()[hole], rtol=1e-8)
+        return
+    sd, n_draws = fit["approximation"]["X_sd"].to_numpy(), 4000
+    x = X[6] + sd[6] * rng.standard_normal((n_draws, Q))
+    at = gplvm.predict(fit, x)
+    error = at["mean"].std("obs_new") / np.sqrt(n_draws)
+    own = whole["reconstruct"].isel(obs=6)
+    assert (np.abs(own["mean"] - at["mean"].mean("obs_new")) < 5.0 * error + 0.01).all()
+    total = np.sqrt(at["mean"].var("obs_new") + (at["sd"] ** 2).mean("obs_new"))
+    np.testing.assert_allclose(own["sd"], total, rtol=0.05)
+
+
+@pytest.mark.parametrize("method", ["vfe", "fitc"])
+def test_with_inducing_inputs_at_all_rows_a_table_with_holes_is_the_exact_one(
+    method, holed, rng, monkeypatch
+):
+    monkeypatch.setattr(inducing_module, "JITTER", 1e-13)
+    fit = sparse_by_hand(holed, "matern32 + bias", method=method)
+    ours, exact = density_of(fit), density_of(exactly(fit))
+    rows, x = some_rows(rng, 6, 9), rng.standard_normal((6, Q))
+    rows.seen[3] = np.arange(9) == 7  # of whole patterns nothing
+    rows.y[~rows.seen] = 0.0
+    for some in (rows, ours.prepared(rows)):
+        for a, b in zip(ours.log_joint(x, some), exact.log_joint(x, rows), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-7)
+    for a, b in zip(
+        ours.log_joint_and_variance(x[:, None], ours.prepared(rows)),
+        exact.log_joint_and_variance(x[:, None], rows),
+        strict=True,
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-7)
+    for a, b in zip(ours.squares(x, rows), exact.squares(x, rows), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-7)
+    both = ours.log_densities(x, rows), exact.log_densities(x, rows)
+    np.testing.assert_allclose(*both, rtol=1e-7)
+    np.testing.assert_allclose(ours.shortfall(x, rows), exact.shortfall(x, rows), rtol=1e-7)
+    np.testing.assert_allclose(ours.misfits(rows), exact.misfits(rows), rtol=1e-12)
+    new = holed[:2].to_numpy()
+    new[1, :3] = np.nan
+    settings = {"draws": 200, "n_starts": 4, **QUIET}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        one, other = (gplvm.impute(f, new, **settings) for f in (fit, exactly(fit)))
+    np.testing.assert_allclose(one["mean"], other["mean"], rtol=1e-4, atol=1e-4)
+    one, other = (gplvm.diagnostics.magnification(f, x) for f in (fit, exactly(fit)))
+    np.testing.assert_allclose(one["metric"], other["metric"], rtol=1e-6, atol=1e-8)
 
 
 # The Bayesian GP-LVM
