@@ -236,9 +236,10 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         return positions
 
     def _offset(self, given: Any) -> Any:
-        if self.offset is not None and self.offset != "size":
+        if not (self.offset is None or (isinstance(self.offset, str) and self.offset == "size")):
+            got = self.offset if isinstance(self.offset, str) else type(self.offset).__name__
             raise ValueError(
-                f"offset must be 'size' or None, got {self.offset!r}. Give numbers to fit: fit(X, offset=...)."
+                f"offset must be 'size' or None, got {got!r}. Give numbers to fit: fit(X, offset=...)."
             )
         if self.offset is not None and given is not None:
             raise ValueError("offset must be given once, got 'size' and that of fit. Choose one.")
@@ -333,7 +334,7 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         known = np.array([first.get(row, -1) for row in row_contents(rows)])
         found = self.embedding_[known]
         if (new := known < 0).any():
-            more = {} if given is None else {"offset": given[new]}
+            more: dict[str, Any] = {} if given is None else {"offset": given[new]}
             embedded = embed(self.fit_, values[new], **more, **self._settings())
             found[new] = embedded["modes"]["X"].to_numpy()[:, 0]
             _warn_of_second_modes(embedded["rows"]["n_modes"].to_numpy())
@@ -391,7 +392,7 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         """
         rows = self._rows(X)
         given = self._given(offset, rows)
-        more = {} if given is None else {"offset": given}
+        more: dict[str, Any] = {} if given is None else {"offset": given}
         return log_predictive(self.fit_, rows, **more, **self._settings())["log_score"].to_numpy()
 
     def _given(self, offset: Any, rows: Array) -> Array | None:

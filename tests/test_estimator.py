@@ -500,7 +500,7 @@ def test_likelihoods_by_column_and_as_objects(counts):
 def test_what_is_no_count_is_named(counts):
     wrong = counts[0] + 0.0
     wrong[3, 2] = 1.5
-    with pytest.raises(ValueError, match="must hold counts .*got 1.5 in row 3, column 2"):
+    with pytest.raises(ValueError, match=r"must hold counts .*got 1\.5 in row 3, column 2"):
         of_counts().fit(wrong)
     with pytest.raises(ValueError, match="Input X contains NaN"):
         of_counts().fit(np.where(wrong == 1.5, np.nan, wrong))

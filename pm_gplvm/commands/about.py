@@ -182,7 +182,9 @@ def _described_text(
     if known and dates(known) is not None:
         return _Column(name, "times", distinct, gaps)
     if all(map(is_number, known)):
-        whole = bool(known) and all(field.lstrip("+-").isdecimal() for field in known)
+        whole = bool(known) and all(
+            field.lstrip("+-").removesuffix(".0").isdecimal() for field in known
+        )
         ends = _ends([float(field) for field in known]) if whole else (0.0, 0.0)
         return _Column(name, "numbers", distinct, gaps, whole, ends)
     return _Column(name, "names" if are_names(fields) else "labels", distinct, gaps)

@@ -199,6 +199,8 @@ class Task:
     @cached_property
     def model(self) -> pm.Model:
         """What :func:`build_model` builds, with normal noise."""
+        found = self._entries
+        noise: Any = found.noise if isinstance(found, Gaussian) else self.noise
         return build_model(
             self.Y,
             self.latent_dim,
@@ -208,7 +210,7 @@ class Task:
             scale=self.scale,
             missing=self.missing,
             resolution=self.resolution,
-            noise=self._entries.noise if isinstance(self._entries, Gaussian) else self.noise,
+            noise=noise,
         )
 
     @cached_property
