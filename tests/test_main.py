@@ -891,7 +891,7 @@ def test_a_reader_that_has_enough_ends_it_quietly(cells, tmp_path):
 PAGE = (ROOT / "docs" / "guide" / "command_line.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.filterwarnings("ignore:(sample|align|embed|fit_variational)")
+@pytest.mark.filterwarnings("ignore:(sample|align|embed|fit_variational|fit_svi)")
 def test_the_commands_of_the_page_run(here, capsys):
     blocks = re.findall(r"^```(python|console)\n(.*?)^```$", PAGE, re.M | re.S)
     (_, tables), *consoles = blocks
