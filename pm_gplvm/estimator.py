@@ -50,7 +50,7 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     ard, priors, scale, missing, resolution, noise
         As in :func:`build_model`. With ``missing="mask"`` the rows given to ``transform`` and ``score``
         may have NaN too.
-    likelihood : str, object of :mod:`pm_gplvm.likelihoods`, or mapping from columns to these, default "gaussian"
+    likelihood : str, object of ``pm_gplvm.likelihoods``, or mapping from columns to these, default "gaussian"
         What an entry is: "poisson", "negative_binomial", "bernoulli", "ordinal", ... as in :func:`fit_svi`, which alone
         fits others than normal noise.
     offset : "size" or None, default None
