@@ -323,7 +323,7 @@ def fit_svi(
         Zarr is read a batch at a time.
     latent_dim : int, default 2
         Q. With ``ard`` those not needed end with a long lengthscale.
-    likelihood : str, object of :mod:`pm_gplvm.likelihoods`, mapping from columns to these, or function
+    likelihood : str, object of ``pm_gplvm.likelihoods``, mapping from columns to these, or function
         What an entry is, given f(x) of its column: "gaussian", "student_t", "poisson",
         "negative_binomial", "bernoulli", "binomial", "ordinal", "lognormal", "gamma"; a function f -> pm.Distribution.dist(...)
         is one of PyMC's.
