@@ -463,8 +463,9 @@ class Likelihood:
         ``kwargs`` go to the distribution: ``observed``, ``dims``.
         """
         t = f if offset is None else f + offset
-        if entry is None and (columns := kwargs.get("observed")) is not None:
-            entry = self.entries(*np.shape(columns))
+        shape = np.shape(kwargs.get("observed", 0.0))
+        if entry is None and len(shape) == 2:
+            entry = self.entries(*shape)
         make, arguments = self._distribution(t, entry, parameters or {})
         return make(name, **arguments, **kwargs)
 
