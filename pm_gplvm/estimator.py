@@ -24,8 +24,9 @@ from pm_gplvm.data.arrays import is_anndata, labels_along, numbers
 from pm_gplvm.data.fit import Fit
 from pm_gplvm.data.table import Scale
 from pm_gplvm.diagnostics.summary import summary
-from pm_gplvm.fitting.choose import NAMES, Inference, fit_by
-from pm_gplvm.model.build import build_model
+from pm_gplvm.fitting.choose import NAMES, Inference, Task
+from pm_gplvm.model.families import FAMILIES
+from pm_gplvm.model.likelihoods import from_dict
 from pm_gplvm.model.priors import class_mixture
 from pm_gplvm.plot.latent_plot import latent
 from pm_gplvm.prediction.embed import embed, log_predictive
@@ -36,7 +37,7 @@ from pm_gplvm.prediction.row_posterior import row_contents
 class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """A Gaussian process latent variable model for scikit-learn's pipelines.
 
-    ``fit`` is :func:`build_model` and the fit that ``inference`` names, ``transform`` is :func:`embed`,
+    ``fit`` is :func:`build_model` and the fit that ``inference`` names, or :func:`fit_svi`, ``transform`` is :func:`embed`,
     ``inverse_transform`` is :func:`predict` and ``score`` is :func:`log_predictive`. Call these with
     ``fit_`` for standard deviations, further positions and draws.
 
@@ -49,20 +50,26 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     ard, priors, scale, missing, resolution, noise
         As in :func:`build_model`. With ``missing="mask"`` the rows given to ``transform`` and ``score``
         may have NaN too.
-    inference : {"auto", "marginal", "map", "laplace", "sparse", "variational", "stochastic", "linear"}, default "auto"
-        Which ``fit_...`` of the package. "auto" takes :func:`fit_marginal` up to 1000 rows, beyond them
-        :func:`fit_stochastic` and beyond 5000 :func:`fit_sparse`, or what else the model allows; ``inference_`` and the logger "pm_gplvm" (at INFO)
-        say which. "laplace" samples about the estimate.
+    likelihood : str, object of ``pm_gplvm.likelihoods``, or mapping from columns to these, default "gaussian"
+        What an entry is: "poisson", "negative_binomial", "bernoulli", "ordinal", ... as in :func:`fit_svi`, which alone
+        fits others than normal noise.
+    offset : "size" or None, default None
+        As in :func:`fit_svi`: "size" takes account of the sum of each row of counts. Other offsets go to ``fit``.
+    inference : {"auto", "marginal", "map", "laplace", "sparse", "variational", "stochastic", "linear", "svi"}, default "auto"
+        Which ``fit_...`` of the package. "auto" takes :func:`fit_svi` for another likelihood than "gaussian" or an offset;
+        else :func:`fit_marginal` where that takes about a minute or less (1000 rows, fewer with missing entries),
+        :func:`fit_stochastic` for complete tables up to 2000 rows, and :func:`fit_svi` beyond, or what else the model
+        allows; ``inference_`` and the logger "pm_gplvm" (at INFO) say which. "laplace" samples about the estimate.
     n_inducing : int, optional
-        Inducing inputs of a sparse or variational fit, by default as many as these take themselves.
+        Inducing inputs of a sparse, variational or minibatch fit, by default as many as these take themselves.
     start, n_restarts
         As in :func:`fit_marginal`.
     supervised : bool, default False
         Whether ``fit(X, y)`` takes y for classes of the rows and gathers those of a class
         (:func:`priors.class_mixture`); None, NaN or "" where the class is unknown.
     max_iter : int, optional
-        Iterations of each start (steps of :func:`fit_stochastic`), by default as many as the fit takes
-        itself, 5000 of :func:`fit_marginal`.
+        Iterations of each start (steps of :func:`fit_stochastic`, passes of :func:`fit_svi` over the table), by default
+        as many as the fit takes itself, 5000 of :func:`fit_marginal`.
     n_starts : int, default 16
         Starts for each new row, as in :func:`embed`.
     n_jobs : int, optional
@@ -81,7 +88,7 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     embedding_ : ndarray, shape (N, Q)
         Positions of the training rows.
     n_iter_ : int
-        Evaluations that the best start took; steps of :func:`fit_stochastic`, 1 of a closed form.
+        Evaluations that the best start took; steps of :func:`fit_stochastic` and :func:`fit_svi`, 1 of a closed form.
     n_features_in_, feature_names_in_
         As in all of scikit-learn.
 
@@ -119,6 +126,8 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         missing: Literal["raise", "mask"] = "raise",
         resolution: Any = "auto",
         noise: Literal["shared", "column"] = "shared",
+        likelihood: Any = "gaussian",
+        offset: Literal["size"] | None = None,
         inference: Inference = "auto",
         n_inducing: int | None = None,
         start: Any = "pca",
@@ -137,6 +146,8 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self.missing = missing
         self.resolution = resolution
         self.noise = noise
+        self.likelihood = likelihood
+        self.offset = offset
         self.inference = inference
         self.n_inducing = n_inducing
         self.start = start
@@ -147,7 +158,7 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self.n_jobs = n_jobs
         self.random_state = random_state
 
-    def fit(self, X: Any, y: Any = None) -> Self:
+    def fit(self, X: Any, y: Any = None, *, offset: Any = None) -> Self:
         """Estimate the hyperparameters with the latent positions integrated out, then the positions.
 
         Errors and warnings are those of :func:`build_model` and of the fit. At Ctrl-C it raises
@@ -159,6 +170,8 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             The table, at least three rows.
         y : array_like, shape (N,), optional
             Classes of the rows where ``supervised``, a Series by the index of a DataFrame X; else ignored.
+        offset : array_like, shape (N,), (N, 1) or (N, D), optional
+            As in :func:`fit_svi`; ``transform`` and ``score`` then need that of new rows.
 
         Returns
         -------
@@ -179,9 +192,11 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
                 f"{min(values.shape)}, got {self.n_components}."
             )
         random_seed, cores = seed("random_state", self.random_state), _cores(self.n_jobs)
-        model = build_model(
-            _labelled(X, values),
-            self.n_components,
+        task = Task(
+            Y=_labelled(X, values),
+            latent_dim=self.n_components,
+            likelihood=self.likelihood,
+            offset=self._offset(offset),
             kernel=self.kernel,
             ard=self.ard,
             priors=self._priors(X, y),
@@ -189,13 +204,12 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             missing=self.missing,
             resolution=self.resolution,
             noise=self.noise,
+            inference=self.inference,
+            start=self.start,
         )
         with interruptible():  # a search over parameters is to end with it
-            fit = fit_by(
-                model,
-                self.inference,
+            fit = task.fit(
                 n_inducing=self.n_inducing,
-                start=self.start,
                 n_restarts=self.n_restarts,
                 max_iter=self.max_iter,
                 cores=cores,
@@ -205,6 +219,31 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self._seed = random_seed or 0
         self._take(fit)
         return self
+
+    def fit_transform(self, X: Any, y: Any = None, *, offset: Any = None) -> Array:
+        """Fit, and return the positions of the rows.
+
+        Parameters
+        ----------
+        X, y, offset
+            As in ``fit``.
+
+        Returns
+        -------
+        ndarray, shape (N, Q)
+        """
+        positions: Array = self.fit(X, y, offset=offset).transform(X, offset=offset)
+        return positions
+
+    def _offset(self, given: Any) -> Any:
+        if not (self.offset is None or (isinstance(self.offset, str) and self.offset == "size")):
+            got = self.offset if isinstance(self.offset, str) else type(self.offset).__name__
+            raise ValueError(
+                f"offset must be 'size' or None, got {got!r}. Give numbers to fit: fit(X, offset=...)."
+            )
+        if self.offset is not None and given is not None:
+            raise ValueError("offset must be given once, got 'size' and that of fit. Choose one.")
+        return self.offset if given is None else given
 
     def _priors(self, X: Any, y: Any) -> Mapping[str, Any] | None:
         if not flag("supervised", self.supervised):
@@ -232,8 +271,8 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         Returns
         -------
         GPLVM
-            With the ``n_components``, ``kernel``, ``ard`` and ``inference`` of the fit. Other parameters have their
-            defaults, which matter only if ``fit`` is called.
+            With the ``n_components``, ``kernel``, ``ard``, ``likelihood`` and ``inference`` of the fit. Other parameters
+            have their defaults, which matter only if ``fit`` is called.
 
         Raises
         ------
@@ -255,6 +294,7 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             kernel=read.kernel_and_bias,
             ard=read.has_ard,
             inference=next((name for name in NAMES if name == read.method), "auto"),
+            **_of_entries(read),
         )
         names = read.features
         estimator.n_features_in_ = len(names)
@@ -264,13 +304,15 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         estimator._take(fit)
         return estimator
 
-    def transform(self, X: Any) -> Array:
+    def transform(self, X: Any, *, offset: Any = None) -> Array:
         """Return each row's most probable latent position: the mode with the most posterior mass.
 
         Parameters
         ----------
         X : array_like or DataFrame, shape (M, D)
             Rows with the columns of the training table.
+        offset : array_like, shape (M,), (M, 1) or (M, D), optional
+            Of these rows, where ``fit`` was given one. Of ``offset="size"`` it is found from the rows.
 
         Returns
         -------
@@ -283,13 +325,17 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             :func:`embed`), with their number; and as :func:`embed` warns.
         """
         values = self._rows(X)
-        read = Fit(self.fit_)
-        table = row_contents(read.Y.to_numpy()) if read.holds_table else []
-        first = {row: n for n, row in reversed(list(enumerate(table)))}
-        known = np.array([first.get(row, -1) for row in row_contents(values)])
+        read, given = Fit(self.fit_), self._given(offset, values)
+        table, rows = read.Y.to_numpy() if read.holds_table else values[:0], values
+        if given is not None and "Y_offset" in read.constants and read.holds_table:
+            known_offset = read.constants["Y_offset"].to_numpy()
+            table, rows = _beside(table, known_offset), _beside(values, given)
+        first = {row: n for n, row in reversed(list(enumerate(row_contents(table))))}
+        known = np.array([first.get(row, -1) for row in row_contents(rows)])
         found = self.embedding_[known]
         if (new := known < 0).any():
-            embedded = embed(self.fit_, values[new], **self._settings())
+            more: dict[str, Any] = {} if given is None else {"offset": given[new]}
+            embedded = embed(self.fit_, values[new], **more, **self._settings())
             found[new] = embedded["modes"]["X"].to_numpy()[:, 0]
             _warn_of_second_modes(embedded["rows"]["n_modes"].to_numpy())
         return found
@@ -304,12 +350,13 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         Returns
         -------
         ndarray, shape (M, D)
-            The mean of :func:`predict`, in the units of the training table.
+            The mean of :func:`predict`, in the units of the training table: the expected measurement, whatever the
+            likelihood, at an offset of 0.
         """
         check_is_fitted(self)
         return predict(self.fit_, X)["mean"].to_numpy()
 
-    def score(self, X: Any, y: Any = None) -> float:
+    def score(self, X: Any, y: Any = None, *, offset: Any = None) -> float:
         """Return the mean of ln p(row), the row's position integrated out: higher is better.
 
         It is too high for rows of the training table.
@@ -319,15 +366,54 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         X : array_like or DataFrame, shape (M, D)
         y : None
             Ignored.
+        offset : array_like, optional
+            As in ``transform``.
 
         Returns
         -------
         float
-            The mean of ``log_score`` of :func:`log_predictive`.
+            The mean of ``score_samples``.
+        """
+        return float(self.score_samples(X, offset=offset).mean())
+
+    def score_samples(self, X: Any, *, offset: Any = None) -> Array:
+        """Return ln p(row) of each row, its position integrated out.
+
+        Parameters
+        ----------
+        X : array_like or DataFrame, shape (M, D)
+        offset : array_like, optional
+            As in ``transform``.
+
+        Returns
+        -------
+        ndarray, shape (M,)
+            ``log_score`` of :func:`log_predictive`.
         """
         rows = self._rows(X)
-        scores = log_predictive(self.fit_, rows, **self._settings())
-        return float(scores["log_score"].mean())
+        given = self._given(offset, rows)
+        more: dict[str, Any] = {} if given is None else {"offset": given}
+        return log_predictive(self.fit_, rows, **more, **self._settings())["log_score"].to_numpy()
+
+    def _given(self, offset: Any, rows: Array) -> Array | None:
+        """Offset of these rows as an array (M, 1) or (M, D), if one was given."""
+        if offset is None:
+            return None
+        if not Fit(self.fit_).is_uncollapsed:
+            raise ValueError(
+                f"offset is of fits by minibatches, got one for a fit by {self.inference_}. Leave it out."
+            )
+        values = numbers("offset", offset)
+        values = values[:, None] if values.ndim == 1 else values
+        if (
+            values.ndim != 2
+            or len(values) != len(rows)
+            or values.shape[1] not in (1, rows.shape[1])
+        ):
+            raise ValueError(
+                f"offset must have the shape ({len(rows)},), ({len(rows)}, 1) or {rows.shape}, got {np.shape(offset)}."
+            )
+        return values
 
     def _settings(self) -> dict[str, Any]:
         return {"n_starts": self.n_starts, "random_seed": self._seed, "progressbar": False}
@@ -418,6 +504,21 @@ def _warn_of_second_modes(n_modes: NDArray[np.intp]) -> None:
             f"transform: {several} of {len(n_modes)} new rows may as well lie elsewhere: a second mode has "
             "at least half the weight of the one returned. embed(fit_, rows)['modes'] holds all of them."
         )
+
+
+def _beside(rows: Array, offset: Array) -> Array:
+    """Rows with their offsets, by which they are known again."""
+    return np.hstack([rows, np.broadcast_to(offset, (len(rows), offset.shape[1]))])
+
+
+def _of_entries(read: Fit) -> dict[str, Any]:
+    """Likelihood and offset of a fit as the estimator takes them."""
+    if not read.is_uncollapsed:
+        return {}
+    found = from_dict(read.setting("likelihood"))
+    plain = found.name in FAMILIES and found == FAMILIES[found.name]()
+    size = {"offset": "size"} if "size_median" in read.tree.attrs else {}
+    return {"likelihood": found.name if plain else found, **size}
 
 
 def _refuse_sparse(X: Any) -> None:

@@ -25,8 +25,7 @@ from sklearn.utils import estimator_checks, estimator_html_repr, get_tags
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import pm_gplvm as gplvm
-from pm_gplvm import estimator
-from pm_gplvm.fitting import optimise
+from pm_gplvm.fitting import choose, optimise
 from pm_gplvm.fitting.choose import NAMES
 
 quick = pytest.mark.filterwarnings(
@@ -240,11 +239,11 @@ def test_what_is_not_fitted(table, fitted):
 @quick
 def test_ctrl_c_ends_a_search_over_parameters(table, ctrl_c, monkeypatch):
     """The fit that is broken off is not scored, and none comes after it."""
-    begun, function = [], estimator.fit_by
-    monkeypatch.setattr(estimator, "fit_by", lambda *a, **k: begun.append(a) or function(*a, **k))
+    begun, function = [], choose.fit_by
+    monkeypatch.setattr(choose, "fit_by", lambda *a, **k: begun.append(a) or function(*a, **k))
     model = gplvm.GPLVM(max_iter=3, n_starts=4, random_state=1)
     search = GridSearchCV(model, {"kernel": ["linear", "rbf"]}, cv=2)
-    ctrl_c(estimator, "fit_by", 2)
+    ctrl_c(choose, "fit_by", 2)
     with pytest.raises(KeyboardInterrupt):
         search.fit(table[0])
     assert len(begun) == 2
@@ -344,7 +343,7 @@ def test_a_wrong_seed_is_named(wrong):
 
 FEW = {"max_iter": 3, "n_starts": 4}
 quick_fits = pytest.mark.filterwarnings("ignore:fit_:RuntimeWarning")
-EXACT = ["marginal", "map", "laplace", "stochastic", "linear"]
+EXACT = ["marginal", "map", "laplace", "stochastic", "linear", "svi"]
 
 
 def by(name, **settings):
@@ -355,7 +354,7 @@ def by(name, **settings):
 @quick
 @quick_fits
 @pytest.mark.filterwarnings("ignore:GPLVM.transform|transform:RuntimeWarning")
-@parametrize_with_checks([by(name) for name in ("map", "laplace", "stochastic", "linear")])
+@parametrize_with_checks([by(name) for name in ("map", "laplace", "stochastic", "linear", "svi")])
 def test_scikit_learns_checks_of_every_fit(estimator, check):
     check(estimator)
 
@@ -412,6 +411,103 @@ def test_a_wrong_n_inducing_is_named(table, value):
         gplvm.GPLVM(n_inducing=value).fit(table[0])
 
 
+# Likelihoods
+
+
+@pytest.fixture(scope="module")
+def counts():
+    """Counts of rows of different depth, and the logarithms of these."""
+    rng = np.random.default_rng(2)
+    X, depth = rng.uniform(-2.0, 2.0, (60, 1)), rng.uniform(0.5, 3.0, 60)
+    return rng.poisson(depth[:, None] * np.exp(1.0 + np.sin(X + np.arange(6)))), np.log(depth)
+
+
+def of_counts(**settings):
+    return gplvm.GPLVM(1, likelihood="poisson", kernel="rbf", n_inducing=8, max_iter=30, **settings)
+
+
+@quick_fits
+@pytest.mark.filterwarnings("ignore:transform:RuntimeWarning")
+def test_counts(counts, tmp_path):
+    Y = counts[0]
+    fitted = of_counts(random_state=1).fit(Y[:50])
+    assert fitted.inference_ == "svi"
+    np.testing.assert_array_equal(fitted.fit_transform(Y[:50]), fitted.embedding_)
+    assert fitted.embedding_.shape == (50, 1)
+    np.testing.assert_array_equal(fitted.transform(Y[:5]), fitted.embedding_[:5])
+    again = gplvm.GPLVM.from_fit(gplvm.load(gplvm.save(fitted.fit_, tmp_path / "fit.nc")))
+    assert (again.likelihood, again.inference, again.offset) == ("poisson", "svi", None)
+    places = gplvm.embed(fitted.fit_, Y[50:], random_seed=1)["modes"]["X"][:, 0]
+    np.testing.assert_allclose(fitted.transform(Y[50:]), places, atol=1e-4)
+    expected = fitted.inverse_transform(fitted.embedding_)
+    assert (expected > 0.0).all()
+    assert np.corrcoef(expected.ravel(), Y[:50].ravel())[0, 1] > 0.7
+    scores = fitted.score_samples(Y[50:])
+    assert scores.shape == (10,)
+    assert fitted.score(Y[50:]) == pytest.approx(scores.mean())
+
+
+@quick_fits
+@pytest.mark.filterwarnings("ignore:transform|embed:RuntimeWarning")
+def test_offsets(counts):
+    Y, depth = counts
+    by_size = of_counts(offset="size", random_state=1).fit(Y[:50])
+    again = gplvm.GPLVM.from_fit(by_size.fit_)
+    assert (again.offset, again.likelihood) == ("size", "poisson")
+    assert np.isfinite(by_size.transform(Y[50:])).all()
+    twice = np.vstack([Y[:50], Y[:1]])  # equal counts at another depth lie elsewhere
+    offset = np.append(depth[:50], depth[0] + 2.0)
+    given = of_counts(random_state=1).fit(twice, offset=offset)
+    found = given.transform(twice, offset=offset)
+    np.testing.assert_array_equal(found, given.embedding_)
+    np.testing.assert_array_equal(
+        of_counts(random_state=1).fit_transform(twice, offset=offset), found
+    )
+    np.testing.assert_array_equal(given.transform(twice[:4]), given.embedding_[:4])
+    assert given.transform(Y[50:], offset=depth[50:, None]).shape == (10, 1)
+    assert np.isfinite(given.score(Y[50:], offset=depth[50:]))
+    with pytest.raises(ValueError, match="needs the offset of each new row"):
+        given.transform(Y[50:])
+    with pytest.raises(ValueError, match=r"offset must have the shape \(10,\)"):
+        given.transform(Y[50:], offset=depth)
+    with pytest.raises(ValueError, match="offset must be given once"):
+        of_counts(offset="size").fit(Y, offset=depth)
+    with pytest.raises(ValueError, match="offset must be 'size' or None"):
+        of_counts(offset=depth).fit(Y)
+
+
+def test_an_offset_is_of_minibatches(table, fitted):
+    with pytest.raises(ValueError, match="offset is of fits by minibatches, got one for"):
+        fitted.transform(table[1], offset=np.zeros(8))
+
+
+@quick_fits
+def test_likelihoods_by_column_and_as_objects(counts):
+    frame = pd.DataFrame(counts[0], columns=list("abcdef"))
+    frame["f"] = (frame["f"] > 2).astype(int)
+    kinds = {tuple("abcde"): "negative_binomial", "f": "bernoulli"}
+    fitted = clone(of_counts(random_state=1).set_params(likelihood=kinds)).fit(frame)
+    assert fitted.fit_.attrs["inference_reason"] == "likelihood 'mixed' is fitted by minibatches"
+    share = fitted.inverse_transform(fitted.embedding_)[:, 5]
+    assert ((share > 0.0) & (share < 1.0)).all()
+    again = gplvm.GPLVM.from_fit(fitted.fit_)
+    assert again.likelihood.name == "mixed"
+    robust = clone(gplvm.GPLVM(likelihood=gplvm.likelihoods.student_t(6.0), **FEW))
+    assert robust.fit(counts[0]).inference_ == "svi"
+
+
+@quick_fits
+def test_what_is_no_count_is_named(counts):
+    wrong = counts[0] + 0.0
+    wrong[3, 2] = 1.5
+    with pytest.raises(ValueError, match=r"must hold counts .*got 1\.5 in row 3, column 2"):
+        of_counts().fit(wrong)
+    with pytest.raises(ValueError, match="Input X contains NaN"):
+        of_counts().fit(np.where(wrong == 1.5, np.nan, wrong))
+    masked = of_counts(missing="mask").fit(np.where(wrong == 1.5, np.nan, wrong))
+    assert np.isfinite(masked.embedding_).all()
+
+
 # Its place among the others
 
 
@@ -425,13 +521,12 @@ def test_set_output(table, library):
     np.testing.assert_array_equal(found.to_numpy(), estimator.embedding_)
 
 
-def test_no_method_asks_for_metadata(table):
-    """Nothing beside X and y is given to a method, so that routing has nothing to route."""
+def test_the_offset_is_metadata_that_nobody_must_route(table):
+    """Of nothing else beside X and y is a method told."""
     with config_context(enable_metadata_routing=True):
         router = gplvm.GPLVM().get_metadata_routing()
         for method in ("fit", "transform", "score"):
-            assert not getattr(router, method).requests
-        assert not hasattr(gplvm.GPLVM(), "set_fit_request")
+            assert getattr(router, method).requests == {"offset": None}
         pipeline = make_pipeline(StandardScaler(), gplvm.GPLVM(kernel="linear"))
         assert pipeline.fit(table[0]).transform(table[0]).shape == (40, 2)
         scaler = StandardScaler().set_fit_request(sample_weight=True)

@@ -13,14 +13,17 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse
 import xarray as xr
 from conftest import ROOT, simulated
 
 import pm_gplvm as gplvm
 from pm_gplvm.__main__ import run
-from pm_gplvm.commands.arguments import HOME
+from pm_gplvm.commands.arguments import FITS, HOME, LIKELIHOODS
 from pm_gplvm.fitting import map as fitting
-from pm_gplvm.fitting import optimise
+from pm_gplvm.fitting import optimise, svi
+from pm_gplvm.fitting.choose import NAMES
+from pm_gplvm.model.families import FAMILIES
 from pm_gplvm.sampling import joint, nuts
 
 FAST = ["--draws", "800", "--tune", "400", "--chains", "2", "--quiet"]
@@ -166,21 +169,86 @@ def test_a_terminal_shows_progress_on_stderr_alone(cells, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "kind", ["map", "laplace", "sparse", "variational", "stochastic", "linear"]
+    "kind", ["map", "laplace", "sparse", "variational", "stochastic", "linear", "svi"]
 )
 def test_every_kind_of_fit(kind, cells, here, capsys):
-    inducing = ["--n-inducing", "8"] if kind in ("sparse", "variational") else []
+    inducing = ["--n-inducing", "8"] if kind in ("sparse", "variational", "svi") else []
     options = ["--label", "stage", "--quiet", "--fit", kind, *inducing, "--format", "none"]
     assert run(["fit", str(cells), *options]) == 0
     fit = gplvm.load("cells_fit.nc")
     positions = pd.read_csv("cells_positions.csv")
-    assert ("sd_0" in positions) == (kind in ("laplace", "variational"))
-    if kind == "variational":
+    assert ("sd_0" in positions) == (kind in ("laplace", "variational", "svi"))
+    if kind in ("variational", "svi"):
         np.testing.assert_allclose(
             positions["sd_0"], fit["approximation"]["X_sd"][:, 0], rtol=1e-12
         )
     assert f"fitted by {kind}" in capsys.readouterr().out
     assert names(here) == ["cells_fit.nc", "cells_positions.csv"]
+
+
+@pytest.fixture(scope="module")
+def counts():
+    """Counts in six columns of 40 rows, and answers in two."""
+    rng = np.random.default_rng(1)
+    X = rng.uniform(-2.0, 2.0, (40, 1))
+    counts = rng.poisson(np.exp(2.0 + np.sin(X + np.arange(6))))
+    frame = pd.DataFrame(counts, columns=[f"gene{i}" for i in range(6)])
+    return frame.assign(ill=(X[:, 0] > 0.0).astype(int), grade=np.clip(counts[:, 0] // 3, 1, 5))
+
+
+SHORT = ["--epochs", "20", "--batch-size", "20", "--n-inducing", "8", "--quiet"]
+
+
+@pytest.mark.filterwarnings("ignore:fit_svi:RuntimeWarning")
+def test_counts_by_minibatches(counts, here, capsys):
+    counts.iloc[:, :6].to_csv("counts.csv", index_label="id")
+    options = ["--likelihood", "negative_binomial", "--offset", "size", "--kernel", "rbf", *SHORT]
+    assert run(["fit", "counts.csv", *options]) == 0
+    told = capsys.readouterr().out
+    assert "fitted by svi (asked for)" in told
+    assert "Embedding:" not in told  # distances between counts are no measure
+    assert names(here) == ["counts.csv", "counts.png", "counts_fit.nc", "counts_positions.csv"]
+    fit = gplvm.load("counts_fit.nc")
+    table = gplvm.data.load_table("counts.csv")
+    again = gplvm.fit_svi(
+        table,
+        likelihood="negative_binomial",
+        offset="size",
+        ard=False,
+        n_inducing=8,
+        epochs=20,
+        batch_size=20,
+        random_seed=1,
+        progressbar=False,
+    )
+    np.testing.assert_array_equal(fit["approximation"]["X_mean"], again["approximation"]["X_mean"])
+    positions = pd.read_csv("counts_positions.csv")
+    np.testing.assert_allclose(positions["sd_1"], fit["approximation"]["X_sd"][:, 1], rtol=1e-12)
+    assert run(["info", "counts_fit.nc"]) == 0
+    assert re.search(r"^likelihood: +negative_binomial$", capsys.readouterr().out, re.M)
+    assert run(["embed", "counts_fit.nc", "counts.csv", "--out", "new.csv", "--quiet"]) == 0
+    assert run(["plot", "counts_fit.nc", "--color", "gene2", "--out", "a.png"]) == 0
+
+
+@pytest.mark.filterwarnings("ignore:fit_svi:RuntimeWarning")
+def test_columns_of_several_kinds(counts, here, capsys):
+    counts.assign(grade=counts["grade"].where(counts.index != 3)).to_csv("mixed.csv")
+    kinds = ["--likelihood", "poisson", "--likelihood-of", "ill=bernoulli"]
+    kinds += ["--likelihood-of", "grade=ordinal", "--missing", "mask", "--format", "none"]
+    assert run(["fit", "mixed.csv", *kinds, *SHORT]) == 0
+    capsys.readouterr()
+    assert run(["info", "mixed_fit.nc"]) == 0
+    told = "poisson for 6 columns, bernoulli for 1 column, ordinal for 1 column"
+    assert told in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore:.*interrupted:RuntimeWarning")
+def test_ctrl_c_in_minibatches_keeps_what_there_is(counts, here, ctrl_c, capsys):
+    counts.iloc[:, :6].to_csv("counts.csv", index_label="id")
+    ctrl_c(svi.Optimiser, "step", 5)
+    assert run(["fit", "counts.csv", "--likelihood", "poisson", *SHORT]) == 130
+    assert "Interrupted. Written: counts_fit.nc" in capsys.readouterr().err
+    assert gplvm.load("counts_fit.nc").attrs["interrupted"] == 1
 
 
 def test_zarr_svg_and_a_name_of_ones_own(cells, here):
@@ -382,6 +450,40 @@ MISTAKES = {
     "option of another fit": (
         ["fit", "cells.csv", "--label", "stage", "--fit", "map", "--n-inducing", "5"],
         "--n-inducing says nothing about",
+    ),
+    "minibatches of another fit": (
+        ["fit", "cells.csv", "--label", "stage", "--fit", "map", "--epochs", "5"],
+        "--epochs says nothing about --fit map",
+    ),
+    "no epochs": (["demo", "--epochs", "0"], "--epochs must be a finite number above 0, got 0"),
+    "no batch": (
+        ["demo", "--batch-size", "0"],
+        "--batch-size must be a whole number of at least 1",
+    ),
+    "two lengths": (
+        ["fit", "cells.csv", "--label", "stage", "--epochs", "5", "--max-iter", "5"],
+        "--max-iter and --epochs both tell",
+    ),
+    "a likelihood that is none": (["demo", "--likelihood", "posson"], "invalid choice: 'posson'"),
+    "another fit of counts": (
+        ["fit", "cells.csv", "--label", "stage", "--likelihood", "poisson", "--fit", "map"],
+        "--fit must be 'auto' or 'svi' with likelihood 'poisson'",
+    ),
+    "no counts": (
+        ["fit", "cells.csv", "--label", "stage", "--likelihood", "poisson"],
+        "The table must hold counts (whole numbers of at least 0) under the likelihood 'poisson', got",
+    ),
+    "draws of counts": (
+        ["sample", "cells.csv", "--label", "stage", "--likelihood", "poisson", "--full"],
+        "sample and sample_theta draw from models of normal noise, got likelihood 'poisson'",
+    ),
+    "no column of a likelihood": (
+        ["fit", "cells.csv", "--label", "stage", "--likelihood-of", "GAPDH=poisson"],
+        "--likelihood-of must name a column of the table (column0, ",
+    ),
+    "no likelihood of a column": (
+        ["fit", "cells.csv", "--label", "stage", "--likelihood-of", "column0=posson"],
+        "--likelihood-of must be COLUMN=NAME, NAME one of gaussian, ",
     ),
     "θ of many positions": (
         ["sample", "cells.csv", "--label", "stage", "--fit", "variational"],
@@ -690,6 +792,35 @@ def test_info_asks_whether_few_whole_numbers_are_classes(frame, here, capsys):
     assert second == "If my class holds classes, not measurements, add --label 'my class'"
 
 
+def test_info_suggests_a_likelihood(counts, here, capsys):
+    tables = {
+        "counts": counts.iloc[:, :6],
+        "answers": counts[["grade", "ill"]].assign(again=counts["grade"], more=counts["grade"]),
+        "yes": counts[["ill"]].assign(**{f"q{i}": counts["ill"] for i in range(6)}),
+        "other": counts.iloc[:, :6] + 0.5,
+        "negative": counts.iloc[:, :6] - 50,
+    }
+    told = {}
+    for name, table in tables.items():
+        table.to_csv(f"{name}.csv", index_label="id")
+        table.to_parquet(f"{name}.parquet")
+        assert run(["info", f"{name}.csv"]) == 0
+        told[name] = capsys.readouterr().out.splitlines()[-1]
+        assert run(["info", f"{name}.parquet"]) == 0
+        assert capsys.readouterr().out.splitlines()[-1].split(",")[0] == told[name].split(",")[
+            0
+        ].replace(".csv", ".parquet")
+    assert told["counts"].startswith("If these are counts, add --likelihood negative_binomial, and")
+    assert "add --likelihood ordinal --likelihood-of ill=bernoulli; if counts" in told["answers"]
+    assert told["yes"] == "If 0 and 1 are answers, no and yes, add --likelihood bernoulli"
+    for name in ("other", "negative"):
+        assert told[name] == f"Embed it: pm-gplvm fit {name}.csv"
+    adata = anndata.AnnData(scipy.sparse.csr_array(counts.iloc[:, :6].to_numpy(float)))
+    adata.write_h5ad("counts.h5ad")
+    assert run(["info", "counts.h5ad"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == told["counts"]
+
+
 def test_info_on_a_fit(done, capsys):
     for name in ("fit", "theta"):
         assert run(["info", str(done[0] / f"cells_{name}.nc")]) == 0
@@ -723,6 +854,12 @@ def test_help_needs_no_pymc_and_has_examples():
         assert "exit codes:" in result.stdout
 
 
+def test_the_names_are_those_of_the_library():
+    """They stand in the help, for which nothing heavy is imported."""
+    assert FITS == NAMES
+    assert {*LIKELIHOODS, "binomial"} == set(FAMILIES)
+
+
 def test_every_subcommand_has_a_function():
     for name, module in HOME.items():
         assert callable(getattr(import_module(f"pm_gplvm.commands.{module}"), name))
@@ -754,7 +891,7 @@ def test_a_reader_that_has_enough_ends_it_quietly(cells, tmp_path):
 PAGE = (ROOT / "docs" / "guide" / "command_line.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.filterwarnings("ignore:(sample|align|embed|fit_variational)")
+@pytest.mark.filterwarnings("ignore:(sample|align|embed|fit_variational|fit_svi)")
 def test_the_commands_of_the_page_run(here, capsys):
     blocks = re.findall(r"^```(python|console)\n(.*?)^```$", PAGE, re.M | re.S)
     (_, tables), *consoles = blocks

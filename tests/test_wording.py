@@ -32,6 +32,13 @@ SAID = {
     "a variable": ("fit", "fit_linear(other, start=best)", "fit_linear(other, start=best)"),
     "no option of this command": ("diagnose", "missing='mask'", "missing='mask'"),
     "a word of English": ("fit", "the scale of a label", "the scale of a label"),
+    "to go on": ("fit", "Go on with start=fit, or raise epochs.", "Raise --epochs."),
+    "to go on with": (
+        "fit",
+        "Go on from here: fit_svi(Y, start=fit), or raise epochs.",
+        "Raise --epochs.",
+    ),
+    "interrupted": ("fit", "is returned. Go on from here with start=fit.", "is returned."),
     "a command": ("fit", "sample(model) tells", "pm-gplvm sample 'a b.nc' --full tells"),
 }
 

@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import xarray as xr
+from scipy.sparse import issparse
 
 from pm_gplvm.commands.inputs import is_fit, reading
+from pm_gplvm.core.checks import counted
 from pm_gplvm.data.arrays import MOST_CLASSES, absent, datelike
 from pm_gplvm.data.datasets import Columns, existing_file, kind_of_table
 from pm_gplvm.data.delimited import (
@@ -24,6 +27,9 @@ from pm_gplvm.data.files import opened
 from pm_gplvm.data.fit import Fit
 
 _MOST_SHOWN = 8
+_ROUNDING = 1e-12  # of a mean of equal draws
+_READ = 1000  # rows of AnnData that are looked at
+_MOST_LEVELS = 10  # of answers on a scale
 _FEW = 3  # columns of few whole numbers that may be classes; in a questionnaire all are
 
 
@@ -52,6 +58,7 @@ def _of_fit(source: str) -> str:
             lines["of the rows"] = ", ".join(kept) or "names"
         if "X" in read:
             lines["latent dimensions"] = str(tree_sizes(read)["latent"])
+        lines["likelihood"] = _likelihood(read)
         lines["kernel"] = read.kernel_and_bias + (", ARD" if read.has_ard else "")
         sizes = tree["posterior"].sizes
         lines["draws"] = (
@@ -63,6 +70,15 @@ def _of_fit(source: str) -> str:
         lines["θ"] = ", ".join(_theta(read)) or "none"
     width = max(map(len, lines)) + 2
     return "\n".join(f"{name + ':':{width}}{text}" for name, text in lines.items())
+
+
+def _likelihood(read: Fit) -> str:
+    """Name the likelihood, of columns of several kinds each with their number."""
+    if not read.is_uncollapsed:
+        return "gaussian"
+    told = read.setting("likelihood")
+    blocks = [(len(b["columns"]), b["likelihood"]["name"]) for b in told.get("blocks", ())]
+    return ", ".join(f"{name} for {counted(n, 'column')}" for n, name in blocks) or told["name"]
 
 
 def tree_sizes(read: Fit) -> Any:
@@ -105,7 +121,7 @@ def _theta(read: Fit) -> list[str]:
         values = read.values(name).reshape(read.n_draws, -1)
         mean, sd = values.mean(axis=0), values.std(axis=0)
         shown = [
-            f"{m:.3g}" + (f" ± {s:.2g}" if s > 0.0 else "")
+            f"{m:.3g}" + (f" ± {s:.2g}" if s > _ROUNDING * abs(m) else "")
             for m, s in zip(mean[:_MOST_SHOWN], sd, strict=False)
         ]
         parts.append(f"{name} {' '.join(shown)}{' …' * (len(mean) > _MOST_SHOWN)}")
@@ -124,6 +140,7 @@ class _Column:
     distinct: int
     missing: int
     whole: bool = False
+    ends: tuple[float, float] = (0.0, 0.0)  # lowest and highest number
 
     @property
     def may_be_labels(self) -> bool:
@@ -165,8 +182,11 @@ def _described_text(
     if known and dates(known) is not None:
         return _Column(name, "times", distinct, gaps)
     if all(map(is_number, known)):
-        whole = all(field.lstrip("+-").isdecimal() for field in known)
-        return _Column(name, "numbers", distinct, gaps, whole)
+        whole = bool(known) and all(
+            field.lstrip("+-").removesuffix(".0").isdecimal() for field in known
+        )
+        ends = _ends([float(field) for field in known]) if whole else (0.0, 0.0)
+        return _Column(name, "numbers", distinct, gaps, whole, ends)
     return _Column(name, "names" if are_names(fields) else "labels", distinct, gaps)
 
 
@@ -179,12 +199,38 @@ def _described(name: str, column: Any) -> _Column:
         return _Column(name, "times", distinct, gaps)
     numeric = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
     if numeric:
-        return _Column(name, "numbers", distinct, gaps, pd.api.types.is_integer_dtype(column))
+        whole = bool(known) and all(float(entry).is_integer() for entry in known)
+        ends = _ends(known) if whole else (0.0, 0.0)
+        return _Column(name, "numbers", distinct, gaps, whole, ends)
     if all(isinstance(entry, str) for entry in known):
         return _described_text(
             name, ["" if absent(v) else v for v in entries], set(), is_first=False
         )
     return _Column(name, "labels", distinct, gaps)
+
+
+def _ends(known: Sequence[float]) -> tuple[float, float]:
+    return float(min(known)), float(max(known))
+
+
+def _of_likelihood(numbers: Sequence[_Column]) -> str:
+    """Suggest another likelihood than the Gaussian, in a line, where all columns are whole numbers from 0; or ""."""
+    if not numbers or not all(c.whole and c.ends[0] >= 0.0 for c in numbers):
+        return ""
+    highest, most = max(c.ends[1] for c in numbers), max(c.distinct for c in numbers)
+    if highest <= 1.0:
+        return "If 0 and 1 are answers, no and yes, add --likelihood bernoulli"
+    if highest <= _MOST_LEVELS and most <= _MOST_LEVELS:
+        of_two = [c.name for c in numbers if c.ends[1] <= 1.0][: _FEW + 1]
+        each = [f" --likelihood-of {_quoted(f'{name}=bernoulli')}" for name in of_two]
+        return (
+            f"If these are answers on a scale, add --likelihood ordinal{''.join(each) * (len(each) <= _FEW)}; "
+            "if counts, --likelihood negative_binomial"
+        )
+    return (
+        "If these are counts, add --likelihood negative_binomial, and --offset size where the sums of rows say "
+        "nothing of them"
+    )
 
 
 def _told(path: Path, n_rows: int, columns: Sequence[_Column], lines: dict[str, str]) -> str:
@@ -213,6 +259,8 @@ def _told(path: Path, n_rows: int, columns: Sequence[_Column], lines: dict[str, 
     if maybe and not of["labels"]:
         name = maybe[0].name
         advice += f"\nIf {name} holds classes, not measurements, add --label {_quoted(name)}"
+    if suggested := _of_likelihood([c for c in numbers if c not in maybe] or numbers):
+        advice += f"\n{suggested}"
     return _written(first | lines, advice)
 
 
@@ -260,10 +308,21 @@ def _of_anndata(path: Path) -> str:
             "of the rows": ", ".join(f"{c.name} ({c.kind}, {c.distinct} values)" for c in columns)
             or "none",
         }
+        suggested = "" if data.X is None else _of_likelihood([_of_numbers(data.X[:_READ])])
     finally:
         data.file.close()
     labels = [c.name for c in columns if c.kind == "labels"]
-    return _written(lines, f"pm-gplvm fit {path}" + (f" --label {labels[0]}" if labels else ""))
+    advice = f"pm-gplvm fit {path}" + (f" --label {labels[0]}" if labels else "")
+    return _written(lines, advice + f"\n{suggested}" * bool(suggested))
+
+
+def _of_numbers(X: Any) -> _Column:
+    """Describe the entries of a table as one column."""
+    values = np.asarray(X.toarray() if issparse(X) else X, dtype=float)
+    known = values[np.isfinite(values)]
+    whole = known.size > 0 and bool((known % 1.0 == 0.0).all())
+    ends = (float(known.min()), float(known.max())) if whole else (0.0, 0.0)
+    return _Column("X", "numbers", len(np.unique(known)), values.size - known.size, whole, ends)
 
 
 def _some(names: Sequence[str]) -> str:

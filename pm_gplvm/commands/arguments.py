@@ -9,7 +9,21 @@ from pm_gplvm import __version__
 
 Add = Callable[..., Any]
 
-FITS = ("auto", "marginal", "map", "laplace", "sparse", "variational", "stochastic", "linear")
+FITS = (
+    "auto",
+    "marginal",
+    "map",
+    "laplace",
+    "sparse",
+    "variational",
+    "stochastic",
+    "linear",
+    "svi",
+)
+LIKELIHOODS = (
+    *("gaussian", "student_t", "poisson", "negative_binomial", "bernoulli", "ordinal"),
+    *("lognormal", "gamma"),
+)  # all but binomial, whose trials no option tells
 PICTURES = ("latent", "reconstruction", "magnification", "relevance", "optima")
 
 # Where each subcommand's function is, in this package.
@@ -173,6 +187,24 @@ def _model(parser: argparse.ArgumentParser) -> None:
         help="one noise, or an amplitude and a noise of each column (default shared)",
     )
     add(
+        "--likelihood",
+        choices=LIKELIHOODS,
+        default="gaussian",
+        help="what entries are: numbers with noise, counts, 0 and 1 (bernoulli), answers 1 to 5 (ordinal), "
+        "positive numbers (default gaussian)",
+    )
+    add(
+        "--likelihood-of",
+        action="append",
+        metavar="COLUMN=NAME",
+        help="likelihood of a column where it is another than --likelihood, once for each",
+    )
+    add(
+        "--offset",
+        choices=("size",),
+        help="size: rows of counts differ by their sums, which positions then do not show",
+    )
+    add(
         "--prior",
         choices=("dynamics", "classes"),
         help="what X knows: that it moves smoothly along --time, or the classes of --label",
@@ -183,17 +215,20 @@ def _inference(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("inference").add_argument
     add(
         "--fit",
+        "--inference",
         dest="inference",
         choices=FITS,
         default="auto",
-        help="how X and θ are found (default auto: what suits the size of the table)",
+        help="how X and θ are found (default auto: what suits the likelihood and the size of the table)",
     )
     add(
         "--n-inducing",
         type=int,
         metavar="M",
-        help="inducing inputs of --fit sparse and variational",
+        help="inducing inputs of --fit sparse, variational and svi",
     )
+    add("--epochs", type=float, metavar="E", help="passes of --fit svi over the table")
+    add("--batch-size", type=int, metavar="B", help="rows in a step of --fit svi")
     add("--restarts", type=int, default=0, metavar="R", help="further starts (default 0)")
     add(
         "--start",
@@ -338,6 +373,8 @@ _COMMANDS: dict[str, tuple[str, str, tuple[Callable[[argparse.ArgumentParser], N
           pm-gplvm fit spectra.parquet --scale feature --latent-dim 3 --ard --restarts 4
           pm-gplvm fit sensors.csv --time date --prior dynamics --missing mask
           pm-gplvm fit counts.h5ad --label louvain --layer log --fit sparse --n-inducing 200
+          pm-gplvm fit counts.h5ad --label louvain --likelihood negative_binomial --offset size
+          pm-gplvm fit answers.csv --likelihood ordinal --likelihood-of smokes=bernoulli --missing mask
           pm-gplvm fit messung.csv --delimiter ';' --decimal , --out results/run1 --format svg
           pm-gplvm fit cells.csv --label stage --out - > positions.csv
         """,

@@ -10,13 +10,12 @@ import pandas as pd
 import xarray as xr
 
 import pm_gplvm as gplvm
-from pm_gplvm.commands.inputs import build, color_of, is_fit, priors, read_fit, read_table
+from pm_gplvm.commands.inputs import color_of, is_fit, priors, read_fit, read_table, task_of
 from pm_gplvm.commands.outputs import Outputs, begin_of, listed, names_of_fits, positions_of
 from pm_gplvm.commands.wording import spoken
 from pm_gplvm.core.interrupt import interruptible
 from pm_gplvm.data.fit import FEATURE, OBS, Fit
 from pm_gplvm.data.table import labelled
-from pm_gplvm.fitting.choose import choose_inference, fit_by
 
 _MOST_SCORED = 5000  # rows of which all pairs are compared
 _DRAWS = {"theta": (500, 300), "full": (1000, 500)}
@@ -56,26 +55,25 @@ def _of_table(
 ) -> int:
     """Check all, fit, sample if asked to, print and draw."""
     color = color_of(table, _label_by_its_column(options))
-    model = build(table, options)
-    inference, why = options.inference, "as asked for"
-    if inference == "auto":
-        inference, why = choose_inference(model)
+    task = task_of(table, options, sampled=sampling is not None)
+    inference, why = task.choice
+    if inference != "svi":
+        _ = task.model  # what it refuses is told before the work
     if sampling == "theta" and inference not in _EXACT:
         raise ValueError(
             f"θ is sampled at one position a row, which --fit {inference} does not give ({why}). Pass --fit marginal, "
             "or --full."
         )
     begin, outputs = _outputs(options, source, sampling, written)
-    best = fit_by(
-        model,
-        options.inference,
+    best = task.fit(
         n_inducing=options.n_inducing,
         n_restarts=options.restarts,
         max_iter=options.max_iter,
+        epochs=options.epochs,
+        batch_size=options.batch_size,
         cores=options.cores,
         random_seed=options.seed,
         progressbar=not options.quiet,
-        start=options.start,
     )
     outputs.save("fit", best)
     name = str(table.name or Path(begin).name)
@@ -86,7 +84,7 @@ def _of_table(
     ]
     shown = best
     if sampling is not None:
-        drawn = _sampled(options, model, best, sampling, outputs)
+        drawn = _sampled(options, task.model, best, sampling, outputs)
         outputs.save("theta" if sampling == "theta" else "sample", drawn)
         parts.append(_of_draws(drawn, sampling, best))
         shown = drawn if sampling == "theta" else gplvm.align(drawn)
@@ -222,11 +220,13 @@ def _reached(best: xr.DataTree, command: str, path: Path | str) -> list[str]:
 
 
 def _scores(table: xr.DataArray, best: xr.DataTree) -> str:
-    """Compare the embedding with PCA's, where the table is complete and not too large."""
+    """Compare the embedding with PCA's, where the table is of numbers with noise, complete and not too large."""
     with interruptible():
         from sklearn.decomposition import PCA
 
     read = Fit(best)
+    if read.is_uncollapsed and read.setting("likelihood")["name"] not in ("gaussian", "student_t"):
+        return ""
     standard = read.table().F
     if np.isnan(standard).any() or len(standard) > _MOST_SCORED:
         return ""

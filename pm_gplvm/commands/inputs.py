@@ -1,6 +1,7 @@
 """Options and files that come in: checked numbers, tables, fits, models."""
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,14 @@ import pandas as pd
 import xarray as xr
 
 import pm_gplvm as gplvm
-from pm_gplvm.core.checks import OPTIONS, count
+from pm_gplvm.commands.arguments import LIKELIHOODS
+from pm_gplvm.core.checks import OPTIONS, count, number
 from pm_gplvm.core.kernels import parse_kernel
 from pm_gplvm.data.arrays import MOST_CLASSES
 from pm_gplvm.data.datasets import existing_file, holds_fit
 from pm_gplvm.data.fit import FEATURE, OBS, Fit
 from pm_gplvm.data.table import labelled
+from pm_gplvm.fitting.choose import Task
 
 # Options that mean what those of the Python functions do, under the names they have there.
 _CHECKS = {
@@ -29,7 +32,7 @@ _CHECKS = {
     "seed": "random_seed",
     "pairs": "n_pairs",
 }
-_INDUCING = ("auto", "sparse", "variational")  # may have inducing inputs
+_INDUCING = ("auto", "sparse", "variational", "svi")  # may have inducing inputs
 
 
 def check_options(options: argparse.Namespace) -> None:
@@ -43,13 +46,36 @@ def check_options(options: argparse.Namespace) -> None:
     _check_full(given)
     if given.get("n_inducing") and options.inference not in _INDUCING:
         raise ValueError(
-            f"--n-inducing says nothing about --fit {options.inference}: it is for {' and '.join(_INDUCING[1:])}. "
+            f"--n-inducing says nothing about --fit {options.inference}: it is for {', '.join(_INDUCING[1:])}. "
             "Leave it out."
         )
+    _check_minibatches(given)
     if "kernel" in given:
         usual = "linear" if options.inference == "linear" else "rbf + linear"
         options.kernel = options.kernel or usual
         parse_kernel(options.kernel)
+
+
+def _check_minibatches(given: dict[str, Any]) -> None:
+    """Check what only a fit by minibatches has; who asks for it gets one."""
+    for name, check in (("epochs", partial(number, above=0.0)), ("batch_size", count)):
+        if (value := given.get(name)) is None:
+            continue
+        option = f"--{name.replace('_', '-')}"
+        check(option, value)
+        if given["inference"] not in ("auto", "svi"):
+            raise ValueError(
+                f"{option} says nothing about --fit {given['inference']}: it is for svi. Leave it out."
+            )
+        given["inference"] = "svi"
+    if given.get("epochs") is not None and given["max_iter"] is not None:
+        raise ValueError("--max-iter and --epochs both tell how long --fit svi runs. Pass one.")
+    for text in given.get("likelihood_of") or ():
+        column, between, name = text.rpartition("=")
+        if not (between and column and name in LIKELIHOODS):
+            raise ValueError(
+                f"--likelihood-of must be COLUMN=NAME, NAME one of {', '.join(LIKELIHOODS)}, got {text!r}."
+            )
 
 
 def _check_full(given: dict[str, Any]) -> None:
@@ -113,18 +139,40 @@ def read_fit(path: str) -> xr.DataTree:
     return gplvm.load(path)
 
 
-def build(table: xr.DataArray, options: argparse.Namespace) -> Any:
-    """Build the model that the options ask for."""
-    return gplvm.build_model(
-        table,
-        options.latent_dim,
+def task_of(table: xr.DataArray, options: argparse.Namespace, *, sampled: bool) -> Task:
+    """Put together what is to be fitted; ``sampled`` if draws are to follow."""
+    return Task(
+        Y=table,
+        latent_dim=options.latent_dim,
+        likelihood=_likelihood(table, options),
+        offset=options.offset,
         kernel=options.kernel,
         ard=options.ard,
         priors=priors(table, options),
         scale=options.scale,
         missing=options.missing,
         noise=options.noise,
+        inference=options.inference,
+        start=options.start,
+        sampled=sampled,
     )
+
+
+def _likelihood(table: xr.DataArray, options: argparse.Namespace) -> Any:
+    """Return the likelihood of all columns, or of each by its name."""
+    if not options.likelihood_of:
+        return options.likelihood
+    features = labelled(table)[FEATURE].to_numpy().tolist()
+    each = dict.fromkeys(features, options.likelihood)
+    by_text = {str(feature): feature for feature in features}
+    for column, _, name in (text.rpartition("=") for text in options.likelihood_of):
+        if column not in by_text:
+            shown = ", ".join(map(str, features[:8])) + ", …" * (len(features) > 8)
+            raise ValueError(
+                f"--likelihood-of must name a column of the table ({shown}), got {column!r}."
+            )
+        each[by_text[column]] = name
+    return each
 
 
 def priors(table: xr.DataArray, options: argparse.Namespace) -> dict[str, Any] | None:

@@ -42,6 +42,8 @@ _PYTHON = (
 # Calls, and the commands that do the same.
 _COMMANDS = (
     ("Go on from here: {fit}, or raise", "Raise"),
+    ("Go on with start=fit, or raise", "Raise"),
+    (" Go on from here with start=fit.", ""),
     ("{fit}", r"--fit \1"),
     ("sample_theta(model, fit)", "pm-gplvm sample {file}"),
     ("sample(model)", "pm-gplvm sample {file} --full"),
@@ -65,7 +67,7 @@ def spoken(text: str, command: str, fit: Any = "FIT") -> str:
     text = _FITTED.sub(lambda m: _set(known, "inference", f"'{m[1]}'") or m[0], text)
     text = _NAMED.sub(lambda m: _flag(known, m[0]), text)
     for call, said in _COMMANDS:
-        pattern = re.escape(call).replace(r"\{fit\}", r"fit_([a-z]+)\(model, start=fit\)")
+        pattern = re.escape(call).replace(r"\{fit\}", r"fit_([a-z]+)\((?:model|Y), start=fit\)")
         text = re.sub(pattern, said, text)
     return text.replace("{file}", shlex.quote(str(fit)))
 

@@ -101,12 +101,21 @@ def single_columns(seen: Mask) -> Patterns:
     return Patterns(np.ascontiguousarray(seen.T), np.arange(seen.shape[1]))
 
 
+def relative_cost(patterns: Patterns) -> float:
+    """Arithmetic of an evaluation over that of a complete table.
+
+    >>> relative_cost(column_patterns(np.array([[True, False], [True, True]])))
+    1.125
+    """
+    counts = patterns.seen.sum(axis=1, dtype=np.float64)
+    return float((counts**3).sum()) / patterns.seen.shape[1] ** 3
+
+
 def warn_of_cost(patterns: Patterns) -> None:
     """Warn of more than 10 patterns, and of how much one evaluation takes."""
     if len(patterns) <= _MANY:
         return
-    counts = patterns.seen.sum(axis=1, dtype=np.float64)
-    times = float((counts**3).sum()) / patterns.seen.shape[1] ** 3
+    times = relative_cost(patterns)
     warn(
         f"Y has {len(patterns)} patterns of missing entries among its {len(patterns.group)} columns: every "
         f"evaluation takes as many Cholesky factorisations, about {times:.0f} times the arithmetic "

@@ -28,11 +28,6 @@ ROWS = 64
 _TILE = 512  # pairs that are worked on at once: a quarter of a megabyte stays in the cache
 
 
-def columns(W, c):
-    """(1, w, -w² / (2 c)) of each inducing input: times a block's factors they are t."""
-    return np.hstack([np.ones((len(W), 1)), W, -0.5 / c * W**2])
-
-
 @compiled
 def _read(U, S, start, c, factors):
     """Write the factors of t of a block of rows, 0 past the last one, into (2 Q + 1, ROWS)."""
@@ -95,7 +90,7 @@ def _add(part, whole):
 def rbf_values(U, S, one, two, products, kept, psi1):
     """Write ψ₁ (N, M), and return Σₙ ψ₂ₙ (1, d) of each pair but for exp(-¼ ‖w - w'‖²), (pairs, Q + 1).
 
-    Beside means and standard deviations stand the :func:`columns` for c = 1 and 2, and -½ w w' of the pairs.
+    Beside means and standard deviations stand (1, w, -w² / (2 c)) for c = 1 and 2, (M, 2 Q + 1), and -½ w w' of the pairs.
     ψ₂ₙ of the first blocks of rows fill ``kept`` (blocks, pairs, ROWS).
     """
     (N, Q), M = U.shape, len(one)

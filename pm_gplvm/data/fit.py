@@ -105,6 +105,11 @@ class Fit:
         """Raise ValueError unless each variable was drawn or held fixed, and it and θ are possible values."""
         if not variables:
             return
+        if "sigma" in variables and "likelihood" in self.tree.attrs and not self.is_uncollapsed:
+            raise ValueError(
+                f"{self.caller} needs a fit of a Gaussian likelihood or by fit_svi, got draws of f under another. Fit "
+                "the model by fit_svi(model), or draw from it by PyMC's own functions."
+            )
         noted = [name for name in THETA if name in (self.priors or {})]  # drawn, and so not removed
         for name in (*variables, *noted):
             if name not in self:

@@ -143,3 +143,20 @@ def along_rows(name: str, given: Any, table: RowTable) -> Array | None:
     if not np.isfinite(values).all():
         raise ValueError(f"{name} must be finite, got missing or infinite values.")
     return np.broadcast_to(values, (N, values.shape[1]))
+
+
+def offset_along_rows(offset: Any, table: RowTable) -> tuple[Array | None, dict[str, float]]:
+    """Offset of the rows, and what new rows need to find theirs."""
+    if not isinstance(offset, str):
+        return along_rows("offset", offset, table), {}
+    if offset != "size":
+        raise ValueError(f"offset must be 'size' where it is a text, got {offset!r}.")
+    sums = np.concatenate([np.nansum(table.take(rows), axis=1) for rows in table.blocks()])
+    if (sums <= 0.0).any():
+        row = int(np.argmax(sums <= 0.0))
+        raise ValueError(
+            f"offset='size' needs a positive sum in each row, got {sums[row]:g} at obs {table.obs[row]}. Drop such "
+            "rows, or give the offset."
+        )
+    median = float(np.median(sums))
+    return np.asarray(np.log(sums / median))[:, None], {"size_median": median}

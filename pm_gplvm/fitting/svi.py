@@ -8,12 +8,14 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import reduce
+from inspect import signature
 from math import ceil
 from operator import add
 from typing import Any
 from warnings import catch_warnings, simplefilter
 
 import numpy as np
+import pymc as pm
 import xarray as xr
 
 from pm_gplvm.core.blas import blas_threads as limit_threads
@@ -37,12 +39,13 @@ from pm_gplvm.core.uncollapsed import (
 from pm_gplvm.data.arrays import numbers
 from pm_gplvm.data.fit import FEATURE, LATENT, OBS, Fit, warn_of
 from pm_gplvm.data.progress import progress_bar
-from pm_gplvm.data.rows import Rows, RowTable, along_rows
+from pm_gplvm.data.rows import Rows, RowTable, along_rows, offset_along_rows
 from pm_gplvm.data.table import Scale
 from pm_gplvm.fitting.optimise import optima_positions
 from pm_gplvm.fitting.stochastic import Adam
 from pm_gplvm.fitting.variational import spread_rows
 from pm_gplvm.model.approximate import INDUCING
+from pm_gplvm.model.arguments import arguments_of
 from pm_gplvm.model.likelihoods import Likelihood, noted, resolve
 from pm_gplvm.model.likelihoods import Rows as Observed
 from pm_gplvm.model.priors import informative
@@ -208,13 +211,12 @@ class Optimiser:
             observed, prior = self.data.rows(block), self.data.prior_of(block)
             q = state.mean[block], state.sd[block]
             if local:
+
+                def evaluate(mean: Array, sd: Array, seen: Observed = observed) -> RowGradient:
+                    return self.terms(seen, (mean, sd), self.nodes)[0]
+
                 mean, sd, trust, _ = row_steps(
-                    lambda mean, sd, seen=observed: self.terms(seen, (mean, sd), self.nodes)[0],
-                    q,
-                    state.trust[block],
-                    prior,
-                    longest=self.longest,
-                    steps=2,
+                    evaluate, q, state.trust[block], prior, longest=self.longest, steps=2
                 )
                 state.mean[block], state.sd[block], state.trust[block] = mean, sd, trust
                 q = mean, sd
@@ -319,12 +321,13 @@ def fit_svi(
 
     Parameters
     ----------
-    Y : array_like, DataFrame, DataArray, AnnData, SciPy sparse, numpy.memmap or Zarr array, shape (N, D)
+    Y : array_like, DataFrame, DataArray, AnnData, SciPy sparse, numpy.memmap or Zarr array, shape (N, D), or pm.Model
         The table, rows are observations; NaN is an entry that was not measured. What is mapped, sparse or in
-        Zarr is read a batch at a time.
+        Zarr is read a batch at a time. Or a model of :func:`build_model`, which tells all from ``latent_dim`` to
+        ``noise_sd``: they must be left out. A floor of its noise and a prior of its ``level`` are not looked at.
     latent_dim : int, default 2
         Q. With ``ard`` those not needed end with a long lengthscale.
-    likelihood : str, object of :mod:`pm_gplvm.likelihoods`, mapping from columns to these, or function
+    likelihood : str, object of ``pm_gplvm.likelihoods``, mapping from columns to these, or function
         What an entry is, given f(x) of its column: "gaussian", "student_t", "poisson",
         "negative_binomial", "bernoulli", "binomial", "ordinal", "lognormal", "gamma"; a function f -> pm.Distribution.dist(...)
         is one of PyMC's.
@@ -415,6 +418,23 @@ def fit_svi(
     >>> fit["approximation"]["X_mean"].shape
     (200, 1)
     """
+    if isinstance(Y, pm.Model):
+        given = {
+            "latent_dim": latent_dim,
+            "likelihood": likelihood,
+            "kernel": kernel,
+            "ard": ard,
+            "priors": priors,
+            "scale": scale,
+            "offset": offset,
+            "noise_sd": noise_sd,
+        }
+        _refuse_beside_a_model(given)
+        own: dict[str, Any] = arguments_of(Y)
+        Y, latent_dim, likelihood, kernel = (
+            own[n] for n in ("Y", "latent_dim", "likelihood", "kernel")
+        )
+        ard, priors, scale, offset = (own[n] for n in ("ard", "priors", "scale", "offset"))
     table = RowTable.of(Y)
     entry_kernel, bias = parse_kernel(kernel)
     _check_sizes(table, latent_dim, entry_kernel, ard=ard)
@@ -425,7 +445,7 @@ def fit_svi(
     theta = ThetaPrior(
         entry_kernel, bias, latent_dim, of_X, ard=ard and "lengthscale" in entry_kernel.parameters
     )
-    shift, size = _offset(offset, table)
+    shift, size = offset_along_rows(offset, table)
     data = _data(table, chosen, scale, shift, _entry(noise_sd, chosen, table), positions)
     schedule = _schedule(len(table), batch_size, epochs, learning_rate)
     rng = np.random.default_rng(random_seed)
@@ -462,6 +482,19 @@ def fit_svi(
 # What is fitted
 
 
+def _refuse_beside_a_model(given: Mapping[str, Any]) -> None:
+    """Raise where what a model fixes is given too."""
+    usual = signature(fit_svi).parameters
+    for name, value in given.items():
+        if value is not usual[name].default and not (
+            isinstance(value, str | int) and value == usual[name].default
+        ):
+            raise ValueError(
+                f"{name} must be left out where fit_svi is given a model, which fixes it, got {value!r}. Give it to "
+                "build_model, or the table to fit_svi."
+            )
+
+
 def _check_sizes(table: RowTable, latent_dim: int, kernel: Kernel, *, ard: bool) -> None:
     N, D = table.shape
     if N < 3 or D < 1:
@@ -483,23 +516,6 @@ def _prior_of_positions(prior: Any, table: RowTable, latent_dim: int) -> tuple[A
         )
     joined = prior.joined(table.obs, labelled=not np.array_equal(table.obs, np.arange(len(table))))
     return joined.moments_for((len(table), latent_dim))
-
-
-def _offset(offset: Any, table: RowTable) -> tuple[Array | None, dict[str, float]]:
-    """Offset of the rows, and what new rows need to find theirs."""
-    if not isinstance(offset, str):
-        return along_rows("offset", offset, table), {}
-    if offset != "size":
-        raise ValueError(f"offset must be 'size' where it is a text, got {offset!r}.")
-    sums = np.concatenate([np.nansum(table.take(rows), axis=1) for rows in table.blocks()])
-    if (sums <= 0.0).any():
-        row = int(np.argmax(sums <= 0.0))
-        raise ValueError(
-            f"offset='size' needs a positive sum in each row, got {sums[row]:g} at obs {table.obs[row]}. Drop such "
-            "rows, or give the offset."
-        )
-    median = float(np.median(sums))
-    return np.asarray(np.log(sums / median))[:, None], {"size_median": median}
 
 
 def _entry(noise_sd: Any, likelihood: Likelihood, table: RowTable) -> Array | None:

@@ -82,7 +82,7 @@ def fit_sparse(
 
     Maximises the log-density of :func:`model.build_sparse` by L-BFGS. Cost: N M² for an evaluation; no
     N × N matrix is formed. Missing entries (``missing="mask"``) cost N M² for each pattern of columns with the
-    same rows observed.
+    same rows observed; to fill them :func:`fit_variational` is better, as a joint mode takes what it saw for the truth.
 
     Parameters
     ----------

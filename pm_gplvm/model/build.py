@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pymc as pm
@@ -15,6 +15,7 @@ from pm_gplvm.core.kernels import KERNELS, parse_kernel
 from pm_gplvm.data.arrays import labels_along, numbers
 from pm_gplvm.data.files import check_labels
 from pm_gplvm.data.fit import FEATURE, LATENT, OBS, THETA, Fit
+from pm_gplvm.data.rows import RowTable, offset_along_rows
 from pm_gplvm.data.table import (
     Scale,
     as_table,
@@ -22,9 +23,12 @@ from pm_gplvm.data.table import (
     resolution_of,
     warn_of_odd_table,
 )
+from pm_gplvm.model.families import Gaussian
+from pm_gplvm.model.functions import Source, add_functions, names_of_theta
 from pm_gplvm.model.likelihood import GPColumns
+from pm_gplvm.model.likelihoods import Likelihood, Rows, resolve
 from pm_gplvm.model.ops import covariance
-from pm_gplvm.model.priors import DEFAULT_PRIORS, LatentPrior, add_prior
+from pm_gplvm.model.priors import DEFAULT_PRIORS, LatentPrior, add_prior, back_constraint
 from pm_gplvm.model.spec import ModelSpec, noise_in
 
 
@@ -40,6 +44,8 @@ def build_model(
     missing: Literal["raise", "mask"] = "raise",
     resolution: Any = "auto",
     noise: Literal["shared", "column"] = "shared",
+    likelihood: Any = "gaussian",
+    offset: Any = None,
 ) -> pm.Model:
     """Build the Gaussian process latent variable model of a table.
 
@@ -88,6 +94,12 @@ def build_model(
         linear one gets amplitudes too. An evaluation takes one spectral decomposition of K.
         Columns of different spread are better put on a par by ``scale="feature"``. :func:`sample`,
         inducing inputs and what else knows one noise only say so.
+    likelihood : str, object of :mod:`pm_gplvm.likelihoods`, mapping from columns to these, or function
+        What an entry is given f(x) of its column, as in :func:`fit_svi`. All but normal noise alone make a model
+        whose functions f are written out: N D values more, for tables of a few hundred entries up to some
+        thousands. See Notes.
+    offset : array_like (N,), (N, 1) or (N, D), or "size", optional
+        Added to f, as in :func:`fit_svi`; of other likelihoods than a Gaussian.
 
     Returns
     -------
@@ -120,6 +132,16 @@ def build_model(
     Lawrence's objective. It has no maximum in (X, lengthscale) then: both shrink together for
     ever at a rising prior of X. The default prior of the lengthscale is bounded away from 0.
 
+    With another likelihood than a Gaussian the functions cannot be integrated out. The model then has ``v`` (feature,
+    obs) ~ N(0, 1), ``level`` (feature) and the functions ``f`` (obs, feature), f = level_d + L v_d, L Lᵀ = K + 1e-6
+    amplitude² I (with a linear part or a bias also their squares); the prior of ``level`` is N(what the likelihood
+    finds in Y, 1), replaced by ``priors["level"]``. The likelihood's parameters (``sigma``, ``dispersion``, ``shape``,
+    ``gaps``, ``df``) are free, lognormal as in :func:`fit_svi`. Only entries that were measured are
+    observed, as ``Y`` (obs, feature), with holes as one vector, and in a mixed table as one variable for each
+    likelihood, ``Y_poisson``. ``scale``
+    is of columns of Student-t noise, ``resolution`` of none. PyMC's functions take such a model,
+    :func:`sample_theta` draws θ and f given X, :func:`fit_svi` fits it; all other verbs refuse it.
+
     Examples
     --------
     >>> import pm_gplvm as gplvm
@@ -134,17 +156,29 @@ def build_model(
     >>> model = gplvm.build_model(holes, missing="mask")
     >>> int((~model["Y_seen"].get_value()).sum())
     5
+
+    Counts, with their functions:
+
+    >>> counts = gplvm.data.load_digits(n=20)[:, 18:22]
+    >>> model = gplvm.build_model(counts, likelihood="poisson")
+    >>> [rv.name for rv in model.free_RVs]
+    ['X', 'lengthscale', 'amplitude', 'level', 'v']
     """
     table = as_table(Y, missing=missing)
     check_labels({name: coord.to_numpy() for name, coord in table.coords.items()}, "Y")
+    given = resolve(likelihood, table[FEATURE].to_numpy().tolist(), table)
+    if not isinstance(given, Gaussian) or given.noise_sd is not None:
+        _refuse_of_gaussian(given, resolution=resolution, noise=noise)
+        return _with_functions(table, Y, given, latent_dim, kernel, ard, priors, scale, offset)
+    if offset is not None:
+        raise ValueError(
+            "offset is of other likelihoods than a Gaussian, got it with 'gaussian'. Subtract it from Y."
+        )
+    noise = "column" if given.noise == "column" else noise
     warn_of_odd_table(table, scale)
     _check_latent_dim(latent_dim, table.shape)
     entry, bias = parse_kernel(kernel)
-    if ard and not entry.parameters:
-        raise ValueError(
-            f"ard=True needs a kernel with a lengthscale, got kernel={kernel!r}. The linear kernel "
-            "already scales each latent dimension by itself."
-        )
+    _check_ard(ard, kernel)
     by_column = _noise_by_column(noise)
     signal = ("amplitude",) if by_column and "amplitude" not in entry.parameters else ()
     names = ("X", *entry.parameters, *signal, "sigma", *(("bias",) if bias else ()))
@@ -155,12 +189,7 @@ def build_model(
     if not seen.all():
         warn_of_cost(column_patterns(seen))
 
-    coords = {
-        OBS: table[OBS].to_numpy(),
-        FEATURE: table[FEATURE].to_numpy(),
-        LATENT: np.arange(latent_dim),
-    }
-    with pm.Model(coords=coords) as model:
+    with pm.Model(coords=_coords(table, latent_dim)) as model:
         # The table comes first: a prior of X may be a function of it.
         table_of_model = {
             "mu": pm.Data("Y_mean", mean, dims=FEATURE),
@@ -169,22 +198,9 @@ def build_model(
         }
         if not seen.all():
             table_of_model["seen"] = pm.Data("Y_seen", seen.T, dims=(FEATURE, OBS))
-        shapes: dict[str, tuple[tuple[str, ...], tuple[int, ...]]] = {
-            "X": ((OBS, LATENT), (len(table), latent_dim))
-        }
-        if ard:
-            shapes["lengthscale"] = ((LATENT,), (latent_dim,))
-        if by_column:
-            shapes |= dict.fromkeys(_OF_COLUMNS, ((FEATURE,), (table.shape[1],)))
-        parameters = {}
-        if isinstance(chosen["X"], LatentPrior):
-            labelled = labels_along(Y, 0) is not None
-            chosen["X"] = chosen["X"].joined(table[OBS].to_numpy(), labelled=labelled)
-        for name in names:
-            dims, shape = shapes.get(name, ((), ()))
-            parameters[name] = add_prior(
-                name, chosen[name], dims=dims, shape=shape, positive=name != "X"
-            )
+        chosen["X"] = _joined(chosen["X"], Y, table)
+        of_columns = _OF_COLUMNS if by_column else ()
+        parameters = _add_parameters(names, chosen, table, latent_dim, of_columns, ard=ard)
         if floor.any():
             pm.Data("Y_resolution", floor, dims=FEATURE if floor.ndim else None)
             parameters["sigma"] = noise_in(model)
@@ -196,17 +212,115 @@ def build_model(
             dims=(FEATURE, OBS),
             **table_of_model,
         )
-        # Coordinates along the rows that are no index (labels) ride along: a coordinate of the
-        # model without a variable, which fits attach to obs again.
-        for name, coord in table.coords.items():
-            if name not in (OBS, FEATURE) and coord.dims == (OBS,):
-                if str(name) in {"chain", "draw", "__sample__", LATENT, *model.named_vars}:
-                    raise ValueError(
-                        f"Y must not have a coordinate called {str(name)!r} on its rows, a name that the "
-                        f"model uses. Rename it: Y.rename({name}=...)."
-                    )
-                model.add_coord(str(name), coord.to_numpy())
+        _add_labels(model, table)
     return model
+
+
+def _coords(table: xr.DataArray, latent_dim: int) -> dict[str, NDArray[Any]]:
+    rows, columns = table[OBS].to_numpy(), table[FEATURE].to_numpy()
+    return {OBS: rows, FEATURE: columns, LATENT: np.arange(latent_dim)}
+
+
+def _joined(prior: Any, Y: Any, table: xr.DataArray) -> Any:
+    """Bring what a prior of X knows of rows into the order of the table's."""
+    if not isinstance(prior, LatentPrior):
+        return prior
+    return prior.joined(table[OBS].to_numpy(), labelled=labels_along(Y, 0) is not None)
+
+
+def _add_parameters(
+    names: tuple[str, ...],
+    chosen: Mapping[str, Any],
+    table: xr.DataArray,
+    latent_dim: int,
+    of_columns: tuple[str, ...] = (),
+    *,
+    ard: bool,
+) -> dict[str, Any]:
+    """Add X and θ to the model on the context stack."""
+    shapes: dict[str, tuple[tuple[str, ...], tuple[int, ...]]] = {
+        "X": ((OBS, LATENT), (len(table), latent_dim))
+    }
+    if ard:
+        shapes["lengthscale"] = ((LATENT,), (latent_dim,))
+    shapes |= dict.fromkeys(of_columns, ((FEATURE,), (table.shape[1],)))
+    parameters = {}
+    for name in names:
+        dims, shape = shapes.get(name, ((), ()))
+        parameters[name] = add_prior(
+            name, chosen[name], dims=dims, shape=shape, positive=name != "X"
+        )
+    return parameters
+
+
+def _add_labels(model: pm.Model, table: xr.DataArray) -> None:
+    """Let coordinates along the rows that are no index (labels) ride along.
+
+    They are coordinates of the model without a variable, which fits attach to obs again.
+    """
+    for name, coord in table.coords.items():
+        if name not in (OBS, FEATURE) and coord.dims == (OBS,):
+            if str(name) in {"chain", "draw", "__sample__", LATENT, *model.named_vars}:
+                raise ValueError(
+                    f"Y must not have a coordinate called {str(name)!r} on its rows, a name that the "
+                    f"model uses. Rename it: Y.rename({name}=...)."
+                )
+            model.add_coord(str(name), coord.to_numpy())
+
+
+def _with_functions(
+    table: xr.DataArray,
+    Y: Any,
+    likelihood: Likelihood,
+    latent_dim: int,
+    kernel: str,
+    ard: bool,
+    priors: Mapping[str, Any] | None,
+    scale: Scale,
+    offset: Any,
+) -> pm.Model:
+    """Build the model in which f is written out."""
+    _check_latent_dim(latent_dim, table.shape)
+    _check_ard(ard, kernel)
+    if scale not in get_args(Scale):
+        raise ValueError(f"scale must be one of {', '.join(get_args(Scale))}, got {scale!r}.")
+    shift, size = offset_along_rows(offset, RowTable.of(table))
+    rows = Rows(table.to_numpy(), shift, likelihood.entries(*table.shape))
+    likelihood.check(rows, labels=table[FEATURE].to_numpy().tolist())
+    source = Source(table, likelihood, kernel, scale, shift, size)
+    names = ("X", *names_of_theta(kernel))
+    given = dict(priors or {})
+    level = given.pop("level", None)
+    chosen = _chosen_priors(names, given, "level")
+    if isinstance(chosen["X"], back_constraint):
+        raise ValueError(
+            "priors['X'] must not be a back_constraint with another likelihood than a Gaussian: its map takes the "
+            "table itself. Leave it out."
+        )
+    chosen["X"] = _joined(chosen["X"], Y, table)
+    with pm.Model(coords=_coords(table, latent_dim)) as model:
+        parameters = _add_parameters(names, chosen, table, latent_dim, ard=ard)
+        add_functions(source, parameters, level)
+        _add_labels(model, table)
+    return model
+
+
+def _refuse_of_gaussian(likelihood: Likelihood, *, resolution: Any, noise: str) -> None:
+    """Raise where an option of the Gaussian model is given with another likelihood."""
+    for name, value, usual in (("resolution", resolution, "auto"), ("noise", noise, "shared")):
+        if not (isinstance(value, str) and value == usual):
+            raise ValueError(
+                f"{name} is of likelihood='gaussian', got {name}={value!r} with {likelihood.text}. Leave it out; "
+                "likelihoods have options of their own."
+            )
+
+
+def _check_ard(ard: bool, kernel: str) -> None:
+    if ard and "lengthscale" not in parse_kernel(kernel)[0].parameters:
+        raise ValueError(
+            f"ard=True needs a kernel with a lengthscale, got kernel={kernel!r}. The linear kernel "
+            "already scales each latent dimension by itself."
+        )
 
 
 def _checked_resolution(
@@ -247,11 +361,13 @@ def _check_latent_dim(latent_dim: int, shape: tuple[int, ...]) -> None:
         )
 
 
-def _chosen_priors(names: tuple[str, ...], priors: Mapping[str, Any] | None) -> dict[str, Any]:
+def _chosen_priors(
+    names: tuple[str, ...], priors: Mapping[str, Any] | None, *others: str
+) -> dict[str, Any]:
     unknown = [name for name in priors or {} if name not in names]
     if unknown:
         raise ValueError(
-            f"priors must name parameters of this model ({', '.join(names)}), got {', '.join(map(str, unknown))}."
+            f"priors must name parameters of this model ({', '.join((*names, *others))}), got {', '.join(map(str, unknown))}."
         )
     chosen = {name: DEFAULT_PRIORS[name]() for name in names if name not in (priors or {})}
     return chosen | dict(priors or {})
@@ -317,7 +433,7 @@ def rebuild(
     had, constant = noted, read.constants
     flat = {name: "flat" for name, text in had.items() if text in _FLAT}
     held = {n: constant[n].to_numpy() for n in ("X", *THETA) if n in constant and n not in had}
-    scale = _scale(read.Y, constant["Y_scale"].to_numpy())
+    scale = scale_rule(read.Y, constant["Y_scale"].to_numpy())
     model = build_like(read, read.Y, priors={**flat, **held, **(priors or {})}, scale=scale)
     _compare(had, ModelSpec.of(model).priors)
     return held_as(model, read) if hold else model
@@ -350,7 +466,7 @@ def held_as(model: pm.Model, read: Fit) -> pm.Model:
     return pm.do(model, held) if held else model
 
 
-def _scale(table: xr.DataArray, spread: NDArray[np.float64]) -> Scale:
+def scale_rule(table: xr.DataArray, spread: NDArray[np.float64]) -> Scale:
     """Find the rule that gives these scales of the columns."""
     rules: tuple[Scale, ...] = ("global", "feature", "none")
     for rule in rules:

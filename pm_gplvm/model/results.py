@@ -10,9 +10,10 @@ import xarray as xr
 
 from pm_gplvm.core.checks import Array
 from pm_gplvm.core.interrupt import interrupted
-from pm_gplvm.data.fit import LATENT, OBS, THETA, to_json
+from pm_gplvm.data.fit import FEATURE, LATENT, OBS, THETA, to_json
 from pm_gplvm.model.compile import constants
-from pm_gplvm.model.spec import ModelSpec
+from pm_gplvm.model.likelihoods import noted
+from pm_gplvm.model.spec import FunctionTable, ModelSpec
 
 
 def as_fit(
@@ -29,7 +30,7 @@ def as_fit(
     ``method`` says how they were made, such as "map"; ``settings`` stand in the attrs, numbers and text
     as they are, all else as JSON. ``interrupted`` is 1 if Ctrl-C ended the work.
     """
-    spec = ModelSpec.of(model)
+    spec = ModelSpec.of(model, functions=True)
     model = spec.model
     observed = {model.rvs_to_values[rv]: rv.name for rv in model.observed_RVs}
     fixed = {
@@ -37,14 +38,20 @@ def as_fit(
         for var in model.data_vars
         if var not in observed and hasattr(var, "get_value")
     }
-    seen = {name: constants(value)[0] for value, name in observed.items()}
     table = spec.table
-    if table.seen is not None:  # placeholders of missing entries become NaN again
-        seen[table.name] = np.where(table.seen, seen[table.name], np.nan)
+    settings, of_table = dict(settings), {}
+    if isinstance(table, FunctionTable):  # the variables are of entries, or of columns of one kind
+        seen = {table.name: table.Y}
+        of_table = {table.name: (OBS, FEATURE)}
+        settings["likelihood"] = noted(table.source.likelihood)
+    else:
+        seen = {name: constants(value)[0] for value, name in observed.items()}
+        if table.seen is not None:  # placeholders of missing entries become NaN again
+            seen[table.name] = np.where(table.seen, seen[table.name], np.nan)
     tree = {
         "posterior": _dataset(model, _ordered(draws), ("chain", "draw")),
         "sample_stats": _dataset(model, sample_stats, ("chain", "draw")),
-        "observed_data": _dataset(model, seen, ()),
+        "observed_data": _dataset(model, seen, (), of_table),
         "constant_data": _dataset(model, fixed, ()),
         **(groups or {}),
     }
@@ -93,11 +100,16 @@ def _attr(value: Any) -> Any:
     return value if kept else to_json(value)
 
 
-def _dataset(model: pm.Model, values: Mapping[str, Any], leading: tuple[str, ...]) -> xr.Dataset:
+def _dataset(
+    model: pm.Model,
+    values: Mapping[str, Any],
+    leading: tuple[str, ...],
+    own_dims: Mapping[str, tuple[str, ...]] | None = None,
+) -> xr.Dataset:
     variables = {}
     for name, value in values.items():
         value = np.asarray(value)
-        dims = model.named_vars_to_dims.get(name)
+        dims = (own_dims or model.named_vars_to_dims).get(name)
         if dims is None or len(dims) != value.ndim - len(leading):
             dims = tuple(f"{name}_dim_{i}" for i in range(value.ndim - len(leading)))
         variables[name] = ((*leading, *dims), value)
@@ -112,11 +124,11 @@ def _dataset(model: pm.Model, values: Mapping[str, Any], leading: tuple[str, ...
         elif dim in (OBS, LATENT):
             coords[str(dim)] = np.arange(size)
     if OBS in dataset.sizes:
-        coords |= _labels(model, dataset.sizes[OBS])
+        coords |= row_labels(model, dataset.sizes[OBS])
     return dataset.assign_coords(coords)
 
 
-def _labels(model: pm.Model, size: int) -> dict[str, Any]:
+def row_labels(model: pm.Model, size: int) -> dict[str, Any]:
     """Coordinates of the model that no variable uses and that have one entry a row."""
     used = {dim for dims in model.named_vars_to_dims.values() for dim in dims}
     return {

@@ -23,6 +23,7 @@ from pm_gplvm.data.arrays import by_row, finite, row_order
 from pm_gplvm.data.files import check_labels, check_name
 from pm_gplvm.data.fit import FEATURE, OBS, THETA, Fit
 from pm_gplvm.model.compile import constants, is_random
+from pm_gplvm.model.functions import Source, source_of
 from pm_gplvm.model.likelihood import GPColumnsRV, OwnColumnsRV, mask_in
 from pm_gplvm.model.ops import Covariance
 from pm_gplvm.model.priors import LatentPrior, basis_of, distribution_text, kind_of_prior
@@ -127,6 +128,29 @@ class Table:
             )
 
 
+@dataclass(frozen=True, eq=False)
+class FunctionTable(Table):
+    """The table of a model with latent functions, ``variable`` and ``value`` being these."""
+
+    source: Source
+
+    @property
+    def name(self) -> str:
+        """Name of the table in a fit."""
+        return "Y"
+
+    @cached_property
+    def seen(self) -> NDArray[np.bool_] | None:
+        """Which entries there are, (D, N); None if nothing is missing."""
+        seen = ~np.isnan(self.Y.T)
+        return None if seen.all() else seen
+
+    @property
+    def Y(self) -> Array:
+        """The table as it was given, (N, D), NaN where an entry is missing."""
+        return np.asarray(self.source.table)
+
+
 def tables_of(model: pm.Model) -> list[Table]:
     """Every observed :class:`GPColumns` of a model."""
     return [
@@ -219,8 +243,10 @@ class ModelSpec:
     kernel: str
 
     @classmethod
-    def of(cls, model: "pm.Model | ModelSpec") -> "ModelSpec":
+    def of(cls, model: "pm.Model | ModelSpec", *, functions: bool = False) -> "ModelSpec":
         """Read a model; what has been read is returned as it is.
+
+        ``functions``: whether it may be one with latent functions and another likelihood.
 
         Raises
         ------
@@ -237,6 +263,14 @@ class ModelSpec:
                 f"model must be a pm.Model, got {type(model).__name__}. See build_model."
             )
         tables = tables_of(model)
+        if not tables and (source := source_of(model)) is not None:
+            if not functions:
+                raise ValueError(
+                    f"model must have a Gaussian likelihood here, got {source.likelihood.text}, whose functions f "
+                    "cannot be integrated out. Fit it by fit_svi(model); sample_theta(model, X) and PyMC's own "
+                    "functions, such as pm.sample, draw from it."
+                )
+            return cls(model, FunctionTable(model["f"], model["f"], source), "custom")
         if len(tables) != 1:
             raise ValueError(
                 f"model must have one observed GPColumns, got {len(tables)}. Build it with build_model "

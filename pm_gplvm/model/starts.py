@@ -212,7 +212,7 @@ def start_values(
         If the start is of an unknown kind, of a wrong shape, not finite, or has all latent
         positions equal: there the gradient in X is zero, and no optimiser would leave it.
     """
-    spec = ModelSpec.of(model)
+    spec = ModelSpec.of(model, functions=True)
     model, free = spec.model, spec.free
     values = model.initial_point(random_seed=int(rng.integers(2**31)))
     usual = {

@@ -54,7 +54,8 @@ def sample_theta(
     """Sample the hyperparameters by NUTS (nutpie), the latent positions held at ``X``.
 
     The target is p(θ | X, Y): how well θ is known for *this* embedding. It has nothing of the
-    uncertainty of X.
+    uncertainty of X. Of a model with another likelihood than a Gaussian it is p(θ, f | X, Y), with the
+    likelihood's parameters and ``level``.
 
     Parameters
     ----------
@@ -108,7 +109,7 @@ def sample_theta(
     >>> theta.posterior["sigma"].sizes["chain"]
     4
     """
-    spec = ModelSpec.of(model)
+    spec = ModelSpec.of(model, functions=True)
     for name, value in (("draws", draws), ("tune", tune), ("chains", chains), ("cores", cores)):
         count(name, value)
     held, theta = _positions(spec, X)

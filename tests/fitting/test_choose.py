@@ -10,7 +10,7 @@ from conftest import simulated
 
 import pm_gplvm as gplvm
 from pm_gplvm.fitting import choose
-from pm_gplvm.fitting.choose import NAMES, choose_inference, fit_by
+from pm_gplvm.fitting.choose import OF_MODELS, Task, choose_inference, fit_by
 from pm_gplvm.fitting.variational import fit_sparse
 
 short = pytest.mark.filterwarnings("ignore:fit_:RuntimeWarning")
@@ -101,7 +101,7 @@ def test_auto_on_a_small_table_is_fit_marginal_to_the_last_bit(Y):
 
 
 @short
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OF_MODELS)
 def test_every_name(Y, name, tmp_path):
     model = gplvm.build_model(Y, kernel="linear" if name == "linear" else "rbf")
     fit = fit_by(model, name, n_inducing=5, max_iter=60, **QUIET)
@@ -156,3 +156,94 @@ def test_warnings_are_kept_in_the_fit_and_its_file(Y, tmp_path):
     read = gplvm.load(gplvm.save(fit, tmp_path / "fit.nc"))
     assert gplvm.summary(read).warned == gplvm.summary(fit).warned
     assert "warnings" not in fit_by(gplvm.build_model(simulated(30, 10, noise=0.3)), **QUIET).attrs
+
+
+# Of tables
+
+
+def holed(n_rows, n_columns=20, share=0.1):
+    rng = np.random.default_rng(0)
+    Y = rng.standard_normal((n_rows, n_columns))
+    Y[rng.random(Y.shape) < share] = np.nan
+    return Y
+
+
+@pytest.mark.parametrize(
+    ("table", "options", "name"),
+    [
+        (np.ones((1000, 2)), {}, "marginal"),
+        (np.ones((1500, 2)), {}, "stochastic"),
+        (np.ones((2001, 2)), {}, "svi"),
+        (np.ones((2001, 2)), {"priors": {"sigma": 0.1}}, "stochastic"),
+        (np.ones((2001, 2)), {"resolution": 0.1}, "stochastic"),
+        (np.ones((2001, 2)), {"start": "isomap"}, "stochastic"),
+        (np.ones((2001, 2)), {"sampled": True}, "stochastic"),
+        (np.ones((30, 2)), {"offset": np.zeros(30)}, "svi"),
+        (np.ones((30, 2)), {"likelihood": "student_t"}, "svi"),
+        (np.ones((30, 2)), {"likelihood": gplvm.likelihoods.gaussian("column")}, "marginal"),
+        (np.ones((30, 2)), {"likelihood": gplvm.likelihoods.gaussian(noise_sd=0.1)}, "svi"),
+        (np.ones((30, 2)), {"inference": "svi"}, "svi"),
+        (np.ones((30, 2)), {"inference": "map"}, "map"),
+    ],
+)
+def test_what_is_chosen_for_a_table(table, options, name):
+    table[0] = 0.0  # else there were nothing to embed
+    found, why = Task(Y=table, latent_dim=1, **options).choice
+    assert found == name
+    assert ("not svi: " in why) == (bool({"priors", "resolution", "start"} & set(options)))
+
+
+@pytest.mark.filterwarnings("ignore:Y has .* patterns of missing entries:RuntimeWarning")
+@pytest.mark.parametrize(("n_rows", "name"), [(100, "marginal"), (500, "svi")])
+def test_holes_make_the_exact_estimate_slow(n_rows, name):
+    found, why = Task(Y=holed(n_rows), missing="mask").choice
+    assert found == name
+    assert (name == "marginal") or why == (
+        f"the exact estimate is slow for {n_rows} rows with missing entries"
+    )
+
+
+@short
+def test_a_task_gives_what_the_verb_gives():
+    counts = np.random.default_rng(0).poisson(3.0, (30, 6))
+    options = {"likelihood": "poisson", "kernel": "rbf", "offset": "size"}
+    fit = Task(Y=counts, **options).fit(n_inducing=5, max_iter=4, batch_size=10, **QUIET)
+    again = gplvm.fit_svi(
+        counts, 2, ard=False, n_inducing=5, epochs=4, batch_size=10, **options, **QUIET
+    )
+    xr.testing.assert_identical(
+        fit["approximation"].to_dataset(), again["approximation"].to_dataset()
+    )
+    assert set(fit.attrs) - set(again.attrs) <= {"inference", "inference_reason"}
+    assert fit.attrs["inference_reason"] == "likelihood 'poisson' is fitted by minibatches"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"likelihood": "posson"}, "likelihood must be one of gaussian, student_t"),
+        ({"likelihood": {0: "poisson"}}, "likelihood must name every column"),
+        ({"likelihood": "poisson", "inference": "map"}, "inference must be 'auto' or 'svi' with"),
+        ({"offset": "size", "inference": "sparse"}, "'auto' or 'svi' with an offset"),
+        ({"likelihood": "poisson", "noise": "column"}, "noise must be 'shared' with likelihood"),
+        ({"likelihood": "poisson", "noise": "none"}, "noise must be one of shared, column"),
+        ({"likelihood": "poisson", "sampled": True}, "draw from models of normal noise, got"),
+        ({"likelihood": "poisson", "priors": {"sigma": 1.0}}, "priors must not have one of sigma"),
+        ({"likelihood": "poisson", "priors": 3}, "priors must be a mapping"),
+        ({"inference": "svi", "start": "isomap"}, "start must be .* with inference='svi'"),
+        ({"inference": "svi", "resolution": 0.1}, "resolution must be left at 'auto'"),
+        (
+            {"inference": "svi", "priors": {"X": gplvm.priors.dynamics(np.arange(9.0))}},
+            "priors of X must be priors.informative",
+        ),
+    ],
+)
+def test_what_a_task_refuses(options, message):
+    table = np.arange(27.0).reshape(9, 3)
+    with pytest.raises((TypeError, ValueError), match=message):
+        _ = Task(Y=table, **options).choice
+
+
+def test_missing_entries_are_those_that_were_asked_for():
+    with pytest.raises(ValueError, match="pass missing='mask'"):
+        _ = Task(Y=holed(30), likelihood="student_t").choice

@@ -297,3 +297,44 @@ def test_as_many_draws_as_can_be_are_kept():
         expected = [numbers[c][:draws] for c in chains]
         np.testing.assert_array_equal(vectors[..., 0], expected)
         np.testing.assert_array_equal(known["lp"], expected)
+
+
+def test_functions_written_out_leave_the_same_noise_as_integrated_out(rng):
+    """Of a Gaussian with known errors: sigma against a grid of the marginal likelihood."""
+    X = rng.normal(size=(8, 1))
+    Y = np.sin(X + np.arange(3)) + 0.2 * rng.normal(size=(8, 3))
+    held = {"lengthscale": 1.2, "amplitude": 1.0, "level": 0.0}
+    likelihood = gplvm.likelihoods.gaussian(noise_sd=0.05)
+    model = gplvm.build_model(Y, 1, likelihood=likelihood, priors=held)
+    fit = gplvm.sample_theta(model, X, draws=1500, tune=500, chains=2, random_seed=1, **QUIET)
+    F = Y - Y.mean(axis=0)
+    spread = np.sqrt((F**2).mean())
+    signal = kernel_matrix("rbf", X, lengthscale=1.2, amplitude=1.0, sigma=1e-3)
+
+    def log_density(u):
+        K = signal + (np.exp(2.0 * u) + (0.05 / spread) ** 2) * np.eye(8)
+        each = stats.multivariate_normal(np.zeros(8), K).logpdf((F / spread).T)
+        return each.sum() + LOG_PRIORS["sigma"](u)
+
+    mean, sd = moments_on_a_grid(log_density, np.linspace(-9.0, 3.0, 400))
+    drawn = np.log(fit["posterior"]["sigma"].to_numpy())
+    error = sd / np.sqrt(float(arviz_stats.ess(drawn)))
+    assert abs(drawn.mean() - mean) < 4.0 * error
+    np.testing.assert_allclose(drawn.std(), sd, rtol=0.15)
+    assert fit["posterior"]["f"].dims == ("chain", "draw", "obs", "feature")
+    assert "X" in fit["constant_data"]
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_draws_of_functions_say_what_their_table_is(mixed, rng):
+    counts = rng.poisson(3.0, (6, 3)).astype(float)
+    counts[0, 1] = np.nan
+    likelihood = {(0, 1): "poisson", 2: "student_t"} if mixed else "poisson"
+    model = gplvm.build_model(counts, 1, likelihood=likelihood, missing="mask")
+    X = rng.normal(size=(6, 1))
+    with pytest.warns(RuntimeWarning, match="not converged"):
+        fit = gplvm.sample_theta(model, X, draws=20, tune=50, chains=1, random_seed=1, **QUIET)
+    assert fit["observed_data"]["Y"].dims == ("obs", "feature")
+    np.testing.assert_array_equal(fit["observed_data"]["Y"], counts)
+    with pytest.raises(ValueError, match=r"predict needs a fit of a Gaussian .*fit_svi\(model\)"):
+        gplvm.predict(fit, X)
