@@ -26,6 +26,10 @@ BENCHMARKS = {
     "columns": ("columns", "A noise of each column: its cost, and the factor it finds"),
     "stochastic": ("stochastic", "Neighbourhood gradients beside the full one"),
     "ordinary": ("ordinary", "Ordinary tables at all defaults, beside PCA"),
+    "minibatch": (
+        "minibatch",
+        "Fits by minibatches: bound against time, speed, counts, holes and gross errors",
+    ),
     "holes": ("holes", "Missing entries with inducing inputs: cost, and what is found again"),
     "choice": ("choice", "The exact estimate, inducing inputs or neighbourhoods, beside PCA"),
 }

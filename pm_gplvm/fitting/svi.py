@@ -55,6 +55,7 @@ from pm_gplvm.model.theta import ThetaPrior
 
 _SPREAD, _TRUST = 0.2, 0.5  # sd of q(x) and damping of its steps at the start
 _TURNS = 25  # steps between two turns of the basis of q(u)
+_DECAY = 0.7  # power of the number of steps, by which the first steps of q(u) shrink
 _LEAST_RATE = 0.02  # of the rates, at the end
 # Found on oil flow (1000 rows), digits (1797) and draws of a GP (20 000 and 100 000 rows): from half to twice
 # these end within 0.3 nats a row.
@@ -245,8 +246,7 @@ class Optimiser:
 
     def _shared_step(self, found: SharedGradient, scale: float, length: float) -> None:
         state, schedule, t = self.state, self.schedule, self.taken
-        power = 1.0 if schedule.first_natural_rate == 1.0 else 0.7
-        first = schedule.first_natural_rate / (1.0 + t) ** power
+        first = schedule.first_natural_rate / (1.0 + t) ** _DECAY
         rate = max(first, schedule.natural_rate * length)
         by_W, by_theta = self.features.through_factor(found.features)
         state.posterior = state.posterior.step(found.statistics, scale, rate)
@@ -448,6 +448,10 @@ def fit_svi(
     shift, size = offset_along_rows(offset, table)
     data = _data(table, chosen, scale, shift, _entry(noise_sd, chosen, table), positions)
     schedule = _schedule(len(table), batch_size, epochs, learning_rate)
+    # Whole steps would throw away what an earlier fit knows, and go too far from f = 0 where ln p is no parabola.
+    known = isinstance(start, xr.DataTree) and Fit(start).is_uncollapsed
+    first_rate = _NATURAL if known else 1.0 if chosen.name == "gaussian" else 0.5
+    schedule = replace(schedule, first_natural_rate=first_rate)
     rng = np.random.default_rng(random_seed)
     with interruptible(keeps=True), limit_threads(blas_threads):
         first = _start(data, chosen, entry_kernel.name, theta, latent_dim, n_inducing, start, rng)
@@ -797,8 +801,8 @@ def _run(optimiser: Optimiser, rng: np.random.Generator, i: int, bar: Any) -> Ru
         value = float(np.mean(estimates))
         estimates.clear()
         trace.append((optimiser.taken, value, time.perf_counter() - began))
-        if value > best:
-            kept, best = optimiser.snapshot(), value
+        if (recent := _recent(trace)[0]) > best:
+            kept, best = optimiser.snapshot(), recent
 
     try:
         while optimiser.taken < total:
@@ -823,9 +827,8 @@ def _run(optimiser: Optimiser, rng: np.random.Generator, i: int, bar: Any) -> Ru
                 "fit_svi found a bound that is not finite in its first steps. Lower learning_rate, or look at the "
                 "table's largest entries."
             ) from None
-    # One window's mean differs from the next by chance: only a fall beyond that is one.
-    noise = np.std([value for _, value, _ in trace[-_WINDOWS // 4 :]]) if len(trace) > 4 else 0.0
-    fell = bool(trace) and trace[-1][1] < best - max(3.0 * noise, 0.5)
+    recent, noise = _recent(trace)
+    fell = recent < best - max(3.0 * noise, 0.5)
     stopped_early = optimiser.taken < total and not interrupted()
     if fell or stopped_early:
         optimiser.restore(kept)
@@ -840,6 +843,12 @@ def _run(optimiser: Optimiser, rng: np.random.Generator, i: int, bar: Any) -> Ru
         i,
         interrupted() and optimiser.taken < total,
     )
+
+
+def _recent(trace: list[tuple[int, float, float]]) -> tuple[float, float]:
+    """Mean of the last five windows and their spread, as one differs from the next by chance."""
+    values = [value for _, value, _ in trace[-5:]]
+    return (float(np.mean(values)), float(np.std(values))) if values else (-np.inf, 0.0)
 
 
 def _rise(trace: list[tuple[int, float, float]], schedule: Schedule, n_rows: int) -> float:

@@ -94,7 +94,7 @@ def build_model(
         linear one gets amplitudes too. An evaluation takes one spectral decomposition of K.
         Columns of different spread are better put on a par by ``scale="feature"``. :func:`sample`,
         inducing inputs and what else knows one noise only say so.
-    likelihood : str, object of :mod:`pm_gplvm.likelihoods`, mapping from columns to these, or function
+    likelihood : str, object of ``gplvm.likelihoods``, mapping from columns to these, or function
         What an entry is given f(x) of its column, as in :func:`fit_svi`. All but normal noise alone make a model
         whose functions f are written out: N D values more, for tables of a few hundred entries up to some
         thousands. See Notes.
