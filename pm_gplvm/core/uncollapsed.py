@@ -66,7 +66,7 @@ def positive(Q: int) -> Nodes:
 def accurate(Q: int) -> Nodes:
     """Nodes for a bound that is reported: Gauss-Hermite up to three dimensions, exact for degree 5 beyond."""
     if Q <= 3:
-        return _gauss_hermite({1: 9, 2: 5, 3: 3}[Q], Q)
+        return _gauss_hermite([{1: 9, 2: 5, 3: 3}[Q]] * Q)
     # The fifth-degree rule of McNamee & Stenger (1967) for N(0, I): origin, axes, pairs of axes.
     axes = np.sqrt(3.0) * np.eye(Q)
     pairs = [s * axes[i] + t * axes[j] for i in range(Q) for j in range(i) for s, t in _SIGNS]
@@ -77,27 +77,34 @@ def accurate(Q: int) -> Nodes:
     return nodes, weights
 
 
-def mixing_nodes(sd: Array) -> Nodes:
+def mixing_nodes(sd: Array, unit: Array) -> Nodes:
     """Nodes of positive weight for N(0, I) in the dimensions whose sd (S, Q) is above 0 anywhere, 0 in the others.
 
-    Gauss-Hermite in up to three of them, the rule of :func:`positive` beyond.
+    Gauss-Hermite in up to three of them, the finer the larger sd is beside the lengthscale ``unit`` (Q,); the rule
+    of :func:`positive` beyond.
     """
     uncertain = np.flatnonzero((sd > 0.0).any(axis=0))
     n = len(uncertain)
-    own, weights = _gauss_hermite(_POINTS.get(n, 1), n) if n <= 3 else positive(n)
+    if n > 3:
+        own, weights = positive(n)
+    else:
+        ratio = (sd / unit).max(axis=0)[uncertain]
+        # An RBF's square of width r lengthscales converges as (2 r² / (1 + 2 r²))ⁿ: to a percent, or better.
+        own, weights = _gauss_hermite(np.ceil(4.0 + 8.0 * ratio**2).clip(max=_MOST[n]))
     nodes = np.zeros((len(weights), sd.shape[1]))
     nodes[:, uncertain] = own
     return nodes, weights
 
 
-_POINTS = {1: 20, 2: 10, 3: 6}
+_MOST = (1, 100, 50, 14)  # points in each of so many uncertain dimensions
 
 
-def _gauss_hermite(points: int, Q: int) -> Nodes:
+def _gauss_hermite(points: Any) -> Nodes:
     """Product rule of so many points in each dimension."""
-    x, w = np.polynomial.hermite_e.hermegauss(points)
-    grid = np.array(list(product(x, repeat=Q))).reshape(points**Q, Q)
-    return grid, np.array([np.prod(p) for p in product(w / w.sum(), repeat=Q)])
+    rules = [np.polynomial.hermite_e.hermegauss(int(n)) for n in points]
+    grid = np.array(list(product(*(x for x, _ in rules))))
+    weights = [np.prod(p) for p in product(*(w / w.sum() for _, w in rules))]
+    return grid.reshape(len(weights), len(rules)), np.array(weights)
 
 
 _SIGNS = tuple(product((1.0, -1.0), repeat=2))

@@ -516,7 +516,7 @@ class Fit:
     @property
     def Y(self) -> xr.DataArray:
         """The table (obs, feature) in the user's units, NaN where an entry is missing."""
-        if not self.holds_table:
+        if self.is_uncollapsed and not self.holds_table:
             raise ValueError(
                 f"{self.caller} needs the table, which a fit of what is sparse, mapped or in Zarr does not hold. "
                 "Pass rows of it as new ones where the verb takes such, or fit the table in memory: "

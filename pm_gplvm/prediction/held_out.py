@@ -392,7 +392,7 @@ def _built(
         return model
     if not isinstance(model, pm.Model):
         raise TypeError(
-            f"build must return the model of the table it is given, or a fit of it, got {type(model).__name__}."
+            f"build must return the model of the table it is given, got {type(model).__name__}. A fit of it will do too."
         )
     if not np.array_equal(ModelSpec.of(model).table.Y, table.to_numpy(), equal_nan=True):
         raise ValueError(
@@ -410,6 +410,11 @@ def _fitted(
     found = model if isinstance(model, xr.DataTree) else fit(model)
     Y = Fit.of(found, "X", caller="cross_validate").Y
     if not np.array_equal(Y, table, equal_nan=True):
+        if found is model:
+            raise ValueError(
+                "build must return the model of the table it is given, or a fit of it, got a fit of another table. "
+                "Write lambda rows: fit_svi(rows, ...)."
+            )
         raise ValueError(
             "fit must return a fit of the model it is given, got one of another table. Write lambda "
             "model: fit_map(model, ...); a fit that takes the table is a build: lambda rows: fit_svi(rows, ...)."

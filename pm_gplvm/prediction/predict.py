@@ -63,8 +63,8 @@ def predict(
     X_sd : number or array_like, shape (Q,) or (S, Q), optional
         Standard deviations of uncertain positions: x ~ N(X_new, X_sd²), each dimension by itself. Mean and variance
         are mixed over x by the law of total variance, at Gauss-Hermite nodes where up to three dimensions are
-        uncertain, else at the two nodes ±√Q X_sd of each (exact for cubic functions: good up to half a
-        lengthscale). 0 is a known coordinate.
+        uncertain (good up to two lengthscales, in three dimensions one), else at nodes that are exact for
+        cubic functions (good up to half a lengthscale). 0 is a known coordinate.
     noise : bool, default False
         Whether ``sd`` includes the noise of a new measurement: ``sd`` is then that of Y, else that of its expectation
         given x and the function.
@@ -115,12 +115,12 @@ def predict(
     F, centre, scale = read.table()
     patterns = patterns_of(read, F)
 
-    means, variances = [], []
+    means, variances, nodes = [], [], mixing_nodes(spread, _unit(read))
     for draw in each_process(read, num_samples):
         if X_sd is None:
             mean, variance = conditional(draw, F, patterns, positions)
         else:
-            mean, variance = under(draw, F, patterns, (positions, spread), mixing_nodes(spread))
+            mean, variance = under(draw, F, patterns, (positions, spread), nodes)
         means.append(mean)
         variances.append(variance + draw.sigma**2 if noise else variance)
     total = np.mean(variances, axis=0)
@@ -153,6 +153,13 @@ def _check_spread(X_sd: Any, shape: tuple[int, ...]) -> Array:
     return np.broadcast_to(values, shape)
 
 
+def _unit(read: Fit) -> Array:
+    """Lengthscale along each latent dimension, the median of the draws; infinite where the kernel has none."""
+    if "lengthscale" not in read:
+        return np.full(read.latent_dim, np.inf)
+    return np.broadcast_to(np.median(read.values("lengthscale"), axis=0), read.latent_dim)
+
+
 def readable(fit: Any, caller: str) -> Fit:
     """Read a fit with a table's units and a noise, or a likelihood."""
     read = Fit.of(fit, "X", "Y_mean", "Y_scale", caller=caller)
@@ -164,9 +171,9 @@ def readable(fit: Any, caller: str) -> Fit:
 def _predicted_uncollapsed(
     read: Fit, positions: Array, X_sd: Array, *, noise: bool, cov: bool, limit: int
 ) -> xr.Dataset:
-    found, spread = [], []
+    found, spread, nodes = [], [], mixing_nodes(X_sd, _unit(read))
     for process in each_frame(read, limit):
-        found.append(process.around(positions, X_sd, mixing_nodes(X_sd)))
+        found.append(process.around(positions, X_sd, nodes))
         if cov:
             spread.append(process.covariance_of_response(positions))
     means = [each.mean for each in found]

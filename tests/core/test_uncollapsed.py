@@ -15,6 +15,7 @@ from pm_gplvm.core.uncollapsed import (
     ColumnPosterior,
     Features,
     accurate,
+    mixing_nodes,
     natural_theta,
     normal_divergence,
     positive,
@@ -275,3 +276,30 @@ def test_a_matrix_that_is_not_positive_definite_is_an_error():
     W = np.zeros((3, 2))
     with pytest.raises(np.linalg.LinAlgError, match="positive definite"):
         Features("linear", W, {}, np.eye(3))
+
+
+@pytest.mark.parametrize("ratio", [0.3, 1.0, 2.0])
+def test_nodes_mix_a_kernel_over_uncertain_positions(ratio):
+    """E exp(-x²) over N(0.4, ratio²) is known."""
+    sd = np.array([[ratio, 0.0, 0.5 * ratio], [0.1, 0.0, 0.0]])
+    nodes, weights = mixing_nodes(sd, np.ones(3))
+    assert (weights > 0.0).all()
+    assert weights.sum() == pytest.approx(1.0)
+    assert not nodes[:, 1].any()
+    for q in (0, 2):
+        wide = 1.0 + 2.0 * sd[0, q] ** 2
+        found = weights @ np.exp(-((0.4 + sd[0, q] * nodes[:, q]) ** 2))
+        assert found == pytest.approx(np.exp(-0.16 / wide) / np.sqrt(wide), rel=0.02)
+
+
+def test_nodes_in_many_dimensions_are_exact_for_cubic_functions():
+    nodes, weights = mixing_nodes(np.array([[0.1, 0.0, 1.0, 1.0, 2.0]]), np.ones(5))
+    assert (weights > 0.0).all()
+    np.testing.assert_allclose(weights @ nodes, 0.0, atol=1e-12)
+    np.testing.assert_allclose((weights * nodes.T) @ nodes, np.diag([1.0, 0, 1, 1, 1]), atol=1e-12)
+
+
+def test_nodes_of_known_positions_are_one():
+    nodes, weights = mixing_nodes(np.zeros((4, 2)), np.ones(2))
+    assert nodes.tolist() == [[0.0, 0.0]]
+    assert weights.tolist() == [1.0]

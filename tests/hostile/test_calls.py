@@ -472,7 +472,7 @@ ABOUT_MODELS = [
     (lambda t: D.compute_log_prior(t["best"], model=pm.Model()), "model must have a free variable, got none"),
     (lambda t: D.compute_log_prior(t["best"], model=t["no X"]), "got one with Z, of which the fit has no draws"),
     (lambda t: folds(t, lambda table: None), "build must return the model of the table it is given, got NoneType"),
-    (lambda t: folds(t, lambda table: t["best"]), "build must return the model of the table it is given, got DataTree"),
+    (lambda t: folds(t, lambda table: t["best"]), "or a fit of it, got a fit of another table"),
     (lambda t: folds(t, lambda table: t["model"]), "build must return the model of the table it is given, got one of another table"),
     (lambda t: folds(t, lambda table: t["no table"]), "model must have one observed GPColumns, got 0"),
     (lambda t: folds(t, lambda: None), "build must be a function of (table), got another"),
