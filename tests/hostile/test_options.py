@@ -26,6 +26,7 @@ FIRST = {
     "fit_marginal": ("model",),
     "fit_sparse": ("model",),
     "fit_stochastic": ("model",),
+    "fit_svi": ("Y",),
     "fit_variational": ("model",),
     "impute": ("best",),
     "log_predictive": ("best", "rows"),
