@@ -428,6 +428,7 @@ def of_counts(**settings):
 
 @quick_fits
 @pytest.mark.filterwarnings("ignore:transform:RuntimeWarning")
+@pytest.mark.filterwarnings("ignore:transform|embed:RuntimeWarning")
 def test_counts(counts, tmp_path):
     Y = counts[0]
     fitted = of_counts(random_state=1).fit(Y[:50])
