@@ -427,7 +427,6 @@ def of_counts(**settings):
 
 
 @quick_fits
-@pytest.mark.filterwarnings("ignore:transform:RuntimeWarning")
 @pytest.mark.filterwarnings("ignore:transform|embed:RuntimeWarning")
 def test_counts(counts, tmp_path):
     Y = counts[0]
