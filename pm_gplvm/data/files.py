@@ -8,6 +8,7 @@ happened. The name of a scratch folder tells the machine and the process, so tha
 told from those of the living and removed.
 """
 
+import errno
 import hashlib
 import itertools
 import json
@@ -256,8 +257,10 @@ def _put(complete: Path, target: Path, aside: Path, *, overwrite: bool) -> None:
         try:
             os.rename(complete, target)
             return
-        except OSError:
-            if not os.path.lexists(target) or attempt > _ATTEMPTS:
+        except OSError as error:
+            # The one that stood in the way may have been set aside by now, by the other process.
+            was_there = error.errno in (errno.ENOTEMPTY, errno.EEXIST)
+            if not (was_there or os.path.lexists(target)) or attempt > _ATTEMPTS:
                 raise
         if not overwrite:
             check_target(target, overwrite=False)

@@ -1,5 +1,6 @@
 """Fits on disk: the same numbers back, nothing lost, nothing executed."""
 
+import errno
 import json
 import os
 import pickle
@@ -270,6 +271,24 @@ def test_two_that_save_and_one_that_loads(best, tmp_path):
     while any(saver.is_alive() for saver in savers):
         xr.testing.assert_equal(gplvm.load(path)["posterior"]["X"], best["posterior"]["X"])
     assert failed == []
+    assert [p.name for p in tmp_path.iterdir()] == ["fit.zarr"]
+
+
+def test_a_folder_that_stood_in_the_way_and_is_gone_is_no_reason_to_give_up(
+    best, tmp_path, monkeypatch
+):
+    path = tmp_path / "fit.zarr"
+    rename, overtaken = os.rename, []
+
+    def overtaking(source, target):
+        if Path(target) == path and not overtaken:
+            overtaken.append(True)  # the other process had it there, and has just set it aside
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(target))
+        rename(source, target)
+
+    monkeypatch.setattr(files.os, "rename", overtaking)
+    gplvm.save(best, path, overwrite=True)
+    assert overtaken
     assert [p.name for p in tmp_path.iterdir()] == ["fit.zarr"]
 
 
