@@ -25,6 +25,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from scipy.linalg import lapack
+from scipy.special import logsumexp, softmax
 
 from pm_gplvm.core.checks import Array
 from pm_gplvm.core.kernels import (
@@ -364,20 +365,90 @@ def row_terms(
     return own, SharedGradient(statistics, by_features, by_mean.sum(axis=0), of_parameters)
 
 
-def normal_divergence(mean: Array, sd: Array, prior: tuple[Any, Any]) -> Array:
-    """KL(N(mean, sd²) ‖ N(prior)) of each row, summed over the dimensions, shape (B,)."""
-    centre, spread = prior
-    ratio = (sd / spread) ** 2
-    return np.asarray(
-        0.5 * (((mean - centre) / spread) ** 2 + ratio - 1.0 - np.log(ratio)).sum(axis=1)
-    )
+class RowsPrior(Protocol):
+    """What steps of q(x) ask of the prior of the positions of some rows."""
+
+    @property
+    def spread(self) -> Any:
+        """Standard deviation about a centre."""
+        ...
+
+    def divergence(self, mean: Array, sd: Array) -> Array:
+        """KL(q(x) ‖ p(x)) of each row, (B,)."""
+        ...
+
+    def towards(self, mean: Array) -> Any:
+        """Where its slope at the means of q(x) points to: that is (towards - mean) / spread²."""
+        ...
+
+    def gradient(self, mean: Array, sd: Array) -> dict[str, Array]:
+        """Gradient of -KL, summed over the rows, in what the prior has of its own."""
+        ...
+
+
+@dataclass(frozen=True)
+class NormalRows:
+    """N(centre, spread²), numbers or (B, Q)."""
+
+    centre: Any = 0.0
+    spread: Any = 1.0
+
+    def divergence(self, mean: Array, sd: Array) -> Array:
+        """KL of each row, summed over the dimensions, (B,)."""
+        ratio = (sd / self.spread) ** 2
+        away = ((mean - self.centre) / self.spread) ** 2
+        return np.asarray(0.5 * (away + ratio - 1.0 - np.log(ratio)).sum(axis=1))
+
+    def towards(self, mean: Array) -> Any:
+        """Return the centre."""
+        return self.centre
+
+    def gradient(self, mean: Array, sd: Array) -> dict[str, Array]:
+        """Nothing is free."""
+        return {}
+
+
+@dataclass(frozen=True)
+class GatheredRows:
+    """Σ_k w_k N(c_k, spread² I): ln w (B, K), -inf where a row is of another class, and centres (K, Q).
+
+    ``divergence`` is from the best bound ln p(x) ≥ ln Σ_k w_k exp⟨ln N(x; c_k, spread²)⟩, exact where the class is known.
+    """
+
+    log_weights: Array
+    centres: Array
+    spread: Any
+
+    def _logs(self, mean: Array) -> Array:
+        squares = ((mean[:, None] - self.centres) ** 2).sum(axis=2)
+        return np.asarray(self.log_weights - 0.5 * squares / self.spread**2)
+
+    def divergence(self, mean: Array, sd: Array) -> Array:
+        """KL of each row, or its bound, (B,)."""
+        ratio = (sd / self.spread) ** 2
+        rest = 0.5 * (ratio - 1.0 - np.log(ratio)).sum(axis=1)
+        return np.asarray(rest - logsumexp(self._logs(mean), axis=1))
+
+    def towards(self, mean: Array) -> Array:
+        """Mean of the centres, each by the row's share in its class."""
+        return np.asarray(softmax(self._logs(mean), axis=1) @ self.centres)
+
+    def gradient(self, mean: Array, sd: Array) -> dict[str, Array]:
+        """Gradient of -KL, summed over the rows, in the centres and in ln spread."""
+        shares = softmax(self._logs(mean), axis=1)
+        away = mean[:, None] - self.centres
+        squares = ((away**2).sum(axis=2) * shares).sum() + (sd**2).sum()
+        return {
+            "centre": np.einsum("nk,nkq->kq", shares, away) / self.spread**2,
+            "log_within": squares / self.spread**2 - mean.size,
+        }
 
 
 def row_steps(
     evaluate: Any,
     q: tuple[Array, Array],
     trust: Array,
-    prior: tuple[Any, Any],
+    prior: RowsPrior,
     *,
     longest: float,
     steps: int,
@@ -388,10 +459,10 @@ def row_steps(
     ``longest``; where the row's own bound falls it is taken back and the trust is less. Returns means, sds,
     trust and the bound of each row.
     """
-    (mean, sd), (centre, spread) = q, prior
-    least = 1.0 / np.square(spread)
+    mean, sd = q
+    least = 1.0 / np.square(prior.spread)
     found = evaluate(mean, sd)
-    bound = found.value - normal_divergence(mean, sd, prior)
+    bound = found.value - prior.divergence(mean, sd)
     by_mean, by_log_sd = found.mean, found.log_sd
     for _ in range(steps):
         precision = sd**-2.0
@@ -399,12 +470,12 @@ def row_steps(
         wanted = np.clip(wanted, 0.25 * precision, 4.0 * precision)
         rate = trust[:, None]
         moved_precision = (1.0 - rate) * precision + rate * wanted
-        step = rate * (by_mean - (mean - centre) * least) / moved_precision
+        step = rate * (by_mean - (mean - prior.towards(mean)) * least) / moved_precision
         length = np.abs(step).max(axis=1, keepdims=True)
         step *= np.minimum(1.0, longest / np.maximum(length, 1e-300))
         new_mean, new_sd = mean + step, moved_precision**-0.5
         found = evaluate(new_mean, new_sd)
-        new_bound = found.value - normal_divergence(new_mean, new_sd, prior)
+        new_bound = found.value - prior.divergence(new_mean, new_sd)
         better = new_bound >= bound - 1e-9
         kept = better[:, None]
         mean, sd = np.where(kept, new_mean, mean), np.where(kept, new_sd, sd)

@@ -247,9 +247,10 @@ def _theta(read: Fit) -> pd.DataFrame:
 
 
 def _of_likelihood(read: Fit) -> list[str]:
-    """Names of the parameters that a likelihood has beside sigma."""
+    """Names of the parameters that a likelihood has beside sigma: all but θ, X and those of its prior."""
     known = (str(name) for name in read.posterior.data_vars)
-    return [n for n in known if n not in ("X", *THETA)] if read.is_uncollapsed else []
+    own = [n for n in known if n not in THETA and n != "X" and not n.startswith("X_")]
+    return own if read.is_uncollapsed else []
 
 
 def _columns(values: Array) -> list[tuple[str, Array]]:

@@ -24,7 +24,7 @@ from pm_gplvm.model.approximate import why_no_inducing
 from pm_gplvm.model.build import build_model
 from pm_gplvm.model.families import FAMILIES, Gaussian, Likelihood
 from pm_gplvm.model.likelihoods import resolve
-from pm_gplvm.model.priors import informative
+from pm_gplvm.model.priors import class_mixture, informative
 from pm_gplvm.model.spec import ModelSpec
 from pm_gplvm.model.volume import why_no_volume
 
@@ -43,6 +43,7 @@ _NEAR = 2000  # rows up to which neighbourhoods give the better picture of a com
 _SQUARE = (
     5000  # rows up to which N × N arrays, which predictions of an exact model need, cost little
 )
+_BY_ROW = informative, class_mixture  # priors of X that minibatches take
 _WHY_NOT: dict[str, Callable[[ModelSpec], str | None]] = {
     "stochastic": why_no_neighbourhoods,
     "sparse": why_no_inducing,
@@ -271,8 +272,8 @@ class Task:
     def _why_no_minibatches(self) -> str | None:
         """Say what :func:`fit_svi` does not take, None if it takes all."""
         priors = mapping("priors", self.priors) or {}
-        if (of_X := priors.get("X")) is not None and not isinstance(of_X, informative):
-            return "priors of X must be priors.informative, or be left out for N(0, 1)"
+        if (of_X := priors.get("X")) is not None and not isinstance(of_X, _BY_ROW):
+            return "priors of X must be priors.informative or class_mixture, or be left out for N(0, 1)"
         if "sigma" in priors:
             return "priors must not have one of sigma"
         if isinstance(self.start, str) and self.start == "isomap":

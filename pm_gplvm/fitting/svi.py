@@ -6,7 +6,7 @@ q(u), and Adam's steps of the inducing inputs, θ, the level and the likelihood'
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from inspect import signature
 from math import ceil
@@ -27,11 +27,11 @@ from pm_gplvm.core.uncollapsed import (
     Features,
     Nodes,
     RowGradient,
+    RowsPrior,
     SharedGradient,
     accurate,
     block_of_rows,
     natural_theta,
-    normal_divergence,
     rotated,
     row_steps,
     row_terms,
@@ -48,7 +48,7 @@ from pm_gplvm.model.approximate import INDUCING
 from pm_gplvm.model.arguments import arguments_of
 from pm_gplvm.model.likelihoods import Likelihood, noted, resolve
 from pm_gplvm.model.likelihoods import Rows as Observed
-from pm_gplvm.model.priors import informative
+from pm_gplvm.model.positions import NormalPositions, Positions, positions_of
 from pm_gplvm.model.results import attributes
 from pm_gplvm.model.starts import completed, least_squares_scores, turned_towards
 from pm_gplvm.model.theta import ThetaPrior
@@ -72,7 +72,10 @@ _MOST_DRAWN = 4 * 10**6  # numbers in the draws of X
 
 @dataclass
 class State:
-    """All that a fit moves: q(x) of the rows, q(u), inducing inputs, ln θ, level and the likelihood's parameters."""
+    """All that a fit moves.
+
+    That is q(x) of the rows, q(u), inducing inputs, ln θ, level, the likelihood's parameters and those of the prior of X.
+    """
 
     mean: Array
     sd: Array
@@ -82,10 +85,12 @@ class State:
     level: Array
     parameters: dict[str, Array]
     posterior: ColumnPosterior
+    prior: dict[str, Array] = field(default_factory=dict)
 
     def copy(self) -> "State":
         """Copy what steps change in place."""
-        return replace(self, mean=self.mean.copy(), sd=self.sd.copy(), trust=self.trust.copy())
+        names = ("mean", "sd", "trust", "log_theta", "parameters", "prior")
+        return replace(self, **{name: getattr(self, name).copy() for name in names})
 
 
 @dataclass(frozen=True)
@@ -97,17 +102,12 @@ class Data:
     scale: Array
     offset: Array | None = None  # (N, 1) or (N, D)
     entry: Array | None = None
-    prior: tuple[Any, Any] = (0.0, 1.0)  # mean and sd of X, numbers or (N, Q)
+    positions: Positions = field(default_factory=NormalPositions)
 
     def rows(self, rows: Rows) -> Observed:
         """Read some rows."""
         Y = (self.table.take(rows) - self.centre) / self.scale
         return Observed(Y, _some(self.offset, rows), _some(self.entry, rows))
-
-    def prior_of(self, rows: Rows) -> tuple[Any, Any]:
-        """Mean and sd of their positions before any data."""
-        mean, sd = self.prior
-        return _some(mean, rows), _some(sd, rows)
 
 
 def _some(values: Any, rows: Rows) -> Any:
@@ -156,6 +156,7 @@ class Optimiser:
         shared = {"W": state.W, "level": state.level}
         shared |= {f"theta_{n}": state.log_theta[n] for n in theta.free}
         shared |= {f"parameter_{n}": v for n, v in state.parameters.items()}
+        shared |= {f"prior_{n}": v for n, v in state.prior.items()}
         self._adam = {name: Adam(np.shape(value), 0.9) for name, value in shared.items()}
         self._row_adam: tuple[Adam, Adam] | None = None
         self._prepare()
@@ -184,9 +185,7 @@ class Optimiser:
 
     def snapshot(self) -> State:
         """Copy the state."""
-        copied = self.state.copy()
-        copied.log_theta, copied.parameters = dict(copied.log_theta), dict(copied.parameters)
-        return copied
+        return self.state.copy()
 
     def restore(self, state: State) -> None:
         """Go back to a state."""
@@ -207,8 +206,9 @@ class Optimiser:
         scale, value = N / len(rows), 0.0
         self.nodes = rotated(state.mean.shape[1], self.rng)
         parts: list[SharedGradient] = []
+        of_prior: dict[str, Any] = dict.fromkeys(state.prior, 0.0)
         for block in _blocks(rows, self.nodes):
-            observed, prior = self.data.rows(block), self.data.prior_of(block)
+            observed, prior = self.data.rows(block), self.data.positions.of(block, state.prior)
             q = state.mean[block], state.sd[block]
             if local:
 
@@ -221,29 +221,33 @@ class Optimiser:
                 state.mean[block], state.sd[block], state.trust[block] = mean, sd, trust
                 q = mean, sd
             own, shared = self.terms(observed, q, self.nodes, shared=True)
-            value += float((own.value - normal_divergence(*q, prior)).sum())
+            value += float((own.value - prior.divergence(*q)).sum())
             parts += [] if shared is None else [shared]
+            by_prior = prior.gradient(*q)
+            of_prior = {name: value + by_prior[name] for name, value in of_prior.items()}
             if not local:
                 self._row_step(block, own, q, prior, length)
         estimate = value / len(rows) - state.posterior.divergence / N
-        self._shared_step(reduce(add, parts), scale, length)
+        self._shared_step(reduce(add, parts), of_prior, scale, length)
         self.taken += 1
         return estimate
 
     def _row_step(
-        self, rows: Rows, own: RowGradient, q: Any, prior: tuple[Any, Any], length: float
+        self, rows: Rows, own: RowGradient, q: Any, prior: RowsPrior, length: float
     ) -> None:
         """Move q(x) of some rows by Adam, each with averages of its own."""
-        state, (mean, sd), (centre, spread) = self.state, q, prior
+        state, (mean, sd), spread = self.state, q, prior.spread
         if self._row_adam is None:
             self._row_adam = Adam(state.mean.shape, 0.9), Adam(state.sd.shape, 0.9)
         rate = self.schedule.row_rate * length
-        of_mean = own.mean - (mean - centre) / spread**2
+        of_mean = own.mean - (mean - prior.towards(mean)) / spread**2
         of_sd = own.log_sd + 1.0 - (sd / spread) ** 2
         state.mean[rows] = mean + rate * self._row_adam[0](of_mean, rows)
         state.sd[rows] = sd * np.exp(rate * self._row_adam[1](of_sd, rows))
 
-    def _shared_step(self, found: SharedGradient, scale: float, length: float) -> None:
+    def _shared_step(
+        self, found: SharedGradient, of_prior: dict[str, Array], scale: float, length: float
+    ) -> None:
         state, schedule, t = self.state, self.schedule, self.taken
         first = schedule.first_natural_rate / (1.0 + t) ** _DECAY
         rate = max(first, schedule.natural_rate * length)
@@ -256,7 +260,7 @@ class Optimiser:
         def moved(name: str, value: Array, gradient: Any) -> Array:
             return np.asarray(value + rate * self._adam[name](scale * np.asarray(gradient)))
 
-        _, of_prior = self.theta.log_density(state.log_theta)
+        _, of_theta = self.theta.log_density(state.log_theta)
         _, of_parameters = self.likelihood.log_prior(state.parameters)
         if "W" not in self.held:
             state.W = moved("W", state.W, by_W)
@@ -264,10 +268,14 @@ class Optimiser:
         for name, shape in self.theta.free.items():
             gradient = by_theta[name] if shape else np.sum(by_theta[name])
             value = state.log_theta[name]
-            state.log_theta[name] = moved(f"theta_{name}", value, gradient + of_prior[name] / scale)
+            state.log_theta[name] = moved(f"theta_{name}", value, gradient + of_theta[name] / scale)
         for name, value in state.parameters.items():
             gradient = found.parameters[name] + of_parameters[name] / scale
             state.parameters[name] = moved(f"parameter_{name}", value, gradient)
+        _, of_positions = self.data.positions.log_prior(state.prior)
+        for name, value in state.prior.items():
+            gradient = of_prior[name] + of_positions[name] / scale
+            state.prior[name] = moved(f"prior_{name}", value, gradient)
         self._prepare()
 
     def bound(self, rows: Iterator[Rows] | None = None) -> float:
@@ -275,9 +283,10 @@ class Optimiser:
         nodes, value, n = accurate(self.state.mean.shape[1]), 0.0, 0
         for chosen in self.data.table.blocks() if rows is None else rows:
             for block in _blocks(chosen, nodes):
-                q, prior = (self.state.mean[block], self.state.sd[block]), self.data.prior_of(block)
+                q = self.state.mean[block], self.state.sd[block]
+                prior = self.data.positions.of(block, self.state.prior)
                 own, _ = self.terms(self.data.rows(block), q, nodes)
-                value += float((own.value - normal_divergence(*q, prior)).sum())
+                value += float((own.value - prior.divergence(*q)).sum())
                 n += len(block)
         return value / n - self.state.posterior.divergence / len(self.data.table)
 
@@ -335,7 +344,8 @@ def fit_svi(
     ard : bool, default True
         One lengthscale for each latent dimension.
     priors : mapping, optional
-        Of θ as in :func:`build_model`; of ``X`` N(0, 1), or :func:`priors.informative`.
+        Of θ as in :func:`build_model`; of ``X`` N(0, 1), :func:`priors.informative` or :func:`priors.class_mixture`, whose
+        centres (and spread, if it has a prior) are where the bound and their prior are highest.
     scale : {"global", "feature", "none"}, default "global"
         As in :func:`build_model`, for columns of a Gaussian or Student-t likelihood; others have f in units of
         their link.
@@ -440,7 +450,7 @@ def fit_svi(
     chosen = resolve(likelihood, table.features.tolist())
     chosen = chosen.given(Observed(table.take(table.sample(_SAMPLE, np.random.default_rng(0)))))
     of_X = dict(priors or {})
-    positions = _prior_of_positions(of_X.pop("X", None), table, latent_dim)
+    positions = positions_of(of_X.pop("X", None), table, latent_dim)
     theta = ThetaPrior(
         entry_kernel, bias, latent_dim, of_X, ard=ard and "lengthscale" in entry_kernel.parameters
     )
@@ -508,19 +518,6 @@ def _check_sizes(table: RowTable, latent_dim: int, kernel: Kernel, *, ard: bool)
     count("latent_dim", latent_dim, 1, min(N, D))
 
 
-def _prior_of_positions(prior: Any, table: RowTable, latent_dim: int) -> tuple[Any, Any]:
-    """Mean and sd of X: N(0, 1), or as an informative prior tells them."""
-    if prior is None:
-        return 0.0, 1.0
-    if not isinstance(prior, informative):
-        raise ValueError(
-            f"priors['X'] must be priors.informative(...) here, or be left out for N(0, 1), got "
-            f"{type(prior).__name__}. fit_variational takes the others."
-        )
-    joined = prior.joined(table.obs, labelled=not np.array_equal(table.obs, np.arange(len(table))))
-    return joined.moments_for((len(table), latent_dim))
-
-
 def _entry(noise_sd: Any, likelihood: Likelihood, table: RowTable) -> Array | None:
     """Return what the likelihood was told of each entry, or the sd of each measurement."""
     told = likelihood.entries(*table.shape)
@@ -540,7 +537,7 @@ def _data(
     scale: Scale,
     offset: Array | None,
     entry: Array | None,
-    prior: tuple[Any, Any],
+    positions: Positions,
 ) -> Data:
     """Look through the table once: is it what the likelihood describes, and centre and scale of its columns."""
     D, labels = table.shape[1], table.features.tolist()
@@ -584,7 +581,7 @@ def _data(
     centre, spread = np.where(standardised, centre, 0.0), np.where(standardised, spread, 1.0)
     if entry is not None and standardised.any():
         entry = entry / spread
-    return Data(table, centre, spread, offset, entry, prior)
+    return Data(table, centre, spread, offset, entry, positions)
 
 
 def _schedule(
@@ -642,6 +639,7 @@ def _start(
         level=np.asarray(level, dtype=np.float64),
         parameters=parameters,
         posterior=ColumnPosterior.prior(len(W), table.shape[1]),
+        prior=data.positions.start(X),
     )
 
 
@@ -662,8 +660,8 @@ def _positions(
             X = (X - X.mean(axis=0)) / np.where(empty, 1.0, spread)
         else:
             raise ValueError(f"start must be 'pca', 'random', positions or a fit, got {start!r}.")
-        mean, sd = data.prior
-        return turned_towards(X, mean, sd, rng) if isinstance(mean, np.ndarray) else X
+        anchors = data.positions.anchors
+        return X if anchors is None else turned_towards(X, *anchors, rng)
     if isinstance(start, xr.DataTree):
         read = Fit.of(start, "X", caller="start")
         X = np.asarray(read.values("X").mean(axis=0))
@@ -725,6 +723,7 @@ def _continued(read: Fit, data: Data, likelihood: Likelihood, theta: ThetaPrior,
         level,
         stored,
         q,
+        data.positions.start(mean) if (own := data.positions.stored(read)) is None else own,
     )
 
 
@@ -780,9 +779,7 @@ def _runs(
 def _moved(state: State, rng: np.random.Generator) -> State:
     """Another start: positions moved by half their spread."""
     mean = state.mean + 0.5 * state.mean.std(axis=0) * rng.standard_normal(state.mean.shape)
-    return replace(
-        state.copy(), mean=mean, log_theta=dict(state.log_theta), parameters=dict(state.parameters)
-    )
+    return replace(state.copy(), mean=mean)
 
 
 def _run(optimiser: Optimiser, rng: np.random.Generator, i: int, bar: Any) -> Run:
@@ -880,6 +877,7 @@ def _as_fit(
     X *= state.sd
     X += state.mean
     coords = {OBS: table.obs, LATENT: np.arange(Q), FEATURE: table.features}
+    own_coords = coords | dict(data.positions.names)
     of_rows = {name: ((OBS,), np.asarray(c)) for name, c in table.coords.items()}
     drawn: dict[str, Any] = {"X": (("chain", "draw", OBS, LATENT), X[None])}
     natural = _natural(state, theta)
@@ -887,9 +885,12 @@ def _as_fit(
     for name, value in natural.items():
         dims = theta.dims[name] if name in theta.dims else _dims_of(name, value, D)
         drawn[name] = (("chain", "draw", *dims), np.broadcast_to(value, (1, S, *value.shape)))
+    for name, (dims, value) in data.positions.natural(state.prior).items():
+        of_draws = np.broadcast_to(value, (1, S, *np.shape(value)))
+        drawn[name] = (("chain", "draw", *dims), of_draws)
     ends = {"chain": [0], "draw": np.arange(S)}
     lp, _ = theta.log_density(state.log_theta)
-    lp += likelihood.log_prior(state.parameters)[0]
+    lp += likelihood.log_prior(state.parameters)[0] + data.positions.log_prior(state.prior)[0]
     of_scale = _log_scale(data, likelihood)
     bound = best.bound * N - of_scale
     rows_by_features = (OBS, FEATURE)
@@ -897,11 +898,8 @@ def _as_fit(
         "Y_mean": (FEATURE, data.centre),
         "Y_scale": (FEATURE, data.scale),
         **{name: (theta.dims[name], value) for name, value in theta.fixed.items()},
+        **data.positions.constants,
     }
-    if isinstance(data.prior[0], np.ndarray):
-        constants["X_prior_mean"], constants["X_prior_sd"] = (
-            ((OBS, LATENT), v) for v in data.prior
-        )
     for name, known in (("Y_offset", data.offset), ("Y_entry", data.entry)):
         if known is not None:
             first = OBS if len(known) == N else f"{name}_rows"
@@ -926,7 +924,7 @@ def _as_fit(
     order = sorted(runs, key=lambda run: -run.bound)
     whole = table.whole()
     groups = {
-        "posterior": xr.Dataset(drawn, coords=ends | coords | of_rows),
+        "posterior": xr.Dataset(drawn, coords=ends | own_coords | of_rows),
         "sample_stats": xr.Dataset(
             {
                 n: (("chain", "draw"), np.full((1, S), v))
@@ -937,7 +935,7 @@ def _as_fit(
         "observed_data": xr.Dataset(
             {} if whole is None else {"Y": (rows_by_features, whole)}, coords=coords | of_rows
         ).drop_vars(LATENT),
-        "constant_data": xr.Dataset(constants, coords=coords),
+        "constant_data": xr.Dataset(constants, coords=own_coords),
         "approximation": xr.Dataset(approximation, coords={**coords, INDUCING: np.arange(M)}),
         "trace": xr.Dataset(
             {"bound": ("step", estimate), "seconds": ("step", seconds)}, coords={"step": step}
@@ -960,7 +958,7 @@ def _as_fit(
         method="svi",
         kernel=kernel,
         observed="Y",
-        priors=theta.texts | {"X": _text_of_prior(data)},
+        priors={**theta.texts, **data.positions.texts},
         settings={"likelihood": noted(likelihood), **settings},
     )
     return fit
@@ -995,10 +993,6 @@ def _log_scale(data: Data, likelihood: Likelihood) -> float:
         return 0.0
     seen = sum((~np.isnan(data.table.take(rows))).sum(axis=0) for rows in data.table.blocks())
     return float(seen @ logs)
-
-
-def _text_of_prior(data: Data) -> str:
-    return "Normal(0.0, 1.0)" if not isinstance(data.prior[0], np.ndarray) else "informative"
 
 
 def _problems(fit: xr.DataTree, best: Run, runs: list[Run], n_restarts: int) -> Iterator[str]:

@@ -8,10 +8,12 @@ import pymc as pm
 import xarray as xr
 from pytensor.graph.traversal import ancestors
 
-from pm_gplvm.data.fit import FEATURE, OBS
+from pm_gplvm.data.fit import CLASS, FEATURE, OBS
 from pm_gplvm.model.build import scale_rule
+from pm_gplvm.model.compile import constants
 from pm_gplvm.model.functions import names_of_theta
-from pm_gplvm.model.priors import informative
+from pm_gplvm.model.positions import why_not
+from pm_gplvm.model.priors import LatentPrior, class_mixture, informative
 from pm_gplvm.model.results import row_labels
 from pm_gplvm.model.spec import FunctionTable, ModelSpec
 
@@ -25,7 +27,8 @@ def arguments_of(model: pm.Model) -> dict[str, Any]:
     ------
     ValueError
         If it has what :func:`fit_svi` does not: a noise and an amplitude of each column, a covariance of its own,
-        priors that depend on each other, or one of X other than N(0, 1) and :func:`priors.informative`.
+        priors that depend on each other, or one of X other than N(0, 1), :func:`priors.informative` and
+        :func:`priors.class_mixture`.
     """
     spec = ModelSpec.of(model, functions=True)
     table = spec.table
@@ -101,11 +104,18 @@ def _prior_of(spec: ModelSpec, name: str) -> Any:
     return variable
 
 
-def _prior_of_positions(spec: ModelSpec) -> informative:
-    prior = spec.prior
-    if prior.moments is None or prior.says not in (informative,):
+def _prior_of_positions(spec: ModelSpec) -> LatentPrior:
+    prior, model = spec.prior, spec.model
+    if prior.says is class_mixture:
+        names = np.array([*model.coords[CLASS], None], dtype=object)  # -1 is the last one
+        within = model["X_within"]
+        free = within in model.free_RVs
+        own = _prior_of(spec, "X_within") if free else constants(within)[0]
+        return class_mixture(names[model["X_class"].get_value()], within=own)
+    if prior.moments is None or prior.says is not informative:
+        what = prior.says.__name__ if prior.says is not LatentPrior else "another"
         raise ValueError(
-            "fit_svi needs X of the prior N(0, 1) or priors.informative(...), got a model with another. "
-            "fit_variational takes the others, of a Gaussian likelihood."
+            "fit_svi needs X of the prior N(0, 1), priors.informative(...) or priors.class_mixture(...), got a model with "
+            f"{what}{why_not(prior.says)}"
         )
     return informative(*prior.moments)

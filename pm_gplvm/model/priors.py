@@ -540,6 +540,13 @@ class class_mixture(LatentPrior):
         names = np.array([*known.categories, None], dtype=object)  # code -1 is the last one
         self._keep(labels=names[known.codes], rows=labels_along(self.labels, 0))
 
+    def coded(self) -> tuple[NDArray[np.intp], list[str]]:
+        """Give the number of each row's class, -1 where it is unknown, and the names of those that rows have."""
+        known = classes("labels", self.labels)
+        if not len(known.categories):
+            raise ValueError("labels must have a known class among the rows of Y, got none.")
+        return known.codes.astype(np.intp), [str(name) for name in known.categories]
+
     @staticmethod
     def new_row(fit: Fit, chosen: NDArray[np.intp]) -> list[NewRow]:
         """Mix the classes in the frame of each draw."""
@@ -554,13 +561,10 @@ class class_mixture(LatentPrior):
 
     def __call__(self, name: str, dims: tuple[str, ...]) -> Variable:
         """Register X, the centres of the classes and the spread within."""
-        known = classes("labels", self.joined(_rows()).labels)
-        number, names = known.codes.astype(np.intp), known.categories
-        if not len(names):
-            raise ValueError("labels must have a known class among the rows of Y, got none.")
+        number, names = self.joined(_rows()).coded()
         share = np.bincount(number[number >= 0]) / (number >= 0).sum()
         model = pm.modelcontext(None)
-        model.add_coord(CLASS, [str(n) for n in names])
+        model.add_coord(CLASS, names)
         spread = add_prior(f"{name}_within", self.within, dims=(), shape=(), positive=True)
         pm.Data(f"{name}_class", number, dims=OBS)
         pm.Data(f"{name}_share", share, dims=CLASS)

@@ -1,4 +1,4 @@
-"""The hyperparameters of a kernel by themselves, with their priors, for fits that hold no ``pm.Model`` of X."""
+"""Positive parameters by themselves, with their priors, for fits that hold no ``pm.Model`` of X: the kernel's θ."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,11 +16,45 @@ from pm_gplvm.model.compile import compile_mode
 from pm_gplvm.model.priors import DEFAULT_PRIORS, add_prior, distribution_text
 
 
-class ThetaPrior:
-    """Priors of the kernel's parameters, and those that are held fixed.
+class PositivePriors:
+    """Priors of positive parameters that depend on no others, and those parameters that are held fixed.
 
-    ``priors`` as in :func:`build_model`; with ``ard`` the lengthscale is (Q,).
+    ``dims`` tells the parameters: () of a number, (latent,) of one for each dimension. ``priors`` has one for each.
     """
+
+    def __init__(
+        self, priors: Mapping[str, Any], dims: Mapping[str, tuple[str, ...]], latent_dim: int
+    ) -> None:
+        self.dims = dict(dims)
+        shapes = {name: (latent_dim,) if of else () for name, of in self.dims.items()}
+        with pm.Model(coords={LATENT: np.arange(latent_dim)}) as model:
+            for name, shape in shapes.items():
+                add_prior(name, priors[name], dims=self.dims[name], shape=shape, positive=True)
+        self.fixed = {
+            name: np.asarray(model[name].get_value())
+            for name in shapes
+            if model[name] not in model.free_RVs
+        }
+        self.free = {name: shapes[name] for name in shapes if name not in self.fixed}
+        for name in self.free:
+            if not isinstance(model.rvs_to_transforms[model[name]], LogTransform):
+                raise ValueError(
+                    f"priors[{name!r}] must be one on all positive numbers, such as pm.HalfNormal.dist(1), got "
+                    f"{distribution_text(model[name])}."
+                )
+        self.texts = {name: distribution_text(model[name]) for name in self.free}
+        self._compiled = _compiled(model) if self.free else None
+
+    def log_density(self, log_theta: Mapping[str, Array]) -> tuple[float, dict[str, Array]]:
+        """Sum of the priors' log densities at θ, and its gradient in ln θ."""
+        if self._compiled is None:
+            return 0.0, {}
+        value, *gradient = self._compiled(*(log_theta[name] for name in self.free))
+        return float(value), dict(zip(self.free, gradient, strict=True))
+
+
+class ThetaPrior(PositivePriors):
+    """Priors of the kernel's parameters: ``priors`` as in :func:`build_model`; with ``ard`` the lengthscale is (Q,)."""
 
     def __init__(
         self,
@@ -38,33 +72,9 @@ class ThetaPrior:
                 f"priors must name parameters of this kernel ({', '.join(names) or 'it has none'}), got "
                 f"{', '.join(map(str, unknown))}."
             )
-        self.dims = {name: (LATENT,) if ard and name == "lengthscale" else () for name in names}
-        shapes = {name: (latent_dim,) if dims else () for name, dims in self.dims.items()}
-        with pm.Model(coords={LATENT: np.arange(latent_dim)}) as model:
-            for name in names:
-                chosen = (priors or {}).get(name, DEFAULT_PRIORS[name]())
-                add_prior(name, chosen, dims=self.dims[name], shape=shapes[name], positive=True)
-        self.fixed = {
-            name: np.asarray(model[name].get_value())
-            for name in names
-            if model[name] not in model.free_RVs
-        }
-        self.free = {name: shapes[name] for name in names if name not in self.fixed}
-        for name in self.free:
-            if not isinstance(model.rvs_to_transforms[model[name]], LogTransform):
-                raise ValueError(
-                    f"priors[{name!r}] must be one on all positive numbers, such as pm.HalfNormal.dist(1), got "
-                    f"{distribution_text(model[name])}."
-                )
-        self.texts = {name: distribution_text(model[name]) for name in self.free}
-        self._compiled = _compiled(model) if self.free else None
-
-    def log_density(self, log_theta: Mapping[str, Array]) -> tuple[float, dict[str, Array]]:
-        """Sum of the priors' log densities at θ, and its gradient in ln θ."""
-        if self._compiled is None:
-            return 0.0, {}
-        value, *gradient = self._compiled(*(log_theta[name] for name in self.free))
-        return float(value), dict(zip(self.free, gradient, strict=True))
+        dims = {name: (LATENT,) if ard and name == "lengthscale" else () for name in names}
+        chosen = {name: (priors or {}).get(name, DEFAULT_PRIORS[name]()) for name in names}
+        super().__init__(chosen, dims, latent_dim)
 
 
 def _compiled(model: pm.Model) -> Any:

@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 from pm_gplvm.core.blas import blas_threads as limit_threads
 from pm_gplvm.core.checks import Array
 from pm_gplvm.core.uncollapsed import (
+    GatheredRows,
     Nodes,
+    NormalRows,
     RowGradient,
+    RowsPrior,
     accurate,
     block_of_rows,
-    normal_divergence,
     positive,
     row_steps,
     row_terms,
@@ -22,6 +24,7 @@ from pm_gplvm.core.uncollapsed import (
 from pm_gplvm.data.fit import FEATURE, OBS, Fit, to_json
 from pm_gplvm.data.table import new_table
 from pm_gplvm.model.likelihoods import Rows as Observed
+from pm_gplvm.model.priors import kind_of_prior
 from pm_gplvm.prediction.embed import embed
 from pm_gplvm.prediction.uncollapsed import Uncollapsed, offset_of
 
@@ -29,7 +32,13 @@ _STEPS = 60  # of each row's q(x): from a mode some ten arrive
 _TRUST = 0.5
 _DRAWS = 100  # the least that embed takes: of it the modes alone are used
 _OF_THE_OLD = ("aligned", "trace", "optima", "optima_positions", "log_likelihood", "log_prior")
-_LATER = {"Y_offset": 0.0, "Y_entry": 0.0, "X_prior_mean": 0.0, "X_prior_sd": 1.0}
+_LATER: Mapping[str, float] = {
+    "Y_offset": 0.0,
+    "Y_entry": 0.0,
+    "X_prior_mean": 0.0,
+    "X_prior_sd": 1.0,
+    "X_class": -1,
+}
 
 
 def appended(
@@ -54,7 +63,6 @@ def appended(
     found = embed(
         read.tree,
         Y_new,
-        prior=(0.0, 1.0),
         draws=_DRAWS,
         offset=offset,
         random_seed=random_seed,
@@ -63,7 +71,7 @@ def appended(
     )["modes"]
     q = found["X"].to_numpy()[:, 0], found["sd"].to_numpy()[:, 0]
     with limit_threads(blas_threads):
-        mean, sd, bound = _settled(process, seen, q)
+        mean, sd, bound = _settled(process, seen, q, _prior_of_new_rows(read))
     _, scale = read.units()
     gained = float(bound.sum() - seen.seen.sum(axis=0) @ np.log(scale))
     known = {"Y_offset": given, "Y_entry": process.entry}
@@ -76,11 +84,10 @@ def _kept(fit: xr.DataTree) -> dict[str, xr.Dataset]:
 
 
 def _settled(
-    process: Uncollapsed, seen: Observed, q: tuple[Array, Array]
+    process: Uncollapsed, seen: Observed, q: tuple[Array, Array], prior: RowsPrior
 ) -> tuple[Array, Array, Array]:
     """Return q(x) where each row's bound is highest, and that bound."""
-    Q = q[0].shape[1]
-    prior, longest = (0.0, 1.0), 0.5 * float(process.unit.min())
+    Q, longest = q[0].shape[1], 0.5 * float(process.unit.min())
     means, sds, bounds = [], [], []
 
     def evaluate(some: Observed, mean: Array, sd: Array, nodes: Nodes) -> RowGradient:
@@ -106,8 +113,16 @@ def _settled(
         value = evaluate(some, mean, sd, accurate(Q)).value
         means.append(mean)
         sds.append(sd)
-        bounds.append(value - normal_divergence(mean, sd, prior))
+        bounds.append(value - prior.divergence(mean, sd))
     return np.concatenate(means), np.concatenate(sds), np.concatenate(bounds)
+
+
+def _prior_of_new_rows(read: Fit) -> RowsPrior:
+    """Give the prior of a new row as :func:`embed` has it, of unknown class where there are classes."""
+    ((mean, sd, mixture),) = kind_of_prior(read.constants).new_row(read, np.zeros(1, dtype=np.intp))
+    if mixture is None:
+        return NormalRows(mean, sd)
+    return GatheredRows(np.log(mixture.share)[None], mixture.centre, mixture.sd)
 
 
 def _longer(

@@ -14,10 +14,11 @@ from pm_gplvm.core.psi import ONE_NODE
 from pm_gplvm.core.uncollapsed import (
     ColumnPosterior,
     Features,
+    GatheredRows,
+    NormalRows,
     accurate,
     mixing_nodes,
     natural_theta,
-    normal_divergence,
     positive,
     rotated,
     row_steps,
@@ -227,12 +228,36 @@ def test_the_divergence_of_q_is_that_of_normals(rng):
     centre, spread = rng.standard_normal((3, 2)), rng.uniform(0.5, 2.0, (3, 2))
     draws = mean + sd * rng.standard_normal((200_000, 3, 2))
     ratio = norm(mean, sd).logpdf(draws) - norm(centre, spread).logpdf(draws)
-    found = normal_divergence(mean, sd, (centre, spread))
+    found = NormalRows(centre, spread).divergence(mean, sd)
     np.testing.assert_allclose(found, ratio.sum(axis=2).mean(axis=0), rtol=0.03)
     q = ColumnPosterior(mean, 1.0 / sd**2, np.eye(3), np.eye(3))
-    np.testing.assert_allclose(
-        q.divergence, normal_divergence(mean, sd, (0.0, 1.0)).sum(), rtol=1e-12
-    )
+    np.testing.assert_allclose(q.divergence, NormalRows().divergence(mean, sd).sum(), rtol=1e-12)
+
+
+def test_gradients_of_a_mixture_of_classes(rng):
+    """In all that is free, by differences; rows of one class, of an unknown one, and of the only one."""
+    weights = np.array([[1.0, 0.0, 0.0], [0.2, 0.5, 0.3], [0.2, 0.5, 0.3], [0.0, 0.0, 1.0]])
+    with np.errstate(divide="ignore"):
+        logs = np.log(weights)
+    point = {
+        "mean": rng.standard_normal((4, 2)),
+        "log_sd": np.log(rng.uniform(0.2, 0.9, (4, 2))),
+        "centre": rng.standard_normal((3, 2)),
+        "log_within": np.array(-0.4),
+    }
+
+    def value(v):
+        prior = GatheredRows(logs, v["centre"], np.exp(v["log_within"]))
+        return -prior.divergence(v["mean"], np.exp(v["log_sd"])).sum()
+
+    numeric = central_differences(value, point)
+    spread, sd = np.exp(point["log_within"]), np.exp(point["log_sd"])
+    prior = GatheredRows(logs, point["centre"], spread)
+    found = prior.gradient(point["mean"], sd)
+    found["mean"] = (prior.towards(point["mean"]) - point["mean"]) / spread**2
+    found["log_sd"] = 1.0 - (sd / spread) ** 2
+    for name, gradient in numeric.items():
+        np.testing.assert_allclose(found[name], gradient, rtol=1e-6, atol=1e-8, err_msg=name)
 
 
 def test_turning_the_basis_leaves_the_mean_and_keeps_what_is_diagonal(rng):
@@ -259,8 +284,8 @@ def test_no_step_lowers_the_bound_of_its_row(rng):
             features, case.posterior, case.level, Poisson(), {}, Rows(Y), (mean, sd), NODES
         )[0]
 
-    q, trust, prior = (3.0 * case.mean, np.exp(case.log_sd)), np.ones(N), (0.0, 1.0)
-    bound = evaluate(*q).value - normal_divergence(*q, prior)
+    q, trust, prior = (3.0 * case.mean, np.exp(case.log_sd)), np.ones(N), NormalRows()
+    bound = evaluate(*q).value - prior.divergence(*q)
     for _ in range(60):
         mean, sd, trust, new = row_steps(evaluate, q, trust, prior, longest=0.5, steps=2)
         assert (new >= bound - 1e-8).all()
