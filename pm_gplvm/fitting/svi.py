@@ -15,6 +15,7 @@ from typing import Any
 from warnings import catch_warnings, simplefilter
 
 import numpy as np
+import pandas as pd
 import pymc as pm
 import xarray as xr
 
@@ -68,6 +69,7 @@ _WINDOWS = 40
 _RISING = 0.1
 _EVALUATED = 50_000  # rows that the bound is reported on
 _MOST_DRAWN = 4 * 10**6  # numbers in the draws of X
+_MOST_PLACED = 10**6  # and in the places where all runs ended
 
 
 @dataclass
@@ -87,10 +89,16 @@ class State:
     posterior: ColumnPosterior
     prior: dict[str, Array] = field(default_factory=dict)
 
-    def copy(self) -> "State":
-        """Copy what steps change in place."""
-        names = ("mean", "sd", "trust", "log_theta", "parameters", "prior")
-        return replace(self, **{name: getattr(self, name).copy() for name in names})
+    def copy(self, into: "State | None" = None) -> "State":
+        """Copy what steps change in place; that of the rows into the arrays of an earlier copy, if one is given."""
+        rows = {name: getattr(self, name) for name in ("mean", "sd", "trust")}
+        copied = {
+            n: np.empty_like(v) if into is None else getattr(into, n) for n, v in rows.items()
+        }
+        for name, values in rows.items():
+            np.copyto(copied[name], values)
+        others = {name: dict(getattr(self, name)) for name in ("log_theta", "parameters", "prior")}
+        return replace(self, **copied, **others)
 
 
 @dataclass(frozen=True)
@@ -182,10 +190,6 @@ class Optimiser:
             nodes,
             shared=shared,
         )
-
-    def snapshot(self) -> State:
-        """Copy the state."""
-        return self.state.copy()
 
     def restore(self, state: State) -> None:
         """Go back to a state."""
@@ -798,7 +802,7 @@ def _run(optimiser: Optimiser, rng: np.random.Generator, i: int, bar: Any) -> Ru
         estimates.clear()
         trace.append((optimiser.taken, value, time.perf_counter() - began))
         if (recent := _recent(trace)[0]) > best:
-            kept, best = optimiser.snapshot(), recent
+            kept, best = optimiser.state.copy(kept), recent
 
     try:
         while optimiser.taken < total:
@@ -876,7 +880,9 @@ def _as_fit(
     X = rng.standard_normal((S, N, Q))
     X *= state.sd
     X += state.mean
-    coords = {OBS: table.obs, LATENT: np.arange(Q), FEATURE: table.features}
+    numbered = np.array_equal(table.obs, np.arange(N))
+    obs = pd.RangeIndex(N) if numbered else table.obs  # which takes no memory
+    coords = {OBS: obs, LATENT: np.arange(Q), FEATURE: table.features}
     own_coords = coords | dict(data.positions.names)
     of_rows = {name: ((OBS,), np.asarray(c)) for name, c in table.coords.items()}
     drawn: dict[str, Any] = {"X": (("chain", "draw", OBS, LATENT), X[None])}
@@ -950,7 +956,7 @@ def _as_fit(
             coords={"start": [r.number for r in order]},
         ),
     }
-    if len(order) * N * Q <= _MOST_DRAWN:
+    if len(order) * N * Q <= _MOST_PLACED:
         named = [{"X": r.state.mean, **_natural(r.state, theta)} for r in order]
         groups |= optima_positions([r.number for r in order], named)
     fit = xr.DataTree.from_dict(groups)
