@@ -1,5 +1,6 @@
 """The command line, run as a user runs it: in a process of its own where exit codes and streams matter."""
 
+import json
 import os
 import re
 import shlex
@@ -240,6 +241,44 @@ def test_columns_of_several_kinds(counts, here, capsys):
     assert run(["info", "mixed_fit.nc"]) == 0
     told = "poisson for 6 columns, bernoulli for 1 column, ordinal for 1 column"
     assert told in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore:fit_svi:RuntimeWarning")
+def test_successes_among_trials(counts, here, capsys):
+    rng = np.random.default_rng(2)
+    share = 1.0 / (1.0 + np.exp(-np.sin(rng.uniform(-2.0, 2.0, (40, 1)) + np.arange(4))))
+    frame = pd.DataFrame(rng.binomial(12, share), columns=list("abcd"))
+    frame.to_csv("right.csv", index_label="id")
+    given = ["--likelihood", "binomial", "--trials", "12", "--kernel", "rbf", "--format", "none"]
+    assert run(["fit", "right.csv", *given, *SHORT]) == 0
+    again = gplvm.fit_svi(
+        gplvm.data.load_table("right.csv"),
+        likelihood=gplvm.likelihoods.binomial(12),
+        ard=False,
+        n_inducing=8,
+        epochs=20,
+        batch_size=20,
+        random_seed=1,
+        progressbar=False,
+    )
+    found = gplvm.load("right_fit.nc")["approximation"]["X_mean"]
+    np.testing.assert_array_equal(found, again["approximation"]["X_mean"])
+    assert run(["embed", "right_fit.nc", "right.csv", "--out", "new.csv", "--quiet"]) == 0
+    frame.assign(gene=counts["gene0"]).to_csv("both.csv", index_label="id")
+    kinds = [*("--likelihood", "poisson"), *("--likelihood-of", "a=binomial:20")]
+    kinds += [*("--likelihood-of", "b=binomial"), *("--trials", "12"), "--format", "none"]
+    assert run(["fit", "both.csv", *kinds, *SHORT]) == 0
+    blocks = json.loads(gplvm.load("both_fit.nc").attrs["likelihood"])["blocks"]
+    trials = {tuple(b["columns"]): b["likelihood"].get("trials") for b in blocks}
+    assert trials == {(0,): 20.0, (1,): 12.0, (2, 3, 4): None}
+
+
+@pytest.mark.filterwarnings("ignore:fit_svi:RuntimeWarning")
+def test_classes_of_counts(counts, here, capsys):
+    counts.assign(grade=[f"g{g}" for g in counts["grade"]]).to_csv("counts.csv", index_label="id")
+    given = ["--label", "grade", "--drop", "ill", "--likelihood", "poisson", "--prior", "classes"]
+    assert run(["fit", "counts.csv", *given, "--format", "none", *SHORT]) == 0
+    assert "X_centre" in gplvm.load("counts_fit.nc")["posterior"]
 
 
 @pytest.mark.filterwarnings("ignore:.*interrupted:RuntimeWarning")
@@ -483,6 +522,30 @@ MISTAKES = {
     ),
     "no likelihood of a column": (
         ["fit", "cells.csv", "--label", "stage", "--likelihood-of", "column0=posson"],
+        "--likelihood-of must be COLUMN=NAME, NAME one of gaussian, ",
+    ),
+    "no trials": (
+        ["fit", "cells.csv", "--label", "stage", "--likelihood", "binomial"],
+        "--likelihood binomial needs the number of trials of each entry, got none. Pass --trials N.",
+    ),
+    "no trials of a column": (
+        ["fit", "cells.csv", "--label", "stage", "--likelihood-of", "column0=binomial"],
+        "--likelihood-of column0=binomial needs the number of trials",
+    ),
+    "trials of none": (
+        ["fit", "cells.csv", "--trials", "5", "--likelihood", "poisson"],
+        "--trials says nothing about likelihoods other than binomial.",
+    ),
+    "zero trials": (
+        ["fit", "cells.csv", "--trials", "0", "--likelihood", "binomial"],
+        "--trials must be a whole number of at least 1",
+    ),
+    "half a trial of a column": (
+        ["fit", "cells.csv", "--likelihood-of", "column0=binomial:0.5"],
+        "--likelihood-of must be COLUMN=binomial:N, N a whole number of at least 1",
+    ),
+    "trials of counts": (
+        ["fit", "cells.csv", "--likelihood-of", "column0=poisson:3"],
         "--likelihood-of must be COLUMN=NAME, NAME one of gaussian, ",
     ),
     "θ of many positions": (

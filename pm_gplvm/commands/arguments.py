@@ -21,9 +21,9 @@ FITS = (
     "svi",
 )
 LIKELIHOODS = (
-    *("gaussian", "student_t", "poisson", "negative_binomial", "bernoulli", "ordinal"),
+    *("gaussian", "student_t", "poisson", "negative_binomial", "bernoulli", "binomial", "ordinal"),
     *("lognormal", "gamma"),
-)  # all but binomial, whose trials no option tells
+)
 PICTURES = ("latent", "reconstruction", "magnification", "relevance", "optima")
 
 # Where each subcommand's function is, in this package.
@@ -190,15 +190,16 @@ def _model(parser: argparse.ArgumentParser) -> None:
         "--likelihood",
         choices=LIKELIHOODS,
         default="gaussian",
-        help="what entries are: numbers with noise, counts, 0 and 1 (bernoulli), answers 1 to 5 (ordinal), "
-        "positive numbers (default gaussian)",
+        help="what entries are: numbers with noise, counts, 0 and 1 (bernoulli), successes among --trials (binomial), "
+        "answers 1 to 5 (ordinal), positive numbers (default gaussian)",
     )
     add(
         "--likelihood-of",
         action="append",
         metavar="COLUMN=NAME",
-        help="likelihood of a column where it is another than --likelihood, once for each",
+        help="likelihood of a column where it is another than --likelihood, once for each; binomial:N among N trials",
     )
+    add("--trials", type=int, metavar="N", help="trials of each entry under binomial")
     add(
         "--offset",
         choices=("size",),

@@ -70,12 +70,43 @@ def _check_minibatches(given: dict[str, Any]) -> None:
         given["inference"] = "svi"
     if given.get("epochs") is not None and given["max_iter"] is not None:
         raise ValueError("--max-iter and --epochs both tell how long --fit svi runs. Pass one.")
-    for text in given.get("likelihood_of") or ():
-        column, between, name = text.rpartition("=")
-        if not (between and column and name in LIKELIHOODS):
+    _check_likelihoods(given)
+
+
+def _check_likelihoods(given: dict[str, Any]) -> None:
+    """Check the names of likelihoods, and that the trials are told where they count and nowhere else."""
+    if "likelihood" not in given:
+        return
+    if given["trials"] is not None:
+        count("--trials", given["trials"])
+    named = [("--likelihood binomial", given["likelihood"], "")]
+    for text in given["likelihood_of"] or ():
+        column, name, trials = _likelihood_of(text)
+        if not (column and name in LIKELIHOODS and (not trials or name == "binomial")):
             raise ValueError(
-                f"--likelihood-of must be COLUMN=NAME, NAME one of {', '.join(LIKELIHOODS)}, got {text!r}."
+                f"--likelihood-of must be COLUMN=NAME, NAME one of {', '.join(LIKELIHOODS)} or binomial:N, got {text!r}."
             )
+        if trials and not (trials.isdecimal() and int(trials) > 0):
+            raise ValueError(
+                f"--likelihood-of must be COLUMN=binomial:N, N a whole number of at least 1, got {text!r}."
+            )
+        named.append((f"--likelihood-of {text}", name, trials))
+    needing = [option for option, name, trials in named if name == "binomial" and not trials]
+    if needing and given["trials"] is None:
+        raise ValueError(
+            f"{needing[0]} needs the number of trials of each entry, got none. Pass --trials N."
+        )
+    if given["trials"] is not None and not needing:
+        raise ValueError(
+            "--trials says nothing about likelihoods other than binomial. Pass --likelihood binomial, or leave it out."
+        )
+
+
+def _likelihood_of(text: str) -> tuple[str, str, str]:
+    """Take COLUMN=NAME or COLUMN=binomial:N apart."""
+    column, _, name = text.rpartition("=")
+    name, _, trials = name.partition(":")
+    return column, name, trials
 
 
 def _check_full(given: dict[str, Any]) -> None:
@@ -160,18 +191,24 @@ def task_of(table: xr.DataArray, options: argparse.Namespace, *, sampled: bool) 
 
 def _likelihood(table: xr.DataArray, options: argparse.Namespace) -> Any:
     """Return the likelihood of all columns, or of each by its name."""
+
+    def named(name: str, trials: str = "") -> Any:
+        if name != "binomial":
+            return name
+        return gplvm.likelihoods.binomial(int(trials or options.trials))
+
     if not options.likelihood_of:
-        return options.likelihood
+        return named(options.likelihood)
     features = labelled(table)[FEATURE].to_numpy().tolist()
-    each = dict.fromkeys(features, options.likelihood)
+    each = dict.fromkeys(features, named(options.likelihood))
     by_text = {str(feature): feature for feature in features}
-    for column, _, name in (text.rpartition("=") for text in options.likelihood_of):
+    for column, name, trials in map(_likelihood_of, options.likelihood_of):
         if column not in by_text:
             shown = ", ".join(map(str, features[:8])) + ", …" * (len(features) > 8)
             raise ValueError(
                 f"--likelihood-of must name a column of the table ({shown}), got {column!r}."
             )
-        each[by_text[column]] = name
+        each[by_text[column]] = named(name, trials)
     return each
 
 

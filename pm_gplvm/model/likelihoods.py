@@ -16,6 +16,7 @@ from pm_gplvm.core.checks import Array, function_of
 from pm_gplvm.model.compile import compile_mode
 from pm_gplvm.model.families import (
     FAMILIES,
+    FEW_POINTS,
     POINTS,
     Bernoulli,
     Binomial,
@@ -263,6 +264,27 @@ class Mixed(Likelihood):
         )
         return table
 
+    def marginal(
+        self,
+        rows: Rows,
+        mean: Array,
+        variance: Array,
+        parameters: Parameters,
+        points: int = FEW_POINTS,
+    ) -> tuple[Array, Array, Array]:
+        """See :meth:`Likelihood.marginal`."""
+        parts = self._rows(rows)
+        return self._gather(
+            mean.shape,
+            lambda i, each: each.marginal(
+                parts[i],
+                self._part(i, mean),
+                self._part(i, variance),
+                self._of(i, parameters),
+                points,
+            ),
+        )
+
     def cumulative(
         self, rows: Rows, mean: Array, variance: Array, parameters: Parameters
     ) -> tuple[Array, Array]:
@@ -464,6 +486,19 @@ class FromPyMC(Likelihood):
         y, t = self._filled(rows), mean + rows.shift
         value = self._log_predictive(y, t, variance, None, {})
         return np.where(rows.seen, value, np.nan)
+
+    def marginal(
+        self,
+        rows: Rows,
+        mean: Array,
+        variance: Array,
+        parameters: Parameters,
+        points: int = FEW_POINTS,
+    ) -> tuple[Array, Array, Array]:
+        """See :meth:`Likelihood.marginal`."""
+        found = self._marginal(self._filled(rows), mean + rows.shift, variance, None, {}, points)
+        value, by_mean, by_variance = (np.where(rows.seen, part, 0.0) for part in found)
+        return value, by_mean, by_variance
 
     @cached_property
     def _log_cdf(self) -> Any:

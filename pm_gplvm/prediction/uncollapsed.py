@@ -253,11 +253,33 @@ def each_frame(read: Fit, limit: int | None) -> Iterator[Uncollapsed]:
         yield replace(whole, frame=frame)
 
 
+@dataclass(frozen=True)
+class _Integrated:
+    """A likelihood with ln ∫ p(y | f) q(f) df in place of E ln p(y | f)."""
+
+    likelihood: Likelihood
+
+    def expect(
+        self,
+        rows: Observed,
+        mean: Array,
+        variance: Array,
+        weights: Array,
+        parameters: dict[str, Array],
+        *,
+        of_parameters: bool = False,
+    ) -> tuple[Array, dict[str, Array]]:
+        """Sum over the columns at one node (B, 1, D), and overwrite mean and variance by the derivatives."""
+        found = self.likelihood.marginal(rows, mean[:, 0], variance[:, 0], parameters)
+        mean[:, 0], variance[:, 0] = found[1:]
+        return found[0].sum(axis=1), {}
+
+
 class UncollapsedDensity:
     """Density of unseen rows under q(u), as :class:`RowDensity` has it for the other fits.
 
-    Modes are sought of the bound E ln p(y | f) + ln p(x), whose gradient is at hand; positions are weighted by
-    ln p(y | x) itself, f integrated out.
+    Modes are sought of ln p(y | x) + ln p(x), f integrated out by few points, and positions weighted by it, by more. The
+    bound E ln p(y | f) would do for rows among those of the table; where f is hardly known it lies far below.
     """
 
     def __init__(self, process: Uncollapsed) -> None:
@@ -279,7 +301,7 @@ class UncollapsedDensity:
         return Observed(np.where(some.seen, some.y, np.nan), some.offset, self.process.entry)
 
     def log_joint(self, x: Array, rows: Rows, row: Index | None = None) -> tuple[Array, Array]:
-        """Bound on ln p(y, x) at positions x (S, Q), shape (S,), and its gradient."""
+        """Return ln p(y, x) at positions x (S, Q), shape (S,), and its gradient."""
         row = np.arange(len(rows)) if row is None else row
         p, values, slopes = self.process, [], []
         one: Nodes = (np.zeros((1, x.shape[1])), np.ones(1))
@@ -288,7 +310,14 @@ class UncollapsedDensity:
             q = raw, np.zeros_like(raw)
             seen = self._seen(rows, row[some])
             found, _ = row_terms(
-                p.features, p.posterior, p.level, p.likelihood, p.parameters, seen, q, one
+                p.features,
+                p.posterior,
+                p.level,
+                _Integrated(p.likelihood),
+                p.parameters,
+                seen,
+                q,
+                one,
             )
             values.append(found.value)
             slopes.append(found.mean @ p.turn)
@@ -335,14 +364,14 @@ class UncollapsedDensity:
         return value + rows.log_prior(x), np.zeros((M, T, 1))
 
     def log_densities(self, positions: Array, rows: Rows) -> Array:
-        """Bound on ln p(y, x) of every row at the same positions (P, Q), shape (M, P)."""
+        """Return ln p(y, x) of every row at the same positions (P, Q), shape (M, P)."""
         p, value = self.process, np.empty((len(rows), len(positions)))
         for some in _blocks(len(positions)):
             f, variance = p.features.moments(p.posterior, p.level, p.raw(positions[some]))
             for m in range(len(rows)):
                 seen = self._seen(rows, np.full(len(f), m))
-                given = np.ascontiguousarray(f[:, None]).copy(), variance[:, None].copy()
-                value[m, some], _ = p.likelihood.expect(seen, *given, np.ones(1), p.parameters)
+                logs, _, _ = p.likelihood.marginal(seen, f, variance, p.parameters, points=1)
+                value[m, some] = logs.sum(axis=1)
         return np.asarray(value + rows.log_prior(positions[None]))
 
     def misfits(self, rows: Rows) -> Array:

@@ -9,8 +9,10 @@ from scipy.special import expit
 
 import pm_gplvm as gplvm
 from pm_gplvm.core.inducing import InducingKernel
+from pm_gplvm.data.fit import Fit
 from pm_gplvm.data.rows import RowTable
 from pm_gplvm.fitting import svi as module
+from pm_gplvm.prediction.uncollapsed import Uncollapsed
 
 QUICK = {"epochs": 60.0, "n_inducing": 15, "random_seed": 1, "progressbar": False}
 
@@ -234,6 +236,29 @@ def test_labels_are_kept_and_offsets_joined_by_them(counts):
     assert gplvm.predict(fit, [[0.0, 0.0]])["feature"].to_numpy().tolist() == genes
     with pytest.raises(ValueError, match="labels of the rows of Y"):
         gplvm.fit_svi(frame, likelihood="poisson", offset=size.rename({"cell0": "no"}), **QUICK)
+
+
+@pytest.mark.filterwarnings("ignore:fit_svi ended")
+def test_new_rows_of_counts_lie_where_a_grid_says():
+    """Two of them may lie beyond the table, where f is hardly known and the bound is 15 nats below ln p(y | x)."""
+    rng = np.random.default_rng(2)
+    X, depth = rng.uniform(-2.0, 2.0, (60, 1)), rng.uniform(0.5, 3.0, 60)
+    Y = rng.poisson(depth[:, None] * np.exp(1.0 + np.sin(X + np.arange(6)))).astype(float)
+    few = {"likelihood": "poisson", "n_inducing": 8, "epochs": 30, "random_seed": 1}
+    fit = gplvm.fit_svi(Y[:50], 1, progressbar=False, **few)
+    new = gplvm.embed(fit, Y[50:], draws=2000, random_seed=1, progressbar=False)
+    process, grid = Uncollapsed.of(Fit(fit)), np.linspace(-7.0, 7.0, 1401)
+    moments = process.moments(grid[:, None])
+    for i, row in enumerate(Y[50:]):
+        seen = process.observed(np.broadcast_to(row, moments[0].shape))
+        logs = process.likelihood.log_predictive(seen, *moments, process.parameters).sum(axis=1)
+        logs -= 0.5 * grid**2
+        below = np.cumsum(np.exp(logs - logs.max()))
+        drawn = np.sort(new["posterior"]["X"].to_numpy()[0, :, i, 0])
+        share = np.searchsorted(drawn, grid, side="right") / len(drawn)
+        assert np.abs(share - below / below[-1]).max() < 0.04
+    assert new["rows"]["pareto_k"].max() < 0.5
+    assert new["rows"]["converged"].all()
 
 
 @pytest.mark.filterwarnings("ignore:fit_sparse:RuntimeWarning")

@@ -325,6 +325,32 @@ def test_the_predictive_density_by_a_fine_grid(case, width):
     assert_allclose(found[rows.seen], truth[rows.seen], atol=2e-4)
 
 
+@pytest.mark.parametrize("width", [1e-8, 0.05, 1.5])
+@pytest.mark.parametrize("case", CASES)
+def test_the_density_that_positions_are_sought_by(case, width):
+    """ln ∫ p(y | f) N(f) df by few points is that by many, and its derivatives are those of it."""
+    likelihood, rows, q, _ = CASES[case]
+    rows = with_holes(rows)
+    mean, variance = of_f()[0][:, 0], np.full((B, D), width)
+    value, by_mean, by_variance = likelihood.marginal(rows, mean, variance, q)
+    for found in (value, by_mean, by_variance):
+        assert (found[~rows.seen] == 0.0).all()
+
+    def predictive(mean, variance):
+        return np.nan_to_num(likelihood.log_predictive(rows, mean, variance, q))
+
+    assert_allclose(value, predictive(mean, variance), atol=3e-4)
+    step = 1e-4
+    slope = (predictive(mean + step, variance) - predictive(mean - step, variance)) / (2.0 * step)
+    assert_allclose(by_mean, slope, rtol=2e-3, atol=2e-3)
+    if width > 1e-4:
+        step = 1e-3 * width
+        up, down = (predictive(mean, variance + sign * step) for sign in (1.0, -1.0))
+        assert_allclose(by_variance, (up - down) / (2.0 * step), rtol=2e-3, atol=2e-3)
+    rough, _, _ = likelihood.marginal(rows, mean, variance, q, points=1)
+    assert_allclose(rough, value, atol=0.15)
+
+
 def on_a_grid(rows, mean, variance):
     """f of each entry on a fine grid (B, D, points), with weights, and what is known of entries."""
     z = np.linspace(-10.0, 10.0, 4001)
