@@ -56,8 +56,9 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     offset : "size" or None, default None
         As in :func:`fit_svi`: "size" takes account of the sum of each row of counts. Other offsets go to ``fit``.
     inference : {"auto", "marginal", "map", "laplace", "sparse", "variational", "stochastic", "linear", "svi"}, default "auto"
-        Which ``fit_...`` of the package. "auto" takes :func:`fit_svi` for another likelihood than "gaussian" or an offset;
-        else :func:`fit_marginal` where that takes about a minute or less (1000 rows, fewer with missing entries),
+        Which ``fit_...`` of the package. "auto" takes :func:`fit_svi` for another likelihood than "gaussian", an offset,
+        or a table of which a twentieth of the entries or more are missing; else
+        :func:`fit_marginal` where that takes about a minute or less (1000 rows, fewer with missing entries),
         :func:`fit_stochastic` for complete tables up to 2000 rows, and :func:`fit_svi` beyond, or what else the model
         allows; ``inference_`` and the logger "pm_gplvm" (at INFO) say which. "laplace" samples about the estimate.
     n_inducing : int, optional

@@ -196,11 +196,22 @@ def test_what_is_chosen_for_a_table(table, options, name):
 @pytest.mark.filterwarnings("ignore:Y has .* patterns of missing entries:RuntimeWarning")
 @pytest.mark.parametrize(("n_rows", "name"), [(100, "marginal"), (500, "svi")])
 def test_holes_make_the_exact_estimate_slow(n_rows, name):
-    found, why = Task(Y=holed(n_rows), missing="mask").choice
+    found, why = Task(Y=holed(n_rows, share=0.04), missing="mask").choice
     assert found == name
     assert (name == "marginal") or why == (
         f"the exact estimate is slow for {n_rows} rows with missing entries"
     )
+
+
+@pytest.mark.filterwarnings("ignore:Y has .* patterns of missing entries:RuntimeWarning")
+def test_where_a_twentieth_is_missing_rows_have_distributions():
+    Y = holed(100)
+    found, why = Task(Y=Y, missing="mask").choice
+    assert (found, why) == ("svi", f"{np.isnan(Y).mean():.0%} of the entries are missing")
+    found, why = Task(Y=Y, missing="mask", priors={"sigma": 0.1}).choice
+    assert found == "marginal"
+    assert "not svi: " in why
+    assert Task(Y=Y, missing="mask", sampled=True).choice[0] == "marginal"
 
 
 @short
