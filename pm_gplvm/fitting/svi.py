@@ -336,7 +336,8 @@ def fit_svi(
     Y : array_like, DataFrame, DataArray, AnnData, SciPy sparse, numpy.memmap or Zarr array, shape (N, D), or pm.Model
         The table, rows are observations; NaN is an entry that was not measured. What is mapped, sparse or in
         Zarr is read a batch at a time. Or a model of :func:`build_model`, which tells all from ``latent_dim`` to
-        ``noise_sd``: they must be left out. A floor of its noise and a prior of its ``level`` are not looked at.
+        ``noise_sd``: they must be left out. Its ``resolution`` is a known ``noise_sd``; a prior of its ``level`` is not
+        looked at.
     latent_dim : int, default 2
         Q. With ``ard`` those not needed end with a long lengthscale.
     likelihood : str, object of ``pm_gplvm.likelihoods``, mapping from columns to these, or function
@@ -447,7 +448,8 @@ def fit_svi(
         Y, latent_dim, likelihood, kernel = (
             own[n] for n in ("Y", "latent_dim", "likelihood", "kernel")
         )
-        ard, priors, scale, offset = (own[n] for n in ("ard", "priors", "scale", "offset"))
+        ard, priors, scale = (own[n] for n in ("ard", "priors", "scale"))
+        offset, noise_sd = own["offset"], own["noise_sd"]
     table = RowTable.of(Y)
     entry_kernel, bias = parse_kernel(kernel)
     _check_sizes(table, latent_dim, entry_kernel, ard=ard)
@@ -532,7 +534,10 @@ def _entry(noise_sd: Any, likelihood: Likelihood, table: RowTable) -> Array | No
             f"noise_sd is of a Gaussian likelihood that was told none, got it with {likelihood.text}. Leave it out."
         )
     known = along_rows("noise_sd", noise_sd, table)
-    return None if known is None else np.broadcast_to(known, table.shape)
+    if known is None:
+        return None
+    n_rows = len(known) if known.strides[0] else 1  # one for all rows is kept once
+    return np.broadcast_to(known[:n_rows], (n_rows, table.shape[1]))
 
 
 def _data(

@@ -26,7 +26,7 @@ from pm_gplvm.prediction.row_posterior import (
     separate_modes,
     weighted_positions,
 )
-from pm_gplvm.prediction.uncollapsed import UncollapsedDensity, each_frame, offset_of
+from pm_gplvm.prediction.uncollapsed import each_frame, offset_of, uncollapsed_density
 
 _STANDARD = "Normal(0.0, 1.0)"
 _UNRELIABLE = 0.7
@@ -277,7 +277,7 @@ def positions_of_table(
     by_draw = _rows_by_draw(read, new, prior, settings["num_samples"])
     if read.is_uncollapsed:
         frames = each_frame(read, len(by_draw))
-        densities: Iterable[Density] = (UncollapsedDensity(process) for process in frames)
+        densities: Iterable[Density] = map(uncollapsed_density, frames)
         of_rows = offset_of(read, new, offset)
         by_draw = [replace(rows, offset=of_rows) for rows in by_draw]
     elif offset is not None:

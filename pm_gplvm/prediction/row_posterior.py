@@ -200,7 +200,7 @@ class RowDensity:
         if isinstance(draw, Induced):
             blocks = enumerate(parts(draw, F, column_patterns(~np.isnan(F))))
             self._parts = [
-                (rows, columns, _ShortPart(own, number))
+                (rows, columns, ShortPart(own, number))
                 for number, (rows, columns, _, _, own) in blocks
             ]
             self.unit, self.known = draw.unit, evenly_spaced(len(F), _KNOWN)
@@ -435,7 +435,7 @@ class _Part:
         return value, self.draw.cross_pullback(x, rate, by_cross, by_prior, runs)
 
 
-class _ShortPart:
+class ShortPart:
     """Density of unseen rows in the columns of a pattern, through inducing inputs, as :class:`_Part`.
 
     With t(x) the directions of :class:`InducingPosterior` a row has the mean t coefficients and the variance

@@ -9,8 +9,10 @@ import numpy as np
 import xarray as xr
 
 from pm_gplvm.core.batch_optimise import Index
+from pm_gplvm.core.blas import rowwise
 from pm_gplvm.core.checks import Array
 from pm_gplvm.core.gaussian import square_root
+from pm_gplvm.core.inducing import InducingPosterior
 from pm_gplvm.core.kernels import cross_slope, prior_slope_variance
 from pm_gplvm.core.uncollapsed import (
     ColumnPosterior,
@@ -23,10 +25,12 @@ from pm_gplvm.core.uncollapsed import (
 from pm_gplvm.data.fit import Fit, evenly_spaced
 from pm_gplvm.model.likelihoods import Likelihood, from_dict
 from pm_gplvm.model.likelihoods import Rows as Observed
-from pm_gplvm.prediction.row_posterior import Positions, Rows
+from pm_gplvm.prediction.processes import Induced
+from pm_gplvm.prediction.row_posterior import Positions, Rows, ShortPart, distances2
 
 _KNOWN = 1000  # rows beside which new ones are sought, and whose fit tells what is usual
 _BELOW, _LEAST_SPREAD = 1.0 / 6.0, 0.1
+_ALIKE = 1e-6  # relative difference of precisions that are one
 Frame = tuple[Array, Array, Any]
 
 
@@ -86,6 +90,12 @@ class Uncollapsed:
     def entry(self) -> Array | None:
         """What the likelihood was told of all rows alike, (1, D); ValueError where new rows need their own."""
         return _entry_of_new_rows(self.read, self.likelihood)
+
+    @property
+    def noise(self) -> Array:
+        """Variance of a measurement of a new row about f, (D,), where it is the same at all f: of a Gaussian."""
+        f = np.zeros((1, len(self.level)))
+        return self.likelihood.moments(f, f, None, self.entry, self.parameters)[2][0]
 
     def raw(self, X: Array) -> Array:
         """Bring positions (S, Q) from the frame of the fit to that in which it was made."""
@@ -290,7 +300,7 @@ class UncollapsedDensity:
         self.beginnings = process.inward(group["X_mean"].to_numpy()[known])
         self.unit = process.unit
 
-    rows_at_once = 16
+    rows_at_once = 64
 
     def prepared(self, rows: Rows) -> Rows:
         """Return rows as they are."""
@@ -327,10 +337,8 @@ class UncollapsedDensity:
     def squares(self, x: Array, rows: Rows, row: Index | None = None) -> tuple[Array, Array, Array]:
         """Value of -ln p(y | mean of f) - ln p(x) but for constants, gradient, and Gauss-Newton's Hessian."""
         row = np.arange(len(rows)) if row is None else row
-        p, mean, sd = self.process, rows.mean[row], rows.sd[row]
-        away = (x - mean) / sd
-        value, gradient = 0.5 * (away**2).sum(axis=1), away / sd
-        curvature = (1.0 / sd**2)[:, :, None] * np.eye(x.shape[1])
+        p = self.process
+        value, gradient, curvature = self._of_prior(x, rows, row)
         weights = p.features.turn @ p.posterior.means
         theta = p.features.theta
         for some in _blocks(len(x), 4):
@@ -347,6 +355,13 @@ class UncollapsedDensity:
             w = np.maximum(-2.0 * by_variance, 0.0)
             curvature[some] += (slope * w) @ slope.transpose(0, 2, 1)
         return value, gradient, curvature
+
+    @staticmethod
+    def _of_prior(x: Array, rows: Rows, row: Index) -> tuple[Array, Array, Array]:
+        mean, sd = rows.mean[row], rows.sd[row]
+        away = (x - mean) / sd
+        curvature = (1.0 / sd**2)[:, :, None] * np.eye(x.shape[1])
+        return 0.5 * (away**2).sum(axis=1), away / sd, curvature
 
     def _log_predictive(self, x: Array, rows: Rows, row: Index) -> Array:
         p, values = self.process, []
@@ -366,8 +381,12 @@ class UncollapsedDensity:
     def log_densities(self, positions: Array, rows: Rows) -> Array:
         """Return ln p(y, x) of every row at the same positions (P, Q), shape (M, P)."""
         p, value = self.process, np.empty((len(rows), len(positions)))
+        normal = p.likelihood.name == "gaussian"
         for some in _blocks(len(positions)):
             f, variance = p.features.moments(p.posterior, p.level, p.raw(positions[some]))
+            if normal:  # of all rows by products of matrices
+                value[:, some] = _normal_densities(rows, f, variance + p.noise)
+                continue
             for m in range(len(rows)):
                 seen = self._seen(rows, np.full(len(f), m))
                 logs, _, _ = p.likelihood.marginal(seen, f, variance, p.parameters, points=1)
@@ -377,11 +396,7 @@ class UncollapsedDensity:
     def misfits(self, rows: Rows) -> Array:
         """Mean squared distances to what is expected of the known rows, shape (M, N)."""
         expected = (self._at_known.mean - self.process.centre) / self.process.scale
-        squares = np.empty((len(rows), len(expected)))
-        for m in range(len(rows)):
-            seen = rows.seen[m]
-            squares[m] = ((expected[:, seen] - rows.y[m, seen]) ** 2).mean(axis=1)
-        return squares
+        return distances2(rows, expected) / rows.seen.sum(axis=1)[:, None]
 
     @cached_property
     def _at_known(self) -> Response:
@@ -411,6 +426,90 @@ class UncollapsedDensity:
         each = (np.nansum(logs, axis=1) / np.maximum(n, 1))[n > 0]
         low, usual = np.quantile(each, [_BELOW, 0.5])
         return float(usual), max(float(usual - low), _LEAST_SPREAD)
+
+
+def _normal_densities(rows: Rows, mean: Array, variance: Array) -> Array:
+    """Ln N of the seen entries of rows (M, D) under each of P means and variances (P, D), shape (M, P)."""
+    seen = rows.seen.astype(np.float64)
+    y = seen * (rows.y if rows.offset is None else rows.y - rows.offset)
+    misfit = rowwise(y**2, (1.0 / variance).T)
+    misfit -= 2.0 * rowwise(y, (mean / variance).T)
+    misfit += rowwise(seen, (mean**2 / variance + np.log(2.0 * np.pi * variance)).T)
+    return np.asarray(-0.5 * misfit)
+
+
+class SharedDensity(UncollapsedDensity):
+    """The same where all columns have one variance at each position, of normal noise, by :class:`ShortPart`."""
+
+    def __init__(self, process: Uncollapsed, noise: float) -> None:
+        super().__init__(process)
+        features, known = process.features, process.posterior
+        posterior = _Known(features.turn.T, known.shares[:, 0], known.means)
+        own = Induced(
+            features.kernel,
+            features.W,
+            features.theta,
+            float(np.sqrt(noise)),
+            {b"": posterior},
+            process.read.group("approximation")["X_mean"].to_numpy(),
+            None,
+            own_noise_of_rows=False,
+            frame=process.frame,
+        )
+        self._part, self.every = ShortPart(own, 0), np.arange(len(process.level))
+
+    @property
+    def rows_at_once(self) -> int:  # type: ignore[override]
+        """Rows that are treated together."""
+        return self._part.rows_at_once
+
+    def prepared(self, rows: Rows) -> Rows:
+        """Return rows with their distances to the functions, less the level and their offset, in few numbers."""
+        offset = 0.0 if rows.offset is None else rows.offset
+        y = np.where(rows.seen, rows.y - self.process.level - offset, 0.0)
+        return replace(rows, short=self._part.prepared(replace(rows, y=y), self.every).short)
+
+    def log_joint(self, x: Array, rows: Rows, row: Index | None = None) -> tuple[Array, Array]:
+        """As :meth:`RowDensity.log_joint`."""
+        row = np.arange(len(rows)) if row is None else row
+        value, slope = self._part.log_likelihood(x, rows.short[0], row)
+        return value + rows.log_prior(x, row), slope + rows.prior_slope(x, row)
+
+    def squares(self, x: Array, rows: Rows, row: Index | None = None) -> tuple[Array, Array, Array]:
+        """As :meth:`RowDensity.squares`."""
+        row = np.arange(len(rows)) if row is None else row
+        value, gradient, curvature = self._of_prior(x, rows, row)
+        misfit, slope, product = self._part.squares(x, rows.short[0], row)
+        return value + 0.5 * misfit, gradient - slope, curvature + product
+
+    def log_joint_and_variance(self, x: Array, rows: Rows) -> tuple[Array, Array]:
+        """As :meth:`RowDensity.log_joint_and_variance`."""
+        value, variance = self._part.log_likelihood_and_variance(x, rows.short[0])
+        return value + rows.log_prior(x), variance
+
+    def log_densities(self, positions: Array, rows: Rows) -> Array:
+        """As :meth:`RowDensity.log_densities`."""
+        found = self._part.log_densities(positions, rows.short[0])
+        return np.asarray(found + rows.log_prior(positions[None]))
+
+
+class _Known(InducingPosterior):
+    """A posterior over the values at the inducing inputs of which all that predictions need is known."""
+
+    def __init__(self, directions: Array, shares: Array, coefficients: Array) -> None:
+        known = {"directions": directions, "shares": shares, "coefficients": coefficients}
+        self.__dict__.update({n: np.ascontiguousarray(v) for n, v in known.items()})
+
+
+def uncollapsed_density(process: Uncollapsed) -> UncollapsedDensity:
+    """Choose the density of unseen rows: that of normal noise, one for all columns, costs the square of M, whatever D."""
+    precisions = process.posterior.precisions
+    noise = process.noise if process.likelihood.name == "gaussian" else None
+    if noise is None or np.ptp(noise) > _ALIKE * noise.min():
+        return UncollapsedDensity(process)
+    if (np.ptp(precisions, axis=1) > _ALIKE * precisions.min(axis=1)).any():
+        return UncollapsedDensity(process)
+    return SharedDensity(process, float(noise[0]))
 
 
 def _constant(read: Fit, name: str) -> Array | None:

@@ -36,8 +36,38 @@ def test_counts(counts, ard, offset):
 @pytest.mark.filterwarnings("ignore:fit_svi")
 def test_a_gaussian_with_a_bias(counts):
     given = {"kernel": "rbf + bias", "ard": True, "scale": "feature"}
-    model = gplvm.build_model(counts, missing="mask", **given)
+    model = gplvm.build_model(counts, missing="mask", resolution=0, **given)
     same(gplvm.fit_svi(model, **QUICK), gplvm.fit_svi(counts, **given, **QUICK))
+
+
+@pytest.mark.filterwarnings("ignore:fit_svi")
+@pytest.mark.parametrize("scale", ["global", "feature"])
+def test_the_resolution_of_a_model_is_known_noise(counts, scale):
+    """Its noise variance is sigma² + resolution², both in units of the scale; what a grid says by default too."""
+    for resolution in (0.3, "auto"):
+        given = {"scale": scale, "ard": True}
+        model = gplvm.build_model(counts, missing="mask", resolution=resolution, **given)
+        spread, floor = (model[name].get_value() for name in ("Y_scale", "Y_resolution"))
+        fit = gplvm.fit_svi(model, **QUICK)
+        same(fit, gplvm.fit_svi(counts, noise_sd=(floor * spread)[None], **given, **QUICK))
+        np.testing.assert_allclose(fit["constant_data"]["Y_entry"], np.full((1, 4), floor))
+
+
+def test_noise_that_a_model_knows_is_not_found_again(rng):
+    """What predictions hold is the whole of it, for new rows too."""
+    t = rng.uniform(-2.0, 2.0, (150, 1))
+    Y = np.sin(t + np.arange(8)) + 0.4 * rng.standard_normal((150, 8))
+    given = {"scale": "none", "ard": True}
+    fits = [
+        gplvm.fit_svi(gplvm.build_model(Y, 1, resolution=r, **given), **QUICK | {"epochs": 60})
+        for r in (0, 0.3)
+    ]
+    sigmas = [float(f["posterior"]["sigma"][0, 0]) for f in fits]
+    assert np.hypot(sigmas[1], 0.3) == pytest.approx(sigmas[0], rel=0.05)
+    sds = [gplvm.predict(f, np.zeros((1, 1)))["sd"].to_numpy() for f in fits]
+    np.testing.assert_allclose(*sds, rtol=0.1)
+    scores = [gplvm.log_predictive(f, Y[:9], random_seed=1, progressbar=False) for f in fits]
+    np.testing.assert_allclose(*(s["log_score"] for s in scores), atol=0.3)
 
 
 @pytest.mark.filterwarnings("ignore:fit_svi")
