@@ -140,7 +140,8 @@ def embed(
 
     *Cost.* All rows and starts are maximised in step, so that the cost is that of few products of matrices: for
     each row and draw about 20 ``n_starts`` + ``draws`` positions of N² operations, of M² through
-    inducing inputs. A position that no
+    inducing inputs (of M D after :func:`fit_svi` where columns differ in what is known: another likelihood than the
+    Gaussian, a noise of each, missing entries). A position that no
     start leads to is missed, and ``pareto_k`` may not show it: in more than about three latent
     dimensions compare with a greater ``n_starts``.
 

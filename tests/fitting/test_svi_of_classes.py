@@ -104,6 +104,19 @@ def test_counts_have_classes_too():
     assert apart(gplvm.fit_svi(Y, priors=known, **given)) > apart(gplvm.fit_svi(Y, **given))
 
 
+def test_the_estimator_gathers_classes_of_counts():
+    rng = np.random.default_rng(5)
+    Y = rng.poisson(np.exp(0.8 * rng.standard_normal((3, 7)))[np.arange(N) % 3])
+    given = {"kernel": "rbf", "n_inducing": 8, "max_iter": 40, "random_state": 1}
+    estimator = gplvm.GPLVM(2, likelihood="poisson", supervised=True, **given).fit(Y, SOME)
+    assert estimator.inference_ == "svi"
+    assert estimator.fit_["posterior"]["X_centre"].shape[2:] == (3, 2)
+    known = np.array([c is not None for c in SOME])
+    centre = estimator.fit_["posterior"]["X_centre"].to_numpy()[0, 0]
+    away = np.linalg.norm(estimator.embedding_[:, None] - centre, axis=2)
+    assert (away.argmin(axis=1) == np.arange(N) % 3)[~known].mean() > 0.8
+
+
 def test_new_rows_have_the_mixture_and_files_keep_it(table, fit, tmp_path):
     gplvm.save(fit, tmp_path / "fit.nc")
     read = gplvm.load(tmp_path / "fit.nc")
