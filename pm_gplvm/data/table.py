@@ -229,14 +229,32 @@ def _grid_step(distinct: Array) -> float:
     return step if len(distinct) == 2 or (len(gaps) > 1 and whole.mean() >= _MULTIPLES) else 0.0
 
 
-def resolution_of(table: xr.DataArray, scale: Array, *, by_column: bool = False) -> Array:
+def resolution_of(values: Array, scale: Array, *, by_column: bool = False) -> Array:
     """Return the least standard deviation of the noise, in units of the scale: () or by column (D,).
 
-    A value rounded to a grid of step δ has an error of variance δ²/12; its mean over the columns counts,
+    A value (N, D) rounded to a grid of step δ has an error of variance δ²/12; its mean over the columns counts,
     and 0.01² besides. Without it a fit to gridded data may take the grid for signal.
     """
-    rounding = (grid_steps(table.to_numpy()) / scale) ** 2 / 12.0
+    rounding = (grid_steps(values) / scale) ** 2 / 12.0
     return np.sqrt((rounding if by_column else rounding.mean()) + _LEAST_NOISE**2)
+
+
+def noise_floor(resolution: Any, values: Array, scale: Array, *, by_column: bool) -> Array:
+    """Give the least standard deviation of the noise that was asked for, () or by column (D,), as by :func:`resolution_of`."""
+    if isinstance(resolution, str) and resolution == "auto":
+        return resolution_of(values, scale, by_column=by_column)
+    try:
+        floor = numbers("resolution", resolution)
+    except (TypeError, ValueError):
+        floor = np.array(np.nan)
+    shapes = [(), scale.shape] if by_column else [()]
+    known = floor.shape in shapes and not isinstance(resolution, bool)
+    if known and np.isfinite(floor).all() and (floor >= 0.0).all():
+        return floor
+    raise ValueError(
+        "resolution must be 'auto', 0 or a positive number (with noise='column' one for each column if "
+        f"wanted), in units of the scale as sigma is, got {resolution!r}."
+    )
 
 
 # Odd tables

@@ -280,8 +280,9 @@ class Task:
             return "priors must not have one of sigma"
         if isinstance(self.start, str) and self.start == "isomap":
             return "start must be 'pca', 'random', positions or a fit"
-        if not (isinstance(self.resolution, str) and self.resolution == "auto"):
-            return "resolution must be left at 'auto', which counts for nothing there"
+        by_default = isinstance(self.resolution, str) and self.resolution == "auto"
+        if not by_default and self._entries.name != "gaussian":
+            return f"resolution must be left at 'auto' with likelihood {self._entries.name!r}"
         return None
 
     def _holed(self) -> str | None:
@@ -336,6 +337,7 @@ class Task:
             priors=self.priors,
             scale=self.scale,
             offset=self.offset,
+            resolution=self.resolution,
             epochs=max_iter if epochs is None else epochs,
             batch_size=batch_size,
             **given,

@@ -41,12 +41,13 @@ from pm_gplvm.data.arrays import numbers
 from pm_gplvm.data.fit import FEATURE, LATENT, OBS, Fit, warn_of
 from pm_gplvm.data.progress import progress_bar
 from pm_gplvm.data.rows import Rows, RowTable, along_rows, offset_along_rows
-from pm_gplvm.data.table import Scale
+from pm_gplvm.data.table import Scale, noise_floor
 from pm_gplvm.fitting.optimise import optima_positions
 from pm_gplvm.fitting.stochastic import Adam
 from pm_gplvm.fitting.variational import spread_rows
 from pm_gplvm.model.approximate import INDUCING
 from pm_gplvm.model.arguments import arguments_of
+from pm_gplvm.model.families import Gaussian
 from pm_gplvm.model.likelihoods import Likelihood, noted, resolve
 from pm_gplvm.model.likelihoods import Rows as Observed
 from pm_gplvm.model.positions import NormalPositions, Positions, positions_of
@@ -97,8 +98,13 @@ class State:
         }
         for name, values in rows.items():
             np.copyto(copied[name], values)
-        others = {name: dict(getattr(self, name)) for name in ("log_theta", "parameters", "prior")}
-        return replace(self, **copied, **others)
+        return replace(
+            self,
+            **copied,
+            log_theta=dict(self.log_theta),
+            parameters=dict(self.parameters),
+            prior=dict(self.prior),
+        )
 
 
 @dataclass(frozen=True)
@@ -313,6 +319,7 @@ def fit_svi(
     scale: Scale = "global",
     offset: Any = None,
     noise_sd: Any = None,
+    resolution: Any = "auto",
     n_inducing: int = 50,
     batch_size: int | None = None,
     epochs: float | None = None,
@@ -336,8 +343,7 @@ def fit_svi(
     Y : array_like, DataFrame, DataArray, AnnData, SciPy sparse, numpy.memmap or Zarr array, shape (N, D), or pm.Model
         The table, rows are observations; NaN is an entry that was not measured. What is mapped, sparse or in
         Zarr is read a batch at a time. Or a model of :func:`build_model`, which tells all from ``latent_dim`` to
-        ``noise_sd``: they must be left out. Its ``resolution`` is a known ``noise_sd``; a prior of its ``level`` is not
-        looked at.
+        ``resolution``: they must be left out. A prior of its ``level`` is not looked at.
     latent_dim : int, default 2
         Q. With ``ard`` those not needed end with a long lengthscale.
     likelihood : str, object of ``pm_gplvm.likelihoods``, mapping from columns to these, or function
@@ -360,6 +366,9 @@ def fit_svi(
     noise_sd : array_like (N,), (N, 1), (1, D) or (N, D), optional
         Known standard deviations of measurement in units of Y, added in square to the noise, joined by label as
         ``offset``. Of a Gaussian likelihood only.
+    resolution : "auto", number or array_like (D,), default "auto"
+        As in :func:`build_model`, the floor of a Gaussian likelihood's noise: "auto" is that of the grid that values lie on,
+        or none where ``noise_sd`` is given.
     n_inducing : int, default 50
         M; more than N are N. The linear kernel takes as many as it has latent dimensions (and one for a bias).
     batch_size : int, optional
@@ -442,6 +451,7 @@ def fit_svi(
             "scale": scale,
             "offset": offset,
             "noise_sd": noise_sd,
+            "resolution": resolution,
         }
         _refuse_beside_a_model(given)
         own: dict[str, Any] = arguments_of(Y)
@@ -449,12 +459,13 @@ def fit_svi(
             own[n] for n in ("Y", "latent_dim", "likelihood", "kernel")
         )
         ard, priors, scale = (own[n] for n in ("ard", "priors", "scale"))
-        offset, noise_sd = own["offset"], own["noise_sd"]
+        offset, resolution = own["offset"], own["resolution"]
     table = RowTable.of(Y)
     entry_kernel, bias = parse_kernel(kernel)
     _check_sizes(table, latent_dim, entry_kernel, ard=ard)
     chosen = resolve(likelihood, table.features.tolist())
-    chosen = chosen.given(Observed(table.take(table.sample(_SAMPLE, np.random.default_rng(0)))))
+    sample = table.take(table.sample(_SAMPLE, np.random.default_rng(0)))
+    chosen = chosen.given(Observed(sample))
     of_X = dict(priors or {})
     positions = positions_of(of_X.pop("X", None), table, latent_dim)
     theta = ThetaPrior(
@@ -462,6 +473,7 @@ def fit_svi(
     )
     shift, size = offset_along_rows(offset, table)
     data = _data(table, chosen, scale, shift, _entry(noise_sd, chosen, table), positions)
+    data = _floored(data, chosen, resolution, sample)
     schedule = _schedule(len(table), batch_size, epochs, learning_rate)
     # Whole steps would throw away what an earlier fit knows, and go too far from f = 0 where ln p is no parabola.
     known = isinstance(start, xr.DataTree) and Fit(start).is_uncollapsed
@@ -538,6 +550,26 @@ def _entry(noise_sd: Any, likelihood: Likelihood, table: RowTable) -> Array | No
         return None
     n_rows = len(known) if known.strides[0] else 1  # one for all rows is kept once
     return np.broadcast_to(known[:n_rows], (n_rows, table.shape[1]))
+
+
+def _floored(data: Data, likelihood: Likelihood, resolution: Any, sample: Array) -> Data:
+    """Add the floor of the noise to what is known of each entry's."""
+    by_default = isinstance(resolution, str) and resolution == "auto"
+    if not isinstance(likelihood, Gaussian):
+        if by_default or (isinstance(resolution, int | float) and resolution == 0.0):
+            return data
+        raise ValueError(
+            f"resolution is of a Gaussian likelihood, got {resolution!r} with {likelihood.text}. Leave it out."
+        )
+    if by_default and data.entry is not None:
+        return data
+    by_column = likelihood.noise == "column"
+    floor = noise_floor(resolution, sample, data.scale, by_column=by_column)
+    if not floor.any():
+        return data
+    known = 0.0 if data.entry is None else data.entry**2
+    floor = np.broadcast_to(floor, (1, data.table.shape[1]))
+    return replace(data, entry=np.sqrt(known + floor**2))
 
 
 def _data(

@@ -40,7 +40,7 @@ def arguments_of(model: pm.Model) -> dict[str, Any]:
             "kernel": source.kernel,
             "scale": source.scale,
             "offset": "size" if source.size else source.offset,
-            "noise_sd": None,
+            "resolution": "auto",
         }
     else:
         found = _of_gaussian(spec)
@@ -78,16 +78,13 @@ def _of_gaussian(spec: ModelSpec) -> dict[str, Any]:
             "fit_svi needs a model with a scale by one of the rules of build_model, got other numbers. Give it the table."
         )
     bias = " + bias" if "bias" in model.named_vars else ""
-    floor = (spec.floors * table.scale)[
-        None
-    ]  # the noise variance of a model is sigma² + resolution²
     return {
         "Y": Y,
         "likelihood": "gaussian",
         "kernel": spec.kernel + bias,
         "scale": scale,
         "offset": None,
-        "noise_sd": floor if floor.any() else None,
+        "resolution": float(np.max(spec.floors)),  # one, as the noise is
     }
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pm_gplvm.core.checks import checked
 from pm_gplvm.core.gaussian import column_patterns, warn_of_cost
 from pm_gplvm.core.kernels import KERNELS, parse_kernel
-from pm_gplvm.data.arrays import labels_along, numbers
+from pm_gplvm.data.arrays import labels_along
 from pm_gplvm.data.files import check_labels
 from pm_gplvm.data.fit import FEATURE, LATENT, OBS, THETA, Fit
 from pm_gplvm.data.rows import RowTable, offset_along_rows
@@ -20,7 +20,7 @@ from pm_gplvm.data.table import (
     Scale,
     as_table,
     centre_and_scale,
-    resolution_of,
+    noise_floor,
     warn_of_odd_table,
 )
 from pm_gplvm.model.families import Gaussian
@@ -184,7 +184,7 @@ def build_model(
     names = ("X", *entry.parameters, *signal, "sigma", *(("bias",) if bias else ()))
     chosen = _chosen_priors(names, priors)
     mean, spread = centre_and_scale(table, scale)
-    floor = _checked_resolution(resolution, table, spread, by_column=by_column)
+    floor = noise_floor(resolution, table.to_numpy(), spread, by_column=by_column)
     seen = ~np.isnan(table.to_numpy())
     if not seen.all():
         warn_of_cost(column_patterns(seen))
@@ -321,26 +321,6 @@ def _check_ard(ard: bool, kernel: str) -> None:
             f"ard=True needs a kernel with a lengthscale, got kernel={kernel!r}. The linear kernel "
             "already scales each latent dimension by itself."
         )
-
-
-def _checked_resolution(
-    resolution: Any, table: xr.DataArray, scale: NDArray[np.float64], *, by_column: bool
-) -> NDArray[np.float64]:
-    """Give the floor of the noise, a number or with noise="column" one for each column."""
-    if isinstance(resolution, str) and resolution == "auto":
-        return resolution_of(table, scale, by_column=by_column)
-    try:
-        floor = numbers("resolution", resolution)
-    except (TypeError, ValueError):
-        floor = np.array(np.nan)
-    shapes = [(), scale.shape] if by_column else [()]
-    known = floor.shape in shapes and not isinstance(resolution, bool)
-    if known and np.isfinite(floor).all() and (floor >= 0.0).all():
-        return floor
-    raise ValueError(
-        "resolution must be 'auto', 0 or a positive number (with noise='column' one for each column if "
-        f"wanted), in units of the scale as sigma is, got {resolution!r}."
-    )
 
 
 _OF_COLUMNS = ("amplitude", "sigma")  # what a column has of its own with noise="column"

@@ -123,6 +123,11 @@ class Rows:
         offset = 0.0 if self.offset is None else self.offset
         return np.ascontiguousarray(np.broadcast_to(offset, self.Y.shape), dtype=float)
 
+    @property
+    def alike(self) -> bool:
+        """Whether ``entry`` is the same in all rows."""
+        return self.entry is not None and len(self.entry) == 1
+
     @cached_property
     def known(self) -> Array | None:
         """``entry`` for every entry, (B, D), 1 where Y is missing."""
@@ -745,10 +750,14 @@ class Gaussian(_Noisy):
     ) -> tuple[Array, Parameters]:
         own = _each(np.exp(2.0 * parameters["log_sigma"]), rows.Y.shape[1])
         known = self._entry_of(rows)
-        noise = np.broadcast_to(own, rows.Y.shape) if known is None else own + known**2
+        if known is None or rows.alike:  # one number a column
+            by_column = own if rows.entry is None else own + rows.entry[0] ** 2
+            noise, constant = by_column[None], rows.weight @ np.log(by_column)
+        else:
+            noise = own + known**2
+            constant = _sums(rows.weight, np.log(noise))
         precision, squares = rows.weight / noise, np.empty(rows.Y.shape)
         expectations.quadratic(*f, rows.filled - rows.shift, precision, squares)
-        constant = rows.weight @ np.log(own) if known is None else _sums(rows.weight, np.log(noise))
         constant += _LOG_2PI * rows.weight.sum(axis=1)
         value = -0.5 * (_sums(precision, squares) + f.total * constant)
         if not slopes:

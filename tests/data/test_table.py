@@ -323,8 +323,10 @@ def test_the_resolution_is_that_of_rounding():
     table = as_table([[1], [2], [3], [5], [5], [3], [2], [1]])
     scale = centre_and_scale(table)[1]
     expected = np.sqrt(1.0 / np.var(table) / 12.0 + 0.01**2)
-    assert resolution_of(table, scale) == pytest.approx(float(expected), rel=1e-12)
-    assert resolution_of(table, scale, by_column=True) == pytest.approx([float(expected)])
+    assert resolution_of(table.to_numpy(), scale) == pytest.approx(float(expected), rel=1e-12)
+    assert resolution_of(table.to_numpy(), scale, by_column=True) == pytest.approx(
+        [float(expected)]
+    )
 
 
 def coded(code, *places, decimals=0):

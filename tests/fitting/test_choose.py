@@ -175,7 +175,7 @@ def holed(n_rows, n_columns=20, share=0.1):
         (np.ones((1500, 2)), {}, "stochastic"),
         (np.ones((2001, 2)), {}, "svi"),
         (np.ones((2001, 2)), {"priors": {"sigma": 0.1}}, "stochastic"),
-        (np.ones((2001, 2)), {"resolution": 0.1}, "stochastic"),
+        (np.ones((2001, 2)), {"resolution": 0.1}, "svi"),
         (np.ones((2001, 2)), {"start": "isomap"}, "stochastic"),
         (np.ones((2001, 2)), {"sampled": True}, "stochastic"),
         (np.ones((30, 2)), {"offset": np.zeros(30)}, "svi"),
@@ -190,7 +190,7 @@ def test_what_is_chosen_for_a_table(table, options, name):
     table[0] = 0.0  # else there were nothing to embed
     found, why = Task(Y=table, latent_dim=1, **options).choice
     assert found == name
-    assert ("not svi: " in why) == (bool({"priors", "resolution", "start"} & set(options)))
+    assert ("not svi: " in why) == (bool({"priors", "start"} & set(options)))
 
 
 @pytest.mark.filterwarnings("ignore:Y has .* patterns of missing entries:RuntimeWarning")
@@ -242,7 +242,7 @@ def test_a_task_gives_what_the_verb_gives():
         ({"likelihood": "poisson", "priors": {"sigma": 1.0}}, "priors must not have one of sigma"),
         ({"likelihood": "poisson", "priors": 3}, "priors must be a mapping"),
         ({"inference": "svi", "start": "isomap"}, "start must be .* with inference='svi'"),
-        ({"inference": "svi", "resolution": 0.1}, "resolution must be left at 'auto'"),
+        ({"likelihood": "poisson", "resolution": 0.1}, "resolution must be left at 'auto'"),
         (
             {"inference": "svi", "priors": {"X": gplvm.priors.dynamics(np.arange(9.0))}},
             "priors of X must be priors.informative",

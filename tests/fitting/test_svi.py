@@ -111,6 +111,29 @@ def test_no_noise_goes_to_zero_where_two_dimensions_act_together():
     assert abs(bound / 150 - last) < 0.2
 
 
+def test_columns_on_a_grid_are_not_known_beyond_it():
+    """Pixels that are nearly always 0 had a noise of .002, which X then served before all others."""
+    rng = np.random.default_rng(8)
+    _, F = functions(150, 10, seed=8)
+    Y = np.round(4.0 * F)
+    Y[:, 8:] = rng.random((150, 2)) < 0.03
+    given = {"likelihood": gplvm.likelihoods.gaussian("column"), **QUICK}
+    fit = gplvm.fit_svi(Y, **given)
+    scale = fit["constant_data"]["Y_scale"].to_numpy()
+    floor = np.sqrt(1.0 / 12.0 / scale**2 + 0.01**2)
+    np.testing.assert_allclose(fit["constant_data"]["Y_entry"], floor[None], rtol=1e-12)
+    said = gplvm.predict(fit, np.zeros((1, 2)), noise=True)["sd"].to_numpy()
+    assert (said > floor * scale).all()
+    shared = gplvm.fit_svi(Y, **QUICK | {"epochs": 1.0})["constant_data"]["Y_entry"].to_numpy()
+    np.testing.assert_allclose(shared, np.full((1, 10), np.sqrt((floor**2).mean())), rtol=1e-12)
+    known = gplvm.fit_svi(Y, noise_sd=0.5, **QUICK | {"epochs": 1.0})
+    np.testing.assert_allclose(known["constant_data"]["Y_entry"], (0.5 / scale)[None])
+    with pytest.raises(ValueError, match="resolution is of a Gaussian likelihood"):
+        gplvm.fit_svi(np.abs(Y), likelihood="poisson", resolution=0.1)
+    with pytest.raises(ValueError, match="resolution must be 'auto', 0 or a positive number"):
+        gplvm.fit_svi(Y, resolution=-1.0)
+
+
 def test_hidden_counts_do_not_pull_the_dispersion():
     """The mask multiplies the derivative in r too: else it goes to a quarter of the truth."""
     rng = np.random.default_rng(5)

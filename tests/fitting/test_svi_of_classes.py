@@ -81,7 +81,7 @@ def test_what_it_keeps_is_what_fit_variational_keeps(table, fit):
 @pytest.mark.parametrize("within", [0.4, pm.HalfNormal.dist(1.0)])
 def test_a_model_is_the_table_with_its_prior(table, within):
     prior = {"X": gplvm.priors.class_mixture(SOME, within=within)}
-    model = gplvm.build_model(table, priors=prior, ard=True, resolution=0)
+    model = gplvm.build_model(table, priors=prior, ard=True)
     one = gplvm.fit_svi(model, **QUICK | {"epochs": 5.0})
     other = gplvm.fit_svi(table, priors=prior, **QUICK | {"epochs": 5.0})
     for group in ("posterior", "approximation", "constant_data"):

@@ -37,20 +37,26 @@ def test_counts(counts, ard, offset):
 def test_a_gaussian_with_a_bias(counts):
     given = {"kernel": "rbf + bias", "ard": True, "scale": "feature"}
     model = gplvm.build_model(counts, missing="mask", resolution=0, **given)
-    same(gplvm.fit_svi(model, **QUICK), gplvm.fit_svi(counts, **given, **QUICK))
+    again = gplvm.fit_svi(counts, resolution=0, **given, **QUICK)
+    same(gplvm.fit_svi(model, **QUICK), again)
 
 
 @pytest.mark.filterwarnings("ignore:fit_svi")
 @pytest.mark.parametrize("scale", ["global", "feature"])
-def test_the_resolution_of_a_model_is_known_noise(counts, scale):
-    """Its noise variance is sigma² + resolution², both in units of the scale; what a grid says by default too."""
-    for resolution in (0.3, "auto"):
-        given = {"scale": scale, "ard": True}
-        model = gplvm.build_model(counts, missing="mask", resolution=resolution, **given)
-        spread, floor = (model[name].get_value() for name in ("Y_scale", "Y_resolution"))
-        fit = gplvm.fit_svi(model, **QUICK)
-        same(fit, gplvm.fit_svi(counts, noise_sd=(floor * spread)[None], **given, **QUICK))
-        np.testing.assert_allclose(fit["constant_data"]["Y_entry"], np.full((1, 4), floor))
+@pytest.mark.parametrize("resolution", [0.3, "auto"])
+def test_the_resolution_is_that_of_the_model(counts, scale, resolution):
+    """The noise variance is sigma² + resolution², both in units of the scale; what a grid says by default."""
+    given = {"scale": scale, "ard": True, "resolution": resolution}
+    model = gplvm.build_model(counts, missing="mask", **given)
+    fit = gplvm.fit_svi(model, **QUICK)
+    same(fit, gplvm.fit_svi(counts, **given, **QUICK))
+    floor = model["Y_resolution"].get_value()
+    np.testing.assert_array_equal(fit["constant_data"]["Y_entry"], np.full((1, 4), floor))
+    # It is noise that is known.
+    spread = model["Y_scale"].get_value()
+    known = {"noise_sd": (floor * spread)[None], "scale": scale, "ard": True}
+    other = gplvm.fit_svi(counts, **known, **QUICK)["approximation"]["X_mean"]
+    np.testing.assert_allclose(fit["approximation"]["X_mean"], other, atol=1e-6)
 
 
 def test_noise_that_a_model_knows_is_not_found_again(rng):
