@@ -46,8 +46,9 @@ from pm_gplvm.model.density import (
     measured,
     optimiser_coordinates,
 )
-from pm_gplvm.model.results import as_fit
-from pm_gplvm.model.spec import ModelSpec
+from pm_gplvm.model.laplace import functions_at, without_functions
+from pm_gplvm.model.results import as_fit, mode_of_functions
+from pm_gplvm.model.spec import FunctionTable, ModelSpec
 from pm_gplvm.model.volume import log_volume, why_no_volume
 
 __all__ = ["fit_map", "fit_marginal"]
@@ -164,7 +165,7 @@ def fit_map(
     >>> dict(best.posterior.sizes)
     {'chain': 1, 'draw': 1, 'obs': 20, 'latent': 2}
     """
-    spec = ModelSpec.of(model)
+    spec = ModelSpec.of(model, functions=True)
     settings = _Settings("fit_map", start, n_restarts, relocate, max_iter, tol, random_seed)
     return _warned(spec, settings, False, progressbar, blas_threads, cores, backend, compile_kwargs)
 
@@ -292,6 +293,14 @@ def _fit(
     backend: Backend,
     compile_kwargs: Mapping[str, Any] | None,
 ) -> xr.DataTree:
+    given = spec
+    if isinstance(spec.table, FunctionTable):
+        if backend != "python":
+            raise ValueError(
+                f"backend must be 'python' for a model with a likelihood, got {backend!r}: Laplace's approximation "
+                "is no graph that another backend could compile. Leave it out."
+            )
+        spec = without_functions(spec, settings.caller)
     model = spec.model
     if not model.free_RVs:
         raise ValueError("model must have a free variable, got every one fixed by a number.")
@@ -363,7 +372,12 @@ def _fit(
     stats = {"lp": likelihood + prior, "log_likelihood": likelihood}
     if volume:
         stats["log_marginal"] = best.objective
-    start = settings.start
+    start, more = settings.start, {}
+    if isinstance(spec.table, FunctionTable):
+        mode = functions_at(spec, best.values)
+        ends[0]["f"] = mode.f
+        more = mode_of_functions(spec, mode)
+        spec = replace(spec, model=given.model)
     fit = as_fit(
         spec,
         {name: np.asarray(v)[None, None] for name, v in ends[0].items()},
@@ -377,6 +391,7 @@ def _fit(
         groups={
             "optima": optima_table(ranked).merge(start_columns(starts, ranked)),
             **optima_positions([i for i, _ in ranked], ends),
+            **more,
         },
     )
     if first is not None and rows is not None:

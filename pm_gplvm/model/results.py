@@ -12,6 +12,7 @@ from pm_gplvm.core.checks import Array
 from pm_gplvm.core.interrupt import interrupted
 from pm_gplvm.data.fit import FEATURE, LATENT, OBS, THETA, to_json
 from pm_gplvm.model.compile import constants
+from pm_gplvm.model.laplace import FunctionMode
 from pm_gplvm.model.likelihoods import noted
 from pm_gplvm.model.spec import FunctionTable, ModelSpec
 
@@ -64,6 +65,21 @@ def as_fit(
         settings=settings,
     )
     return fit
+
+
+def mode_of_functions(spec: ModelSpec, mode: FunctionMode) -> dict[str, xr.Dataset]:
+    """Make the group ``laplace`` of a fit: what predictions need of the functions at their mode."""
+    values = {
+        "weights": mode.weights,
+        "curvature": mode.curvature,
+        "log_likelihood": mode.log_likelihood,
+    }
+    dims = {
+        "weights": (OBS, FEATURE),
+        "curvature": (OBS, FEATURE),
+        "log_likelihood": (FEATURE,),
+    }
+    return {"laplace": _dataset(spec.model, values, (), dims)}
 
 
 def attributes(
