@@ -399,7 +399,7 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         """Offset of these rows as an array (M, 1) or (M, D), if one was given."""
         if offset is None:
             return None
-        if not Fit(self.fit_).is_uncollapsed:
+        if not Fit(self.fit_).has_likelihood:
             raise ValueError(
                 f"offset is of fits by minibatches, got one for a fit by {self.inference_}. Leave it out."
             )
@@ -513,7 +513,7 @@ def _beside(rows: Array, offset: Array) -> Array:
 
 def _of_entries(read: Fit) -> dict[str, Any]:
     """Likelihood and offset of a fit as the estimator takes them."""
-    if not read.is_uncollapsed:
+    if not read.has_likelihood:
         return {}
     found = from_dict(read.setting("likelihood"))
     plain = found.name in FAMILIES and found == FAMILIES[found.name]()

@@ -5,12 +5,21 @@ Each column is f = level + N(0, K), its entries independent given f. By Rasmusse
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.linalg import lapack
 
 from pm_gplvm.core.checks import Array
+from pm_gplvm.core.kernels import (
+    cross_and_rate,
+    cross_pullback,
+    cross_slope,
+    prior_slope_variance,
+    prior_variance,
+)
 
 Terms = tuple[Array, Array, Array, Array]
 """Of f (N, D): ln p(y given f), its first derivative, W = minus its second, at least 0, and the derivative of W.
@@ -20,6 +29,7 @@ All are 0 where an entry is missing.
 
 _STEPS = 100
 _TOLERANCE = 1e-12  # of the value a column
+_LEAST_VARIANCE = 1e-10
 _LONGEST = 5.0  # step of f: the exponential of a longer one may overflow
 
 
@@ -142,3 +152,85 @@ def _at_the_mode(K: Array, level: Array, a: Array, found: Terms) -> LaplaceColum
     return LaplaceColumns(
         value, level + Ka, a, np.maximum(variance, 0.0), adjoint, by_K, (a + u).sum(axis=0)
     )
+
+
+@dataclass(frozen=True)
+class ColumnModes:
+    """The functions of columns about their modes, at other positions too.
+
+    With k the vector of k(x, X), column d has the mean level + kᵀ weights_d and the variance
+    k(x, x) - kᵀ (K + W_d⁻¹)⁻¹ k (Rasmussen & Williams 2006, eq. 3.21 and 3.24).
+    """
+
+    kernel: str
+    X: Array  # (N, Q)
+    theta: dict[str, Any]
+    level: Array  # (D,)
+    weights: Array  # (N, D)
+    curvature: Array  # W, (N, D)
+
+    @cached_property
+    def reductions(self) -> list[Array]:
+        """(K + W⁻¹)⁻¹ of each column, (N, N)."""
+        K = self.cross(self.X)
+        return [_covariance_inverse(K, W)[0] for W in self.curvature.T]
+
+    def cross(self, X: Array) -> Array:
+        """k(x, X) at positions (S, Q), shape (S, N)."""
+        return cross_and_rate(self.kernel, X, self.X, **self.theta)[0]
+
+    def prior_variance(self, X: Array) -> Array:
+        """k(x, x), shape (S,)."""
+        theta = {name: value for name, value in self.theta.items() if name != "lengthscale"}
+        return prior_variance(self.kernel, X, **theta)
+
+    def moments(self, X: Array) -> tuple[Array, Array]:
+        """Mean and variance (S, D) of f."""
+        cross, prior = self.cross(X), self.prior_variance(X)
+        return self.level + cross @ self.weights, self._variance(cross, prior)
+
+    def _variance(self, cross: Array, prior: Array) -> Array:
+        known = [((cross @ R) * cross).sum(axis=1) for R in self.reductions]
+        return np.maximum(prior[:, None] - np.stack(known, axis=1), _LEAST_VARIANCE)
+
+    def joint(self, X: Array) -> tuple[Array, Array]:
+        """Mean (S, D) and covariance (S, S, D) of f at all positions."""
+        cross = self.cross(X)
+        prior = cross_and_rate(self.kernel, X, X, **self.theta)[0]
+        covariance = np.stack([prior - cross @ R @ cross.T for R in self.reductions], axis=2)
+        return self.level + cross @ self.weights, covariance
+
+    def pullback(self, X: Array, by_mean: Array, by_variance: Array) -> Array:
+        """Gradient in the positions (S, Q), from derivatives in mean and variance (S, D)."""
+        cross, rate = cross_and_rate(self.kernel, X, self.X, **self.theta)
+        by_cross = by_mean @ self.weights.T
+        for d, R in enumerate(self.reductions):
+            by_cross -= 2.0 * by_variance[:, d, None] * (cross @ R)
+        by_prior = by_variance.sum(axis=1)
+        return cross_pullback(self.kernel, X, self.X, rate, by_cross, by_prior, **self.theta)
+
+    def slope_of_mean(self, X: Array) -> Array:
+        """∂mean/∂x, (S, Q, D)."""
+        return cross_slope(self.kernel, X, self.X, **self.theta) @ self.weights
+
+    def slope_covariance(self, X: Array, weight: Array) -> Array:
+        """Covariance of the slopes in x, summed over the columns with a weight (D,) of each, (S, Q, Q)."""
+        slope = cross_slope(self.kernel, X, self.X, **self.theta)
+        prior = np.diag(prior_slope_variance(self.kernel, X.shape[1], **self.theta))
+        known = sum(w * R for w, R in zip(weight, self.reductions, strict=True))
+        return weight.sum() * prior - slope @ known @ slope.transpose(0, 2, 1)
+
+    @cached_property
+    def at_rows(self) -> tuple[Array, Array]:
+        """Mean and variance (N, D) of f at the rows' own positions."""
+        return self.moments(self.X)
+
+    @property
+    def left_out(self) -> tuple[Array, Array]:
+        """Mean and variance (N, D) of f at each row given the other entries of its column, about this mode.
+
+        What an entry has told, N(f; W), is taken out of its posterior (Vehtari et al. 2016, JMLR 17 (103), eq. 27).
+        """
+        mean, variance = self.at_rows
+        left = variance / np.maximum(1.0 - variance * self.curvature, _LEAST_VARIANCE)
+        return mean - left * self.weights, left

@@ -419,6 +419,10 @@ def rebuild(
     ... )
     """
     read = Fit.of(fit, "X", "Y_mean", "Y_scale", caller="rebuild")
+    read.refuse_function_modes(
+        "what was said of entries and priors of the likelihood stands in no fit. Build the model as it was first "
+        "built: build_model(Y, likelihood=...)."
+    )
     read.refuse_uncollapsed(
         "it has no pm.Model. Go on with fit_svi(Y, start=fit), or from its positions with another fit: "
         "fit_marginal(build_model(Y), start={'X': fit['approximation']['X_mean']})."

@@ -117,6 +117,8 @@ class FunctionMode:
     weights: Array  # K⁻¹(f - level)
     curvature: Array  # W
     log_likelihood: Array  # of the columns (D,), in the units of the table
+    level: Array
+    parameters: dict[str, Array]  # of the likelihood, unconstrained
 
 
 def functions_at(spec: ModelSpec, values: Mapping[str, Array]) -> FunctionMode:
@@ -131,4 +133,5 @@ def functions_at(spec: ModelSpec, values: Mapping[str, Array]) -> FunctionMode:
         found = laplace_columns(K, level, partial(entries.terms, parameters=given))
         _, _, W, _ = entries.terms(found.mode, given)
     value = found.value - _log_units(spec, entries)
-    return FunctionMode(found.mode, found.weights, np.maximum(W, 0.0), value)
+    named = dict(zip(entries.names, given, strict=True))
+    return FunctionMode(found.mode, found.weights, np.maximum(W, 0.0), value, level, named)

@@ -108,7 +108,7 @@ def predict(
             "predict has no cov with X_sd, whose positions vary each by itself. Leave one out, or draw positions and "
             "give each set of them to sample_predictive."
         )
-    if read.is_uncollapsed:
+    if read.has_likelihood:
         return _predicted_uncollapsed(
             read, positions, spread, noise=noise, cov=cov, limit=num_samples
         )
@@ -163,7 +163,7 @@ def _unit(read: Fit) -> Array:
 def readable(fit: Any, caller: str) -> Fit:
     """Read a fit with a table's units and a noise, or a likelihood."""
     read = Fit.of(fit, "X", "Y_mean", "Y_scale", caller=caller)
-    if not read.is_uncollapsed:
+    if not read.has_likelihood:
         read.require("sigma")
     return read
 
@@ -273,7 +273,7 @@ def sample_predictive(
     read.warn_unaligned()
     positions = check_positions(read, X_new)
     rng = np.random.default_rng(random_seed)
-    if read.is_uncollapsed:
+    if read.has_likelihood:
         frames = list(each_frame(read, num_samples))
         shares = np.array_split(np.arange(num_samples), len(frames))
         tables = [
@@ -351,7 +351,7 @@ def reconstruct(fit: xr.DataTree, *, noise: bool = False, num_samples: int = 100
     {'obs': 20, 'feature': 64}
     """
     read = readable(fit, "reconstruct")
-    if read.is_uncollapsed:
+    if read.has_likelihood:
         rows = rows_under_q(read)
         spread = np.sqrt(rows.of_mean + (rows.about if noise else 0.0))
         whole = {"mean": ((OBS, FEATURE), rows.mean), "sd": ((OBS, FEATURE), spread)}
@@ -379,7 +379,7 @@ def relative_uncertainty(fit: xr.DataTree, X_new: Any, *, num_samples: int = 20)
     """
     read = readable(fit, "relative_uncertainty")
     positions = check_positions(read, X_new)
-    if read.is_uncollapsed:
+    if read.has_likelihood:
         left = [process.variance_share(positions) for process in each_frame(read, num_samples)]
         return np.asarray(np.sqrt(np.mean(left, axis=0)))
     table, patterns = _table(read)
