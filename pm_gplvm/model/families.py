@@ -668,7 +668,7 @@ def _told(name: str, value: Any, least: float, text: str) -> Any:
     if value is None or (isinstance(value, str) and value == ENTRIES):
         return value
     try:
-        array = np.asarray(value, dtype=float)
+        array = np.asarray(np.nan if isinstance(value, str | bool) else value, dtype=float)
     except (TypeError, ValueError):
         array = np.array([np.nan])
     if array.ndim > 2 or (array < least).any() or (array.ndim < 2 and not np.isfinite(array).all()):

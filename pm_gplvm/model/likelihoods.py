@@ -393,6 +393,11 @@ class FromPyMC(Likelihood):
                 "function must return a distribution, such as lambda f: pm.Poisson.dist(pm.math.exp(f)), "
                 f"got {type(dist).__name__}."
             )
+        if dist.type.ndim != 2:
+            raise ValueError(
+                "function must return a distribution of each entry of f, which has 2 dimensions, got one of "
+                f"{dist.type.ndim}. Write it elementwise in f."
+            )
 
     @property
     def text(self) -> str:

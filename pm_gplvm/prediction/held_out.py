@@ -426,7 +426,9 @@ def _built(
         raise TypeError(
             f"build must return the model of the table it is given, got {type(model).__name__}. A fit of it will do too."
         )
-    if not np.array_equal(ModelSpec.of(model, functions=True).table.Y, table.to_numpy(), equal_nan=True):
+    if not np.array_equal(
+        ModelSpec.of(model, functions=True).table.Y, table.to_numpy(), equal_nan=True
+    ):
         raise ValueError(
             "build must return the model of the table it is given, got one of another table. Write "
             "lambda table: build_model(table, ...)."
