@@ -51,8 +51,8 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         As in :func:`build_model`. With ``missing="mask"`` the rows given to ``transform`` and ``score``
         may have NaN too.
     likelihood : str, object of ``pm_gplvm.likelihoods``, or mapping from columns to these, default "gaussian"
-        What an entry is: "poisson", "negative_binomial", "bernoulli", "ordinal", ... as in :func:`fit_svi`, which alone
-        fits others than normal noise.
+        What an entry is: "poisson", "negative_binomial", "bernoulli", "ordinal", ... as in :func:`fit_svi`, which
+        fits others than normal noise, or with ``inference="map"`` :func:`fit_map`, small tables.
     offset : "size" or None, default None
         As in :func:`fit_svi`: "size" takes account of the sum of each row of counts. Other offsets go to ``fit``.
     inference : {"auto", "marginal", "map", "laplace", "sparse", "variational", "stochastic", "linear", "svi"}, default "auto"

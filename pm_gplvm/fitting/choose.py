@@ -198,9 +198,14 @@ class Task:
 
     @cached_property
     def model(self) -> pm.Model:
-        """What :func:`build_model` builds, with normal noise."""
+        """What :func:`build_model` builds."""
         found = self._entries
-        noise: Any = found.noise if isinstance(found, Gaussian) else self.noise
+        others = (
+            self._needs_minibatches() is not None
+        )  # a noise is the likelihood's own matter then
+        noise: Any = (
+            "shared" if others else found.noise if isinstance(found, Gaussian) else self.noise
+        )
         return build_model(
             self.Y,
             self.latent_dim,
@@ -211,6 +216,7 @@ class Task:
             missing=self.missing,
             resolution=self.resolution,
             noise=noise,
+            **({"likelihood": found, "offset": self.offset} if others else {}),
         )
 
     @cached_property
@@ -232,9 +238,9 @@ class Task:
     def choice(self) -> tuple[str, str]:
         """The fit, and why in a line.
 
-        Another likelihood than the Gaussian, or an offset, is for :func:`fit_svi` alone. So are tables of normal
-        noise for which the exact estimate would take more than about a minute and that have more than 2000 rows, or
-        holes; other tables as :func:`choose_inference` says.
+        Another likelihood than the Gaussian, or an offset, is for :func:`fit_svi`; for :func:`fit_map` where that is
+        asked for. For :func:`fit_svi` are tables of normal noise, too, for which the exact estimate would take more
+        than about a minute and that have more than 2000 rows, or holes; other tables as :func:`choose_inference` says.
         """
         name = one_of("inference", self.inference, NAMES)
         why_not = self._why_no_minibatches()
@@ -243,9 +249,11 @@ class Task:
                 raise ValueError(
                     f"sample and sample_theta draw from models of normal noise, got {needs}. Fit it, which gives q(X)."
                 )
+            if name == "map":
+                return name, "asked for"
             if name not in ("auto", "svi"):
                 raise ValueError(
-                    f"inference must be 'auto' or 'svi' with {needs}, which no other fit knows, got {name!r}."
+                    f"inference must be 'auto', 'svi' or 'map' with {needs}, which no other fit knows, got {name!r}."
                 )
             if why_not is not None:
                 raise ValueError(f"{why_not}, as it is fitted by minibatches with {needs}.")

@@ -140,7 +140,8 @@ def build_model(
     observed, as ``Y`` (obs, feature), with holes as one vector, and in a mixed table as one variable for each
     likelihood, ``Y_poisson``. ``scale``
     is of columns of Student-t noise, ``resolution`` of none. PyMC's functions take such a model,
-    :func:`sample_theta` draws θ and f given X, :func:`fit_svi` fits it; all other verbs refuse it.
+    :func:`sample_theta` draws θ and f given X, :func:`fit_svi` and :func:`fit_map` (its ``f`` integrated out by
+    Laplace's approximation, without the 1e-6) fit it; all other fits refuse it.
 
     Examples
     --------

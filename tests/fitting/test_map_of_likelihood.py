@@ -135,3 +135,43 @@ def test_restarts_and_processes_serve(fitted):
 def test_other_backends_are_refused(fitted):
     with pytest.raises(ValueError, match="backend must be 'python' for a model with a likelihood"):
         gplvm.fit_map(fitted[2], backend="jax")
+
+
+def test_the_estimator_fits_it_where_it_is_asked_for():
+    _, Y = counts(5, N=30, D=6)
+    estimator = gplvm.GPLVM(likelihood="poisson", inference="map", random_state=1)
+    X = estimator.fit_transform(Y)
+    assert estimator.fit_.attrs["method"] == "map"
+    assert "weight" in estimator.fit_.posterior
+    np.testing.assert_allclose(estimator.transform(Y)[:3], X[:3])
+    assert np.isfinite(estimator.score(Y))
+    again = gplvm.GPLVM.from_fit(estimator.fit_)
+    assert (again.likelihood, again.inference) == ("poisson", "map")
+    assert again.fit(Y).embedding_.shape == (30, 2)
+    sized = gplvm.GPLVM(likelihood="poisson", offset="size", inference="map", random_state=1)
+    assert sized.fit(Y).transform(Y[:2] * 2.0).shape == (2, 2)
+    assert sized.fit_.attrs["size_median"] == np.median(Y.sum(axis=1))
+
+
+def test_trials_of_each_entry_and_offsets_stand_in_the_fit():
+    rng = np.random.default_rng(6)
+    trials = rng.integers(5, 20, (30, 4))
+    Y = rng.binomial(trials, 0.4).astype(float)
+    offset = rng.normal(size=30) * 0.1
+    model = gplvm.build_model(Y, likelihood=likelihoods.binomial(trials), offset=offset)
+    fit = gplvm.fit_map(model, **QUIET)
+    np.testing.assert_array_equal(fit["constant_data"]["Y_entry"], trials)
+    found = gplvm.reconstruct(fit, noise=True)
+    assert (found["mean"] <= trials).all()
+    with pytest.raises(ValueError, match="cannot tell the numbers of trials of new rows"):
+        gplvm.predict(fit, np.zeros((1, 2)))
+    other = gplvm.build_model(Y, likelihood=likelihoods.binomial(20), offset=offset)
+    with pytest.raises(ValueError, match="needs the offset of each new row"):
+        gplvm.embed(gplvm.fit_map(other, **QUIET), Y[:1])
+
+
+def test_summary_says_what_it_is(fitted):
+    told = gplvm.summary(fitted[3])
+    assert "likelihood poisson" in " ".join(told.fitted)
+    assert "fit_svi(model, start=fit)" in told.advice[0]
+    assert told.explained > 0.1

@@ -545,6 +545,9 @@ def page():
         "`lambda rows: fit_svi(rows, ...)`. `predict` and `reconstruct` are of E[y | f]: of counts themselves, "
         "`magnification` of f.",
         "",
+        "`fit_map` with a likelihood keeps f at its mode, and a Gaussian about it in each column, through which all verbs "
+        "go; `leave_one_out` takes out of that what an entry has told, and `compute_log_likelihood` is Laplace's.",
+        "",
         "`sample` stands for its draws after `align`; without it most verbs warn. `fit_sparse` is shown with "
         "a linear part in the kernel, which it takes as it takes any kernel.",
         "",
