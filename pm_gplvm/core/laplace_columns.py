@@ -13,6 +13,7 @@ import numpy as np
 from scipy.linalg import lapack
 
 from pm_gplvm.core.checks import Array
+from pm_gplvm.core.gaussian import mirror
 from pm_gplvm.core.kernels import (
     cross_and_rate,
     cross_pullback,
@@ -30,6 +31,7 @@ All are 0 where an entry is missing.
 _STEPS = 100
 _TOLERANCE = 1e-12  # of the value a column
 _LEAST_VARIANCE = 1e-10
+_TOLD = 1e-3  # W times the variance before any data, above which an entry tells something
 _LONGEST = 5.0  # step of f: the exponential of a longer one may overflow
 
 
@@ -123,11 +125,13 @@ def _newton(K: Array, W: Array, b: Array) -> Array:
     return np.asarray(b - root * solved)
 
 
-def _covariance_inverse(K: Array, W: Array) -> tuple[Array, float]:
-    """(K + W⁻¹)⁻¹ (N, N), and ½ ln|B|."""
-    root = np.sqrt(W)
+def _inverse(K: Array, root: Array) -> tuple[Array, float]:
+    """B⁻¹ (N, N), and ½ ln|B|."""
     L = _factor(K, root)
-    return root[:, None] * _solve(L, np.diag(root)), float(np.log(np.diag(L)).sum())
+    half_logdet = float(np.log(np.diag(L)).sum())
+    inverse = np.asarray(lapack.dpotri(L, lower=1, overwrite_c=1)[0])
+    mirror(inverse)
+    return inverse, half_logdet
 
 
 def _at_the_mode(K: Array, level: Array, a: Array, found: Terms) -> LaplaceColumns:
@@ -137,21 +141,34 @@ def _at_the_mode(K: Array, level: Array, a: Array, found: Terms) -> LaplaceColum
     variance, adjoint, u = np.empty_like(a), np.empty_like(a), np.empty_like(a)
     total = np.zeros_like(K)
     for d in range(D):
-        R, half_logdet = _covariance_inverse(K, W[:, d])
+        root = np.sqrt(W[:, d])
+        inverse, half_logdet = _inverse(K, root)
         value[d] -= half_logdet
-        total += R
-        KR = K @ R
-        variance[:, d] = np.diag(K) - np.einsum("nm,nm->n", KR, K)
+        variance[:, d] = _variance(K, W[:, d], root, inverse)
+        inverse *= root
+        inverse *= root[:, None]  # now (K + W⁻¹)⁻¹
+        total += inverse
         # The mode moves with K, the level and the slope, and W with the mode.
         s = -0.5 * variance[:, d] * of_W[:, d]
-        Ks = K @ s
-        u[:, d] = s - R @ Ks
-        adjoint[:, d] = Ks - KR @ Ks
+        u[:, d] = s - inverse @ (K @ s)
+        adjoint[:, d] = K @ u[:, d]
     half = 0.5 * u @ a.T
     by_K = 0.5 * (a @ a.T - total) + half + half.T
     return LaplaceColumns(
         value, level + Ka, a, np.maximum(variance, 0.0), adjoint, by_K, (a + u).sum(axis=0)
     )
+
+
+def _variance(K: Array, W: Array, root: Array, inverse: Array) -> Array:
+    """Diagonal of K - K (K + W⁻¹)⁻¹ K, from B⁻¹: that of W^½ (...) W^½ is 1 - B⁻¹."""
+    prior = np.diag(K)
+    told = prior * W > _TOLD
+    variance = np.where(told, (1.0 - np.diag(inverse)) / np.where(told, W, 1.0), 0.0)
+    few = np.flatnonzero(~told)  # where all digits of that difference would be lost
+    if len(few):
+        cross = K[few] * root
+        variance[few] = prior[few] - ((cross @ inverse) * cross).sum(axis=1)
+    return variance
 
 
 @dataclass(frozen=True)
@@ -172,8 +189,8 @@ class ColumnModes:
     @cached_property
     def reductions(self) -> list[Array]:
         """(K + W⁻¹)⁻¹ of each column, (N, N)."""
-        K = self.cross(self.X)
-        return [_covariance_inverse(K, W)[0] for W in self.curvature.T]
+        K, roots = self.cross(self.X), np.sqrt(self.curvature.T)
+        return [root[:, None] * _inverse(K, root)[0] * root for root in roots]
 
     def cross(self, X: Array) -> Array:
         """k(x, X) at positions (S, Q), shape (S, N)."""
