@@ -246,7 +246,7 @@ class ColumnModes:
     def left_out(self) -> tuple[Array, Array]:
         """Mean and variance (N, D) of f at each row given the other entries of its column, about this mode.
 
-        What an entry has told, N(f; W), is taken out of its posterior (Vehtari et al. 2016, JMLR 17 (103), eq. 27).
+        What an entry has told, N(f; W), is taken out of its posterior (Vehtari et al. 2016, JMLR 17 (103)).
         """
         mean, variance = self.at_rows
         left = variance / np.maximum(1.0 - variance * self.curvature, _LEAST_VARIANCE)

@@ -128,7 +128,8 @@ def fit_map(
     cores : int, optional
         Processes that run from so many starts at once; by default all runs are made in this one. With the same
         ``blas_threads`` the numbers are the same (below 800 rows they are so by default): a process has one
-        thread, or as many as ``blas_threads`` says. They take some 2 seconds to begin, and wait two minutes
+        thread, or as many as ``blas_threads`` says. (With another likelihood than a Gaussian they are the same but for
+        rounding, as a search for the mode of f begins at the last one.) They take some 2 seconds to begin, and wait two minutes
         for the next fit. It gains something with restarts, from about 300 rows on; moving rows and the
         last run, from the best start, are done in this process.
     backend : {"python", "numba", "jax"}, default "python"

@@ -41,7 +41,8 @@ def compute_log_likelihood(fit: xr.DataTree) -> xr.DataTree:
     ``pm.compute_log_likelihood`` but without compilation. ``az.loo`` and ``az.compare`` then leave out one
     *feature* at a time. ArviZ smooths the tail of the draws, and of an estimate, one draw, it says IndexError:
     that has :func:`leave_one_out`. Of a sparse or variational fit it is the approximate one
-    (:func:`model.build_sparse`) at each draw of X; with ``method="vfe"`` a lower bound.
+    (:func:`model.build_sparse`) at each draw of X; with ``method="vfe"`` a lower bound; of a mode with another
+    likelihood Laplace's approximation.
 
     Parameters
     ----------
@@ -181,6 +182,9 @@ def leave_one_out(fit: xr.DataTree, *, num_samples: int = 200) -> xr.Dataset:
     the column: what is taken out of q(u) is of rank one, and no N × N matrix is formed. Draws of a
     variational fit are those of q(X), and the weights correct no error of q.
 
+    Of a mode with another likelihood (:func:`fit_map`) it is f that is Gaussian, about its mode: what an entry has told
+    is taken out of that, and f put through the likelihood (Vehtari et al. 2016).
+
     Parameters
     ----------
     fit : DataTree
@@ -206,6 +210,9 @@ def leave_one_out(fit: xr.DataTree, *, num_samples: int = 200) -> xr.Dataset:
     ----------
     Bürkner, P.-C., Gabry, J. and Vehtari, A. (2021). Efficient leave-one-out cross-validation for
     Bayesian non-factorized normal and Student-t models. Computational Statistics 36, 1243-1261.
+
+    Vehtari, A., Mononen, T., Tolvanen, V., Sivula, T., Winther, O. (2016). Bayesian leave-one-out cross-validation
+    approximations for Gaussian latent variable models. JMLR 17 (103), 1-38.
 
     Examples
     --------

@@ -52,7 +52,9 @@ def predict(
     For each draw of (X, θ) the Gaussian conditional of a new row is formed (Rasmussen & Williams
     2006, eq. 2.25 and 2.26); the draws are mixed by the law of total variance. A sparse or
     variational fit predicts through its inducing inputs instead, X integrated over q. Where Y has
-    missing entries, each column is conditioned on the rows that have it.
+    missing entries, each column is conditioned on the rows that have it. A fit with another likelihood than a Gaussian
+    predicts E[y | f], f through its inducing inputs (:func:`fit_svi`) or Gaussian about its mode (:func:`fit_map`; Rasmussen
+    & Williams 2006, eq. 3.21 and 3.24).
 
     Parameters
     ----------
