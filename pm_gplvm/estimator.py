@@ -51,8 +51,8 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         As in :func:`build_model`. With ``missing="mask"`` the rows given to ``transform`` and ``score``
         may have NaN too.
     likelihood : str, object of ``pm_gplvm.likelihoods``, or mapping from columns to these, default "gaussian"
-        What an entry is: "poisson", "negative_binomial", "bernoulli", "ordinal", ... as in :func:`fit_svi`, which alone
-        fits others than normal noise.
+        What an entry is: "poisson", "negative_binomial", "bernoulli", "ordinal", ... as in :func:`fit_svi`, which
+        fits others than normal noise, or with ``inference="map"`` :func:`fit_map`, small tables.
     offset : "size" or None, default None
         As in :func:`fit_svi`: "size" takes account of the sum of each row of counts. Other offsets go to ``fit``.
     inference : {"auto", "marginal", "map", "laplace", "sparse", "variational", "stochastic", "linear", "svi"}, default "auto"
@@ -400,7 +400,7 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         """Offset of these rows as an array (M, 1) or (M, D), if one was given."""
         if offset is None:
             return None
-        if not Fit(self.fit_).is_uncollapsed:
+        if not Fit(self.fit_).has_likelihood:
             raise ValueError(
                 f"offset is of fits by minibatches, got one for a fit by {self.inference_}. Leave it out."
             )
@@ -514,7 +514,7 @@ def _beside(rows: Array, offset: Array) -> Array:
 
 def _of_entries(read: Fit) -> dict[str, Any]:
     """Likelihood and offset of a fit as the estimator takes them."""
-    if not read.is_uncollapsed:
+    if not read.has_likelihood:
         return {}
     found = from_dict(read.setting("likelihood"))
     plain = found.name in FAMILIES and found == FAMILIES[found.name]()

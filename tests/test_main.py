@@ -505,8 +505,8 @@ MISTAKES = {
     ),
     "a likelihood that is none": (["demo", "--likelihood", "posson"], "invalid choice: 'posson'"),
     "another fit of counts": (
-        ["fit", "cells.csv", "--label", "stage", "--likelihood", "poisson", "--fit", "map"],
-        "--fit must be 'auto' or 'svi' with likelihood 'poisson'",
+        ["fit", "cells.csv", "--label", "stage", "--likelihood", "poisson", "--fit", "laplace"],
+        "--fit must be 'auto', 'svi' or 'map' with likelihood 'poisson'",
     ),
     "no counts": (
         ["fit", "cells.csv", "--label", "stage", "--likelihood", "poisson"],

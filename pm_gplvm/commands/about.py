@@ -74,7 +74,7 @@ def _of_fit(source: str) -> str:
 
 def _likelihood(read: Fit) -> str:
     """Name the likelihood, of columns of several kinds each with their number."""
-    if not read.is_uncollapsed:
+    if not read.has_likelihood:
         return "gaussian"
     told = read.setting("likelihood")
     blocks = [(len(b["columns"]), b["likelihood"]["name"]) for b in told.get("blocks", ())]

@@ -225,7 +225,7 @@ def _scores(table: xr.DataArray, best: xr.DataTree) -> str:
         from sklearn.decomposition import PCA
 
     read = Fit(best)
-    if read.is_uncollapsed and read.setting("likelihood")["name"] not in ("gaussian", "student_t"):
+    if read.has_likelihood and read.setting("likelihood")["name"] not in ("gaussian", "student_t"):
         return ""
     standard = read.table().F
     if np.isnan(standard).any() or len(standard) > _MOST_SCORED:

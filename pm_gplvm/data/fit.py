@@ -106,8 +106,9 @@ class Fit:
         if not variables:
             return
         if "sigma" in variables and "likelihood" in self.tree.attrs and not self.is_uncollapsed:
+            got = "an estimate" if self.has_function_modes else "draws"
             raise ValueError(
-                f"{self.caller} needs a fit of a Gaussian likelihood or by fit_svi, got draws of f under another. Fit "
+                f"{self.caller} needs a fit of a Gaussian likelihood or by fit_svi, got {got} of f under another. Fit "
                 "the model by fit_svi(model), or draw from it by PyMC's own functions."
             )
         noted = [name for name in THETA if name in (self.priors or {})]  # drawn, and so not removed
@@ -160,6 +161,13 @@ class Fit:
                 f"{self.caller} needs a fit of the exact model, got a sparse or variational one, which it would "
                 "leave for another model. Place the rows with embed, or fit all of them again: "
                 "fit_sparse(build_model(Y), start=fit)."
+            )
+
+    def refuse_function_modes(self, reason: str) -> None:
+        """Raise ValueError with the reason, and the remedy, if the fit is a mode under a likelihood."""
+        if self.has_function_modes:
+            raise ValueError(
+                f"{self.caller} needs a fit other than by fit_map of a model with a likelihood: {reason}"
             )
 
     def refuse_uncollapsed(self, reason: str) -> None:
@@ -217,6 +225,16 @@ class Fit:
     def is_uncollapsed(self) -> bool:
         """Whether it keeps a q(u) for each column and a likelihood, as :func:`fit_svi` does."""
         return "u_mean" in self.group("approximation")
+
+    @property
+    def has_function_modes(self) -> bool:
+        """Whether it keeps its columns' functions at their modes, as :func:`fit_map` does with a likelihood."""
+        return "weights" in self.group("laplace")
+
+    @property
+    def has_likelihood(self) -> bool:
+        """Whether predictions go through a likelihood: of f by its q(u), or about its mode."""
+        return self.is_uncollapsed or self.has_function_modes
 
     @property
     def has_q(self) -> bool:

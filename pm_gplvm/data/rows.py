@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array, issparse
 
 from pm_gplvm.core.checks import Array
-from pm_gplvm.data.arrays import is_anndata, labels_along
+from pm_gplvm.data.arrays import are_positions, is_anndata, labels_along, numbers
 from pm_gplvm.data.fit import FEATURE, OBS
 from pm_gplvm.data.table import labelled
 
@@ -112,12 +112,14 @@ class RowTable:
 
 
 def along_rows(name: str, given: Any, table: RowTable) -> Array | None:
-    """Known numbers of rows (N, 1) or entries (N, D), brought to the order of the table's rows by label.
+    """Known numbers of rows (N, 1) or entries (N, D), brought to the order of the table's rows and columns by label.
 
     A number is that of all. None stays None.
     """
     if given is None:
         return None
+    if isinstance(given, bool | np.bool_):
+        raise TypeError(f"{name} must be an array of numbers, got {given!r}.")
     N, D = table.shape
     labels = labels_along(given, 0)
     if isinstance(given, xr.DataArray | pd.DataFrame | pd.Series) and labels is not None:
@@ -131,7 +133,9 @@ def along_rows(name: str, given: Any, table: RowTable) -> Array | None:
                 f"{name} must have the labels of the rows of Y, each once, got none of "
                 f"{', '.join(missing) or 'some, or one twice'}. Give it the same index."
             )
-    values = np.asarray(given, dtype=np.float64)
+    if isinstance(given, xr.DataArray | pd.DataFrame) and given.ndim == 2:
+        given = _by_column(name, given, table)
+    values = numbers(name, given)
     if values.ndim == 0:
         values = np.full((1, 1), float(values))
     elif values.shape == (N,):
@@ -145,10 +149,37 @@ def along_rows(name: str, given: Any, table: RowTable) -> Array | None:
     return np.broadcast_to(values, (N, values.shape[1]))
 
 
+def _by_column(name: str, given: Any, table: RowTable) -> Any:
+    """Bring columns to the order of the table's by label, where both have labels that somebody gave."""
+    labels, wanted = labels_along(given, 1), table.features
+    if labels is None or len(labels) != len(wanted) or len(wanted) == 1:
+        return given
+    if are_positions(labels) or are_positions(wanted) or np.array_equal(labels, wanted):
+        return given
+    own = pd.Index(labels)
+    order = own.get_indexer(pd.Index(wanted)) if own.is_unique else np.full(len(wanted), -1)
+    if (order < 0).any():
+        missing = [str(column) for column in wanted[order < 0]][:3]
+        raise ValueError(
+            f"{name} must have the labels of the columns of Y, each once, got none of {', '.join(missing)}. Give it "
+            "the same columns, or pass an array without labels in their order."
+        )
+    return given[:, order] if isinstance(given, xr.DataArray) else given.iloc[:, order]
+
+
+_LARGEST_OFFSET = 300.0  # its exponential, times a count, is finite
+
+
 def offset_along_rows(offset: Any, table: RowTable) -> tuple[Array | None, dict[str, float]]:
     """Offset of the rows, and what new rows need to find theirs."""
     if not isinstance(offset, str):
-        return along_rows("offset", offset, table), {}
+        values = along_rows("offset", offset, table)
+        if values is not None and (most := np.abs(values).max()) > _LARGEST_OFFSET:
+            raise ValueError(
+                f"offset must lie within ±{_LARGEST_OFFSET:g}, got {most:g}. It is added to f: of an exposure pass the "
+                "logarithm."
+            )
+        return values, {}
     if offset != "size":
         raise ValueError(f"offset must be 'size' where it is a text, got {offset!r}.")
     sums = np.concatenate([np.nansum(table.take(rows), axis=1) for rows in table.blocks()])

@@ -105,7 +105,7 @@ def _of_covariance(
     read: Fit, shape: tuple[int, ...], first: Indices, second: Indices
 ) -> dict[str, Any]:
     """Compute the invariants that need K, draw by draw; none where K cannot be evaluated."""
-    if read.is_uncollapsed:  # u stands for K there, and has seen the table
+    if read.has_likelihood:  # u stands for K there, or K alone for no measurement
         return {}
     if read.kernel not in KERNELS or not all(n in read for n in ("sigma", "Y_mean", "Y_scale")):
         return {}

@@ -132,7 +132,7 @@ def summary(fit: xr.DataTree) -> Summary:
     """
     read = Fit.of(fit, "X", caller="summary")
     ended, agree = _ended(read)
-    if read.is_uncollapsed:
+    if read.has_likelihood:
         noise, explained = _shares_uncollapsed(read)
     else:
         noise, explained = _noise_share(read), _explained(read)
@@ -159,7 +159,7 @@ def _fitted(read: Fit) -> list[str]:
         size = f"{N} rows and {len(read.features)} columns, not held by the fit"
     model = [counted(Q, "latent dimension"), f"kernel {read.kernel_and_bias}"]
     model += ["a lengthscale of each dimension"] if read.has_ard else []
-    if read.is_uncollapsed:
+    if read.has_likelihood:
         model.append(f"likelihood {Uncollapsed.of(read).likelihood.name}")
     if "sigma" in read and read.own_noise:
         model.append("a noise of each column")
@@ -221,7 +221,7 @@ def _theta(read: Fit) -> pd.DataFrame:
     rows: dict[str, dict[str, Any]] = {}
     scale = np.atleast_1d(read.constants["Y_scale"]) if "Y_scale" in read else np.ones(1)
     of_Y = "Y" if np.ptp(scale) == 0.0 else "the scale of each column"
-    if read.is_uncollapsed and not Uncollapsed.of(read).in_units_of_Y:
+    if read.has_likelihood and not Uncollapsed.of(read).in_units_of_Y:
         of_Y = "f"
     factor = float(scale[0]) if of_Y == "Y" else 1.0
     names = [*read.theta_names, *(["sigma"] if "sigma" in read else []), *_of_likelihood(read)]
@@ -249,8 +249,9 @@ def _theta(read: Fit) -> pd.DataFrame:
 def _of_likelihood(read: Fit) -> list[str]:
     """Names of the parameters that a likelihood has beside sigma: all but θ, X and those of its prior."""
     known = (str(name) for name in read.posterior.data_vars)
-    own = [n for n in known if n not in THETA and n != "X" and not n.startswith("X_")]
-    return own if read.is_uncollapsed else []
+    others = ("X", "f", "level", *THETA)
+    own = [n for n in known if n not in others and not n.startswith("X_")]
+    return own if read.has_likelihood else []
 
 
 def _columns(values: Array) -> list[tuple[str, Array]]:
@@ -261,8 +262,12 @@ def _columns(values: Array) -> list[tuple[str, Array]]:
 
 def _shares_uncollapsed(read: Fit) -> tuple[float, float]:
     """Shares of the noise and of what the rows' own positions explain, by the moments of the likelihood."""
-    group = read.group("approximation")
-    operations = group["u_mean"].size * group.sizes[OBS] * 2.0 * group.sizes[LATENT]
+    if read.has_function_modes:
+        N, D = read.group("laplace")["weights"].shape
+        operations = float(D) * N**3
+    else:
+        group = read.group("approximation")
+        operations = group["u_mean"].size * group.sizes[OBS] * 2.0 * group.sizes[LATENT]
     if not read.holds_table or operations > _DEAR:
         return np.nan, np.nan
     Y, scale = read.Y.to_numpy(), read.units()[1]
@@ -324,6 +329,11 @@ def _advice(read: Fit, good: bool) -> list[str]:
         return [
             "diagnostics.active_dimensions(fit) tells the dimensions in use. Its spread leaves out that rows "
             "may move together: sample(model) does not."
+        ]
+    if read.has_function_modes:
+        return [
+            "The mode of X and θ together overfits: for new rows and missing entries take fit_svi(model, start=fit). "
+            "How sure θ and f are at these positions, sample_theta(model, fit) tells."
         ]
     if method == "map":
         return [

@@ -47,7 +47,7 @@ from pm_gplvm.fitting.stochastic import Adam
 from pm_gplvm.fitting.variational import spread_rows
 from pm_gplvm.model.approximate import INDUCING
 from pm_gplvm.model.arguments import arguments_of
-from pm_gplvm.model.families import Gaussian
+from pm_gplvm.model.families import Gaussian, working_table
 from pm_gplvm.model.likelihoods import Likelihood, noted, resolve
 from pm_gplvm.model.likelihoods import Rows as Observed
 from pm_gplvm.model.positions import NormalPositions, Positions, positions_of
@@ -64,7 +64,6 @@ _LEAST_RATE = 0.02  # of the rates, at the end
 # q(u) lower by 1.6 on digits.
 _NATURAL, _ROW_RATE, _LOCAL = 0.2, 0.05, 20.0
 _SAMPLE = 20_000  # rows that a start is found on
-_FAR = 20.0  # of working residuals
 _FEWEST_STEPS = 3000
 _WINDOWS = 40
 _RISING = 0.1
@@ -716,7 +715,7 @@ def _positions(
 def _components(data: Data, likelihood: Likelihood, Q: int, rng: np.random.Generator) -> Array:
     """Principal components of what the likelihood makes of the table, found on some rows, of all rows."""
     table = data.table
-    sample = np.clip(likelihood.working(data.rows(table.sample(_SAMPLE, rng))), -_FAR, _FAR)
+    sample = working_table(likelihood, data.rows(table.sample(_SAMPLE, rng)))
     mean = np.nan_to_num(np.nanmean(sample, axis=0))
     filled = completed(sample - mean, Q)
     _, _, V = np.linalg.svd(filled - filled.mean(axis=0), full_matrices=False)
@@ -724,7 +723,7 @@ def _components(data: Data, likelihood: Likelihood, Q: int, rng: np.random.Gener
     X = np.empty((len(table), len(axes)))
     whole = [table.sample(len(table), rng)] if len(table) <= _SAMPLE else table.blocks()
     for rows in whole:
-        values = np.clip(likelihood.working(data.rows(rows)), -_FAR, _FAR) - mean
+        values = working_table(likelihood, data.rows(rows)) - mean
         X[rows] = least_squares_scores(values, axes)
     return np.column_stack([X, np.zeros((len(X), Q - X.shape[1]))])
 

@@ -140,7 +140,8 @@ def build_model(
     observed, as ``Y`` (obs, feature), with holes as one vector, and in a mixed table as one variable for each
     likelihood, ``Y_poisson``. ``scale``
     is of columns of Student-t noise, ``resolution`` of none. PyMC's functions take such a model,
-    :func:`sample_theta` draws θ and f given X, :func:`fit_svi` fits it; all other verbs refuse it.
+    :func:`sample_theta` draws θ and f given X, :func:`fit_svi` and :func:`fit_map` (its ``f`` integrated out by
+    Laplace's approximation, without the 1e-6) fit it; all other fits refuse it.
 
     Examples
     --------
@@ -399,6 +400,10 @@ def rebuild(
     ... )
     """
     read = Fit.of(fit, "X", "Y_mean", "Y_scale", caller="rebuild")
+    read.refuse_function_modes(
+        "what was said of entries and priors of the likelihood stands in no fit. Build the model as it was first "
+        "built: build_model(Y, likelihood=...)."
+    )
     read.refuse_uncollapsed(
         "it has no pm.Model. Go on with fit_svi(Y, start=fit), or from its positions with another fit: "
         "fit_marginal(build_model(Y), start={'X': fit['approximation']['X_mean']})."

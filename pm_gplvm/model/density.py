@@ -27,9 +27,10 @@ from pm_gplvm.core.checks import Array, checked
 from pm_gplvm.core.gaussian import gram_factor, lower_factors, solve_lower
 from pm_gplvm.data.arrays import numbers
 from pm_gplvm.model.compile import Backend, compile_mode, resolve_mode
+from pm_gplvm.model.laplace import functions_log_likelihood
 from pm_gplvm.model.likelihood import check_memory
 from pm_gplvm.model.ops import Covariance, incomplete_total_logp, own_columns_logp, total_logp
-from pm_gplvm.model.spec import ModelSpec, Table, tables_of
+from pm_gplvm.model.spec import FunctionTable, ModelSpec, Table, tables_of
 from pm_gplvm.model.volume import log_volume
 
 _STEP = 1e-4  # by which a gradient is differenced
@@ -80,6 +81,9 @@ def _split(
 ) -> tuple[pm.Model, Variable, list[Variable]]:
     """Write down the tables' log-density by their factors; the other observed variables too."""
     if isinstance(model, ModelSpec):
+        if isinstance(model.table, FunctionTable):
+            terms = model.model.replace_rvs_by_values([functions_log_likelihood(model)])
+            return model.model, terms[0], []
         model, tables = model.model, [model.table]
     else:
         tables = tables_of(model)

@@ -50,6 +50,7 @@ FEW_POINTS = 9
 _LOG_2PI = math.log(2.0 * math.pi)
 _HIGHEST = 600.0  # its exponential, times the numbers of a table, is finite
 _MOST_LEVELS = 50
+_FAR = 20.0  # of working residuals
 
 
 def hermite(points: int) -> tuple[Array, Array]:
@@ -135,6 +136,11 @@ class Rows:
             return None
         known = np.where(self.seen, np.broadcast_to(self.entry, self.Y.shape), 1.0)
         return np.ascontiguousarray(known, dtype=float)
+
+
+def working_table(likelihood: "Likelihood", rows: Rows) -> Array:
+    """Return the table whose PCA starts a fit, (B, D), without what lies far off."""
+    return np.clip(likelihood.working(rows), -_FAR, _FAR)
 
 
 def _sums(a: Array, b: Array) -> Array:
@@ -339,6 +345,10 @@ class Likelihood:
                 f"{_place(labels[d] if labels is not None else int(d), first_row + int(b))}; {remedy}."
             )
 
+    def why_not_curved(self, rows: Rows) -> str | None:
+        """Say why ln p(y | f) is no concave, curved function of f, as Laplace's approximation needs it; None if it is."""
+        return None
+
     # Fitting
 
     def start(self, rows: Rows) -> tuple[Parameters, Array]:
@@ -370,6 +380,34 @@ class Likelihood:
         self, rows: Rows, f: Nodes, parameters: Parameters, slopes: bool
     ) -> tuple[Array, Parameters]:
         raise NotImplementedError
+
+    def curved(
+        self, rows: Rows, f: Array, parameters: Parameters
+    ) -> tuple[Array, Array, Array, Array]:
+        """Ln p(y | f + offset) of each entry, its first derivative, W = minus its second, and that of W, (B, D).
+
+        A missing entry has 0.
+        """
+        t, y = f + rows.shift, np.where(rows.seen, rows.Y, self.filler)
+        found = self._curved(y, t, self._entry_of(rows), self.constrained(parameters))
+        log_p, slope, W, of_W = (np.where(rows.seen, part, 0.0) for part in found)
+        return log_p, slope, W, of_W
+
+    def slopes_of_parameters(
+        self, rows: Rows, f: Array, variance: Array, adjoint: Array, parameters: Parameters
+    ) -> Parameters:
+        """Return the derivatives in the parameters of Σ [ln p + ½ variance (ln p)'' + adjoint (ln p)'] at f, all (B, D)."""
+        t, y = f + rows.shift, np.where(rows.seen, rows.Y, self.filler)
+        entry, q = self._entry_of(rows), self.constrained(parameters)
+        factors = [rows.weight, rows.weight * adjoint, 0.5 * rows.weight * variance]
+        found: Parameters = {}
+        for name, derivatives in self._of_parameters(y, t, entry, q).items():
+            each = sum(
+                _by_column(factor, np.broadcast_to(part, t.shape))
+                for factor, part in zip(factors, derivatives, strict=True)
+            )
+            found[name] = _like(np.asarray(each), parameters[name])
+        return found
 
     def log_prior(self, parameters: Parameters) -> tuple[float, Parameters]:
         """Log-density of the unconstrained parameters, normal each, and its derivatives.
@@ -532,6 +570,23 @@ class Likelihood:
         """Return the first derivative of the log-density in t, and minus the second, of at least 0."""
         raise NotImplementedError
 
+    def _bend(self, y: Array, t: Array, entry: Array | None, q: Parameters) -> Array:
+        """Return minus the third derivative of the log-density in t."""
+        raise NotImplementedError
+
+    def _curved(
+        self, y: Array, t: Array, entry: Array | None, q: Parameters
+    ) -> tuple[Array, Array, Array, Array]:
+        """Return the log-density, its first derivative in t, minus the second, and minus the third."""
+        log_p = self._log_density(y, t, entry, q) + self._constant(y, entry, q)
+        return log_p, *self._slopes(y, t, entry, q), self._bend(y, t, entry, q)
+
+    def _of_parameters(
+        self, y: Array, t: Array, entry: Array | None, q: Parameters
+    ) -> dict[str, tuple[Any, Any, Any]]:
+        """By unconstrained parameter: its derivatives of the log-density, and of that's first and second in t."""
+        return {}
+
     def _cdf(self, y: Array, t: Array, entry: Array | None, q: Parameters) -> Array:
         """P(at most y | t)."""
         raise NotImplementedError
@@ -661,7 +716,7 @@ def _told(name: str, value: Any, least: float, text: str) -> Any:
     if value is None or (isinstance(value, str) and value == ENTRIES):
         return value
     try:
-        array = np.asarray(value, dtype=float)
+        array = np.asarray(np.nan if isinstance(value, str | bool) else value, dtype=float)
     except (TypeError, ValueError):
         array = np.array([np.nan])
     if array.ndim > 2 or (array < least).any() or (array.ndim < 2 and not np.isfinite(array).all()):
@@ -768,6 +823,20 @@ class Gaussian(_Noisy):
     def _variance(self, entry: Array | None, q: Parameters) -> Any:
         return q["sigma"] ** 2 + (0.0 if entry is None else entry**2)
 
+    def _curved(
+        self, y: Array, t: Array, entry: Array | None, q: Parameters
+    ) -> tuple[Array, Array, Array, Array]:
+        v, zero = self._variance(entry, q), np.zeros(np.shape(t))
+        slope = (y - t) / v
+        return -0.5 * (slope * (y - t) + np.log(v) + _LOG_2PI), slope, 1.0 / v + zero, zero
+
+    def _of_parameters(
+        self, y: Array, t: Array, entry: Array | None, q: Parameters
+    ) -> dict[str, tuple[Any, Any, Any]]:
+        v = self._variance(entry, q)
+        own, square = q["sigma"] ** 2 / v, (y - t) ** 2 / v
+        return {"log_sigma": (own * (square - 1.0), -2.0 * own * (y - t) / v, 2.0 * own / v)}
+
     def _moments(
         self, t: Array, variance: Array, entry: Array | None, q: Parameters
     ) -> tuple[Array, Array, Any]:
@@ -845,6 +914,10 @@ class StudentT(_Noisy):
         """Return ``sigma`` and ``df``."""
         free = {"df": 2.0 + np.exp(parameters["log_df"])} if self.df == "free" else {}
         return {"sigma": np.exp(parameters["log_sigma"]), **free}
+
+    def why_not_curved(self, rows: Rows) -> str | None:
+        """See :meth:`Likelihood.why_not_curved`."""
+        return "an outlier's ln p bends upwards in f"
 
     def _df(self, q: Any) -> Any:
         return q["df"] if self.df == "free" else self.df
@@ -1019,6 +1092,9 @@ class Poisson(_Counts):
         rate = _exp(t)
         return y - rate, rate
 
+    def _bend(self, y: Array, t: Array, entry: Array | None, q: Parameters) -> Array:
+        return _exp(t)
+
     def _cdf(self, y: Array, t: Array, entry: Array | None, q: Parameters) -> Array:
         return np.where(y < 0.0, 0.0, gammaincc(np.maximum(y, 0.0) + 1.0, _exp(t)))
 
@@ -1113,6 +1189,23 @@ class NegativeBinomial(_Counts, _Logistic):
         p = expit(t - np.log(r))
         return y - (y + r) * p, (y + r) * p * (1.0 - p)
 
+    def _bend(self, y: Array, t: Array, entry: Array | None, q: Parameters) -> Array:
+        r = q["dispersion"]
+        p = expit(t - np.log(r))
+        return (y + r) * p * (1.0 - p) * (1.0 - 2.0 * p)
+
+    def _of_parameters(
+        self, y: Array, t: Array, entry: Array | None, q: Parameters
+    ) -> dict[str, tuple[Any, Any, Any]]:
+        r = q["dispersion"]
+        s = t - np.log(r)
+        p = expit(s)
+        slope, W = self._slopes(y, t, entry, q)
+        # r stands in the shift of t, in the count and in Γ
+        of_log_p = r * (digamma(y + r) - digamma(r) - np.logaddexp(0.0, s)) - slope
+        of_curvature = self._bend(y, t, entry, q) - r * p * (1.0 - p)
+        return {"log_dispersion": (of_log_p, W - r * p, of_curvature)}
+
     def _cdf(self, y: Array, t: Array, entry: Array | None, q: Parameters) -> Array:
         r = q["dispersion"]
         inside = betaincc(np.maximum(y, 0.0) + 1.0, r, expit(t - np.log(r)))
@@ -1192,6 +1285,10 @@ class _Trials(_Logistic):
     ) -> tuple[Array, Array]:
         n, p = self._n(entry), expit(t)
         return y - n * p, n * p * (1.0 - p)
+
+    def _bend(self, y: Array, t: Array, entry: Array | None, q: Parameters) -> Array:
+        p = expit(t)
+        return np.asarray(self._n(entry) * p * (1.0 - p) * (1.0 - 2.0 * p))
 
     def _cdf(self, y: Array, t: Array, entry: Array | None, q: Parameters) -> Array:
         n, at = self._n(entry), np.maximum(y, 0.0)
@@ -1410,9 +1507,7 @@ class Ordinal(_Logistic):
         for c in range(C - 1):
             by_cuts[:, c] = _by_column(codes == c, by_upper + of_gap)
             by_cuts[:, c] += _by_column(codes == c + 1, by_lower - of_gap)
-        by_cuts -= by_cuts.mean(axis=1, keepdims=True)  # cuts of mean 0
-        beyond = np.cumsum(by_cuts[:, ::-1], axis=1)[:, ::-1][:, 1:]
-        return value, {"log_gaps": np.exp(parameters["log_gaps"]) * beyond}
+        return value, {"log_gaps": self._by_gaps(by_cuts, parameters)}
 
     def _cuts(self, q: Parameters, n_columns: int) -> Array:
         return np.broadcast_to(q.get("cuts", np.zeros(1)), (n_columns, len(self.levels) - 1))
@@ -1443,6 +1538,38 @@ class Ordinal(_Logistic):
         lower, upper = self._edges(y, q)
         a, b = expit(t - upper), expit(lower - t)
         return b - a, a * (1.0 - a) + b * (1.0 - b)
+
+    def _bend(self, y: Array, t: Array, entry: Array | None, q: Parameters) -> Array:
+        lower, upper = self._edges(y, q)
+        a, b = expit(t - upper), expit(lower - t)
+        return a * (1.0 - a) * (1.0 - 2.0 * a) - b * (1.0 - b) * (1.0 - 2.0 * b)
+
+    def slopes_of_parameters(
+        self, rows: Rows, f: Array, variance: Array, adjoint: Array, parameters: Parameters
+    ) -> Parameters:
+        """See :meth:`Likelihood.slopes_of_parameters`; through the cuts below and above each entry."""
+        if "log_gaps" not in parameters:
+            return {}
+        C, t = len(self.levels), f + rows.shift
+        codes = self._coded(rows)
+        lower, upper = self._edges(np.array(self.levels)[codes], self.constrained(parameters))
+        a, b = expit(t - upper), expit(lower - t)
+        of_a, of_b = a * (1.0 - a), b * (1.0 - b)
+        between = np.isfinite(upper - lower)
+        of_gap = np.where(between, 1.0 / np.expm1(np.where(between, upper - lower, 1.0)), 0.0)
+        half, w = 0.5 * variance, rows.weight
+        by_upper = w * (of_gap + a + adjoint * of_a + half * of_a * (1.0 - 2.0 * a))
+        by_lower = w * (adjoint * of_b - of_gap - b - half * of_b * (1.0 - 2.0 * b))
+        by_cuts = np.stack(
+            [_by_column(codes == c, by_upper) for c in range(C - 1)], axis=1
+        ) + np.stack([_by_column(codes == c + 1, by_lower) for c in range(C - 1)], axis=1)
+        return {"log_gaps": self._by_gaps(by_cuts, parameters)}
+
+    def _by_gaps(self, by_cuts: Array, parameters: Parameters) -> Array:
+        """Return the derivatives in ln of the gaps from those in the cuts (D, C - 1)."""
+        by_cuts = by_cuts - by_cuts.mean(axis=1, keepdims=True)  # cuts of mean 0
+        beyond = np.cumsum(by_cuts[:, ::-1], axis=1)[:, ::-1][:, 1:]
+        return np.asarray(np.exp(parameters["log_gaps"]) * beyond)
 
     def _cdf(self, y: Array, t: Array, entry: Array | None, q: Parameters) -> Array:
         return np.where(y < self.levels[0], 0.0, expit(self._edges(y, q)[1] - t))
@@ -1571,6 +1698,17 @@ class LogNormal(_Positive):
         value, found = self._normal._expect(logged, f, parameters, slopes)
         return value - f.total * logged.filled.sum(axis=1), found
 
+    def _curved(
+        self, y: Array, t: Array, entry: Array | None, q: Parameters
+    ) -> tuple[Array, Array, Array, Array]:
+        log_p, *others = self._normal._curved(np.log(y), t, None, q)
+        return log_p - np.log(y), *others  # type: ignore[return-value]
+
+    def _of_parameters(
+        self, y: Array, t: Array, entry: Array | None, q: Parameters
+    ) -> dict[str, tuple[Any, Any, Any]]:
+        return self._normal._of_parameters(np.log(y), t, None, q)
+
     def _moments(
         self, t: Array, variance: Array, entry: Array | None, q: Parameters
     ) -> tuple[Array, Array, Any]:
@@ -1668,6 +1806,16 @@ class Gamma(_Positive, _LogMean):
     ) -> tuple[Array, Array]:
         power = _exp(np.log(y) - t)
         return q["shape"] * (power - 1.0), q["shape"] * power
+
+    def _bend(self, y: Array, t: Array, entry: Array | None, q: Parameters) -> Array:
+        return -q["shape"] * _exp(np.log(y) - t)
+
+    def _of_parameters(
+        self, y: Array, t: Array, entry: Array | None, q: Parameters
+    ) -> dict[str, tuple[Any, Any, Any]]:
+        a, (slope, W) = q["shape"], self._slopes(y, t, entry, q)
+        of_log_p = self._log_density(y, t, entry, q) + a * (np.log(a) + 1.0 - digamma(a))
+        return {"log_shape": (of_log_p, slope, -W)}
 
     def _cdf(self, y: Array, t: Array, entry: Array | None, q: Parameters) -> Array:
         return gammainc(q["shape"], q["shape"] * _exp(np.log(y) - t))

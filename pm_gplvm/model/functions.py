@@ -42,6 +42,13 @@ class Source:
         """The table in the units of f."""
         return Observed((self.table.to_numpy() - self.centre) / self.spread, self.offset)
 
+    @cached_property
+    def rows_and_entries(self) -> Observed:
+        """The same, with what the likelihood was told of each entry, in those units too."""
+        rows = self.rows
+        told = self.likelihood.entries(*rows.Y.shape)
+        return Observed(rows.Y, rows.offset, None if told is None else told / self.spread)
+
     @property
     def centre(self) -> Array:
         """What columns are centred by, (D,): 0 where a link gives f its units."""
@@ -211,6 +218,11 @@ def _observe(
     if not seen.any():
         return
     likelihood.distribution(f"Y{end}", t, None, entry, natural, observed=Y, **dims)
+
+
+def variable_of(parameter: str) -> str:
+    """Name of the free variable of an unconstrained parameter of a likelihood."""
+    return parameter.removeprefix("log_").replace("df", "df_beyond_2", 1)
 
 
 def names_of_theta(kernel: str) -> tuple[str, ...]:

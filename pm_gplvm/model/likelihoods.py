@@ -57,6 +57,12 @@ __all__ = [
 ]
 
 
+_TRIED = np.linspace(
+    -8.0, 8.0, 33
+)  # f, from the level, where the curvature of a function is looked at
+_FLAT = 1e-9  # of the largest curvature: rounding
+
+
 class Mixed(Likelihood):
     """Blocks of columns, each with its likelihood; a parameter is named after its block."""
 
@@ -164,6 +170,13 @@ class Mixed(Likelihood):
             names = [d if labels is None else labels[d] for d in columns.tolist()]
             each.check(part, names, first_row)
 
+    def why_not_curved(self, rows: Rows) -> str | None:
+        """See :meth:`Likelihood.why_not_curved`; of the first block where it is not."""
+        for (_, each), part in zip(self.blocks, self._rows(rows), strict=True):
+            if (why := each.why_not_curved(part)) is not None:
+                return f"under {each.name} {why}"
+        return None
+
     def start(self, rows: Rows) -> tuple[Parameters, Array]:
         """Return where each block starts."""
         found: Parameters = {}
@@ -202,6 +215,27 @@ class Mixed(Likelihood):
             total += value
             found |= self._named(i, gradients)
         return total, found
+
+    def curved(
+        self, rows: Rows, f: Array, parameters: Parameters
+    ) -> tuple[Array, Array, Array, Array]:
+        """See :meth:`Likelihood.curved`."""
+        parts = self._rows(rows)
+        return self._gather(
+            f.shape,
+            lambda i, each: each.curved(parts[i], self._part(i, f), self._of(i, parameters)),
+        )
+
+    def slopes_of_parameters(
+        self, rows: Rows, f: Array, variance: Array, adjoint: Array, parameters: Parameters
+    ) -> Parameters:
+        """See :meth:`Likelihood.slopes_of_parameters`."""
+        found: Parameters = {}
+        for i, ((_, each), part) in enumerate(zip(self.blocks, self._rows(rows), strict=True)):
+            mode, v, u = (self._part(i, table) for table in (f, variance, adjoint))
+            own = each.slopes_of_parameters(part, mode, v, u, self._of(i, parameters))
+            found |= self._named(i, own)
+        return found
 
     def log_prior(self, parameters: Parameters) -> tuple[float, Parameters]:
         """Sum those of the blocks."""
@@ -381,6 +415,11 @@ class FromPyMC(Likelihood):
                 "function must return a distribution, such as lambda f: pm.Poisson.dist(pm.math.exp(f)), "
                 f"got {type(dist).__name__}."
             )
+        if dist.type.ndim != 2:
+            raise ValueError(
+                "function must return a distribution of each entry of f, which has 2 dimensions, got one of "
+                f"{dist.type.ndim}. Write it elementwise in f."
+            )
 
     @property
     def text(self) -> str:
@@ -402,6 +441,30 @@ class FromPyMC(Likelihood):
         first = pytensor.grad(log_p.sum(), f)
         second = pytensor.grad(first.sum(), f, disconnected_inputs="ignore")
         return pytensor.function([y, f], [log_p, first, second], mode=compile_mode())
+
+    @cached_property
+    def _third(self) -> Any:
+        """Third derivative of ln p in f."""
+        y, f = pt.dmatrix("y"), pt.dmatrix("f")
+        found = pm.logp(self.function(f), y)
+        for _ in range(3):
+            found = pytensor.grad(found.sum(), f, disconnected_inputs="ignore")
+        return pytensor.function([y, f], found, on_unused_input="ignore", mode=compile_mode())
+
+    def curved(
+        self, rows: Rows, f: Array, parameters: Parameters
+    ) -> tuple[Array, Array, Array, Array]:
+        """See :meth:`Likelihood.curved`."""
+        y, t = self._filled(rows), f + rows.shift
+        log_p, slope, second = self._terms(y, t)
+        found = (log_p, slope, -second, -self._third(y, t))
+        return tuple(np.where(rows.seen, part, 0.0) for part in found)  # type: ignore[return-value]
+
+    def slopes_of_parameters(
+        self, rows: Rows, f: Array, variance: Array, adjoint: Array, parameters: Parameters
+    ) -> Parameters:
+        """See :meth:`Likelihood.slopes_of_parameters`; it has none."""
+        return {}
 
     def _terms(self, y: Array, t: Array) -> tuple[Array, Array, Array]:
         log_p, first, second = self._compiled(y, t)
@@ -429,6 +492,18 @@ class FromPyMC(Likelihood):
         remedy = "see its support in PyMC's documentation"
         bad = ~np.isfinite(log_p)
         self._refuse(rows, bad, "what the distribution can have made", remedy, labels, first_row)
+
+    def why_not_curved(self, rows: Rows) -> str | None:
+        """See :meth:`Likelihood.why_not_curved`; tried at many f about where the columns start."""
+        level, shape = self.start(rows)[1], rows.Y.shape
+        tried = [self.curved(rows, np.broadcast_to(level + h, shape), {}) for h in _TRIED]
+        _, slope, W, _ = (np.stack(each) for each in zip(*tried, strict=True))
+        known = np.isfinite(W) & np.isfinite(slope)
+        if (known & (-_FLAT * np.nanmax(np.abs(W), initial=0.0) > W)).any():
+            return "ln p bends upwards in f in places"
+        if (np.where(known, W, 0.0) <= 0.0).all(axis=0)[(slope != 0.0).any(axis=0)].any():
+            return "ln p is not curved in f"
+        return None
 
     def start(self, rows: Rows) -> tuple[Parameters, Array]:
         """Return no parameters, and the f of largest likelihood of each column."""

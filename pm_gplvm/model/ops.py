@@ -10,9 +10,10 @@ N × N array would cost a fifth of the time.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import pytensor
@@ -47,6 +48,7 @@ from pm_gplvm.core.kernels import (
     pullback,
     row_blocks,
 )
+from pm_gplvm.core.laplace_columns import NoMode, Terms, laplace_columns
 from pm_gplvm.core.psi import CLOSED_FORM, ONE_NODE, Quadrature, cubature, workspace_shape
 from pm_gplvm.core.spectral import ColumnParts, spectrum
 from pm_gplvm.data.arrays import finite
@@ -702,6 +704,84 @@ def own_columns_logp(
         order.append(columns)
     together = pt.concatenate(terms)[np.argsort(np.concatenate(order))]
     return together - seen.sum(axis=0) * units
+
+
+# Columns of entries that are not Gaussian
+
+
+class Entries(Protocol):
+    """What :class:`LaplaceTerms` asks of a table and its likelihood."""
+
+    def terms(self, f: Array, parameters: Sequence[Array]) -> Terms:
+        """Ln p(y given f) of each entry (N, D), and its derivatives as :func:`laplace_columns` takes them."""
+        ...
+
+    def slopes(
+        self, f: Array, variance: Array, adjoint: Array, parameters: Sequence[Array]
+    ) -> list[Array]:
+        """Return the derivatives in the parameters of Σ [ln p + ½ variance (ln p)'' + adjoint (ln p)']."""
+        ...
+
+
+class LaplaceTerms(Op):
+    """Σ_d ln p(y_d given K, level_d, parameters) by Laplace's approximation, with its gradient.
+
+    Inputs: ``K`` (N, N) without noise; ``level`` (D,); the parameters of the entries. Outputs: the sum; its
+    gradient in all inputs; ``weights`` (N, D), K⁻¹(f - level) at the mode of f, from which the next search for
+    the mode begins. Where there is none, as K is not finite, the sum is -inf.
+    """
+
+    __props__ = ()
+
+    def __init__(self, entries: Entries) -> None:
+        self.entries = entries
+        self._weights: Array | None = None
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def make_node(self, K: Any, level: Any, *parameters: Any) -> Apply:
+        given = [
+            pt.as_tensor_variable(K, dtype="float64", ndim=2),
+            pt.as_tensor_variable(level, dtype="float64", ndim=1),
+            *(pt.as_tensor_variable(p, dtype="float64") for p in parameters),
+        ]
+        return Apply(self, given, [pt.dscalar(), *(v.type() for v in given), pt.dmatrix()])
+
+    def perform(self, node: Apply, inputs: Sequence[Any], storage: Any) -> None:
+        K, level, *parameters = inputs
+        start = self._weights
+        if start is not None and start.shape != (len(K), len(level)):
+            start = None
+        results = [np.asarray(-np.inf), *(np.full_like(v, np.nan) for v in inputs)]
+        results.append(np.full((len(K), len(level)), np.nan))
+        if all(np.isfinite(v).all() for v in inputs):
+            with np.errstate(all="ignore"), suppress(np.linalg.LinAlgError, NoMode):
+                found = laplace_columns(
+                    K, level, partial(self.entries.terms, parameters=parameters), start
+                )
+                moved = found.mode, found.variance, found.adjoint
+                slopes = self.entries.slopes(*moved, parameters)
+                total = np.asarray(found.value.sum())
+                results = [total, found.by_K, found.by_level, *slopes, found.weights]
+                if np.isfinite(found.weights).all():
+                    self._weights = found.weights
+        for slot, result in zip(storage, results, strict=True):
+            slot[0] = np.asarray(result, dtype=np.float64)
+
+    def connection_pattern(self, node: Apply) -> list[list[bool]]:
+        return [[True, *[False] * (len(node.outputs) - 1)]] * len(node.inputs)
+
+    def pullback(
+        self,
+        inputs: Sequence[Variable],
+        outputs: Sequence[Variable],
+        cotangents: Sequence[Variable],
+    ) -> list[Variable]:
+        return [cotangents[0] * slope for slope in outputs[1:-1]]
 
 
 # The collapsed bound

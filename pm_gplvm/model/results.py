@@ -12,6 +12,7 @@ from pm_gplvm.core.checks import Array
 from pm_gplvm.core.interrupt import interrupted
 from pm_gplvm.data.fit import FEATURE, LATENT, OBS, THETA, to_json
 from pm_gplvm.model.compile import constants
+from pm_gplvm.model.laplace import FunctionMode
 from pm_gplvm.model.likelihoods import noted
 from pm_gplvm.model.spec import FunctionTable, ModelSpec
 
@@ -43,7 +44,12 @@ def as_fit(
     if isinstance(table, FunctionTable):  # the variables are of entries, or of columns of one kind
         seen = {table.name: table.Y}
         of_table = {table.name: (OBS, FEATURE)}
-        settings["likelihood"] = noted(table.source.likelihood)
+        source = table.source
+        settings |= {"likelihood": noted(source.likelihood), **source.size}
+        if (entry := source.rows_and_entries.entry) is not None:
+            fixed["Y_entry"] = entry
+            if entry.shape == table.Y.shape:
+                of_table["Y_entry"] = (OBS, FEATURE)
     else:
         seen = {name: constants(value)[0] for value, name in observed.items()}
         if table.seen is not None:  # placeholders of missing entries become NaN again
@@ -52,7 +58,7 @@ def as_fit(
         "posterior": _dataset(model, _ordered(draws), ("chain", "draw")),
         "sample_stats": _dataset(model, sample_stats, ("chain", "draw")),
         "observed_data": _dataset(model, seen, (), of_table),
-        "constant_data": _dataset(model, fixed, ()),
+        "constant_data": _dataset(model, fixed, (), of_table),
         **(groups or {}),
     }
     fit = xr.DataTree.from_dict(tree)
@@ -64,6 +70,20 @@ def as_fit(
         settings=settings,
     )
     return fit
+
+
+def mode_of_functions(spec: ModelSpec, mode: FunctionMode) -> dict[str, xr.Dataset]:
+    """Make the group ``laplace`` of a fit: what predictions need of the functions at their mode."""
+    values = {
+        "weights": mode.weights,
+        "curvature": mode.curvature,
+        "level": mode.level,
+        "log_likelihood": mode.log_likelihood,
+        **{f"likelihood_{name}": value for name, value in mode.parameters.items()},
+    }
+    dims: dict[str, tuple[str, ...]] = dict.fromkeys(("weights", "curvature"), (OBS, FEATURE))
+    dims |= {name: (FEATURE,) for name, v in values.items() if np.shape(v) == mode.level.shape}
+    return {"laplace": _dataset(spec.model, values, (), dims)}
 
 
 def attributes(
@@ -109,7 +129,7 @@ def _dataset(
     variables = {}
     for name, value in values.items():
         value = np.asarray(value)
-        dims = (own_dims or model.named_vars_to_dims).get(name)
+        dims = (own_dims or {}).get(name) or model.named_vars_to_dims.get(name)
         if dims is None or len(dims) != value.ndim - len(leading):
             dims = tuple(f"{name}_dim_{i}" for i in range(value.ndim - len(leading)))
         variables[name] = ((*leading, *dims), value)

@@ -23,6 +23,7 @@ from pm_gplvm.data.arrays import by_row, finite, row_order
 from pm_gplvm.data.files import check_labels, check_name
 from pm_gplvm.data.fit import FEATURE, OBS, THETA, Fit
 from pm_gplvm.model.compile import constants, is_random
+from pm_gplvm.model.families import working_table
 from pm_gplvm.model.functions import Source, source_of
 from pm_gplvm.model.likelihood import GPColumnsRV, OwnColumnsRV, mask_in
 from pm_gplvm.model.ops import Covariance
@@ -145,10 +146,20 @@ class FunctionTable(Table):
         seen = ~np.isnan(self.Y.T)
         return None if seen.all() else seen
 
+    @cached_property
+    def standardisable(self) -> bool:
+        """Never: its entries are not Gaussian."""
+        return False
+
     @property
     def Y(self) -> Array:
         """The table as it was given, (N, D), NaN where an entry is missing."""
         return np.asarray(self.source.table)
+
+    @property
+    def working(self) -> Array:
+        """The table whose PCA starts a fit, (N, D), NaN where an entry is missing."""
+        return working_table(self.source.likelihood, self.source.rows_and_entries)
 
 
 def tables_of(model: pm.Model) -> list[Table]:
@@ -267,8 +278,9 @@ class ModelSpec:
             if not functions:
                 raise ValueError(
                     f"model must have a Gaussian likelihood here, got {source.likelihood.text}, whose functions f "
-                    "cannot be integrated out. Fit it by fit_svi(model); sample_theta(model, X) and PyMC's own "
-                    "functions, such as pm.sample, draw from it."
+                    "cannot be integrated out exactly. Fit it by fit_svi(model), or fit_map(model), which does so by "
+                    "Laplace's approximation; sample_theta(model, X) and PyMC's own functions, such as pm.sample, draw "
+                    "from it."
                 )
             return cls(model, FunctionTable(model["f"], model["f"], source), "custom")
         if len(tables) != 1:

@@ -17,7 +17,8 @@ from pm_gplvm.core.kernels import KERNELS
 from pm_gplvm.data.arrays import numbers
 from pm_gplvm.data.fit import Fit
 from pm_gplvm.model.compile import constants
-from pm_gplvm.model.spec import ModelSpec
+from pm_gplvm.model.functions import variable_of
+from pm_gplvm.model.spec import FunctionTable, ModelSpec
 
 Values = dict[str, Array]
 
@@ -159,7 +160,7 @@ def forms(
         if "lengthscale" in spec.fixed:
             X = X * form.size * spec.fixed["lengthscale"]
         values = dict(first)
-        named: dict[str, Any] = {"X": X, **theta}
+        named: dict[str, Any] = {"X": X, **theta} | _of_likelihood(spec)
         for name, value in named.items():
             if name not in free:
                 continue
@@ -220,6 +221,7 @@ def start_values(
         for name, value in _THETA.items()
         if name in free
     }
+    usual |= {name: value for name, value in _of_likelihood(spec).items() if name in free}
     given = _given(spec, start, rng)
     if spec.prior.says.mapped and "X" in given and "X_weights" not in given:
         given["X_weights"] = spec.weights_of(_checked_positions(spec, given["X"]))
@@ -289,7 +291,19 @@ def _checked_positions(spec: ModelSpec, X: Array) -> Array:
     return X
 
 
+def _of_likelihood(spec: ModelSpec) -> dict[str, Array]:
+    """Levels, and parameters of a likelihood of latent functions, where it starts."""
+    if not isinstance(spec.table, FunctionTable):
+        return {}
+    source = spec.table.source
+    parameters, level = source.likelihood.start(source.rows_and_entries)
+    return {"level": level} | {variable_of(n): np.exp(v) for n, v in parameters.items()}
+
+
 def _table(spec: ModelSpec, start: Any) -> Array:
+    if isinstance(spec.table, FunctionTable):
+        F = spec.table.working
+        return completed(F - np.nan_to_num(np.nanmean(F, axis=0)), spec.latent_dim)
     if not spec.table.standardisable:
         raise ValueError(
             f"start={start!r} needs the mean and scale of the table to be data; start this model from "

@@ -26,7 +26,7 @@ from pm_gplvm.data.table import new_table
 from pm_gplvm.model.likelihoods import Rows as Observed
 from pm_gplvm.model.priors import kind_of_prior
 from pm_gplvm.prediction.embed import embed
-from pm_gplvm.prediction.uncollapsed import Uncollapsed, offset_of
+from pm_gplvm.prediction.uncollapsed import InducedFunctions, Uncollapsed, offset_of
 
 _STEPS = 60  # of each row's q(x): from a mode some ten arrive
 _TRUST = 0.5
@@ -88,11 +88,13 @@ def _settled(
 ) -> tuple[Array, Array, Array]:
     """Return q(x) where each row's bound is highest, and that bound."""
     Q, longest = q[0].shape[1], 0.5 * float(process.unit.min())
-    means, sds, bounds = [], [], []
+    means, sds, bounds, f = [], [], [], process.functions
+    if not isinstance(f, InducedFunctions):
+        raise TypeError("the fit has no q(u)")
 
     def evaluate(some: Observed, mean: Array, sd: Array, nodes: Nodes) -> RowGradient:
         p = process
-        of = p.features, p.posterior, p.level, p.likelihood, p.parameters, some
+        of = f.features, f.posterior, f.level, p.likelihood, p.parameters, some
         return row_terms(*of, (mean, sd), nodes)[0]
 
     size = block_of_rows(len(accurate(Q)[1]))

@@ -252,7 +252,7 @@ def readable(fit: Any, settings: dict[str, int], caller: str) -> Fit:
     for (name, value), least in zip(settings.items(), (1, 100, 4), strict=True):
         count(name, value, least)
     read = Fit.of(fit, "X", "Y_mean", "Y_scale", caller=caller)
-    if not read.is_uncollapsed:
+    if not read.has_likelihood:
         read.require("sigma")
     return read
 
@@ -276,7 +276,7 @@ def positions_of_table(
             "it is a function of the row. Give prior=(0.0, 1.0)."
         )
     by_draw = _rows_by_draw(read, new, prior, settings["num_samples"])
-    if read.is_uncollapsed:
+    if read.has_likelihood:
         frames = each_frame(read, len(by_draw))
         densities: Iterable[Density] = map(uncollapsed_density, frames)
         of_rows = offset_of(read, new, offset)

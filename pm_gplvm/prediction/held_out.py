@@ -19,12 +19,14 @@ from pm_gplvm.data.fit import FEATURE, OBS, Fit
 from pm_gplvm.data.progress import progress_bar
 from pm_gplvm.data.table import as_table
 from pm_gplvm.fitting.map import fit_map, fit_marginal
+from pm_gplvm.fitting.svi import fit_svi
 from pm_gplvm.model.build import build_model, held_as, rebuild
 from pm_gplvm.model.compile import compile_mode
-from pm_gplvm.model.spec import ModelSpec
+from pm_gplvm.model.spec import FunctionTable, ModelSpec
 from pm_gplvm.model.volume import why_no_volume
 from pm_gplvm.prediction.embed import log_predictive
 from pm_gplvm.prediction.processes import Process, by_pattern, each_with_rows, parts, patterns_of
+from pm_gplvm.prediction.uncollapsed import left_out
 
 _OTHER_PRIOR = (
     "cross_validate integrates over the place of a new row under X ~ N(0, 1), got a model with "
@@ -39,7 +41,8 @@ def compute_log_likelihood(fit: xr.DataTree) -> xr.DataTree:
     ``pm.compute_log_likelihood`` but without compilation. ``az.loo`` and ``az.compare`` then leave out one
     *feature* at a time. ArviZ smooths the tail of the draws, and of an estimate, one draw, it says IndexError:
     that has :func:`leave_one_out`. Of a sparse or variational fit it is the approximate one
-    (:func:`model.build_sparse`) at each draw of X; with ``method="vfe"`` a lower bound.
+    (:func:`model.build_sparse`) at each draw of X; with ``method="vfe"`` a lower bound; of a mode with another
+    likelihood Laplace's approximation.
 
     Parameters
     ----------
@@ -71,6 +74,9 @@ def compute_log_likelihood(fit: xr.DataTree) -> xr.DataTree:
         "ln p(y_d | X, θ) integrates over the column's function, which it keeps as a q(u) that has seen the column. "
         "Compare such fits by their bound (compare), or by log_predictive of rows held out."
     )
+    if read.has_function_modes:  # by Laplace's approximation, as it was found
+        terms = read.group("laplace")["log_likelihood"].to_numpy()[None]
+        return _with_log_likelihood(fit, read, terms)
     F, _, scale = read.table()
     patterns = patterns_of(read, F)
     units = patterns.seen.sum(axis=1)[patterns.group] * (0.5 * np.log(2.0 * np.pi) + np.log(scale))
@@ -80,8 +86,13 @@ def compute_log_likelihood(fit: xr.DataTree) -> xr.DataTree:
             for _, columns, _, block, own in parts(draw, F, patterns):
                 quad, logdet, _ = own.log_terms(block)
                 own_terms[columns] -= 0.5 * (quad + logdet)
+    return _with_log_likelihood(fit, read, terms)
+
+
+def _with_log_likelihood(fit: xr.DataTree, read: Fit, terms: Array) -> xr.DataTree:
+    """Add the group of terms of each draw and column (S, D)."""
     by_draw = read.posterior[["chain", "draw"]]
-    shape = (by_draw.sizes["chain"], by_draw.sizes["draw"], len(scale))
+    shape = (by_draw.sizes["chain"], by_draw.sizes["draw"], terms.shape[1])
     group = xr.Dataset(
         {read.observed: (("chain", "draw", FEATURE), terms.reshape(shape))},
         coords={**by_draw.coords, FEATURE: read.features},
@@ -130,6 +141,10 @@ def compute_log_prior(fit: xr.DataTree, *, model: pm.Model | None = None) -> xr.
     ['X', 'amplitude', 'lengthscale', 'sigma']
     """
     read = Fit.of(fit, "X", caller="compute_log_prior")
+    read.refuse_function_modes(
+        "its f has no draws of which a prior could be told, only a mode. Of ln p(X) + ln p(θ) it tells the sum: "
+        "fit['sample_stats']['lp'] less 'log_likelihood'."
+    )
     read.refuse_uncollapsed(
         "it has no pm.Model, whose priors PyMC could evaluate. Of ln p(θ) it tells the sum: "
         "fit['sample_stats']['lp'] less 'bound'."
@@ -167,6 +182,9 @@ def leave_one_out(fit: xr.DataTree, *, num_samples: int = 200) -> xr.Dataset:
     the column: what is taken out of q(u) is of rank one, and no N × N matrix is formed. Draws of a
     variational fit are those of q(X), and the weights correct no error of q.
 
+    Of a mode with another likelihood (:func:`fit_map`) it is f that is Gaussian, about its mode: what an entry has told
+    is taken out of that, and f put through the likelihood (Vehtari et al. 2016).
+
     Parameters
     ----------
     fit : DataTree
@@ -193,6 +211,9 @@ def leave_one_out(fit: xr.DataTree, *, num_samples: int = 200) -> xr.Dataset:
     Bürkner, P.-C., Gabry, J. and Vehtari, A. (2021). Efficient leave-one-out cross-validation for
     Bayesian non-factorized normal and Student-t models. Computational Statistics 36, 1243-1261.
 
+    Vehtari, A., Mononen, T., Tolvanen, V., Sivula, T., Winther, O. (2016). Bayesian leave-one-out cross-validation
+    approximations for Gaussian latent variable models. JMLR 17 (103), 1-38.
+
     Examples
     --------
     >>> import pm_gplvm as gplvm
@@ -207,6 +228,8 @@ def leave_one_out(fit: xr.DataTree, *, num_samples: int = 200) -> xr.Dataset:
         "its q(x) and q(u) have seen every entry, and none can be taken out of them. Put NaN for some entries, fit "
         "again and see what impute says of them; or score rows held out with cross_validate."
     )
+    if read.has_function_modes:
+        return _left_out_of_modes(read)
     F, centre, scale = read.table()
     patterns = patterns_of(read, F)
     residuals, variances = _left_out(each_with_rows(read, int(num_samples)), F, patterns)
@@ -222,6 +245,20 @@ def leave_one_out(fit: xr.DataTree, *, num_samples: int = 200) -> xr.Dataset:
         "pareto_k": k,
     }
     return xr.Dataset({n: ((OBS, FEATURE), v) for n, v in known.items()}, coords=read.coords)
+
+
+def _left_out_of_modes(read: Fit) -> xr.Dataset:
+    """Take what an entry says out of the functions' Gaussians about their modes; one draw has no weights."""
+    found, score = left_out(read)
+    seen = ~np.isnan(score)
+    known = {
+        "mean": found.mean,
+        "sd": np.sqrt(found.of_mean + found.about),
+        "log_score": score,
+        "pareto_k": np.full(score.shape, np.nan),
+    }
+    whole = {n: ((OBS, FEATURE), np.where(seen, v, np.nan)) for n, v in known.items()}
+    return xr.Dataset(whole, coords=read.coords)
 
 
 def _left_out(draws: Iterable[Process], F: Array, patterns: Patterns) -> tuple[Array, Array]:
@@ -281,7 +318,7 @@ def cross_validate(
         them, such as ``lambda rows: fit_svi(rows, likelihood="poisson")``. X must have the prior N(0, 1).
     fit : callable, optional
         Fits the model; :func:`fit_marginal` by default (:func:`fit_map` where X cannot be integrated
-        out). A sampler gives draws of X and θ. Not called where ``build`` gives a fit.
+        out, :func:`fit_svi` where it has a likelihood). A sampler gives draws of X and θ. Not called where ``build`` gives a fit.
     n_folds : int, default 5
         Between 2 and N.
     num_samples : int, default 20
@@ -376,6 +413,8 @@ def cross_validate(
 
 def _mode(model: pm.Model) -> xr.DataTree:
     """Fit at the scale of the prior: relative to a joint mode the prior of a new row is far too wide."""
+    if isinstance(ModelSpec.of(model, functions=True).table, FunctionTable):
+        return fit_svi(model, random_seed=0, progressbar=False)
     fit = fit_marginal if why_no_volume(model) is None else fit_map
     return fit(model, progressbar=False)
 
@@ -394,7 +433,9 @@ def _built(
         raise TypeError(
             f"build must return the model of the table it is given, got {type(model).__name__}. A fit of it will do too."
         )
-    if not np.array_equal(ModelSpec.of(model).table.Y, table.to_numpy(), equal_nan=True):
+    if not np.array_equal(
+        ModelSpec.of(model, functions=True).table.Y, table.to_numpy(), equal_nan=True
+    ):
         raise ValueError(
             "build must return the model of the table it is given, got one of another table. Write "
             "lambda table: build_model(table, ...)."

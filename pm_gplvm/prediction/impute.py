@@ -76,7 +76,7 @@ def impute(
         read, Y_new, prior, settings, random_seed, blas_threads, progressbar, offset=offset
     )
     weights, k = positions.smoothed()
-    if read.is_uncollapsed:
+    if read.has_likelihood:
         with limit_threads(blas_threads):
             found = mixed_responses(read, new, positions, weights, offset_of(read, new, offset))
         return _together(new, k, *found)

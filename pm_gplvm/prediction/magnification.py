@@ -78,7 +78,7 @@ def magnification(fit: xr.DataTree, X_new: Any, *, num_samples: int = 50) -> xr.
     read = readable(fit, "magnification")
     read.warn_unaligned()
     positions = check_positions(read, X_new)
-    parts = _uncollapsed if read.is_uncollapsed else _of_each
+    parts = _uncollapsed if read.has_likelihood else _of_each
     first, second = [], []
     for of_mean, of_rest in parts(read, positions, num_samples):
         first.append(of_mean)

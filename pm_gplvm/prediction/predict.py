@@ -52,7 +52,9 @@ def predict(
     For each draw of (X, θ) the Gaussian conditional of a new row is formed (Rasmussen & Williams
     2006, eq. 2.25 and 2.26); the draws are mixed by the law of total variance. A sparse or
     variational fit predicts through its inducing inputs instead, X integrated over q. Where Y has
-    missing entries, each column is conditioned on the rows that have it.
+    missing entries, each column is conditioned on the rows that have it. A fit with another likelihood than a Gaussian
+    predicts E[y | f], f through its inducing inputs (:func:`fit_svi`) or Gaussian about its mode (:func:`fit_map`; Rasmussen
+    & Williams 2006, eq. 3.21 and 3.24).
 
     Parameters
     ----------
@@ -108,7 +110,7 @@ def predict(
             "predict has no cov with X_sd, whose positions vary each by itself. Leave one out, or draw positions and "
             "give each set of them to sample_predictive."
         )
-    if read.is_uncollapsed:
+    if read.has_likelihood:
         return _predicted_uncollapsed(
             read, positions, spread, noise=noise, cov=cov, limit=num_samples
         )
@@ -163,7 +165,7 @@ def _unit(read: Fit) -> Array:
 def readable(fit: Any, caller: str) -> Fit:
     """Read a fit with a table's units and a noise, or a likelihood."""
     read = Fit.of(fit, "X", "Y_mean", "Y_scale", caller=caller)
-    if not read.is_uncollapsed:
+    if not read.has_likelihood:
         read.require("sigma")
     return read
 
@@ -273,7 +275,7 @@ def sample_predictive(
     read.warn_unaligned()
     positions = check_positions(read, X_new)
     rng = np.random.default_rng(random_seed)
-    if read.is_uncollapsed:
+    if read.has_likelihood:
         frames = list(each_frame(read, num_samples))
         shares = np.array_split(np.arange(num_samples), len(frames))
         tables = [
@@ -351,7 +353,7 @@ def reconstruct(fit: xr.DataTree, *, noise: bool = False, num_samples: int = 100
     {'obs': 20, 'feature': 64}
     """
     read = readable(fit, "reconstruct")
-    if read.is_uncollapsed:
+    if read.has_likelihood:
         rows = rows_under_q(read)
         spread = np.sqrt(rows.of_mean + (rows.about if noise else 0.0))
         whole = {"mean": ((OBS, FEATURE), rows.mean), "sd": ((OBS, FEATURE), spread)}
@@ -379,7 +381,7 @@ def relative_uncertainty(fit: xr.DataTree, X_new: Any, *, num_samples: int = 20)
     """
     read = readable(fit, "relative_uncertainty")
     positions = check_positions(read, X_new)
-    if read.is_uncollapsed:
+    if read.has_likelihood:
         left = [process.variance_share(positions) for process in each_frame(read, num_samples)]
         return np.asarray(np.sqrt(np.mean(left, axis=0)))
     table, patterns = _table(read)

@@ -1,9 +1,9 @@
-"""Predictions of a fit by minibatches: through its q(u), its likelihood and the q(x) of its rows."""
+"""Predictions of fits with a likelihood: f by minibatches, through its q(u), or about its mode."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import xarray as xr
@@ -14,8 +14,10 @@ from pm_gplvm.core.checks import Array
 from pm_gplvm.core.gaussian import square_root
 from pm_gplvm.core.inducing import InducingPosterior
 from pm_gplvm.core.kernels import cross_slope, prior_slope_variance
+from pm_gplvm.core.laplace_columns import ColumnModes
 from pm_gplvm.core.uncollapsed import (
     ColumnPosterior,
+    Expectation,
     Features,
     Nodes,
     block_of_rows,
@@ -43,9 +45,184 @@ class Response:
     about: Array
 
 
+class Functions(Protocol):
+    """What is known of f, at raw positions (S, Q)."""
+
+    @property
+    def kernel(self) -> str: ...  # noqa: D102
+
+    @property
+    def theta(self) -> dict[str, Any]: ...  # noqa: D102
+
+    @property
+    def rows(self) -> Array:
+        """Positions of the table's rows, (N, Q)."""
+        ...
+
+    def moments(self, X: Array) -> tuple[Array, Array]:
+        """Mean and variance (S, D)."""
+        ...
+
+    def prior_variance(self, X: Array) -> Array:
+        """Variance before any data, (S,)."""
+        ...
+
+    def slope_of_mean(self, X: Array) -> Array:
+        """∂mean/∂x, (S, Q, D)."""
+        ...
+
+    def slope_covariance(self, X: Array, weight: Array) -> Array:
+        """Covariance of the slopes summed over the columns with a weight (D,) of each, (S, Q, Q)."""
+        ...
+
+    def covariance(self, X: Array) -> Array:
+        """Covariance (S, S, D) of all positions."""
+        ...
+
+    def draw(self, X: Array, n: int, rng: np.random.Generator) -> Array:
+        """Draw all positions together, (n, S, D)."""
+        ...
+
+    def expected(
+        self, X: Array, likelihood: Expectation, parameters: dict[str, Array], seen: Observed
+    ) -> tuple[Array, Array]:
+        """E ln p(y | f) of rows at positions of their own, (S,), and its gradient in these (S, Q)."""
+        ...
+
+
+@dataclass(frozen=True)
+class InducedFunctions:
+    """f through q(u)."""
+
+    features: Features
+    posterior: ColumnPosterior
+    level: Array
+    rows: Array
+
+    @property
+    def kernel(self) -> str:
+        """Name of the kernel."""
+        return self.features.kernel
+
+    @property
+    def theta(self) -> dict[str, Any]:
+        """The kernel's parameters."""
+        return self.features.theta
+
+    def moments(self, X: Array) -> tuple[Array, Array]:
+        """See :class:`Functions`."""
+        return self.features.moments(self.posterior, self.level, X)
+
+    def prior_variance(self, X: Array) -> Array:
+        """See :class:`Functions`."""
+        return self.features.prior_variance(X)
+
+    @cached_property
+    def _weights(self) -> Array:
+        return np.asarray(self.features.turn @ self.posterior.means)
+
+    def _slope(self, X: Array) -> Array:
+        return cross_slope(self.kernel, X, self.features.W, **self.theta) @ self.features.turn
+
+    def slope_of_mean(self, X: Array) -> Array:
+        """See :class:`Functions`."""
+        slope = cross_slope(self.kernel, X, self.features.W, **self.theta)
+        return np.asarray(slope @ self._weights)
+
+    def slope_covariance(self, X: Array, weight: Array) -> Array:
+        """See :class:`Functions`."""
+        slope, shares = self._slope(X), self.posterior.shares @ weight
+        prior = np.diag(prior_slope_variance(self.kernel, X.shape[1], **self.theta))
+        return weight.sum() * prior - (slope * shares) @ slope.transpose(0, 2, 1)
+
+    def covariance(self, X: Array) -> Array:
+        """See :class:`Functions`."""
+        _, left, T = self.features.joint(self.posterior, self.level, X)
+        spread = (T[:, None] * T[None]) @ (1.0 / self.posterior.precisions)
+        return np.asarray(left[:, :, None] + spread)
+
+    def draw(self, X: Array, n: int, rng: np.random.Generator) -> Array:
+        """See :class:`Functions`."""
+        mean, left, T = self.features.joint(self.posterior, self.level, X)
+        M, D = self.posterior.precisions.shape
+        u = rng.standard_normal((n, M, D)) / np.sqrt(self.posterior.precisions)
+        rest = square_root(left) @ rng.standard_normal((n, len(X), D))
+        return np.asarray(mean + T @ u + rest)
+
+    def expected(
+        self, X: Array, likelihood: Expectation, parameters: dict[str, Array], seen: Observed
+    ) -> tuple[Array, Array]:
+        """See :class:`Functions`."""
+        one: Nodes = (np.zeros((1, X.shape[1])), np.ones(1))
+        q = X, np.zeros_like(X)
+        found, _ = row_terms(
+            self.features, self.posterior, self.level, likelihood, parameters, seen, q, one
+        )
+        return found.value, found.mean
+
+
+@dataclass(frozen=True)
+class ModeFunctions:
+    """f about its mode."""
+
+    modes: ColumnModes
+
+    @property
+    def kernel(self) -> str:
+        """Name of the kernel."""
+        return self.modes.kernel
+
+    @property
+    def theta(self) -> dict[str, Any]:
+        """The kernel's parameters."""
+        return self.modes.theta
+
+    @property
+    def rows(self) -> Array:
+        """Positions of the table's rows, (N, Q)."""
+        return self.modes.X
+
+    def moments(self, X: Array) -> tuple[Array, Array]:
+        """See :class:`Functions`."""
+        return self.modes.moments(X)
+
+    def prior_variance(self, X: Array) -> Array:
+        """See :class:`Functions`."""
+        return self.modes.prior_variance(X)
+
+    def slope_of_mean(self, X: Array) -> Array:
+        """See :class:`Functions`."""
+        return self.modes.slope_of_mean(X)
+
+    def slope_covariance(self, X: Array, weight: Array) -> Array:
+        """See :class:`Functions`."""
+        return self.modes.slope_covariance(X, weight)
+
+    def covariance(self, X: Array) -> Array:
+        """See :class:`Functions`."""
+        return self.modes.joint(X)[1]
+
+    def draw(self, X: Array, n: int, rng: np.random.Generator) -> Array:
+        """See :class:`Functions`."""
+        mean, covariance = self.modes.joint(X)
+        drawn = rng.standard_normal((n, *mean.shape))
+        for d in range(mean.shape[1]):
+            root = square_root(covariance[:, :, d])
+            drawn[:, :, d] = mean[:, d] + drawn[:, :, d] @ root.T
+        return drawn
+
+    def expected(
+        self, X: Array, likelihood: Expectation, parameters: dict[str, Array], seen: Observed
+    ) -> tuple[Array, Array]:
+        """See :class:`Functions`."""
+        mean, variance = (each[:, None].copy() for each in self.modes.moments(X))
+        value, _ = likelihood.expect(seen, mean, variance, np.ones(1), parameters)
+        return value, self.modes.pullback(X, mean[:, 0], variance[:, 0])
+
+
 @dataclass(frozen=True)
 class Uncollapsed:
-    """q(u), the likelihood and what else a fit by minibatches holds, its positions in one frame of draws.
+    """The functions, the likelihood and what else such a fit holds, its positions in one frame of draws.
 
     f is in the units of the link, a measurement in those of the table.
     """
@@ -53,9 +230,7 @@ class Uncollapsed:
     read: Fit
     likelihood: Likelihood
     parameters: dict[str, Array]
-    features: Features
-    posterior: ColumnPosterior
-    level: Array
+    functions: Functions
     centre: Array
     scale: Array
     frame: Frame | None = None
@@ -64,7 +239,7 @@ class Uncollapsed:
     def of(cls, read: Fit) -> "Uncollapsed":
         """Read it from a fit."""
         read.require("X", "Y_mean", "Y_scale")
-        group = read.group("approximation")
+        group = read.group("laplace" if read.has_function_modes else "approximation")
         likelihood = from_dict(read.setting("likelihood"))
         prefix = "likelihood_"
         parameters = {
@@ -73,15 +248,12 @@ class Uncollapsed:
             if str(name).startswith(prefix)
         }
         theta = {name: read.values(name, raw=True)[0] for name in read.theta_names}
-        basis = group["u_basis"].to_numpy()
-        precisions = group["u_precision"].to_numpy()
+        functions = _modes if read.has_function_modes else _induced
         return cls(
             read,
             likelihood,
             parameters,
-            Features(read.kernel, group["X_inducing"].to_numpy(), theta, basis),
-            ColumnPosterior(group["u_mean"].to_numpy(), precisions, basis, np.eye(len(basis))),
-            group["level"].to_numpy(),
+            functions(read, group, theta),
             read.constants["Y_mean"].to_numpy(),
             read.constants["Y_scale"].to_numpy(),
         )
@@ -94,7 +266,7 @@ class Uncollapsed:
     @property
     def noise(self) -> Array:
         """Variance of a measurement of a new row about f, (D,), where it is the same at all f: of a Gaussian."""
-        f = np.zeros((1, len(self.level)))
+        f = np.zeros((1, len(self.centre)))
         return self.likelihood.moments(f, f, None, self.entry, self.parameters)[2][0]
 
     def raw(self, X: Array) -> Array:
@@ -114,7 +286,7 @@ class Uncollapsed:
     @property
     def unit(self) -> Array:
         """Lengthscale along each dimension of the frame, shape (Q,)."""
-        theta, Q = self.features.theta, self.features.W.shape[1]
+        theta, Q = self.functions.theta, self.functions.rows.shape[1]
         unit = np.broadcast_to(theta.get("lengthscale", 1.0), Q)
         if self.frame is None:
             return unit
@@ -124,23 +296,23 @@ class Uncollapsed:
     @property
     def in_units_of_Y(self) -> bool:
         """Whether f has the units of every column, as under a Gaussian."""
-        return bool(self.likelihood.standardised(len(self.level)).all())
+        return bool(self.likelihood.standardised(len(self.centre)).all())
 
     @property
     def turn(self) -> Array:
         """∂(raw position)/∂(position in the frame), shape (Q, Q)."""
         if self.frame is None:
-            return np.eye(self.features.W.shape[1])
+            return np.eye(self.functions.rows.shape[1])
         return np.asarray(self.frame[0].T / self.frame[2])
 
     def moments(self, X: Array) -> tuple[Array, Array]:
         """Mean and variance (S, D) of f at positions in the frame, without offset."""
-        return self.features.moments(self.posterior, self.level, self.raw(X))
+        return self.functions.moments(self.raw(X))
 
     def variance_share(self, X: Array) -> Array:
         """Variance of f over that before any data, mean of the columns, shape (S,)."""
         _, variance = self.moments(X)
-        prior = self.features.prior_variance(self.raw(X))
+        prior = self.functions.prior_variance(self.raw(X))
         return np.asarray(variance.mean(axis=1) / np.maximum(prior, 1e-300))
 
     def response(
@@ -186,26 +358,18 @@ class Uncollapsed:
 
     def metric(self, X: Array) -> tuple[Array, Array]:
         """E Jᵀ E J and the covariance of the slopes summed over the columns, (S, Q, Q), J = ∂f/∂x times the scale."""
-        features, turn, Q = self.features, self.turn, X.shape[1]
-        shares = self.posterior.shares @ self.scale**2
-        prior = prior_slope_variance(features.kernel, Q, **features.theta)
-        prior = (self.scale**2).sum() * turn.T * prior @ turn
+        turn, Q, weight = self.turn, X.shape[1], self.scale**2
         first, second = [], []
         for rows in _blocks(len(X), Q * Q):
-            raw = cross_slope(features.kernel, self.raw(X[rows]), features.W, **features.theta)
-            slope = turn.T @ raw @ features.turn
-            mean = slope @ (self.posterior.means * self.scale)
+            raw = self.raw(X[rows])
+            mean = turn.T @ self.functions.slope_of_mean(raw) * self.scale
             first.append(mean @ mean.transpose(0, 2, 1))
-            second.append(prior - (slope * shares) @ slope.transpose(0, 2, 1))
+            second.append(turn.T @ self.functions.slope_covariance(raw, weight) @ turn)
         return np.concatenate(first), np.concatenate(second)
 
     def draw(self, X: Array, n: int, rng: np.random.Generator) -> Array:
         """Draw f of all positions (S, Q) together, (n, S, D)."""
-        mean, left, T = self.features.joint(self.posterior, self.level, self.raw(X))
-        M, D = self.posterior.precisions.shape
-        u = rng.standard_normal((n, M, D)) / np.sqrt(self.posterior.precisions)
-        rest = square_root(left) @ rng.standard_normal((n, len(X), D))
-        return np.asarray(mean + T @ u + rest)
+        return self.functions.draw(self.raw(X), n, rng)
 
     def draw_response(self, X: Array, n: int, rng: np.random.Generator, *, noise: bool) -> Array:
         """Draw measurements, or with ``noise=False`` their expectations, at all positions, (n, S, D)."""
@@ -233,9 +397,25 @@ class Uncollapsed:
 
     def covariance(self, X: Array) -> Array:
         """Covariance (S, S, D) of f at all positions."""
-        _, left, T = self.features.joint(self.posterior, self.level, self.raw(X))
-        spread = (T[:, None] * T[None]) @ (1.0 / self.posterior.precisions)
-        return np.asarray(left[:, :, None] + spread)
+        return self.functions.covariance(self.raw(X))
+
+
+def _induced(read: Fit, group: xr.Dataset, theta: dict[str, Any]) -> Functions:
+    """Read f of a fit by minibatches."""
+    basis = group["u_basis"].to_numpy()
+    precisions = group["u_precision"].to_numpy()
+    return InducedFunctions(
+        Features(read.kernel, group["X_inducing"].to_numpy(), theta, basis),
+        ColumnPosterior(group["u_mean"].to_numpy(), precisions, basis, np.eye(len(basis))),
+        group["level"].to_numpy(),
+        group["X_mean"].to_numpy(),
+    )
+
+
+def _modes(read: Fit, group: xr.Dataset, theta: dict[str, Any]) -> Functions:
+    """Read f of a mode under a likelihood."""
+    parts = (group[name].to_numpy() for name in ("level", "weights", "curvature"))
+    return ModeFunctions(ColumnModes(read.kernel, read.values("X", raw=True)[0], theta, *parts))
 
 
 def _blocks(n: int, nodes: int = 1) -> Iterator[slice]:
@@ -294,10 +474,9 @@ class UncollapsedDensity:
 
     def __init__(self, process: Uncollapsed) -> None:
         self.process = process
-        group = process.read.group("approximation")
-        known = evenly_spaced(len(group["X_mean"]), _KNOWN)
+        known = evenly_spaced(len(process.functions.rows), _KNOWN)
         self.known = known
-        self.beginnings = process.inward(group["X_mean"].to_numpy()[known])
+        self.beginnings = process.inward(process.functions.rows[known])
         self.unit = process.unit
 
     rows_at_once = 64
@@ -314,23 +493,12 @@ class UncollapsedDensity:
         """Return ln p(y, x) at positions x (S, Q), shape (S,), and its gradient."""
         row = np.arange(len(rows)) if row is None else row
         p, values, slopes = self.process, [], []
-        one: Nodes = (np.zeros((1, x.shape[1])), np.ones(1))
         for some in _blocks(len(x)):
-            raw = p.raw(x[some])
-            q = raw, np.zeros_like(raw)
             seen = self._seen(rows, row[some])
-            found, _ = row_terms(
-                p.features,
-                p.posterior,
-                p.level,
-                _Integrated(p.likelihood),
-                p.parameters,
-                seen,
-                q,
-                one,
-            )
-            values.append(found.value)
-            slopes.append(found.mean @ p.turn)
+            integrated = _Integrated(p.likelihood)
+            own, by_raw = p.functions.expected(p.raw(x[some]), integrated, p.parameters, seen)
+            values.append(own)
+            slopes.append(by_raw @ p.turn)
         value, slope = np.concatenate(values), np.concatenate(slopes)
         return value + rows.log_prior(x, row), slope + rows.prior_slope(x, row)
 
@@ -339,13 +507,10 @@ class UncollapsedDensity:
         row = np.arange(len(rows)) if row is None else row
         p = self.process
         value, gradient, curvature = self._of_prior(x, rows, row)
-        weights = p.features.turn @ p.posterior.means
-        theta = p.features.theta
         for some in _blocks(len(x), 4):
             raw = p.raw(x[some])
-            f, _ = p.features.moments(p.posterior, p.level, raw)
-            slope = cross_slope(p.features.kernel, raw, p.features.W, **theta) @ weights
-            slope = p.turn.T @ slope
+            f, _ = p.functions.moments(raw)
+            slope = p.turn.T @ p.functions.slope_of_mean(raw)
             by_mean = np.ascontiguousarray(f[:, None])
             by_variance = np.full_like(by_mean, 1e-10)
             seen = self._seen(rows, row[some])
@@ -366,7 +531,7 @@ class UncollapsedDensity:
     def _log_predictive(self, x: Array, rows: Rows, row: Index) -> Array:
         p, values = self.process, []
         for some in _blocks(len(x)):
-            f = p.features.moments(p.posterior, p.level, p.raw(x[some]))
+            f = p.functions.moments(p.raw(x[some]))
             logs = p.likelihood.log_predictive(self._seen(rows, row[some]), *f, p.parameters)
             values.append(np.nansum(logs, axis=1))
         return np.concatenate(values)
@@ -383,7 +548,7 @@ class UncollapsedDensity:
         p, value = self.process, np.empty((len(rows), len(positions)))
         normal = p.likelihood.name == "gaussian"
         for some in _blocks(len(positions)):
-            f, variance = p.features.moments(p.posterior, p.level, p.raw(positions[some]))
+            f, variance = p.functions.moments(p.raw(positions[some]))
             if normal:  # of all rows by products of matrices
                 value[:, some] = _normal_densities(rows, f, variance + p.noise)
                 continue
@@ -441,9 +606,9 @@ def _normal_densities(rows: Rows, mean: Array, variance: Array) -> Array:
 class SharedDensity(UncollapsedDensity):
     """The same where all columns have one variance at each position, of normal noise, by :class:`ShortPart`."""
 
-    def __init__(self, process: Uncollapsed, noise: float) -> None:
+    def __init__(self, process: Uncollapsed, functions: InducedFunctions, noise: float) -> None:
         super().__init__(process)
-        features, known = process.features, process.posterior
+        features, known = functions.features, functions.posterior
         posterior = _Known(features.turn.T, known.shares[:, 0], known.means)
         own = Induced(
             features.kernel,
@@ -451,12 +616,13 @@ class SharedDensity(UncollapsedDensity):
             features.theta,
             float(np.sqrt(noise)),
             {b"": posterior},
-            process.read.group("approximation")["X_mean"].to_numpy(),
+            functions.rows,
             None,
             own_noise_of_rows=False,
             frame=process.frame,
         )
-        self._part, self.every = ShortPart(own, 0), np.arange(len(process.level))
+        self._part, self.level = ShortPart(own, 0), functions.level
+        self.every = np.arange(len(functions.level))
 
     @property
     def rows_at_once(self) -> int:  # type: ignore[override]
@@ -466,7 +632,7 @@ class SharedDensity(UncollapsedDensity):
     def prepared(self, rows: Rows) -> Rows:
         """Return rows with their distances to the functions, less the level and their offset, in few numbers."""
         offset = 0.0 if rows.offset is None else rows.offset
-        y = np.where(rows.seen, rows.y - self.process.level - offset, 0.0)
+        y = np.where(rows.seen, rows.y - self.level - offset, 0.0)
         return replace(rows, short=self._part.prepared(replace(rows, y=y), self.every).short)
 
     def log_joint(self, x: Array, rows: Rows, row: Index | None = None) -> tuple[Array, Array]:
@@ -503,13 +669,15 @@ class _Known(InducingPosterior):
 
 def uncollapsed_density(process: Uncollapsed) -> UncollapsedDensity:
     """Choose the density of unseen rows: that of normal noise, one for all columns, costs the square of M, whatever D."""
-    precisions = process.posterior.precisions
-    noise = process.noise if process.likelihood.name == "gaussian" else None
-    if noise is None or np.ptp(noise) > _ALIKE * noise.min():
+    functions = process.functions
+    if process.likelihood.name != "gaussian" or not isinstance(functions, InducedFunctions):
+        return UncollapsedDensity(process)
+    noise, precisions = process.noise, functions.posterior.precisions
+    if np.ptp(noise) > _ALIKE * noise.min():
         return UncollapsedDensity(process)
     if (np.ptp(precisions, axis=1) > _ALIKE * precisions.min(axis=1)).any():
         return UncollapsedDensity(process)
-    return SharedDensity(process, float(noise[0]))
+    return SharedDensity(process, functions, float(noise[0]))
 
 
 def _constant(read: Fit, name: str) -> Array | None:
@@ -575,8 +743,28 @@ def mixed_responses(
 
 
 def rows_under_q(read: Fit) -> Response:
-    """Moments of a measurement of the table's own rows, mixed over q(x)."""
-    process, group = Uncollapsed.of(read), read.group("approximation")
-    mean, sd = group["X_mean"].to_numpy(), group["X_sd"].to_numpy()
+    """Moments of a measurement of the table's own rows, mixed over q(x) where they have one."""
+    process = Uncollapsed.of(read)
     known = _constant(read, "Y_offset"), _constant(read, "Y_entry")
+    if isinstance(process.functions, ModeFunctions):
+        return process.response(*process.functions.modes.at_rows, *known)
+    group = read.group("approximation")
+    mean, sd = group["X_mean"].to_numpy(), group["X_sd"].to_numpy()
     return process.around(mean, sd, positive(mean.shape[1]), *known)
+
+
+def left_out(read: Fit) -> tuple[Response, Array]:
+    """Moments of each measurement of the table given the other entries of its column, and its log-density (N, D).
+
+    Of a fit with the modes of f.
+    """
+    process = Uncollapsed.of(read)
+    if not isinstance(process.functions, ModeFunctions):
+        raise TypeError("the fit has no modes of f")
+    f, known = (
+        process.functions.modes.left_out,
+        (_constant(read, "Y_offset"), _constant(read, "Y_entry")),
+    )
+    seen = process.observed(read.Y.to_numpy(), *known)
+    scores = process.likelihood.log_predictive(seen, *f, process.parameters)
+    return process.response(*f, *known), scores - np.log(process.scale)

@@ -144,6 +144,10 @@ def add_rows(
             progressbar=progressbar,
             blas_threads=blas_threads,
         )
+    read.refuse_function_modes(
+        "its f is the mode given the rows it has, and new ones would move it. Place them with embed, or fit all of "
+        "them again: fit_map(build_model(Y, likelihood=...)), or fit_svi, which takes rows later."
+    )
     if offset is not None:
         raise ValueError(
             "add_rows takes an offset of new rows where fit_svi had one of the table's, got another fit. Leave it out."

@@ -234,8 +234,11 @@ def test_a_task_gives_what_the_verb_gives():
     [
         ({"likelihood": "posson"}, "likelihood must be one of gaussian, student_t"),
         ({"likelihood": {0: "poisson"}}, "likelihood must name every column"),
-        ({"likelihood": "poisson", "inference": "map"}, "inference must be 'auto' or 'svi' with"),
-        ({"offset": "size", "inference": "sparse"}, "'auto' or 'svi' with an offset"),
+        (
+            {"likelihood": "poisson", "inference": "laplace"},
+            "inference must be 'auto', 'svi' or 'map' with",
+        ),
+        ({"offset": "size", "inference": "sparse"}, "'auto', 'svi' or 'map' with an offset"),
         ({"likelihood": "poisson", "noise": "column"}, "noise must be 'shared' with likelihood"),
         ({"likelihood": "poisson", "noise": "none"}, "noise must be one of shared, column"),
         ({"likelihood": "poisson", "sampled": True}, "draw from models of normal noise, got"),

@@ -372,7 +372,7 @@ def log_predictive_under_q(process, Y, mean, sd):
     points, weights = positive(mean.shape[1])
     each = []
     for point, weight in zip(points, weights, strict=True):
-        f = process.features.moments(process.posterior, process.level, mean + sd * point)
+        f = process.functions.moments(mean + sd * point)
         logs = process.likelihood.log_predictive(process.observed(Y), *f, process.parameters)
         each.append(logs + np.log(weight))
     return logsumexp(each, axis=0)

@@ -146,8 +146,8 @@ def test_a_copy_of_the_model_is_known_too():
 @pytest.mark.parametrize(
     "verb",
     [
-        gplvm.fit_map,
         gplvm.fit_marginal,
+        gplvm.fit_laplace,
         gplvm.fit_linear,
         gplvm.fit_variational,
         gplvm.sample,

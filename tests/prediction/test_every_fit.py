@@ -41,6 +41,7 @@ def minibatches(Y, draws, **settings):
 FITS = {
     "fit_marginal": lambda m, draws: gplvm.fit_marginal(m, **SHORT),
     "fit_map": lambda m, draws: gplvm.fit_map(m, relocate=False, **SHORT),
+    "fit_map (poisson)": lambda m, draws: gplvm.fit_map(m, **SHORT),
     "fit_laplace": lambda m, draws: gplvm.fit_laplace(m, draws=draws, **QUIET),
     "fit_linear": lambda m, draws: gplvm.fit_linear(m),
     "fit_stochastic": lambda m, draws: gplvm.fit_stochastic(m, steps=200, n_neighbors=8, **QUIET),
@@ -64,6 +65,8 @@ FITS = {
 }
 BY_TABLE = [kind for kind in FITS if kind.startswith("fit_svi")]
 HOLES, COUNTS, MAPPED = BY_TABLE[1:]
+MODE_OF_COUNTS = "fit_map (poisson)"
+OF_COUNTS = (COUNTS, MODE_OF_COUNTS)
 KERNEL = {"fit_linear": "linear", "fit_sparse": "rbf + linear"}
 
 
@@ -128,12 +131,15 @@ ESTIMATE = "sorts draws, of which an estimate has one"
 SEEN = (
     "would take an entry out of q(x) and q(u), which have seen it; hold rows or entries out instead"
 )
+MOVED = "would move the modes of f, which are given the rows it has; place the rows with embed, or fit all again"
+NOT_KEPT = "needs what was said of entries and priors of the likelihood, which stands in no fit; build the model again"
+NO_DRAWS = "needs draws of f, of which the fit has the mode; its sum is lp less log_likelihood"
 NO_MODEL = "needs a pm.Model, and a fit by minibatches has none; it goes on by start=fit"
 LINK = "is of f alone where f has the units of Y; draw jointly with sample_predictive"
 NO_TABLE = "reads the table, which a fit of what is mapped, sparse or in Zarr does not hold"
 NO_STARTS = "shows where several starts ended, which this fit does not keep"
 ONE_DRAW = (
-    *("fit_marginal", "fit_map", "fit_linear", "fit_stochastic"),
+    *("fit_marginal", "fit_map", MODE_OF_COUNTS, "fit_linear", "fit_stochastic"),
     *("fit_sparse", 'fit_sparse(method="fitc")'),
 )
 # (verb, fit): the reason in the table, and what the error says
@@ -170,10 +176,16 @@ REFUSED = (
         for verb in ("diagnostics.compute_log_prior", "model.rebuild")
     }
     | {
-        ("predict(cov=True)", COUNTS): (
+        ("predict(cov=True)", fit): (
             LINK,
             "needs a Gaussian or Student-t likelihood, got poisson. Draw with sample_predictive",
         )
+        for fit in OF_COUNTS
+    }
+    | {
+        ("add_rows", MODE_OF_COUNTS): (MOVED, "its f is the mode given the rows.*embed"),
+        ("model.rebuild", MODE_OF_COUNTS): (NOT_KEPT, "Build the model as it was first built"),
+        ("diagnostics.compute_log_prior", MODE_OF_COUNTS): (NO_DRAWS, "less 'log_likelihood'"),
     }
     | {
         (verb, MAPPED): (NO_TABLE, "needs the table, which.*does not hold.*or fit the table in")
@@ -191,7 +203,7 @@ def table(kind):
     """24 rows, three more, and the same with holes."""
     whole = simulated(N + 3, 5, seed=4)
     rng = np.random.default_rng(2)
-    if kind == COUNTS:
+    if kind in OF_COUNTS:
         whole = whole.copy(data=rng.poisson(np.exp(0.5 * whole.to_numpy())).astype(float))
     holes = whole[N:].to_numpy().copy()
     holes[0, 1] = holes[2, :2] = np.nan
@@ -209,6 +221,8 @@ def folder():
 
 
 def build(kind, Y):
+    if kind == MODE_OF_COUNTS:
+        return gplvm.build_model(Y, likelihood="poisson")
     if kind not in BY_TABLE:
         return gplvm.build_model(Y, kernel=KERNEL.get(kind, "rbf"), ard=kind != "fit_linear")
     if kind != MAPPED or not isinstance(Y, np.ndarray):
@@ -333,7 +347,7 @@ def check_loaded(found, fit, t):
 
 def check_metric(found, fit, t):
     assert (found["magnification"] > 0.0).all()
-    if not one_frame(fit) or fit.attrs["kernel"] == "custom" or t["kind"] == COUNTS:
+    if not one_frame(fit) or fit.attrs["kernel"] == "custom" or t["kind"] in OF_COUNTS:
         return
     h, steps = 1e-5, np.eye(2)
     rise = [
@@ -530,6 +544,9 @@ def page():
         "such fits of one table, of any likelihoods, and `cross_validate` takes it as "
         "`lambda rows: fit_svi(rows, ...)`. `predict` and `reconstruct` are of E[y | f]: of counts themselves, "
         "`magnification` of f.",
+        "",
+        "`fit_map` with a likelihood keeps f at its mode, and a Gaussian about it in each column, through which all verbs "
+        "go; `leave_one_out` takes out of that what an entry has told, and `compute_log_likelihood` is Laplace's.",
         "",
         "`sample` stands for its draws after `align`; without it most verbs warn. `fit_sparse` is shown with "
         "a linear part in the kernel, which it takes as it takes any kernel.",
