@@ -332,8 +332,7 @@ def _advice(read: Fit, good: bool) -> list[str]:
         ]
     if read.has_function_modes:
         return [
-            "The mode of X and θ together overfits: for new rows and missing entries take fit_svi(model, start=fit). "
-            "How sure θ and f are at these positions, sample_theta(model, fit) tells."
+            "The mode of X and θ together overfits: for new rows and missing entries take fit_svi(model, start=fit)."
         ]
     if method == "map":
         return [
