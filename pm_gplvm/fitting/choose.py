@@ -297,7 +297,7 @@ class Task:
     def _holed(self) -> str | None:
         """Say that many entries are missing, which an estimate of X from few entries fills badly, else None."""
         share = float(np.isnan(self.table.to_numpy()).mean())
-        return f"{share:.0%} of the entries are missing" if share >= _HOLED else None
+        return f"{100.0 * share:.0f} % of the entries are missing" if share >= _HOLED else None
 
     def _slow(self) -> str | None:
         """Say that the exact estimate is slow and neighbourhoods are no help, else None."""

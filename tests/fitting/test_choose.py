@@ -207,7 +207,7 @@ def test_holes_make_the_exact_estimate_slow(n_rows, name):
 def test_where_a_twentieth_is_missing_rows_have_distributions():
     Y = holed(100)
     found, why = Task(Y=Y, missing="mask").choice
-    assert (found, why) == ("svi", f"{np.isnan(Y).mean():.0%} of the entries are missing")
+    assert (found, why) == ("svi", f"{100 * np.isnan(Y).mean():.0f} % of the entries are missing")
     found, why = Task(Y=Y, missing="mask", priors={"sigma": 0.1}).choice
     assert found == "marginal"
     assert "not svi: " in why
