@@ -259,7 +259,9 @@ def _robust() -> list[list]:
 
 def run(report: Report, arguments) -> None:
     warnings.simplefilter("ignore")
-    report.text("Q = 5, M = 50, columns of unit spread or one scale; nats a row by seconds, and at the end.")
+    report.text(
+        "Q = 5, M = 50, columns of unit spread or one scale; nats a row by seconds, and at the end."
+    )
     report.table(["table", "3 s", "6 s", "12 s", "end", "CPU s"], _climbs())
     report.text("Draws of a GP, D = 12, Q = 2, M = 50, at the defaults.")
     report.table(["N", "rows/s", "epochs", "nats a row", "CPU s", "R² of X", "peak MB"], _speed())

@@ -91,6 +91,7 @@ positions["PCA of logarithms"] = PCA(2).fit_transform(np.log1p(counts / depth))
 # y + ½; the other two are mixed over draws of the mean.
 
 # %%
+right = stats.nbinom(2, 2 / (2 + depth * rate))
 
 
 def of_logarithms(fit, y):
@@ -118,7 +119,6 @@ said = {
     name: of_logarithms(fit, counts) if name.startswith("Gauss") else of_counts(fit, counts)
     for name, fit in fits.items()
 }
-right = stats.nbinom(2, 2 / (2 + depth * rate))
 said["the truth"] = right.pmf(counts), right.cdf(counts - 1)
 
 # Randomised quantile residuals: drawn evenly between the probability of a smaller count and that of none larger.
