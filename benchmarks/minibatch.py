@@ -111,7 +111,7 @@ def _log_predictive(fit, Y: np.ndarray) -> np.ndarray:
     offset = constants["Y_offset"].to_numpy() if "Y_offset" in constants else None
     each = []
     for point, weight in zip(*positive(mean.shape[1]), strict=True):
-        f = process.features.moments(process.posterior, process.level, mean + sd * point)
+        f = process.moments(mean + sd * point)
         seen = process.observed(Y, offset)
         logs = process.likelihood.log_predictive(seen, *f, process.parameters)
         each.append(logs + np.log(weight))
