@@ -229,20 +229,32 @@ def _grid_step(distinct: Array) -> float:
     return step if len(distinct) == 2 or (len(gaps) > 1 and whole.mean() >= _MULTIPLES) else 0.0
 
 
-def resolution_of(values: Array, scale: Array, *, by_column: bool = False) -> Array:
+def resolution_of(
+    values: Array, scale: Array, *, by_column: bool = False, within_spread: bool = False
+) -> Array:
     """Return the least standard deviation of the noise, in units of the scale: () or by column (D,).
 
     A value (N, D) rounded to a grid of step δ has an error of variance δ²/12; its mean over the columns counts,
-    and 0.01² besides. Without it a fit to gridded data may take the grid for signal.
+    and 0.01² besides. Without it a fit to gridded data may take the grid for signal. ``within_spread`` counts at most a
+    third of a column's variance, which is what halves of two values have: of rare values δ²/12 would be more than all of it.
     """
     rounding = (grid_steps(values) / scale) ** 2 / 12.0
+    if within_spread:
+        rounding = np.minimum(rounding, np.nanvar(values, axis=0) / scale**2 / 3.0)
     return np.sqrt((rounding if by_column else rounding.mean()) + _LEAST_NOISE**2)
 
 
-def noise_floor(resolution: Any, values: Array, scale: Array, *, by_column: bool) -> Array:
+def noise_floor(
+    resolution: Any,
+    values: Array,
+    scale: Array,
+    *,
+    by_column: bool,
+    within_spread: bool = False,
+) -> Array:
     """Give the least standard deviation of the noise that was asked for, () or by column (D,), as by :func:`resolution_of`."""
     if isinstance(resolution, str) and resolution == "auto":
-        return resolution_of(values, scale, by_column=by_column)
+        return resolution_of(values, scale, by_column=by_column, within_spread=within_spread)
     try:
         floor = numbers("resolution", resolution)
     except (TypeError, ValueError):

@@ -366,8 +366,8 @@ def fit_svi(
         Known standard deviations of measurement in units of Y, added in square to the noise, joined by label as
         ``offset``. Of a Gaussian likelihood only.
     resolution : "auto", number or array_like (D,), default "auto"
-        As in :func:`build_model`, the floor of a Gaussian likelihood's noise: "auto" is that of the grid that values lie on,
-        or none where ``noise_sd`` is given.
+        As in :func:`build_model`, the floor of a Gaussian likelihood's noise: "auto" is that of the grid that values lie on, of
+        a column at most a third of its variance, or none where ``noise_sd`` is given.
     n_inducing : int, default 50
         M; more than N are N. The linear kernel takes as many as it has latent dimensions (and one for a bias).
     batch_size : int, optional
@@ -563,7 +563,7 @@ def _floored(data: Data, likelihood: Likelihood, resolution: Any, sample: Array)
     if by_default and data.entry is not None:
         return data
     by_column = likelihood.noise == "column"
-    floor = noise_floor(resolution, sample, data.scale, by_column=by_column)
+    floor = noise_floor(resolution, sample, data.scale, by_column=by_column, within_spread=True)
     if not floor.any():
         return data
     known = 0.0 if data.entry is None else data.entry**2

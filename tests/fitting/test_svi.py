@@ -120,7 +120,9 @@ def test_columns_on_a_grid_are_not_known_beyond_it():
     given = {"likelihood": gplvm.likelihoods.gaussian("column"), **QUICK}
     fit = gplvm.fit_svi(Y, **given)
     scale = fit["constant_data"]["Y_scale"].to_numpy()
-    floor = np.sqrt(1.0 / 12.0 / scale**2 + 0.01**2)
+    # Where one value is rare, its variance is less than that of rounding.
+    floor = np.sqrt(np.minimum(1.0 / 12.0, Y.var(axis=0) / 3.0) / scale**2 + 0.01**2)
+    assert (Y.var(axis=0)[8:] < 0.1).all()
     np.testing.assert_allclose(fit["constant_data"]["Y_entry"], floor[None], rtol=1e-12)
     said = gplvm.predict(fit, np.zeros((1, 2)), noise=True)["sd"].to_numpy()
     assert (said > floor * scale).all()
