@@ -388,7 +388,7 @@ class Likelihood:
 
         A missing entry has 0.
         """
-        t, y = f + rows.shift, np.where(rows.seen, rows.Y, self.filler)
+        t, y = f + rows.shift, self._filled(rows)
         found = self._curved(y, t, self._entry_of(rows), self.constrained(parameters))
         log_p, slope, W, of_W = (np.where(rows.seen, part, 0.0) for part in found)
         return log_p, slope, W, of_W
@@ -397,7 +397,7 @@ class Likelihood:
         self, rows: Rows, f: Array, variance: Array, adjoint: Array, parameters: Parameters
     ) -> Parameters:
         """Return the derivatives in the parameters of Σ [ln p + ½ variance (ln p)'' + adjoint (ln p)'] at f, all (B, D)."""
-        t, y = f + rows.shift, np.where(rows.seen, rows.Y, self.filler)
+        t, y = f + rows.shift, self._filled(rows)
         entry, q = self._entry_of(rows), self.constrained(parameters)
         factors = [rows.weight, rows.weight * adjoint, 0.5 * rows.weight * variance]
         found: Parameters = {}
@@ -446,7 +446,7 @@ class Likelihood:
         self, rows: Rows, mean: Array, variance: Array, parameters: Parameters
     ) -> Array:
         """Ln ∫ p(y | f + offset) N(f) df of each entry (B, D), NaN where Y is."""
-        t, y = mean + rows.shift, np.where(rows.seen, rows.Y, self.filler)
+        t, y = mean + rows.shift, self._filled(rows)
         q = self.constrained(parameters)
         value = self._log_predictive(y, t, variance, self._entry_of(rows), q)
         return np.where(rows.seen, value, np.nan)
@@ -464,7 +464,7 @@ class Likelihood:
         0 where Y is missing; by fewer points than :meth:`log_predictive`: one is Laplace's approximation, of which the
         value alone is of use.
         """
-        t, y = mean + rows.shift, np.where(rows.seen, rows.Y, self.filler)
+        t, y = mean + rows.shift, self._filled(rows)
         q = self.constrained(parameters)
         found = self._marginal(y, t, variance, self._entry_of(rows), q, points)
         value, by_mean, by_variance = (np.where(rows.seen, part, 0.0) for part in found)
@@ -474,7 +474,7 @@ class Likelihood:
         self, rows: Rows, mean: Array, variance: Array, parameters: Parameters
     ) -> tuple[Array, Array]:
         """Return P(y < Y) and P(y ≤ Y) of each entry, NaN where Y is; one number where y is continuous."""
-        t, y = mean + rows.shift, np.where(rows.seen, rows.Y, self.filler)
+        t, y = mean + rows.shift, self._filled(rows)
         q, entry = self.constrained(parameters), self._entry_of(rows)
         upper = np.where(rows.seen, self._predictive_cdf(y, t, variance, entry, q), np.nan)
         if not self.discrete:
@@ -539,6 +539,10 @@ class Likelihood:
     def _known(self, entry: Array | None, t: Array) -> Array | None:
         """Return what is known of each entry, or what the likelihood was told of all rows."""
         return self.entries(len(t), t.shape[-1]) if entry is None else entry
+
+    def _filled(self, rows: Rows) -> Array:
+        """Return Y, with an entry that could be for a missing one."""
+        return np.where(rows.seen, rows.Y, self.filler)
 
     def _entry_of(self, rows: Rows) -> Array | None:
         """Return what is known of each entry, 1 where Y is missing."""

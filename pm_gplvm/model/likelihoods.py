@@ -220,11 +220,7 @@ class Mixed(Likelihood):
         self, rows: Rows, f: Array, parameters: Parameters
     ) -> tuple[Array, Array, Array, Array]:
         """See :meth:`Likelihood.curved`."""
-        parts = self._rows(rows)
-        return self._gather(
-            f.shape,
-            lambda i, each: each.curved(parts[i], self._part(i, f), self._of(i, parameters)),
-        )
+        return self._of_rows("curved", rows, (f,), parameters)
 
     def slopes_of_parameters(
         self, rows: Rows, f: Array, variance: Array, adjoint: Array, parameters: Parameters
@@ -265,6 +261,23 @@ class Mixed(Likelihood):
                 table[:, columns] = part
         return tuple(tables)
 
+    def _of_rows(
+        self,
+        verb: str,
+        rows: Rows,
+        tables: tuple[Array, ...],
+        parameters: Parameters,
+        *options: Any,
+    ) -> Any:
+        """Return what a method of each block gives for its columns of rows and of tables like them."""
+        parts = self._rows(rows)
+
+        def of_block(i: int, each: Likelihood) -> Any:
+            own = (self._part(i, table) for table in tables)
+            return getattr(each, verb)(parts[i], *own, self._of(i, parameters), *options)
+
+        return self._gather(tables[0].shape, of_block)
+
     def moments(
         self,
         mean: Array,
@@ -289,13 +302,7 @@ class Mixed(Likelihood):
         self, rows: Rows, mean: Array, variance: Array, parameters: Parameters
     ) -> Array:
         """See :meth:`Likelihood.log_predictive`."""
-        parts = self._rows(rows)
-        (table,) = self._gather(
-            mean.shape,
-            lambda i, each: each.log_predictive(
-                parts[i], self._part(i, mean), self._part(i, variance), self._of(i, parameters)
-            ),
-        )
+        (table,) = self._of_rows("log_predictive", rows, (mean, variance), parameters)
         return table
 
     def marginal(
@@ -307,29 +314,13 @@ class Mixed(Likelihood):
         points: int = FEW_POINTS,
     ) -> tuple[Array, Array, Array]:
         """See :meth:`Likelihood.marginal`."""
-        parts = self._rows(rows)
-        return self._gather(
-            mean.shape,
-            lambda i, each: each.marginal(
-                parts[i],
-                self._part(i, mean),
-                self._part(i, variance),
-                self._of(i, parameters),
-                points,
-            ),
-        )
+        return self._of_rows("marginal", rows, (mean, variance), parameters, points)
 
     def cumulative(
         self, rows: Rows, mean: Array, variance: Array, parameters: Parameters
     ) -> tuple[Array, Array]:
         """See :meth:`Likelihood.cumulative`."""
-        parts = self._rows(rows)
-        return self._gather(
-            mean.shape,
-            lambda i, each: each.cumulative(
-                parts[i], self._part(i, mean), self._part(i, variance), self._of(i, parameters)
-            ),
-        )
+        return self._of_rows("cumulative", rows, (mean, variance), parameters)
 
     def interval(
         self,
@@ -451,20 +442,11 @@ class FromPyMC(Likelihood):
             found = pytensor.grad(found.sum(), f, disconnected_inputs="ignore")
         return pytensor.function([y, f], found, on_unused_input="ignore", mode=compile_mode())
 
-    def curved(
-        self, rows: Rows, f: Array, parameters: Parameters
+    def _curved(
+        self, y: Array, t: Array, entry: Array | None, q: Parameters
     ) -> tuple[Array, Array, Array, Array]:
-        """See :meth:`Likelihood.curved`."""
-        y, t = self._filled(rows), f + rows.shift
         log_p, slope, second = self._terms(y, t)
-        found = (log_p, slope, -second, -self._third(y, t))
-        return tuple(np.where(rows.seen, part, 0.0) for part in found)  # type: ignore[return-value]
-
-    def slopes_of_parameters(
-        self, rows: Rows, f: Array, variance: Array, adjoint: Array, parameters: Parameters
-    ) -> Parameters:
-        """See :meth:`Likelihood.slopes_of_parameters`; it has none."""
-        return {}
+        return log_p, slope, -second, -self._third(y, t)
 
     def _terms(self, y: Array, t: Array) -> tuple[Array, Array, Array]:
         log_p, first, second = self._compiled(y, t)
@@ -553,27 +535,6 @@ class FromPyMC(Likelihood):
     ) -> tuple[Array, Array]:
         _, first, second = self._terms(y, t)
         return first, np.maximum(-second, 0.0)
-
-    def log_predictive(
-        self, rows: Rows, mean: Array, variance: Array, parameters: Parameters
-    ) -> Array:
-        """See :meth:`Likelihood.log_predictive`."""
-        y, t = self._filled(rows), mean + rows.shift
-        value = self._log_predictive(y, t, variance, None, {})
-        return np.where(rows.seen, value, np.nan)
-
-    def marginal(
-        self,
-        rows: Rows,
-        mean: Array,
-        variance: Array,
-        parameters: Parameters,
-        points: int = FEW_POINTS,
-    ) -> tuple[Array, Array, Array]:
-        """See :meth:`Likelihood.marginal`."""
-        found = self._marginal(self._filled(rows), mean + rows.shift, variance, None, {}, points)
-        value, by_mean, by_variance = (np.where(rows.seen, part, 0.0) for part in found)
-        return value, by_mean, by_variance
 
     @cached_property
     def _log_cdf(self) -> Any:
