@@ -136,6 +136,19 @@ def test_columns_on_a_grid_are_not_known_beyond_it():
         gplvm.fit_svi(Y, resolution=-1.0)
 
 
+def test_rare_values_of_a_column_do_not_hide_the_others():
+    """In units of its spread the grid of a column that is nearly always 0 is wider than all noise."""
+    rng = np.random.default_rng(9)
+    X, F = functions(150, 10, seed=9)
+    Y = np.column_stack([np.round(4.0 * F), rng.random((150, 3)) < 0.02]).astype(float)
+    given = {"scale": "feature", **QUICK | {"epochs": 150.0}}
+    fit, without = gplvm.fit_svi(Y, **given), gplvm.fit_svi(Y, resolution=0, **given)
+    assert (fit["constant_data"]["Y_entry"] < 0.35).all()
+    found, usual = (explained(f["approximation"]["X_mean"].to_numpy(), X) for f in (fit, without))
+    assert found > usual - 0.05
+    assert usual > 0.5
+
+
 def test_hidden_counts_do_not_pull_the_dispersion():
     """The mask multiplies the derivative in r too: else it goes to a quarter of the truth."""
     rng = np.random.default_rng(5)
