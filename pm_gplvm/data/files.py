@@ -96,7 +96,7 @@ def save(fit: xr.DataTree, path: str | Path, *, overwrite: bool = False) -> Path
     ...     gplvm.load(path).attrs["method"]
     'marginal'
     """
-    Fit.of(fit, caller="save")
+    Fit.of(fit, caller="save", views=True)
     target = check_writable("path", path, overwrite=overwrite)
     marked = _encoded(fit)
     checksum = _digest(marked)
@@ -462,7 +462,7 @@ def load(path: str | Path) -> xr.DataTree:
             if time.monotonic() > until:
                 raise
     _check_version(target, fit.attrs.get("pm_gplvm_version"))
-    return Fit.of(fit, caller="load").tree
+    return Fit.of(fit, caller="load", views=True).tree
 
 
 @contextmanager

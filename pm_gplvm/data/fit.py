@@ -18,6 +18,12 @@ OBS, FEATURE, LATENT, CLASS = "obs", "feature", "latent", "latent_class"
 THETA = ("lengthscale", "amplitude", "weight", "sigma", "bias")
 """The hyperparameters that a model built here may have, in the order of its tables."""
 
+OF_VIEW = (
+    *(*THETA, "Y", "Y_mean", "Y_scale", "Y_data", "Y_seen", "Y_resolution", "X_inducing", FEATURE),
+    *("log_likelihood", "explained", "rule_error"),
+)
+"""What each of several tables has of its own, in a model or in its fit, under a name of its own."""
+
 _POSITIVE = {"lengthscale", "sigma", "Y_scale"}  # the amplitude enters by its square
 
 _LISTED = 5  # names in a message
@@ -28,6 +34,16 @@ _TURNED = {"X", "lengthscale"}  # what align gives anew
 
 # What samples X anew in each draw, and so in a frame of its own; PyMC itself leaves no method.
 _UNTURNED = {"replica_exchange", ""}
+
+
+def in_view(name: str, view: str | None) -> str:
+    """Name of what one of several tables has of its own, such as "sigma_rna"; of a single one the plain name."""
+    return name if view is None else f"{name}_{view}"
+
+
+def in_each_view(name: str, views: Sequence[str]) -> list[str]:
+    """Names of what each of several tables has of its own; of a single one the plain name."""
+    return [in_view(name, view) for view in views] or [name]
 
 
 def to_json(value: Any) -> str:
@@ -75,11 +91,11 @@ class Fit:
     caller: str = "fit"
 
     @classmethod
-    def of(cls, tree: Any, *variables: str, caller: str) -> "Fit":
+    def of(cls, tree: Any, *variables: str, caller: str, views: bool = False) -> "Fit":
         """Read a DataTree that has a posterior and the named variables, fixed ones included.
 
-        Raises TypeError if it is no DataTree, ValueError if a group or a variable is missing, or holds
-        what no fit holds.
+        ``views``: whether it may be one of several tables. Raises TypeError if it is no DataTree, ValueError
+        if a group or a variable is missing, or holds what no fit holds.
         """
         if not isinstance(tree, xr.DataTree):
             raise TypeError(
@@ -98,6 +114,11 @@ class Fit:
                 f"{sizes}. Keep both dims where draws are selected: isel(draw=[0])."
             )
         fit = cls(tree, caller)
+        if fit.views and not views:
+            raise ValueError(
+                f"{caller} needs a fit of one table, got one of several, {', '.join(fit.views)}. Take one of them: "
+                f"gplvm.data.view(fit, {fit.views[0]!r})."
+            )
         fit.require(*variables)
         return fit
 
@@ -250,6 +271,14 @@ class Fit:
     def own_noise(self) -> bool:
         """Whether each column has an amplitude and a noise of its own."""
         return FEATURE in self.draws("sigma").dims
+
+    @property
+    def views(self) -> list[str]:
+        """Names of its tables, where it is a fit of several; none of a single one."""
+        told = self.setting("views") if "views" in self.tree.attrs else []
+        if not isinstance(told, list):
+            raise self._bad_attr("views", "the JSON of a list")
+        return [str(name) for name in told]
 
     @property
     def priors(self) -> dict[str, str] | None:

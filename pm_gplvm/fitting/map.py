@@ -18,9 +18,10 @@ from pm_gplvm.core.blas import blas_threads as limit_threads
 from pm_gplvm.core.checks import Array, checked
 from pm_gplvm.core.interrupt import interrupted, interruptible
 from pm_gplvm.core.workers import workers
-from pm_gplvm.data.fit import OBS, THETA, Fit, warn_of
+from pm_gplvm.data.fit import OBS, THETA, Fit, in_each_view, warn_of
 from pm_gplvm.data.progress import progress_bar
 from pm_gplvm.data.table import grid_steps
+from pm_gplvm.data.views import view
 from pm_gplvm.fitting.optimise import (
     COLLAPSED,
     DID_NOT_MOVE,
@@ -189,7 +190,7 @@ def fit_map(
     >>> gplvm.fit_map(model, random_seed=1, progressbar=False).posterior["f"].shape
     (1, 1, 20, 4)
     """
-    spec = ModelSpec.of(model, functions=True)
+    spec = ModelSpec.of(model, functions=True, views=True)
     settings = _Settings("fit_map", start, n_restarts, relocate, max_iter, tol, random_seed)
     return _warned(spec, settings, False, progressbar, blas_threads, cores, backend, compile_kwargs)
 
@@ -277,7 +278,7 @@ def fit_marginal(
     >>> float(fit.posterior["X"].std()) > 0.3
     True
     """
-    spec = ModelSpec.of(model)
+    spec = ModelSpec.of(model, views=True)
     if (why := why_no_volume(spec)) is not None:
         raise ValueError(
             f"fit_marginal cannot integrate X out of this model: {why}. Take fit_map, or sample."
@@ -394,6 +395,9 @@ def _fit(
         whole = compile_log_density(spec, prior=False)
         likelihood = whole(whole.pack(best.values))[0]
     stats = {"lp": likelihood + prior, "log_likelihood": likelihood}
+    for part in spec.views:
+        own = compile_log_density(part, prior=False)
+        stats[part.own("log_likelihood")] = own(own.pack(best.values))[0]
     if volume:
         stats["log_marginal"] = best.objective
     start, more = settings.start, {}
@@ -536,7 +540,7 @@ def _warn(fit: xr.DataTree, settings: _Settings) -> None:
     elif not read.setting("converged"):
         far = [
             name
-            for name in THETA
+            for name in (n for of in THETA for n in in_each_view(of, read.views))
             if name in posterior
             and not (posterior[name].min() > 1.0 / _RUN_AWAY and posterior[name].max() < _RUN_AWAY)
         ]
@@ -557,14 +561,23 @@ def _warn(fit: xr.DataTree, settings: _Settings) -> None:
             f"{int(optima['evaluations'])} evaluations; the next step may gain "
             f"{float(optima['remaining_gain']):.2g} nats). {remedy}",
         )
-    if "sigma" in posterior and message != NO_STRUCTURE:
-        sigma, floor = np.broadcast_arrays(posterior["sigma"][0, 0], read.resolution)
-        if (low := sigma < _AT_FLOOR * floor).any():
-            of = f" in {int(low.sum())} of {low.size} columns" if low.size > 1 else ""
-            warn_of(
-                fit,
-                f"{caller}: the noise ended at its floor{of}, resolution = {floor[low].max():.3g} (sigma = "
-                f"{sigma[low].min():.2g}, in units of the scale). The table is explained as well as it is written down: take fewer "
-                "latent dimensions, or, if it is known better than that, resolution=0; if less well, a "
-                "greater resolution.",
-            )
+    if message != NO_STRUCTURE:
+        tables = {f" in the table {name!r}": Fit(view(fit, name)) for name in read.views}
+        for where, table in (tables or {"": read}).items():
+            _warn_of_floor(fit, table, caller, where)
+
+
+def _warn_of_floor(fit: xr.DataTree, read: Fit, caller: str, where: str) -> None:
+    """Warn where the noise of a table ended at its floor."""
+    if "sigma" not in read.posterior:
+        return
+    sigma, floor = np.broadcast_arrays(read.posterior["sigma"][0, 0], read.resolution)
+    if (low := sigma < _AT_FLOOR * floor).any():
+        of = f" in {int(low.sum())} of {low.size} columns" if low.size > 1 else ""
+        warn_of(
+            fit,
+            f"{caller}: the noise ended at its floor{of}{where}, resolution = {floor[low].max():.3g} (sigma = "
+            f"{sigma[low].min():.2g}, in units of the scale). The table is explained as well as it is written down: take fewer "
+            "latent dimensions, or, if it is known better than that, resolution=0; if less well, a "
+            "greater resolution.",
+        )

@@ -3,17 +3,20 @@
 A row that L-BFGS left on the wrong side of the others stays there. Here other positions z are
 proposed to each row, and it takes the one of the highest p(z) p(yₙ given z and the other rows) if
 that is higher than at its own. Alternating with L-BFGS, this finds higher modes than restarts do.
+Of several tables a row's densities are multiplied; z is in units of their smallest lengthscales.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any, NamedTuple
 
 import numpy as np
 import pymc as pm
 from numpy.typing import NDArray
 
 from pm_gplvm.core.checks import Array
-from pm_gplvm.core.gaussian import column_patterns
+from pm_gplvm.core.gaussian import Patterns, column_patterns
 from pm_gplvm.core.interrupt import safe_point
 from pm_gplvm.core.kernels import KERNELS, cross_slope, prior_slope_variance
 from pm_gplvm.core.row_moves import Part, Proposal, Theta
@@ -38,16 +41,14 @@ class Relocation:
         rows: NDArray[np.intp] | None = None,
         n_proposals: int = 64,
     ) -> None:
-        spec = ModelSpec.of(model)
+        spec = ModelSpec.of(model, views=True)
         F = spec.table.F
-        self._kernel, self._F = spec.kernel, F if rows is None else F[rows]
         self._rows = np.arange(len(F)) if rows is None else rows
+        self._tables = [_Rows.of(part, self._rows) for part in spec.parts]
         self._names = [v.name for v in spec.model.value_vars]
         self._constrain = compile_constrain(spec.model)
-        self._fixed, self._floor = spec.fixed, spec.floor
-        self._patterns = column_patterns(~np.isnan(self._F))
         self._prior = compile_row_prior(spec)
-        self._proposal, self._n_proposals, self._rng = Proposal(self._F), n_proposals, rng
+        self._proposal, self._n_proposals, self._rng = Proposal(F[self._rows]), n_proposals, rng
 
     @staticmethod
     def serves(spec: ModelSpec) -> bool:
@@ -58,24 +59,23 @@ class Relocation:
 
     def __call__(self, values: Mapping[str, Array]) -> tuple[dict[str, Array], int]:
         """Move rows to better positions: the values of the value variables, and how many moved."""
-        theta, lengthscale = self._theta(values)
-        Z = values["X"][self._rows][None] / lengthscale
-        batch = [np.asarray(values[name])[None] for name in self._names]
-        parts = self._parts(Z, theta)
+        at = self._at(values)
+        unit = reduce(np.minimum, [each.lengthscale for each in at])
+        Z = values["X"][self._rows][None] / unit
         n_moved = 0
-        for n in self._rng.permutation(_ill_explained(parts)):
+        batch = [np.asarray(values[name])[None] for name in self._names]
+        for n in self._rng.permutation(_ill_explained([p for each in at for p in each.parts])):
             safe_point()
-            having = [part for part in parts if part.inverse[0, n, n] > 0.0]
-            better = self._better(n, Z, theta, having, lengthscale, batch)
+            better = self._better(n, Z, at, unit, batch)
             if better is None:
                 continue
             Z[:, n], inserts = better
-            for part, insert in zip(having, inserts, strict=True):
+            for part, insert in inserts:
                 part.remove(n)
                 part.insert(n, *insert)
             n_moved += 1
         X = values["X"].copy()
-        X[self._rows] = (Z * lengthscale)[0]
+        X[self._rows] = (Z * unit)[0]
         return {**values, "X": X}, n_moved
 
     def log_volume(self, values: Mapping[str, Array], sd: float) -> float:
@@ -86,23 +86,23 @@ class Relocation:
         the other rows; sd is the prior standard deviation of X. Laplace's determinant has the terms
         between rows too, but is not bounded.
         """
-        theta, lengthscale = self._theta(values)
         X = values["X"][self._rows]
         N, Q = X.shape
-        slope = self._slopes(values)
-        slope[np.arange(N), :, np.arange(N)] = 0.0  # given the others
-        own = np.diag(prior_slope_variance(self._kernel, Q, **self._parameters(values)))
         information = np.zeros((N, Q, Q))
-        for part in self._parts(X[None] / lengthscale, theta):
-            rows, A, W = np.flatnonzero(part.seen), part.inverse[0], part.weights[0]
-            some, nn = slope[rows], A[rows, rows]
-            explained = some @ A
-            share = explained[np.arange(len(rows)), :, rows] / nn[:, None]
-            mean = some @ W - share[:, :, None] * W[rows, None]
-            known = explained @ some.transpose(0, 2, 1)
-            left = own - known + nn[:, None, None] * share[:, :, None] * share[:, None]
-            each = mean @ mean.transpose(0, 2, 1) + part.F.shape[1] * left
-            information[rows] += nn[:, None, None] * each
+        for each in self._at(values):
+            slope = each.slopes(X)
+            slope[np.arange(N), :, np.arange(N)] = 0.0  # given the others
+            own = np.diag(prior_slope_variance(each.kernel, Q, **each.parameters))
+            for part in each.parts:
+                rows, A, W = np.flatnonzero(part.seen), part.inverse[0], part.weights[0]
+                some, nn = slope[rows], A[rows, rows]
+                explained = some @ A
+                share = explained[np.arange(len(rows)), :, rows] / nn[:, None]
+                mean = some @ W - share[:, :, None] * W[rows, None]
+                known = explained @ some.transpose(0, 2, 1)
+                left = own - known + nn[:, None, None] * share[:, :, None] * share[:, None]
+                entries = mean @ mean.transpose(0, 2, 1) + part.F.shape[1] * left
+                information[rows] += nn[:, None, None] * entries
         return float(-0.5 * np.linalg.slogdet(np.eye(Q) + sd**2 * information)[1].sum())
 
     def information(self, values: Mapping[str, Array]) -> Array:
@@ -111,79 +111,109 @@ class Relocation:
         With J_nm = ∂k(x_n, x_m)/∂x_nq and A = K⁻¹ it is D (A ∘ J A Jᵀ + J A ∘ (J A)ᵀ), summed over the
         missingness patterns.
         """
-        theta, lengthscale = self._theta(values)
         X = values["X"]
-        slope = self._slopes(values)
-        blocks = [
-            (part.F.shape[1], part.inverse[0])
-            for part in self._parts(X[self._rows][None] / lengthscale, theta)
-        ]
         information = np.zeros((X.shape[1], len(X), len(X)))
-        for q, whole in enumerate(information):
-            J = np.ascontiguousarray(slope[:, q])
-            for n_columns, A in blocks:
-                JA = J @ A
-                whole[np.ix_(self._rows, self._rows)] += n_columns * (A * (JA @ J.T) + JA * JA.T)
+        for each in self._at(values):
+            slope = each.slopes(X[self._rows])
+            for q, whole in enumerate(information):
+                J = np.ascontiguousarray(slope[:, q])
+                for part in each.parts:
+                    A = part.inverse[0]
+                    JA = J @ A
+                    added = part.F.shape[1] * (A * (JA @ J.T) + JA * JA.T)
+                    whole[np.ix_(self._rows, self._rows)] += added
         return information
 
-    def _slopes(self, values: Mapping[str, Array]) -> Array:
-        """Slopes ∂k(x, X)/∂x at each row, shape (N, Q, N)."""
+    def _at(self, values: Mapping[str, Array]) -> "list[_AtPlace]":
+        named = self._constrain(*(values[name] for name in self._names))
         X = values["X"][self._rows]
-        return cross_slope(self._kernel, X, X, **self._parameters(values))
-
-    def _parameters(self, values: Mapping[str, Array]) -> dict[str, Any]:
-        named = self._named(values)
-        return {n: named[n] for n in THETA if n in named and n != "sigma"}
-
-    def _named(self, values: Mapping[str, Array]) -> dict[str, Any]:
-        """Give the model's variables by name, those that are held among them."""
-        return {**self._fixed, **self._constrain(*(values[name] for name in self._names))}
-
-    def _theta(self, values: Mapping[str, Array]) -> tuple[Theta, Array]:
-        named = {n: np.asarray(value)[None] for n, value in self._named(values).items()}
-        return Theta.of(self._kernel, named, 1, self._floor)
-
-    def _parts(self, Z: Array, theta: Theta) -> list[Part]:
-        return [Part.of(theta, Z, rows, F) for rows, _, F in self._patterns.blocks(self._F)]
+        return [table.at(X, named) for table in self._tables]
 
     def _better(
-        self,
-        n: int,
-        Z: Array,
-        theta: Theta,
-        parts: list[Part],
-        lengthscale: Array,
-        batch: list[Array],
-    ) -> tuple[Array, list[tuple[Array, Array]]] | None:
+        self, n: int, Z: Array, at: "list[_AtPlace]", unit: Array, batch: list[Array]
+    ) -> tuple[Array, list[tuple[Part, tuple[Array, Array]]]] | None:
         """Find a better position of row n, with K₋ₙ⁻¹ k and the conditional variance in each part."""
         present = np.ones(Z.shape[1])
         present[n] = 0.0
         C, *_ = self._proposal.draw(n, self._n_proposals, Z, present, self._rng)
-        cross = theta.cross(C, Z)
-        squares = [_squared_residual(part, n, cross) for part in parts]
-        best = np.argsort(sum(square[0] for square in squares))[:_EXACT]
+        having, squares, crosses = [], [], []
+        for each in at:
+            own = unit / each.lengthscale
+            cross = each.theta.cross(C * own, Z * own)
+            parts = [part for part in each.parts if part.inverse[0, n, n] > 0.0]
+            having.append(parts)
+            crosses.append(cross)
+            squares.append([_squared_residual(part, n, cross) for part in parts])
+        best = np.argsort(sum(square[0] for of in squares for square in of))[:_EXACT]
         positions = np.concatenate([Z[:, n, None], C[:, best]], axis=1)
-        log_density = self._prior(int(self._rows[n]), positions * lengthscale, batch)
-        cross, squares = cross[:, best], [square[:, best] for square in squares]
+        log_density = self._prior(int(self._rows[n]), positions * unit, batch)
+        squares = [[square[:, best] for square in of] for of in squares]
         # What no variance could bring above the present position needs none.
-        noise = (theta.sigma**2)[:, None]
         bound = log_density.copy()
-        for part, square in zip(parts, squares, strict=True):
-            most = np.maximum(square / part.F.shape[1], noise)
-            bound += _with_present(part, n, square, most)
+        for each, parts, own_squares in zip(at, having, squares, strict=True):
+            for part, square in zip(parts, own_squares, strict=True):
+                most = np.maximum(square / part.F.shape[1], each.noise)
+                bound += _with_present(part, n, square, most)
         if not bound[0, 1:].max() > bound[0, 0] + _GAIN:
             return None
-        prior = theta.variance(C)[:, best]
         inserts = []
-        for part, square in zip(parts, squares, strict=True):
-            part.leave_out(n, cross)
-            S, variance = part.conditional(cross, prior, noise)
-            log_density += _with_present(part, n, square, variance)
-            inserts.append((S[0], variance[0]))
+        for each, parts, own_squares, cross in zip(at, having, squares, crosses, strict=True):
+            prior = each.theta.variance(C * (unit / each.lengthscale))[:, best]
+            for part, square in zip(parts, own_squares, strict=True):
+                part.leave_out(n, cross[:, best])
+                S, variance = part.conditional(cross[:, best], prior, each.noise)
+                log_density += _with_present(part, n, square, variance)
+                inserts.append((part, S[0], variance[0]))
         m = int(log_density[0].argmax())
         if not log_density[0, m] > log_density[0, 0] + _GAIN:
             return None
-        return positions[:, m], [(S[None, m - 1], variance[None, m - 1]) for S, variance in inserts]
+        chosen = [(p, (S[None, m - 1], variance[None, m - 1])) for p, S, variance in inserts]
+        return positions[:, m], chosen
+
+
+class _AtPlace(NamedTuple):
+    """A table at one X and θ."""
+
+    kernel: str
+    theta: Theta
+    lengthscale: Array  # (1, 1, 1) or (1, 1, Q)
+    parameters: dict[str, Any]  # of the kernel, without noise
+    parts: list[Part]
+
+    @property
+    def noise(self) -> Array:
+        """Its variance, (1, 1)."""
+        return (self.theta.sigma**2)[:, None]
+
+    def slopes(self, X: Array) -> Array:
+        """Slopes ∂k(x, X)/∂x at each row, shape (N, Q, N)."""
+        return cross_slope(self.kernel, X, X, **self.parameters)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """A table's rows that are moved, and what of its θ is held."""
+
+    spec: ModelSpec
+    F: Array
+    patterns: Patterns
+
+    @classmethod
+    def of(cls, spec: ModelSpec, rows: NDArray[np.intp]) -> "_Rows":
+        """Take them out of a table."""
+        F = spec.table.F[rows]
+        return cls(spec, F, column_patterns(~np.isnan(F)))
+
+    def at(self, X: Array, named: Mapping[str, Any]) -> _AtPlace:
+        """Set up the table at positions and the model's variables by name."""
+        spec = self.spec
+        known = spec.fixed | {n: named[spec.own(n)] for n in THETA if spec.own(n) in named}
+        each = {n: np.asarray(value)[None] for n, value in known.items()}
+        theta, lengthscale = Theta.of(spec.kernel, each, 1, spec.floor)
+        Z = X[None] / lengthscale
+        parts = [Part.of(theta, Z, rows, F) for rows, _, F in self.patterns.blocks(self.F)]
+        without_noise = {n: v for n, v in known.items() if n != "sigma"}
+        return _AtPlace(spec.kernel, theta, lengthscale, without_noise, parts)
 
 
 def _squared_residual(part: Part, n: int, cross: Array) -> Array:

@@ -20,7 +20,7 @@ from pm_gplvm.core.inducing import InducingKernel, InducingPosterior
 from pm_gplvm.core.inducing_patterns import by_patterns
 from pm_gplvm.core.interrupt import caught, interruptible
 from pm_gplvm.core.psi import CLOSED_FORM, Quadrature, quasi_monte_carlo
-from pm_gplvm.data.fit import LATENT, OBS, THETA, Fit, warn_of
+from pm_gplvm.data.fit import LATENT, OBS, THETA, Fit, in_each_view, in_view, warn_of
 from pm_gplvm.data.progress import progress_bar
 from pm_gplvm.fitting.optimise import (
     CONVERGED,
@@ -51,7 +51,7 @@ from pm_gplvm.model.density import (
     movable,
 )
 from pm_gplvm.model.results import as_fit
-from pm_gplvm.model.spec import ModelSpec
+from pm_gplvm.model.spec import ModelSpec, views_of
 from pm_gplvm.model.starts import perturbed, start_values
 
 _SPREAD, _NOISE = 0.2, 0.1  # of q, and of the noise, at the start
@@ -156,7 +156,7 @@ def fit_sparse(
             progressbar=progressbar,
             blas_threads=blas_threads,
         )
-        best, ends = ranked[0][1], _ends(approximation, ranked)
+        best, ends = ranked[0][1], _ends(exact, approximation, ranked)
         likelihood = _potential(approximation, "likelihood", best.values)
         fit = _as_fit(
             exact,
@@ -273,7 +273,7 @@ def fit_variational(
     >>> fit["approximation"]["X_sd"].dims
     ('obs', 'latent')
     """
-    exact = ModelSpec.of(model)
+    exact = ModelSpec.of(model, views=True)
     approximation = build_variational(exact, n_inducing=n_inducing)
     rng = np.random.default_rng(random_seed)
     with interruptible(keeps=True):
@@ -290,19 +290,23 @@ def fit_variational(
             progressbar=progressbar,
             blas_threads=blas_threads,
         )
-        best, ends = ranked[0][1], _ends(approximation, ranked)
+        best, ends = ranked[0][1], _ends(exact, approximation, ranked)
         X = rng.standard_normal((draws, *ends[0]["X_mean"].shape))
         X *= ends[0]["X_sd"]
         X += ends[0]["X_mean"]
-        found = _findings(exact, ends[0], _potential(approximation, "minus_KL", best.values))
-        settings = {"explained": found.explained, "start": start, "hold": hold}
-        if found.quadrature_error is not None:
-            settings["rule_error"] = found.quadrature_error
+        found = {part.view: _findings(part, ends[0]) for part in exact.parts}
+        settings = {"start": start, "hold": hold}
+        for name, of in found.items():
+            settings[in_view("explained", name)] = of.explained
+            if of.quadrature_error is not None:
+                settings[in_view("rule_error", name)] = of.quadrature_error
+        minus_KL = _potential(approximation, "minus_KL", best.values)
+        bound = sum(of.bound for of in found.values()) + minus_KL
         fit = _as_fit(
             exact,
             ranked,
             ends,
-            {"lp": best.objective, "bound": found.bound},
+            {"lp": best.objective, "bound": bound},
             method="variational",
             settings=settings | {"random_seed": random_seed},
             X=X,
@@ -332,12 +336,14 @@ def _maximised(
     of_q = "X_mean" in approximation.named_vars
     first = start_values(exact, start, rng)
     if of_q and not isinstance(start, xr.DataTree):
-        _set_theta(exact.model, start, first)
+        _set_theta(exact, start, first)
     starts = [first, *(perturbed(exact, first, start, rng) for _ in range(n_restarts))]
-    named, n_inducing = _naming(exact.model), len(approximation.coords[INDUCING])
+    named, n_inducing = _naming(exact), len(approximation.coords[INDUCING])
     for values in starts:
-        X, unit = values["X"], named(values).get("lengthscale", 1.0)
-        values["X_inducing"] = spread_rows(X / unit, n_inducing, rng) * unit
+        X, theta = values["X"], named(values)
+        for part in exact.parts:
+            unit = theta.get(part.own("lengthscale"), 1.0)
+            values[part.own("X_inducing")] = spread_rows(X / unit, n_inducing, rng) * unit
         if of_q:
             spread = _SPREAD * np.maximum(X.std(axis=0), 1e-300)
             values["X_sd_log__"] = np.log(np.broadcast_to(spread, X.shape))
@@ -346,18 +352,18 @@ def _maximised(
     return search(approximation, starts, **settings)
 
 
-def _set_theta(model: pm.Model, start: Any, values: Values) -> None:
+def _set_theta(exact: ModelSpec, start: Any, values: Values) -> None:
     """Set little noise, and the lengthscales to the range of X over √5, where they are not given."""
-    usual = {
-        "sigma": np.array(_NOISE),
-        "lengthscale": np.ptp(values["X"], axis=0) / np.sqrt(5.0),
-    }
+    model, usual = exact.model, Values()
+    for part in exact.parts:
+        usual[part.own("sigma")] = np.array(_NOISE)
+        usual[part.own("lengthscale")] = np.ptp(values["X"], axis=0) / np.sqrt(5.0)
     given = set(start) if isinstance(start, Mapping) else set()
     for rv in model.free_RVs:
         free = rv.name in usual and rv.name not in given
         if free and isinstance(model.rvs_to_transforms[rv], LogTransform):
             name, value = model.rvs_to_values[rv].name, np.log(usual[rv.name])
-            values[name] = value if values[name].ndim == value.ndim else value.mean()
+            values[name] = np.asarray(value if values[name].ndim == value.ndim else value.mean())
 
 
 def spread_rows(X: Array, n_inducing: int, rng: np.random.Generator) -> Array:
@@ -373,16 +379,18 @@ def _previous(start: Any, values: Values) -> Values:
     if not isinstance(start, xr.DataTree) or not Fit(start).is_inducing:
         return {}
     known = Fit(start).group("approximation")
-    found = {name: known[name].to_numpy() for name in ("X_mean", "X_inducing") if name in known}
+    found = {str(name): value.to_numpy() for name, value in known.data_vars.items()}
     if "X_sd" in known:
         found["X_sd_log__"] = np.log(known["X_sd"].to_numpy())
     return {n: v for n, v in found.items() if n in values and v.shape == values[n].shape}
 
 
-def _naming(model: pm.Model) -> Callable[[Values], Values]:
+def _naming(exact: ModelSpec, approximation: pm.Model | None = None) -> Callable[[Values], Values]:
     """Compile the way from value variables to named ones, with the fixed of θ and inducing inputs."""
+    model = exact.model if approximation is None else approximation
     constrain = compile_constrain(model)
-    fixed = [model.named_vars[n] for n in (*THETA, "X_inducing") if n in model.named_vars]
+    names = [part.own(n) for part in exact.parts for n in (*THETA, "X_inducing")]
+    fixed = [model.named_vars[n] for n in names if n in model.named_vars]
     held = {v.name: v.get_value() for v in fixed if hasattr(v, "get_value")}
 
     def named(values: Values) -> Values:
@@ -392,8 +400,10 @@ def _naming(model: pm.Model) -> Callable[[Values], Values]:
     return named
 
 
-def _ends(approximation: pm.Model, ranked: Sequence[tuple[int, Optimum]]) -> list[Values]:
-    named = _naming(approximation)
+def _ends(
+    exact: ModelSpec, approximation: pm.Model, ranked: Sequence[tuple[int, Optimum]]
+) -> list[Values]:
+    named = _naming(exact, approximation)
     return [named(optimum.values) for _, optimum in ranked]
 
 
@@ -421,7 +431,9 @@ def _as_fit(
     if X is not None:
         posterior["X"] = X[None]
     start = settings["start"]
-    dims = {"X_mean": (OBS, LATENT), "X_sd": (OBS, LATENT), "X_inducing": (INDUCING, LATENT)}
+    inducing = [part.own("X_inducing") for part in exact.parts]
+    dims = dict.fromkeys(("X_mean", "X_sd"), (OBS, LATENT))
+    dims |= dict.fromkeys(inducing, (INDUCING, LATENT))
     approximation = xr.Dataset({n: (d, named[n]) for n, d in dims.items() if n in named})
     fit = as_fit(
         exact,
@@ -431,7 +443,7 @@ def _as_fit(
         settings={
             **settings,
             "start": start if isinstance(start, str) else type(start).__name__,
-            "n_inducing": len(named["X_inducing"]),
+            "n_inducing": len(named[inducing[0]]),
             "converged": int(best.converged),
         },
         groups={
@@ -450,15 +462,16 @@ def _as_fit(
 
 @dataclass(frozen=True)
 class _Findings:
-    """Bound, share of the table's variance explained, and error of the bound by quadrature, if any."""
+    """Its part of the bound, share of the table's variance explained, and error of the bound by quadrature, if any."""
 
     bound: float
     explained: float
     quadrature_error: float | None
 
 
-def _findings(exact: ModelSpec, named: Values, minus_KL: float) -> _Findings:
-    table = exact.table
+def _findings(exact: ModelSpec, ends: Values) -> _Findings:
+    """Look at one table's part of the bound."""
+    table, named = exact.table, _of_table(exact, ends)
     sigma = float(np.hypot(named["sigma"], exact.floor))
     F = np.nan_to_num(table.F)
     seen = np.ones(F.shape, dtype=bool) if table.seen is None else table.seen.T
@@ -475,10 +488,17 @@ def _findings(exact: ModelSpec, named: Values, minus_KL: float) -> _Findings:
             for rows, columns, posterior in _posteriors(fine, F, sigma, patterns)
         )
     return _Findings(
-        bound=likelihood - table.log_units + minus_KL,
+        bound=likelihood - table.log_units,
         explained=1.0 - float((rest[seen] ** 2).sum()) / float((F**2).sum()),
         quadrature_error=error,
     )
+
+
+def _of_table(exact: ModelSpec, ends: Values) -> Values:
+    """Give what an end has of its table, and q, plain names."""
+    names = {exact.own(name): name for name in (*THETA, "X_inducing")}
+    names |= {name: name for name in ("X_mean", "X_sd")}
+    return {names[name]: value for name, value in ends.items() if name in names}
 
 
 def _posteriors(
@@ -509,22 +529,24 @@ def _unconverged(best: Optimum) -> str:
     )
 
 
-def _problems(best: Optimum, found: _Findings) -> list[str]:
-    explained, error, texts = found.explained, found.quadrature_error, []
+def _problems(best: Optimum, found: Mapping[str | None, _Findings]) -> list[str]:
+    texts = []
     if not best.converged:
         go_on = "go on with fit_variational(model, start=fit) or raise max_iter"
         texts.append(f"it {_unconverged(best)}; {go_on}")
-    if explained < _EXPLAINED:
-        texts.append(
-            f"the signal was switched off: it explains {100 * explained:.2g} % of the table's variance; "
-            "hold amplitude and sigma longer (hold=1000), start with less noise "
-            "(start={'X': ..., 'sigma': 0.05}) or from 'isomap'. If all starts end so, the table may be noise"
-        )
-    if error is not None and abs(error) > 1.0:
-        texts.append(
-            f"the rule of nodes misses the bound by {error:+.3g}, so that it may not be a bound; take "
-            "kernel='rbf' where the bound itself is compared"
-        )
+    for name, of in found.items():
+        where, error = "" if name is None else f" in the table {name!r}", of.quadrature_error
+        if of.explained < _EXPLAINED:
+            texts.append(
+                f"the signal was switched off{where}: it explains {100 * of.explained:.2g} % of the table's variance; "
+                "hold amplitude and sigma longer (hold=1000), start with less noise "
+                "(start={'X': ..., 'sigma': 0.05}) or from 'isomap'. If all starts end so, the table may be noise"
+            )
+        if error is not None and abs(error) > 1.0:
+            texts.append(
+                f"the rule of nodes misses the bound{where} by {error:+.3g}, so that it may not be a bound; take "
+                "kernel='rbf' where the bound itself is compared"
+            )
     return texts
 
 
@@ -537,15 +559,16 @@ def induced_coordinates(model: pm.Model) -> Coordinates:
     plain = Coordinates.of(model)
     sizes = {name: shape[0] for name, (_, shape) in plain.spans.items() if shape}
     n_rows = sizes[free["X_mean"] if "X_mean" in free else free["X"]]
-    inducing = _STEP_INDUCING * np.sqrt(sizes.get("X_inducing", 1) / n_rows)
-    own = {"X": 1.0, "X_mean": 1.0, "X_sd": _STEP_SPREAD, "X_inducing": inducing}
-    lengthscale = movable(model).get("lengthscale")
+    names = in_each_view("X_inducing", views_of(model))
+    inducing = [name for name in names if name in free]
+    own = {"X": 1.0, "X_mean": 1.0, "X_sd": _STEP_SPREAD}
+    own |= {name: _STEP_INDUCING * np.sqrt(sizes[free[name]] / n_rows) for name in inducing}
     return replace(
         plain,
         steps=dict.fromkeys(plain.names, _STEP_THETA / np.sqrt(n_rows))
         | {free[name]: step for name, step in own.items() if name in free},
-        positions=tuple(free[n] for n in ("X", "X_mean", "X_inducing") if n in free),
-        lengthscale=None if lengthscale is None else str(lengthscale.name),
+        positions=tuple(free[n] for n in ("X", "X_mean", *inducing) if n in free),
+        lengthscales=movable(model)["lengthscale"],
         spreads=(free["X_sd"],) if "X_sd" in free else (),
     )
 
@@ -577,7 +600,8 @@ def search(
     Returns the number of each start and where it ended, the best first.
     """
     free = compile_log_density(model, coordinates=induced_coordinates)
-    names = [rv.name for rv in model.free_RVs if rv.name in ("amplitude", "sigma")]
+    of_tables = [n for of in ("amplitude", "sigma") for n in in_each_view(of, views_of(model))]
+    names = [rv.name for rv in model.free_RVs if rv.name in of_tables]
     keep = [model.rvs_to_values[model[name]].name for name in names] if hold else []
 
     def climb(within: LogDensity, values: Mapping[str, Array], most: int) -> Optimum:

@@ -50,7 +50,8 @@ def build_variational(model: pm.Model | ModelSpec, *, n_inducing: int = 50) -> p
         θ and the parameters of X's prior with the priors that they have in ``model``; ``X_mean`` and ``X_sd``
         (obs, latent), of q;
         ``X_inducing`` (inducing, latent); the potentials ``likelihood_bound``, in units of the
-        table as the model's log-likelihood is, and ``minus_KL``.
+        table as the model's log-likelihood is, and ``minus_KL``. Of several tables each has inducing inputs and a
+        bound of its own, ``X_inducing_rna`` and ``likelihood_bound_rna`` (Damianou, Ek, Titsias & Lawrence 2012).
 
     Warns
     -----
@@ -83,7 +84,7 @@ def build_variational(model: pm.Model | ModelSpec, *, n_inducing: int = 50) -> p
     >>> [rv.name for rv in gplvm.model.build_variational(model, n_inducing=8).free_RVs][-3:]
     ['X_mean', 'X_sd', 'X_inducing']
     """
-    exact, n_inducing = _checked(model, n_inducing)
+    exact, n_inducing = _checked(model, n_inducing, views=True)
     if (why := why_no_divergence(exact)) is not None:
         raise ValueError(
             f"model must have a prior on X from which q(X) has a divergence in closed form, {why}."
@@ -94,11 +95,11 @@ def build_variational(model: pm.Model | ModelSpec, *, n_inducing: int = 50) -> p
     with approximation:
         mean = pm.Flat("X_mean", shape=shape, dims=dims)
         sd = pm.HalfFlat("X_sd", shape=shape, dims=dims)
-        W = _add_inducing_inputs(exact, n_inducing)
-        theta = _theta(approximation)
-        unit = theta["lengthscale"]
-        likelihood = _bound(exact, (mean / unit, sd / unit, W / unit), theta, points=False)
-        pm.Potential("likelihood_bound", likelihood - exact.table.log_units)
+        for part in exact.parts:
+            W, theta = _add_inducing_inputs(part, n_inducing), _theta(approximation, part)
+            unit = theta["lengthscale"]
+            likelihood = _bound(part, (mean / unit, sd / unit, W / unit), theta, points=False)
+            pm.Potential(part.own("likelihood_bound"), likelihood - part.table.log_units)
         pm.Potential("minus_KL", minus_divergence(exact, approximation, mean, sd))
     return approximation
 
@@ -159,7 +160,7 @@ def build_sparse(
     approximation = _without(exact)
     with approximation:
         W = _add_inducing_inputs(exact, n_inducing)
-        X, theta = approximation["X"], _theta(approximation)
+        X, theta = approximation["X"], _theta(approximation, exact)
         positions = X / theta["lengthscale"], pt.zeros_like(X), W / theta["lengthscale"]
         if method == "vfe" or exact.table.seen is not None:
             value = _bound(exact, positions, theta, points=True, fitc=method == "fitc")
@@ -169,16 +170,19 @@ def build_sparse(
     return approximation
 
 
-def _checked(model: pm.Model | ModelSpec, n_inducing: int) -> tuple[ModelSpec, int]:
+def _checked(
+    model: pm.Model | ModelSpec, n_inducing: int, *, views: bool = False
+) -> tuple[ModelSpec, int]:
     """Check an exact model and the number of inducing inputs, or choose it (linear kernel)."""
-    spec = ModelSpec.of(model)
+    spec = ModelSpec.of(model, views=views)
     if spec.kernel not in KERNELS:
         raise ValueError(
             f"model must have a kernel of the table ({', '.join(KERNELS)}) in its own parameters, "
             f"got kernel={spec.kernel!r}. Build it with build_model."
         )
     spec.table.require_shared(caller="A model with inducing inputs")
-    if not spec.table.standardisable or "sigma" not in spec.theta:
+    noisy = all("sigma" in part.theta for part in spec.parts)
+    if not spec.table.standardisable or not noisy:
         raise ValueError(
             "model must have a noise 'sigma', and the mean and scale of its table must be data, "
             "got other. Build it with build_model."
@@ -191,7 +195,7 @@ def _checked(model: pm.Model | ModelSpec, n_inducing: int) -> tuple[ModelSpec, i
         )
     if KERNELS[spec.kernel].scaled is not None:
         return spec, min(n_inducing, n_rows)  # with one a row nothing is approximated
-    return spec, spec.latent_dim + int("bias" in spec.theta)
+    return spec, spec.latent_dim + int("bias" in spec.parts[0].theta)
 
 
 def why_no_inducing(model: pm.Model | ModelSpec) -> str | None:
@@ -206,7 +210,7 @@ def why_no_inducing(model: pm.Model | ModelSpec) -> str | None:
 def _without(exact: ModelSpec, *others: str) -> pm.Model:
     """Clone a model less its table and other variables, on which no other may depend."""
     graph, memo = fgraph_from_model(exact.model, inlined_views=True)
-    names = (exact.table.name, *others)
+    names = (*(part.table.name for part in exact.parts), *others)
     for name in names:
         graph.remove_output(graph.outputs.index(memo[exact.model[name]]))
     rest = model_from_fgraph(graph, mutate_fgraph=True)
@@ -225,19 +229,22 @@ def _add_inducing_inputs(exact: ModelSpec, n_inducing: int) -> Variable:
     Free, without a prior: not the model's, but the approximation's. The linear kernel's are held
     on the axes, and with a bias at the origin, which determines a linear function.
     """
-    model = pm.modelcontext(None)
-    model.add_coord(INDUCING, np.arange(n_inducing))
-    dims, shape = (INDUCING, LATENT), (n_inducing, exact.latent_dim)
+    model, name = pm.modelcontext(None), exact.own("X_inducing")
+    if INDUCING not in model.coords:
+        model.add_coord(INDUCING, np.arange(n_inducing))
+    dims = (INDUCING, LATENT) if LATENT in model.coords else None
+    shape = (n_inducing, exact.latent_dim)
     if KERNELS[exact.kernel].scaled is not None:
-        return pm.Flat("X_inducing", dims=dims if LATENT in model.coords else None, shape=shape)
-    return pm.Data("X_inducing", np.eye(*shape), dims=dims if LATENT in model.coords else None)
+        return pm.Flat(name, dims=dims, shape=shape)
+    return pm.Data(name, np.eye(*shape), dims=dims)
 
 
-def _theta(model: pm.Model) -> dict[str, Variable]:
-    """Return θ of a model by name, defaults where it has none; sigma includes the noise floor."""
+def _theta(model: pm.Model, exact: ModelSpec) -> dict[str, Variable]:
+    """Return θ of an exact model's table by plain name, defaults where it has none; sigma includes the noise floor."""
     defaults = {"lengthscale": 1.0, "amplitude": 1.0, "weight": 1.0, "bias": 0.0}
-    return {name: model.named_vars.get(name, pt.constant(v)) for name, v in defaults.items()} | {
-        "sigma": noise_in(model)
+    named = {name: model.named_vars.get(exact.own(name)) for name in defaults}
+    return {n: pt.constant(defaults[n]) if v is None else v for n, v in named.items()} | {
+        "sigma": noise_in(model, exact.view)
     }
 
 

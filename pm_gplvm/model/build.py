@@ -1,20 +1,22 @@
 """From a table, or from a fit, to a plain ``pm.Model``."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Literal, get_args
+from dataclasses import dataclass
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 import pymc as pm
 import xarray as xr
 from numpy.typing import NDArray
+from pytensor.graph.basic import Variable
 
-from pm_gplvm.core.checks import checked
+from pm_gplvm.core.checks import Array, checked
 from pm_gplvm.core.gaussian import column_patterns, warn_of_cost
 from pm_gplvm.core.kernels import KERNELS, parse_kernel
 from pm_gplvm.data.arrays import labels_along
 from pm_gplvm.data.files import check_labels
-from pm_gplvm.data.fit import FEATURE, LATENT, OBS, THETA, Fit
+from pm_gplvm.data.fit import FEATURE, LATENT, OBS, THETA, Fit, in_view
 from pm_gplvm.data.rows import RowTable, offset_along_rows
 from pm_gplvm.data.table import (
     Scale,
@@ -23,13 +25,14 @@ from pm_gplvm.data.table import (
     noise_floor,
     warn_of_odd_table,
 )
+from pm_gplvm.data.views import are_views, as_views
 from pm_gplvm.model.families import Gaussian
 from pm_gplvm.model.functions import Source, add_functions, names_of_theta
 from pm_gplvm.model.likelihood import GPColumns
 from pm_gplvm.model.likelihoods import Likelihood, Rows, resolve
 from pm_gplvm.model.ops import covariance
 from pm_gplvm.model.priors import DEFAULT_PRIORS, LatentPrior, add_prior, back_constraint
-from pm_gplvm.model.spec import ModelSpec, noise_in
+from pm_gplvm.model.spec import VIEW, ModelSpec, noise_in
 
 
 @checked
@@ -165,8 +168,15 @@ def build_model(
     >>> [rv.name for rv in model.free_RVs]
     ['X', 'lengthscale', 'amplitude', 'level', 'v']
     """
+    if are_views(Y):
+        _refuse_of_views(noise=noise, likelihood=likelihood, offset=offset)
+        views = as_views(Y, missing=missing)
+        labelled = any(labels_along(each, 0) is not None for each in Y.values())
+        return _exact(
+            views, labelled, latent_dim, kernel, ard, priors, scale, resolution, by_column=False
+        )
     table = as_table(Y, missing=missing)
-    check_labels({name: coord.to_numpy() for name, coord in table.coords.items()}, "Y")
+    _check_coords(table)
     given = resolve(likelihood, table[FEATURE].to_numpy().tolist(), table)
     if not isinstance(given, Gaussian) or given.noise_sd is not None:
         _refuse_of_gaussian(given, resolution=resolution, noise=noise)
@@ -175,61 +185,155 @@ def build_model(
         raise ValueError(
             "offset is of other likelihoods than a Gaussian, got it with 'gaussian'. Subtract it from Y."
         )
-    noise = "column" if given.noise == "column" else noise
-    warn_of_odd_table(table, scale)
-    _check_latent_dim(latent_dim, table.shape)
+    by_column = _noise_by_column("column" if given.noise == "column" else noise)
+    labelled = labels_along(Y, 0) is not None
+    return _exact(
+        {None: table},
+        labelled,
+        latent_dim,
+        kernel,
+        ard,
+        priors,
+        scale,
+        resolution,
+        by_column=by_column,
+    )
+
+
+def _check_coords(table: xr.DataArray) -> None:
+    check_labels({name: coord.to_numpy() for name, coord in table.coords.items()}, "Y")
+
+
+def _refuse_of_views(*, noise: str, likelihood: Any, offset: Any) -> None:
+    """Raise where an option is given that is of a single table."""
+    given = {
+        "noise": (noise, "shared"),
+        "likelihood": (likelihood, "gaussian"),
+        "offset": (offset, None),
+    }
+    for name, (value, usual) in given.items():
+        if not (value is usual or (isinstance(value, str) and value == usual)):
+            raise ValueError(
+                f"{name} is of a model of one table, got {name}={value!r} with several. Leave it out; each table has "
+                "a noise of its own."
+            )
+
+
+def _exact(
+    tables: Mapping[Any, xr.DataArray],
+    labelled: bool,
+    latent_dim: int,
+    kernel: str,
+    ard: bool,
+    priors: Mapping[str, Any] | None,
+    scale: Scale,
+    resolution: Any,
+    *,
+    by_column: bool,
+) -> pm.Model:
+    """Build the model of a table, whose name is None, or of several by name, in which the functions are integrated out."""
+    views = [view for view in tables if view is not None]
+    for table in tables.values():
+        _check_coords(table)
+        warn_of_odd_table(table, scale)
+    first = next(iter(tables.values()))
+    _check_latent_dim(latent_dim, (len(first), sum(table.shape[1] for table in tables.values())))
     entry, bias = parse_kernel(kernel)
     _check_ard(ard, kernel)
-    by_column = _noise_by_column(noise)
     signal = ("amplitude",) if by_column and "amplitude" not in entry.parameters else ()
-    names = ("X", *entry.parameters, *signal, "sigma", *(("bias",) if bias else ()))
-    chosen = _chosen_priors(names, priors)
-    mean, spread = centre_and_scale(table, scale)
-    floor = noise_floor(resolution, table.to_numpy(), spread, by_column=by_column)
-    seen = ~np.isnan(table.to_numpy())
-    if not seen.all():
-        warn_of_cost(column_patterns(seen))
-
-    with pm.Model(coords=_coords(table, latent_dim)) as model:
-        # The table comes first: a prior of X may be a function of it.
-        table_of_model = {
-            "mu": pm.Data("Y_mean", mean, dims=FEATURE),
-            "scale": pm.Data("Y_scale", spread, dims=FEATURE),
-            "observed": pm.Data("Y_data", np.where(seen, table, mean).T, dims=(FEATURE, OBS)),
-        }
-        if not seen.all():
-            table_of_model["seen"] = pm.Data("Y_seen", seen.T, dims=(FEATURE, OBS))
-        chosen["X"] = _joined(chosen["X"], Y, table)
-        of_columns = _OF_COLUMNS if by_column else ()
-        parameters = _add_parameters(names, chosen, table, latent_dim, of_columns, ard=ard)
-        if floor.any():
-            pm.Data("Y_resolution", floor, dims=FEATURE if floor.ndim else None)
-            parameters["sigma"] = noise_in(model)
-        if by_column:
-            table_of_model |= {name: parameters.pop(name) for name in _OF_COLUMNS}
-        GPColumns(
-            "Y",
-            covariance(entry.name, parameters.pop("X"), **parameters),
-            dims=(FEATURE, OBS),
-            **table_of_model,
+    names = (*entry.parameters, *signal, "sigma", *(("bias",) if bias else ()))
+    chosen = _chosen_priors(("X", *names), priors, views=views)
+    if views and isinstance(chosen["X"], back_constraint):
+        raise ValueError(
+            "priors['X'] must not be a back_constraint with several tables: its map takes one. Leave it out."
         )
-        _add_labels(model, table)
+    parts = {
+        view: _Standard.of(table, scale, resolution, by_column) for view, table in tables.items()
+    }
+    with pm.Model(coords=_coords(first, latent_dim, columns=not views)) as model:
+        if views:
+            model.add_coord(VIEW, views)
+        # The table comes first: a prior of X may be a function of it.
+        data = {view: _add_data(part, view) for view, part in parts.items()}
+        chosen["X"] = _joined(chosen["X"], first, labelled)
+        X = add_prior(
+            "X", chosen["X"], dims=(OBS, LATENT), shape=(len(first), latent_dim), positive=False
+        )
+        of_columns = _OF_COLUMNS if by_column else ()
+        for view, part in parts.items():
+            parameters = _add_theta(
+                names, chosen, part.table, latent_dim, of_columns, ard=ard, view=view
+            )
+            dims = (in_view(FEATURE, view), OBS)
+            if part.floor.any():
+                pm.Data(
+                    in_view("Y_resolution", view),
+                    part.floor,
+                    dims=dims[:1] if part.floor.ndim else None,
+                )
+                parameters["sigma"] = noise_in(model, view)
+            own = {name: parameters.pop(name) for name in of_columns}
+            K = covariance(entry.name, X, **parameters)
+            GPColumns(in_view("Y", view), K, dims=dims, **data[view], **own)
+        _add_labels(model, first)
     return model
 
 
-def _coords(table: xr.DataArray, latent_dim: int) -> dict[str, NDArray[Any]]:
-    rows, columns = table[OBS].to_numpy(), table[FEATURE].to_numpy()
-    return {OBS: rows, FEATURE: columns, LATENT: np.arange(latent_dim)}
+@dataclass(frozen=True)
+class _Standard:
+    """A table, and by which numbers it is standardised."""
+
+    table: xr.DataArray
+    mean: Array
+    spread: Array
+    floor: Array
+    seen: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, table: xr.DataArray, scale: Scale, resolution: Any, by_column: bool) -> Self:
+        """Find them, and warn if missing entries cost much."""
+        values = table.to_numpy()
+        mean, spread = centre_and_scale(table, scale)
+        floor = noise_floor(resolution, values, spread, by_column=by_column)
+        seen = ~np.isnan(values)
+        if not seen.all():
+            warn_of_cost(column_patterns(seen))
+        return cls(table, mean, spread, floor, seen)
 
 
-def _joined(prior: Any, Y: Any, table: xr.DataArray) -> Any:
+def _add_data(of: _Standard, view: str | None) -> dict[str, Variable]:
+    """Add a table and its units to the model on the context stack."""
+    columns = in_view(FEATURE, view)
+    if view is not None:
+        pm.modelcontext(None).add_coord(columns, of.table[FEATURE].to_numpy())
+
+    def data(name: str, values: Any, *dims: str) -> Variable:
+        return pm.Data(in_view(name, view), values, dims=dims)
+
+    filled = np.where(of.seen, of.table, of.mean).T
+    added = {
+        "mu": data("Y_mean", of.mean, columns),
+        "scale": data("Y_scale", of.spread, columns),
+        "observed": data("Y_data", filled, columns, OBS),
+    }
+    return added if of.seen.all() else added | {"seen": data("Y_seen", of.seen.T, columns, OBS)}
+
+
+def _coords(
+    table: xr.DataArray, latent_dim: int, *, columns: bool = True
+) -> dict[str, NDArray[Any]]:
+    of_columns = {FEATURE: table[FEATURE].to_numpy()} if columns else {}
+    return {OBS: table[OBS].to_numpy(), **of_columns, LATENT: np.arange(latent_dim)}
+
+
+def _joined(prior: Any, table: xr.DataArray, labelled: bool) -> Any:
     """Bring what a prior of X knows of rows into the order of the table's."""
     if not isinstance(prior, LatentPrior):
         return prior
-    return prior.joined(table[OBS].to_numpy(), labelled=labels_along(Y, 0) is not None)
+    return prior.joined(table[OBS].to_numpy(), labelled=labelled)
 
 
-def _add_parameters(
+def _add_theta(
     names: tuple[str, ...],
     chosen: Mapping[str, Any],
     table: xr.DataArray,
@@ -237,20 +341,17 @@ def _add_parameters(
     of_columns: tuple[str, ...] = (),
     *,
     ard: bool,
+    view: str | None = None,
 ) -> dict[str, Any]:
-    """Add X and θ to the model on the context stack."""
-    shapes: dict[str, tuple[tuple[str, ...], tuple[int, ...]]] = {
-        "X": ((OBS, LATENT), (len(table), latent_dim))
-    }
+    """Add θ of a table to the model on the context stack; by plain names."""
+    shapes: dict[str, tuple[tuple[str, ...], tuple[int, ...]]] = {}
     if ard:
         shapes["lengthscale"] = ((LATENT,), (latent_dim,))
     shapes |= dict.fromkeys(of_columns, ((FEATURE,), (table.shape[1],)))
     parameters = {}
     for name in names:
-        dims, shape = shapes.get(name, ((), ()))
-        parameters[name] = add_prior(
-            name, chosen[name], dims=dims, shape=shape, positive=name != "X"
-        )
+        (dims, shape), own = shapes.get(name, ((), ())), in_view(name, view)
+        parameters[name] = add_prior(own, chosen[own], dims=dims, shape=shape, positive=True)
     return parameters
 
 
@@ -261,7 +362,8 @@ def _add_labels(model: pm.Model, table: xr.DataArray) -> None:
     """
     for name, coord in table.coords.items():
         if name not in (OBS, FEATURE) and coord.dims == (OBS,):
-            if str(name) in {"chain", "draw", "__sample__", LATENT, *model.named_vars}:
+            taken = {"chain", "draw", "__sample__", LATENT, *model.named_vars, *model.coords}
+            if str(name) in taken:
                 raise ValueError(
                     f"Y must not have a coordinate called {str(name)!r} on its rows, a name that the "
                     f"model uses. Rename it: Y.rename({name}=...)."
@@ -298,9 +400,11 @@ def _with_functions(
             "priors['X'] must not be a back_constraint with another likelihood than a Gaussian: its map takes the "
             "table itself. Leave it out."
         )
-    chosen["X"] = _joined(chosen["X"], Y, table)
+    chosen["X"] = _joined(chosen["X"], table, labels_along(Y, 0) is not None)
     with pm.Model(coords=_coords(table, latent_dim)) as model:
-        parameters = _add_parameters(names, chosen, table, latent_dim, ard=ard)
+        shape = (len(table), latent_dim)
+        X = add_prior("X", chosen["X"], dims=(OBS, LATENT), shape=shape, positive=False)
+        parameters = {"X": X, **_add_theta(names[1:], chosen, table, latent_dim, ard=ard)}
         add_functions(source, parameters, level)
         _add_labels(model, table)
     return model
@@ -343,15 +447,22 @@ def _check_latent_dim(latent_dim: int, shape: tuple[int, ...]) -> None:
 
 
 def _chosen_priors(
-    names: tuple[str, ...], priors: Mapping[str, Any] | None, *others: str
+    names: tuple[str, ...],
+    priors: Mapping[str, Any] | None,
+    *others: str,
+    views: Sequence[str] = (),
 ) -> dict[str, Any]:
-    unknown = [name for name in priors or {} if name not in names]
+    """Give every parameter its prior; of several tables a plain name is of all that have none by their own."""
+    of_views = {in_view(name, view): name for name in names if name != "X" for view in views}
+    known = (*names, *others, *of_views)
+    unknown = [name for name in priors or {} if name not in known]
     if unknown:
         raise ValueError(
-            f"priors must name parameters of this model ({', '.join((*names, *others))}), got {', '.join(map(str, unknown))}."
+            f"priors must name parameters of this model ({', '.join(known)}), got {', '.join(map(str, unknown))}."
         )
     chosen = {name: DEFAULT_PRIORS[name]() for name in names if name not in (priors or {})}
-    return chosen | dict(priors or {})
+    chosen |= dict(priors or {})
+    return {own: chosen[name] for own, name in of_views.items()} | chosen
 
 
 _FLAT = {"Flat()", "HalfFlat()"}

@@ -26,11 +26,12 @@ from pytensor.tensor.random.op import RandomVariable
 from pm_gplvm.core.checks import Array, checked
 from pm_gplvm.core.gaussian import gram_factor, lower_factors, solve_lower
 from pm_gplvm.data.arrays import numbers
+from pm_gplvm.data.fit import in_each_view
 from pm_gplvm.model.compile import Backend, compile_mode, resolve_mode
 from pm_gplvm.model.laplace import functions_log_likelihood
 from pm_gplvm.model.likelihood import check_memory
 from pm_gplvm.model.ops import Covariance, incomplete_total_logp, own_columns_logp, total_logp
-from pm_gplvm.model.spec import FunctionTable, ModelSpec, Table, tables_of
+from pm_gplvm.model.spec import FunctionTable, ModelSpec, Table, tables_of, views_of
 from pm_gplvm.model.volume import log_volume
 
 _STEP = 1e-4  # by which a gradient is differenced
@@ -84,9 +85,11 @@ def _split(
         if isinstance(model.table, FunctionTable):
             terms = model.model.replace_rvs_by_values([functions_log_likelihood(model)])
             return model.model, terms[0], []
-        model, tables = model.model, [model.table]
+        model, tables = model.model, [part.table for part in model.parts]
     else:
         tables = tables_of(model)
+    theirs = [table.variable for table in tables]
+    left = [t.variable for t in tables_of(model) if t.variable not in theirs]  # of other views
     discrete = [f"{rv.name} ({rv.dtype})" for rv in model.free_RVs if "float" not in str(rv.dtype)]
     if discrete:
         raise ValueError(
@@ -95,7 +98,7 @@ def _split(
         )
     reduced = [table for table in tables if table.standardisable]
     known = [table.variable for table in reduced]
-    others = [rv for rv in model.observed_RVs if rv not in known]
+    others = [rv for rv in model.observed_RVs if rv not in (*known, *left)]
     terms = model.replace_rvs_by_values([table_log_likelihood(table, rows) for table in reduced])
     return model, pt.add(pt.constant(0.0), *terms), others
 
@@ -163,13 +166,18 @@ class Layout:
         return np.concatenate([np.ravel(values[name]) for name in self.names]).astype(np.float64)
 
 
-def movable(model: pm.Model) -> dict[str, Variable]:
-    """Value variables of X, and of the logarithms of lengthscale and weight, where they are free."""
-    kinds = {"X": type(None), "lengthscale": LogTransform, "weight": LogTransform}
+def movable(model: pm.Model) -> dict[str, tuple[str, ...]]:
+    """Value variables of X, and of the logarithms of lengthscales and weights of all tables, where they are free."""
+    kinds: dict[str, tuple[type, list[str]]] = {"X": (type(None), ["X"])}
+    for name in ("lengthscale", "weight"):
+        kinds[name] = (LogTransform, in_each_view(name, views_of(model)))
     return {
-        str(rv.name): model.rvs_to_values[rv]
-        for rv in model.free_RVs
-        if isinstance(model.rvs_to_transforms[rv], kinds.get(rv.name, ()))
+        name: tuple(
+            str(model.rvs_to_values[rv].name)
+            for rv in model.free_RVs
+            if rv.name in names and isinstance(model.rvs_to_transforms[rv], kind)
+        )
+        for name, (kind, names) in kinds.items()
     }
 
 
@@ -186,14 +194,15 @@ class Coordinates(Layout):
     The names are those of value variables: ``positions`` are divided by the lengthscale; from
     ``spreads``, logarithms of standard deviations of positions, its logarithm is taken, and with the
     linear part's ``weight``, a logarithm too, the optimiser moves weight · lengthscale, on which the
-    likelihood depends at given Z. ``lengthscale``, a logarithm, is None where it or the positions do not
-    move. A variable may have leading axes, one entry a state, but for the weight.
+    likelihood depends at given Z. ``lengthscales``, logarithms, are none where they or the positions do not
+    move; of several tables the positions are divided by their geometric mean. A variable may have leading axes,
+    one entry a state, but for the weight.
     """
 
     steps: Mapping[str, float] = field(default_factory=dict)
     positions: tuple[str, ...] = ()
-    lengthscale: str | None = None
-    weight: str | None = None
+    lengthscales: tuple[str, ...] = ()
+    weights: tuple[str, ...] = ()
     spreads: tuple[str, ...] = ()
 
     @classmethod
@@ -209,6 +218,16 @@ class Coordinates(Layout):
     def X(self) -> str | None:
         """Name of the rows' positions, None where they do not move."""
         return next(iter(self.positions), None)
+
+    @property
+    def lengthscale(self) -> str | None:
+        """Name of the lengthscale of a single table, None where it does not move."""
+        return next(iter(self.lengthscales), None)
+
+    def log_unit(self, parts: Mapping[str, Any]) -> Any:
+        """Logarithm of what positions are divided by."""
+        logs = [parts[name] for name in self.lengthscales]
+        return logs[0] if len(logs) == 1 else sum(logs[1:], logs[0]) / len(logs)
 
     def inward(self, values: Mapping[str, Array]) -> Array:
         """Bring values of the model's variables into a vector."""
@@ -226,9 +245,9 @@ class Coordinates(Layout):
 
     def log_jacobian(self, parts: Mapping[str, Any]) -> Any:
         """Ln |∂X/∂Z|, what the density of Z has and that of X lacks."""
-        if self.X is None or self.lengthscale is None:
+        if self.X is None or not self.lengthscales:
             return 0.0
-        shape, log = parts[self.X].shape, parts[self.lengthscale]
+        shape, log = parts[self.X].shape, self.log_unit(parts)
         own = log.ndim == parts[self.X].ndim - 1
         return shape[-2] * (log.sum(-1) if own else log * shape[-1])
 
@@ -241,13 +260,12 @@ class Coordinates(Layout):
     ) -> dict[str, Any]:
         """Take positions times the lengthscale to a power, arrays or symbols (xp=pt), and so on."""
         moved = dict(parts)
-        if self.lengthscale is not None:
-            log = power * parts[self.lengthscale]
+        if self.lengthscales:
+            log = power * self.log_unit(parts)
             unit = xp.exp(log)
             moved |= {n: parts[n] * _along(parts[n], unit) for n in self.positions}
             moved |= {n: parts[n] + _along(parts[n], log) for n in self.spreads}
-            if self.weight is not None:
-                moved[self.weight] = parts[self.weight] - log.mean()
+            moved |= {n: parts[n] - log.mean() for n in self.weights}
         return moved
 
 
@@ -259,17 +277,18 @@ def _along(part: Any, theta: Any) -> Any:
 def optimiser_coordinates(model: pm.Model, *, relative: bool = True) -> Coordinates:
     """Choose what an optimiser moves, X in lengthscales only if ``relative``."""
     plain = Coordinates.of(model)
-    names = {name: str(value.name) for name, value in movable(model).items()}
-    if "X" not in names:
+    names = movable(model)
+    if not names["X"]:
         return plain
     # N rows share θ, so that it is known √N times as well as a row.
-    unit_of_theta = float(2.0 / np.sqrt(plain.spans[names["X"]][1][0]))
+    (X,) = names["X"]
+    unit_of_theta = float(2.0 / np.sqrt(plain.spans[X][1][0]))
     return replace(
         plain,
-        steps=dict.fromkeys(plain.names, unit_of_theta) | {names["X"]: 1.0},
-        positions=(names["X"],),
-        lengthscale=names.get("lengthscale") if relative else None,
-        weight=names.get("weight"),
+        steps=dict.fromkeys(plain.names, unit_of_theta) | {X: 1.0},
+        positions=(X,),
+        lengthscales=names["lengthscale"] if relative else (),
+        weights=names["weight"],
     )
 
 
@@ -371,7 +390,7 @@ def compile_objective(
     >>> gradient["X"].shape
     (20, 2)
     """
-    ModelSpec.of(model)
+    ModelSpec.of(model, views=True)
     plain = remove_value_transforms(model)
     density = compile_log_density(
         plain, prior=prior, backend=backend, compile_kwargs=compile_kwargs
@@ -470,7 +489,7 @@ def measured(plain: LogDensity, values: Mapping[str, Array], information: Array)
 
     None if it has no Cholesky factor.
     """
-    scale = 1.0 if plain.lengthscale is None else np.exp(values[plain.lengthscale])
+    scale = np.exp(plain.log_unit(values)) if plain.lengthscales else 1.0
     curvature = information * np.square(np.broadcast_to(scale, len(information)))[:, None, None]
     try:
         roots = lower_factors(curvature)
@@ -563,7 +582,7 @@ def state_coordinates(model: pm.Model) -> tuple[Coordinates, Array]:
     """Choose what a sampler moves, and the length in which each of it is measured (P,)."""
     chosen = optimiser_coordinates(model)
     units = {n: np.full(shape, chosen.steps.get(n, 1.0)) for n, (_, shape) in chosen.spans.items()}
-    return replace(chosen, steps={}, weight=None), chosen.pack(units)
+    return replace(chosen, steps={}, weights=()), chosen.pack(units)
 
 
 def in_states(
@@ -643,7 +662,7 @@ def compile_row_prior(model: pm.Model | ModelSpec) -> RowPrior:
     Where X is a distribution whose rows are independent and nothing else depends on it but the
     table, that row's term alone is computed; else the whole prior, with the row replaced.
     """
-    spec = ModelSpec.of(model)
+    spec = ModelSpec.of(model, views=True)
     batch = [
         pt.tensor(v.name, shape=(None, *(None,) * v.type.ndim), dtype=v.type.dtype)
         for v in spec.model.value_vars

@@ -14,7 +14,7 @@ from pm_gplvm.data.fit import FEATURE, LATENT, OBS, THETA, to_json
 from pm_gplvm.model.compile import constants
 from pm_gplvm.model.laplace import FunctionMode
 from pm_gplvm.model.likelihoods import noted
-from pm_gplvm.model.spec import FunctionTable, ModelSpec
+from pm_gplvm.model.spec import VIEW, FunctionTable, ModelSpec, views_of
 
 
 def as_fit(
@@ -31,7 +31,7 @@ def as_fit(
     ``method`` says how they were made, such as "map"; ``settings`` stand in the attrs, numbers and text
     as they are, all else as JSON. ``interrupted`` is 1 if Ctrl-C ended the work.
     """
-    spec = ModelSpec.of(model, functions=True)
+    spec = ModelSpec.of(model, functions=True, views=True)
     model = spec.model
     observed = {model.rvs_to_values[rv]: rv.name for rv in model.observed_RVs}
     fixed = {
@@ -52,8 +52,9 @@ def as_fit(
                 of_table["Y_entry"] = (OBS, FEATURE)
     else:
         seen = {name: constants(value)[0] for value, name in observed.items()}
-        if table.seen is not None:  # placeholders of missing entries become NaN again
-            seen[table.name] = np.where(table.seen, seen[table.name], np.nan)
+        for each in (part.table for part in spec.parts):
+            if each.seen is not None:  # placeholders of missing entries become NaN again
+                seen[each.name] = np.where(each.seen, seen[each.name], np.nan)
     tree = {
         "posterior": _dataset(model, _ordered(draws), ("chain", "draw")),
         "sample_stats": _dataset(model, sample_stats, ("chain", "draw")),
@@ -69,6 +70,9 @@ def as_fit(
         priors=spec.priors,
         settings=settings,
     )
+    if spec.views:
+        fit.attrs["views"] = to_json([part.view for part in spec.views])
+        del fit.attrs["observed"]
     return fit
 
 
@@ -151,6 +155,8 @@ def _dataset(
 def row_labels(model: pm.Model, size: int) -> dict[str, Any]:
     """Coordinates of the model that no variable uses and that have one entry a row."""
     used = {dim for dims in model.named_vars_to_dims.values() for dim in dims}
+    if views_of(model):
+        used.add(VIEW)
     return {
         name: (OBS, np.asarray(labels))
         for name, labels in model.coords.items()

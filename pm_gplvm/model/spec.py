@@ -21,7 +21,8 @@ from pm_gplvm.core.checks import Array
 from pm_gplvm.core.gaussian import gram_factor
 from pm_gplvm.data.arrays import by_row, finite, row_order
 from pm_gplvm.data.files import check_labels, check_name
-from pm_gplvm.data.fit import FEATURE, OBS, THETA, Fit
+from pm_gplvm.data.fit import FEATURE, OBS, THETA, Fit, in_view
+from pm_gplvm.data.views import view as view_of
 from pm_gplvm.model.compile import constants, is_random
 from pm_gplvm.model.families import working_table
 from pm_gplvm.model.functions import Source, source_of
@@ -162,6 +163,50 @@ class FunctionTable(Table):
         return working_table(self.source.likelihood, self.source.rows_and_entries)
 
 
+@dataclass(frozen=True, eq=False)
+class JoinedTables(Table):
+    """Several tables of the same rows side by side; ``variable`` and ``value`` are those of the first."""
+
+    parts: tuple[Table, ...]
+
+    @property
+    def own(self) -> None:
+        """None: a table with a noise of each column is by itself."""
+        return
+
+    @cached_property
+    def seen(self) -> NDArray[np.bool_] | None:
+        """Which entries there are, (D, N); None if nothing is missing."""
+        F = self.F
+        return ~np.isnan(F.T) if np.isnan(F).any() else None
+
+    @cached_property
+    def standardisable(self) -> bool:
+        """Whether the mean and scale of all columns are data."""
+        return all(part.standardisable for part in self.parts)
+
+    @property
+    def Y(self) -> Array:
+        """The tables as they were given, (N, D), NaN where an entry is missing."""
+        return np.hstack([part.Y for part in self.parts])
+
+    @property
+    def F(self) -> Array:
+        """All of (Y - mean) / scale, (N, D), where every table has the same sum of squares if its entries have."""
+        most = max(part.F.shape[1] for part in self.parts)
+        return np.hstack([part.F * np.sqrt(most / part.F.shape[1]) for part in self.parts])
+
+
+VIEW = "view"
+"""The coordinate of a model that names its tables, where it was built of several."""
+
+
+def views_of(model: pm.Model) -> list[str]:
+    """Names of the tables of a model that was built of several, or of its approximation, in their order."""
+    names = [str(name) for name in model.coords.get(VIEW) or ()]
+    return names if all(in_view("sigma", name) in model.named_vars for name in names) else []
+
+
 def tables_of(model: pm.Model) -> list[Table]:
     """Every observed :class:`GPColumns` of a model."""
     return [
@@ -247,17 +292,25 @@ class PositionPrior:
 
 @dataclass(frozen=True, eq=False)
 class ModelSpec:
-    """What a model is: its table, and the kernel, "custom" if it is none in the model's own X and θ."""
+    """What a model is: its table, and the kernel, "custom" if it is none in the model's own X and θ.
+
+    Of a model of several tables ``views`` are what each is by itself, with the name ``view``.
+    """
 
     model: pm.Model
     table: Table
     kernel: str
+    view: str | None = None
+    views: "tuple[ModelSpec, ...]" = ()
 
     @classmethod
-    def of(cls, model: "pm.Model | ModelSpec", *, functions: bool = False) -> "ModelSpec":
+    def of(
+        cls, model: "pm.Model | ModelSpec", *, functions: bool = False, views: bool = False
+    ) -> "ModelSpec":
         """Read a model; what has been read is returned as it is.
 
-        ``functions``: whether it may be one with latent functions and another likelihood.
+        ``functions``: whether it may be one with latent functions and another likelihood; ``views``: whether
+        it may be one of several tables.
 
         Raises
         ------
@@ -283,7 +336,13 @@ class ModelSpec:
                     "from it."
                 )
             return cls(model, FunctionTable(model["f"], model["f"], source), "custom")
-        if len(tables) != 1:
+        if (names := views_of(model)) and not views:
+            raise ValueError(
+                f"model must be one of a single table here, got one of several, {', '.join(names)}. Fit it by fit_map, "
+                f"fit_marginal or fit_variational, and go on with gplvm.data.view(fit, {names[0]!r}); or build a "
+                "model of one table."
+            )
+        if len(tables) != 1 and not names:
             raise ValueError(
                 f"model must have one observed GPColumns, got {len(tables)}. Build it with build_model "
                 "or put gplvm.GPColumns into your own."
@@ -296,9 +355,25 @@ class ModelSpec:
         for name in model.named_vars:
             check_name(name, "the model")
         check_labels({k: v for k, v in model.coords.items() if v is not None}, "the model")
+        if names:
+            parts = tuple(
+                cls(model, table, _kernel_of(model, table, name), name)
+                for table, name in zip(tables, names, strict=True)
+            )
+            kernels = {part.kernel for part in parts}
+            joined = JoinedTables(tables[0].variable, tables[0].value, tuple(tables))
+            return cls(model, joined, kernels.pop() if len(kernels) == 1 else "custom", None, parts)
         (table,) = tables
-        named = _in_named_parameters(model, table)
-        return cls(model, table, table.cov.owner.op.kernel if named else "custom")
+        return cls(model, table, _kernel_of(model, table, None))
+
+    @property
+    def parts(self) -> "tuple[ModelSpec, ...]":
+        """What each table is by itself, one or several."""
+        return self.views or (self,)
+
+    def own(self, name: str) -> str:
+        """Name in the model of what the table has of its own, such as "sigma"."""
+        return in_view(name, self.view)
 
     @cached_property
     def free(self) -> dict[str, Variable]:
@@ -342,7 +417,12 @@ class ModelSpec:
     def rows_in(self, fit: Fit, name: str) -> NDArray[np.intp]:
         """Find each row of the table in a fit, or raise if that is of another table; by label where there is one."""
         order = np.arange(self.X_shape[0])
-        if not fit.holds_table or fit.observed != self.table.name or FEATURE not in fit.coords:
+        if self.views and fit.views == [part.view for part in self.views]:
+            taken = [Fit(view_of(fit.tree, view), fit.caller) for view in fit.views]
+            orders = [p.rows_in(of, name) for p, of in zip(self.views, taken, strict=True)]
+            return orders[0]
+        name_of_table = "Y" if self.view else self.table.name
+        if not fit.holds_table or fit.observed != name_of_table or FEATURE not in fit.coords:
             return order
         Y, rows = fit.Y, self.model.coords.get(OBS)
         if rows is not None and OBS in Y.coords:
@@ -389,29 +469,32 @@ class ModelSpec:
     def tied(self) -> list[str]:
         """What depends on X besides the table: priors, potentials and other observed variables."""
         others = [*self.model.basic_RVs, *self.model.potentials]
-        of_X = (self.X, self.table.variable)
+        of_X = (self.X, *(part.table.variable for part in self.parts))
         return [v.name for v in others if v not in of_X and self.X in ancestors([v])]
 
     @property
     def theta(self) -> dict[str, Variable]:
         """The kernel's parameters that the model has, by name."""
-        return {name: self.model[name] for name in THETA if name in self.model.named_vars}
+        if self.views:
+            return {part.own(n): v for part in self.views for n, v in part.theta.items()}
+        named = self.model.named_vars
+        return {name: named[self.own(name)] for name in THETA if self.own(name) in named}
 
     @cached_property
     def fixed(self) -> dict[str, Array]:
         """Values of the kernel's parameters that are held."""
         moving = {v.name for v in (*self.model.free_RVs, *self.model.deterministics)}
-        return {name: constants(v)[0] for name, v in self.theta.items() if name not in moving}
+        return {n: constants(v)[0] for n, v in self.theta.items() if self.own(n) not in moving}
 
     @property
     def noise(self) -> Variable:
         """Standard deviation of all noise, its floor included."""
-        return noise_in(self.model)
+        return noise_in(self.model, self.view)
 
     @cached_property
     def floors(self) -> Array:
         """Floor of the noise, () or (D,), in units of the scale; 0 if there is none."""
-        floor = self.model.named_vars.get("Y_resolution")
+        floor = self.model.named_vars.get(self.own("Y_resolution"))
         return np.zeros(()) if floor is None else np.asarray(floor.get_value())
 
     @property
@@ -430,13 +513,21 @@ class ModelSpec:
         return {name: distribution_text(rv, named) for name, rv in self.free.items()}
 
 
-def noise_in(model: pm.Model) -> Variable:
-    """Write down the standard deviation of all noise in a model, its floor included."""
-    sigma, floor = model["sigma"], model.named_vars.get("Y_resolution")
+def noise_in(model: pm.Model, view: str | None = None) -> Variable:
+    """Write down the standard deviation of all noise of a model's table, its floor included."""
+    sigma, floor = (
+        model[in_view("sigma", view)],
+        model.named_vars.get(in_view("Y_resolution", view)),
+    )
     return sigma if floor is None else pt.sqrt(pt.square(sigma) + pt.square(floor))
 
 
-def _in_named_parameters(model: pm.Model, table: Table) -> bool:
+def _kernel_of(model: pm.Model, table: Table, view: str | None) -> str:
+    named = _in_named_parameters(model, table, view)
+    return str(table.cov.owner.op.kernel) if named else "custom"
+
+
+def _in_named_parameters(model: pm.Model, table: Table, view: str | None) -> bool:
     """Whether K is one of the kernels, of the model's own X and θ by their names.
 
     Only then can it be evaluated from the draws of a fit.
@@ -458,6 +549,7 @@ def _in_named_parameters(model: pm.Model, table: Table) -> bool:
             variable.owner.op, DimShuffle | SpecifyShape
         ):
             variable = variable.owner.inputs[0]  # the same numbers in another shape
+        name = name if name == "X" else in_view(name, view)
         if isinstance(variable, Constant):
             return name not in named and bool(np.all(variable.data == default))
         return variable is named.get(name)
@@ -470,15 +562,15 @@ def _in_named_parameters(model: pm.Model, table: Table) -> bool:
         and is_named(lengthscale, "lengthscale", 1.0)
         and is_named(amplitude, "amplitude", 1.0)
         and is_named(bias, "bias", 0.0)
-        and _is_noise(model, sigma)
+        and _is_noise(model, sigma, view)
         and all(_is_product(v, is_named) for v in linear)
     )
 
 
-def _is_noise(model: pm.Model, variable: Variable) -> bool:
-    if "sigma" not in model.named_vars:
+def _is_noise(model: pm.Model, variable: Variable, view: str | None) -> bool:
+    if in_view("sigma", view) not in model.named_vars:
         return isinstance(variable, Constant) and bool(np.all(variable.data == 0.0))
-    return equal_computations([variable], [noise_in(model)])
+    return equal_computations([variable], [noise_in(model, view)])
 
 
 def _is_product(v: Variable, is_named: Callable[[Variable, str, float | None], bool]) -> bool:

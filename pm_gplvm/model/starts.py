@@ -129,7 +129,7 @@ def forms(
 
     What is no way to place X by itself is one start, of no form.
     """
-    spec = ModelSpec.of(model)
+    spec = ModelSpec.of(model, views=True)
     model, free = spec.model, spec.free
     first = start_values(spec, start, rng)
     kernel = KERNELS.get(spec.kernel)
@@ -157,10 +157,11 @@ def forms(
             theta["weight"] = 0.1
         if noise is not None:
             theta["sigma"] = noise
-        if "lengthscale" in spec.fixed:
-            X = X * form.size * spec.fixed["lengthscale"]
+        held = [p.fixed["lengthscale"] for p in spec.parts if "lengthscale" in p.fixed]
+        if held:
+            X = X * form.size * held[0]
         values = dict(first)
-        named: dict[str, Any] = {"X": X, **theta} | _of_likelihood(spec)
+        named: dict[str, Any] = {"X": X, **_of_each(spec, theta)} | _of_likelihood(spec)
         for name, value in named.items():
             if name not in free:
                 continue
@@ -171,6 +172,11 @@ def forms(
                 )
         made.append((form, {n: np.asarray(v, dtype=np.float64) for n, v in values.items()}))
     return made
+
+
+def _of_each(spec: ModelSpec, theta: Mapping[str, Any]) -> dict[str, Any]:
+    """Give each table of a model the same θ, by the names in the model."""
+    return {part.own(name): value for part in spec.parts for name, value in theta.items()}
 
 
 def _factors(F: Array, latent_dim: int) -> tuple[Array, Array]:
@@ -213,12 +219,12 @@ def start_values(
         If the start is of an unknown kind, of a wrong shape, not finite, or has all latent
         positions equal: there the gradient in X is zero, and no optimiser would leave it.
     """
-    spec = ModelSpec.of(model, functions=True)
+    spec = ModelSpec.of(model, functions=True, views=True)
     model, free = spec.model, spec.free
     values = model.initial_point(random_seed=int(rng.integers(2**31)))
     usual = {
         name: np.full_like(values[spec.value_name(name)], value)
-        for name, value in _THETA.items()
+        for name, value in _of_each(spec, _THETA).items()
         if name in free
     }
     usual |= {name: value for name, value in _of_likelihood(spec).items() if name in free}
@@ -260,7 +266,7 @@ def _given(spec: ModelSpec, start: Any, rng: np.random.Generator) -> dict[str, A
         X = EMBEDDINGS[start](_table(spec, start), spec.latent_dim, rng)
         return {"X": _placed(spec, X, rng, whitened=True)}
     if isinstance(start, xr.DataTree):
-        read = Fit.of(start, "X", caller="start")
+        read = Fit.of(start, "X", caller="start", views=bool(spec.views))
         names = dict.fromkeys(["X", *map(str, read.posterior.data_vars)])
         return spec.last_draw(read, names, "start")
     if isinstance(start, Mapping):

@@ -22,6 +22,8 @@ steep a function is that varies by 1 over x ~ N(0, I):
 which is exact for rbf and takes another kernel as the rbf of the same curvature. The mean of x² is in
 it as nothing else holds the scale of X once no amplitude does; X is the mode given θ but for that scale.
 
+Several tables of the same rows tell of a position each by itself: h is the sum of theirs.
+
 With P diagonal the term is -½ Σ ln(P_nq + h_nq). Its opposite limits are the mode of (X, θ) jointly, which
 leaves the volume out, and the density of X / lengthscale, which takes only its factor lengthscaleᴺᑫ.
 """
@@ -66,7 +68,9 @@ def log_volume(model: pm.Model | ModelSpec, rows: NDArray[np.intp] | None = None
     their positions alone, where the prior has them independent.
     """
     spec = ModelSpec.of(model)
-    h, (N, Q) = _information(spec)
+    (h, (N, Q)), *others = [_information(part) for part in spec.parts]
+    for other, _ in others:
+        h = h + other
     if spec.prior.says.mapped:
         # X = B w with w ~ N(0, I), and the columns of B are orthogonal.
         squares = pt.constant((spec.basis**2).sum(axis=0))
