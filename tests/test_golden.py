@@ -24,6 +24,7 @@ WITHOUT = {
     "summary",
     "data.load_digits",
     "data.load_table",
+    "data.view",
     "diagnostics.cross_validate",
     "diagnostics.log_evidence",
     "diagnostics.neighbour_probabilities",

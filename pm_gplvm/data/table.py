@@ -129,10 +129,10 @@ def _plain_labels(labels: NDArray[Any]) -> NDArray[Any]:
     return labels if labels.dtype.kind in "biumM" else np.array([text(v) for v in labels.tolist()])
 
 
-def new_table(read: Fit, Y_new: Any) -> xr.DataArray:
+def new_table(read: Fit, Y_new: Any, *, empty: bool = False) -> xr.DataArray:
     """Check new rows and bring their columns (obs_new, feature) into the order of the fit's.
 
-    In the user's units, NaN where missing, with the labels of its rows.
+    In the user's units, NaN where missing, with the labels of its rows. ``empty``: whether rows may hold NaN alone.
     """
     new, known = labelled(Y_new, "Y_new"), read.features
     given = labels_along(Y_new, 1)
@@ -155,22 +155,28 @@ def new_table(read: Fit, Y_new: Any) -> xr.DataArray:
     values = new.to_numpy()
     if np.isinf(values).any():
         raise ValueError("Y_new must not be infinite; put NaN where an entry is missing.")
-    if (empty := np.isnan(values).all(axis=1)).any():
-        raise ValueError(
-            f"Y_new must have an entry in every row, got {counted(int(empty.sum()), 'row')} of NaN alone, first "
-            f"row {int(empty.argmax())}. Drop them."
-        )
+    if not empty:
+        require_entries(values)
     new = new.sel({FEATURE: known}) if has_names else new.assign_coords({FEATURE: known})
     mean, scale = read.units()
-    units = np.abs(new.to_numpy() - mean) / scale
-    if np.nanmax(units) > _FARTHEST:
-        row, column = np.unravel_index(np.nanargmax(units), units.shape)
+    units = np.nan_to_num(np.abs(new.to_numpy() - mean) / scale)
+    if units.max() > _FARTHEST:
+        row, column = np.unravel_index(units.argmax(), units.shape)
         raise ValueError(
             f"Y_new must lie within {_FARTHEST:.0e} scales of the fit's table, got "
             f"{new.to_numpy()[row, column]:g} in row {row}, column {known[column]}. If it stands for a "
             "missing entry, put NaN."
         )
     return new.rename({OBS: "obs_new"})
+
+
+def require_entries(values: Array) -> None:
+    """Raise where a new row holds NaN alone."""
+    if (empty := np.isnan(values).all(axis=1)).any():
+        raise ValueError(
+            f"Y_new must have an entry in every row, got {counted(int(empty.sum()), 'row')} of NaN alone, first "
+            f"row {int(empty.argmax())}. Drop them."
+        )
 
 
 # Centre, scale and grid

@@ -1,6 +1,8 @@
 """Several tables of the same rows: joined by label, and one of them taken out of their fit."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -8,10 +10,10 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from pm_gplvm.core.checks import counted
+from pm_gplvm.core.checks import Array, counted
 from pm_gplvm.data.arrays import labels_along, listed
 from pm_gplvm.data.fit import FEATURE, OBS, OF_VIEW, Fit, in_view, to_json
-from pm_gplvm.data.table import as_table
+from pm_gplvm.data.table import as_table, new_table, require_entries
 
 _SHARED = {"log_likelihood", "log_marginal", "bound"}  # of all views together, in a fit of them
 
@@ -71,11 +73,18 @@ def _checked_names(given: Mapping[Any, Any]) -> list[str]:
     return names
 
 
-def _table(name: str, Y: Any, missing: str) -> xr.DataArray:
+@contextmanager
+def _of(name: str) -> Iterator[None]:
+    """Say of which table an error is."""
     try:
-        return as_table(Y, missing=missing)
+        yield
     except (TypeError, ValueError) as error:
         raise type(error)(f"In the table {name!r}: {error}") from None
+
+
+def _table(name: str, Y: Any, missing: str) -> xr.DataArray:
+    with _of(name):
+        return as_table(Y, missing=missing)
 
 
 def _joined_rows(
@@ -193,3 +202,95 @@ def view(fit: xr.DataTree, name: str) -> xr.DataTree:
     priors = {plain.get(n, n): text for n, text in (read.priors or {}).items() if n not in others}
     taken.attrs = attrs | {"observed": "Y", "view": name, "priors": to_json(priors)}
     return taken
+
+
+Tables = dict[str | None, Fit]
+"""What a fit is of each of its tables by name; of a single one by None."""
+
+
+def tables_of_fit(fit: Any, *, caller: str) -> Tables:
+    """Read a fit of one table or several."""
+    read = Fit.of(fit, "X", caller=caller, views=True)
+    views: Tables = {name: Fit(view(fit, name), caller) for name in read.views}
+    tables: Tables = views or {None: read}
+    for table in tables.values():
+        table.require("Y_mean", "Y_scale")
+    return tables
+
+
+@dataclass(frozen=True)
+class NewRows:
+    """New rows of the tables of a fit, in the user's units, (obs_new, feature) each, NaN where missing."""
+
+    tables: Tables
+    parts: dict[str | None, xr.DataArray]
+
+    @classmethod
+    def of(cls, tables: Tables, Y_new: Any) -> "NewRows":
+        """Check them; of several tables each may be given or not."""
+        if None in tables:
+            return cls(tables, {None: new_table(tables[None], Y_new)})
+        names, first = [str(name) for name in tables], str(next(iter(tables)))
+        if not are_views(Y_new):
+            raise TypeError(
+                f"Y_new must be a mapping from tables of the fit to their new rows, {{{first!r}: ...}}, got "
+                f"{type(Y_new).__name__}. By one table alone pass gplvm.data.view(fit, {first!r})."
+            )
+        unknown = [str(name) for name in Y_new if name not in names]
+        if unknown or not Y_new:
+            raise ValueError(
+                f"Y_new must name tables of the fit, {', '.join(names)}, got {listed(unknown) or 'none'}."
+            )
+        given = {}
+        for name, rows in Y_new.items():
+            with _of(name):
+                given[name] = new_table(tables[name], rows, empty=True)
+        one, *others = given
+        whole = given[one]
+        for other in others:
+            if not np.array_equal(given[other]["obs_new"], whole["obs_new"]):
+                raise ValueError(
+                    f"Y_new must have the same new rows in each table, in one order, got "
+                    f"{listed(whole['obs_new'].to_numpy())} in {one!r} and "
+                    f"{listed(given[other]['obs_new'].to_numpy())} in {other!r}. Put NaN where a table lacks a row."
+                )
+        parts: dict[str | None, xr.DataArray] = {}
+        for name, table in tables.items():
+            absent = xr.DataArray(
+                np.full((len(whole), len(table.features)), np.nan),
+                dims=("obs_new", FEATURE),
+                coords={"obs_new": whole["obs_new"], FEATURE: table.features},
+            )
+            parts[name] = given.get(name, absent)
+        rows = cls(tables, parts)
+        require_entries(rows.values)
+        return rows
+
+    def __len__(self) -> int:
+        return len(next(iter(self.parts.values())))
+
+    @property
+    def values(self) -> Array:
+        """All entries side by side, (M, D)."""
+        return np.hstack([part.to_numpy() for part in self.parts.values()])
+
+    @property
+    def standardised(self) -> Array:
+        """The same in the units of the model."""
+        return (self.values - self._units(0)) / self._units(1)
+
+    @property
+    def log_units(self) -> Array:
+        """Sum of the logarithms of the scales of the entries seen, (M,)."""
+        return np.asarray((~np.isnan(self.values)) @ np.log(self._units(1)))
+
+    def _units(self, which: int) -> Array:
+        return np.concatenate([table.units()[which] for table in self.tables.values()])
+
+    @property
+    def labels(self) -> dict[Any, Any]:
+        """Coordinates along the rows."""
+        found: dict[Any, Any] = {}
+        for part in self.parts.values():
+            found |= {name: c for name, c in part.coords.items() if c.dims == ("obs_new",)}
+        return found

@@ -5,14 +5,17 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PathCollection
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from pm_gplvm.core.checks import INTERVAL, Array, checked, interval
-from pm_gplvm.data.fit import Fit, fits_of_one_table
+from pm_gplvm.data.fit import LATENT, Fit, fits_of_one_table
+from pm_gplvm.data.views import tables_of_fit
 from pm_gplvm.diagnostics.agreement import common_frame, outside, row_covariances
 from pm_gplvm.diagnostics.modes import group_optima
 from pm_gplvm.diagnostics.relevance import active_dimensions
@@ -401,14 +404,15 @@ def relevance(fit: xr.DataTree, *, threshold: float = 0.05, ax: Axes | None = No
 
     The bars show the spread of X along each dimension in units of its lengthscale, the most relevant
     first, with the 89 % interval over the draws where there is more than one value. Bars of
-    dimensions in use are filled; see :func:`diagnostics.active_dimensions` for the rule.
+    dimensions in use are filled; see :func:`diagnostics.active_dimensions` for the rule. Of a fit of several tables
+    there is a bar of each: dimensions that all use come first, then those of some alone.
 
     Parameters
     ----------
     fit : DataTree
         Best of a model with ``ard=True``.
     threshold : float, default 0.05
-        As in :func:`diagnostics.active_dimensions`; the dotted line.
+        As in :func:`diagnostics.active_dimensions`; the dotted line, where there is one table.
     ax : matplotlib.axes.Axes, optional
 
     Returns
@@ -429,18 +433,36 @@ def relevance(fit: xr.DataTree, *, threshold: float = 0.05, ax: Axes | None = No
     'latent dimension'
     """
     check_axes("ax", ax)
-    table = active_dimensions(fit, threshold=threshold)
+    tables = {
+        name: active_dimensions(read.tree, threshold=threshold)
+        for name, read in tables_of_fit(fit, caller="plot.relevance").items()
+    }
     if ax is None:
         _, ax = plt.subplots(figsize=(5.0, 3.2), layout="constrained")
-    rank = np.arange(len(table))
-    height = table["relevance"].to_numpy()
-    style = Style.of(ax)
-    colours = [style.colours[0] if used else style.paper for used in table["in_use"]]
-    ax.bar(rank, height, color=colours, edgecolor=style.colours[0])
-    if table["low"].notna().all():
-        reach = np.abs(table[["low", "high"]].to_numpy().T - height)
-        ax.errorbar(rank, height, yerr=reach, fmt="none", ecolor=style.grey(0.4), capsize=3)
-    ax.axhline(threshold * height.max(), color=style.grey(0.5), linestyle=":", linewidth=1.0)
-    ax.set_xticks(rank, [str(name) for name in table.index])
+    style, n = Style.of(ax), len(tables)
+    every = pd.concat(list(tables.values()), keys=range(n)).groupby(LATENT)
+    # Of several tables the dimensions that most of them use come first; of one the most relevant.
+    order = pd.DataFrame(
+        {"use": every["in_use"].sum() if n > 1 else 0, "most": every["relevance"].max()}
+    )
+    order = order.sort_values(["use", "most"], ascending=False, kind="stable")
+    width = 0.8 / n
+    for i, (name, found) in enumerate(tables.items()):
+        table, colour = found.loc[order.index], style.colours[i % len(style.colours)]
+        at = np.arange(len(table)) + (i - 0.5 * (n - 1)) * width
+        height = table["relevance"].to_numpy()
+        colours = [colour if used else style.paper for used in table["in_use"]]
+        ax.bar(at, height, width, color=colours, edgecolor=colour)
+        if table["low"].notna().all():
+            reach = np.abs(table[["low", "high"]].to_numpy().T - height)
+            ax.errorbar(at, height, yerr=reach, fmt="none", ecolor=style.grey(0.4), capsize=3)
+        if name is None:
+            ax.axhline(
+                threshold * height.max(), color=style.grey(0.5), linestyle=":", linewidth=1.0
+            )
+    if None not in tables:
+        handles = [Patch(color=style.colours[i % len(style.colours)]) for i in range(n)]
+        ax.legend(handles, [str(name) for name in tables], frameon=False)
+    ax.set_xticks(np.arange(len(order)), [str(name) for name in order.index])
     ax.set(xlabel="latent dimension", ylabel="spread of X / lengthscale")
     return ax

@@ -13,7 +13,7 @@ from pm_gplvm.core.blas import blas_threads as limit_threads
 from pm_gplvm.core.checks import Array, checked, count, warn
 from pm_gplvm.data.fit import LATENT, Fit, to_json
 from pm_gplvm.data.progress import progress_bar
-from pm_gplvm.data.table import new_table
+from pm_gplvm.data.views import NewRows, Tables, tables_of_fit
 from pm_gplvm.model.priors import LatentPrior, kind_of_prior, mapped
 from pm_gplvm.prediction.processes import chosen_draws
 from pm_gplvm.prediction.row_posterior import (
@@ -70,10 +70,11 @@ def embed(
     Parameters
     ----------
     fit : DataTree
-        Of a model of :func:`build_model`. Draws of X in frames of their own
+        Of a model of :func:`build_model`, of one table or several. Draws of X in frames of their own
         (:func:`sample`) must be turned onto one by :func:`align` first.
-    Y_new : array_like, DataFrame or DataArray, dims (obs_new, feature), shape (M, D)
-        In the units of Y, with its columns; NaN where an entry is missing, in any pattern.
+    Y_new : array_like, DataFrame or DataArray, dims (obs_new, feature), shape (M, D), or mapping of these
+        In the units of Y, with its columns; NaN where an entry is missing, in any pattern. Of a fit of several
+        tables by name, ``{"rna": rows}``, those of which there is something: a row's entries in all of them count.
     prior : tuple of array_like, optional
         ``(mean, sd)`` of x ~ N(mean, sd²), each a number, (Q,) or (M, Q), in the frame of the fit's
         X. By default N(0, 1), the prior of :func:`build_model`, moved along where :func:`align`
@@ -160,13 +161,14 @@ def embed(
     (('chain', 'draw', 'obs_new', 'latent'), ('obs_new', 'mode'))
     """
     settings = {"num_samples": num_samples, "draws": draws, "n_starts": n_starts}
-    read = readable(fit, settings, "embed")
+    tables = readable(fit, settings, "embed")
+    read = next(iter(tables.values()))
     if prior is None and kind_of_prior(read.constants).mapped:
-        whole = new_table(read, Y_new)
+        whole = NewRows.of(tables, Y_new)
         read.warn_unaligned()
         return _positions_by_map(read, whole, num_samples)
     new, positions, streams = positions_of_table(
-        read, Y_new, prior, settings, random_seed, blas_threads, progressbar, offset=offset
+        tables, Y_new, prior, settings, random_seed, blas_threads, progressbar, offset=offset
     )
     read.warn_unaligned()
     weights, k = positions.smoothed()
@@ -233,32 +235,31 @@ def log_predictive(
     ('obs_new',)
     """
     settings = {"num_samples": num_samples, "draws": draws, "n_starts": n_starts}
-    read = readable(fit, settings, "log_predictive")
+    tables = readable(fit, settings, "log_predictive")
     new, positions, _ = positions_of_table(
-        read, Y_new, prior, settings, random_seed, blas_threads, progressbar, offset=offset
+        tables, Y_new, prior, settings, random_seed, blas_threads, progressbar, offset=offset
     )
-    _, scale = read.units()
-    units = (~np.isnan(new.to_numpy())) @ np.log(scale)
     known = {
-        "log_score": positions.log_evidence - units,
+        "log_score": positions.log_evidence - new.log_units,
         "error": positions.error,
         "pareto_k": positions.smoothed()[1],
     }
-    return xr.Dataset({n: ("obs_new", v) for n, v in known.items()}, coords=_row_labels(new))
+    return xr.Dataset({n: ("obs_new", v) for n, v in known.items()}, coords=new.labels)
 
 
-def readable(fit: Any, settings: dict[str, int], caller: str) -> Fit:
-    """Check the numbers that :func:`embed` is given, and read its fit."""
+def readable(fit: Any, settings: dict[str, int], caller: str) -> Tables:
+    """Check the numbers that :func:`embed` is given, and read its fit, of one table or several."""
     for (name, value), least in zip(settings.items(), (1, 100, 4), strict=True):
         count(name, value, least)
-    read = Fit.of(fit, "X", "Y_mean", "Y_scale", caller=caller)
-    if not read.has_likelihood:
-        read.require("sigma")
-    return read
+    tables = tables_of_fit(fit, caller=caller)
+    for read in tables.values():
+        if not read.has_likelihood:
+            read.require("sigma")
+    return tables
 
 
 def positions_of_table(
-    read: Fit,
+    tables: Tables,
     Y_new: Any,
     prior: Any,
     settings: dict[str, int],
@@ -267,9 +268,9 @@ def positions_of_table(
     progressbar: bool,
     *,
     offset: Any = None,
-) -> tuple[xr.DataArray, Positions, list[np.random.Generator]]:
+) -> tuple[NewRows, Positions, list[np.random.Generator]]:
     """Check new rows, and draw weighted positions of each; the rows' streams of random numbers go on."""
-    new = new_table(read, Y_new)
+    new, read = NewRows.of(tables, Y_new), next(iter(tables.values()))
     if prior is None and kind_of_prior(read.constants).mapped:
         raise ValueError(
             f"{read.caller} needs a density of the place of a new row, while in a fit with back constraints "
@@ -279,16 +280,16 @@ def positions_of_table(
     if read.has_likelihood:
         frames = each_frame(read, len(by_draw))
         densities: Iterable[Density] = map(uncollapsed_density, frames)
-        of_rows = offset_of(read, new, offset)
+        of_rows = offset_of(read, new.parts[None], offset)
         by_draw = [replace(rows, offset=of_rows) for rows in by_draw]
     elif offset is not None:
         raise ValueError(
             f"{read.caller} takes an offset of new rows where fit_svi had one of the table's, got another fit."
         )
     else:
-        densities = each_density(read, len(by_draw))
+        densities = each_density(list(tables.values()), len(by_draw))
     seed = np.random.SeedSequence(random_seed)
-    streams = row_streams(new.to_numpy(), seed)
+    streams = row_streams(new.values, seed)
     with (
         limit_threads(blas_threads),
         progress_bar(read.caller, len(new) * len(by_draw), "rows", show=progressbar) as progress,
@@ -305,14 +306,13 @@ def positions_of_table(
     return new, positions, streams
 
 
-def _rows_by_draw(read: Fit, new: xr.DataArray, prior: Any, limit: int) -> list[Rows]:
+def _rows_by_draw(read: Fit, new: NewRows, prior: Any, limit: int) -> list[Rows]:
     """Standardise new rows, once for each of at most ``limit`` draws, with the prior of their positions.
 
     ``prior`` is (mean, sd), each a number, (Q,) or (M, Q), in the frame of the fit's X; None stands for
     N(0, 1) of the draw as it was made, before :func:`align` moved it.
     """
-    centre, scale = read.units()
-    values = (new.to_numpy() - centre) / scale
+    values = new.standardised
     seen = ~np.isnan(values)
     y = np.where(seen, values, 0.0)
     shape, chosen = (len(new), read.latent_dim), chosen_draws(read, limit)
@@ -350,14 +350,9 @@ def _given(prior: Any, shape: tuple[int, int]) -> tuple[Array, Array]:
     return mean, sd
 
 
-def _row_labels(new: xr.DataArray) -> dict[Any, Any]:
-    """Coordinates along the new rows."""
-    return {name: coord for name, coord in new.coords.items() if coord.dims == ("obs_new",)}
-
-
 def _tree_of_positions(
     read: Fit,
-    new: xr.DataArray,
+    new: NewRows,
     X: Array,
     found: tuple[Array, Array, Array],
     rows: dict[str, NDArray[Any]],
@@ -368,7 +363,7 @@ def _tree_of_positions(
     what is known of each row, (M,).
     """
     at, sd, weight = found
-    coords: dict[str, Any] = {**_row_labels(new), LATENT: read.draws("X")[LATENT].to_numpy()}
+    coords: dict[str, Any] = {**new.labels, LATENT: read.draws("X")[LATENT].to_numpy()}
     modes = {
         "X": (("obs_new", "mode", LATENT), at),
         "sd": (("obs_new", "mode", LATENT), sd),
@@ -383,7 +378,7 @@ def _tree_of_positions(
             "modes": xr.Dataset(modes, coords={**coords, "mode": np.arange(weight.shape[1])}),
             "rows": xr.Dataset(
                 {name: ("obs_new", values) for name, values in rows.items()},
-                coords=_row_labels(new),
+                coords=new.labels,
             ),
         }
     )
@@ -391,10 +386,9 @@ def _tree_of_positions(
     return tree
 
 
-def _positions_by_map(read: Fit, new: xr.DataArray, draws: int) -> xr.DataTree:
+def _positions_by_map(read: Fit, new: NewRows, draws: int) -> xr.DataTree:
     """Positions X = g(Y) of new rows without missing entries, one for each of so many draws of the fit."""
-    F, centre, scale = read.table(missing=False)
-    F_new = (new.to_numpy() - centre) / scale
+    F, F_new = read.table(missing=False).F, new.standardised
     if np.isnan(F_new).any():
         raise ValueError(
             "embed needs whole rows for a fit with back constraints, as a place is a function of all of "
@@ -444,12 +438,12 @@ def _warn(k: Array, converged: NDArray[np.bool_]) -> None:
         )
 
 
-def _warn_of_strangers(shortfall: Array, new: xr.DataArray) -> None:
+def _warn_of_strangers(shortfall: Array, new: NewRows) -> None:
     strange = np.flatnonzero(shortfall > _STRANGE)
     if not len(strange):
         return
     strange = strange[np.argsort(-shortfall[strange], kind="stable")]
-    labels = new["obs_new"].to_numpy() if "obs_new" in new.coords else np.arange(len(new))
+    labels = new.labels["obs_new"].to_numpy() if "obs_new" in new.labels else np.arange(len(new))
     named = ", ".join(str(labels[i]) for i in strange[:_NAMED])
     more = ", ..." if len(strange) > _NAMED else ""
     warn(

@@ -1,5 +1,6 @@
 """Missing entries of new rows, and of the training rows, from those that were seen."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -7,10 +8,12 @@ import xarray as xr
 
 from pm_gplvm.core.blas import blas_threads as limit_threads
 from pm_gplvm.core.checks import Array, checked
-from pm_gplvm.data.fit import FEATURE, Fit
+from pm_gplvm.data.fit import FEATURE, Fit, in_view
+from pm_gplvm.data.views import NewRows, Tables, tables_of_fit
 from pm_gplvm.prediction.embed import positions_of_table, readable
 from pm_gplvm.prediction.predict import reconstruct
 from pm_gplvm.prediction.processes import each_process, mixed, parts, patterns_of
+from pm_gplvm.prediction.row_posterior import Positions
 from pm_gplvm.prediction.uncollapsed import mixed_responses, offset_of
 
 
@@ -49,6 +52,8 @@ def impute(
     Returns
     -------
     Dataset, dims (obs_new, feature), or (obs, feature) for the training rows
+        Of a fit of several tables ``mean_rna`` (obs_new, feature_rna) and so on, tables that were not given
+        among them: what ``{"rna": rows}`` says of the others.
         ``mean`` and ``sd`` in the units of Y. Entries seen stand in ``mean`` as they are, with
         ``sd`` 0. ``pareto_k`` (obs_new,) of the weights: above 0.7 do not rely on the row; there is
         none of training rows. Where :func:`embed` finds several modes, the prediction may have several too.
@@ -69,38 +74,55 @@ def impute(
     (2, 2)
     """
     if Y_new is None:
-        return _filled(fit, num_samples)
+        return _filled(tables_of_fit(fit, caller="impute"), num_samples)
     settings = {"num_samples": num_samples, "draws": draws, "n_starts": n_starts}
-    read = readable(fit, settings, "impute")
+    tables = readable(fit, settings, "impute")
     new, positions, _ = positions_of_table(
-        read, Y_new, prior, settings, random_seed, blas_threads, progressbar, offset=offset
+        tables, Y_new, prior, settings, random_seed, blas_threads, progressbar, offset=offset
     )
     weights, k = positions.smoothed()
+    read = next(iter(tables.values()))
     if read.has_likelihood:
         with limit_threads(blas_threads):
-            found = mixed_responses(read, new, positions, weights, offset_of(read, new, offset))
-        return _together(new, k, *found)
+            of_rows = offset_of(read, new.parts[None], offset)
+            found = mixed_responses(read, new.parts[None], positions, weights, of_rows)
+        return _together({None: _put(new.parts[None], *found)}, new, k)
+    known, before = {}, 0
+    with limit_threads(blas_threads):
+        for name, table in tables.items():
+            part, variance = new.parts[name], positions.variance
+            if (
+                name is not None
+            ):  # each table has its own patterns, those of one noise for all columns
+                after = before + len(patterns_of(table, table.table().F))
+                variance, before = variance[..., before:after], after
+            known[name] = _put(part, *_mixed(table, part, positions, weights, variance))
+    return _together(known, new, k)
+
+
+def _mixed(
+    read: Fit, new: xr.DataArray, positions: Positions, weights: Array, variance: Array
+) -> tuple[Array, Array]:
+    """Mean and sd (M, D) of a table's measurements over weighted positions, ``variance`` (M, T, G) at these."""
     F, centre, scale = read.table()
     patterns = patterns_of(read, F)
     first, second = np.zeros(new.shape), np.zeros(new.shape)
     n_used = positions.n_draws
     each = weights.shape[1] // n_used
-    with limit_threads(blas_threads):
-        for s, draw in enumerate(each_process(read, n_used)):
-            part = slice(s * each, (s + 1) * each)
-            for _, columns, which, block, own in parts(draw, F, patterns):
-                known = own.weights(block)
-                for row in range(len(new)):
-                    variance = positions.variance[row, part][:, which]
-                    x, w = positions.x[row, part], weights[row, part]
-                    mean, square = mixed(own, known, x, w, variance)
-                    first[row, columns] += mean
-                    second[row, columns] += square
-    variance = np.maximum(second - first**2, 0.0)
-    return _together(new, k, centre + scale * first, scale * np.sqrt(variance))
+    for s, draw in enumerate(each_process(read, n_used)):
+        part = slice(s * each, (s + 1) * each)
+        for _, columns, which, block, own in parts(draw, F, patterns):
+            known = own.weights(block)
+            for row in range(len(new)):
+                x, w = positions.x[row, part], weights[row, part]
+                mean, square = mixed(own, known, x, w, variance[row, part][:, which])
+                first[row, columns] += mean
+                second[row, columns] += square
+    spread = np.maximum(second - first**2, 0.0)
+    return centre + scale * first, scale * np.sqrt(spread)
 
 
-def _together(new: xr.DataArray, k: Array, mean: Array, sd: Array) -> xr.Dataset:
+def _put(new: xr.DataArray, mean: Array, sd: Array) -> xr.Dataset:
     """Put what was seen and what was predicted together."""
     missing = np.isnan(new.to_numpy())
     dims = ("obs_new", FEATURE)
@@ -108,17 +130,31 @@ def _together(new: xr.DataArray, k: Array, mean: Array, sd: Array) -> xr.Dataset
         {
             "mean": (dims, np.where(missing, mean, new.to_numpy())),
             "sd": (dims, np.where(missing, sd, 0.0)),
-            "pareto_k": ("obs_new", k),
         },
         coords=new.coords,
     )
 
 
-def _filled(fit: xr.DataTree, num_samples: int) -> xr.Dataset:
+def _merged(known: Mapping[str | None, xr.Dataset]) -> xr.Dataset:
+    """Put tables of the same rows together, each of several under names of its own."""
+    own = ("mean", "sd", FEATURE)
+    named = [t.rename({of: in_view(of, name) for of in own}) for name, t in known.items()]
+    return xr.merge(named, compat="override", join="override")
+
+
+def _together(known: Mapping[str | None, xr.Dataset], new: NewRows, k: Array) -> xr.Dataset:
+    """Put the tables together, and what is known of the rows."""
+    return _merged(known).assign(pareto_k=("obs_new", k)).assign_coords(new.labels)
+
+
+def _filled(tables: Tables, num_samples: int) -> xr.Dataset:
     """Fill the missing entries of the training rows."""
-    known = reconstruct(fit, noise=True, num_samples=num_samples)
-    observed = Fit(fit, "impute").Y.transpose(*known["mean"].dims)
-    missing = observed.isnull()
-    return known.assign(
-        mean=observed.where(~missing, known["mean"]), sd=known["sd"].where(missing, 0.0)
-    )
+    whole = {}
+    for name, read in tables.items():
+        known = reconstruct(read.tree, noise=True, num_samples=num_samples)
+        observed = read.Y.transpose(*known["mean"].dims)
+        missing = observed.isnull()
+        whole[name] = known.assign(
+            mean=observed.where(~missing, known["mean"]), sd=known["sd"].where(missing, 0.0)
+        )
+    return _merged(whole)

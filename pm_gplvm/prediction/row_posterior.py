@@ -190,31 +190,35 @@ class RowDensity:
     Columns in which the same training rows were observed have the same conditional variance: they
     are a part by themselves, and a complete table is one part. Columns with a noise of their own are
     a part each where entries are missing; the variance is then that of every column. ``known`` are the rows
-    whose positions a new row may begin at.
+    whose positions a new row may begin at. ``others`` are further tables of the same rows, their columns behind
+    those of the first: given x and θ they are independent.
     """
 
-    def __init__(self, draw: Process, F: Array) -> None:
-        self.draw, self.F = draw, F
+    def __init__(self, draw: Process, F: Array, *others: tuple[Process, Array]) -> None:
+        self.draw, self.F = draw, np.hstack([F, *(other for _, other in others)])
         self.known: Any = slice(None)
-        self._parts: list[tuple[Indices, Indices, Any]]
-        if isinstance(draw, Induced):
-            blocks = enumerate(parts(draw, F, column_patterns(~np.isnan(F))))
-            self._parts = [
-                (rows, columns, ShortPart(own, number))
-                for number, (rows, columns, _, _, own) in blocks
-            ]
-            self.unit, self.known = draw.unit, evenly_spaced(len(F), _KNOWN)
-        else:
-            own_columns = draw.own_noise
-            patterns = (single_columns if own_columns else column_patterns)(~np.isnan(F))
-            self._parts = [
-                (rows, columns, _Part(draw, own, block))
-                for rows, columns, _, block, own in parts(draw, F, patterns)
-            ]
-            lengthscale = np.asarray(draw.theta.get("lengthscale", 1.0), dtype=np.float64)
-            self.unit = np.broadcast_to(lengthscale, draw.X.shape[1])
+        self._parts: list[tuple[Indices, Indices, Any]] = []
+        units, before = [], 0
+        for process, table in [(draw, F), *others]:
+            own_columns = not isinstance(process, Induced) and process.own_noise
+            patterns = (single_columns if own_columns else column_patterns)(~np.isnan(table))
+            for rows, columns, _, block, own in parts(process, table, patterns):
+                part: Any
+                if isinstance(process, Induced):
+                    part = ShortPart(own, len(self._parts))
+                else:
+                    part = _Part(process, own, block)
+                self._parts.append((rows, columns + before, part))
+            if isinstance(process, Induced):
+                units.append(process.unit)
+                self.known = evenly_spaced(len(table), _KNOWN)
+            else:
+                lengthscale = np.asarray(process.theta.get("lengthscale", 1.0), dtype=np.float64)
+                units.append(np.broadcast_to(lengthscale, process.X.shape[1]))
+            before += table.shape[1]
+        self.unit = np.min(units, axis=0)
         self.beginnings = draw.X[self.known]
-        self._begin = F[self.known]
+        self._begin = self.F[self.known]
         self._alike = column_patterns(~np.isnan(self._begin))
 
     def prepared(self, rows: Rows) -> Rows:
@@ -265,7 +269,8 @@ class RowDensity:
             each = residual**2 / variance + np.log(2.0 * np.pi * variance)
             total[known] -= 0.5 * each.sum(axis=1)
             count[known] += len(columns)
-        low, usual = np.quantile(total / count, [_BELOW, 0.5])
+        some = count > 0.0  # of several tables one may lack a row
+        low, usual = np.quantile(total[some] / count[some], [_BELOW, 0.5])
         return float(usual), max(float(usual - low), _LEAST_SPREAD)
 
     def squares(self, x: Array, rows: Rows, row: Index | None = None) -> tuple[Array, Array, Array]:
@@ -674,10 +679,12 @@ def weighted_positions(
     return _joined(whole, axis=1)
 
 
-def each_density(read: Fit, limit: int) -> Iterator[Density]:
-    """Densities of unseen rows given each of at most ``limit`` draws of a fit."""
-    F, _, _ = read.table()
-    return (RowDensity(draw, F) for draw in each_process(read, limit))
+def each_density(tables: Sequence[Fit], limit: int) -> Iterator[Density]:
+    """Densities of unseen rows given each of at most ``limit`` draws of a fit, of one table or several."""
+    F = [read.table().F for read in tables]
+    for draws in zip(*(each_process(read, limit) for read in tables), strict=True):
+        (draw, own), *others = zip(draws, F, strict=True)
+        yield RowDensity(draw, own, *others)
 
 
 def row_contents(values: Array) -> list[bytes]:

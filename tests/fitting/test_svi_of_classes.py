@@ -7,7 +7,7 @@ import pytest
 
 import pm_gplvm as gplvm
 from pm_gplvm.data.fit import Fit
-from pm_gplvm.data.table import new_table
+from pm_gplvm.data.views import NewRows
 from pm_gplvm.prediction.embed import _rows_by_draw
 
 N = 90
@@ -125,7 +125,7 @@ def test_new_rows_have_the_mixture_and_files_keep_it(table, fit, tmp_path):
     one, other = (gplvm.embed(f, new, **given)["posterior"]["X"] for f in (fit, read))
     np.testing.assert_array_equal(one, other)
     kept = Fit.of(fit, caller="embed")
-    (rows,) = _rows_by_draw(kept, new_table(kept, new), None, 20)
+    (rows,) = _rows_by_draw(kept, NewRows.of({None: kept}, new), None, 20)
     np.testing.assert_array_equal(rows.mixture.centre, fit["posterior"]["X_centre"][0, 0])
     longer = gplvm.add_rows(fit, new, random_seed=1, progressbar=False)
     assert longer["constant_data"]["X_class"].to_numpy()[N:].tolist() == [-1] * 6

@@ -12,7 +12,7 @@ from oracles import central_differences, neighbour_errors
 
 import pm_gplvm as gplvm
 from pm_gplvm.data.fit import Fit
-from pm_gplvm.data.table import new_table
+from pm_gplvm.data.views import NewRows
 from pm_gplvm.fitting import variational as module
 from pm_gplvm.fitting.optimise import CONVERGED, LINE_SEARCH, maximise
 from pm_gplvm.fitting.variational import holding, induced_coordinates, search
@@ -399,7 +399,8 @@ def test_classes_have_centres_and_new_rows_their_mixture(table):
     X = fit["approximation"]["X_mean"].to_numpy()
     assert neighbour_errors(X, table["label"].to_numpy()) <= 6
     centre, within = (fit["posterior"][f"X_{n}"].to_numpy()[0, 0] for n in ("centre", "within"))
-    (rows,) = _rows_by_draw(Fit.of(fit, caller="embed"), new_table(Fit(fit), table[:2]), None, 20)
+    read = Fit.of(fit, caller="embed")
+    (rows,) = _rows_by_draw(read, NewRows.of({None: read}, table[:2]), None, 20)
     np.testing.assert_allclose(rows.mixture.centre, centre)
     np.testing.assert_allclose(rows.mixture.sd, within)
     new = gplvm.embed(fit, table[:2].to_numpy(), draws=100, progressbar=False, random_seed=1)

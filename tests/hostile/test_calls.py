@@ -420,6 +420,8 @@ ABOUT_DIAGNOSTICS = [
     (lambda t: gplvm.compare({"a": t["best"]}, n_neighbors=3, kfold={"a": None}), "kfold must hold results of cross_validate, got NoneType"),
     (lambda t: gplvm.compare({"a": t["best"]}, n_neighbors=3, kfold={"b": t["ranks"]}), "kfold must name fits (a), got b"),
     (lambda t: gplvm.compare({"a": t["best"]}, n_neighbors=3, kfold={"a": t["ranks"]}), "kfold must hold results of cross_validate, got Dataset"),
+    *[(lambda t, v=v: gplvm.data.view(v, "rna"), "view needs a fit") for v in (None, "text", 3, {}, [1])],
+    (lambda t: gplvm.data.view(t["best"], "rna"), "view needs a fit of several tables"),
     (lambda t: P.compare([t["best"]]), "plot.compare needs a mapping"),
     (lambda t: P.compare({}), "plot.compare needs at least one fit"),
     (lambda t: P.compare({"a": t["best"], "b": t["other"]}), "36 entries that differ"),
@@ -433,6 +435,13 @@ ABOUT_DIAGNOSTICS = [
 ]
 
 ABOUT_MODELS = [
+    *[(lambda t, v=v: gplvm.build_model(v), text) for v, text in (
+        ({}, "at least one table where it is a mapping"),
+        ({"a b": np.eye(4)}, "a name of letters, digits and '_', not beginning with a digit, got 'a b'"),
+        ({"a": None}, "In the table 'a': Y must"),
+        ({"a": np.eye(4), "b": np.ones((4, 2))}, "In the table 'b': Y has 4 equal rows"),
+        ({"a": np.eye(4), "b": np.eye(5)}, "got 4 in 'a' and 5 in 'b', and no labels"),
+    )],
     *[(lambda t, f=f, key=key: f(t, t[key] if key in t else {"none": None, "text": "rbf"}[key]), text)
       for f in (
           lambda t, m: gplvm.fit_map(m, **Q),

@@ -4,6 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import xarray as xr
+from conftest import simulated
 from made import fit_of, made_fit, rotations, turned
 from matplotlib.collections import EllipseCollection, LineCollection, PathCollection
 
@@ -286,3 +287,23 @@ def test_wrong_optima(ends, Y):
         gplvm.plot.optima(ends, axes=[plt.gca()])
     with pytest.raises(ValueError, match="Take what fit_marginal or fit_map returns"):
         gplvm.plot.optima(made_fit(Y, "rbf"))
+
+
+def test_relevance_of_several_tables_has_a_bar_of_each_and_shared_dimensions_first():
+    Y = simulated(24, 16)
+    tables = {"rna": Y[:, :9], "protein": Y[:, 9:]}
+    fit = gplvm.fit_map(gplvm.build_model(tables, 3, ard=True), random_seed=1, progressbar=False)
+    # As if the first two were of one table each, and the last one of both.
+    for name, unit in (("rna", [1.0, 1e4, 4.0]), ("protein", [1e4, 1.0, 4.0])):
+        fit["posterior"][f"lengthscale_{name}"][:] = unit
+    ax = gplvm.plot.relevance(fit)
+    labels = [text.get_text() for text in ax.get_xticklabels()]
+    assert labels[0] == "2"
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["rna", "protein"]
+    heights = np.array([patch.get_height() for patch in ax.patches]).reshape(2, 3)
+    for row, name in zip(heights, tables, strict=True):
+        known = gplvm.diagnostics.active_dimensions(gplvm.data.view(fit, name))["relevance"]
+        np.testing.assert_allclose(row, known.loc[[int(q) for q in labels]])
+    filled = [patch.get_facecolor() == patch.get_edgecolor() for patch in ax.patches]
+    assert sum(filled) == 4
+    plt.close(ax.figure)
