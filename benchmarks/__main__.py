@@ -24,6 +24,7 @@ BENCHMARKS = {
     "calibration": ("calibration", "Ranks of simulated truths among the draws of sample"),
     "variational": ("variational", "The variational Bayesian GP-LVM"),
     "columns": ("columns", "A noise of each column: its cost, and the factor it finds"),
+    "views": ("views", "Two tables of the same rows: what is shared, and one from the other"),
     "stochastic": ("stochastic", "Neighbourhood gradients beside the full one"),
     "ordinary": ("ordinary", "Ordinary tables at all defaults, beside PCA"),
     "minibatch": (

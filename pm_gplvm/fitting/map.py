@@ -100,8 +100,8 @@ def fit_map(
     Parameters
     ----------
     model : pm.Model
-        From :func:`build_model`, with any likelihood that is concave in f, or your own with latent positions ``X`` and a
-        :class:`GPColumns`.
+        From :func:`build_model`, with any likelihood that is concave in f, of one table or several, or your own with
+        latent positions ``X`` and a :class:`GPColumns`.
     start : {"pca", "isomap", "random"}, array_like (N, Q), mapping or DataTree
         Where to begin. A way to place X is tried in several forms: with the spread of the components
         or whitened, at several ratios of X to the lengthscale; after short runs the best goes on.

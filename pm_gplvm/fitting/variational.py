@@ -205,7 +205,7 @@ def fit_variational(
     Parameters
     ----------
     model : pm.Model
-        From :func:`build_model`, best with ``ard=True`` and ``latent_dim`` larger than needed. Of
+        From :func:`build_model`, of one table or several, best with ``ard=True`` and ``latent_dim`` larger than needed. Of
         priors of ``X`` it takes Normal ones, :func:`priors.informative`, :func:`priors.dynamics` (N³ then) and
         :func:`priors.class_mixture`.
     n_inducing : int, default 50
@@ -240,7 +240,8 @@ def fit_variational(
         ``approximation``: ``X_mean`` and ``X_sd`` of q (obs, latent), ``X_inducing`` (inducing,
         latent). ``sample_stats``: ``lp``, the objective, and ``bound``, without ln p(θ), the same
         in each draw. ``optima``: one row a start, the best first. ``trace``: the objective
-        after each evaluation of the best start.
+        after each evaluation of the best start. Of several tables each has inducing inputs of its own
+        (``X_inducing_rna``), and ``bound`` is the sum of theirs less the divergence of q(X), once.
 
     Warns
     -----
@@ -264,6 +265,7 @@ def fit_variational(
     AISTATS, PMLR 9, 844-851.
     Titsias, M. K. (2009). Variational learning of inducing variables in sparse Gaussian
     processes. AISTATS, PMLR 5, 567-574.
+    Damianou, A., Ek, C. H., Titsias, M., Lawrence, N. (2012). Manifold relevance determination. ICML.
 
     Examples
     --------

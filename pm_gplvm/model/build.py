@@ -59,10 +59,11 @@ def build_model(
 
     Parameters
     ----------
-    Y : array_like, DataFrame or DataArray, dims (obs, feature), shape (N, D)
-        The table, rows are observations. Its labels become the model's coordinates.
+    Y : array_like, DataFrame or DataArray, dims (obs, feature), shape (N, D), or mapping of these
+        The table, rows are observations. Its labels become the model's coordinates. A mapping from names to
+        tables of the same rows, ``{"rna": Y1, "protein": Y2}``, makes a model of several, see Notes.
     latent_dim : int, default 2
-        Q, the number of latent dimensions, at most min(N, D).
+        Q, the number of latent dimensions, at most min(N, D), D the number of all columns.
     kernel : {"rbf", "matern32", "matern52", "cauchy", "linear"}, ``" + bias"`` behind it if wanted
         Covariance of the rows; white noise ``sigma`` is always added. "linear" is
         K = X Xᵀ + sigma² I, dual probabilistic PCA, and has no lengthscale or amplitude.
@@ -146,6 +147,21 @@ def build_model(
     :func:`sample_theta` draws θ and f given X, :func:`fit_svi` and :func:`fit_map` (its ``f`` integrated out by
     Laplace's approximation, without the 1e-6) fit it; all other fits refuse it.
 
+    Several tables share X, and each has θ, a noise, a mean and a scale of its own: ``lengthscale_rna``, ``sigma_rna``,
+    the observed ``Y_rna`` (feature_rna, obs) and so on (manifold relevance determination: Damianou, Ek, Titsias &
+    Lawrence 2012). With ``ard=True`` a dimension of X may matter to one table and not to another. ``priors`` under a
+    plain name are of all tables, under a name of its own of one. Rows are joined by label where every table has labels,
+    else by position; with ``missing="mask"`` a table may lack rows, which then count in the others alone.
+    :func:`fit_map`, :func:`fit_marginal` and :func:`fit_variational` take such a model, and :func:`data.view` makes of their fit
+    an ordinary one of each table. ``noise``, ``likelihood`` and ``offset`` are of a single table.
+
+    References
+    ----------
+    Lawrence, N. D. (2005). Probabilistic non-linear principal component analysis with Gaussian process latent
+    variable models. JMLR 6, 1783-1816.
+
+    Damianou, A., Ek, C. H., Titsias, M., Lawrence, N. (2012). Manifold relevance determination. ICML.
+
     Examples
     --------
     >>> import pm_gplvm as gplvm
@@ -167,6 +183,13 @@ def build_model(
     >>> model = gplvm.build_model(counts, likelihood="poisson")
     >>> [rv.name for rv in model.free_RVs]
     ['X', 'lengthscale', 'amplitude', 'level', 'v']
+
+    Two tables of the same rows:
+
+    >>> Y = gplvm.data.load_digits(n=20)
+    >>> model = gplvm.build_model({"upper": Y[:, :32], "lower": Y[:, 32:]}, 4, ard=True)
+    >>> [rv.name for rv in model.observed_RVs]
+    ['Y_upper', 'Y_lower']
     """
     if are_views(Y):
         _refuse_of_views(noise=noise, likelihood=likelihood, offset=offset)

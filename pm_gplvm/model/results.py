@@ -56,7 +56,7 @@ def as_fit(
             if each.seen is not None:  # placeholders of missing entries become NaN again
                 seen[each.name] = np.where(each.seen, seen[each.name], np.nan)
     tree = {
-        "posterior": _dataset(model, _ordered(draws), ("chain", "draw")),
+        "posterior": _dataset(model, _ordered(draws, spec), ("chain", "draw")),
         "sample_stats": _dataset(model, sample_stats, ("chain", "draw")),
         "observed_data": _dataset(model, seen, (), of_table),
         "constant_data": _dataset(model, fixed, (), of_table),
@@ -111,9 +111,10 @@ def attributes(
     }
 
 
-def _ordered(draws: Mapping[str, Array]) -> dict[str, Array]:
+def _ordered(draws: Mapping[str, Array], spec: ModelSpec) -> dict[str, Array]:
     """X, then θ in the order of every table, then what else the model has."""
-    first = [name for name in ("X", *THETA) if name in draws]
+    theta = [part.own(name) for part in spec.parts for name in THETA]
+    first = [name for name in ("X", *theta) if name in draws]
     return {name: draws[name] for name in (*first, *(n for n in draws if n not in first))}
 
 
