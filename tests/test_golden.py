@@ -31,6 +31,7 @@ WITHOUT = {
     "diagnostics.sbc",
     "diagnostics.sbc_test",
     "diagnostics.score_embedding",
+    "diagnostics.score_entries",
     "diagnostics.summarise_theta",
     "model.build_sparse",
     "model.build_variational",

@@ -563,7 +563,7 @@ def _floored(data: Data, likelihood: Likelihood, resolution: Any, sample: Array)
     if by_default and data.entry is not None:
         return data
     by_column = likelihood.noise == "column"
-    floor = noise_floor(resolution, sample, data.scale, by_column=by_column, within_spread=True)
+    floor = noise_floor(resolution, sample, data.scale, by_column=by_column)
     if not floor.any():
         return data
     known = 0.0 if data.entry is None else data.entry**2

@@ -55,6 +55,7 @@ FIRST = {
     "diagnostics.sbc": ("model",),
     "diagnostics.sbc_test": ("best",),
     "diagnostics.score_embedding": ("X", "Y"),
+    "diagnostics.score_entries": ("best", "Y"),
     "data.load_digits": (),
     "model.build_sparse": ("model",),
     "model.build_variational": ("model",),
