@@ -22,6 +22,8 @@ from pm_gplvm.fitting.variational import fit_variational as fit_variational
 from pm_gplvm.model.build import build_model as build_model
 from pm_gplvm.model.likelihood import GPColumns as GPColumns
 from pm_gplvm.model.ops import covariance as covariance
+from pm_gplvm.outcomes import GPLVMClassifier as GPLVMClassifier
+from pm_gplvm.outcomes import GPLVMRegressor as GPLVMRegressor
 from pm_gplvm.prediction.embed import embed as embed
 from pm_gplvm.prediction.embed import log_predictive as log_predictive
 from pm_gplvm.prediction.impute import impute as impute
