@@ -24,6 +24,7 @@ from pm_gplvm.model.likelihood import GPColumns as GPColumns
 from pm_gplvm.model.ops import covariance as covariance
 from pm_gplvm.prediction.embed import embed as embed
 from pm_gplvm.prediction.embed import log_predictive as log_predictive
+from pm_gplvm.prediction.forecast import forecast as forecast
 from pm_gplvm.prediction.impute import impute as impute
 from pm_gplvm.prediction.predict import predict as predict
 from pm_gplvm.prediction.predict import reconstruct as reconstruct
