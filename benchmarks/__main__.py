@@ -31,6 +31,7 @@ BENCHMARKS = {
         "Fits by minibatches: bound against time, speed, counts, holes and gross errors",
     ),
     "holes": ("holes", "Missing entries with inducing inputs: cost, and what is found again"),
+    "forecast": ("forecasting", "Motion capture: what comes next, frames and markers lost"),
     "choice": ("choice", "The exact estimate, inducing inputs or neighbourhoods, beside PCA"),
 }
 

@@ -394,7 +394,10 @@ def without(fit, group, name):
         (lambda fit: without(fit, "constant_data", "Y_scale"), "variable 'Y_scale'"),
         (lambda fit: without(fit, "constant_data", "X_time"), "whose prior of X knows times"),
         (lambda fit: fit.drop_nodes("observed_data"), "a fit that holds its table"),
-        (lambda fit: fit["posterior"].to_dataset(), "forecast needs a fit .a DataTree.*got Dataset"),
+        (
+            lambda fit: fit["posterior"].to_dataset(),
+            "forecast needs a fit .a DataTree.*got Dataset",
+        ),
         (lambda fit: None, "forecast needs a fit .a DataTree.*got NoneType"),
     ],
 )
