@@ -7,13 +7,16 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from pm_gplvm.core.checks import Array, checked
+from pm_gplvm.core.checks import Array, checked, warn
 from pm_gplvm.core.gaussian import square_root
 from pm_gplvm.data.fit import FEATURE, LATENT, Fit
 from pm_gplvm.prediction.paths import Paths
 from pm_gplvm.prediction.predict import drawn_together, readable
 from pm_gplvm.prediction.processes import each_process, patterns_of
 from pm_gplvm.prediction.uncollapsed import Uncollapsed, each_frame
+
+_WIDE = 2.0  # root mean square of X beyond which its prior, of 1, is at odds with the rows
+_FAR = 0.5  # standard deviation of X beyond which the prior's width tells
 
 AtPositions = Callable[[Array], tuple[Array, Array, Array]]
 """From positions (S, Q) to a draw of Y, its mean and its variance, each (S, D), in units of Y."""
@@ -69,7 +72,9 @@ def forecast(
     Warns
     -----
     RuntimeWarning
-        If a label is that of no sequence of the fit, or the draws of X stand in frames of their own (:func:`align`).
+        If a label is that of no sequence of the fit, or the draws of X stand in frames of their own (:func:`align`); if
+        the rows' X spreads twice as wide as its prior or more, so that what is far from them falls back too near and
+        is too sure of itself: ``own`` is greater then than what the frames of a path have of their own.
 
     Raises
     ------
@@ -112,10 +117,12 @@ def forecast(
     processes = _processes(read, num_samples, rng, noise=noise)
 
     positions, of_X, tables, of_Y = [], [], [], []
+    farthest = 0.0
     for i, (at_positions, share) in enumerate(zip(processes, shares, strict=False)):
         mean, covariance = paths.conditional(new, X[i], float(unit[i]))
         spread = np.diagonal(covariance)[:, None] * frames.scale[i] ** 2
         of_X.append((frames.inward(i, mean), np.broadcast_to(spread, mean.shape)))
+        farthest = max(farthest, float(np.sqrt(np.diagonal(covariance).max())))
         root = square_root(covariance)
         for _ in share:
             x = frames.inward(i, mean + root @ rng.standard_normal(mean.shape))
@@ -123,6 +130,7 @@ def forecast(
             positions.append(x)
             tables.append(table)
             of_Y.append(moments)
+    _warn_of_width(X, paths.own, farthest)
     known = {
         **_mixed(of_X, ("X_mean", "X_sd"), LATENT),
         "X": (("sample", "obs_new", LATENT), np.array(positions)),
@@ -138,6 +146,18 @@ def forecast(
         FEATURE: read.features,
     }
     return xr.Dataset(known, coords=coords)
+
+
+def _warn_of_width(X: Array, own: float, sd: float) -> None:
+    """Warn where far times are asked for and the rows' X is no draw of N(0, 1), by its width."""
+    width = float(np.sqrt((X**2).mean()))
+    if width > _WIDE and sd > _FAR:
+        warn(
+            f"forecast: X of the rows spreads {width:.1f} times as wide as its prior, to which far times fall back: they "
+            f"are told too near and too sure. own={own:g} is too much for frames as smooth as these: fit again with a "
+            "smaller one, such as "
+            f"priors.dynamics(t, own={own / 10:g})."
+        )
 
 
 def _mixed(parts: Any, names: tuple[str, str], dim: str) -> dict[str, Any]:

@@ -126,6 +126,17 @@ def test_order_of_times_does_not_matter(drawn):
     np.testing.assert_allclose(turned["X_sd"], found["X_sd"][order])
 
 
+def test_x_wider_than_its_prior_is_told_where_that_counts(drawn):
+    fit = drawn().copy()
+    X = 3.0 * fit.posterior["X"]
+    fit["posterior"] = fit["posterior"].to_dataset().assign(X=X)
+    with pytest.warns(RuntimeWarning, match=r"as wide as its prior.*own=0.2.*own=0.02"):
+        gplvm.forecast(fit, [9.0], random_seed=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        gplvm.forecast(fit, [0.55], random_seed=1)
+
+
 # Y
 
 
