@@ -79,8 +79,11 @@ class Paths:
             None if dated is None else unit_of_nanoseconds(float(dated)),
         )
 
-    def at(self, times: Any, sequence: Any, caller: str) -> Frames:
-        """Check new times and the labels of their sequences, one for all or one for each."""
+    def at(self, times: Any, sequence: Any, warned: str | None = None) -> Frames:
+        """Check new times and the labels of their sequences, one for all or one for each.
+
+        ``warned`` is the verb that warns of labels that the fit has not.
+        """
         shape = np.shape(times)
         if times is not None and not isinstance(times, str) and (len(shape) != 1 or not shape[0]):
             raise ValueError(
@@ -96,9 +99,9 @@ class Paths:
         )
         known = {name: i for i, name in enumerate(self.names)}
         others = [name for name in dict.fromkeys(given) if name not in known]
-        if others:
+        if others and warned:
             warn(
-                f"{caller} got sequences that the fit has not ({listed(others)}; it has {self._listed()}): they are "
+                f"{warned} got sequences that the fit has not ({listed(others)}; it has {self._listed()}): they are "
                 "new ones, of which the prior is all that is known."
             )
         numbers = known | {name: len(known) + i for i, name in enumerate(others)}
