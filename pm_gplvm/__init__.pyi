@@ -26,6 +26,7 @@ from pm_gplvm.outcomes import GPLVMClassifier as GPLVMClassifier
 from pm_gplvm.outcomes import GPLVMRegressor as GPLVMRegressor
 from pm_gplvm.prediction.embed import embed as embed
 from pm_gplvm.prediction.embed import log_predictive as log_predictive
+from pm_gplvm.prediction.forecast import forecast as forecast
 from pm_gplvm.prediction.impute import impute as impute
 from pm_gplvm.prediction.predict import predict as predict
 from pm_gplvm.prediction.predict import reconstruct as reconstruct

@@ -41,6 +41,7 @@ WITHOUT = {
     "model.rebuild",
     "plot.compare",
     "plot.explore",
+    "plot.forecast",
     "plot.latent",
     "plot.magnification",
     "plot.optima",

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pm_gplvm.core.checks import Array, warn
 
 OBS, FEATURE, LATENT, CLASS = "obs", "feature", "latent", "latent_class"
+SEQUENCE, TIME_KERNEL = "latent_sequence", "time_kernel"
 
 THETA = ("lengthscale", "amplitude", "weight", "sigma", "bias")
 """The hyperparameters that a model built here may have, in the order of its tables."""

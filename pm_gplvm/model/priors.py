@@ -31,12 +31,14 @@ from pm_gplvm.data.arrays import (
     by_row,
     classes,
     duration,
+    first_date,
     labels_along,
+    nanoseconds,
     numbers,
     order_of,
     times,
 )
-from pm_gplvm.data.fit import CLASS, LATENT, OBS, Fit
+from pm_gplvm.data.fit import CLASS, LATENT, OBS, SEQUENCE, TIME_KERNEL, Fit
 from pm_gplvm.model.compile import constants, is_random
 from pm_gplvm.model.ops import covariance, lower_factor, whitened
 
@@ -372,7 +374,8 @@ class dynamics(LatentPrior):
     x_q ~ N(0, (1 - own²) κ(‖t - t'‖ / lengthscale) + own² I), κ = 0 between sequences (Wang, Fleet &
     Hertzmann 2008 in spirit; Damianou, Titsias & Lawrence 2011, eq. 2). Each entry by itself is
     N(0, 1). It is for ``build_model(Y, priors={"X": ...})``; the model has the data ``X_time`` and
-    ``X_sequence`` (obs,), and ``X_lengthscale``.
+    ``X_sequence`` (obs,), ``X_sequence_rows`` (latent_sequence,), ``X_own`` (time_kernel,), where there are dates
+    ``X_time_start`` and ``X_time_unit``, and ``X_lengthscale``. :func:`forecast` continues X, and Y, to other times.
 
     Parameters
     ----------
@@ -428,6 +431,12 @@ class dynamics(LatentPrior):
     of_rows = ("t", "sequences")
     mark = "X_time"
     correlated = True
+    names: ClassVar[tuple[str, ...]] = (
+        "",
+    )  # of the sequences; "" where there is one, without a name
+    calendar: ClassVar[tuple[Array | None, float] | None] = (
+        None  # of dates, or durations: start, unit
+    )
 
     def __post_init__(self) -> None:
         rows = labels_along(self.t, 0)
@@ -446,12 +455,16 @@ class dynamics(LatentPrior):
         sequence = np.zeros(len(t), dtype=np.intp)
         if self.sequences is not None:
             given = self.sequences if rows is None else by_row("sequences", self.sequences, rows)
-            sequence = classes("sequences", given).codes.astype(np.intp)
+            known = classes("sequences", given)
+            sequence = known.codes.astype(np.intp)
+            self._keep(names=tuple(plain_name(label) for label in known.categories))
             if sequence.shape != t.shape or (sequence < 0).any():
                 raise ValueError(
                     f"sequences must have one label a row, {t.shape}, got {sequence.shape} with "
                     f"{int((sequence < 0).sum())} missing."
                 )
+        if dated:
+            self._keep(calendar=(first_date(self.t), nanoseconds(self.time_unit)))
         self._keep(t=t, own=own, lengthscale=unit, sequences=sequence, rows=rows)
 
     def __call__(self, name: str, dims: tuple[str, ...]) -> Variable:
@@ -466,6 +479,7 @@ class dynamics(LatentPrior):
         unit = add_prior(f"{name}_lengthscale", given, dims=(), shape=(), positive=True)
         time = pm.Data(f"{name}_time", t, dims=OBS)
         group = pm.Data(f"{name}_sequence", sequence, dims=OBS)
+        self._note(name)
         amplitude = np.sqrt(1.0 - self.own**2)
         K = covariance(self.kernel, time[:, None], lengthscale=unit, amplitude=amplitude)
         together = pt.eq(group[:, None], group[None, :])
@@ -479,6 +493,25 @@ class dynamics(LatentPrior):
             signature="(n,n),(q)->(n,q)",
             dims=dims,
         )
+
+    def _note(self, name: str) -> None:
+        """Keep in the model, and so in its fits, what other times and sequences need to know."""
+        model = pm.modelcontext(None)
+        model.add_coord(SEQUENCE, self.names)
+        model.add_coord(TIME_KERNEL, [self.kernel])
+        counts = np.bincount(self.sequences, minlength=len(self.names))
+        pm.Data(f"{name}_sequence_rows", counts, dims=SEQUENCE)
+        pm.Data(f"{name}_own", np.array([self.own]), dims=TIME_KERNEL)
+        if self.calendar is not None:
+            start, unit = self.calendar
+            pm.Data(f"{name}_time_unit", unit)
+            if start is not None:
+                pm.Data(f"{name}_time_start", start)
+
+
+def plain_name(label: Any) -> str:
+    """Say a label as text, 1.0 as 1 is."""
+    return str(int(label) if isinstance(label, float) and label.is_integer() else label)
 
 
 def _paths(rowcov: Variable, mean: Variable, size: Any) -> Variable:

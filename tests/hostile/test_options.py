@@ -28,6 +28,7 @@ FIRST = {
     "fit_stochastic": ("model",),
     "fit_svi": ("Y",),
     "fit_variational": ("model",),
+    "forecast": ("best", "X"),
     "impute": ("best",),
     "log_predictive": ("best", "rows"),
     "predict": ("best", "X"),
