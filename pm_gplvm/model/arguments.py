@@ -8,6 +8,8 @@ import pymc as pm
 import xarray as xr
 from pytensor.graph.traversal import ancestors
 
+from pm_gplvm.core.composite import Composite
+from pm_gplvm.core.kernels import parse_kernel
 from pm_gplvm.data.fit import CLASS, FEATURE, OBS
 from pm_gplvm.model.build import scale_rule
 from pm_gplvm.model.compile import constants
@@ -52,9 +54,17 @@ def arguments_of(model: pm.Model) -> dict[str, Any]:
     return {
         **found,
         "latent_dim": spec.latent_dim,
-        "ard": lengthscale is not None and lengthscale.type.ndim == 1,
+        "ard": lengthscale is not None and _is_own(found["kernel"], lengthscale, spec.latent_dim),
         "priors": priors,
     }
+
+
+def _is_own(kernel: str, lengthscale: Any, latent_dim: int) -> bool:
+    """Whether each latent dimension, of each factor, has a lengthscale."""
+    entry = parse_kernel(kernel)[0]
+    if isinstance(entry, Composite):
+        return entry.has_own(latent_dim, lengthscale.type.shape[0])
+    return bool(lengthscale.type.ndim == 1)
 
 
 def _of_gaussian(spec: ModelSpec) -> dict[str, Any]:

@@ -10,8 +10,9 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from pm_gplvm.core.checks import checked
+from pm_gplvm.core.composite import FACTOR, SHAPE, TERM, Composite
 from pm_gplvm.core.gaussian import column_patterns, warn_of_cost
-from pm_gplvm.core.kernels import KERNELS, parse_kernel
+from pm_gplvm.core.kernels import Kernel, is_known, parse_kernel
 from pm_gplvm.data.arrays import labels_along
 from pm_gplvm.data.files import check_labels
 from pm_gplvm.data.fit import FEATURE, LATENT, OBS, THETA, Fit
@@ -30,6 +31,7 @@ from pm_gplvm.model.likelihoods import Likelihood, Rows, resolve
 from pm_gplvm.model.ops import covariance
 from pm_gplvm.model.priors import DEFAULT_PRIORS, LatentPrior, add_prior, back_constraint
 from pm_gplvm.model.spec import ModelSpec, noise_in
+from pm_gplvm.model.theta import Axes
 
 
 @checked
@@ -37,7 +39,7 @@ def build_model(
     Y: Any,
     latent_dim: int = 2,
     *,
-    kernel: str = "rbf",
+    kernel: Any = "rbf",
     ard: bool = False,
     priors: Mapping[str, Any] | None = None,
     scale: Scale = "global",
@@ -178,9 +180,13 @@ def build_model(
     noise = "column" if given.noise == "column" else noise
     warn_of_odd_table(table, scale)
     _check_latent_dim(latent_dim, table.shape)
-    entry, bias = parse_kernel(kernel)
-    _check_ard(ard, kernel)
+    entry, bias = _checked_kernel(kernel, latent_dim, ard=ard)
     by_column = _noise_by_column(noise)
+    if by_column and isinstance(entry, Composite):
+        raise ValueError(
+            f"noise='column' gives each column the amplitude that the terms of kernel={entry.name!r} have, so that both "
+            "cannot be. Take noise='shared', with scale='feature' where columns differ in spread."
+        )
     signal = ("amplitude",) if by_column and "amplitude" not in entry.parameters else ()
     names = ("X", *entry.parameters, *signal, "sigma", *(("bias",) if bias else ()))
     chosen = _chosen_priors(names, priors)
@@ -190,7 +196,8 @@ def build_model(
     if not seen.all():
         warn_of_cost(column_patterns(seen))
 
-    with pm.Model(coords=_coords(table, latent_dim)) as model:
+    axes = Axes.of_kernel(entry, latent_dim, ard=ard)
+    with pm.Model(coords=_coords(table, latent_dim) | axes.coords) as model:
         # The table comes first: a prior of X may be a function of it.
         table_of_model = {
             "mu": pm.Data("Y_mean", mean, dims=FEATURE),
@@ -201,7 +208,7 @@ def build_model(
             table_of_model["seen"] = pm.Data("Y_seen", seen.T, dims=(FEATURE, OBS))
         chosen["X"] = _joined(chosen["X"], Y, table)
         of_columns = _OF_COLUMNS if by_column else ()
-        parameters = _add_parameters(names, chosen, table, latent_dim, of_columns, ard=ard)
+        parameters = _add_parameters(names, chosen, table, latent_dim, axes, of_columns)
         if floor.any():
             pm.Data("Y_resolution", floor, dims=FEATURE if floor.ndim else None)
             parameters["sigma"] = noise_in(model)
@@ -234,16 +241,14 @@ def _add_parameters(
     chosen: Mapping[str, Any],
     table: xr.DataArray,
     latent_dim: int,
+    axes: Axes,
     of_columns: tuple[str, ...] = (),
-    *,
-    ard: bool,
 ) -> dict[str, Any]:
     """Add X and θ to the model on the context stack."""
     shapes: dict[str, tuple[tuple[str, ...], tuple[int, ...]]] = {
         "X": ((OBS, LATENT), (len(table), latent_dim))
     }
-    if ard:
-        shapes["lengthscale"] = ((LATENT,), (latent_dim,))
+    shapes |= {name: (axes.dims(name), axes.shape(name)) for name in axes.of}
     shapes |= dict.fromkeys(of_columns, ((FEATURE,), (table.shape[1],)))
     parameters = {}
     for name in names:
@@ -261,7 +266,7 @@ def _add_labels(model: pm.Model, table: xr.DataArray) -> None:
     """
     for name, coord in table.coords.items():
         if name not in (OBS, FEATURE) and coord.dims == (OBS,):
-            if str(name) in {"chain", "draw", "__sample__", LATENT, *model.named_vars}:
+            if str(name) in {"chain", "draw", "__sample__", *_OWN_AXES, *model.named_vars}:
                 raise ValueError(
                     f"Y must not have a coordinate called {str(name)!r} on its rows, a name that the "
                     f"model uses. Rename it: Y.rename({name}=...)."
@@ -282,7 +287,8 @@ def _with_functions(
 ) -> pm.Model:
     """Build the model in which f is written out."""
     _check_latent_dim(latent_dim, table.shape)
-    _check_ard(ard, kernel)
+    entry, bias = _checked_kernel(kernel, latent_dim, ard=ard)
+    kernel = f"{entry.name} + bias" if bias else entry.name
     if scale not in get_args(Scale):
         raise ValueError(f"scale must be one of {', '.join(get_args(Scale))}, got {scale!r}.")
     shift, size = offset_along_rows(offset, RowTable.of(table))
@@ -299,8 +305,9 @@ def _with_functions(
             "table itself. Leave it out."
         )
     chosen["X"] = _joined(chosen["X"], Y, table)
-    with pm.Model(coords=_coords(table, latent_dim)) as model:
-        parameters = _add_parameters(names, chosen, table, latent_dim, ard=ard)
+    axes = Axes.of_kernel(entry, latent_dim, ard=ard)
+    with pm.Model(coords=_coords(table, latent_dim) | axes.coords) as model:
+        parameters = _add_parameters(names, chosen, table, latent_dim, axes)
         add_functions(source, parameters, level)
         _add_labels(model, table)
     return model
@@ -316,12 +323,20 @@ def _refuse_of_gaussian(likelihood: Likelihood, *, resolution: Any, noise: str) 
             )
 
 
-def _check_ard(ard: bool, kernel: str) -> None:
-    if ard and "lengthscale" not in parse_kernel(kernel)[0].parameters:
+def _checked_kernel(kernel: Any, latent_dim: int, *, ard: bool) -> tuple[Kernel | Composite, bool]:
+    """Read a kernel, and whether it has a bias; ValueError if it does not suit the other arguments."""
+    entry, bias = parse_kernel(kernel)
+    if ard and "lengthscale" not in entry.parameters:
         raise ValueError(
-            f"ard=True needs a kernel with a lengthscale, got kernel={kernel!r}. The linear kernel "
+            f"ard=True needs a kernel with a lengthscale, got kernel={entry.name!r}. The linear kernel "
             "already scales each latent dimension by itself."
         )
+    if isinstance(entry, Composite):
+        entry.check(latent_dim)
+    return entry, bias
+
+
+_OWN_AXES = (LATENT, TERM, FACTOR, SHAPE)
 
 
 _OF_COLUMNS = ("amplitude", "sigma")  # what a column has of its own with noise="column"
@@ -410,7 +425,7 @@ def rebuild(
     )
     read.require("sigma")
     kernel, noted = read.kernel, read.priors
-    if kernel not in KERNELS or noted is None:
+    if not is_known(kernel) or noted is None:
         raise ValueError(
             "rebuild needs a fit of a model of build_model, got one with a covariance of its own "
             "or without a note of its priors. Build the model as it was first built."

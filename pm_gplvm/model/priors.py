@@ -56,6 +56,7 @@ DEFAULT_PRIORS: Mapping[str, Callable[[], Variable]] = {
     # cost in likelihood, and a density that does not vanish at 0 leaves the mode without a place.
     "lengthscale": lambda: pm.InverseGamma.dist(3.0, 2.0),
     "amplitude": lambda: pm.LogNormal.dist(0.0, 1.0),
+    "alpha": lambda: pm.LogNormal.dist(0.0, 1.0),
     "weight": lambda: pm.HalfNormal.dist(1.0),  # finite at 0: the linear part may vanish
     "sigma": lambda: pm.LogNormal.dist(-2.0, 1.0),
     "bias": lambda: pm.HalfNormal.dist(1.0),
