@@ -94,15 +94,18 @@ class KernelText:
 
 def factor_text(name: str, dims: int | Sequence[int] | None) -> KernelText:
     """Write one factor down; TypeError or ValueError if the dimensions are none."""
-    if dims is None:
-        return KernelText(name)
+    return KernelText(str(Factor(name, None if dims is None else checked_dims(dims))))
+
+
+def checked_dims(dims: Any) -> tuple[int, ...]:
+    """Return latent dimensions in order; TypeError or ValueError if they are none."""
     given = list(dims) if isinstance(dims, Iterable) and not isinstance(dims, str) else [dims]
     numbers = [q for q in given if isinstance(q, Integral) and not isinstance(q, bool)]
     if len(numbers) < len(given):
         raise TypeError(f"dims must be whole numbers, got {dims!r}.")
     if not given or min(numbers) < 0 or len(set(numbers)) < len(given):
         raise ValueError(f"dims must name latent dimensions from 0 on, each once, got {dims!r}.")
-    return KernelText(str(Factor(name, tuple(sorted(int(q) for q in numbers)))))
+    return tuple(sorted(int(q) for q in numbers))
 
 
 @dataclass(frozen=True)

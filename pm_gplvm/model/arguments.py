@@ -14,6 +14,7 @@ from pm_gplvm.data.fit import CLASS, FEATURE, OBS
 from pm_gplvm.model.build import scale_rule
 from pm_gplvm.model.compile import constants
 from pm_gplvm.model.functions import names_of_theta
+from pm_gplvm.model.ops import length_of
 from pm_gplvm.model.positions import why_not
 from pm_gplvm.model.priors import LatentPrior, class_mixture, informative
 from pm_gplvm.model.results import row_labels
@@ -63,7 +64,7 @@ def _is_own(kernel: str, lengthscale: Any, latent_dim: int) -> bool:
     """Whether each latent dimension, of each factor, has a lengthscale."""
     entry = parse_kernel(kernel)[0]
     if isinstance(entry, Composite):
-        return entry.has_own(latent_dim, lengthscale.type.shape[0])
+        return entry.has_own(latent_dim, length_of(lengthscale))
     return bool(lengthscale.type.ndim == 1)
 
 

@@ -28,7 +28,7 @@ from pm_gplvm.model.families import Gaussian
 from pm_gplvm.model.functions import Source, add_functions, names_of_theta
 from pm_gplvm.model.likelihood import GPColumns
 from pm_gplvm.model.likelihoods import Likelihood, Rows, resolve
-from pm_gplvm.model.ops import covariance
+from pm_gplvm.model.ops import covariance, with_columns
 from pm_gplvm.model.priors import DEFAULT_PRIORS, LatentPrior, add_prior, back_constraint
 from pm_gplvm.model.spec import ModelSpec, noise_in
 from pm_gplvm.model.theta import Axes
@@ -214,9 +214,10 @@ def build_model(
             parameters["sigma"] = noise_in(model)
         if by_column:
             table_of_model |= {name: parameters.pop(name) for name in _OF_COLUMNS}
+        X = with_columns(parameters.pop("X"), latent_dim)
         GPColumns(
             "Y",
-            covariance(entry.name, parameters.pop("X"), **parameters),
+            covariance(entry.name, X, **parameters),
             dims=(FEATURE, OBS),
             **table_of_model,
         )
@@ -308,6 +309,7 @@ def _with_functions(
     axes = Axes.of_kernel(entry, latent_dim, ard=ard)
     with pm.Model(coords=_coords(table, latent_dim) | axes.coords) as model:
         parameters = _add_parameters(names, chosen, table, latent_dim, axes)
+        parameters["X"] = with_columns(parameters["X"], latent_dim)
         add_functions(source, parameters, level)
         _add_labels(model, table)
     return model

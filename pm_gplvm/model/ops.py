@@ -442,6 +442,17 @@ def covariance(
     return Covariance(entry.name)(Z, amplitude, bias, sigma, *linear)[0]
 
 
+def length_of(vector: Variable) -> int:
+    """Count the entries of a vector, whose type may not know it: that of data."""
+    size = vector.type.shape[0]
+    return int(vector.shape[0].eval()) if size is None else int(size)
+
+
+def with_columns(X: Variable, latent_dim: int) -> Variable:
+    """Tell positions' number of columns, which their type may not know."""
+    return X if X.type.shape[1] is not None else pt.specify_shape(X, (None, latent_dim))
+
+
 def _composite_covariance(
     entry: Composite, X: Any, theta: Mapping[str, Any], bias: Any, sigma: Any
 ) -> Variable:
@@ -464,7 +475,7 @@ def _composite_covariance(
         ]
         if given.ndim == 0 or name not in entry.parameters:
             given = pt.broadcast_to(given.reshape(()), (either[0],))
-        size = given.type.shape[0]
+        size = length_of(given)
         if size not in either:
             wanted = " or ".join(map(str, dict.fromkeys(either)))
             raise ValueError(

@@ -456,10 +456,7 @@ def _in_named_parameters(model: pm.Model, table: Table) -> bool:
         amplitude, sigma = table.own
 
     def is_named(variable: Variable, name: str, default: float | None) -> bool:
-        while variable.owner is not None and isinstance(
-            variable.owner.op, DimShuffle | SpecifyShape
-        ):
-            variable = variable.owner.inputs[0]  # the same numbers in another shape
+        variable = _bare(variable)
         if isinstance(variable, Constant):
             return name not in named and bool(np.all(variable.data == default))
         return variable is named.get(name)
@@ -477,6 +474,13 @@ def _in_named_parameters(model: pm.Model, table: Table) -> bool:
     )
 
 
+def _bare(variable: Variable) -> Variable:
+    """Return the same numbers as they were before they got another shape."""
+    while variable.owner is not None and isinstance(variable.owner.op, DimShuffle | SpecifyShape):
+        variable = variable.owner.inputs[0]
+    return variable
+
+
 def _are_named(model: pm.Model, op: CompositeCovariance, inputs: Sequence[Variable]) -> bool:
     """Whether the inputs of K of a kernel of several factors are the model's variables of those names."""
     X, lengthscale, amplitude, alpha, bias, sigma = inputs
@@ -486,7 +490,7 @@ def _are_named(model: pm.Model, op: CompositeCovariance, inputs: Sequence[Variab
     given |= {name: theta[name] for name in used}
     if "bias" not in named and not (isinstance(bias, Constant) and bias.data == 0.0):
         return False
-    return _is_noise(model, sigma) and all(v is named.get(name) for name, v in given.items())
+    return _is_noise(model, sigma) and all(_bare(v) is named.get(n) for n, v in given.items())
 
 
 def _is_noise(model: pm.Model, variable: Variable) -> bool:

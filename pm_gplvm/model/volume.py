@@ -38,7 +38,7 @@ from pytensor.graph.basic import Variable
 
 from pm_gplvm.core.composite import Composite
 from pm_gplvm.core.kernels import KERNELS, is_known, kernel_named, prior_slope_variance
-from pm_gplvm.model.ops import GaussianTerms
+from pm_gplvm.model.ops import GaussianTerms, length_of
 from pm_gplvm.model.spec import ModelSpec
 
 _LOG_2PI = float(np.log(2.0 * np.pi))
@@ -99,7 +99,7 @@ def _information(spec: ModelSpec) -> tuple[Variable, tuple[int, int]]:
     kernel = kernel_named(spec.kernel)
     if isinstance(kernel, Composite):
         of_theta = {name: theta[name] for name in kernel.parameters}
-        length = theta["lengthscale"].type.shape[0] if "lengthscale" in theta else 0
+        length = length_of(theta["lengthscale"]) if "lengthscale" in theta else 0
         slope = kernel.prior_slope_variance(Q, **of_theta, own=kernel.has_own(Q, length), xp=pt)
         precision = pt.constant(seen.sum(axis=1)) / pt.square(spec.noise)
         return precision[:, None] * slope, (len(seen), Q)
