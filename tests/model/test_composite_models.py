@@ -168,7 +168,7 @@ def test_no_kernel(Y):
 @pytest.mark.parametrize("verb", ["fit_sparse", "fit_variational"])
 def test_inducing_inputs_in_closed_form_are_refused(verb, Y):
     model = gplvm.build_model(Y, kernel="rbf[0] + periodic[1]")
-    with pytest.raises(ValueError, match="Take fit_marginal or fit_map.*fit_svi"):
+    with pytest.raises(ValueError, match=r"Take fit_marginal or fit_map.*fit_svi"):
         getattr(gplvm, verb)(model, progressbar=False)
 
 
