@@ -67,15 +67,17 @@ def build_model(
         K = X Xᵀ + sigma² I, dual probabilistic PCA, and has no lengthscale or amplitude.
         "rbf + linear", and so with the other three, is the sum of
         amplitude² κ(‖x - x'‖ / lengthscale) and weight² x·x': PCA and what bends it.
+        Or a sum of products of factors over chosen latent dimensions, as a text, "rbf[0,1] + periodic[2]", or made
+        of ``gplvm.kernels``: ``kernels.rbf(dims=[0, 1]) + kernels.periodic(dims=2)``.
     ard : bool, default False
-        One lengthscale for each latent dimension instead of one for all.
+        One lengthscale for each latent dimension instead of one for all; of each factor, where there are several.
     priors : mapping, optional
-        Replaces the prior of ``X``, ``lengthscale``, ``amplitude``, ``weight``, ``sigma`` or
+        Replaces the prior of ``X``, ``lengthscale``, ``amplitude``, ``alpha``, ``weight``, ``sigma`` or
         ``bias``: a number (held fixed), ``"flat"``, a distribution such as
         ``pm.HalfNormal.dist(1)``, or a function of (name, dims) that makes the variable. Defaults:
-        N(0, 1), InverseGamma(3, 2), LogNormal(0, 1), HalfNormal(1), LogNormal(-2, 1),
-        HalfNormal(1). For X there are :func:`priors.informative`, :func:`priors.dynamics`, :func:`priors.class_mixture` and
-        :func:`priors.back_constraint`.
+        N(0, 1), InverseGamma(3, 2), LogNormal(0, 1), LogNormal(0, 1), HalfNormal(1), LogNormal(-2, 1),
+        HalfNormal(1). For X there are :func:`priors.informative`, :func:`priors.dynamics`, :func:`priors.class_mixture`,
+        :func:`priors.back_constraint` and, of angles, :func:`priors.circular`.
     scale : {"global", "feature", "none"}, default "global"
         What the centred columns are divided by: one number for all, each its own standard
         deviation, or nothing.
@@ -107,7 +109,8 @@ def build_model(
     -------
     pm.Model
         With ``X`` (obs, latent), ``lengthscale`` () or (latent,), ``amplitude``, ``weight``,
-        ``sigma``, ``bias``, as the kernel has them, and the observed ``Y`` (feature, obs); amplitude and
+        ``sigma``, ``bias``, as the kernel has them (of several factors ``lengthscale`` (kernel_factor,), ``amplitude``
+        (kernel_term,) and ``alpha`` (kernel_shape,)), and the observed ``Y`` (feature, obs); amplitude and
         sigma have dims (feature,) with ``noise="column"``. Y is transposed, as PyMC puts batch
         dimensions first. With missing entries the data ``Y_seen`` (feature, obs) tell where Y has
         any; elsewhere ``Y_data`` holds the column's mean, which is not looked at.

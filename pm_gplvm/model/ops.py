@@ -393,7 +393,7 @@ def covariance(
         4.19 with α = 1), or x·x'.
         "rbf + linear" is amplitude² exp(-r²/2) + weight² x·x'.
         Or a sum of products of factors over chosen dimensions, such as "rbf[0,1] + periodic[2]": see
-        :mod:`pm_gplvm.kernels`.
+        ``gplvm.kernels``.
     X : tensor_like, dims (obs, latent), shape (N, Q)
         Latent positions.
     lengthscale : tensor_like, shape () or (Q,)

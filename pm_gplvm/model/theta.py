@@ -31,7 +31,7 @@ class Axes:
         if isinstance(entry, Composite):
             labels = entry.labels(latent_dim, ard=ard)
             of = {name: axis for name, (axis, _) in labels.items()}
-            return cls(of, {axis: np.array(names) for axis, names in labels.values()})
+            return cls(of, dict(labels.values()))
         of = {"lengthscale": LATENT} if ard and "lengthscale" in entry.parameters else {}
         return cls(of, {LATENT: np.arange(latent_dim)} if of else {})
 

@@ -61,7 +61,7 @@ def why_no_volume(model: pm.Model | ModelSpec) -> str | None:
         return "X is held fixed"
     if "X" in spec.free and not spec.prior.is_known:
         return (
-            "it needs the precision of X's prior, and knows Normal, informative, dynamics, class_mixture and "
+            "it needs the precision of X's prior, and knows Normal, informative, dynamics, class_mixture, circular and "
             "back_constraint, got another one"
         )
     return None

@@ -222,6 +222,7 @@ def test_other_fits(name, draw, fit):
     assert np.isfinite(gplvm.predict(made, np.zeros((2, 2)), num_samples=3)["mean"]).all()
 
 
+@pytest.mark.filterwarnings("ignore:sample")
 def test_the_sampler_finds_the_posterior_of_theta(circle):
     """At held positions both samplers draw from one posterior."""
     Y, t = circle
