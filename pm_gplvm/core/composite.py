@@ -382,9 +382,21 @@ class Composite:
         product: Product = np.matmul,
     ) -> Array:
         """Gradient (S, Q) in X_new, from derivatives in k(X_new, X) (S, N) and in k(x, x) (S,)."""
-        amplitude = self._amplitude(amplitude)
+        found, by = self._at(X_new, X, lengthscale, alpha), (by_cross, by_prior)
+        return self._by_positions(found, X_new, X, *by, self._amplitude(amplitude), product)
+
+    def _by_positions(
+        self,
+        found: list[Evaluated],
+        X_new: Array,
+        X: Array,
+        by_cross: Array,
+        by_prior: Array,
+        amplitude: Array,
+        product: Product = np.matmul,
+    ) -> Array:
+        """Gradient (S, Q) in X_new."""
         gradient, Q = np.zeros_like(X_new), X_new.shape[1]
-        found = self._at(X_new, X, lengthscale, alpha)
         squares = self._squares(X_new)
         for i, (each, by_factor) in enumerate(self._gradients(found, amplitude, by_cross)):
             dims, V = each.factor.chosen(Q), each.factor.features(X)
@@ -415,7 +427,8 @@ class Composite:
     ) -> dict[str, Any]:
         """Gradient in the logarithms of the parameters, each of its shape, as :meth:`cross_pullback`."""
         theta = self._theta(X.shape[1], lengthscale, amplitude, alpha)
-        natural = self._by_theta(X_new, X, by_cross, by_prior, theta)
+        found = self._at(X_new, X, theta["lengthscale"], theta["alpha"])
+        natural = self._by_theta(found, X_new, X, by_cross, by_prior, theta)
         gradient = {name: natural[name] * theta[name] for name in self.parameters}
         return {**gradient, "bias": 2.0 * bias**2 * float(by_cross.sum() + by_prior.sum())}
 
@@ -424,17 +437,23 @@ class Composite:
         *of_theta, bias, sigma = inputs
         G, none = 0.5 * (G + G.T), np.zeros(len(X))
         theta = dict(zip(("lengthscale", "amplitude", "alpha"), of_theta, strict=True))
-        by_X = 2.0 * self.cross_pullback(X, X, None, G, none, **theta)
-        by_theta = self._by_theta(X, X, G, none, theta)
+        found = self._at(X, X, theta["lengthscale"], theta["alpha"])
+        by_X = 2.0 * self._by_positions(found, X, X, G, none, theta["amplitude"])
+        by_theta = self._by_theta(found, X, X, G, none, theta)
         noise = np.asarray(2.0 * sigma * np.trace(G))
         return [by_X, *by_theta.values(), np.asarray(2.0 * bias * G.sum()), noise]
 
     def _by_theta(
-        self, A: Array, B: Array, by_cross: Array, by_prior: Array, theta: Mapping[str, Array]
+        self,
+        found: list[Evaluated],
+        A: Array,
+        B: Array,
+        by_cross: Array,
+        by_prior: Array,
+        theta: Mapping[str, Array],
     ) -> dict[str, Array]:
         """Gradient in lengthscale, amplitude and alpha."""
-        lengthscale, amplitude, alpha = theta.values()
-        found, prior = self._at(A, B, lengthscale, alpha), self._squares(A)
+        amplitude, prior = theta["amplitude"], self._squares(A)
         by_length, by_amplitude, by_alpha = (np.zeros_like(v) for v in theta.values())
         for t in range(len(self.terms)):
             value, square = (
