@@ -47,7 +47,6 @@ def run(report: Report, arguments) -> None:
     from sklearn.metrics import log_loss
     from sklearn.model_selection import StratifiedKFold
     from sklearn.neighbors import KNeighborsClassifier
-    from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     import pm_gplvm as gplvm
@@ -68,8 +67,9 @@ def run(report: Report, arguments) -> None:
         for model, make in models.items():
             chances = np.empty((len(y), y.max() + 1))
             for known, new in folds:
-                fitted = make_pipeline(StandardScaler(), make()).fit(X[known], y[known])
-                chances[new] = fitted.predict_proba(X[new])
+                scaler = StandardScaler().fit(X[known])
+                fitted = make().fit(scaler.transform(X[known]), y[known])
+                chances[new] = fitted.predict_proba(scaler.transform(X[new]))
             errors = float((chances.argmax(axis=1) != y).mean())
             loss = float(log_loss(y, np.clip(chances, 1e-3, 1.0)))
             rows.append([name, f"{X.shape[0]} × {X.shape[1]}", model, 100.0 * errors, loss])

@@ -1,5 +1,6 @@
 from pm_gplvm import data as data
 from pm_gplvm import diagnostics as diagnostics
+from pm_gplvm import kernels as kernels
 from pm_gplvm import likelihoods as likelihoods
 from pm_gplvm import model as model
 from pm_gplvm import plot as plot

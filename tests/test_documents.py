@@ -30,8 +30,13 @@ MODULES = sorted(
 )
 
 
-NAMESPACES = ("data", "diagnostics", "likelihoods", "model", "plot", "priors")
-NO_PARAMETERS = ("likelihoods.bernoulli", "likelihoods.poisson", "model.compile_mode")
+NAMESPACES = ("data", "diagnostics", "kernels", "likelihoods", "model", "plot", "priors")
+NO_PARAMETERS = (
+    "kernels.bias",
+    "likelihoods.bernoulli",
+    "likelihoods.poisson",
+    "model.compile_mode",
+)
 PUBLIC = [name for name in gplvm.__all__ if name not in NAMESPACES]
 PUBLIC += [f"{space}.{name}" for space in NAMESPACES for name in getattr(gplvm, space).__all__]
 

@@ -24,12 +24,19 @@ from pytensor.graph.replace import graph_replace, vectorize_graph
 from pytensor.tensor.random.op import RandomVariable
 
 from pm_gplvm.core.checks import Array, checked
+from pm_gplvm.core.composite import FACTOR
 from pm_gplvm.core.gaussian import gram_factor, lower_factors, solve_lower
 from pm_gplvm.data.arrays import numbers
 from pm_gplvm.model.compile import Backend, compile_mode, resolve_mode
 from pm_gplvm.model.laplace import functions_log_likelihood
 from pm_gplvm.model.likelihood import check_memory
-from pm_gplvm.model.ops import Covariance, incomplete_total_logp, own_columns_logp, total_logp
+from pm_gplvm.model.ops import (
+    CompositeCovariance,
+    Covariance,
+    incomplete_total_logp,
+    own_columns_logp,
+    total_logp,
+)
 from pm_gplvm.model.spec import FunctionTable, ModelSpec, Table, tables_of
 from pm_gplvm.model.volume import log_volume
 
@@ -125,7 +132,7 @@ def table_log_likelihood(table: Table, rows: NDArray[np.intp] | None = None) -> 
 
 def _covariance_of(cov: Variable, rows: NDArray[np.intp]) -> Variable:
     """Write down K of these rows alone, if it can be without the others'."""
-    if cov.owner is not None and isinstance(cov.owner.op, Covariance):
+    if cov.owner is not None and isinstance(cov.owner.op, Covariance | CompositeCovariance):
         Z, *others = cov.owner.inputs
         return cov.owner.op(Z[rows], *others)[0]
     return cov[np.ix_(rows, rows)]
@@ -164,8 +171,13 @@ class Layout:
 
 
 def movable(model: pm.Model) -> dict[str, Variable]:
-    """Value variables of X, and of the logarithms of lengthscale and weight, where they are free."""
-    kinds = {"X": type(None), "lengthscale": LogTransform, "weight": LogTransform}
+    """Value variables of X, and of the logarithms of lengthscale and weight, where they are free.
+
+    Not of the lengthscales of a kernel of several factors: a dimension may have several.
+    """
+    kinds: dict[str, Any] = {"X": type(None), "lengthscale": LogTransform, "weight": LogTransform}
+    if FACTOR in model.named_vars_to_dims.get("lengthscale", ()):
+        del kinds["lengthscale"]
     return {
         str(rv.name): model.rvs_to_values[rv]
         for rv in model.free_RVs

@@ -164,7 +164,7 @@ def whitened_functions(
     v = pm.Normal("v", 0.0, 1.0, shape=shape, dims=(FEATURE, OBS))
     given = dict(parameters)
     scales = [given[name] for name in ("amplitude", "weight", "bias") if name in given]
-    size = pt.sqrt(sum(pt.square(s) for s in scales)) if scales else 1.0
+    size = pt.sqrt(sum(pt.square(s).sum() for s in scales)) if scales else 1.0
     K = covariance(kernel, given.pop("X"), **given, sigma=JITTER**0.5 * size)
     return v @ lower_factor(K).T
 

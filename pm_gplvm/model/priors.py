@@ -25,6 +25,7 @@ from scipy.spatial.distance import pdist
 
 from pm_gplvm.core.blas import rowwise
 from pm_gplvm.core.checks import Array, function_of, number, one_of
+from pm_gplvm.core.composite import checked_dims
 from pm_gplvm.core.kernels import cross_and_rate, cross_covariance
 from pm_gplvm.core.mixtures import Mixture
 from pm_gplvm.data.arrays import (
@@ -58,6 +59,7 @@ DEFAULT_PRIORS: Mapping[str, Callable[[], Variable]] = {
     # cost in likelihood, and a density that does not vanish at 0 leaves the mode without a place.
     "lengthscale": lambda: pm.InverseGamma.dist(3.0, 2.0),
     "amplitude": lambda: pm.LogNormal.dist(0.0, 1.0),
+    "alpha": lambda: pm.LogNormal.dist(0.0, 1.0),
     "weight": lambda: pm.HalfNormal.dist(1.0),  # finite at 0: the linear part may vanish
     "sigma": lambda: pm.LogNormal.dist(-2.0, 1.0),
     "bias": lambda: pm.HalfNormal.dist(1.0),
@@ -278,7 +280,7 @@ def _array_text(value: NDArray[Any]) -> str:
 
 def kind_of_prior(names: Container[Any]) -> type[LatentPrior]:
     """Which of the priors here X has, by the names of the data of a model or a fit."""
-    known = (informative, dynamics, class_mixture, back_constraint)
+    known = (informative, dynamics, class_mixture, back_constraint, circular)
     return next((kind for kind in known if kind.mark in names), LatentPrior)
 
 
@@ -638,6 +640,67 @@ def _shape() -> tuple[int, int]:
     """Rows and latent dimensions of the model that is being built."""
     coords = pm.modelcontext(None).coords
     return len(coords[OBS]), len(coords[LATENT])
+
+
+_CIRCLE = 3.0  # sd of a Normal that is uniform around a circle to within 2 exp(-sd²/2) = 2 %
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class circular(LatentPrior):
+    """Let latent dimensions that are angles lie anywhere around the circle: x_nq ~ N(0, 3²), N(0, 1) in the others.
+
+    For dimensions at which a periodic factor of the kernel looks (:func:`kernels.periodic`). Modulo the period 2π
+    N(0, 3²) is uniform to within 2 %, while N(0, 1) has a third of the rows within 25° of 0 and hardly any opposite.
+    It is for ``build_model(Y, priors={"X": ...})``; a new row has this prior in :func:`embed`.
+
+    Parameters
+    ----------
+    dims : int or sequence of int
+        The latent dimensions that are angles.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the dimensions are no whole numbers from 0 on; when the model is built, if one is none of X.
+
+    Examples
+    --------
+    >>> import pm_gplvm as gplvm
+    >>> Y = gplvm.data.load_digits(n=20)
+    >>> model = gplvm.build_model(
+    ...     Y, kernel="rbf[0] + periodic[1]", priors={"X": gplvm.priors.circular(dims=1)}
+    ... )
+    >>> model["X_circular"].get_value().tolist()
+    [1.0, 3.0]
+    """
+
+    dims: Any
+
+    mark = "X_circular"
+
+    def __post_init__(self) -> None:
+        self._keep(dims=checked_dims(self.dims))
+
+    @staticmethod
+    def new_row(fit: Fit, chosen: NDArray[np.intp]) -> list[NewRow]:
+        """Give a new row the prior of the rows, in the frame of each draw."""
+        frames, sd = fit.frames(chosen), fit.constants["X_circular"].to_numpy()
+        return [
+            (shift, scale * sd, None)
+            for shift, scale in zip(frames.shift, frames.scale, strict=True)
+        ]
+
+    def __call__(self, name: str, dims: tuple[str, ...]) -> Variable:
+        """Register X, and the standard deviation of each of its dimensions."""
+        _, Q = _shape()
+        if max(self.dims) >= Q:
+            raise ValueError(
+                f"dims must name latent dimensions from 0 to {Q - 1}, got {max(self.dims)}."
+            )
+        sd = np.ones(Q)
+        sd[list(self.dims)] = _CIRCLE
+        pm.Data(f"{name}_circular", sd, dims=LATENT)  # by which a fit tells it
+        return pm.Normal(name, 0.0, sd, dims=dims)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

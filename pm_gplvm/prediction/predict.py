@@ -158,9 +158,9 @@ def _check_spread(X_sd: Any, shape: tuple[int, ...]) -> Array:
 
 def _unit(read: Fit) -> Array:
     """Lengthscale along each latent dimension, the median of the draws; infinite where the kernel has none."""
-    if "lengthscale" not in read:
+    if (unit := read.unit_of_positions()) is None:
         return np.full(read.latent_dim, np.inf)
-    return np.broadcast_to(np.median(read.values("lengthscale"), axis=0), read.latent_dim)
+    return np.broadcast_to(np.median(unit, axis=0), read.latent_dim)
 
 
 def readable(fit: Any, caller: str) -> Fit:

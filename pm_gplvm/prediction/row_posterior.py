@@ -211,8 +211,7 @@ class RowDensity:
                 (rows, columns, _Part(draw, own, block))
                 for rows, columns, _, block, own in parts(draw, F, patterns)
             ]
-            lengthscale = np.asarray(draw.theta.get("lengthscale", 1.0), dtype=np.float64)
-            self.unit = np.broadcast_to(lengthscale, draw.X.shape[1])
+            self.unit = draw.unit_of_positions
         self.beginnings = draw.X[self.known]
         self._begin = F[self.known]
         self._alike = column_patterns(~np.isnan(self._begin))

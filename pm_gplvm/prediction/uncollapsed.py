@@ -13,7 +13,7 @@ from pm_gplvm.core.blas import rowwise
 from pm_gplvm.core.checks import Array
 from pm_gplvm.core.gaussian import square_root
 from pm_gplvm.core.inducing import InducingPosterior
-from pm_gplvm.core.kernels import cross_slope, prior_slope_variance
+from pm_gplvm.core.kernels import cross_slope, prior_slope_variance, unit_of
 from pm_gplvm.core.laplace_columns import ColumnModes
 from pm_gplvm.core.uncollapsed import (
     ColumnPosterior,
@@ -287,7 +287,7 @@ class Uncollapsed:
     def unit(self) -> Array:
         """Lengthscale along each dimension of the frame, shape (Q,)."""
         theta, Q = self.functions.theta, self.functions.rows.shape[1]
-        unit = np.broadcast_to(theta.get("lengthscale", 1.0), Q)
+        unit = unit_of(self.functions.kernel, Q, theta.get("lengthscale", 1.0))
         if self.frame is None:
             return unit
         rotation, _, scale = self.frame

@@ -11,7 +11,7 @@ import pytest
 import pm_gplvm as gplvm
 from pm_gplvm.core.checks import check_of, count, flag, mapping, seed
 
-NAMESPACES = ("likelihoods", "priors", "plot", "diagnostics", "data", "model")
+NAMESPACES = ("kernels", "likelihoods", "priors", "plot", "diagnostics", "data", "model")
 
 # What the first arguments of each function are, by their names in `things`.
 FIRST = {
