@@ -126,6 +126,7 @@ ROOMS = {
     "plot": ("Plots", "All take and return Matplotlib axes, but for the explorer."),
     "data": ("Tables and files", "What goes in, and how a fit is kept."),
     "estimator": ("scikit-learn", "The model, its estimate and its predictions as an estimator."),
+    "outcomes": ("scikit-learn, supervised", "A class or a number of a row, predicted through its position."),
 }
 
 
