@@ -322,8 +322,8 @@ def test_options_reach_the_model(cells, here, frame):
 def test_a_kernel_of_several_factors_reaches_the_fit(cells, here):
     options = ["--kernel", "rbf[0] + rbf[1]", "--max-iter", "5", "--quiet", "--format", "none"]
     with pytest.warns(RuntimeWarning, match="fit_marginal"):
-        assert run(["fit", "cells.csv", "--label", "stage", *options]) == 0
-    assert gplvm.load("cells_fit.nc").attrs["kernel"] == "rbf[0] + rbf[1]"
+        assert run(["fit", str(cells), "--label", "stage", "--out", "sum", *options]) == 0
+    assert gplvm.load("sum_fit.nc").attrs["kernel"] == "rbf[0] + rbf[1]"
 
 
 def test_restarts_and_the_seed_reach_the_fit(cells, here, monkeypatch):
