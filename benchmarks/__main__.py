@@ -32,6 +32,8 @@ BENCHMARKS = {
         "Fits by minibatches: bound against time, speed, counts, holes and gross errors",
     ),
     "holes": ("holes", "Missing entries with inducing inputs: cost, and what is found again"),
+    "outcomes": ("outcomes", "Classes of rows held out, beside scikit-learn's models"),
+    "forecast": ("forecasting", "Motion capture: what comes next, frames and markers lost"),
     "choice": ("choice", "The exact estimate, inducing inputs or neighbourhoods, beside PCA"),
 }
 

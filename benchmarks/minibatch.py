@@ -4,7 +4,7 @@ import time
 import warnings
 
 import numpy as np
-from scipy.special import gammaln, logsumexp
+from scipy.special import gammaln
 from scipy.stats import norm
 
 from benchmarks.data import OIL, has_oil
@@ -99,25 +99,6 @@ def _speed() -> list[list]:
     return rows
 
 
-def _log_predictive(fit, Y: np.ndarray) -> np.ndarray:
-    """Of each entry, mixed over q(x)."""
-    from pm_gplvm.core.uncollapsed import positive
-    from pm_gplvm.data.fit import Fit
-    from pm_gplvm.prediction.uncollapsed import Uncollapsed
-
-    process = Uncollapsed.of(Fit(fit))
-    mean, sd = (fit["approximation"][n].to_numpy() for n in ("X_mean", "X_sd"))
-    constants = fit["constant_data"]
-    offset = constants["Y_offset"].to_numpy() if "Y_offset" in constants else None
-    each = []
-    for point, weight in zip(*positive(mean.shape[1]), strict=True):
-        f = process.moments(mean + sd * point)
-        seen = process.observed(Y, offset)
-        logs = process.likelihood.log_predictive(seen, *f, process.parameters)
-        each.append(logs + np.log(weight))
-    return logsumexp(each, axis=0) - np.log(process.scale)
-
-
 def _counts() -> list[list]:
     from sklearn.decomposition import PCA
     from sklearn.manifold import trustworthiness
@@ -154,7 +135,8 @@ def _counts() -> list[list]:
     rows.append(["gaussian of log1p", cpu, float(of_logs), placed(fit), _rate(fit)])
     for name in ("poisson", "negative_binomial"):
         fit, cpu = _timed(seen, 2, likelihood=name, offset=np.log(size), **settings)
-        score = float(_log_predictive(fit, Y)[hidden].mean())
+        scores = gplvm.diagnostics.score_entries(fit, Y)
+        score = float(scores["log_density"].to_numpy()[hidden].mean())
         rows.append([name, cpu, score, placed(fit), _rate(fit)])
     return rows
 

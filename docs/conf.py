@@ -113,6 +113,7 @@ html_theme_options = {
 # The pages of the public names, by room, from the package's own lists.
 ROOMS = {
     "model": ("Models", "A table becomes a `pm.Model`; what is inside of it."),
+    "kernels": ("Kernels", "Factors over chosen latent dimensions, for sums and products."),
     "likelihoods": ("Likelihoods", "What the entries of Y are, given the functions."),
     "priors": ("Priors of X", "For the argument `priors` of `build_model`."),
     "fitting": ("Estimates", "One X and one θ, or draws about them."),
@@ -125,6 +126,10 @@ ROOMS = {
     "plot": ("Plots", "All take and return Matplotlib axes, but for the explorer."),
     "data": ("Tables and files", "What goes in, and how a fit is kept."),
     "estimator": ("scikit-learn", "The model, its estimate and its predictions as an estimator."),
+    "outcomes": (
+        "scikit-learn, supervised",
+        "A class or a number of a row, predicted through its position.",
+    ),
 }
 
 

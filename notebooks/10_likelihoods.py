@@ -93,43 +93,42 @@ positions = {name: fit["approximation"]["X_mean"].to_numpy() for name, fit in fi
 positions["PCA of logarithms"] = PCA(2).fit_transform(np.log1p(counts / depth))
 
 # %% [markdown]
-# The probability of a count, and of a smaller one. A Gaussian of the logarithms gives count y what lies between y - ½ and
-# y + ½; the other two are mixed over draws of the mean.
+# `diagnostics.score_entries` gives the probability of each count, and its randomised quantile residual: drawn evenly between the
+# probability of a smaller count and that of none larger. A Gaussian of the logarithms gives count y what lies between y - ½ and y + ½.
 
 # %%
 right = stats.nbinom(2, 2 / (2 + depth * rate))
+even = np.random.default_rng(2).random(counts.shape)
+
+
+def between(below, upto):
+    """Probability and residual of what lies between."""
+    return upto - below, below + even * (upto - below)
 
 
 def of_logarithms(fit, y):
     filled = gplvm.reconstruct(fit, noise=True)
-    z = [
-        (np.log1p(np.maximum(y + h, 0.0) / depth) - filled["mean"].to_numpy())
-        / filled["sd"].to_numpy()
+    below, upto = (
+        stats.norm.cdf(
+            (np.log1p(np.maximum(y + h, 0.0) / depth) - filled["mean"].to_numpy())
+            / filled["sd"].to_numpy()
+        )
         for h in (-0.5, 0.5)
-    ]
-    below = np.where(y == 0, 0.0, stats.norm.cdf(z[0]))
-    return stats.norm.cdf(z[1]) - below, below
+    )
+    return between(np.where(y == 0, 0.0, below), upto)
 
 
-def of_counts(fit, y):
-    mean = depth * drawn(fit)
-    if "dispersion" in fit["posterior"]:
-        r = fit["posterior"]["dispersion"][0, 0].to_numpy()
-        each = stats.nbinom(r, r / (r + mean))
-    else:
-        each = stats.poisson(mean)
-    return each.pmf(y).mean(axis=0), each.cdf(y - 1).mean(axis=0)
+def of_entries(fit, y):
+    scores = gplvm.diagnostics.score_entries(fit, y, random_seed=2)
+    return np.exp(scores["log_density"].to_numpy()), scores["quantile"].to_numpy()
 
 
 said = {
-    name: of_logarithms(fit, counts) if name.startswith("Gauss") else of_counts(fit, counts)
+    name: of_logarithms(fit, counts) if name.startswith("Gauss") else of_entries(fit, counts)
     for name, fit in fits.items()
 }
-said["the truth"] = right.pmf(counts), right.cdf(counts - 1)
-
-# Randomised quantile residuals: drawn evenly between the probability of a smaller count and that of none larger.
-even = np.random.default_rng(2).random(counts.shape)
-residual = {name: below + even * probability for name, (probability, below) in said.items()}
+said["the truth"] = between(right.cdf(counts - 1), right.cdf(counts))
+residual = {name: u for name, (_, u) in said.items()}
 
 scores = pd.DataFrame(
     {
@@ -351,26 +350,25 @@ fits = {
     "ordinal": gplvm.fit_svi(seen, 4, likelihood=gplvm.likelihoods.ordinal(range(17)), **given),
 }
 said = {}
+even = np.random.default_rng(2).random(digits.shape)
 for name, fit in fits.items():
     if name == "Gaussian":
         filled = gplvm.reconstruct(fit, noise=True)
         mean, sd = filled["mean"].to_numpy(), filled["sd"].to_numpy()
         below = np.where(digits == 0, 0.0, stats.norm.cdf((digits - 0.5 - mean) / sd))
         upto = np.where(digits == 16, 1.0, stats.norm.cdf((digits + 0.5 - mean) / sd))
-        said[name] = upto - below, below
+        said[name] = between(below, upto)
     else:
-        new = drawn(fit, noise=True, each=10)
-        said[name] = (new == digits).mean(axis=0), (new < digits).mean(axis=0)
+        said[name] = of_entries(fit, digits)
 
-even = np.random.default_rng(2).random(digits.shape)
 scores = pd.DataFrame(
     {
         name: {
-            # No chance below 1 in 1000: the draws are few, and the Gaussian's tails are thin.
+            # No chance below 1 in 1000: the Gaussian's tails are thin.
             "ln p of a hidden entry": np.log(np.maximum(p, 1e-3))[hidden].mean(),
-            "89 % intervals hold": (abs(below + even * p - 0.5)[hidden] < 0.445).mean(),
+            "89 % intervals hold": (abs(u - 0.5)[hidden] < 0.445).mean(),
         }
-        for name, (p, below) in said.items()
+        for name, (p, u) in said.items()
     }
 ).T
 if not SHORT:

@@ -1,5 +1,6 @@
 from pm_gplvm import data as data
 from pm_gplvm import diagnostics as diagnostics
+from pm_gplvm import kernels as kernels
 from pm_gplvm import likelihoods as likelihoods
 from pm_gplvm import model as model
 from pm_gplvm import plot as plot
@@ -22,8 +23,11 @@ from pm_gplvm.fitting.variational import fit_variational as fit_variational
 from pm_gplvm.model.build import build_model as build_model
 from pm_gplvm.model.likelihood import GPColumns as GPColumns
 from pm_gplvm.model.ops import covariance as covariance
+from pm_gplvm.outcomes import GPLVMClassifier as GPLVMClassifier
+from pm_gplvm.outcomes import GPLVMRegressor as GPLVMRegressor
 from pm_gplvm.prediction.embed import embed as embed
 from pm_gplvm.prediction.embed import log_predictive as log_predictive
+from pm_gplvm.prediction.forecast import forecast as forecast
 from pm_gplvm.prediction.impute import impute as impute
 from pm_gplvm.prediction.predict import predict as predict
 from pm_gplvm.prediction.predict import reconstruct as reconstruct

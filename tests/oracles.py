@@ -1,13 +1,34 @@
 """Slow, obvious versions of what the package computes, written apart from it."""
 
+import re
+
 import numpy as np
+import pymc as pm
 from scipy.stats import multivariate_normal
-from sklearn.gaussian_process.kernels import RBF, DotProduct, Matern, RationalQuadratic
+from sklearn.gaussian_process.kernels import (
+    RBF,
+    DotProduct,
+    ExpSineSquared,
+    Matern,
+    RationalQuadratic,
+)
 from sklearn.neighbors import NearestNeighbors
 
 STATIONARY = ("rbf", "matern32", "matern52", "cauchy")
 SUMS = tuple(f"{kernel} + linear" for kernel in STATIONARY)
 ALL_KERNELS = (*STATIONARY, "linear", *SUMS)
+COMPOSITES = (
+    "rbf[0,1]",
+    "rational_quadratic",
+    "periodic[0,2]",
+    "rbf[0,1] + periodic[2]",
+    "rbf[0] * periodic[1] + linear[0]",
+    "rational_quadratic[0,1] * linear[1] + matern32[2] * rational_quadratic[0]",
+    "matern12",
+    "matern52[0] * cauchy[1] + matern12[2]",
+    "linear[0] + linear[1,2]",
+)
+"""Kernels of several factors, of three latent dimensions."""
 
 
 def kernel_matrix(kernel, X, *, lengthscale=1.0, amplitude=1.0, weight=1.0, sigma=0.0, bias=0.0):
@@ -30,6 +51,72 @@ def kernel_matrix(kernel, X, *, lengthscale=1.0, amplitude=1.0, weight=1.0, sigm
         "linear": lambda: DotProduct(0.0, "fixed")(X / lengthscale),
     }[kernel]()
     return amplitude**2 * correlation + bias**2 + sigma**2 * np.eye(len(X))
+
+
+def _factors(text, Q, lengthscale, alpha):
+    """Terms of a text: names, dimensions, and parameters of their factors."""
+    lengths, alphas = list(lengthscale), list(alpha)
+    words = [re.findall(r"(\w+?)(?:\[([\d,]+)\])?(?= |$)", term) for term in text.split(" + ")]
+    dims = [[[*map(int, d.split(","))] if d else [*range(Q)] for _, d in term] for term in words]
+    shared = sum(name != "linear" for term in words for name, _ in term) == len(lengths)
+    for term, own in zip(words, dims, strict=True):
+        factors = []
+        for (name, _), chosen in zip(term, own, strict=True):
+            size = 0 if name == "linear" else 1 if shared else len(chosen)
+            given, lengths = lengths[:size], lengths[size:]
+            a = alphas.pop(0) if name == "rational_quadratic" else None
+            factors.append((name, chosen, np.broadcast_to(given or 1.0, len(chosen)), a))
+        yield factors
+
+
+def composite_matrix(text, X, *, amplitude, lengthscale=(), alpha=()):
+    """K of several factors by scikit-learn's kernels."""
+    total = 0.0
+    for factors, scale in zip(
+        _factors(text, X.shape[1], lengthscale, alpha), amplitude, strict=True
+    ):
+        product = scale**2
+        for name, dims, length, a in factors:
+            Z = X[:, dims] / length
+            if name == "periodic":  # one dimension at a time: scikit-learn's is of a distance
+                for q, own in zip(dims, length, strict=True):
+                    product = product * ExpSineSquared(own, 2.0 * np.pi)(X[:, [q]])
+                continue
+            kernel = {
+                "rbf": RBF(),
+                "matern12": Matern(nu=0.5),
+                "matern32": Matern(nu=1.5),
+                "matern52": Matern(nu=2.5),
+                "cauchy": RationalQuadratic(1.0, 1.0),
+                "rational_quadratic": RationalQuadratic(1.0, a or 1.0),
+                "linear": DotProduct(0.0, "fixed"),
+            }[name]
+            product = product * kernel(Z)
+        total = total + product
+    return total
+
+
+def composite_by_pymc(text, X, *, amplitude, lengthscale=(), alpha=()):
+    """K of several factors by PyMC's."""
+    total, Q = 0.0, X.shape[1]
+    for factors, scale in zip(_factors(text, Q, lengthscale, alpha), amplitude, strict=True):
+        product = scale**2
+        for name, dims, length, a in factors:
+            product = product * _pymc_factor(name, a, np.asarray(length), Q, dims)(X).eval()
+        total = total + product
+    return total
+
+
+def _pymc_factor(name, alpha, ls, Q, dims):
+    cov, of = pm.gp.cov, {"input_dim": Q, "active_dims": dims}
+    if name in ("cauchy", "rational_quadratic"):
+        return cov.RatQuad(**of, ls=ls, alpha=1.0 if alpha is None else alpha)
+    if name == "periodic":  # PyMC's has -½ sin², where the literature has -2 sin²
+        return cov.Periodic(**of, period=2.0 * np.pi, ls=0.5 * ls)
+    if name == "linear":
+        return cov.Linear(**of, c=0.0)
+    named = {"rbf": "ExpQuad", "matern12": "Matern12", "matern32": "Matern32"}
+    return getattr(cov, named.get(name, "Matern52"))(**of, ls=ls)
 
 
 def column_logps(Y, K, mean=0.0, scale=1.0):

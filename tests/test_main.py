@@ -319,6 +319,13 @@ def test_options_reach_the_model(cells, here, frame):
     assert (fit.constant_data["Y_scale"] == 1.0).all()
 
 
+def test_a_kernel_of_several_factors_reaches_the_fit(cells, here):
+    options = ["--kernel", "rbf[0] + rbf[1]", "--max-iter", "5", "--quiet", "--format", "none"]
+    with pytest.warns(RuntimeWarning, match="fit_marginal"):
+        assert run(["fit", str(cells), "--label", "stage", "--out", "sum", *options]) == 0
+    assert gplvm.load("sum_fit.nc").attrs["kernel"] == "rbf[0] + rbf[1]"
+
+
 def test_restarts_and_the_seed_reach_the_fit(cells, here, monkeypatch):
     """And the cores, by which the numbers are not others."""
     asked, workers = [], fitting.workers
@@ -464,6 +471,7 @@ MISTAKES = {
         "--latent-dim must lie between 1 and min(N, D) = 64, got 100",
     ),
     "no kernel": (["demo", "--kernel", "cubic"], "kernel must be one of rbf"),
+    "no such dimension": (["demo", "--kernel", "rbf[5]"], "latent dimensions from 0 to 1, got rbf"),
     "no picture": (["fit", "cells.csv", "--format", "pdf"], "invalid choice: 'pdf'"),
     "no label": (["fit", "cells.csv", "--label", "kind"], "label must name a column of cells.csv"),
     "names as label": (

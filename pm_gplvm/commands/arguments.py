@@ -164,8 +164,8 @@ def _model(parser: argparse.ArgumentParser) -> None:
     add("--latent-dim", type=int, default=2, metavar="Q", help="latent dimensions (default 2)")
     add(
         "--kernel",
-        help="rbf, matern32, matern52, cauchy, linear, or one of them + linear, + bias (default: 'rbf + linear'; "
-        "linear with --fit linear)",
+        help="rbf, matern32, matern52, cauchy, linear, or one of them + linear, + bias; or factors over latent "
+        "dimensions, 'rbf[0,1] + periodic[2]' (default: 'rbf + linear'; linear with --fit linear)",
     )
     add("--ard", action="store_true", help="a lengthscale for each latent dimension")
     add(

@@ -31,6 +31,7 @@ from pm_gplvm.core.kernels import (
     prior_slope_variance,
     prior_variance,
     row_blocks,
+    unit_of,
 )
 
 Mask = NDArray[np.bool_]
@@ -291,9 +292,14 @@ class GP:
         return self.sigma**2
 
     @property
+    def unit_of_positions(self) -> Array:
+        """Lengthscale along each latent dimension, shape (Q,)."""
+        return unit_of(self.kernel, self.X.shape[1], self.theta.get("lengthscale", 1.0))
+
+    @property
     def Z(self) -> Array:
         """Positions in units of the lengthscale, shape (N, Q)."""
-        return self.X / self.theta.get("lengthscale", 1.0)
+        return self.X / self.unit_of_positions
 
     @cached_property
     def K(self) -> Array:

@@ -25,14 +25,16 @@ K of the training rows and its gradient exist in two forms: by blocks of rows th
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, wraps
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
-from scipy.spatial.distance import cdist
 
 from pm_gplvm.core.blas import Product
 from pm_gplvm.core.checks import Array
+from pm_gplvm.core.composite import OTHER_FACTORS, Composite, KernelText
+from pm_gplvm.core.distances import squared_distances
 
 Profile = Callable[[Any, Any, Any], tuple[Any, Any]]
 
@@ -138,44 +140,78 @@ KERNELS = {
 }
 
 
-def parse_kernel(text: str) -> tuple[Kernel, bool]:
-    """Read a kernel's name: parts joined by "+", in any order, and whether "bias" is among them.
+@cache
+def kernel_named(name: str) -> Kernel | Composite:
+    """Return the kernel of a name: one of the table, or one of several factors (ValueError if it is neither)."""
+    if name in KERNELS:
+        return KERNELS[name]
+    return Composite.parse(name, {part.name: part.profile for part in _STATIONARY})
+
+
+def is_known(name: str) -> bool:
+    """Whether this is the text of a kernel, as a fit or a model tells it ("custom" is none)."""
+    try:
+        kernel_named(name)
+    except ValueError:
+        return False
+    return True
+
+
+def is_composite(name: str) -> bool:
+    """Whether this is the text of a kernel of several factors."""
+    return name not in KERNELS and is_known(name)
+
+
+def parse_kernel(text: Any) -> tuple[Kernel | Composite, bool]:
+    """Read a kernel's text: terms joined by "+", in any order, and whether "bias" is among them.
 
     >>> kernel, bias = parse_kernel("bias + linear + rbf")
     >>> kernel.name, bias
     ('rbf + linear', True)
+    >>> parse_kernel("rbf[1,0]*periodic[2] + bias")[0].name
+    'rbf[0,1] * periodic[2]'
     """
+    if isinstance(text, KernelText):
+        text = str(text)
     if not isinstance(text, str):
         raise TypeError(
-            f"kernel must be a name such as 'rbf' or 'rbf + bias', got {type(text).__name__}. For a "
-            "covariance of your own put gplvm.GPColumns into a pm.Model."
+            f"kernel must be a name such as 'rbf' or 'rbf + bias', or made of gplvm.kernels, got "
+            f"{type(text).__name__}. For a covariance of your own put gplvm.GPColumns into a pm.Model."
         )
     words = [word.strip().lower() for word in text.split("+")]
+    parts = [word for word in words if word != "bias"]
     # The table's sums have the linear part last.
-    parts = sorted((word for word in words if word != "bias"), key="linear".__eq__)
-    name = " + ".join(parts)
-    if name not in KERNELS or len(words) > len(parts) + 1:
+    name = " + ".join(sorted(parts, key="linear".__eq__))
+    if name in KERNELS and len(words) <= len(parts) + 1:
+        return KERNELS[name], "bias" in words
+    if not any(mark in name for mark in "[]*") and not set(parts) & set(OTHER_FACTORS):
         raise ValueError(
-            f"kernel must be one of {', '.join(KERNELS)}, with ' + bias' behind it if wanted, "
-            f"got {text!r}."
+            f"kernel must be one of {', '.join(KERNELS)}, with ' + bias' behind it if wanted, or of "
+            f"factors such as 'rbf[0,1] + periodic[2]' (see gplvm.kernels), got {text!r}."
         )
-    return KERNELS[name], "bias" in words
+    if len(words) > len(parts) + 1:
+        raise ValueError(f"kernel must have 'bias' once at most, got {text!r}.")
+    return kernel_named(kernel_named(" + ".join(parts)).name), "bias" in words
 
 
-# k of any positions
+def _of_any_kernel[**P, R](function: Callable[P, R]) -> Callable[P, R]:
+    """Let a function of a kernel's name, one of the table, take kernels of several factors too.
+
+    These have a method of its name.
+    """
+
+    @wraps(function)
+    def chosen(*args: P.args, **kwargs: P.kwargs) -> R:
+        name = cast(str, args[0])
+        if name in KERNELS:
+            return function(*args, **kwargs)
+        method = getattr(kernel_named(name), function.__name__)
+        return cast(R, method(*args[1:], **kwargs))
+
+    return chosen
 
 
-def squared_distances(A: Any, B: Any, xp: Any = np) -> Any:
-    """Squared distances of the rows of A (..., S, Q) and B (N, Q) or (..., N, Q), shape (..., S, N)."""
-    if B.ndim > 2:
-        return distances_from_products(A, B, A @ B.swapaxes(-1, -2))
-    if xp is np and A.ndim == 2:
-        return cdist(A, B, "sqeuclidean")
-    centre = B.mean(axis=0)  # distances by norms lose digits when the origin is far away
-    same, A, B = A is B, A - centre, B - centre
-    r2 = (A**2).sum(axis=-1)[..., None] + (B**2).sum(axis=-1) - 2.0 * A @ B.T
-    r2 = xp.maximum(r2, 0.0)
-    return r2 * (1.0 - xp.eye(B.shape[0])) if same else r2
+# k of any positions, of any kernel
 
 
 def cross_covariance(kernel: str, X_new: Array, X: Array, **theta: Any) -> Array:
@@ -183,6 +219,18 @@ def cross_covariance(kernel: str, X_new: Array, X: Array, **theta: Any) -> Array
     return cross_and_rate(kernel, X_new, X, **theta)[0]
 
 
+def unit_of(kernel: str, latent_dim: int, lengthscale: Any) -> Array:
+    """Length along each latent dimension over which functions vary, (..., Q).
+
+    That of a kernel of several factors is the shortest of those that look at the dimension; 1 where there is none.
+    """
+    if is_composite(kernel):
+        return cast(Composite, kernel_named(kernel)).unit(latent_dim, lengthscale)
+    given = np.asarray(lengthscale, dtype=np.float64)
+    return np.broadcast_to(given if given.ndim else given[None], (*given.shape[:-1], latent_dim))
+
+
+@_of_any_kernel
 def cross_and_rate(
     kernel: str,
     X_new: Array,
@@ -213,6 +261,7 @@ def cross_and_rate(
     return K, rate
 
 
+@_of_any_kernel
 def cross_pullback(
     kernel: str,
     X_new: Array,
@@ -243,6 +292,7 @@ def cross_pullback(
     return gradient
 
 
+@_of_any_kernel
 def log_pullback(
     kernel: str,
     X_new: Array,
@@ -279,6 +329,7 @@ def log_pullback(
     return found
 
 
+@_of_any_kernel
 def prior_variance(
     kernel: str, X: Array, *, amplitude: Any = 1.0, weight: Any = 1.0, bias: Any = 0.0
 ) -> Array:
@@ -292,6 +343,7 @@ def prior_variance(
     return variance
 
 
+@_of_any_kernel
 def cross_slope(
     kernel: str,
     X_new: Array,
@@ -317,6 +369,7 @@ def cross_slope(
     return slope
 
 
+@_of_any_kernel
 def prior_slope_variance(
     kernel: str,
     latent_dim: int,
@@ -507,11 +560,3 @@ def _add_symmetric(product: Array, block: Array, Z1: Array, start: int, end: int
     """Add to A Z1 what one lower block of a symmetric A contributes, its mirror image included."""
     product[start:end] += block @ Z1[:end]
     product[:start] += block[:, :start].T @ Z1[start:end]
-
-
-def distances_from_products(A: Array, B: Array, inner: Array) -> Array:
-    """Compute ‖a - b‖² from the inner products (..., M, N), which are overwritten."""
-    inner *= -2.0
-    inner += (A**2).sum(axis=-1)[..., :, None]
-    inner += (B**2).sum(axis=-1)[..., None, :]
-    return np.maximum(inner, 0.0, out=inner)

@@ -1,7 +1,7 @@
 """Procrustes analysis of sets of positions, and how near two sets are in shape."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -10,16 +10,18 @@ from scipy.spatial.distance import pdist, squareform
 
 from pm_gplvm.core.checks import Array
 
+Axes = bool | Literal["signs"]
+
 
 @dataclass(frozen=True)
 class Symmetry:
     """The transforms of X that leave K unchanged.
 
-    Rotations and reflections (``axes``: only signs and order of the axes), with ``move`` also
-    translations, with ``scale`` also a common scale of X and the lengthscale.
+    Rotations and reflections (``axes``: only signs and order of the axes, "signs": not the order either), with
+    ``move`` also translations, with ``scale`` also a common scale of X and the lengthscale.
     """
 
-    axes: bool
+    axes: Axes
     move: bool
     scale: bool
 
@@ -40,7 +42,7 @@ class Transform:
 
 
 def procrustes_mean(
-    draws: Array, *, axes: bool = False, max_iter: int = 1000, tolerance: float = 1e-9
+    draws: Array, *, axes: Axes = False, max_iter: int = 1000, tolerance: float = 1e-9
 ) -> tuple[Array, float]:
     """Mean (N, Q) of draws (S, N, Q) by generalised Procrustes analysis (Gower 1975).
 
@@ -54,9 +56,9 @@ def procrustes_mean(
         change = float(np.linalg.norm(mean - previous) / max(np.linalg.norm(mean), 1e-300))
         if change <= tolerance:
             break
-    if axes:
+    if axes is True:
         mean = mean[:, np.argsort(-(mean**2).sum(axis=0), kind="stable")]
-    else:
+    elif not axes:
         mean = mean @ np.linalg.svd(mean, full_matrices=False)[2].T
     farthest = mean[np.abs(mean).argmax(axis=0), np.arange(mean.shape[1])]
     return mean * np.where(farthest < 0.0, -1.0, 1.0), change
@@ -85,13 +87,17 @@ def superimpose(
     return factor[:, None, None] * rotated + there, Transform(W, shift, factor)
 
 
-def _rotations(reference: Array, draws: Array, axes: bool) -> Array:
+def _rotations(reference: Array, draws: Array, axes: Axes) -> Array:
     """Find the W of each draw that minimises ‖draw Wᵀ - reference‖, shape (S, Q, Q)."""
     overlap = np.einsum("nl,snf->slf", reference, draws, optimize=True)
     if not axes:
         U, _, Vt = np.linalg.svd(overlap)
         return np.asarray(U @ Vt)
     W = np.zeros_like(overlap)
+    if axes == "signs":
+        own = np.arange(overlap.shape[1])
+        W[:, own, own] = np.where(overlap[:, own, own] < 0.0, -1.0, 1.0)
+        return W
     for rotation, inner in zip(W, overlap, strict=True):
         matched = linear_sum_assignment(np.abs(inner), maximize=True)
         rotation[matched] = np.where(inner[matched] < 0.0, -1.0, 1.0)

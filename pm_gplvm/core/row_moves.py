@@ -32,11 +32,12 @@ from scipy.spatial.distance import cdist
 from scipy.special import logsumexp
 
 from pm_gplvm.core.checks import Array
+from pm_gplvm.core.distances import distances_from_products
 from pm_gplvm.core.gaussian import column_patterns, invert, mirror
 from pm_gplvm.core.kernels import (
     KERNELS,
     cross_covariance,
-    distances_from_products,
+    is_composite,
     prior_variance,
 )
 from pm_gplvm.core.row_loops import WIDE, WIDTH
@@ -64,8 +65,11 @@ class Theta:
     ) -> tuple["Theta", Array]:
         """Read θ off values (R, ...) by name, and the lengthscale, (R, 1, 1) or (R, 1, Q).
 
-        What is not among the values has its default. ``floor`` is noise besides sigma.
+        What is not among the values has its default. ``floor`` is noise besides sigma. Of a kernel of several
+        factors the unit is 1 and Z are the positions themselves.
         """
+        if is_composite(kernel):
+            return CompositeTheta.read(kernel, values, n_states, floor), np.ones((n_states, 1, 1))
 
         def each(name: str, default: float) -> Array:
             return np.asarray(values.get(name, np.full(n_states, default)), dtype=np.float64)
@@ -102,6 +106,38 @@ class Theta:
                 raise np.linalg.LinAlgError("K of a state with a finite density is singular.")
             mirror(each)
         return K
+
+
+@dataclass(frozen=True)
+class CompositeTheta(Theta):
+    """A kernel of several factors at R states, at positions in their own units.
+
+    ``amplitude`` is (R, T), ``factors`` has what else the factors have, (R, L) and (R, A).
+    """
+
+    factors: Mapping[str, Array]
+
+    @classmethod
+    def read(
+        cls, kernel: str, values: Mapping[str, Any], n_states: int, floor: float
+    ) -> "CompositeTheta":
+        """Read θ off values (R, ...) by name."""
+        none = np.zeros(n_states)
+        sigma = np.hypot(np.asarray(values.get("sigma", none)), floor)
+        bias = np.asarray(values.get("bias", none))
+        factors = {n: np.asarray(values[n]) for n in ("lengthscale", "alpha") if n in values}
+        amplitude = np.asarray(values["amplitude"])
+        return cls(kernel, amplitude, sigma, bias, np.ones((n_states, 1, 1)), factors)
+
+    def cross(self, C: Array, Z: Array) -> Array:
+        """k(C, Z) without noise: (R, M, Q) and (R, N, Q) to (R, M, N)."""
+        scales = {"amplitude": self.amplitude, "bias": self.bias[:, None, None]}
+        return cross_covariance(self.kernel, C, Z, **scales, **self.factors)
+
+    def variance(self, C: Array) -> Array:
+        """Prior variance of a new row at C, noise included: (R, M, Q) to (R, M)."""
+        scales = {"amplitude": self.amplitude, "bias": self.bias[:, None]}
+        return prior_variance(self.kernel, C, **scales) + self.sigma[:, None] ** 2
 
 
 @dataclass

@@ -29,9 +29,9 @@ from scipy.special import logsumexp, softmax
 
 from pm_gplvm.core.checks import Array
 from pm_gplvm.core.kernels import (
-    KERNELS,
     cross_and_rate,
     cross_pullback,
+    kernel_named,
     log_pullback,
     prior_variance,
 )
@@ -488,5 +488,5 @@ def row_steps(
 
 def natural_theta(kernel: str, log_theta: Mapping[str, Any]) -> dict[str, Any]:
     """Kernel parameters from their logarithms, those that it has."""
-    names = (*KERNELS[kernel].parameters, "bias")
+    names = (*kernel_named(kernel).parameters, "bias")
     return {name: np.exp(log_theta[name]) for name in names if name in log_theta}

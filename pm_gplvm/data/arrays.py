@@ -384,6 +384,16 @@ def unit_of_time(name: str, unit: str) -> np.timedelta64:
     return one
 
 
+def nanoseconds(unit: str) -> float:
+    """Return how many nanoseconds one of these units of time has."""
+    return float(unit_of_time("time_unit", unit) / np.timedelta64(1, "ns"))
+
+
+def unit_of_nanoseconds(count: float) -> str:
+    """Return the unit of time that has so many nanoseconds."""
+    return next(unit for unit in _UNITS if nanoseconds(unit) == count)
+
+
 def duration(name: str, value: Any, unit: str) -> Any:
     """Return a duration in a unit of time; what is none as it is."""
     if isinstance(value, np.timedelta64 | timedelta):
@@ -411,6 +421,53 @@ def times(name: str, given: Any, unit: str = "D") -> tuple[Array, bool]:
     if values.dtype.kind == "M":
         values = values - values.min()
     return np.asarray(values / one, dtype=np.float64), True
+
+
+def first_date(given: Any) -> Array | None:
+    """Day since 1970, and nanoseconds of that day, of the first of some dates; None where they are none."""
+    values = datelike(given)
+    if values is None or values.dtype.kind != "M" or np.isnat(values).any():
+        return None
+    day = values.min().astype("M8[D]")
+    within = (values.min() - day) / np.timedelta64(1, "ns")
+    return np.array([day.astype(np.int64), within], dtype=np.float64)
+
+
+def times_since(name: str, given: Any, start: Array | None, unit: str | None) -> Array:
+    """Return times on the axis that :func:`times` made of others.
+
+    ``start`` is their :func:`first_date`, None where they were no dates, ``unit`` None where they were numbers.
+    """
+    values = datelike(given)
+    kind = "numbers" if values is None else "dates" if values.dtype.kind == "M" else "durations"
+    wanted = "numbers" if unit is None else "durations" if start is None else "dates"
+    if kind != wanted:
+        raise TypeError(
+            f"{name} must hold {wanted}, as the times did that the model was built with, got {kind}. Give them as "
+            "they were given to priors.dynamics."
+        )
+    if values is None:
+        return numbers(name, given)
+    if missing := int(np.isnat(values).sum()):
+        raise ValueError(f"{name} must have no missing ones, got {missing} NaT.")
+    one = unit_of_time("time_unit", str(unit))
+    if start is None:
+        return np.asarray(values / one, dtype=np.float64)
+    within = start[1] * (np.timedelta64(1, "ns") / one)
+    return np.asarray((values - _day(start)) / one - within, dtype=np.float64)
+
+
+def moments(t: Array, start: Array | None, unit: str | None) -> NDArray[Any]:
+    """Return times of such an axis as dates or durations, to the microsecond, or as the numbers they are."""
+    if unit is None:
+        return t
+    micro = unit_of_time("time_unit", unit) / np.timedelta64(1, "us")
+    elapsed = (t * micro + (0.0 if start is None else start[1] / 1e3)).round().astype("m8[us]")
+    return elapsed if start is None else _day(start).astype("M8[us]") + elapsed
+
+
+def _day(start: Array) -> np.datetime64:
+    return np.datetime64(int(start[0]), "D")
 
 
 def datelike(given: Any) -> NDArray[Any] | None:

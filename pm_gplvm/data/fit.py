@@ -5,17 +5,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from os import PathLike
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
 from pm_gplvm.core.checks import Array, warn
+from pm_gplvm.core.composite import Composite
+from pm_gplvm.core.kernels import is_composite, kernel_named, unit_of
 
 OBS, FEATURE, LATENT, CLASS = "obs", "feature", "latent", "latent_class"
+SEQUENCE, TIME_KERNEL = "latent_sequence", "time_kernel"
 
-THETA = ("lengthscale", "amplitude", "weight", "sigma", "bias")
+THETA = ("lengthscale", "amplitude", "weight", "sigma", "bias", "alpha")
 """The hyperparameters that a model built here may have, in the order of its tables."""
 
 OF_VIEW = (
@@ -24,7 +27,7 @@ OF_VIEW = (
 )
 """What each of several tables has of its own, in a model or in its fit, under a name of its own."""
 
-_POSITIVE = {"lengthscale", "sigma", "Y_scale"}  # the amplitude enters by its square
+_POSITIVE = {"lengthscale", "alpha", "sigma", "Y_scale"}  # the amplitude enters by its square
 
 _LISTED = 5  # names in a message
 
@@ -214,7 +217,7 @@ class Fit:
 
     @property
     def kernel(self) -> str:
-        """Name of the kernel, "custom" where it is none of the table."""
+        """Text of the kernel, "custom" where it is a user's own covariance."""
         return str(self.tree.attrs.get("kernel", "custom"))
 
     @property
@@ -224,8 +227,14 @@ class Fit:
 
     @property
     def has_ard(self) -> bool:
-        """Whether each latent dimension has a lengthscale of its own."""
-        return "lengthscale" in self and LATENT in self.draws("lengthscale").dims
+        """Whether each latent dimension, of each factor, has a lengthscale of its own."""
+        if "lengthscale" not in self:
+            return False
+        draws = self.draws("lengthscale")
+        if not is_composite(self.kernel):
+            return LATENT in draws.dims
+        entry = cast(Composite, kernel_named(self.kernel))
+        return entry.has_own(self.latent_dim, draws.shape[-1])
 
     @property
     def method(self) -> str:
@@ -378,11 +387,20 @@ class Fit:
 
     def scaled_positions(self) -> xr.DataArray:
         """X / lengthscale, dims (chain, draw, obs, latent); X itself where there is no lengthscale."""
-        X = self.draws("X")
+        X, unit = self.draws("X"), self.unit_of_positions()
+        return X if unit is None else X / unit.reshape(*X.shape[:2], 1, -1)
+
+    def unit_of_positions(self, *, raw: bool = False) -> Array | None:
+        """Lengthscale along each latent dimension (S, Q) or (S, 1), None where there is none.
+
+        Of a kernel of several factors the shortest of those that look at the dimension.
+        """
         if "lengthscale" not in self:
-            return X
-        lengthscale = self.draws("lengthscale").to_numpy()
-        return X / lengthscale.reshape(*lengthscale.shape[:2], 1, -1)
+            return None
+        values = self.values("lengthscale", raw=raw)
+        if is_composite(self.kernel):
+            return unit_of(self.kernel, self.latent_dim, values)
+        return values.reshape(len(values), -1)
 
     @property
     def chain_weights(self) -> Array | None:

@@ -7,7 +7,15 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from pm_gplvm.core.checks import Array, counted, warn
-from pm_gplvm.data.arrays import absent, are_positions, dims_of, labels_along, listed, numbers
+from pm_gplvm.data.arrays import (
+    absent,
+    are_positions,
+    by_row,
+    dims_of,
+    labels_along,
+    listed,
+    numbers,
+)
 from pm_gplvm.data.fit import FEATURE, OBS, Fit
 
 Scale = Literal["global", "feature", "none"]
@@ -134,40 +142,60 @@ def new_table(read: Fit, Y_new: Any, *, empty: bool = False) -> xr.DataArray:
 
     In the user's units, NaN where missing, with the labels of its rows. ``empty``: whether rows may hold NaN alone.
     """
-    new, known = labelled(Y_new, "Y_new"), read.features
-    given = labels_along(Y_new, 1)
+    new = _in_columns_of(read, Y_new, "Y_new")
+    if not len(new):
+        raise ValueError("Y_new must have at least one row, got none.")
+    if not empty:
+        require_entries(new.to_numpy())
+    return new.rename({OBS: "obs_new"})
+
+
+def table_like(read: Fit, Y: Any) -> NDArray[np.float64]:
+    """Check a table (N, D) with the rows and columns of the fit's, and bring it into their order by label."""
+    n = read.draws("X").shape[2]
+    given = by_row("Y", Y, read.row_names(n))
+    found = _in_columns_of(read, given, "Y")
+    if len(found) != n:
+        raise ValueError(
+            f"Y must have the {counted(n, 'row')} of the fit's table, got {len(found)}. Put NaN where nothing is "
+            "known; other rows have log_predictive."
+        )
+    return np.asarray(found.to_numpy())
+
+
+def _in_columns_of(read: Fit, Y: Any, name: str) -> xr.DataArray:
+    """Read a table (obs, feature) in the user's units, with the columns of the fit's in their order."""
+    table, known = labelled(Y, name), read.features
+    given = labels_along(Y, 1)
     has_names = given is not None and not are_positions(given)
-    names = new.indexes[FEATURE]
+    names = table.indexes[FEATURE]
     other = [str(n) for n in names if has_names and n not in known]
     if len(names) != len(known) or other:
         among = f", {listed(other)} among them" if other else ""
+        turned = f", or pass {name}.T" if len(table) == len(known) else ""
         raise ValueError(
-            f"Y_new must have the {len(known)} columns of the fit's table, got {len(names)}{among}. Put "
-            f"NaN into columns that were not measured{', or pass Y_new.T' if len(new) == len(known) else ''}."
+            f"{name} must have the {len(known)} columns of the fit's table, got {len(names)}{among}. Put "
+            f"NaN into columns that were not measured{turned}."
         )
     if not names.is_unique:
         raise ValueError(
-            f"Y_new must have each column once, got {listed(names[names.duplicated()].unique())} more "
+            f"{name} must have each column once, got {listed(names[names.duplicated()].unique())} more "
             "than once."
         )
-    if not len(new):
-        raise ValueError("Y_new must have at least one row, got none.")
-    values = new.to_numpy()
+    table = table.sel({FEATURE: known}) if has_names else table.assign_coords({FEATURE: known})
+    values = table.to_numpy()
     if np.isinf(values).any():
-        raise ValueError("Y_new must not be infinite; put NaN where an entry is missing.")
-    if not empty:
-        require_entries(values)
-    new = new.sel({FEATURE: known}) if has_names else new.assign_coords({FEATURE: known})
+        raise ValueError(f"{name} must not be infinite; put NaN where an entry is missing.")
     mean, scale = read.units()
-    units = np.nan_to_num(np.abs(new.to_numpy() - mean) / scale)
-    if units.max() > _FARTHEST:
+    units = np.nan_to_num(np.abs(values - mean) / scale)
+    if units.size and units.max() > _FARTHEST:
         row, column = np.unravel_index(units.argmax(), units.shape)
         raise ValueError(
-            f"Y_new must lie within {_FARTHEST:.0e} scales of the fit's table, got "
-            f"{new.to_numpy()[row, column]:g} in row {row}, column {known[column]}. If it stands for a "
+            f"{name} must lie within {_FARTHEST:.0e} scales of the fit's table, got "
+            f"{values[row, column]:g} in row {row}, column {known[column]}. If it stands for a "
             "missing entry, put NaN."
         )
-    return new.rename({OBS: "obs_new"})
+    return table
 
 
 def require_entries(values: Array) -> None:
@@ -235,32 +263,23 @@ def _grid_step(distinct: Array) -> float:
     return step if len(distinct) == 2 or (len(gaps) > 1 and whole.mean() >= _MULTIPLES) else 0.0
 
 
-def resolution_of(
-    values: Array, scale: Array, *, by_column: bool = False, within_spread: bool = False
-) -> Array:
+def resolution_of(values: Array, scale: Array, *, by_column: bool = False) -> Array:
     """Return the least standard deviation of the noise, in units of the scale: () or by column (D,).
 
     A value (N, D) rounded to a grid of step δ has an error of variance δ²/12; its mean over the columns counts,
-    and 0.01² besides. Without it a fit to gridded data may take the grid for signal. ``within_spread`` counts at most a
-    third of a column's variance, which is what halves of two values have: of rare values δ²/12 would be more than all of it.
+    and 0.01² besides. Without it a fit to gridded data may take the grid for signal. At most a third of a column's
+    variance counts, which is what halves of two values have: of rare values δ²/12 would be more than all of it.
     """
-    rounding = (grid_steps(values) / scale) ** 2 / 12.0
-    if within_spread:
-        rounding = np.minimum(rounding, np.nanvar(values, axis=0) / scale**2 / 3.0)
+    rounding = (
+        np.minimum(grid_steps(values) ** 2 / 12.0, np.nanvar(values, axis=0) / 3.0) / scale**2
+    )
     return np.sqrt((rounding if by_column else rounding.mean()) + _LEAST_NOISE**2)
 
 
-def noise_floor(
-    resolution: Any,
-    values: Array,
-    scale: Array,
-    *,
-    by_column: bool,
-    within_spread: bool = False,
-) -> Array:
+def noise_floor(resolution: Any, values: Array, scale: Array, *, by_column: bool) -> Array:
     """Give the least standard deviation of the noise that was asked for, () or by column (D,), as by :func:`resolution_of`."""
     if isinstance(resolution, str) and resolution == "auto":
-        return resolution_of(values, scale, by_column=by_column, within_spread=within_spread)
+        return resolution_of(values, scale, by_column=by_column)
     try:
         floor = numbers("resolution", resolution)
     except (TypeError, ValueError):

@@ -5,6 +5,7 @@ from pm_gplvm.diagnostics.calibration import sbc_test as sbc_test
 from pm_gplvm.diagnostics.compare import summarise_theta as summarise_theta
 from pm_gplvm.diagnostics.modes import posterior_modes as posterior_modes
 from pm_gplvm.diagnostics.relevance import active_dimensions as active_dimensions
+from pm_gplvm.prediction.entries import score_entries as score_entries
 from pm_gplvm.prediction.held_out import compute_log_likelihood as compute_log_likelihood
 from pm_gplvm.prediction.held_out import compute_log_prior as compute_log_prior
 from pm_gplvm.prediction.held_out import cross_validate as cross_validate

@@ -6,7 +6,8 @@ import numpy as np
 import xarray as xr
 
 from pm_gplvm.core.checks import Array, checked, warn
-from pm_gplvm.core.kernels import KERNELS
+from pm_gplvm.core.composite import Composite
+from pm_gplvm.core.kernels import is_known, kernel_named
 from pm_gplvm.core.procrustes import Symmetry, procrustes_mean, superimpose
 from pm_gplvm.data.arrays import by_row, finite, row_order
 from pm_gplvm.data.fit import Fit, stacked
@@ -113,24 +114,34 @@ def align(fit: xr.DataTree, *, to: Any = None, scale: bool = False) -> xr.DataTr
     }
     if scale:
         known["scale"] = (lead, transform.scale)
-    if scale or symmetry.axes:
+    if scale or symmetry.axes is True:
         lengthscale = read.draws("lengthscale", raw=True)
         known["lengthscale"] = (lengthscale.dims, transform.lengthscale(stacked(lengthscale)))
     sizes = dict(raw.sizes) | {f"{latent}_from": raw.sizes[latent]}
     group = xr.Dataset(
         {n: (dims, v.reshape([sizes[d] for d in dims])) for n, (dims, v) in known.items()},
         coords=raw.coords,
-        attrs={"group": "signed permutation" if symmetry.axes else "orthogonal"},
+        attrs={"group": _GROUPS[symmetry.axes]},
     ).assign(reference=((rows, latent), reference))
     aligned = fit.copy()
     aligned["aligned"] = xr.DataTree(group)
     return aligned
 
 
+_GROUPS = {True: "signed permutation", False: "orthogonal", "signs": "signs"}
+
+
 def _symmetry(read: Fit) -> Symmetry:
     """Read off a fit which transforms of X leave its K unchanged."""
-    kernel = KERNELS.get(read.kernel)
+    kernel = kernel_named(read.kernel) if is_known(read.kernel) else None
     stationary = kernel is not None and kernel.stationary
+    if isinstance(kernel, Composite):
+        if any(factor.is_periodic for _, factor in kernel.factors):
+            raise ValueError(
+                f"{read.caller} needs a kernel without angles, got {kernel.name!r}, under which positions that differ by a "
+                "period are the same. Look at what no such shift changes: predict, reconstruct, embed."
+            )
+        return Symmetry("signs", move=stationary, scale=False)
     has_lengthscale = "lengthscale" in read
     axes = has_lengthscale and read.draws("lengthscale", raw=True).ndim == 3
     return Symmetry(axes, move=stationary, scale=stationary and has_lengthscale)

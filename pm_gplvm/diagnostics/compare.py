@@ -14,7 +14,7 @@ from pm_gplvm.core.blas import blas_threads
 from pm_gplvm.core.checks import Array, checked, interval, warn
 from pm_gplvm.core.importance import FEWEST_SMOOTHED
 from pm_gplvm.core.interrupt import interruptible
-from pm_gplvm.core.kernels import KERNELS
+from pm_gplvm.core.kernels import is_known
 from pm_gplvm.data.arrays import by_row, numbers
 from pm_gplvm.data.fit import THETA, Fit, fits_of_one_table, stacked
 from pm_gplvm.diagnostics.agreement import agreement, check_counts
@@ -294,7 +294,7 @@ def left_out(fit: xr.DataTree) -> dict[str, float]:
         f"elpd_{of}{part}": np.nan for of in ("feature", "entry") for part in ("", "_se", "_k")
     }
     read = Fit(fit)
-    if read.kernel not in KERNELS or read.is_uncollapsed:
+    if not is_known(read.kernel) or read.is_uncollapsed:
         return known
     if read.n_draws >= FEWEST_SMOOTHED:
         with interruptible():

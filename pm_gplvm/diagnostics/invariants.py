@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from pm_gplvm.core.blas import blas_threads
 from pm_gplvm.core.checks import Array, count
-from pm_gplvm.core.kernels import KERNELS
+from pm_gplvm.core.kernels import is_known
 from pm_gplvm.data.fit import Fit
 from pm_gplvm.prediction.processes import each_with_rows, parts, patterns_of
 
@@ -107,7 +107,7 @@ def _of_covariance(
     """Compute the invariants that need K, draw by draw; none where K cannot be evaluated."""
     if read.has_likelihood:  # u stands for K there, or K alone for no measurement
         return {}
-    if read.kernel not in KERNELS or not all(n in read for n in ("sigma", "Y_mean", "Y_scale")):
+    if not is_known(read.kernel) or not all(n in read for n in ("sigma", "Y_mean", "Y_scale")):
         return {}
     F, _, scale = read.table()
     seen = ~np.isnan(F)

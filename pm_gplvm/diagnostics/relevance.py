@@ -15,9 +15,8 @@ def relevance(read: Fit) -> xr.DataArray:
     changes. The number does not depend on the scale of X. For a fit with a q(x) of each row it is the
     spread of the means of q, which are all 0 where q is the prior.
     """
-    X, unit = read.values("X"), np.ones((1, 1))
-    if "lengthscale" in read:
-        unit = read.values("lengthscale").reshape(len(X), -1)
+    X, unit = read.values("X"), read.unit_of_positions()
+    unit = np.ones((1, 1)) if unit is None else unit
     if read.has_q:
         # After align only the draws are in the orientation of the fit, q is not.
         mean = (

@@ -10,6 +10,7 @@ import pandas as pd
 import xarray as xr
 
 from pm_gplvm.core.checks import Array, counted, interval
+from pm_gplvm.core.composite import FACTOR, SHAPE, TERM
 from pm_gplvm.data.fit import FEATURE, LATENT, OBS, THETA, Fit
 from pm_gplvm.diagnostics.convergence import words_of_agreement
 from pm_gplvm.diagnostics.explored import fresh_lineages, words_of_lineages
@@ -228,14 +229,18 @@ def _theta(read: Fit) -> pd.DataFrame:
     for name in names:
         values = read.noise() if name == "sigma" else read.values(name)
         unit, times = ("X", 1.0) if name == "lengthscale" else (of_Y, factor)
-        if name not in THETA:
+        if name not in THETA or name == "alpha":
             unit, times = "", 1.0
         if name == "weight":
-            unit = f"{of_Y} / X"
+            unit = of_Y + _SLOPE
         label = "noise (sigma)" if name == "sigma" else name
         if values.ndim > 1 and FEATURE in read.draws(name).dims:
             label, values = f"{label}, median of columns", np.median(values, axis=1)
-        for suffix, column in _columns(values):
+        labels = _entries(read, name)
+        for i, (suffix, column) in enumerate(_columns(values)):
+            suffix = suffix if labels is None else f"[{labels[i]}]"
+            if labels is not None and name == "amplitude":
+                unit = of_Y + _SLOPE * labels[i].count("linear")
             low, high = times * interval(column)
             rows[label + suffix] = {
                 "value": times * float(np.median(column)),
@@ -244,6 +249,17 @@ def _theta(read: Fit) -> pd.DataFrame:
                 "unit": unit,
             }
     return pd.DataFrame.from_dict(rows, orient="index", columns=["value", "low", "high", "unit"])
+
+
+_SLOPE = " / X"
+
+
+def _entries(read: Fit, name: str) -> list[str] | None:
+    """Name the entries of a parameter of a kernel of several factors, None of all others."""
+    dim = read.draws(name).dims[-1]
+    if dim not in (FACTOR, TERM, SHAPE):
+        return None
+    return [str(label) for label in read.draws(name)[dim].to_numpy()]
 
 
 def _of_likelihood(read: Fit) -> list[str]:

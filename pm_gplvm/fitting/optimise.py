@@ -13,6 +13,7 @@ from scipy.optimize import minimize
 
 from pm_gplvm.core.checks import Array
 from pm_gplvm.core.interrupt import caught, safe_point
+from pm_gplvm.core.kernels import unit_of
 from pm_gplvm.core.workers import Workers
 from pm_gplvm.data.fit import LATENT, OBS
 from pm_gplvm.data.progress import Bar, progress_bar
@@ -334,7 +335,7 @@ def interruption(caller: str, optima: xr.Dataset) -> str:
 
 
 def optima_positions(
-    starts: Sequence[int], named: Sequence[Mapping[str, Array]]
+    starts: Sequence[int], named: Sequence[Mapping[str, Array]], kernel: str
 ) -> dict[str, xr.Dataset]:
     """Make the group ``optima_positions`` of a fit: Z (start, obs, latent), where each start put the rows.
 
@@ -343,7 +344,8 @@ def optima_positions(
     place = next((name for name in ("X", "X_mean") if name in named[0]), None)
     if place is None:
         return {}
-    Z = [v[place] / v.get("lengthscale", 1.0) for v in named]
+    Q = named[0][place].shape[1]
+    Z = [v[place] / unit_of(kernel, Q, v.get("lengthscale", 1.0)) for v in named]
     group = xr.Dataset({"Z": (("start", OBS, LATENT), np.stack(Z))}, coords={"start": list(starts)})
     return {"optima_positions": group}
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pm_gplvm.core.checks import Array
 from pm_gplvm.core.gaussian import Patterns, column_patterns
 from pm_gplvm.core.interrupt import safe_point
-from pm_gplvm.core.kernels import KERNELS, cross_slope, prior_slope_variance
+from pm_gplvm.core.kernels import cross_slope, is_known, prior_slope_variance
 from pm_gplvm.core.row_moves import Part, Proposal, Theta
 from pm_gplvm.data.fit import THETA
 from pm_gplvm.model.density import compile_constrain, compile_row_prior
@@ -54,7 +54,7 @@ class Relocation:
     def serves(spec: ModelSpec) -> bool:
         """Whether single rows of a model can be moved, and its kernel is in the table."""
         table = spec.table
-        known = spec.kernel in KERNELS and table.own is None and table.standardisable
+        known = is_known(spec.kernel) and table.own is None and table.standardisable
         return spec.is_X_plain and known
 
     def __call__(self, values: Mapping[str, Array]) -> tuple[dict[str, Array], int]:

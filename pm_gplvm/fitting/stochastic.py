@@ -417,7 +417,7 @@ def compile_neighbourhood(model: pm.Model, *, backend: Backend = "python") -> Ne
     N, D = F.shape
 
     rows = pt.lvector("rows")
-    X_rows = pt.tensor("X_rows", shape=(None, value_of_X.type.shape[1]), dtype="float64")
+    X_rows = pt.tensor("X_rows", shape=(None, spec.latent_dim), dtype="float64")
     factor = gram_factor(F) if N <= _FEW_ROWS else F  # a factor may be an N × N array
     F_rows = pt.tensor("F_rows", shape=(None, factor.shape[1]), dtype="float64")
     noise = {"sigma": spec.noise} if "sigma" in spec.theta else {}

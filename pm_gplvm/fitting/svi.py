@@ -21,8 +21,9 @@ import xarray as xr
 
 from pm_gplvm.core.blas import blas_threads as limit_threads
 from pm_gplvm.core.checks import Array, checked, count, number
+from pm_gplvm.core.composite import Composite
 from pm_gplvm.core.interrupt import caught, interrupted, interruptible, safe_point
-from pm_gplvm.core.kernels import KERNELS, Kernel, parse_kernel
+from pm_gplvm.core.kernels import Kernel, kernel_named, parse_kernel
 from pm_gplvm.core.uncollapsed import (
     ColumnPosterior,
     Features,
@@ -52,7 +53,12 @@ from pm_gplvm.model.likelihoods import Likelihood, noted, resolve
 from pm_gplvm.model.likelihoods import Rows as Observed
 from pm_gplvm.model.positions import NormalPositions, Positions, positions_of
 from pm_gplvm.model.results import attributes
-from pm_gplvm.model.starts import completed, least_squares_scores, turned_towards
+from pm_gplvm.model.starts import (
+    completed,
+    least_squares_scores,
+    turned_towards,
+    with_angles,
+)
 from pm_gplvm.model.theta import ThetaPrior
 
 _SPREAD, _TRUST = 0.2, 0.5  # sd of q(x) and damping of its steps at the start
@@ -312,7 +318,7 @@ def fit_svi(
     latent_dim: int = 2,
     *,
     likelihood: Any = "gaussian",
-    kernel: str = "rbf",
+    kernel: Any = "rbf",
     ard: bool = True,
     priors: Mapping[str, Any] | None = None,
     scale: Scale = "global",
@@ -349,10 +355,10 @@ def fit_svi(
         What an entry is, given f(x) of its column: "gaussian", "student_t", "poisson",
         "negative_binomial", "bernoulli", "binomial", "ordinal", "lognormal", "gamma"; a function f -> pm.Distribution.dist(...)
         is one of PyMC's.
-    kernel : str, default "rbf"
+    kernel : str or object of ``gplvm.kernels``, default "rbf"
         As in :func:`build_model`.
     ard : bool, default True
-        One lengthscale for each latent dimension.
+        One lengthscale for each latent dimension, of each factor where there are several.
     priors : mapping, optional
         Of θ as in :func:`build_model`; of ``X`` N(0, 1), :func:`priors.informative` or :func:`priors.class_mixture`, whose
         centres (and spread, if it has a prior) are where the bound and their prior are highest.
@@ -525,7 +531,14 @@ def _refuse_beside_a_model(given: Mapping[str, Any]) -> None:
             )
 
 
-def _check_sizes(table: RowTable, latent_dim: int, kernel: Kernel, *, ard: bool) -> None:
+def _is_linear(kernel: Kernel | Composite) -> bool:
+    """Whether it is the inner product alone."""
+    return isinstance(kernel, Kernel) and kernel.scaled is None
+
+
+def _check_sizes(
+    table: RowTable, latent_dim: int, kernel: Kernel | Composite, *, ard: bool
+) -> None:
     N, D = table.shape
     if N < 3 or D < 1:
         raise ValueError(
@@ -533,6 +546,8 @@ def _check_sizes(table: RowTable, latent_dim: int, kernel: Kernel, *, ard: bool)
             "is embedded: if columns were meant, pass Y.T."
         )
     count("latent_dim", latent_dim, 1, min(N, D))
+    if isinstance(kernel, Composite):
+        kernel.check(latent_dim)
 
 
 def _entry(noise_sd: Any, likelihood: Likelihood, table: RowTable) -> Array | None:
@@ -563,7 +578,7 @@ def _floored(data: Data, likelihood: Likelihood, resolution: Any, sample: Array)
     if by_default and data.entry is not None:
         return data
     by_column = likelihood.noise == "column"
-    floor = noise_floor(resolution, sample, data.scale, by_column=by_column, within_spread=True)
+    floor = noise_floor(resolution, sample, data.scale, by_column=by_column)
     if not floor.any():
         return data
     known = 0.0 if data.entry is None else data.entry**2
@@ -652,19 +667,18 @@ def _start(
         "approximation"
     ):
         return _continued(Fit.of(start, "X", caller="start"), data, likelihood, theta, Q)
-    X = _positions(data, likelihood, start, Q, rng)
+    entry = kernel_named(kernel)
+    angles = entry.angles(Q) if isinstance(entry, Composite) else []
+    X = _positions(data, likelihood, start, Q, rng, angles)
     sample = data.rows(table.sample(_SAMPLE, rng))
     parameters, level = likelihood.start(sample)
-    entry = KERNELS[kernel]
     unit = np.maximum(np.ptp(X, axis=0).mean(), 1e-300) / np.sqrt(5.0)
-    usual = {"lengthscale": unit, "amplitude": 1.0, "weight": 0.3, "bias": 0.6}
+    usual = {"lengthscale": unit, "amplitude": 1.0, "alpha": 1.0, "weight": 0.3, "bias": 0.6}
     named = {
-        name: theta.fixed.get(name, np.full(Q if dims else (), usual[name]))
-        for name, dims in theta.dims.items()
+        name: theta.fixed.get(name, np.full(shape, usual[name]))
+        for name, shape in theta.shapes.items()
     }
-    if (
-        entry.scaled is None
-    ):  # a linear function is determined by its values on the axes, and at the origin
+    if _is_linear(entry):  # determined by its values on the axes, and at the origin
         W = np.eye(Q + int("bias" in theta.dims), Q)
     else:
         count("n_inducing", n_inducing, 2)
@@ -684,20 +698,26 @@ def _start(
 
 
 def _positions(
-    data: Data, likelihood: Likelihood, start: Any, Q: int, rng: np.random.Generator
+    data: Data,
+    likelihood: Likelihood,
+    start: Any,
+    Q: int,
+    rng: np.random.Generator,
+    angles: list[int],
 ) -> Array:
-    """Means of q(x) at the start, of unit spread where they are found here."""
+    """Means of q(x) at the start, of unit spread where they are found here and are no angles."""
     table = data.table
     N = len(table)
     if isinstance(start, str):
         if start == "random":
             X = rng.standard_normal((N, Q))
         elif start == "pca":
-            X = _components(data, likelihood, Q, rng)
-            spread = X.std(axis=0)
+            X = with_angles(_components(data, likelihood, Q + len(angles), rng), angles)
+            around, spread = X[:, angles], X.std(axis=0)
             empty = spread <= 1e-10 * max(spread.max(), 1e-300)
             X[:, empty] = rng.standard_normal((N, int(empty.sum())))
             X = (X - X.mean(axis=0)) / np.where(empty, 1.0, spread)
+            X[:, angles] = around
         else:
             raise ValueError(f"start must be 'pca', 'random', positions or a fit, got {start!r}.")
         anchors = data.positions.anchors
@@ -787,7 +807,7 @@ class Run:
 def _runs(
     data: Data,
     likelihood: Likelihood,
-    kernel: Kernel,
+    kernel: Kernel | Composite,
     theta: ThetaPrior,
     first: State,
     schedule: Schedule,
@@ -798,7 +818,7 @@ def _runs(
     count("n_restarts", n_restarts, 0)
     total = schedule.steps(len(data.table))
     starts = [first, *(_moved(first, rng) for _ in range(n_restarts))]
-    held = frozenset({"W"} if kernel.scaled is None else ())
+    held = frozenset({"W"} if _is_linear(kernel) else ())
     runs: list[Run] = []
     with progress_bar("fit_svi", total * len(starts), "steps", show=show) as bar:
         for i, state in enumerate(starts):
@@ -919,7 +939,7 @@ def _as_fit(
     numbered = np.array_equal(table.obs, np.arange(N))
     obs = pd.RangeIndex(N) if numbered else table.obs  # which takes no memory
     coords = {OBS: obs, LATENT: np.arange(Q), FEATURE: table.features}
-    own_coords = coords | dict(data.positions.names)
+    own_coords = coords | theta.coords | dict(data.positions.names)
     of_rows = {name: ((OBS,), np.asarray(c)) for name, c in table.coords.items()}
     drawn: dict[str, Any] = {"X": (("chain", "draw", OBS, LATENT), X[None])}
     natural = _natural(state, theta)
@@ -994,7 +1014,7 @@ def _as_fit(
     }
     if len(order) * N * Q <= _MOST_PLACED:
         named = [{"X": r.state.mean, **_natural(r.state, theta)} for r in order]
-        groups |= optima_positions([r.number for r in order], named)
+        groups |= optima_positions([r.number for r in order], named, kernel)
     fit = xr.DataTree.from_dict(groups)
     fit.attrs = attributes(
         method="svi",

@@ -451,7 +451,7 @@ def _as_fit(
         groups={
             "approximation": approximation,
             "optima": optima_table(ranked),
-            **optima_positions([i for i, _ in ranked], ends),
+            **optima_positions([i for i, _ in ranked], ends, exact.kernel),
             "trace": xr.Dataset({"objective": ("evaluation", best.trace)}),
         },
     )

@@ -13,7 +13,7 @@ from pm_gplvm.core.checks import checked
 from pm_gplvm.core.gaussian import column_patterns, gram_factor
 from pm_gplvm.core.inducing import InducingKernel
 from pm_gplvm.core.inducing_patterns import warn_of_inducing_cost
-from pm_gplvm.core.kernels import KERNELS
+from pm_gplvm.core.kernels import KERNELS, is_composite
 from pm_gplvm.core.psi import ONE_NODE
 from pm_gplvm.data.fit import LATENT
 from pm_gplvm.model.divergence import minus_divergence, why_no_divergence
@@ -175,6 +175,12 @@ def _checked(
 ) -> tuple[ModelSpec, int]:
     """Check an exact model and the number of inducing inputs, or choose it (linear kernel)."""
     spec = ModelSpec.of(model, views=views)
+    if is_composite(spec.kernel):
+        raise ValueError(
+            f"model must have one of the kernels {', '.join(KERNELS)} for inducing inputs with q(u) in closed form, got "
+            f"{spec.kernel!r}, whose expectations under q(X) are not known. Take fit_marginal or fit_map, which are exact, "
+            "or fit_svi, which goes through inducing inputs by minibatches."
+        )
     if spec.kernel not in KERNELS:
         raise ValueError(
             f"model must have a kernel of the table ({', '.join(KERNELS)}) in its own parameters, "

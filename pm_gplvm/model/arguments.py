@@ -8,10 +8,13 @@ import pymc as pm
 import xarray as xr
 from pytensor.graph.traversal import ancestors
 
+from pm_gplvm.core.composite import Composite
+from pm_gplvm.core.kernels import parse_kernel
 from pm_gplvm.data.fit import CLASS, FEATURE, OBS
 from pm_gplvm.model.build import scale_rule
 from pm_gplvm.model.compile import constants
 from pm_gplvm.model.functions import names_of_theta
+from pm_gplvm.model.ops import length_of
 from pm_gplvm.model.positions import why_not
 from pm_gplvm.model.priors import LatentPrior, class_mixture, informative
 from pm_gplvm.model.results import row_labels
@@ -52,9 +55,17 @@ def arguments_of(model: pm.Model) -> dict[str, Any]:
     return {
         **found,
         "latent_dim": spec.latent_dim,
-        "ard": lengthscale is not None and lengthscale.type.ndim == 1,
+        "ard": lengthscale is not None and _is_own(found["kernel"], lengthscale, spec.latent_dim),
         "priors": priors,
     }
+
+
+def _is_own(kernel: str, lengthscale: Any, latent_dim: int) -> bool:
+    """Whether each latent dimension, of each factor, has a lengthscale."""
+    entry = parse_kernel(kernel)[0]
+    if isinstance(entry, Composite):
+        return entry.has_own(latent_dim, length_of(lengthscale))
+    return bool(lengthscale.type.ndim == 1)
 
 
 def _of_gaussian(spec: ModelSpec) -> dict[str, Any]:

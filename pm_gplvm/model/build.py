@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from pytensor.graph.basic import Variable
 
 from pm_gplvm.core.checks import Array, checked
+from pm_gplvm.core.composite import FACTOR, SHAPE, TERM, Composite
 from pm_gplvm.core.gaussian import column_patterns, warn_of_cost
-from pm_gplvm.core.kernels import KERNELS, parse_kernel
+from pm_gplvm.core.kernels import KERNELS, Kernel, is_known, parse_kernel
 from pm_gplvm.data.arrays import labels_along
 from pm_gplvm.data.files import check_labels
 from pm_gplvm.data.fit import FEATURE, LATENT, OBS, THETA, Fit, in_view
@@ -30,9 +31,10 @@ from pm_gplvm.model.families import Gaussian
 from pm_gplvm.model.functions import Source, add_functions, names_of_theta
 from pm_gplvm.model.likelihood import GPColumns
 from pm_gplvm.model.likelihoods import Likelihood, Rows, resolve
-from pm_gplvm.model.ops import covariance
+from pm_gplvm.model.ops import covariance, with_columns
 from pm_gplvm.model.priors import DEFAULT_PRIORS, LatentPrior, add_prior, back_constraint
 from pm_gplvm.model.spec import VIEW, ModelSpec, noise_in
+from pm_gplvm.model.theta import Axes
 
 
 @checked
@@ -40,7 +42,7 @@ def build_model(
     Y: Any,
     latent_dim: int = 2,
     *,
-    kernel: str = "rbf",
+    kernel: Any = "rbf",
     ard: bool = False,
     priors: Mapping[str, Any] | None = None,
     scale: Scale = "global",
@@ -69,15 +71,17 @@ def build_model(
         K = X Xᵀ + sigma² I, dual probabilistic PCA, and has no lengthscale or amplitude.
         "rbf + linear", and so with the other three, is the sum of
         amplitude² κ(‖x - x'‖ / lengthscale) and weight² x·x': PCA and what bends it.
+        Or a sum of products of factors over chosen latent dimensions, as a text, "rbf[0,1] + periodic[2]", or made
+        of ``gplvm.kernels``: ``kernels.rbf(dims=[0, 1]) + kernels.periodic(dims=2)``.
     ard : bool, default False
-        One lengthscale for each latent dimension instead of one for all.
+        One lengthscale for each latent dimension instead of one for all; of each factor, where there are several.
     priors : mapping, optional
-        Replaces the prior of ``X``, ``lengthscale``, ``amplitude``, ``weight``, ``sigma`` or
+        Replaces the prior of ``X``, ``lengthscale``, ``amplitude``, ``alpha``, ``weight``, ``sigma`` or
         ``bias``: a number (held fixed), ``"flat"``, a distribution such as
         ``pm.HalfNormal.dist(1)``, or a function of (name, dims) that makes the variable. Defaults:
-        N(0, 1), InverseGamma(3, 2), LogNormal(0, 1), HalfNormal(1), LogNormal(-2, 1),
-        HalfNormal(1). For X there are :func:`priors.informative`, :func:`priors.dynamics`, :func:`priors.class_mixture` and
-        :func:`priors.back_constraint`.
+        N(0, 1), InverseGamma(3, 2), LogNormal(0, 1), LogNormal(0, 1), HalfNormal(1), LogNormal(-2, 1),
+        HalfNormal(1). For X there are :func:`priors.informative`, :func:`priors.dynamics`, :func:`priors.class_mixture`,
+        :func:`priors.back_constraint` and, of angles, :func:`priors.circular`.
     scale : {"global", "feature", "none"}, default "global"
         What the centred columns are divided by: one number for all, each its own standard
         deviation, or nothing.
@@ -109,7 +113,8 @@ def build_model(
     -------
     pm.Model
         With ``X`` (obs, latent), ``lengthscale`` () or (latent,), ``amplitude``, ``weight``,
-        ``sigma``, ``bias``, as the kernel has them, and the observed ``Y`` (feature, obs); amplitude and
+        ``sigma``, ``bias``, as the kernel has them (of several factors ``lengthscale`` (kernel_factor,), ``amplitude``
+        (kernel_term,) and ``alpha`` (kernel_shape,)), and the observed ``Y`` (feature, obs); amplitude and
         sigma have dims (feature,) with ``noise="column"``. Y is transposed, as PyMC puts batch
         dimensions first. With missing entries the data ``Y_seen`` (feature, obs) tell where Y has
         any; elsewhere ``Y_data`` holds the column's mean, which is not looked at.
@@ -261,8 +266,16 @@ def _exact(
         warn_of_odd_table(table, scale)
     first = next(iter(tables.values()))
     _check_latent_dim(latent_dim, (len(first), sum(table.shape[1] for table in tables.values())))
-    entry, bias = parse_kernel(kernel)
-    _check_ard(ard, kernel)
+    entry, bias = _checked_kernel(kernel, latent_dim, ard=ard)
+    if by_column and isinstance(entry, Composite):
+        raise ValueError(
+            f"noise='column' gives each column the amplitude that the terms of kernel={entry.name!r} have, so that both "
+            "cannot be. Take noise='shared', with scale='feature' where columns differ in spread."
+        )
+    if views and isinstance(entry, Composite):
+        raise ValueError(
+            f"kernel must be a named one with several tables, one of {', '.join(KERNELS)}, got {entry.name!r}."
+        )
     signal = ("amplitude",) if by_column and "amplitude" not in entry.parameters else ()
     names = (*entry.parameters, *signal, "sigma", *(("bias",) if bias else ()))
     chosen = _chosen_priors(("X", *names), priors, views=views)
@@ -273,7 +286,9 @@ def _exact(
     parts = {
         view: _Standard.of(table, scale, resolution, by_column) for view, table in tables.items()
     }
-    with pm.Model(coords=_coords(first, latent_dim, columns=not views)) as model:
+    axes = Axes.of_kernel(entry, latent_dim, ard=ard)
+    coords = _coords(first, latent_dim, columns=not views) | axes.coords
+    with pm.Model(coords=coords) as model:
         if views:
             model.add_coord(VIEW, views)
         # The table comes first: a prior of X may be a function of it.
@@ -282,10 +297,11 @@ def _exact(
         X = add_prior(
             "X", chosen["X"], dims=(OBS, LATENT), shape=(len(first), latent_dim), positive=False
         )
+        X = with_columns(X, latent_dim)
         of_columns = _OF_COLUMNS if by_column else ()
         for view, part in parts.items():
             parameters = _add_theta(
-                names, chosen, part.table, latent_dim, of_columns, ard=ard, view=view
+                names, chosen, part.table, latent_dim, axes, of_columns, view=view
             )
             dims = (in_view(FEATURE, view), OBS)
             if part.floor.any():
@@ -361,15 +377,13 @@ def _add_theta(
     chosen: Mapping[str, Any],
     table: xr.DataArray,
     latent_dim: int,
+    axes: Axes,
     of_columns: tuple[str, ...] = (),
     *,
-    ard: bool,
     view: str | None = None,
 ) -> dict[str, Any]:
     """Add θ of a table to the model on the context stack; by plain names."""
-    shapes: dict[str, tuple[tuple[str, ...], tuple[int, ...]]] = {}
-    if ard:
-        shapes["lengthscale"] = ((LATENT,), (latent_dim,))
+    shapes = {name: (axes.dims(name), axes.shape(name)) for name in axes.of}
     shapes |= dict.fromkeys(of_columns, ((FEATURE,), (table.shape[1],)))
     parameters = {}
     for name in names:
@@ -385,7 +399,7 @@ def _add_labels(model: pm.Model, table: xr.DataArray) -> None:
     """
     for name, coord in table.coords.items():
         if name not in (OBS, FEATURE) and coord.dims == (OBS,):
-            taken = {"chain", "draw", "__sample__", LATENT, *model.named_vars, *model.coords}
+            taken = {"chain", "draw", "__sample__", *_OWN_AXES, *model.named_vars, *model.coords}
             if str(name) in taken:
                 raise ValueError(
                     f"Y must not have a coordinate called {str(name)!r} on its rows, a name that the "
@@ -407,7 +421,8 @@ def _with_functions(
 ) -> pm.Model:
     """Build the model in which f is written out."""
     _check_latent_dim(latent_dim, table.shape)
-    _check_ard(ard, kernel)
+    entry, bias = _checked_kernel(kernel, latent_dim, ard=ard)
+    kernel = f"{entry.name} + bias" if bias else entry.name
     if scale not in get_args(Scale):
         raise ValueError(f"scale must be one of {', '.join(get_args(Scale))}, got {scale!r}.")
     shift, size = offset_along_rows(offset, RowTable.of(table))
@@ -424,10 +439,12 @@ def _with_functions(
             "table itself. Leave it out."
         )
     chosen["X"] = _joined(chosen["X"], table, labels_along(Y, 0) is not None)
-    with pm.Model(coords=_coords(table, latent_dim)) as model:
+    axes = Axes.of_kernel(entry, latent_dim, ard=ard)
+    with pm.Model(coords=_coords(table, latent_dim) | axes.coords) as model:
         shape = (len(table), latent_dim)
         X = add_prior("X", chosen["X"], dims=(OBS, LATENT), shape=shape, positive=False)
-        parameters = {"X": X, **_add_theta(names[1:], chosen, table, latent_dim, ard=ard)}
+        theta = _add_theta(names[1:], chosen, table, latent_dim, axes)
+        parameters = {"X": with_columns(X, latent_dim), **theta}
         add_functions(source, parameters, level)
         _add_labels(model, table)
     return model
@@ -443,12 +460,20 @@ def _refuse_of_gaussian(likelihood: Likelihood, *, resolution: Any, noise: str) 
             )
 
 
-def _check_ard(ard: bool, kernel: str) -> None:
-    if ard and "lengthscale" not in parse_kernel(kernel)[0].parameters:
+def _checked_kernel(kernel: Any, latent_dim: int, *, ard: bool) -> tuple[Kernel | Composite, bool]:
+    """Read a kernel, and whether it has a bias; ValueError if it does not suit the other arguments."""
+    entry, bias = parse_kernel(kernel)
+    if ard and "lengthscale" not in entry.parameters:
         raise ValueError(
-            f"ard=True needs a kernel with a lengthscale, got kernel={kernel!r}. The linear kernel "
+            f"ard=True needs a kernel with a lengthscale, got kernel={entry.name!r}. The linear kernel "
             "already scales each latent dimension by itself."
         )
+    if isinstance(entry, Composite):
+        entry.check(latent_dim)
+    return entry, bias
+
+
+_OWN_AXES = (LATENT, TERM, FACTOR, SHAPE)
 
 
 _OF_COLUMNS = ("amplitude", "sigma")  # what a column has of its own with noise="column"
@@ -544,7 +569,7 @@ def rebuild(
     )
     read.require("sigma")
     kernel, noted = read.kernel, read.priors
-    if kernel not in KERNELS or noted is None:
+    if not is_known(kernel) or noted is None:
         raise ValueError(
             "rebuild needs a fit of a model of build_model, got one with a covariance of its own "
             "or without a note of its priors. Build the model as it was first built."

@@ -24,13 +24,20 @@ from pytensor.graph.replace import graph_replace, vectorize_graph
 from pytensor.tensor.random.op import RandomVariable
 
 from pm_gplvm.core.checks import Array, checked
+from pm_gplvm.core.composite import FACTOR
 from pm_gplvm.core.gaussian import gram_factor, lower_factors, solve_lower
 from pm_gplvm.data.arrays import numbers
 from pm_gplvm.data.fit import in_each_view
 from pm_gplvm.model.compile import Backend, compile_mode, resolve_mode
 from pm_gplvm.model.laplace import functions_log_likelihood
 from pm_gplvm.model.likelihood import check_memory
-from pm_gplvm.model.ops import Covariance, incomplete_total_logp, own_columns_logp, total_logp
+from pm_gplvm.model.ops import (
+    CompositeCovariance,
+    Covariance,
+    incomplete_total_logp,
+    own_columns_logp,
+    total_logp,
+)
 from pm_gplvm.model.spec import FunctionTable, ModelSpec, Table, tables_of, views_of
 from pm_gplvm.model.volume import log_volume
 
@@ -128,7 +135,7 @@ def table_log_likelihood(table: Table, rows: NDArray[np.intp] | None = None) -> 
 
 def _covariance_of(cov: Variable, rows: NDArray[np.intp]) -> Variable:
     """Write down K of these rows alone, if it can be without the others'."""
-    if cov.owner is not None and isinstance(cov.owner.op, Covariance):
+    if cov.owner is not None and isinstance(cov.owner.op, Covariance | CompositeCovariance):
         Z, *others = cov.owner.inputs
         return cov.owner.op(Z[rows], *others)[0]
     return cov[np.ix_(rows, rows)]
@@ -167,10 +174,15 @@ class Layout:
 
 
 def movable(model: pm.Model) -> dict[str, tuple[str, ...]]:
-    """Value variables of X, and of the logarithms of lengthscales and weights of all tables, where they are free."""
+    """Value variables of X, and of the logarithms of lengthscales and weights of all tables, where they are free.
+
+    Not of the lengthscales of a kernel of several factors: a dimension may have several.
+    """
     kinds: dict[str, tuple[type, list[str]]] = {"X": (type(None), ["X"])}
     for name in ("lengthscale", "weight"):
         kinds[name] = (LogTransform, in_each_view(name, views_of(model)))
+    if FACTOR in model.named_vars_to_dims.get("lengthscale", ()):
+        del kinds["lengthscale"]
     return {
         name: tuple(
             str(model.rvs_to_values[rv].name)

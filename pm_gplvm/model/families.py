@@ -479,8 +479,10 @@ class Likelihood:
         upper = np.where(rows.seen, self._predictive_cdf(y, t, variance, entry, q), np.nan)
         if not self.discrete:
             return upper, upper
-        lower = self._predictive_cdf(self._before(y), t, variance, entry, q)
-        return np.where(rows.seen, np.minimum(lower, upper), np.nan), upper
+        at = np.exp(
+            self._log_predictive(y, t, variance, entry, q)
+        )  # cheaper than P(y < Y) by itself
+        return np.where(rows.seen, np.maximum(upper - at, 0.0), np.nan), upper
 
     def interval(
         self,
@@ -550,10 +552,6 @@ class Likelihood:
             return rows.known
         told = self.entries(*rows.Y.shape)
         return None if told is None else np.where(rows.seen, told, 1.0)
-
-    def _before(self, y: Array) -> Array:
-        """Return the next lower value."""
-        return y - 1.0
 
     def _moments(
         self, t: Array, variance: Array, entry: Array | None, q: Parameters
@@ -1523,10 +1521,6 @@ class Ordinal(_Logistic):
         ends = np.pad(cuts, ((0, 0), (1, 1)), constant_values=((0, 0), (-np.inf, np.inf)))
         codes, column = self._classes(y), np.arange(D)
         return ends[column, codes], ends[column, codes + 1]
-
-    def _before(self, y: Array) -> Array:
-        padded = np.concatenate([[-np.inf], self.levels])
-        return padded[self._classes(y)]
 
     def _log_density(self, y: Array, t: Array, entry: Array | None, q: Parameters) -> Array:
         lower, upper = self._edges(y, q)

@@ -133,10 +133,11 @@ def add_functions(source: Source, parameters: Mapping[str, Any], level: Any) -> 
     level = add_prior("level", level, dims=(FEATURE,), shape=(D,), positive=False)
     f = level + whitened_functions(source.kernel, parameters, (D, N)).T
     f = pm.Deterministic("f", Functions(source)(f), dims=(OBS, FEATURE))
+    offset, by_entry = None, False
     if source.offset is not None:
-        dims = (OBS, FEATURE) if source.offset.shape == (N, D) else None
-        f = f + pm.Data("Y_offset", source.offset, dims=dims)
-    t = centre + spread * f
+        by_entry = source.offset.shape == (N, D)
+        dims = (OBS, FEATURE) if by_entry else None
+        offset = pm.Data("Y_offset", source.offset, dims=dims)
     seen = ~np.isnan(table.to_numpy())
     for end, columns, each in source.blocks():
         own = {
@@ -147,6 +148,12 @@ def add_functions(source: Source, parameters: Mapping[str, Any], level: Any) -> 
         natural = _add_parameters(each, own, end, columns, whole=len(columns) == D)
         if "sigma" in natural:  # in units of the scale, as f is
             natural["sigma"] = natural["sigma"] * spread[columns]
+        gain = natural.pop("gain", None)
+        some = (..., slice(None) if len(columns) == D else columns)
+        t = f[some] if gain is None else gain * f[some]
+        if offset is not None:
+            t = t + (offset[some] if by_entry else offset)
+        t = centre[some] + spread[some] * t
         _observe(source, each, end, columns, t, natural, seen[:, columns])
 
 
@@ -157,7 +164,7 @@ def whitened_functions(
     v = pm.Normal("v", 0.0, 1.0, shape=shape, dims=(FEATURE, OBS))
     given = dict(parameters)
     scales = [given[name] for name in ("amplitude", "weight", "bias") if name in given]
-    size = pt.sqrt(sum(pt.square(s) for s in scales)) if scales else 1.0
+    size = pt.sqrt(sum(pt.square(s).sum() for s in scales)) if scales else 1.0
     K = covariance(kernel, given.pop("X"), **given, sigma=JITTER**0.5 * size)
     return v @ lower_factor(K).T
 
@@ -172,9 +179,10 @@ def _add_parameters(
 ) -> dict[str, Any]:
     """Add free variables whose logarithms have the priors of :meth:`Likelihood.log_prior`; the natural ones by name."""
     natural: dict[str, Any] = {}
+    widths = {**Mixed.widths, **likelihood.widths}
     for full, start in starts.items():
         name = full.removesuffix(end).removeprefix("log_")
-        mean, sd = likelihood.widths[f"log_{name}"]
+        mean, sd = widths[f"log_{name}"]
         shape = np.shape(start)
         dims = FEATURE if whole and shape == (len(columns),) else None
         own = f"df_beyond_2{end}" if name == "df" else f"{name}{end}"
@@ -203,7 +211,6 @@ def _observe(
     Y, (N, D) = source.table.to_numpy()[:, columns], source.table.shape
     told = likelihood.entries(N, len(columns))
     entry = None if told is None else np.broadcast_to(told, Y.shape)
-    t = t[:, columns] if len(columns) < D else t
     dims: dict[str, Any] = {"dims": (OBS, FEATURE)} if len(columns) == D else {}
     if not seen.all():
         if isinstance(likelihood, FromPyMC):

@@ -21,7 +21,7 @@ from pm_gplvm.model.compile import compile_mode
 from pm_gplvm.model.functions import Source, names_of_theta, variable_of
 from pm_gplvm.model.likelihoods import Likelihood
 from pm_gplvm.model.likelihoods import Rows as Observed
-from pm_gplvm.model.ops import LaplaceTerms, covariance
+from pm_gplvm.model.ops import LaplaceTerms, covariance, with_columns
 from pm_gplvm.model.spec import FunctionTable, ModelSpec
 
 
@@ -93,7 +93,7 @@ def _inputs(spec: ModelSpec) -> tuple[TableEntries, list[Variable]]:
     source, model = source_in(spec), spec.model
     entries = TableEntries.of(source)
     theta = {name: model[name] for name in names_of_theta(source.kernel)}
-    K = covariance(source.kernel, model["X"], **theta)
+    K = covariance(source.kernel, with_columns(model["X"], spec.latent_dim), **theta)
     parameters = [pt.log(model[variable_of(name)]) for name in entries.names]
     return entries, [K, pt.as_tensor_variable(model["level"]), *parameters]
 

@@ -64,9 +64,14 @@ _FLAT = 1e-9  # of the largest curvature: rounding
 
 
 class Mixed(Likelihood):
-    """Blocks of columns, each with its likelihood; a parameter is named after its block."""
+    """Blocks of columns, each with its likelihood; a parameter is named after its block.
+
+    All columns share the kernel's amplitude. Links have scales of their own, so a block that is not standardised
+    takes gain · f: of the standardised blocks, or else of the first, the gain is 1.
+    """
 
     name: ClassVar[str] = "mixed"
+    widths: ClassVar[dict[str, tuple[float, float]]] = {"log_gain": (0.0, 1.0)}
 
     def __init__(self, blocks: Iterable[tuple[Iterable[int], Likelihood]]) -> None:
         self.blocks = [(np.asarray(list(c), dtype=np.intp), each) for c, each in blocks]
@@ -137,10 +142,24 @@ class Mixed(Likelihood):
     def _of(self, i: int, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """Return the parameters of a block by their own names."""
         end = f"_{self.names[i]}"
-        return {k.removesuffix(end): v for k, v in parameters.items() if self._owner(k) == i}
+        own = {k.removesuffix(end): v for k, v in parameters.items() if self._owner(k) == i}
+        return {name: value for name, value in own.items() if name not in ("log_gain", "gain")}
 
     def _named(self, i: int, parameters: Mapping[str, Any]) -> dict[str, Any]:
         return {f"{name}_{self.names[i]}": value for name, value in parameters.items()}
+
+    @cached_property
+    def _with_gain(self) -> list[int]:
+        plain = [
+            i
+            for i, (columns, each) in enumerate(self.blocks)
+            if each.standardised(len(columns)).all()
+        ]
+        return [i for i in range(len(self.blocks)) if i not in (plain or [0])]
+
+    def _gain(self, i: int, parameters: Mapping[str, Any]) -> Any:
+        """Return what f of a block is multiplied by: 1 in fits that know of none."""
+        return np.exp(parameters.get(f"log_gain_{self.names[i]}", 0.0))
 
     def _part(self, i: int, table: Any) -> Any:
         """Return the columns of a block; of what is known of entries None where it was told nothing."""
@@ -185,7 +204,8 @@ class Mixed(Likelihood):
             zip(self.blocks, self._rows(rows), strict=True)
         ):
             own, level[columns] = each.start(part)
-            found |= self._named(i, own)
+            gain: Parameters = {"log_gain": np.zeros(())} if i in self._with_gain else {}
+            found |= self._named(i, own | gain)
         return found, level
 
     def working(self, rows: Rows) -> Array:
@@ -207,10 +227,17 @@ class Mixed(Likelihood):
         for i, ((columns, each), part) in enumerate(
             zip(self.blocks, self._rows(rows), strict=True)
         ):
-            mean = np.ascontiguousarray(f.mean[:, :, columns])
-            variance = np.ascontiguousarray(f.variance[:, :, columns])
+            gain = self._gain(i, parameters)
+            mean = np.ascontiguousarray(gain * f.mean[:, :, columns])
+            variance = np.ascontiguousarray(gain**2 * f.variance[:, :, columns])
             own = Nodes(mean, variance, f.weights)
             value, gradients = each._expect(part, own, self._of(i, parameters), slopes)
+            mean *= gain  # now derivatives
+            variance *= gain**2
+            if slopes and i in self._with_gain:
+                by_gain = (mean * f.mean[:, :, columns]).sum()
+                by_gain += 2.0 * (variance * f.variance[:, :, columns]).sum()
+                gradients = {**gradients, "log_gain": np.asarray(by_gain)}
             f.mean[:, :, columns], f.variance[:, :, columns] = mean, variance
             total += value
             found |= self._named(i, gradients)
@@ -220,7 +247,15 @@ class Mixed(Likelihood):
         self, rows: Rows, f: Array, parameters: Parameters
     ) -> tuple[Array, Array, Array, Array]:
         """See :meth:`Likelihood.curved`."""
-        return self._of_rows("curved", rows, (f,), parameters)
+        parts = self._rows(rows)
+
+        def of_block(i: int, each: Likelihood) -> tuple[Array, ...]:
+            gain = self._gain(i, parameters)
+            found = each.curved(parts[i], gain * self._part(i, f), self._of(i, parameters))
+            return tuple(gain**k * derivative for k, derivative in enumerate(found))
+
+        log_p, slope, W, of_W = self._gather(f.shape, of_block)
+        return log_p, slope, W, of_W
 
     def slopes_of_parameters(
         self, rows: Rows, f: Array, variance: Array, adjoint: Array, parameters: Parameters
@@ -228,8 +263,16 @@ class Mixed(Likelihood):
         """See :meth:`Likelihood.slopes_of_parameters`."""
         found: Parameters = {}
         for i, ((_, each), part) in enumerate(zip(self.blocks, self._rows(rows), strict=True)):
-            mode, v, u = (self._part(i, table) for table in (f, variance, adjoint))
+            gain = self._gain(i, parameters)
+            mode, v, u = (
+                gain**k * self._part(i, table)
+                for k, table in zip((1, 2, 1), (f, variance, adjoint), strict=True)
+            )
             own = each.slopes_of_parameters(part, mode, v, u, self._of(i, parameters))
+            if i in self._with_gain:
+                _, slope, W, of_W = each.curved(part, mode, self._of(i, parameters))
+                by_gain = mode * (slope - 0.5 * v * of_W - u * W) - v * W + u * slope
+                own["log_gain"] = np.asarray(by_gain.sum())
             found |= self._named(i, own)
         return found
 
@@ -241,13 +284,21 @@ class Mixed(Likelihood):
             value, slopes = each.log_prior(self._of(i, parameters))
             total += value
             found |= self._named(i, slopes)
+        gains = {k: v for k, v in parameters.items() if k not in found}
+        for name, log_gain in gains.items():
+            value, slope = super().log_prior({"log_gain": log_gain})
+            total += value
+            found[name] = slope["log_gain"]
         return total, found
 
     def constrained(self, parameters: Parameters) -> Parameters:
         """Return the natural parameters of the blocks."""
         found: Parameters = {}
         for i, (_, each) in enumerate(self.blocks):
-            found |= self._named(i, each.constrained(self._of(i, parameters)))
+            gain: Parameters = (
+                {"gain": np.asarray(self._gain(i, parameters))} if i in self._with_gain else {}
+            )
+            found |= self._named(i, each.constrained(self._of(i, parameters)) | gain)
         return found
 
     def _gather(self, shape: tuple[int, ...], of_block: Callable[[int, Likelihood], Any]) -> Any:
@@ -261,22 +312,24 @@ class Mixed(Likelihood):
                 table[:, columns] = part
         return tuple(tables)
 
+    def _functions(
+        self, i: int, mean: Array, variance: Array, parameters: Parameters
+    ) -> tuple[Array, Array]:
+        """Mean and variance of what a block sees, gain · f."""
+        gain = self._gain(i, parameters)
+        return gain * self._part(i, mean), gain**2 * self._part(i, variance)
+
     def _of_rows(
-        self,
-        verb: str,
-        rows: Rows,
-        tables: tuple[Array, ...],
-        parameters: Parameters,
-        *options: Any,
+        self, verb: str, rows: Rows, mean: Array, variance: Array, parameters: Parameters
     ) -> Any:
-        """Return what a method of each block gives for its columns of rows and of tables like them."""
+        """Return what a method of each block gives for its columns of rows."""
         parts = self._rows(rows)
 
         def of_block(i: int, each: Likelihood) -> Any:
-            own = (self._part(i, table) for table in tables)
-            return getattr(each, verb)(parts[i], *own, self._of(i, parameters), *options)
+            f = self._functions(i, mean, variance, parameters)
+            return getattr(each, verb)(parts[i], *f, self._of(i, parameters))
 
-        return self._gather(tables[0].shape, of_block)
+        return self._gather(mean.shape, of_block)
 
     def moments(
         self,
@@ -290,8 +343,7 @@ class Mixed(Likelihood):
         return self._gather(
             mean.shape,
             lambda i, each: each.moments(
-                self._part(i, mean),
-                self._part(i, variance),
+                *self._functions(i, mean, variance, parameters),
                 self._part(i, offset),
                 self._entry(i, entry),
                 self._of(i, parameters),
@@ -302,7 +354,7 @@ class Mixed(Likelihood):
         self, rows: Rows, mean: Array, variance: Array, parameters: Parameters
     ) -> Array:
         """See :meth:`Likelihood.log_predictive`."""
-        (table,) = self._of_rows("log_predictive", rows, (mean, variance), parameters)
+        (table,) = self._of_rows("log_predictive", rows, mean, variance, parameters)
         return table
 
     def marginal(
@@ -314,13 +366,24 @@ class Mixed(Likelihood):
         points: int = FEW_POINTS,
     ) -> tuple[Array, Array, Array]:
         """See :meth:`Likelihood.marginal`."""
-        return self._of_rows("marginal", rows, (mean, variance), parameters, points)
+        parts = self._rows(rows)
+
+        def of_block(i: int, each: Likelihood) -> tuple[Array, ...]:
+            gain = self._gain(i, parameters)
+            f = self._functions(i, mean, variance, parameters)
+            value, by_mean, by_variance = each.marginal(
+                parts[i], *f, self._of(i, parameters), points
+            )
+            return value, gain * by_mean, gain**2 * by_variance
+
+        value, by_mean, by_variance = self._gather(mean.shape, of_block)
+        return value, by_mean, by_variance
 
     def cumulative(
         self, rows: Rows, mean: Array, variance: Array, parameters: Parameters
     ) -> tuple[Array, Array]:
         """See :meth:`Likelihood.cumulative`."""
-        return self._of_rows("cumulative", rows, (mean, variance), parameters)
+        return self._of_rows("cumulative", rows, mean, variance, parameters)
 
     def interval(
         self,
@@ -335,8 +398,7 @@ class Mixed(Likelihood):
         return self._gather(
             mean.shape,
             lambda i, each: each.interval(
-                self._part(i, mean),
-                self._part(i, variance),
+                *self._functions(i, mean, variance, parameters),
                 self._part(i, offset),
                 self._entry(i, entry),
                 self._of(i, parameters),
@@ -357,7 +419,7 @@ class Mixed(Likelihood):
             f.shape,
             lambda i, each: each.draw(
                 rng,
-                self._part(i, f),
+                self._gain(i, parameters) * self._part(i, f),
                 self._part(i, offset),
                 self._entry(i, entry),
                 self._of(i, parameters),
@@ -378,10 +440,11 @@ class Mixed(Likelihood):
         observed, made = kwargs.pop("observed", None), []
         for i, (columns, each) in enumerate(self.blocks):
             own = kwargs if observed is None else kwargs | {"observed": observed[:, columns]}
+            gain = (parameters or {}).get(f"gain_{self.names[i]}", 1.0)
             made.append(
                 each.distribution(
                     f"{name}_{self.names[i]}",
-                    f[:, columns],
+                    gain * f[:, columns],
                     self._part(i, offset),
                     None if entry is None else self._entry(i, entry),
                     self._of(i, parameters or {}),

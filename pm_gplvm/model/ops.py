@@ -9,7 +9,7 @@ linker leaves it there only where nobody else can hold it. At N = 1000 fresh mem
 N × N array would cost a fifth of the time.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from types import SimpleNamespace
@@ -28,6 +28,7 @@ from pytensor.graph.replace import clone_replace
 from pytensor.graph.rewriting.basic import in2out, node_rewriter
 
 from pm_gplvm.core.checks import Array
+from pm_gplvm.core.composite import Composite
 from pm_gplvm.core.gaussian import (
     Patterns,
     column_patterns,
@@ -43,6 +44,7 @@ from pm_gplvm.core.kernels import (
     contract,
     contract_whole,
     fill,
+    kernel_named,
     matrix,
     parse_kernel,
     pullback,
@@ -270,6 +272,81 @@ class _CovariancePullback(GradientOp):
         return pullback(self.entry, own, whole)
 
 
+class CompositeCovariance(TwinOp):
+    """K of a kernel of several factors (:mod:`pm_gplvm.core.composite`).
+
+    Inputs: ``X`` (N, Q), ``lengthscale`` (L,), ``amplitude`` (T,), ``alpha`` (A,), ``bias`` and ``sigma``, of
+    which the first three may be empty. ``own``: whether each dimension of a factor has a lengthscale.
+    """
+
+    __props__ = ("kernel", "latent_dim", "own")
+
+    def __init__(self, kernel: str, latent_dim: int, own: bool) -> None:
+        self.kernel, self.latent_dim, self.own = kernel, latent_dim, own
+        self.entry = composite_named(kernel)
+
+    def make_node(self, *inputs: Any) -> Apply:
+        ndims = (2, 1, 1, 1, 0, 0)
+        variables = [
+            pt.as_tensor_variable(v, dtype="float64", ndim=n)
+            for v, n in zip(inputs, ndims, strict=True)
+        ]
+        N = variables[0].type.shape[0]
+        return Apply(self, variables, [pt.tensor(shape=(N, N), dtype="float64")])
+
+    def infer_shape(self, node: Apply, shapes: Any) -> list[Any]:
+        return [(shapes[0][0], shapes[0][0])]
+
+    def perform(self, node: Apply, inputs: Sequence[Any], storage: Any) -> None:
+        storage[0][0] = self._matrix(*inputs)
+
+    def symbolic(self, *inputs: Variable) -> list[Variable]:
+        return [self._matrix(*inputs, xp=SYMBOLIC)]
+
+    def _matrix(self, *inputs: Any, xp: Any = np) -> Any:
+        return self.entry.matrix(*inputs, own=self.own, latent_dim=self.latent_dim, xp=xp)
+
+    def pullback(
+        self,
+        inputs: Sequence[Variable],
+        outputs: Sequence[Variable],
+        cotangents: Sequence[Variable],
+    ) -> list[Variable]:
+        return list(_CompositePullback(self)(*inputs, *cotangents))
+
+
+class _CompositePullback(TwinOp):
+    """∂L/∂(X, θ) from the inputs of :class:`CompositeCovariance` and G = ∂L/∂K."""
+
+    __props__ = ("source",)
+
+    def __init__(self, source: CompositeCovariance) -> None:
+        self.source = source
+
+    def make_node(self, *inputs: Variable) -> Apply:
+        return Apply(self, list(inputs), [v.type() for v in inputs[:-1]])
+
+    def infer_shape(self, node: Apply, shapes: Any) -> list[Any]:
+        return list(shapes[:-1])
+
+    def perform(self, node: Apply, inputs: Sequence[Any], storage: Any) -> None:
+        X, *theta, G = inputs
+        for slot, value in zip(storage, self.source.entry.pullback(X, G, *theta), strict=True):
+            slot[0] = np.asarray(value, dtype=np.float64)
+
+    def symbolic(self, *inputs: Variable) -> list[Variable]:
+        *own, G = inputs
+        return partial_derivatives(self.source.symbolic, own, [G])
+
+
+def composite_named(kernel: str) -> Composite:
+    """Return the kernel of several factors of a name."""
+    entry = kernel_named(kernel)
+    if not isinstance(entry, Composite):
+        raise TypeError(f"kernel {kernel!r} is one of the table.")
+    return entry
+
+
 def as_parameter(
     name: str,
     value: Any,
@@ -296,11 +373,12 @@ def as_parameter(
 
 
 def covariance(
-    kernel: str,
+    kernel: Any,
     X: Any,
     *,
     lengthscale: Any = 1.0,
     amplitude: Any = 1.0,
+    alpha: Any = 1.0,
     weight: Any = 1.0,
     sigma: Any = 0.0,
     bias: Any = 0.0,
@@ -314,12 +392,18 @@ def covariance(
         1 / (1 + r²/2) with r = ‖x - x'‖ / lengthscale (Rasmussen & Williams 2006, eq. 4.9, 4.17 and
         4.19 with α = 1), or x·x'.
         "rbf + linear" is amplitude² exp(-r²/2) + weight² x·x'.
+        Or a sum of products of factors over chosen dimensions, such as "rbf[0,1] + periodic[2]": see
+        ``gplvm.kernels``.
     X : tensor_like, dims (obs, latent), shape (N, Q)
         Latent positions.
     lengthscale : tensor_like, shape () or (Q,)
-        In units of X; one number a latent dimension makes it ARD.
+        In units of X; one number a latent dimension makes it ARD. Of several factors () for all, or one for each
+        that has any, in the order of the text, or one for each of their dimensions.
     amplitude, sigma, bias : tensor_like, shape ()
-        Standard deviations of the signal, the white noise and a constant common to all rows.
+        Standard deviations of the signal, the white noise and a constant common to all rows. The amplitude of
+        several terms is () for all or one for each.
+    alpha : tensor_like, shape () or (A,)
+        Of the rational quadratic factors, () for all or one for each.
     weight : tensor_like, shape ()
         Standard deviation of the slopes of a linear part beside a stationary one, per unit of X.
 
@@ -340,6 +424,9 @@ def covariance(
     [[2.0, 1.0], [1.0, 2.0]]
     """
     entry = parse_kernel(kernel)[0]
+    if isinstance(entry, Composite):
+        theta = {"lengthscale": lengthscale, "amplitude": amplitude, "alpha": alpha}
+        return _composite_covariance(entry, X, theta, bias, sigma)
     lengthscale = as_parameter("lengthscale", lengthscale, ndim=(0, 1), positive=True)
     scales = {"amplitude": amplitude, "bias": bias, "sigma": sigma, "weight": weight}
     amplitude, bias, sigma, weight = (as_parameter(n, v, least=0.0) for n, v in scales.items())
@@ -353,6 +440,52 @@ def covariance(
     # As the graph's own product even of two numbers: ModelSpec reads it.
     linear = [weight * lengthscale] if entry.summed else []
     return Covariance(entry.name)(Z, amplitude, bias, sigma, *linear)[0]
+
+
+def length_of(vector: Variable) -> int:
+    """Count the entries of a vector, whose type may not know it: that of data."""
+    size = vector.type.shape[0]
+    return int(vector.shape[0].eval()) if size is None else int(size)
+
+
+def with_columns(X: Variable, latent_dim: int) -> Variable:
+    """Tell positions' number of columns, which their type may not know."""
+    return X if X.type.shape[1] is not None else pt.specify_shape(X, (None, latent_dim))
+
+
+def _composite_covariance(
+    entry: Composite, X: Any, theta: Mapping[str, Any], bias: Any, sigma: Any
+) -> Variable:
+    """Write down K of a kernel of several factors; a parameter that is one number is that of all."""
+    X = as_parameter("X", X, ndim=(2,))
+    Q = X.type.shape[1]
+    if Q is None:
+        raise ValueError(
+            f"X must have a number of columns that the graph tells, with kernel {entry.name!r}, got one that it does "
+            "not. Write X = pytensor.tensor.specify_shape(X, (None, Q))."
+        )
+    entry.check(Q)
+    vectors, own = [], False
+    for name, value in theta.items():
+        signs: dict[str, Any] = {"least": 0.0} if name == "amplitude" else {"positive": True}
+        given = as_parameter(name, value, ndim=(0, 1), **signs)
+        either = [
+            len(entry.labels(Q, ard=ard)[name][1]) if name in entry.parameters else 0
+            for ard in (False, True)
+        ]
+        if given.ndim == 0 or name not in entry.parameters:
+            given = pt.broadcast_to(given.reshape(()), (either[0],))
+        size = length_of(given)
+        if size not in either:
+            wanted = " or ".join(map(str, dict.fromkeys(either)))
+            raise ValueError(
+                f"{name} must be one number, or have {wanted} entries with kernel {entry.name!r}, got {size}."
+            )
+        own = own or (name == "lengthscale" and either[0] < size)
+        vectors.append(given)
+    # As they are, where they are numbers: ModelSpec reads the graph.
+    scalars = [as_parameter(n, v, least=0.0) for n, v in (("bias", bias), ("sigma", sigma))]
+    return CompositeCovariance(entry.name, Q, own)(X, *vectors, *scalars)
 
 
 # The log-density of Gaussian columns

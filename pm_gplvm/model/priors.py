@@ -25,18 +25,21 @@ from scipy.spatial.distance import pdist
 
 from pm_gplvm.core.blas import rowwise
 from pm_gplvm.core.checks import Array, function_of, number, one_of
+from pm_gplvm.core.composite import checked_dims
 from pm_gplvm.core.kernels import cross_and_rate, cross_covariance
 from pm_gplvm.core.mixtures import Mixture
 from pm_gplvm.data.arrays import (
     by_row,
     classes,
     duration,
+    first_date,
     labels_along,
+    nanoseconds,
     numbers,
     order_of,
     times,
 )
-from pm_gplvm.data.fit import CLASS, LATENT, OBS, Fit
+from pm_gplvm.data.fit import CLASS, LATENT, OBS, SEQUENCE, TIME_KERNEL, Fit
 from pm_gplvm.model.compile import constants, is_random
 from pm_gplvm.model.ops import covariance, lower_factor, whitened
 
@@ -56,6 +59,7 @@ DEFAULT_PRIORS: Mapping[str, Callable[[], Variable]] = {
     # cost in likelihood, and a density that does not vanish at 0 leaves the mode without a place.
     "lengthscale": lambda: pm.InverseGamma.dist(3.0, 2.0),
     "amplitude": lambda: pm.LogNormal.dist(0.0, 1.0),
+    "alpha": lambda: pm.LogNormal.dist(0.0, 1.0),
     "weight": lambda: pm.HalfNormal.dist(1.0),  # finite at 0: the linear part may vanish
     "sigma": lambda: pm.LogNormal.dist(-2.0, 1.0),
     "bias": lambda: pm.HalfNormal.dist(1.0),
@@ -276,7 +280,7 @@ def _array_text(value: NDArray[Any]) -> str:
 
 def kind_of_prior(names: Container[Any]) -> type[LatentPrior]:
     """Which of the priors here X has, by the names of the data of a model or a fit."""
-    known = (informative, dynamics, class_mixture, back_constraint)
+    known = (informative, dynamics, class_mixture, back_constraint, circular)
     return next((kind for kind in known if kind.mark in names), LatentPrior)
 
 
@@ -372,7 +376,8 @@ class dynamics(LatentPrior):
     x_q ~ N(0, (1 - own²) κ(‖t - t'‖ / lengthscale) + own² I), κ = 0 between sequences (Wang, Fleet &
     Hertzmann 2008 in spirit; Damianou, Titsias & Lawrence 2011, eq. 2). Each entry by itself is
     N(0, 1). It is for ``build_model(Y, priors={"X": ...})``; the model has the data ``X_time`` and
-    ``X_sequence`` (obs,), and ``X_lengthscale``.
+    ``X_sequence`` (obs,), ``X_sequence_rows`` (latent_sequence,), ``X_own`` (time_kernel,), where there are dates
+    ``X_time_start`` and ``X_time_unit``, and ``X_lengthscale``. :func:`forecast` continues X, and Y, to other times.
 
     Parameters
     ----------
@@ -428,6 +433,12 @@ class dynamics(LatentPrior):
     of_rows = ("t", "sequences")
     mark = "X_time"
     correlated = True
+    names: ClassVar[tuple[str, ...]] = (
+        "",
+    )  # of the sequences; "" where there is one, without a name
+    calendar: ClassVar[tuple[Array | None, float] | None] = (
+        None  # of dates, or durations: start, unit
+    )
 
     def __post_init__(self) -> None:
         rows = labels_along(self.t, 0)
@@ -446,12 +457,16 @@ class dynamics(LatentPrior):
         sequence = np.zeros(len(t), dtype=np.intp)
         if self.sequences is not None:
             given = self.sequences if rows is None else by_row("sequences", self.sequences, rows)
-            sequence = classes("sequences", given).codes.astype(np.intp)
+            known = classes("sequences", given)
+            sequence = known.codes.astype(np.intp)
+            self._keep(names=tuple(plain_name(label) for label in known.categories))
             if sequence.shape != t.shape or (sequence < 0).any():
                 raise ValueError(
                     f"sequences must have one label a row, {t.shape}, got {sequence.shape} with "
                     f"{int((sequence < 0).sum())} missing."
                 )
+        if dated:
+            self._keep(calendar=(first_date(self.t), nanoseconds(self.time_unit)))
         self._keep(t=t, own=own, lengthscale=unit, sequences=sequence, rows=rows)
 
     def __call__(self, name: str, dims: tuple[str, ...]) -> Variable:
@@ -466,6 +481,7 @@ class dynamics(LatentPrior):
         unit = add_prior(f"{name}_lengthscale", given, dims=(), shape=(), positive=True)
         time = pm.Data(f"{name}_time", t, dims=OBS)
         group = pm.Data(f"{name}_sequence", sequence, dims=OBS)
+        self._note(name)
         amplitude = np.sqrt(1.0 - self.own**2)
         K = covariance(self.kernel, time[:, None], lengthscale=unit, amplitude=amplitude)
         together = pt.eq(group[:, None], group[None, :])
@@ -479,6 +495,25 @@ class dynamics(LatentPrior):
             signature="(n,n),(q)->(n,q)",
             dims=dims,
         )
+
+    def _note(self, name: str) -> None:
+        """Keep in the model, and so in its fits, what other times and sequences need to know."""
+        model = pm.modelcontext(None)
+        model.add_coord(SEQUENCE, self.names)
+        model.add_coord(TIME_KERNEL, [self.kernel])
+        counts = np.bincount(self.sequences, minlength=len(self.names))
+        pm.Data(f"{name}_sequence_rows", counts, dims=SEQUENCE)
+        pm.Data(f"{name}_own", np.array([self.own]), dims=TIME_KERNEL)
+        if self.calendar is not None:
+            start, unit = self.calendar
+            pm.Data(f"{name}_time_unit", unit)
+            if start is not None:
+                pm.Data(f"{name}_time_start", start)
+
+
+def plain_name(label: Any) -> str:
+    """Say a label as text, 1.0 as 1 is."""
+    return str(int(label) if isinstance(label, float) and label.is_integer() else label)
 
 
 def _paths(rowcov: Variable, mean: Variable, size: Any) -> Variable:
@@ -605,6 +640,67 @@ def _shape() -> tuple[int, int]:
     """Rows and latent dimensions of the model that is being built."""
     coords = pm.modelcontext(None).coords
     return len(coords[OBS]), len(coords[LATENT])
+
+
+_CIRCLE = 3.0  # sd of a Normal that is uniform around a circle to within 2 exp(-sd²/2) = 2 %
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class circular(LatentPrior):
+    """Let latent dimensions that are angles lie anywhere around the circle: x_nq ~ N(0, 3²), N(0, 1) in the others.
+
+    For dimensions at which a periodic factor of the kernel looks (:func:`kernels.periodic`). Modulo the period 2π
+    N(0, 3²) is uniform to within 2 %, while N(0, 1) has a third of the rows within 25° of 0 and hardly any opposite.
+    It is for ``build_model(Y, priors={"X": ...})``; a new row has this prior in :func:`embed`.
+
+    Parameters
+    ----------
+    dims : int or sequence of int
+        The latent dimensions that are angles.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the dimensions are no whole numbers from 0 on; when the model is built, if one is none of X.
+
+    Examples
+    --------
+    >>> import pm_gplvm as gplvm
+    >>> Y = gplvm.data.load_digits(n=20)
+    >>> model = gplvm.build_model(
+    ...     Y, kernel="rbf[0] + periodic[1]", priors={"X": gplvm.priors.circular(dims=1)}
+    ... )
+    >>> model["X_circular"].get_value().tolist()
+    [1.0, 3.0]
+    """
+
+    dims: Any
+
+    mark = "X_circular"
+
+    def __post_init__(self) -> None:
+        self._keep(dims=checked_dims(self.dims))
+
+    @staticmethod
+    def new_row(fit: Fit, chosen: NDArray[np.intp]) -> list[NewRow]:
+        """Give a new row the prior of the rows, in the frame of each draw."""
+        frames, sd = fit.frames(chosen), fit.constants["X_circular"].to_numpy()
+        return [
+            (shift, scale * sd, None)
+            for shift, scale in zip(frames.shift, frames.scale, strict=True)
+        ]
+
+    def __call__(self, name: str, dims: tuple[str, ...]) -> Variable:
+        """Register X, and the standard deviation of each of its dimensions."""
+        _, Q = _shape()
+        if max(self.dims) >= Q:
+            raise ValueError(
+                f"dims must name latent dimensions from 0 to {Q - 1}, got {max(self.dims)}."
+            )
+        sd = np.ones(Q)
+        sd[list(self.dims)] = _CIRCLE
+        pm.Data(f"{name}_circular", sd, dims=LATENT)  # by which a fit tells it
+        return pm.Normal(name, 0.0, sd, dims=dims)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

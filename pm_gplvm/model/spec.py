@@ -1,6 +1,6 @@
 """What a ``pm.Model`` is: its table, kernel, parameters and the prior of X, read from its graph once."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -27,7 +27,7 @@ from pm_gplvm.model.compile import constants, is_random
 from pm_gplvm.model.families import working_table
 from pm_gplvm.model.functions import Source, source_of
 from pm_gplvm.model.likelihood import GPColumnsRV, OwnColumnsRV, mask_in
-from pm_gplvm.model.ops import Covariance
+from pm_gplvm.model.ops import CompositeCovariance, Covariance
 from pm_gplvm.model.priors import LatentPrior, basis_of, distribution_text, kind_of_prior
 
 
@@ -533,10 +533,12 @@ def _in_named_parameters(model: pm.Model, table: Table, view: str | None) -> boo
     Only then can it be evaluated from the draws of a fit.
     """
     cov = table.cov
-    if cov.owner is None or not isinstance(cov.owner.op, Covariance):
+    if cov.owner is None or not isinstance(cov.owner.op, Covariance | CompositeCovariance):
         return False
-    Z, amplitude, bias, sigma, *linear = cov.owner.inputs
     named = model.named_vars
+    if isinstance(cov.owner.op, CompositeCovariance):
+        return _are_named(model, cov.owner.op, cov.owner.inputs) and table.own is None
+    Z, amplitude, bias, sigma, *linear = cov.owner.inputs
     if table.own is not None:  # then K leaves the amplitude and the noise out
         if not all(isinstance(v, Constant) for v in (amplitude, sigma)):
             return False
@@ -545,10 +547,7 @@ def _in_named_parameters(model: pm.Model, table: Table, view: str | None) -> boo
         amplitude, sigma = table.own
 
     def is_named(variable: Variable, name: str, default: float | None) -> bool:
-        while variable.owner is not None and isinstance(
-            variable.owner.op, DimShuffle | SpecifyShape
-        ):
-            variable = variable.owner.inputs[0]  # the same numbers in another shape
+        variable = _bare(variable)
         name = name if name == "X" else in_view(name, view)
         if isinstance(variable, Constant):
             return name not in named and bool(np.all(variable.data == default))
@@ -565,6 +564,25 @@ def _in_named_parameters(model: pm.Model, table: Table, view: str | None) -> boo
         and _is_noise(model, sigma, view)
         and all(_is_product(v, is_named) for v in linear)
     )
+
+
+def _bare(variable: Variable) -> Variable:
+    """Return the same numbers as they were before they got another shape."""
+    while variable.owner is not None and isinstance(variable.owner.op, DimShuffle | SpecifyShape):
+        variable = variable.owner.inputs[0]
+    return variable
+
+
+def _are_named(model: pm.Model, op: CompositeCovariance, inputs: Sequence[Variable]) -> bool:
+    """Whether the inputs of K of a kernel of several factors are the model's variables of those names."""
+    X, lengthscale, amplitude, alpha, bias, sigma = inputs
+    theta = {"X": X, "lengthscale": lengthscale, "amplitude": amplitude, "alpha": alpha}
+    named, used = model.named_vars, ("X", *op.entry.parameters)
+    given = {"bias": bias} if "bias" in named else {}
+    given |= {name: theta[name] for name in used}
+    if "bias" not in named and not (isinstance(bias, Constant) and bias.data == 0.0):
+        return False
+    return _is_noise(model, sigma, None) and all(_bare(v) is named.get(n) for n, v in given.items())
 
 
 def _is_noise(model: pm.Model, variable: Variable, view: str | None) -> bool:

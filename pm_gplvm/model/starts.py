@@ -12,8 +12,9 @@ import xarray as xr
 from pymc.distributions.transforms import LogTransform
 
 from pm_gplvm.core.checks import Array
+from pm_gplvm.core.composite import Composite
 from pm_gplvm.core.interrupt import interruptible
-from pm_gplvm.core.kernels import KERNELS
+from pm_gplvm.core.kernels import is_known, kernel_named, unit_of
 from pm_gplvm.data.arrays import numbers
 from pm_gplvm.data.fit import Fit
 from pm_gplvm.model.compile import constants
@@ -93,7 +94,14 @@ EMBEDDINGS = {"pca": _pca, "isomap": _isomap, "random": _random}
 
 # For X of unit spread and data of unit scale: near Lawrence's (2005, section 7.1) 1, 1, e^-½, e^-½,
 # with less noise, as a start that explains all by noise may stay there.
-_THETA = {"lengthscale": 1.0, "amplitude": 1.0, "weight": 0.3, "sigma": 0.3, "bias": 0.6}
+_THETA = {
+    "lengthscale": 1.0,
+    "amplitude": 1.0,
+    "alpha": 1.0,
+    "weight": 0.3,
+    "sigma": 0.3,
+    "bias": 0.6,
+}
 
 
 @dataclass(frozen=True)
@@ -132,17 +140,19 @@ def forms(
     spec = ModelSpec.of(model, views=True)
     model, free = spec.model, spec.free
     first = start_values(spec, start, rng)
-    kernel = KERNELS.get(spec.kernel)
-    if not isinstance(start, str) or kernel is None or "X" not in free:
+    if not isinstance(start, str) or not is_known(spec.kernel) or "X" not in free:
         return [(None, first)]
-    F = _table(spec, start)
-    raw = {start: EMBEDDINGS[start](F, spec.latent_dim, rng)}
+    kernel, F = kernel_named(spec.kernel), _table(spec, start)
+    raw = {start: _embedded(spec, start, F, rng)}
+    if angles_of(spec):
+        raw["others first"] = _embedded(spec, start, F, rng, angles_first=False)
     noise = None
     if spec.table.own is not None:
         # What a noise of each column is for: factors rather than the widest directions.
         raw["factors"], noise = _factors(F, spec.latent_dim)
     linear = "weight" in kernel.parameters
-    chosen = _WITH_LINEAR if linear else _CURVED if kernel.stationary else _LINEAR
+    curved = kernel.stationary or isinstance(kernel, Composite)
+    chosen = _WITH_LINEAR if linear else _CURVED if curved else _LINEAR
     made: list[tuple[Form | None, Values]] = []
     for form, way in [(form, way) for way in raw for form in chosen]:
         X = _placed(spec, raw[way], rng, whitened=form.whitened)
@@ -159,7 +169,7 @@ def forms(
             theta["sigma"] = noise
         held = [p.fixed["lengthscale"] for p in spec.parts if "lengthscale" in p.fixed]
         if held:
-            X = X * form.size * held[0]
+            X = X * form.size * unit_of(spec.kernel, X.shape[1], held[0])
         values = dict(first)
         named: dict[str, Any] = {"X": X, **_of_each(spec, theta)} | _of_likelihood(spec)
         for name, value in named.items():
@@ -172,6 +182,39 @@ def forms(
                 )
         made.append((form, {n: np.asarray(v, dtype=np.float64) for n, v in values.items()}))
     return made
+
+
+def angles_of(spec: ModelSpec) -> list[int]:
+    """List the latent dimensions that are angles."""
+    if not is_known(spec.kernel):
+        return []
+    kernel = kernel_named(spec.kernel)
+    return kernel.angles(spec.latent_dim) if isinstance(kernel, Composite) else []
+
+
+def _embedded(
+    spec: ModelSpec, way: str, F: Array, rng: np.random.Generator, *, angles_first: bool = True
+) -> Array:
+    """Place rows in a way by its name, (N, Q), each latent dimension that is an angle in a plane of its own.
+
+    The planes are the first or the last of the components: which of both suits a table only a fit can tell.
+    """
+    Q, angles = spec.latent_dim, angles_of(spec)
+    n = Q + len(angles)
+    if not angles or n > min(F.shape):
+        return EMBEDDINGS[way](F, Q, rng)
+    first = 0 if angles_first else Q - len(angles)
+    return with_angles(EMBEDDINGS[way](F, n, rng), angles, first)
+
+
+def with_angles(components: Array, angles: list[int], first: int = 0) -> Array:
+    """Place rows by components (N, Q + A), each of A dimensions by the angle in a plane, from component ``first`` on."""
+    Q, last = components.shape[1] - len(angles), first + 2 * len(angles)
+    planes = components[:, first:last]
+    X = np.empty((len(components), Q))
+    X[:, angles] = np.arctan2(planes[:, 1::2], planes[:, ::2])
+    X[:, np.setdiff1d(np.arange(Q), angles)] = np.delete(components, np.s_[first:last], axis=1)
+    return X
 
 
 def _of_each(spec: ModelSpec, theta: Mapping[str, Any]) -> dict[str, Any]:
@@ -263,7 +306,7 @@ def _given(spec: ModelSpec, start: Any, rng: np.random.Generator) -> dict[str, A
             )
         if spec.is_X_held:
             return {}
-        X = EMBEDDINGS[start](_table(spec, start), spec.latent_dim, rng)
+        X = _embedded(spec, start, _table(spec, start), rng)
         return {"X": _placed(spec, X, rng, whitened=True)}
     if isinstance(start, xr.DataTree):
         read = Fit.of(start, "X", caller="start", views=bool(spec.views))
@@ -320,11 +363,13 @@ def _table(spec: ModelSpec, start: Any) -> Array:
 
 def _placed(spec: ModelSpec, X: Array, rng: np.random.Generator, *, whitened: bool) -> Array:
     """Centre positions, give them root mean square 1, and turn them to what is known of some."""
-    unit = _unit_columns(X, rng)
+    unit, angles = _unit_columns(X, rng), angles_of(spec)
+    given = X[:, angles]
     if not whitened:
         spread = (X - X.mean(axis=0)).std(axis=0)
         X = unit * np.maximum(spread, _LEAST * spread.max())
         unit = X / np.sqrt((X**2).mean())
+    unit[:, angles] = given
     anchors = spec.prior.anchors
     return unit if anchors is None else turned_towards(unit, *anchors, rng)
 

@@ -1,6 +1,7 @@
 """Positive parameters by themselves, with their priors, for fits that hold no ``pm.Model`` of X: the kernel's θ."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,24 +11,60 @@ import pytensor.tensor as pt
 from pymc.distributions.transforms import LogTransform
 
 from pm_gplvm.core.checks import Array
+from pm_gplvm.core.composite import Composite
 from pm_gplvm.core.kernels import Kernel
 from pm_gplvm.data.fit import LATENT
 from pm_gplvm.model.compile import compile_mode
 from pm_gplvm.model.priors import DEFAULT_PRIORS, add_prior, distribution_text
 
 
+@dataclass(frozen=True)
+class Axes:
+    """Axes of a kernel's parameters: which has which, and the labels of each axis."""
+
+    of: dict[str, str]
+    coords: dict[str, Any]
+
+    @classmethod
+    def of_kernel(cls, entry: Kernel | Composite, latent_dim: int, *, ard: bool) -> "Axes":
+        """Choose them; ``ard``: a lengthscale for each latent dimension, of each factor."""
+        if isinstance(entry, Composite):
+            labels = entry.labels(latent_dim, ard=ard)
+            of = {name: axis for name, (axis, _) in labels.items()}
+            return cls(of, dict(labels.values()))
+        of = {"lengthscale": LATENT} if ard and "lengthscale" in entry.parameters else {}
+        return cls(of, {LATENT: np.arange(latent_dim)} if of else {})
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a parameter."""
+        return (len(self.coords[self.of[name]]),) if name in self.of else ()
+
+    def dims(self, name: str) -> tuple[str, ...]:
+        """Dims of a parameter."""
+        return (self.of[name],) if name in self.of else ()
+
+
 class PositivePriors:
     """Priors of positive parameters that depend on no others, and those parameters that are held fixed.
 
-    ``dims`` tells the parameters: () of a number, (latent,) of one for each dimension. ``priors`` has one for each.
+    ``dims`` tells the parameters: () of a number, (latent,) of one for each dimension. ``priors`` has one for each,
+    ``coords`` the labels of axes other than the latent one.
     """
 
     def __init__(
-        self, priors: Mapping[str, Any], dims: Mapping[str, tuple[str, ...]], latent_dim: int
+        self,
+        priors: Mapping[str, Any],
+        dims: Mapping[str, tuple[str, ...]],
+        latent_dim: int,
+        coords: Mapping[str, Any] | None = None,
     ) -> None:
         self.dims = dict(dims)
-        shapes = {name: (latent_dim,) if of else () for name, of in self.dims.items()}
-        with pm.Model(coords={LATENT: np.arange(latent_dim)}) as model:
+        self.coords = {LATENT: np.arange(latent_dim), **(coords or {})}
+        self.shapes = {
+            name: tuple(len(self.coords[dim]) for dim in of) for name, of in self.dims.items()
+        }
+        shapes = self.shapes
+        with pm.Model(coords=self.coords) as model:
             for name, shape in shapes.items():
                 add_prior(name, priors[name], dims=self.dims[name], shape=shape, positive=True)
         self.fixed = {
@@ -58,7 +95,7 @@ class ThetaPrior(PositivePriors):
 
     def __init__(
         self,
-        kernel: Kernel,
+        kernel: Kernel | Composite,
         bias: bool,
         latent_dim: int,
         priors: Mapping[str, Any] | None,
@@ -72,9 +109,10 @@ class ThetaPrior(PositivePriors):
                 f"priors must name parameters of this kernel ({', '.join(names) or 'it has none'}), got "
                 f"{', '.join(map(str, unknown))}."
             )
-        dims = {name: (LATENT,) if ard and name == "lengthscale" else () for name in names}
+        axes = Axes.of_kernel(kernel, latent_dim, ard=ard)
+        dims = {name: axes.dims(name) for name in names}
         chosen = {name: (priors or {}).get(name, DEFAULT_PRIORS[name]()) for name in names}
-        super().__init__(chosen, dims, latent_dim)
+        super().__init__(chosen, dims, latent_dim, axes.coords)
 
 
 def _compiled(model: pm.Model) -> Any:

@@ -11,6 +11,10 @@ position with the precision slope² / noise variance:
 
     h_nq = D_n (c amplitude² / lengthscale_q² + weight²) / (sigma² + resolution²).
 
+Of a kernel of several factors the variance of the slopes is the sum over its terms and those of their factors
+that look at the dimension, Σ_t amplitude_t² Σ_f c_f / lengthscale_f², c = 1 for periodic and rational
+quadratic ones, and amplitude_t² of an inner product that stands alone.
+
 Where columns have an amplitude and a noise of their own, n_d, each amplitude would shrink for the sake
 of this term, and the noise of one column go to 0 (a Heywood case). What a column's function varies by
 is then taken from the column itself, its variance v_d less its noise, and the kernel only says how
@@ -34,8 +38,9 @@ import pytensor.tensor as pt
 from numpy.typing import NDArray
 from pytensor.graph.basic import Variable
 
-from pm_gplvm.core.kernels import KERNELS, prior_slope_variance
-from pm_gplvm.model.ops import GaussianTerms
+from pm_gplvm.core.composite import Composite
+from pm_gplvm.core.kernels import KERNELS, is_known, kernel_named, prior_slope_variance
+from pm_gplvm.model.ops import GaussianTerms, length_of
 from pm_gplvm.model.spec import ModelSpec
 
 _LOG_2PI = float(np.log(2.0 * np.pi))
@@ -44,18 +49,21 @@ _LOG_2PI = float(np.log(2.0 * np.pi))
 def why_no_volume(model: pm.Model | ModelSpec) -> str | None:
     """Tell in a sentence why X cannot be integrated out of a model, or None if it can."""
     spec = ModelSpec.of(model)
-    if spec.kernel not in KERNELS:
+    if not is_known(spec.kernel):
         return (
             "it needs the expected slope of the kernel, and knows that of "
             f"{', '.join(KERNELS)} in the model's own parameters, got a covariance of another kind"
         )
+    entry = kernel_named(spec.kernel)
+    if isinstance(entry, Composite) and entry.why_no_slope is not None:
+        return f"it needs the expected slope of the kernel, and {entry.why_no_slope}"
     if not spec.table.standardisable:
         return "the mean and scale of its table must be data"
     if spec.is_X_held:
         return "X is held fixed"
     if "X" in spec.free and not spec.prior.is_known:
         return (
-            "it needs the precision of X's prior, and knows Normal, informative, dynamics, class_mixture and "
+            "it needs the precision of X's prior, and knows Normal, informative, dynamics, class_mixture, circular and "
             "back_constraint, got another one"
         )
     return None
@@ -92,7 +100,13 @@ def _information(spec: ModelSpec) -> tuple[Variable, tuple[int, int]]:
     """h_nq and its shape (N, Q)."""
     F, own, Q, theta = spec.table.F, spec.table.own is not None, spec.latent_dim, spec.theta
     seen = (~np.isnan(F)).astype(np.float64)
-    kernel = KERNELS[spec.kernel]
+    kernel = kernel_named(spec.kernel)
+    if isinstance(kernel, Composite):
+        of_theta = {name: theta[name] for name in kernel.parameters}
+        length = length_of(theta["lengthscale"]) if "lengthscale" in theta else 0
+        slope = kernel.prior_slope_variance(Q, **of_theta, own=kernel.has_own(Q, length), xp=pt)
+        precision = pt.constant(seen.sum(axis=1)) / pt.square(spec.noise)
+        return precision[:, None] * slope, (len(seen), Q)
     amplitude, weight = theta.get("amplitude", 1.0), theta.get("weight", 1.0)
     signal = pt.constant(1.0) if own else pt.square(amplitude)  # of the stationary part
     linear = (pt.square(weight) if kernel.summed else 1.0) if kernel.linear else 0.0

@@ -138,10 +138,9 @@ def keep_inside(axes: Sequence[Axes]) -> None:
 
 def lengthscales(read: Fit) -> Array | None:
     """Median over the draws of the lengthscale of each latent dimension (Q,); None where there is none."""
-    if "lengthscale" not in read:
+    if (unit := read.unit_of_positions()) is None:
         return None
-    values = read.values("lengthscale").reshape(read.n_draws, -1)
-    return np.broadcast_to(np.median(values, axis=0), read.latent_dim)
+    return np.broadcast_to(np.median(unit, axis=0), read.latent_dim)
 
 
 def draw_notes(

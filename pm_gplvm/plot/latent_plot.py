@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from pm_gplvm.core.checks import Array, checked, count
-from pm_gplvm.core.kernels import KERNELS
+from pm_gplvm.core.kernels import is_known
 from pm_gplvm.data.arrays import datelike, numbers
 from pm_gplvm.data.fit import Fit
 from pm_gplvm.plot.colours import (
@@ -204,7 +204,7 @@ def latent(
         frame,
         lengthscales(read) if scale_bar else None,
     )
-    shading = _Shading(read, _kind(background, plane, read.kernel in KERNELS), grid)
+    shading = _Shading(read, _kind(background, plane, is_known(read.kernel)), grid)
     if pairs:
         return _plot_pairs(plane, rows, shading, ax)
     if ax is None:

@@ -15,6 +15,7 @@ from pm_gplvm.data.fit import LATENT, Fit, to_json
 from pm_gplvm.data.progress import progress_bar
 from pm_gplvm.data.views import NewRows, Tables, tables_of_fit
 from pm_gplvm.model.priors import LatentPrior, kind_of_prior, mapped
+from pm_gplvm.prediction.paths import Paths
 from pm_gplvm.prediction.processes import chosen_draws
 from pm_gplvm.prediction.row_posterior import (
     Density,
@@ -26,6 +27,7 @@ from pm_gplvm.prediction.row_posterior import (
     separate_modes,
     weighted_positions,
 )
+from pm_gplvm.prediction.sequences import placed_in_time
 from pm_gplvm.prediction.uncollapsed import each_frame, offset_of, uncollapsed_density
 
 _STANDARD = "Normal(0.0, 1.0)"
@@ -43,6 +45,8 @@ def embed(
     Y_new: Any,
     *,
     prior: Any = None,
+    times: Any = None,
+    sequence: Any = None,
     num_samples: int = 20,
     draws: int = 1000,
     n_starts: int = 16,
@@ -51,7 +55,7 @@ def embed(
     progressbar: bool = True,
     blas_threads: int | None = 1,
 ) -> xr.DataTree:
-    """Find the posterior of the position x of new rows, each for itself.
+    """Find the posterior of the position x of new rows, each for itself, or with ``times`` as frames of a path.
 
     For each draw (X, θ) of the fit the density of a new row with the entries o seen,
 
@@ -81,6 +85,12 @@ def embed(
         moved X; of a fit with :func:`priors.class_mixture` their mixture; of one that is
         :func:`priors.back_constraint` the position that the map gives, one for each draw. If X had a prior
         of your own, give it here.
+    times : array_like, shape (M,), optional
+        Of a fit with :func:`priors.dynamics`: the new rows are placed together, by the prior of a path at these times. In
+        the units of ``t`` there.
+    sequence : label or array_like of labels, shape (M,), optional
+        With ``times``: as in :func:`forecast`. Frames of a sequence of the fit continue it, given its rows; a label that
+        the fit has not is a new sequence.
     num_samples : int, default 20
         At most so many draws of the fit are used, evenly spaced.
     draws : int, default 1000
@@ -135,6 +145,12 @@ def embed(
     signs of zero, and columns that come by name may stand in any order. Equal rows are told the same.
     With more BLAS threads than one this holds but for rounding.
 
+    *With times* ln p(X_new given X) + Σ ln p(y_t, given x_t) is maximised in all positions of a draw at once, from the
+    prior's mean and from two ways through positions of known rows, and positions are drawn from the Gaussian with the
+    curvature there, together. Nothing corrects it (``pareto_k`` is NaN), a second mode is not seen, and the draws of
+    the fit count the same. Given its position a row tells nothing of another's entries, as without times. ``modes``
+    has one mode a row, the mean over the draws of the fit, with the sd of the position; ``n_starts`` is not used.
+
     *Sparse and variational fits.* m and v are those given q(u), the values at the M inducing inputs, which the
     new rows do not change. X being integrated over, a variational fit counts as one draw (unless aligned).
     Starts are sought among at most 1000 of its rows.
@@ -163,6 +179,21 @@ def embed(
     settings = {"num_samples": num_samples, "draws": draws, "n_starts": n_starts}
     tables = readable(fit, settings, "embed")
     read = next(iter(tables.values()))
+    if times is not None or sequence is not None:
+        if len(tables) > 1:
+            raise ValueError(
+                "times and sequence are of a fit of one table, got one of several. Take one of them by "
+                "gplvm.data.view(fit, name)."
+            )
+        return _in_time(
+            read,
+            Y_new,
+            (times, sequence, prior, offset),
+            settings,
+            random_seed,
+            blas_threads,
+            progressbar,
+        )
     if prior is None and kind_of_prior(read.constants).mapped:
         whole = NewRows.of(tables, Y_new)
         read.warn_unaligned()
@@ -186,6 +217,70 @@ def embed(
         "converged": positions.modes.converged,
     }
     tree = _tree_of_positions(read, new, X, (at, sd, weight), rows)
+    tree.attrs |= {**settings, "random_seed": to_json(random_seed)}
+    return tree
+
+
+def _in_time(
+    read: Fit,
+    Y_new: Any,
+    given: tuple[Any, Any, Any, Any],
+    settings: dict[str, int],
+    random_seed: int | None,
+    blas_threads: int | None,
+    progressbar: bool,
+) -> xr.DataTree:
+    """Place new rows together as frames, by ``given`` times and sequences."""
+    times, sequence, prior, offset = given
+    if times is None:
+        raise ValueError(
+            "sequence goes with times in embed, got no times. Give times=, or leave sequence out."
+        )
+    if prior is not None:
+        raise ValueError(
+            "embed takes prior or times, got both. Leave prior out: priors.dynamics tells it."
+        )
+    paths = Paths.of(read)
+    new = NewRows.of({None: read}, Y_new)
+    at = paths.at(times, sequence)
+    if len(at) != len(new):
+        raise ValueError(
+            f"times must have one entry for each of the {len(new)} new rows, got {len(at)}."
+        )
+    read.warn_unaligned()
+    (rows, *_) = _rows_by_draw(read, new, (0.0, 1.0), 1)
+    if read.has_likelihood:
+        rows = replace(rows, offset=offset_of(read, new.parts[None], offset))
+    draws, limit = settings["draws"], settings["num_samples"]
+    with (
+        limit_threads(blas_threads),
+        progress_bar(
+            "embed", len(new) * len(read.evenly_spaced(limit)), "rows", show=progressbar
+        ) as bar,
+    ):
+        placed = placed_in_time(
+            read,
+            paths,
+            at,
+            rows,
+            num_samples=limit,
+            draws=draws,
+            rng=np.random.default_rng(random_seed),
+            progress=bar,
+        )
+    M = len(new)
+    _warn(np.full(M, np.nan), np.full(M, placed.converged))
+    _warn_of_strangers(placed.shortfall, new)
+    of_rows = {
+        "effective_modes": np.ones(M),
+        "n_modes": np.ones(M, dtype=np.intp),
+        "ess": np.full(M, float(len(placed.X))),
+        "pareto_k": np.full(M, np.nan),
+        "shortfall": placed.shortfall,
+        "converged": np.full(M, placed.converged),
+    }
+    found = (placed.mean[:, None], placed.sd[:, None], np.ones((M, 1)))
+    tree = _tree_of_positions(read, new, placed.X, found, of_rows)
     tree.attrs |= {**settings, "random_seed": to_json(random_seed)}
     return tree
 

@@ -22,6 +22,7 @@ from pm_gplvm.fitting.map import fit_map, fit_marginal
 from pm_gplvm.fitting.svi import fit_svi
 from pm_gplvm.model.build import build_model, held_as, rebuild
 from pm_gplvm.model.compile import compile_mode
+from pm_gplvm.model.priors import circular, kind_of_prior
 from pm_gplvm.model.spec import FunctionTable, ModelSpec
 from pm_gplvm.model.volume import why_no_volume
 from pm_gplvm.prediction.embed import log_predictive
@@ -29,7 +30,7 @@ from pm_gplvm.prediction.processes import Process, by_pattern, each_with_rows, p
 from pm_gplvm.prediction.uncollapsed import left_out
 
 _OTHER_PRIOR = (
-    "cross_validate integrates over the place of a new row under X ~ N(0, 1), got a model with "
+    "cross_validate integrates over the place of a new row under X ~ N(0, 1), or priors.circular, got a model with "
     "another prior of X. Leave X's prior at its default."
 )
 
@@ -425,8 +426,9 @@ def _built(
     """Build a model, or a fit, of these rows, or raise: other rows would be scored by what was fitted to them."""
     model = build(table)
     if isinstance(model, xr.DataTree):
-        text = (Fit.of(model, "X", caller="cross_validate").priors or {}).get("X")
-        if text != "Normal(0.0, 1.0)":
+        read = Fit.of(model, "X", caller="cross_validate")
+        text = (read.priors or {}).get("X")
+        if text != "Normal(0.0, 1.0)" and kind_of_prior(read.constants) is not circular:
             raise ValueError(_OTHER_PRIOR)
         return model
     if not isinstance(model, pm.Model):
@@ -464,7 +466,9 @@ def _fitted(
 
 
 def _check_prior(model: pm.Model) -> None:
-    """Raise unless the prior of X is N(0, 1), as seen from its density at one random point."""
+    """Raise unless the prior of X is N(0, 1), as seen from its density at one random point, or circular."""
+    if kind_of_prior(model.named_vars) is circular:
+        return
     X = next((rv for rv in model.free_RVs if rv.name == "X"), None)
     if X is not None:
         at = np.random.default_rng(0).standard_normal(model.initial_point()["X"].shape)

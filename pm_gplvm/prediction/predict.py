@@ -11,6 +11,7 @@ from pm_gplvm.core.uncollapsed import mixing_nodes
 from pm_gplvm.data.arrays import finite
 from pm_gplvm.data.fit import FEATURE, OBS, Fit
 from pm_gplvm.prediction.processes import (
+    Process,
     column_variances,
     conditional,
     conditional_variance,
@@ -157,9 +158,9 @@ def _check_spread(X_sd: Any, shape: tuple[int, ...]) -> Array:
 
 def _unit(read: Fit) -> Array:
     """Lengthscale along each latent dimension, the median of the draws; infinite where the kernel has none."""
-    if "lengthscale" not in read:
+    if (unit := read.unit_of_positions()) is None:
         return np.full(read.latent_dim, np.inf)
-    return np.broadcast_to(np.median(read.values("lengthscale"), axis=0), read.latent_dim)
+    return np.broadcast_to(np.median(unit, axis=0), read.latent_dim)
 
 
 def readable(fit: Any, caller: str) -> Fit:
@@ -290,13 +291,32 @@ def sample_predictive(
     for draw, share in zip(
         chosen, np.array_split(np.arange(num_samples), len(chosen)), strict=True
     ):
-        own = rng.standard_normal((len(share), len(positions), F.shape[1]))
-        for columns, mean, covariance in joint(draw, F, patterns, positions):
-            own[..., columns] = mean + square_root(covariance) @ own[..., columns]
-        if noise:
-            own = own + draw.sigma * rng.standard_normal(own.shape)
+        own, *_ = drawn_together(draw, F, patterns, positions, len(share), rng, noise=noise)
         tables.append(centre + scale * own)
     return _tables(read, np.concatenate(tables))
+
+
+def drawn_together(
+    process: Process,
+    F: Array,
+    patterns: Patterns,
+    X: Array,
+    n: int,
+    rng: np.random.Generator,
+    *,
+    noise: bool,
+) -> tuple[Array, Array, Array]:
+    """Draw tables (n, S, D) at positions together, standardised; with the mean and variance (S, D) of an entry."""
+    own = rng.standard_normal((n, len(X), F.shape[1]))
+    expected, total = np.empty(own.shape[1:]), np.empty(own.shape[1:])
+    for columns, mean, covariance in joint(process, F, patterns, X):
+        own[..., columns] = mean + square_root(covariance) @ own[..., columns]
+        expected[:, columns] = mean
+        total[:, columns] = np.maximum(np.diagonal(covariance), 0.0)[:, None]
+    if noise:
+        own = own + process.sigma * rng.standard_normal(own.shape)
+        total += process.sigma**2
+    return own, expected, total
 
 
 def _tables(read: Fit, values: Array) -> xr.DataTree:

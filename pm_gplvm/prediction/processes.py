@@ -23,6 +23,7 @@ from pm_gplvm.core.kernels import (
     cross_covariance,
     cross_pullback,
     cross_slope,
+    is_known,
     prior_slope_variance,
     prior_variance,
 )
@@ -457,9 +458,9 @@ def column_variances(process: Process) -> Any:
 def each_draw(read: Fit, limit: int | None = None) -> Iterator[GP]:
     """Go through the draws of all chains in order, or ``limit`` of them, evenly spaced."""
     read.require("X", "sigma")
-    if read.kernel not in KERNELS:
+    if not is_known(read.kernel):
         raise ValueError(
-            f"{read.caller} knows the kernels {', '.join(KERNELS)}, got a fit with {read.kernel!r}. For a "
+            f"{read.caller} knows the kernels {', '.join(KERNELS)} and those of gplvm.kernels, got a fit with {read.kernel!r}. For a "
             "covariance of your own condition with PyMC (pm.gp)."
         )
     X, noise = read.values("X"), read.noise()

@@ -213,8 +213,7 @@ class RowDensity:
                 units.append(process.unit)
                 self.known = evenly_spaced(len(table), _KNOWN)
             else:
-                lengthscale = np.asarray(process.theta.get("lengthscale", 1.0), dtype=np.float64)
-                units.append(np.broadcast_to(lengthscale, process.X.shape[1]))
+                units.append(process.unit_of_positions)
             before += table.shape[1]
         self.unit = np.min(units, axis=0)
         self.beginnings = draw.X[self.known]

@@ -13,7 +13,7 @@ from pm_gplvm.core.blas import rowwise
 from pm_gplvm.core.checks import Array
 from pm_gplvm.core.gaussian import square_root
 from pm_gplvm.core.inducing import InducingPosterior
-from pm_gplvm.core.kernels import cross_slope, prior_slope_variance
+from pm_gplvm.core.kernels import cross_slope, prior_slope_variance, unit_of
 from pm_gplvm.core.laplace_columns import ColumnModes
 from pm_gplvm.core.uncollapsed import (
     ColumnPosterior,
@@ -287,7 +287,7 @@ class Uncollapsed:
     def unit(self) -> Array:
         """Lengthscale along each dimension of the frame, shape (Q,)."""
         theta, Q = self.functions.theta, self.functions.rows.shape[1]
-        unit = np.broadcast_to(theta.get("lengthscale", 1.0), Q)
+        unit = unit_of(self.functions.kernel, Q, theta.get("lengthscale", 1.0))
         if self.frame is None:
             return unit
         rotation, _, scale = self.frame
@@ -751,6 +751,33 @@ def rows_under_q(read: Fit) -> Response:
     group = read.group("approximation")
     mean, sd = group["X_mean"].to_numpy(), group["X_sd"].to_numpy()
     return process.around(mean, sd, positive(mean.shape[1]), *known)
+
+
+UnderQ = Iterator[tuple[float, tuple[Array, Array]]]
+
+
+def each_under_q(
+    read: Fit, process: Uncollapsed
+) -> Iterator[tuple[slice, UnderQ, Array | None, Array | None]]:
+    """Go through blocks of the table's own rows: which, nodes of q(x), offset and entry.
+
+    Of each node come its weight and the moments (B, D) of f. A fit with the modes of f has one.
+    """
+    offset, entry = (_constant(read, name) for name in ("Y_offset", "Y_entry"))
+    if isinstance(process.functions, ModeFunctions):
+        at_rows = process.functions.modes.at_rows
+        yield slice(0, len(at_rows[0])), iter([(1.0, at_rows)]), offset, entry
+        return
+    group = read.group("approximation")
+    mean, sd = group["X_mean"].to_numpy(), group["X_sd"].to_numpy()
+    points, weights = positive(mean.shape[1])
+    for rows in _blocks(len(mean)):
+        at = mean[rows], sd[rows]
+        nodes = (
+            (float(w), process.moments(at[0] + at[1] * point))
+            for point, w in zip(points, weights, strict=True)
+        )
+        yield rows, nodes, *(_some(v, rows, len(mean)) for v in (offset, entry))
 
 
 def left_out(read: Fit) -> tuple[Response, Array]:

@@ -15,6 +15,7 @@ from scipy.special import logsumexp
 from pm_gplvm.core.checks import Array, warn
 from pm_gplvm.core.importance import left_out_weights
 from pm_gplvm.core.interrupt import safe_point
+from pm_gplvm.core.kernels import unit_of
 from pm_gplvm.data.fit import OBS, evenly_spaced
 from pm_gplvm.data.progress import Bar
 from pm_gplvm.model.density import compile_constrain
@@ -158,7 +159,8 @@ def neighbourhood_of(model: pm.Model, values: dict[str, Array]) -> xr.Dataset:
     spec = ModelSpec.of(model)
     X = np.asarray(values["X"])
     free = compile_constrain(model)(*[values[v.name] for v in model.value_vars])
-    lengthscale = float(np.mean((spec.fixed | free).get("lengthscale", 1.0)))
+    length = (spec.fixed | free).get("lengthscale", 1.0)
+    lengthscale = float(np.mean(unit_of(spec.kernel, X.shape[1], length)))
     distance = cdist(X, X)
     np.fill_diagonal(distance, np.inf)
     k = min(_NEIGHBOURS, len(X) - 1)

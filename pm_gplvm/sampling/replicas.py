@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pm_gplvm.core.blas import usable_cores
 from pm_gplvm.core.checks import Array
 from pm_gplvm.core.fused import Columns
-from pm_gplvm.core.kernels import KERNELS
+from pm_gplvm.core.kernels import KERNELS, is_known
 from pm_gplvm.core.row_moves import Proposal, RowUpdates, Theta
 from pm_gplvm.core.trajectories import densities, move, score_rows, update_rows
 from pm_gplvm.model.compile import Backend
@@ -121,9 +121,9 @@ def compile_posterior(model: pm.Model, backend: Backend = "python") -> Posterior
     A prior that numba cannot compile has the NumPy calls of "python".
     """
     spec = ModelSpec.of(model)
-    if spec.kernel not in KERNELS:
+    if not is_known(spec.kernel):
         raise ValueError(
-            f"sample knows the kernels {', '.join(KERNELS)}, got a covariance of another kind. "
+            f"sample knows the kernels {', '.join(KERNELS)} and those of gplvm.kernels, got a covariance of another kind. "
             "Sample such a model with pm.sample, and compare its chains with gplvm.diagnose."
         )
     spec.table.require_shared(caller="sample")
@@ -133,7 +133,8 @@ def compile_posterior(model: pm.Model, backend: Backend = "python") -> Posterior
         )
     ensemble = compile_ensemble(spec)
     row_prior = compile_row_prior(spec) if ensemble.X is not None else None
-    native = _native(spec) if backend == "numba" else None
+    # The loops know the named kernels.
+    native = _native(spec) if backend == "numba" and spec.kernel in KERNELS else None
     return Posterior(ensemble, spec.kernel, spec.table.F, row_prior, spec.fixed, spec.floor, native)
 
 

@@ -329,6 +329,15 @@ def test_the_resolution_is_that_of_rounding():
     )
 
 
+def test_of_rare_values_at_most_a_third_of_the_variance_is_rounding():
+    rare = np.zeros((100, 3))
+    rare[:2, 0], rare[:50, 1], rare[:, 2] = 1.0, 1.0, np.arange(100) % 7
+    by_column = resolution_of(rare, rare.std(axis=0), by_column=True) ** 2 - 0.01**2
+    np.testing.assert_allclose(by_column, [1 / 3, 1 / 3, 1 / 12 / rare[:, 2].var()], rtol=1e-12)
+    floor = gplvm.build_model(rare, scale="feature")["Y_resolution"].get_value()
+    assert float(floor) == pytest.approx(np.sqrt(by_column.mean() + 0.01**2), rel=1e-12)
+
+
 def coded(code, *places, decimals=0):
     """A table of rounded measurements, Normal about 50 with sd 10, with a code at some places."""
     values = np.random.default_rng(5).normal(50.0, 10.0, (60, 3)).round(decimals)

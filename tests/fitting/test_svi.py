@@ -475,7 +475,8 @@ def test_ctrl_c_twice_ends_it(table, ctrl_c):
         ({"offset": np.zeros(5)}, ValueError, "offset must have the shape"),
         ({"priors": {"X": 3.0}}, ValueError, r"priors\['X'\] must be priors.informative"),
         ({"n_inducing": 1}, ValueError, "n_inducing"),
-        ({"kernel": "periodic"}, ValueError, "kernel must be one of"),
+        ({"kernel": "cubic"}, ValueError, "kernel must be one of"),
+        ({"kernel": "rbf[5]"}, ValueError, "latent dimensions from 0 to 1"),
     ],
 )
 def test_bad_arguments_are_told_before_any_work(change, error, message, table):

@@ -411,6 +411,12 @@ def sample_predictive(table):
     }
 
 
+@case("forecast", tables=("in_time",))
+def forecast(_):
+    found = gplvm.forecast(made(in_time()), [0.3, 1.5, 1.7], num_samples=2, random_seed=1)
+    return numbers(found)
+
+
 @case("reconstruct", tables=EVERY)
 def reconstruct(table):
     many = gplvm.reconstruct(drawn(table), noise=True, num_samples=10)

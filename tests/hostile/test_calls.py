@@ -112,6 +112,7 @@ READERS = {
     "compute_log_likelihood": lambda t, fit: diagnostics.compute_log_likelihood(fit),
     "compute_log_prior": lambda t, fit: diagnostics.compute_log_prior(fit),
     "leave_one_out": lambda t, fit: diagnostics.leave_one_out(fit),
+    "score_entries": lambda t, fit: diagnostics.score_entries(fit, t["Y"]),
     "log_evidence": lambda t, fit: diagnostics.log_evidence(fit),
     "magnification": lambda t, fit: diagnostics.magnification(fit, t["X"]),
     "neighbour_probabilities": lambda t, fit: diagnostics.neighbour_probabilities(fit, n_neighbors=3),

@@ -11,7 +11,7 @@ import pytest
 import pm_gplvm as gplvm
 from pm_gplvm.core.checks import check_of, count, flag, mapping, seed
 
-NAMESPACES = ("likelihoods", "priors", "plot", "diagnostics", "data", "model")
+NAMESPACES = ("kernels", "likelihoods", "priors", "plot", "diagnostics", "data", "model")
 
 # What the first arguments of each function are, by their names in `things`.
 FIRST = {
@@ -28,6 +28,7 @@ FIRST = {
     "fit_stochastic": ("model",),
     "fit_svi": ("Y",),
     "fit_variational": ("model",),
+    "forecast": ("best", "X"),
     "impute": ("best",),
     "log_predictive": ("best", "rows"),
     "predict": ("best", "X"),
@@ -55,6 +56,7 @@ FIRST = {
     "diagnostics.sbc": ("model",),
     "diagnostics.sbc_test": ("best",),
     "diagnostics.score_embedding": ("X", "Y"),
+    "diagnostics.score_entries": ("best", "Y"),
     "data.load_digits": (),
     "model.build_sparse": ("model",),
     "model.build_variational": ("model",),

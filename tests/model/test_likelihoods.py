@@ -546,10 +546,19 @@ def test_mixed_columns_are_the_sum_of_their_blocks():
     offset = np.random.default_rng(2).normal(size=(B, 1))
     rows = Rows(Y, offset, likelihood.entries(B, D))
     q, level = likelihood.start(rows)
-    assert set(q) == {"log_sigma_gaussian", "log_dispersion_negative_binomial"}
+    with_gain = ("negative_binomial", "bernoulli", "binomial")
+    assert set(q) == {
+        *("log_sigma_gaussian", "log_dispersion_negative_binomial"),
+        *(f"log_gain_{name}" for name in with_gain),
+    }
     assert q["log_sigma_gaussian"].shape == (2,)
     assert likelihood.columns("log_sigma_gaussian", D).tolist() == [0, 2]
-    assert set(likelihood.constrained(q)) == {"sigma_gaussian", "dispersion_negative_binomial"}
+    q |= {
+        f"log_gain_{name}": np.array(g) for name, g in zip(with_gain, (0.4, -0.3, 0.2), strict=True)
+    }
+    natural = likelihood.constrained(q)
+    assert {"sigma_gaussian", "dispersion_negative_binomial"} < set(natural)
+    assert natural["gain_bernoulli"] == pytest.approx(np.exp(-0.3))
     assert np.isfinite(level).all()
     mean, variance = of_f()
     value, m, v, slopes = run(likelihood, rows, mean, variance, q)
@@ -561,15 +570,15 @@ def test_mixed_columns_are_the_sum_of_their_blocks():
     }
     total = np.zeros(B)
     for columns, (each, own) in blocks.items():
-        at = list(columns)
+        at, g = list(columns), float(natural.get(f"gain_{each.name}", 1.0))
         part = Rows(Y[:, at], offset)
-        ours = run(each, part, mean[:, :, at].copy(), variance[:, :, at].copy(), own)
+        ours = run(each, part, g * mean[:, :, at], g**2 * variance[:, :, at], own)
         total += ours[0]
-        assert_allclose(m[:, :, at], ours[1])
-        assert_allclose(v[:, :, at], ours[2])
+        assert_allclose(m[:, :, at], g * ours[1])
+        assert_allclose(v[:, :, at], g**2 * ours[2])
         for name, slope in ours[3].items():
             assert_allclose(slopes[f"{name}_{each.name}"], slope)
-        flat, width = mean[:, 0, at], variance[:, 0, at]
+        flat, width = g * mean[:, 0, at], g**2 * variance[:, 0, at]
         for found, want in zip(
             (
                 *likelihood.moments(mean[:, 0], variance[:, 0], offset, rows.entry, q),
@@ -587,14 +596,34 @@ def test_mixed_columns_are_the_sum_of_their_blocks():
         ):
             assert_allclose(found[:, at], want)
     assert_allclose(value, total)
+    for name in with_gain:
+        ends = [
+            run(
+                likelihood,
+                rows,
+                mean,
+                variance,
+                q | {f"log_gain_{name}": q[f"log_gain_{name}"] + h},
+            )
+            for h in (-1e-5, 1e-5)
+        ]
+        slope = (ends[1][0].sum() - ends[0][0].sum()) / 2e-5
+        assert slopes[f"log_gain_{name}"] == pytest.approx(slope, rel=1e-3)
     assert likelihood.log_prior(q)[0] == pytest.approx(
         sum(each.log_prior(own)[0] for each, own in blocks.values())
+        + sum(stats.norm.logpdf(q[f"log_gain_{name}"]) for name in with_gain)
     )
     drawn = likelihood.draw(np.random.default_rng(0), mean[:, 0], offset, rows.entry, q)
     assert set(np.unique(drawn[:, 3])) <= {0.0, 1.0}
     again = L.from_dict(json.loads(json.dumps(likelihood.to_dict())))
     assert again == likelihood
     assert (np.isnan(likelihood.working(rows)) == np.isnan(Y)).all()
+
+
+def test_the_first_block_has_no_gain_where_none_is_standardised():
+    likelihood = L.resolve({"a": "bernoulli", "b": "poisson"}, ["a", "b"])
+    q, _ = likelihood.start(Rows(np.array([[0.0, 2.0], [1.0, 0.0]])))
+    assert set(q) == {"log_gain_poisson"}
 
 
 def test_mixed_columns_make_variables_of_pymc():

@@ -102,6 +102,7 @@ VERBS = {
     "compare": lambda fit, t: gplvm.compare({"a": fit}, n_neighbors=3),
     "save, load": saved,
     "diagnostics.leave_one_out": lambda fit, t: diagnostics.leave_one_out(fit),
+    "diagnostics.score_entries": lambda fit, t: diagnostics.score_entries(fit, t["Y"]),
     "diagnostics.compute_log_likelihood": lambda fit, t: diagnostics.compute_log_likelihood(fit),
     "diagnostics.compute_log_prior": lambda fit, t: diagnostics.compute_log_prior(fit),
     "diagnostics.cross_validate": lambda fit, t: diagnostics.cross_validate(
