@@ -96,7 +96,8 @@ def _split(
     else:
         tables = tables_of(model)
     theirs = [table.variable for table in tables]
-    left = [t.variable for t in tables_of(model) if t.variable not in theirs]  # of other views
+    several = tables_of(model) if views_of(model) else []
+    left = [t.variable for t in several if t.variable not in theirs]  # of other views
     discrete = [f"{rv.name} ({rv.dtype})" for rv in model.free_RVs if "float" not in str(rv.dtype)]
     if discrete:
         raise ValueError(
@@ -182,7 +183,7 @@ def movable(model: pm.Model) -> dict[str, tuple[str, ...]]:
     for name in ("lengthscale", "weight"):
         kinds[name] = (LogTransform, in_each_view(name, views_of(model)))
     if FACTOR in model.named_vars_to_dims.get("lengthscale", ()):
-        del kinds["lengthscale"]
+        kinds["lengthscale"] = (LogTransform, [])
     return {
         name: tuple(
             str(model.rvs_to_values[rv].name)
