@@ -10,7 +10,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import pm_gplvm as gplvm
 
-QUICK = {"max_iter": 3, "n_starts": 2, "random_state": 0}
+QUICK = {"max_iter": 3, "n_starts": 4, "random_state": 0}
 rising = pytest.mark.filterwarnings("ignore:fit_svi:RuntimeWarning", "ignore:embed:RuntimeWarning")
 pytestmark = [
     rising,
