@@ -29,6 +29,7 @@ from pm_gplvm.prediction.embed import embed
 from pm_gplvm.prediction.impute import impute
 
 _DRAWS = 500  # positions of a new row, over which its outcome is averaged
+_ENDS = (np.min, np.inf), (np.max, -np.inf)
 
 
 class _Supervised(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -68,11 +69,16 @@ class _Supervised(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
             raise ValueError(
                 f"y must have one entry for each row of X, {len(values)}, got {len(outcome)}."
             )
-        D, K = values.shape[1], outcome.shape[1]
-        self._features = [f"x{d}" for d in range(D)]
+        known = ~np.isnan(values)
+        low, high = (f(values, axis=0, where=known, initial=b) for f, b in _ENDS)
+        self._used = np.flatnonzero(low < high)
+        if not len(self._used):
+            raise ValueError("X must have a feature that varies, got constant ones alone.")
+        K = outcome.shape[1]
+        self._features = [f"x{d}" for d in self._used]
         self._outcomes = [f"y{k}" for k in range(K)]
         table = pd.DataFrame(
-            np.hstack([values, outcome]), columns=[*self._features, *self._outcomes]
+            np.hstack([values[:, self._used], outcome]), columns=[*self._features, *self._outcomes]
         )
         self._seed = seed("random_state", self.random_state)
         of_features = gaussian("column") if self.likelihood is None else self.likelihood
@@ -107,7 +113,7 @@ class _Supervised(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         """Rows of the table with no outcome."""
         unknown = np.full((len(values), len(self._outcomes)), np.nan)
         return pd.DataFrame(
-            np.hstack([values, unknown]), columns=[*self._features, *self._outcomes]
+            np.hstack([values[:, self._used], unknown]), columns=[*self._features, *self._outcomes]
         )
 
     def _settings(self) -> dict[str, Any]:
@@ -172,7 +178,7 @@ class GPLVMClassifier(ClassifierMixin, _Supervised):
 
     Notes
     -----
-    Features that were not measured may be NaN, in training and in new rows. So may classes that are unknown (None or
+    Features that were not measured may be NaN, in training and in new rows; those that are constant in training are left out. So may classes that are unknown (None or
     NaN) of some rows: their features count. Each column counts the same; of many features and one class, positions are
     mostly of the features. :func:`priors.class_mixture` (``GPLVM(supervised=True)``) pulls rows of a class together instead.
 

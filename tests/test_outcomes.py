@@ -54,6 +54,15 @@ def test_labels_may_be_text_and_unknown_and_features_missing():
     assert (model.predict(new) == names[right]).mean() > 0.9
 
 
+def test_constant_features_are_left_out():
+    X, y = load_iris(return_X_y=True)
+    more = np.column_stack([np.ones(len(X)), X, np.full(len(X), np.nan)])
+    plain, model = (gplvm.GPLVMClassifier(1, **QUICK).fit(table, y) for table in (X, more))
+    np.testing.assert_allclose(model.predict_proba(more[::9]), plain.predict_proba(X[::9]))
+    with pytest.raises(ValueError, match="a feature that varies"):
+        gplvm.GPLVMClassifier(1, **QUICK).fit(np.ones((9, 2)), np.arange(9) > 4)
+
+
 def test_of_two_classes_one_column_is_fitted():
     X, y, new, right = halves(load_iris(return_X_y=True))
     model = gplvm.GPLVMClassifier(random_state=1).fit(X, y == 2)
