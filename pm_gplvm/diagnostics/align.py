@@ -24,7 +24,8 @@ def align(fit: xr.DataTree, *, to: Any = None, scale: bool = False) -> xr.DataTr
     lengthscale for all dimensions, or none, a draw is rotated or reflected so that it lies as near
     to the reference as possible (orthogonal Procrustes, Schönemann 1966). With ARD, where only signs
     and order of the dimensions are free, the dimensions are matched by optimal assignment and
-    their lengthscales go with them. Under a stationary kernel each draw is also translated to the
+    their lengthscales go with them. Under a kernel of several factors only the signs of the dimensions are matched,
+    and one with angles is refused. Under a stationary kernel each draw is also translated to the
     centroid of the reference: the prior N(0, 1) of X determines the origin, the data do not.
 
     Nothing is sampled again and K is the same in every draw. The draws in ``posterior`` do not

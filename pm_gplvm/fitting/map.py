@@ -221,7 +221,7 @@ def fit_marginal(
         h_nq = D_n (c amplitude² / lengthscale_q² + weight²) / (sigma² + resolution²),
 
     v the prior variance of x_nq, D_n the number of entries seen of row n, c = -κ''(0): 1 for rbf, 3 for
-    matern32, 5/3 for matern52, 1 for cauchy. The last term depends on θ alone, so that X is the mode
+    matern32, 5/3 for matern52, 1 for cauchy; of several factors the sum over the terms that look at q. The last term depends on θ alone, so that X is the mode
     that the model says, and both are found by one run; with ``noise="column"`` h is another one
     (:mod:`pm_gplvm.model.volume`). Against :func:`fit_map`: the noise is the posterior's
     rather than half of it, X keeps the scale of its prior N(0, 1), and where a table says nothing,
