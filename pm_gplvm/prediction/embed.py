@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pm_gplvm.core.blas import blas_threads as limit_threads
 from pm_gplvm.core.checks import Array, checked, count, warn
+from pm_gplvm.data.arrays import by_row
 from pm_gplvm.data.fit import LATENT, Fit, to_json
 from pm_gplvm.data.progress import progress_bar
 from pm_gplvm.data.table import new_table
@@ -235,7 +236,8 @@ def _in_time(
         )
     paths = Paths.of(read)
     new = new_table(read, Y_new)
-    at = paths.at(times, sequence)
+    labels = new["obs_new"].to_numpy() if "obs_new" in new.coords else np.arange(len(new))
+    at = paths.at(by_row("times", times, labels), by_row("sequence", sequence, labels))
     if len(at) != len(new):
         raise ValueError(
             f"times must have one entry for each of the {len(new)} new rows, got {len(at)}."
