@@ -390,7 +390,8 @@ class dynamics(LatentPrior):
         distribution. By default LogNormal(ln(r/4), 0.5), r the median over the sequences of their
         range of t.
     own : float, default 0.1
-        Standard deviation of what is a row's own, in (0, 1).
+        Standard deviation of what is a row's own, in (0, 1). Where rows are far smoother along t than that, as in motion
+        capture, X is stretched until it fits, and :func:`forecast` is too sure: take less, 0.001 say.
     sequences : array_like, shape (N,), optional
         Label of the sequence that a row belongs to; one for all by default.
     time_unit : {"W", "D", "h", "m", "s", "ms", "us", "ns"}, default "D"

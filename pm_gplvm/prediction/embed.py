@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pm_gplvm.core.blas import blas_threads as limit_threads
 from pm_gplvm.core.checks import Array, checked, count, warn
+from pm_gplvm.data.arrays import by_row
 from pm_gplvm.data.fit import LATENT, Fit, to_json
 from pm_gplvm.data.progress import progress_bar
 from pm_gplvm.data.views import NewRows, Tables, tables_of_fit
@@ -242,7 +243,10 @@ def _in_time(
         )
     paths = Paths.of(read)
     new = NewRows.of({None: read}, Y_new)
-    at = paths.at(times, sequence)
+    given_rows = new.parts[None]
+    labelled = "obs_new" in given_rows.coords
+    labels = given_rows["obs_new"].to_numpy() if labelled else np.arange(len(new))
+    at = paths.at(by_row("times", times, labels), by_row("sequence", sequence, labels))
     if len(at) != len(new):
         raise ValueError(
             f"times must have one entry for each of the {len(new)} new rows, got {len(at)}."
@@ -250,7 +254,7 @@ def _in_time(
     read.warn_unaligned()
     (rows, *_) = _rows_by_draw(read, new, (0.0, 1.0), 1)
     if read.has_likelihood:
-        rows = replace(rows, offset=offset_of(read, new.parts[None], offset))
+        rows = replace(rows, offset=offset_of(read, given_rows, offset))
     draws, limit = settings["draws"], settings["num_samples"]
     with (
         limit_threads(blas_threads),

@@ -3,6 +3,7 @@
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 from made import fit_of
 from oracles import kernel_matrix
@@ -106,6 +107,15 @@ def test_a_continued_sequence_is_given_its_rows(world):
     expected = gplvm.forecast(fit, ahead, sequence="a", random_seed=1)
     np.testing.assert_allclose(found["modes"]["X"][:, 0], expected["X_mean"], atol=1e-3)
     np.testing.assert_allclose(found["modes"]["sd"][:, 0], expected["X_sd"], rtol=1e-2)
+
+
+def test_times_are_joined_to_the_rows_by_label(world):
+    fit, new, _, rows = world
+    names, order = list("abcdefgh"), [3, 0, 7, 1, 2, 6, 5, 4]
+    table = pd.DataFrame(rows, index=names, columns=fit["observed_data"]["feature"].to_numpy())
+    times = pd.Series(new, index=names).iloc[order]
+    found, expected = embedded((fit, None, None, table), times=times), embedded(world)
+    np.testing.assert_allclose(found["modes"]["X"], expected["modes"]["X"], atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["variational", "draws"])
