@@ -1011,7 +1011,9 @@ def mixed(parts: Mapping[Any, Any]) -> Likelihood:
     """Tell of columns of several kinds, each with its likelihood.
 
     Columns of equal likelihoods form a block, which shares what is ``"shared"``. Instead of this
-    object the mapping itself may be handed in.
+    object the mapping itself may be handed in. All blocks share the kernel's amplitude, and links have scales of their
+    own: a block that is not centred and scaled has a ``gain``, learned, that multiplies its f (where no block is,
+    all but the first have one).
 
     Parameters
     ----------
