@@ -46,7 +46,7 @@ def test_everything_goes_on_from_a_loaded_fit(model, best, tmp_path):
     assert further.sample_stats["lp"] >= best.sample_stats["lp"] - 1e-6
     one, two = (
         gplvm.sample_theta(
-            model, fit, draws=600, tune=400, chains=2, random_seed=5, progressbar=False
+            model, fit, draws=1000, tune=500, chains=2, random_seed=6, progressbar=False
         )
         for fit in (best, again)
     )

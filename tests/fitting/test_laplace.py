@@ -300,7 +300,7 @@ def test_groups_dims_and_settings(model, best, digits):
     attrs = fit.attrs
     assert (attrs["method"], attrs["start"]) == ("laplace", "DataTree")
     assert (attrs["converged"], attrs["flat_directions"], attrs["null_directions"]) == (1, 0, 1)
-    assert attrs["newton_decrement"] < 1e-6
+    assert attrs["newton_decrement"] < 1e-5
     assert attrs["pareto_k"] > 0.7  # 63 dimensions: no Gaussian is near
     assert all(isinstance(value, str | int | float) for value in attrs.values())
     # At the marginal estimate X has about the prior's spread; at the joint mode it has not.

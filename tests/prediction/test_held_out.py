@@ -307,7 +307,7 @@ def test_wrong_arguments(curve, settings, message):
 @pytest.mark.parametrize("prior", ["flat", pm.Normal.dist(0.0, 2.0), pm.StudentT.dist(4.0)])
 def test_another_prior_of_the_positions(curve, prior):
     build = partial(gplvm.build_model, latent_dim=1, priors={"X": prior})
-    with pytest.raises(ValueError, match=r"under X ~ N\(0, 1\), got a model with another prior"):
+    with pytest.raises(ValueError, match=r"under X ~ N\(0, 1\).*, got a model with another prior"):
         gplvm.diagnostics.cross_validate(curve, build)
 
 
