@@ -178,7 +178,7 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         -------
         GPLVM
         """
-        X = _plain(X)
+        X = plain(X)
         _refuse_sparse(X)
         if isinstance(X, pd.DataFrame):
             numbers("X", X)  # names the columns that hold text, as validation does not
@@ -539,7 +539,7 @@ def _cores(n_jobs: Any) -> int | None:
     return count("n_jobs", n_jobs)
 
 
-def _plain(X: Any) -> Any:
+def plain(X: Any) -> Any:
     """Show what validation would not see: a mask, and the names of AnnData's rows and columns."""
     if np.ma.isMaskedArray(X):
         return numbers("X", X)

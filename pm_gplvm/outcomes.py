@@ -23,6 +23,7 @@ from sklearn.utils.validation import (
 from pm_gplvm.core.checks import Array, count, seed
 from pm_gplvm.core.interrupt import interruptible
 from pm_gplvm.data.table import Scale
+from pm_gplvm.estimator import plain
 from pm_gplvm.fitting.svi import fit_svi
 from pm_gplvm.model.likelihoods import Likelihood, gaussian
 from pm_gplvm.prediction.embed import embed
@@ -77,9 +78,7 @@ class _Supervised(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         K = outcome.shape[1]
         self._features = [f"x{d}" for d in self._used]
         self._outcomes = [f"y{k}" for k in range(K)]
-        table = pd.DataFrame(
-            np.hstack([values[:, self._used], outcome]), columns=[*self._features, *self._outcomes]
-        )
+        table = self._table(values, outcome)
         self._seed = seed("random_state", self.random_state)
         of_features = gaussian("column") if self.likelihood is None else self.likelihood
         named = {"epochs": self.max_iter, "n_inducing": self.n_inducing}
@@ -111,10 +110,12 @@ class _Supervised(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
 
     def _beside(self, values: Array) -> pd.DataFrame:
         """Rows of the table with no outcome."""
-        unknown = np.full((len(values), len(self._outcomes)), np.nan)
-        return pd.DataFrame(
-            np.hstack([values[:, self._used], unknown]), columns=[*self._features, *self._outcomes]
-        )
+        return self._table(values, np.full((len(values), len(self._outcomes)), np.nan))
+
+    def _table(self, values: Array, outcome: Array) -> pd.DataFrame:
+        """Features that vary, and outcomes beside them."""
+        columns = [*self._features, *self._outcomes]
+        return pd.DataFrame(np.hstack([values[:, self._used], outcome]), columns=columns)
 
     def _settings(self) -> dict[str, Any]:
         return {"n_starts": self.n_starts, "random_seed": self._seed or 0, "progressbar": False}
@@ -129,7 +130,7 @@ class _Supervised(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
 
     def _validated(self, X: Any, **options: Any) -> Array:
         values: Array = validate_data(
-            self, X, dtype=np.float64, ensure_all_finite="allow-nan", **options
+            self, plain(X), dtype=np.float64, ensure_all_finite="allow-nan", **options
         )
         return values
 
@@ -178,8 +179,8 @@ class GPLVMClassifier(ClassifierMixin, _Supervised):
 
     Notes
     -----
-    Features that were not measured may be NaN, in training and in new rows; those that are constant in training are left out. So may classes that are unknown (None or
-    NaN) of some rows: their features count. Each column counts the same; of many features and one class, positions are
+    Features that were not measured may be NaN, in training and in new rows, and classes that are unknown None or NaN in
+    training: the features of such rows count. Features that are constant in training are left out. Each column counts the same; of many features and one class, positions are
     mostly of the features. :func:`priors.class_mixture` (``GPLVM(supervised=True)``) pulls rows of a class together instead.
 
     References
@@ -235,7 +236,6 @@ class GPLVMClassifier(ClassifierMixin, _Supervised):
 
     def predict_proba(self, X: Any) -> Array:
         """Return the probability of each class, shape (M, K), in the order of ``classes_``."""
-        check_is_fitted(self)
         p, _ = self._predicted(X)
         if len(self.classes_) == 2:
             return np.hstack([1.0 - p, p])
@@ -312,4 +312,7 @@ def _one_a_row(y: Any) -> NDArray[Any]:
         raise ValueError(
             "y must hold the outcome of each row, got None: the estimator requires y to be passed, but the target y is None."
         )
+    if np.ma.isMaskedArray(y):
+        unknown: Any = np.nan if y.dtype.kind in "biuf" else None
+        y = np.where(np.ma.getmaskarray(y), unknown, y.data)
     return np.asarray(column_or_1d(y, warn=True))

@@ -54,6 +54,20 @@ def test_labels_may_be_text_and_unknown_and_features_missing():
     assert (model.predict(new) == names[right]).mean() > 0.9
 
 
+def test_a_mask_says_what_is_unknown():
+    X, y = load_iris(return_X_y=True)
+    mask = np.random.default_rng(0).random(X.shape) < 0.1
+    rows = mask.any(axis=1)
+    holes, some = np.where(mask, np.nan, X), np.where(rows, np.nan, y)
+    plain = gplvm.GPLVMClassifier(1, **QUICK).fit(holes, some)
+    masked = gplvm.GPLVMClassifier(1, **QUICK).fit(
+        np.ma.array(X, mask=mask), np.ma.array(y, mask=rows)
+    )
+    np.testing.assert_allclose(masked.embedding_, plain.embedding_)
+    new = masked.predict_proba(np.ma.array(X[::9], mask=mask[::9]))
+    np.testing.assert_allclose(new, plain.predict_proba(holes[::9]))
+
+
 def test_constant_features_are_left_out():
     X, y = load_iris(return_X_y=True)
     more = np.column_stack([np.ones(len(X)), X, np.full(len(X), np.nan)])

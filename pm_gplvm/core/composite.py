@@ -259,6 +259,14 @@ class Composite:
             )
         return n_lengthscales > shared
 
+    def _placed(self, latent_dim: int, *, own: bool) -> Iterator[tuple[int, Factor, slice]]:
+        """Go through the factors: term, factor, and which lengthscales are its own, none of an inner product."""
+        place = 0
+        for term, factor in self.factors:
+            size = 0 if factor.is_linear else len(factor.chosen(latent_dim)) if own else 1
+            yield term, factor, slice(place, place + size)
+            place += size
+
     # K and its derivatives
 
     def _evaluated(
@@ -274,16 +282,14 @@ class Composite:
         product: Product | None = None,
     ) -> Iterator[Evaluated]:
         """Go through the factors at positions A (..., S, Q) and B (..., N, Q)."""
-        place = shape = 0
-        for term, factor in self.factors:
+        shape = 0
+        for term, factor, slots in self._placed(latent_dim, own=own):
             U = factor.features(A, xp)
             V = U if A is B else factor.features(B, xp)
             if factor.is_linear:
                 turned = V.swapaxes(-1, -2)
                 yield Evaluated(factor, term, product(U, turned) if product else U @ turned)
                 continue
-            size = len(factor.chosen(latent_dim)) if own else 1
-            slots = slice(place, place + size)
             length = lengthscale[..., slots]
             if own and factor.is_periodic:
                 length = xp.concatenate([length, length], axis=-1)
@@ -299,7 +305,7 @@ class Composite:
             else:
                 value, slope = self.profiles["rbf" if factor.is_periodic else factor.name](r2, xp)
             yield Evaluated(factor, term, value, slope, by_alpha, length, slots, shape)
-            place, shape = place + size, shape + factor.has_alpha
+            shape += factor.has_alpha
 
     def _at(
         self, A: Array, B: Array, lengthscale: Any, alpha: Any, product: Product | None = None
@@ -565,16 +571,12 @@ class Composite:
             amplitude = self._amplitude(amplitude)
             own = self.has_own(latent_dim, len(lengthscale))
         variance: list[Any] = [0.0] * latent_dim
-        place = 0
-        for t, factor in self.factors:
-            rate = 1.0
-            if not factor.is_linear:
-                rate = -2.0 * self._slope_at_0(factor)
+        for t, factor, slots in self._placed(latent_dim, own=bool(own)):
+            rate = 1.0 if factor.is_linear else -2.0 * self._slope_at_0(factor)
             for i, q in enumerate(factor.chosen(latent_dim)):
-                unit = 1.0 if factor.is_linear else lengthscale[place + (i if own else 0)] ** 2
+                slot = slots.start + (i if own else 0)
+                unit = 1.0 if factor.is_linear else lengthscale[slot] ** 2
                 variance[q] = variance[q] + amplitude[t] ** 2 * rate / unit
-            if not factor.is_linear:
-                place += len(factor.chosen(latent_dim)) if own else 1
         return xp.stack(variance)
 
     def _slope_at_0(self, factor: Factor) -> float:
@@ -589,15 +591,10 @@ class Composite:
         lengthscale = self._vector(lengthscale, latent_dim)
         own = self.has_own(latent_dim, lengthscale.shape[-1])
         unit = np.full((*lengthscale.shape[:-1], latent_dim), np.inf)
-        place = 0
-        for _, factor in self.factors:
-            if factor.is_linear:
-                continue
-            dims = factor.chosen(latent_dim)
-            for i, q in enumerate(dims):
-                slot = place + (i if own else 0)
-                unit[..., q] = np.minimum(unit[..., q], lengthscale[..., slot])
-            place += len(dims) if own else 1
+        for _, factor, slots in self._placed(latent_dim, own=own):
+            if not factor.is_linear:
+                dims = factor.chosen(latent_dim)
+                unit[..., dims] = np.minimum(unit[..., dims], lengthscale[..., slots])
         return np.where(np.isfinite(unit), unit, 1.0)
 
 

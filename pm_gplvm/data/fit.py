@@ -282,6 +282,11 @@ class Fit:
         return FEATURE in self.draws("sigma").dims
 
     @property
+    def has_one_process(self) -> bool:
+        """Whether all draws share one process: f has a q(u) or a mode, and no draw was turned."""
+        return (self.has_likelihood or self.is_inducing) and not self.is_aligned
+
+    @property
     def views(self) -> list[str]:
         """Names of its tables, where it is a fit of several; none of a single one."""
         told = self.setting("views") if "views" in self.tree.attrs else []

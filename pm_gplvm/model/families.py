@@ -479,9 +479,8 @@ class Likelihood:
         upper = np.where(rows.seen, self._predictive_cdf(y, t, variance, entry, q), np.nan)
         if not self.discrete:
             return upper, upper
-        at = np.exp(
-            self._log_predictive(y, t, variance, entry, q)
-        )  # cheaper than P(y < Y) by itself
+        # P(Y) is cheaper than P(y < Y) by itself.
+        at = np.exp(self._log_predictive(y, t, variance, entry, q))
         return np.where(rows.seen, np.maximum(upper - at, 0.0), np.nan), upper
 
     def interval(

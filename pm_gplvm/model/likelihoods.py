@@ -263,11 +263,8 @@ class Mixed(Likelihood):
         """See :meth:`Likelihood.slopes_of_parameters`."""
         found: Parameters = {}
         for i, ((_, each), part) in enumerate(zip(self.blocks, self._rows(rows), strict=True)):
-            gain = self._gain(i, parameters)
-            mode, v, u = (
-                gain**k * self._part(i, table)
-                for k, table in zip((1, 2, 1), (f, variance, adjoint), strict=True)
-            )
+            mode, v = self._functions(i, f, variance, parameters)
+            u = self._gain(i, parameters) * self._part(i, adjoint)
             own = each.slopes_of_parameters(part, mode, v, u, self._of(i, parameters))
             if i in self._with_gain:
                 _, slope, W, of_W = each.curved(part, mode, self._of(i, parameters))

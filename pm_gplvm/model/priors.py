@@ -434,12 +434,11 @@ class dynamics(LatentPrior):
     of_rows = ("t", "sequences")
     mark = "X_time"
     correlated = True
-    names: ClassVar[tuple[str, ...]] = (
-        "",
-    )  # of the sequences; "" where there is one, without a name
-    calendar: ClassVar[tuple[Array | None, float] | None] = (
-        None  # of dates, or durations: start, unit
-    )
+    names: ClassVar[tuple[str, ...]] = ("",)
+    """Of the sequences; "" where there is one, without a name."""
+
+    calendar: ClassVar[tuple[Array | None, float] | None] = None
+    """Of dates, or durations: start and unit."""
 
     def __post_init__(self) -> None:
         rows = labels_along(self.t, 0)

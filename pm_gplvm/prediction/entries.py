@@ -14,7 +14,7 @@ from pm_gplvm.data.table import table_like
 from pm_gplvm.model.likelihoods import Rows
 from pm_gplvm.prediction.predict import readable
 from pm_gplvm.prediction.processes import each_process, patterns_of, smoothed
-from pm_gplvm.prediction.uncollapsed import Uncollapsed, UnderQ, each_under_q
+from pm_gplvm.prediction.uncollapsed import AtNodes, Uncollapsed
 
 _LEAST_TAIL = 1e-15  # of a quantile residual: 8 standard deviations
 
@@ -109,7 +109,7 @@ def _of_gaussian(read: Fit, table: Array, num_samples: int) -> Scored:
 def _of_likelihood(read: Fit, table: Array) -> tuple[Array, Array, Array]:
     process = Uncollapsed.of(read)
     blocks = []
-    for rows, nodes, offset, entry in each_under_q(read, process):
+    for rows, nodes, offset, entry in process.each_row():
         seen = process.observed(table[rows], offset, entry)
         process.likelihood.check(seen, [str(f) for f in read.features], rows.start)
         blocks.append(_mixed(_at_nodes(process, seen, nodes)))
@@ -117,7 +117,7 @@ def _of_likelihood(read: Fit, table: Array) -> tuple[Array, Array, Array]:
     return log_density - np.log(process.scale), below, upto
 
 
-def _at_nodes(process: Uncollapsed, seen: Rows, nodes: UnderQ) -> Scored:
+def _at_nodes(process: Uncollapsed, seen: Rows, nodes: AtNodes) -> Scored:
     """By nodes of q(x): weight, log-density, P(y < Y) and P(y ≤ Y)."""
     for weight, f in nodes:
         logs = process.likelihood.log_predictive(seen, *f, process.parameters)

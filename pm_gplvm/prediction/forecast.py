@@ -1,7 +1,6 @@
 """What a fit under ``priors.dynamics`` says of other times: X continued, and Y there."""
 
 from collections.abc import Callable, Iterator
-from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from pm_gplvm.core.gaussian import square_root
 from pm_gplvm.data.fit import FEATURE, LATENT, Fit
 from pm_gplvm.prediction.paths import Paths
 from pm_gplvm.prediction.predict import drawn_together, readable
-from pm_gplvm.prediction.processes import each_process, patterns_of
+from pm_gplvm.prediction.processes import each_process, for_each_draw, patterns_of
 from pm_gplvm.prediction.uncollapsed import Uncollapsed, each_frame
 
 _WIDE = 2.0  # root mean square of X beyond which its prior, of 1, is at odds with the rows
@@ -188,8 +187,7 @@ def _processes(
             return at
 
         found = map(of, each_process(read, limit))
-    one = (read.has_likelihood or read.is_inducing) and not read.is_aligned
-    return repeat(next(found)) if one else found
+    return for_each_draw(read, found)
 
 
 def _of_likelihood(process: Uncollapsed, rng: np.random.Generator, *, noise: bool) -> AtPositions:

@@ -91,9 +91,8 @@ def impute(
     with limit_threads(blas_threads):
         for name, table in tables.items():
             part, variance = new.parts[name], positions.variance
-            if (
-                name is not None
-            ):  # each table has its own patterns, those of one noise for all columns
+            # Of several tables each has its own patterns, those of one noise for all columns.
+            if name is not None:
                 after = before + len(patterns_of(table, table.table().F))
                 variance, before = variance[..., before:after], after
             known[name] = _put(part, *_mixed(table, part, positions, weights, variance))

@@ -7,6 +7,7 @@ these. :func:`parts` splits one by the missingness patterns of the table.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -309,6 +310,11 @@ def each_process(read: Fit, limit: int | None = None) -> Iterator[Process]:
     frames = read.frames(chosen_draws(read, limit))
     for frame in zip(frames.rotation, frames.shift, frames.scale, strict=True):
         yield replace(induced, frame=frame)
+
+
+def for_each_draw[T](read: Fit, found: Iterator[T]) -> Iterator[T]:
+    """Go through what was made of each process, the same again for every draw where these share one."""
+    return repeat(next(found)) if read.has_one_process else found
 
 
 def chosen_draws(read: Fit, limit: int | None) -> Indices:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise, repeat
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from pm_gplvm.core.interrupt import interruptible, safe_point
 from pm_gplvm.data.fit import Fit
 from pm_gplvm.data.progress import Bar
 from pm_gplvm.prediction.paths import Frames, Paths
+from pm_gplvm.prediction.processes import for_each_draw
 from pm_gplvm.prediction.row_posterior import Density, Rows, each_density
 from pm_gplvm.prediction.uncollapsed import each_frame, uncollapsed_density
 
@@ -50,9 +51,8 @@ def placed_in_time(
     A frame's density is that of :func:`embed`, given the fit alone. About the mode in the coordinates of the
     prior's root stands a Gaussian with the curvature there.
     """
-    one = (read.has_likelihood or read.is_inducing) and not read.is_aligned
     chosen = read.evenly_spaced(num_samples)
-    if one and not np.isin(new.sequence, paths.sequence).any():
+    if read.has_one_process and not np.isin(new.sequence, paths.sequence).any():
         chosen = chosen[:1]  # nothing differs between the draws
     X, unit = read.values("X", raw=True)[chosen], read.values("X_lengthscale")[chosen]
     frames = read.frames(chosen)
@@ -60,7 +60,7 @@ def placed_in_time(
     found, means, variances, shortfalls, arrived = [], [], [], [], True
     with interruptible():
         for i, (density, share) in enumerate(
-            zip(_densities(read, num_samples, one=one), shares, strict=False)
+            zip(_densities(read, num_samples), shares, strict=False)
         ):
             mean, covariance = paths.conditional(new, X[i], float(unit[i]))
             path = _Path(
@@ -86,14 +86,14 @@ def placed_in_time(
     return Placed(np.concatenate(found), np.mean(means, axis=0), sd, shortfall, arrived)
 
 
-def _densities(read: Fit, limit: int, *, one: bool) -> Iterator[Density]:
+def _densities(read: Fit, limit: int) -> Iterator[Density]:
     """Densities of new rows in each draw; the same again where there is one process for all."""
     found: Iterator[Density] = (
         map(uncollapsed_density, each_frame(read, limit))
         if read.has_likelihood
         else each_density([read], limit)
     )
-    return repeat(next(found)) if one else found
+    return for_each_draw(read, found)
 
 
 def _unflat(columns: Array, z: Array) -> Array:

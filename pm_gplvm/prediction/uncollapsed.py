@@ -34,6 +34,11 @@ _KNOWN = 1000  # rows beside which new ones are sought, and whose fit tells what
 _BELOW, _LEAST_SPREAD = 1.0 / 6.0, 0.1
 _ALIKE = 1e-6  # relative difference of precisions that are one
 Frame = tuple[Array, Array, Any]
+AtNodes = Iterator[tuple[float, tuple[Array, Array]]]
+"""Weight of each node, and the moments (B, D) of f there."""
+
+Block = tuple[slice, AtNodes, Any, Any]
+"""Which rows, f at their nodes, offset and entry."""
 
 
 @dataclass(frozen=True)
@@ -338,23 +343,38 @@ class Uncollapsed:
         self, mean: Array, sd: Array, nodes: Nodes, offset: Any = None, entry: Any = None
     ) -> Response:
         """Moments of a measurement at uncertain positions N(mean, diag sd²) in the frame, mixed over nodes."""
+        blocks = self._each_around(mean, sd, nodes, offset, entry)
+        return _together([self.mixed(at_nodes, *given) for _, at_nodes, *given in blocks])
+
+    def mixed(self, at_nodes: AtNodes, offset: Any, entry: Any) -> Response:
+        """Moments of a measurement from those of f at nodes, by the law of total variance."""
+        each = [(w, self.response(*f, offset, entry)) for w, f in at_nodes]
+        expected = sum(w * r.mean for w, r in each)
+        of_mean = sum(w * (r.of_mean + (r.mean - expected) ** 2) for w, r in each)
+        about = sum(w * r.about for w, r in each)
+        return Response(*(np.asarray(v) for v in (expected, of_mean, about)))
+
+    def _each_around(
+        self, mean: Array, sd: Array, nodes: Nodes, offset: Any, entry: Any
+    ) -> Iterator[Block]:
         points, weights = nodes
-        parts = []
         for rows in _blocks(len(mean), len(weights)):
-            given = [_some(v, rows, len(mean)) for v in (offset, entry)]
-            each = []
-            for point in points:
-                X = mean[rows] + sd[rows] * point
-                f = self.moments(X)
-                each.append(self.response(*f, *given))
-            expected = sum(w * r.mean for w, r in zip(weights, each, strict=True))
-            of_mean = sum(
-                w * (r.of_mean + (r.mean - expected) ** 2)
-                for w, r in zip(weights, each, strict=True)
+            at = mean[rows], sd[rows]
+            at_nodes = (
+                (float(w), self.moments(at[0] + at[1] * point))
+                for point, w in zip(points, weights, strict=True)
             )
-            about = sum(w * r.about for w, r in zip(weights, each, strict=True))
-            parts.append(Response(*(np.asarray(v) for v in (expected, of_mean, about))))
-        return _together(parts)
+            yield rows, at_nodes, *(_some(v, rows, len(mean)) for v in (offset, entry))
+
+    def each_row(self) -> Iterator[Block]:
+        """Go through blocks of the table's own rows, at the nodes of their q(x); with the modes of f there is one node."""
+        offset, entry = (_constant(self.read, name) for name in ("Y_offset", "Y_entry"))
+        if isinstance(self.functions, ModeFunctions):
+            at_rows = self.functions.modes.at_rows
+            return iter([(slice(0, len(at_rows[0])), iter([(1.0, at_rows)]), offset, entry)])
+        group = self.read.group("approximation")
+        mean, sd = group["X_mean"].to_numpy(), group["X_sd"].to_numpy()
+        return self._each_around(mean, sd, positive(mean.shape[1]), offset, entry)
 
     def metric(self, X: Array) -> tuple[Array, Array]:
         """E Jᵀ E J and the covariance of the slopes summed over the columns, (S, Q, Q), J = ∂f/∂x times the scale."""
@@ -745,39 +765,9 @@ def mixed_responses(
 def rows_under_q(read: Fit) -> Response:
     """Moments of a measurement of the table's own rows, mixed over q(x) where they have one."""
     process = Uncollapsed.of(read)
-    known = _constant(read, "Y_offset"), _constant(read, "Y_entry")
-    if isinstance(process.functions, ModeFunctions):
-        return process.response(*process.functions.modes.at_rows, *known)
-    group = read.group("approximation")
-    mean, sd = group["X_mean"].to_numpy(), group["X_sd"].to_numpy()
-    return process.around(mean, sd, positive(mean.shape[1]), *known)
-
-
-UnderQ = Iterator[tuple[float, tuple[Array, Array]]]
-
-
-def each_under_q(
-    read: Fit, process: Uncollapsed
-) -> Iterator[tuple[slice, UnderQ, Array | None, Array | None]]:
-    """Go through blocks of the table's own rows: which, nodes of q(x), offset and entry.
-
-    Of each node come its weight and the moments (B, D) of f. A fit with the modes of f has one.
-    """
-    offset, entry = (_constant(read, name) for name in ("Y_offset", "Y_entry"))
-    if isinstance(process.functions, ModeFunctions):
-        at_rows = process.functions.modes.at_rows
-        yield slice(0, len(at_rows[0])), iter([(1.0, at_rows)]), offset, entry
-        return
-    group = read.group("approximation")
-    mean, sd = group["X_mean"].to_numpy(), group["X_sd"].to_numpy()
-    points, weights = positive(mean.shape[1])
-    for rows in _blocks(len(mean)):
-        at = mean[rows], sd[rows]
-        nodes = (
-            (float(w), process.moments(at[0] + at[1] * point))
-            for point, w in zip(points, weights, strict=True)
-        )
-        yield rows, nodes, *(_some(v, rows, len(mean)) for v in (offset, entry))
+    return _together(
+        [process.mixed(at_nodes, *given) for _, at_nodes, *given in process.each_row()]
+    )
 
 
 def left_out(read: Fit) -> tuple[Response, Array]:
