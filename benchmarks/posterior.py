@@ -256,15 +256,14 @@ def _row_move_seconds(sampler, repeats: int) -> float:
     from pm_gplvm.core.row_moves import RowUpdates
 
     posterior, ensemble = sampler.posterior, sampler.posterior.ensemble
-    theta, lengthscale = posterior.theta(ensemble.draws(sampler.states), len(sampler.states))
-    Z = ensemble.outward(sampler.states)[ensemble.X] / lengthscale
+    tables, unit = posterior.placed(ensemble.draws(sampler.states), len(sampler.states))
+    Z = ensemble.outward(sampler.states)[ensemble.X] / unit
     updates = RowUpdates(
         Z,
-        theta,
-        posterior.F,
+        tables,
         np.ones(len(Z)),
-        lambda n, C: -0.5 * ((C * lengthscale) ** 2).sum(axis=-1),
-        sampler.proposal,
+        lambda n, C: -0.5 * ((C * unit) ** 2).sum(axis=-1),
+        posterior.proposal,
         sampler.rng,
     )
     rows = np.arange(min(len(posterior.F), 20))

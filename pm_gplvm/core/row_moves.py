@@ -20,9 +20,10 @@ Molecular Physics 75, 59).
 Removing and inserting a row change K_g⁻¹ by one outer product each, O(N²).
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -302,28 +303,50 @@ def wide_component(Z: Array, present: Array) -> tuple[Array, Array]:
     return centre, np.sqrt(2.0 * variance + 0.25)
 
 
-class RowUpdates:
-    """Updates of the rows of a table at R states at once.
+@dataclass(frozen=True)
+class TableAt:
+    """A table F (N, D), standardised and NaN where missing, with its θ at R states.
 
-    Z (R, N, Q) is in lengthscales and changed in place. F (N, D) is standardised and NaN where
-    missing. beta (R,) is the power of the likelihood. ``log_prior`` takes a row's number and
-    proposals (R, M, Q) to ln p(z), up to what does not depend on z, (R, M).
+    ``stretch`` (R, 1, 1 or Q) brings positions into units of its lengthscale; None where they are.
+    """
+
+    theta: Theta
+    F: Array
+    stretch: Array | None = None
+
+    def own(self, Z: Array) -> Array:
+        """Bring positions (R, N, Q) into units of the lengthscale."""
+        return Z if self.stretch is None else Z * self.stretch
+
+    def parts(self, Z: Array) -> list[Part]:
+        """Set up the missingness patterns, at positions (R, N, Q)."""
+        patterns = column_patterns(~np.isnan(self.F))
+        own = self.own(Z)
+        return [Part.of(self.theta, own, rows, F) for rows, _, F in patterns.blocks(self.F)]
+
+
+class RowUpdates:
+    """Updates of the rows of a table, or of several, at R states at once.
+
+    Z (R, N, Q) is in lengthscales and changed in place. beta (R,) is the power of the likelihood. ``log_prior``
+    takes a row's number and proposals (R, M, Q) to ln p(z), up to what does not depend on z, (R, M).
     """
 
     def __init__(
         self,
         Z: Array,
-        theta: Theta,
-        F: Array,
+        tables: Sequence[TableAt],
         beta: Array,
         log_prior: LogPrior,
         proposal: Proposal,
         rng: np.random.Generator,
     ) -> None:
-        self.Z, self.theta, self.beta = Z, theta, beta
+        self.Z, self.tables, self.beta = Z, tables, beta
         self.log_prior, self.proposal, self.rng = log_prior, proposal, rng
-        patterns = column_patterns(~np.isnan(F))
-        self.parts = [Part.of(theta, Z, rows, block) for rows, _, block in patterns.blocks(F)]
+        each = [table.parts(Z) for table in tables]
+        self.parts = [part for parts in each for part in parts]
+        ends = accumulate(map(len, each), initial=0)
+        self.spans = [slice(*pair) for pair in pairwise(ends)]  # the parts of each table
 
     def sweep(self, rows: NDArray[np.int64], n_proposals: int) -> Array:
         """Update the rows one after the other; the share of them that moved, shape (R,)."""
@@ -415,12 +438,16 @@ class RowUpdates:
         self, n: int, C: Array, Z: Array, parts: list[Part], present: Array
     ) -> tuple[Array, list[tuple[Part, Array, Array]]]:
         """Compute ln p(yₙ) at proposals (R, M) up to a constant, and what inserts it into each part."""
-        cross = self.theta.cross(C, Z)
-        cross *= present
-        prior, noise = self.theta.variance(C), (self.theta.sigma**2)[:, None]
         likelihood, inserts = np.zeros(C.shape[:2]), []
-        for part in parts:
-            if part.seen[n]:
+        for table, span in zip(self.tables, self.spans, strict=True):
+            having = [part for part in parts[span] if part.seen[n]]
+            if not having:
+                continue
+            theta, at = table.theta, table.own(C)
+            cross = theta.cross(at, table.own(Z))
+            cross *= present
+            prior, noise = theta.variance(at), (theta.sigma**2)[:, None]
+            for part in having:
                 S, variance = part.conditional(cross, prior, noise)
                 likelihood += part.log_density(part.squared_residual(n, cross), variance)
                 inserts.append((part, S, variance))

@@ -220,7 +220,8 @@ def _states(model: pm.Model, prior: xr.DataTree, ensemble: Any) -> list[Array]:
 def _with_data(posterior: Posterior, F: Array) -> Posterior:
     """Give the model another table; the compiled functions are shared, and follow."""
     posterior.ensemble.table.factor.set_value(gram_factor(F))
-    return replace(posterior, F=F)
+    (table,) = posterior.tables
+    return replace(posterior, F=F, tables=(replace(table, F=F),))
 
 
 def _sampled(
@@ -251,7 +252,7 @@ def _quantities(posterior: Posterior, states: Array, pairs: Indices) -> dict[str
     """Compute the ranked quantities at each state, for these pairs of rows (2, P)."""
     ensemble = posterior.ensemble
     named = ensemble.draws(states)
-    _, lengthscale = posterior.theta(named, len(states))
+    _, lengthscale = posterior.placed(named, len(states))
     Z = named["X"] / lengthscale
     found = {name: v for name, v in named.items() if v.ndim == 1}
     found["log_likelihood"] = ensemble(states).log_likelihood

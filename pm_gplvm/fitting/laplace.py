@@ -143,23 +143,23 @@ def fit_laplace(
     >>> sketch.posterior["X"].shape, sketch.attrs["null_directions"]
     ((1, 50, 20, 2), 1)
     """
-    ModelSpec.of(model)
+    spec = ModelSpec.of(model, views=True)
     if not model.free_RVs:
         raise ValueError("model must have a free variable, got every one fixed by a number.")
     for name, number in (("draws", draws), ("max_iter", max_iter)):
         count(name, number)
     with interruptible(keeps=True):
         rng = np.random.default_rng(random_seed)
-        volume = why_no_volume(model) is None
+        volume = why_no_volume(spec) is None
         density = compile_log_density(
-            model,
+            spec,
             jacobian=True,
             volume=volume,
             coordinates=partial(optimiser_coordinates, relative=volume),
             backend=backend,
             compile_kwargs=compile_kwargs,
         )
-        target = _Target(density, _compile_volume(model) if volume else None)
+        target = _Target(density, _compile_volume(spec) if volume else None)
         begin = start_values(model, start, rng)
         with (
             limit_threads(threads_for(blas_threads, density.n_rows)),
@@ -222,9 +222,10 @@ def _until_interrupted(
     return densities
 
 
-def _compile_volume(model: pm.Model) -> Callable[..., Any]:
+def _compile_volume(spec: ModelSpec) -> Callable[..., Any]:
     """Compile the term of θ alone, a function of the values of the model's value variables."""
-    term = model.replace_rvs_by_values([log_volume(model)])
+    model = spec.model
+    term = model.replace_rvs_by_values([log_volume(spec)])
     return pytensor.function(model.value_vars, term, on_unused_input="ignore", mode=compile_mode())
 
 
@@ -324,10 +325,11 @@ def _latent_dim(density: LogDensity) -> int:
 def _is_symmetry(density: LogDensity, vector: Array, matrix: Array) -> bool:
     """Whether the density is the same at Z times an orthogonal matrix."""
     moved = density.unpack(vector)
-    X, lengthscale = str(density.X), density.lengthscale
+    X = str(density.X)
     moved[X] = moved[X] @ matrix
-    if lengthscale is not None and moved[lengthscale].ndim == 1:
-        moved[lengthscale] = moved[lengthscale] @ matrix**2  # an exchange takes them along
+    for name in density.lengthscales:
+        if moved[name].ndim == 1:
+            moved[name] = moved[name] @ matrix**2  # an exchange takes them along
     before, _ = density(vector)
     after, _ = density(density.pack(moved))
     return bool(abs(after - before) <= 1e-8 * (1.0 + abs(before)))

@@ -615,7 +615,7 @@ def compile_ensemble(model: pm.Model | ModelSpec) -> Ensemble:
 
     Always as NumPy calls: many states share the interpreter's time for one.
     """
-    spec = ModelSpec.of(model)
+    spec = ModelSpec.of(model, views=True)
     model, values = spec.model, spec.model.value_vars
     chosen, units = state_coordinates(model)
     likelihood, prior = in_states(spec, chosen, likelihood_and_prior(spec))

@@ -339,8 +339,8 @@ class ModelSpec:
         if (names := views_of(model)) and not views:
             raise ValueError(
                 f"model must be one of a single table here, got one of several, {', '.join(names)}. Fit it by fit_map, "
-                f"fit_marginal or fit_variational, and go on with gplvm.data.view(fit, {names[0]!r}); or build a "
-                "model of one table."
+                "fit_marginal, fit_laplace, fit_variational or sample, and go on with "
+                f"gplvm.data.view(fit, {names[0]!r}); or build a model of one table."
             )
         if len(tables) != 1 and not names:
             raise ValueError(
@@ -356,6 +356,10 @@ class ModelSpec:
             check_name(name, "the model")
         check_labels({k: v for k, v in model.coords.items() if v is not None}, "the model")
         if names:
+            by_name = {
+                table.name: table for table in tables
+            }  # a copy of a model may order them anew
+            tables = [by_name[in_view("Y", name)] for name in names]
             parts = tuple(
                 cls(model, table, _kernel_of(model, table, name), name)
                 for table, name in zip(tables, names, strict=True)

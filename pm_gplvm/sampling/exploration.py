@@ -156,11 +156,17 @@ def neighbourhood_of(model: pm.Model, values: dict[str, Array]) -> xr.Dataset:
     ``neighbours`` (obs, neighbour) of each row in ``X`` (obs, latent), ``radius`` (obs,) of the ball about
     their mean in which the row may lie, and the width of the ball's wall.
     """
-    spec = ModelSpec.of(model)
     X = np.asarray(values["X"])
     free = compile_constrain(model)(*[values[v.name] for v in model.value_vars])
-    length = (spec.fixed | free).get("lengthscale", 1.0)
-    lengthscale = float(np.mean(unit_of(spec.kernel, X.shape[1], length)))
+    each = [
+        unit_of(
+            part.kernel,
+            X.shape[1],
+            free.get(part.own("lengthscale"), part.fixed.get("lengthscale", 1.0)),
+        )
+        for part in ModelSpec.of(model, views=True).parts
+    ]
+    lengthscale = float(np.mean(each))
     distance = cdist(X, X)
     np.fill_diagonal(distance, np.inf)
     k = min(_NEIGHBOURS, len(X) - 1)

@@ -21,6 +21,7 @@ from pm_gplvm.data.arrays import finite
 from pm_gplvm.data.files import check_writable, checkpoint, load
 from pm_gplvm.data.fit import OBS, Fit, warn_of
 from pm_gplvm.data.progress import Bar, progress_bar
+from pm_gplvm.data.views import view
 from pm_gplvm.model.spec import ModelSpec
 from pm_gplvm.model.starts import perturbed, start_values
 from pm_gplvm.sampling.adaptation import adapt, anneal, iterations
@@ -281,7 +282,7 @@ def resume(
     20
     """
     earlier = load(fit) if isinstance(fit, str | Path) else fit
-    read = Fit.of(earlier, "X", caller="resume")
+    read = Fit.of(earlier, "X", caller="resume", views=True)
     kept = read.group("sampler")
     if not kept:
         raise ValueError("resume needs a fit made by sample, got one without the group 'sampler'.")
@@ -402,7 +403,7 @@ def _exploration(model: Any, explore: str, start: Any, tempered: bool) -> Explor
     """Choose what to explore, before any work."""
     if not isinstance(model, pm.Model):
         raise TypeError(f"model must be a pm.Model, got {type(model).__name__}. See build_model.")
-    spec = ModelSpec.of(model)
+    spec = ModelSpec.of(model, views=True)
     n_rows, moves = spec.X_shape[0], "X" in spec.free
     return chosen_exploration(explore, n_rows, _several(start), tempered=tempered, moves=moves)
 
@@ -532,22 +533,34 @@ def _warn(fit: xr.DataTree, record: Record, store: str | Path | None) -> None:
 
 def _check_same(model: pm.Model, posterior: Posterior, read: Fit, kept: xr.Dataset) -> None:
     """Raise if the model or its data differ from those of the fit, rows and priors included."""
-    spec = ModelSpec.of(model)
+    spec = ModelSpec.of(model, views=True)
     n, size = kept.sizes["coordinate"], posterior.ensemble.size
-    labels = np.asarray(model.coords.get(OBS, ()))
     differ = {
         f"other variables ({size} numbers a state, the fit has {n})": n != size,
-        "another kernel": posterior.kernel != read.kernel,
-        "other data": not np.array_equal(read.Y, spec.table.Y, equal_nan=True),
-        "other rows": OBS in read.Y.coords and not np.array_equal(read.Y[OBS], labels),
+        "other tables": read.views != [part.view for part in spec.views],
         "other priors": read.priors != spec.priors,
-        "another mean or scale": "Y_mean" in read.constants
-        and spec.table.standardisable
-        and not np.array_equal(read.table().F, spec.table.F, equal_nan=True),
-        "another resolution": not np.array_equal(read.resolution, spec.floors),
     }
+    if not differ["other tables"]:
+        for part in spec.parts:
+            one = read if part.view is None else Fit(view(read.tree, part.view))
+            for text, other in _differences(part, one).items():
+                differ[text] = differ.get(text, False) or other
     if found := [text for text, other in differ.items() if other]:
         raise ValueError(
             f"model must be the one that was sampled, got one with {', '.join(found)}. gplvm.model.rebuild "
             "makes it of the fit."
         )
+
+
+def _differences(spec: ModelSpec, read: Fit) -> dict[str, bool]:
+    """Compare a table of the model with that of the fit."""
+    labels = np.asarray(spec.model.coords.get(OBS, ()))
+    return {
+        "another kernel": spec.kernel != read.kernel,
+        "other data": not np.array_equal(read.Y, spec.table.Y, equal_nan=True),
+        "other rows": OBS in read.Y.coords and not np.array_equal(read.Y[OBS], labels),
+        "another mean or scale": "Y_mean" in read.constants
+        and spec.table.standardisable
+        and not np.array_equal(read.table().F, spec.table.F, equal_nan=True),
+        "another resolution": not np.array_equal(read.resolution, spec.floors),
+    }

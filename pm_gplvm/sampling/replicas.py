@@ -16,7 +16,7 @@ from pm_gplvm.core.blas import usable_cores
 from pm_gplvm.core.checks import Array
 from pm_gplvm.core.fused import Columns
 from pm_gplvm.core.kernels import KERNELS, is_known
-from pm_gplvm.core.row_moves import Proposal, RowUpdates, Theta
+from pm_gplvm.core.row_moves import Proposal, RowUpdates, TableAt, Theta
 from pm_gplvm.core.trajectories import densities, move, score_rows, update_rows
 from pm_gplvm.model.compile import Backend
 from pm_gplvm.model.density import (
@@ -43,20 +43,68 @@ _CACHE = 2**18  # numbers in one array of proposals: states are taken in parts o
 
 
 @dataclass(frozen=True)
+class SampledTable:
+    """A table of the model that is sampled.
+
+    F (N, D) is standardised, NaN where missing. ``names`` are those of θ in the model, ``fixed`` what of it is
+    held at a number, and ``floor`` is noise besides sigma.
+    """
+
+    kernel: str
+    F: Array
+    log_scales: Array  # (D,)
+    names: dict[str, str]
+    fixed: dict[str, Array]
+    floor: float = 0.0
+
+    @classmethod
+    def of(cls, spec: ModelSpec) -> "SampledTable":
+        """Read a model of one table, or a part of one of several."""
+        if not is_known(spec.kernel):
+            raise ValueError(
+                f"sample knows the kernels {', '.join(KERNELS)} and those of gplvm.kernels, got a covariance of another kind. "
+                "Sample such a model with pm.sample, and compare its chains with gplvm.diagnose."
+            )
+        spec.table.require_shared(caller="sample")
+        if not spec.table.standardisable:
+            raise ValueError(
+                "sample needs the mean and scale of the table to be data, got random variables."
+            )
+        names = {name: spec.own(name) for name in spec.theta}
+        logs = np.log(spec.table.scale)
+        return cls(spec.kernel, spec.table.F, logs, names, spec.fixed, spec.floor)
+
+    @property
+    def unexplained(self) -> float:
+        """Log-likelihood where noise of the table's own size has all of it."""
+        n, square = int(np.isfinite(self.F).sum()), np.nanmean(self.F**2)
+        return float(-0.5 * n * (np.log(2.0 * np.pi * square) + 1.0) - self.log_units.sum())
+
+    @cached_property
+    def log_units(self) -> Array:
+        """What units take from the log-density of each row, (N,)."""
+        return ~np.isnan(self.F) @ self.log_scales
+
+    def theta(self, draws: Mapping[str, Array], n_states: int) -> tuple[Theta, Array]:
+        """Read off the kernel at the states and its lengthscales, (R, 1, 1) or (R, 1, Q)."""
+        fixed = {n: np.broadcast_to(v, (n_states, *v.shape)) for n, v in self.fixed.items()}
+        free = {name: draws[own] for name, own in self.names.items() if own in draws}
+        return Theta.of(self.kernel, {**fixed, **free}, n_states, self.floor)
+
+
+@dataclass(frozen=True)
 class Posterior:
     """A model compiled for the sampler.
 
-    F (N, D) is standardised, NaN where missing. ``row_prior`` is None where X is not a free variable.
-    ``fixed`` are the hyperparameters held at a number, and ``floor`` is noise besides sigma. With
-    ``native`` whole iterations are compiled, without it they are NumPy calls.
+    F (N, D) are all tables side by side, standardised, NaN where missing. ``row_prior`` is None where X is not a
+    free variable. With ``native`` whole iterations are compiled, without it they are NumPy calls.
     """
 
     ensemble: Ensemble
     kernel: str
     F: Array
+    tables: tuple[SampledTable, ...]
     row_prior: RowPrior | None
-    fixed: dict[str, Array]
-    floor: float = 0.0
     native: Native | None = None
 
     @property
@@ -67,7 +115,8 @@ class Posterior:
     @cached_property
     def columns(self) -> Columns:
         """The table as compiled code has it."""
-        return Columns.of(self.F, self.kernel, np.log(self.ensemble.table.scale))
+        (table,) = self.tables
+        return Columns.of(table.F, table.kernel, table.log_scales)
 
     @cached_property
     def proposal(self) -> Proposal:
@@ -76,11 +125,8 @@ class Posterior:
 
     @property
     def unexplained(self) -> float:
-        """Log-likelihood where noise of the table's own size has all of it."""
-        seen = ~np.isnan(self.F)
-        n, square = int(seen.sum()), np.nanmean(self.F**2)
-        units = float(seen.sum(axis=0) @ np.log(self.ensemble.table.scale))
-        return float(-0.5 * n * (np.log(2.0 * np.pi * square) + 1.0)) - units
+        """Log-likelihood where noise of the tables' own size has all of it."""
+        return sum(table.unexplained for table in self.tables)
 
     def __call__(self, states: Array) -> Evaluation:
         """Evaluate at states (R, P); compiled iterations compute gradients of their own."""
@@ -90,10 +136,15 @@ class Posterior:
         densities(self.columns, self.native.addresses, states, known)
         return _without_gradient(known)
 
-    def theta(self, draws: dict[str, Array], n_states: int) -> tuple[Theta, Array]:
-        """Read off the kernel at the states and its lengthscales, (R, 1, 1) or (R, 1, Q)."""
-        fixed = {n: np.broadcast_to(v, (n_states, *v.shape)) for n, v in self.fixed.items()}
-        return Theta.of(self.kernel, {**fixed, **draws}, n_states, self.floor)
+    def placed(self, draws: Mapping[str, Array], n_states: int) -> tuple[list[TableAt], Array]:
+        """Give the tables at the states, and the unit of positions: the geometric mean of their lengthscales."""
+        found = [table.theta(draws, n_states) for table in self.tables]
+        if len(found) == 1:
+            ((theta, unit),) = found
+            return [TableAt(theta, self.tables[0].F)], unit
+        unit = np.exp(sum(np.log(length) for _, length in found) / len(found))
+        tables = zip(self.tables, found, strict=True)
+        return [TableAt(theta, table.F, unit / length) for table, (theta, length) in tables], unit
 
 
 def _without_gradient(known: Array) -> Evaluation:
@@ -120,22 +171,14 @@ def compile_posterior(model: pm.Model, backend: Backend = "python") -> Posterior
 
     A prior that numba cannot compile has the NumPy calls of "python".
     """
-    spec = ModelSpec.of(model)
-    if not is_known(spec.kernel):
-        raise ValueError(
-            f"sample knows the kernels {', '.join(KERNELS)} and those of gplvm.kernels, got a covariance of another kind. "
-            "Sample such a model with pm.sample, and compare its chains with gplvm.diagnose."
-        )
-    spec.table.require_shared(caller="sample")
-    if not spec.table.standardisable:
-        raise ValueError(
-            "sample needs the mean and scale of the table to be data, got random variables."
-        )
+    spec = ModelSpec.of(model, views=True)
+    tables = tuple(SampledTable.of(part) for part in spec.parts)
     ensemble = compile_ensemble(spec)
     row_prior = compile_row_prior(spec) if ensemble.X is not None else None
-    # The loops know the named kernels.
-    native = _native(spec) if backend == "numba" and spec.kernel in KERNELS else None
-    return Posterior(ensemble, spec.kernel, spec.table.F, row_prior, spec.fixed, spec.floor, native)
+    # The loops know one table, and the named kernels.
+    fused = backend == "numba" and spec.kernel in KERNELS and not spec.views
+    native = _native(spec) if fused else None
+    return Posterior(ensemble, spec.kernel, spec.table.F, tables, row_prior, native)
 
 
 def _native(spec: ModelSpec) -> Native | None:
@@ -171,19 +214,30 @@ def row_updates(
     ensemble, prior = posterior.ensemble, posterior.row_prior
     assert prior is not None
     values = ensemble.outward(states)
-    theta, lengthscale = posterior.theta(ensemble.draws(states), len(states))
-    Z = values[str(ensemble.X)] / lengthscale
+    tables, unit = posterior.placed(ensemble.draws(states), len(states))
+    Z = values[str(ensemble.X)] / unit
 
     def log_prior(n: int, C: Array) -> Array:
         if not prior.factorises:  # it looks at where the other rows are by now
-            values[str(ensemble.X)] = Z * lengthscale
-        return np.asarray(prior(n, C * lengthscale, list(values.values())))
+            values[str(ensemble.X)] = Z * unit
+        return np.asarray(prior(n, C * unit, list(values.values())))
 
     try:
-        updates = RowUpdates(Z, theta, posterior.F, betas, log_prior, posterior.proposal, rng)
+        updates = RowUpdates(Z, tables, betas, log_prior, posterior.proposal, rng)
     except np.linalg.LinAlgError:
         return None
-    return updates, np.ones_like(lengthscale) if ensemble.lengthscale else lengthscale
+    return updates, _of_states(ensemble, values, unit, len(tables))
+
+
+def _of_states(
+    ensemble: Ensemble, values: Mapping[str, Array], unit: Array, n_tables: int
+) -> Array:
+    """Divide the unit of Z by that of positions in the states."""
+    if len(ensemble.lengthscales) == n_tables:
+        return np.ones_like(unit)  # it is the same
+    if not ensemble.lengthscales:
+        return unit
+    return np.asarray(unit / np.exp(ensemble.log_unit(values)).reshape(len(unit), 1, -1))
 
 
 def leave_rows_out(
@@ -194,7 +248,7 @@ def leave_rows_out(
     In units of the table. NaN where a K is singular. The integral is over ``n_proposals`` positions, by
     importance sampling with the proposal of the row updates.
     """
-    units = ~np.isnan(posterior.F) @ np.log(posterior.ensemble.table.scale)
+    units = sum(table.log_units for table in posterior.tables)
     scores = np.full((len(states), len(posterior.F)), np.nan)
     if posterior.native is not None:
         model = posterior.native.addresses

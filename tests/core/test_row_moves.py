@@ -5,7 +5,15 @@ import pytest
 from oracles import ALL_KERNELS, SUMS, column_logps, kernel_matrix
 from scipy import stats
 
-from pm_gplvm.core.row_moves import Part, Proposal, RowUpdates, Theta, choose, wide_component
+from pm_gplvm.core.row_moves import (
+    Part,
+    Proposal,
+    RowUpdates,
+    TableAt,
+    Theta,
+    choose,
+    wide_component,
+)
 
 AMPLITUDE, SIGMA, BIAS, WEIGHT = 1.3, 0.4, 0.6, 0.8
 
@@ -21,7 +29,8 @@ def normal_prior(n, C):
 
 def updates_of(Z, F, rng, kernel="rbf", beta=1.0):
     R = len(Z)
-    return RowUpdates(Z, theta_of(kernel, R), F, np.full(R, beta), normal_prior, Proposal(F), rng)
+    tables = [TableAt(theta_of(kernel, R), F)]
+    return RowUpdates(Z, tables, np.full(R, beta), normal_prior, Proposal(F), rng)
 
 
 def table_of(rng, N, D, holes):
@@ -73,7 +82,8 @@ def test_a_row_left_out_is_predicted_as_if_it_were_removed(holes, rng):
     N, R, n = 7, 3, 2
     Z, C, F = rng.normal(size=(R, N, 2)), rng.normal(size=(R, 5, 2)), table_of(rng, N, 4, holes)
     updates = updates_of(Z, F, rng)
-    cross, prior = updates.theta.cross(C, Z), updates.theta.variance(C)
+    theta = updates.tables[0].theta
+    cross, prior = theta.cross(C, Z), theta.variance(C)
     for part in updates.parts:
         if not part.seen[n]:
             continue
@@ -119,6 +129,21 @@ def test_inverses_and_weights_follow_the_updates(holes, rng):
             np.testing.assert_allclose(part.weights[r], weights, rtol=1e-7, atol=1e-8)
 
 
+def split_table(updates, F):
+    """Make a pattern of each column."""
+    (whole,) = updates.parts
+    updates.parts[:] = [
+        Part(
+            whole.seen,
+            F[:, d : d + 1],
+            whole.inverse.copy(),
+            whole.weights[:, :, d : d + 1].copy(),
+        )
+        for d in range(F.shape[1])
+    ]
+    updates.spans[:] = [slice(0, F.shape[1])]
+
+
 def test_patterns_of_equal_columns_give_what_one_pattern_does(rng):
     """The columns of a complete table, each by itself: the pattern is a matter of arithmetic alone."""
     Z, F = rng.normal(size=(3, 6, 2)), rng.normal(size=(6, 4))
@@ -126,16 +151,7 @@ def test_patterns_of_equal_columns_give_what_one_pattern_does(rng):
     for split in (False, True):
         updates = updates_of(Z.copy(), F, np.random.default_rng(2))
         if split:
-            whole = updates.parts[0]
-            updates.parts = [
-                Part(
-                    whole.seen,
-                    F[:, d : d + 1],
-                    whole.inverse.copy(),
-                    whole.weights[:, :, d : d + 1].copy(),
-                )
-                for d in range(4)
-            ]
+            split_table(updates, F)
         updates.sweep(np.arange(6), 20)
         updates.block_update(np.array([1, 4]), 20)
         ends.append(updates.Z)

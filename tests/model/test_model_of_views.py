@@ -170,11 +170,9 @@ def test_a_fit_of_one_prior_of_X_for_all_tables(rng):
 
 
 VERBS = {
-    "fit_laplace": lambda m: gplvm.fit_laplace(m, progressbar=False),
     "fit_linear": gplvm.fit_linear,
     "fit_sparse": lambda m: gplvm.fit_sparse(m, progressbar=False),
     "fit_stochastic": lambda m: gplvm.fit_stochastic(m, progressbar=False),
-    "sample": lambda m: gplvm.sample(m, progressbar=False),
     "sample_prior": gplvm.sample_prior,
     "sample_theta": lambda m: gplvm.sample_theta(m, np.zeros((12, 2))),
     "sbc": gplvm.diagnostics.sbc,

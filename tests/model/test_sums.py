@@ -170,7 +170,7 @@ def test_the_samplers_K_is_that_of_X(kernel, ard, Y, rng):
     ensemble = posterior.ensemble
     states = 0.5 * rng.standard_normal((3, ensemble.size))
     draws = ensemble.draws(states)
-    theta, lengthscale = posterior.theta(draws, 3)
+    theta, lengthscale = posterior.tables[0].theta(draws, 3)
     inverse = theta.inverse(draws["X"] / lengthscale)
     for r in range(3):
         own = {name: draws[name][r] for name in THETA}

@@ -67,11 +67,12 @@ def test_the_score_of_a_row_is_its_density_with_its_position_integrated_out(back
     posterior = compile_posterior(untransformed(build), backend)
     states = 0.5 * rng.standard_normal((2, posterior.ensemble.size))
     found = leave_rows_out(posterior, states, 20_000, np.random.default_rng(1))
-    drawn, F, scale = posterior.ensemble.draws(states), posterior.F, posterior.ensemble.table.scale
+    (table,), drawn = posterior.tables, posterior.ensemble.draws(states)
+    F, scale = table.F, np.exp(table.log_scales)
     grid = np.linspace(-9.0, 9.0, 3001)
     for s, scores in enumerate(found):
         theta = {n: float(v[s]) for n, v in drawn.items() if n != "X"}
-        noise = theta.pop("sigma") ** 2 + posterior.floor**2
+        noise = theta.pop("sigma") ** 2 + table.floor**2
         places = np.concatenate([drawn["X"][s], grid[:, None]])
         K = kernel_matrix(kernel, places, **theta)
         for n in (0, 2, N - 1):
