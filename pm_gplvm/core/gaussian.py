@@ -33,6 +33,7 @@ from pm_gplvm.core.kernels import (
     row_blocks,
     unit_of,
 )
+from pm_gplvm.core.triangles import invert_upper
 
 Mask = NDArray[np.bool_]
 Indices = NDArray[np.intp]
@@ -127,6 +128,8 @@ def warn_of_cost(patterns: Patterns) -> None:
 
 # The inverse of K in position, and what the density of the columns needs of it
 
+_BY_HALVES = 192  # rows from which a triangle is inverted so
+
 
 def invert(A: Array) -> float | None:
     """Overwrite the lower triangle of a C-ordered positive definite matrix by its inverse's.
@@ -142,7 +145,11 @@ def invert(A: Array) -> float | None:
     if failed:
         return None
     log_det = 2.0 * np.log(np.diagonal(A)).sum()
-    lapack.dpotri(A.T, lower=0, overwrite_c=1)
+    if len(A) < _BY_HALVES:
+        lapack.dpotri(A.T, lower=0, overwrite_c=1)
+    else:  # the same two steps, U⁻¹ and U⁻¹U⁻ᵀ, the first of them faster
+        invert_upper(A.T)
+        lapack.dlauum(A.T, lower=0, overwrite_c=1)
     return float(log_det)
 
 
