@@ -20,6 +20,7 @@ BENCHMARKS = {
     "embedding": ("embedding", "Unseen rows: places, missing entries, time"),
     "posterior": ("posterior", "Effective draws of X and θ for each CPU second"),
     "ensembles": ("ensembles", "Several embeddings pooled beside one"),
+    "spreads": ("spreads", "How wide the posterior is, by each approximation"),
     "evidence": ("evidence", "Log evidence of latent dimensions"),
     "calibration": ("calibration", "Ranks of simulated truths among the draws of sample"),
     "variational": ("variational", "The variational Bayesian GP-LVM"),
@@ -69,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--case",
         nargs="+",
-        help="posterior, ensembles, ordinary: only these data, to files of their own; ordinary: or 'short'; "
+        help="posterior, ensembles, spreads, ordinary: only these data, to files of their own; ordinary: or 'short'; "
         "embedding: spectra or inducing alone; calibration: entries alone",
     )
     parser.add_argument(
