@@ -35,6 +35,7 @@ BENCHMARKS = {
     "holes": ("holes", "Missing entries with inducing inputs: cost, and what is found again"),
     "outcomes": ("outcomes", "Classes of rows held out, beside scikit-learn's models"),
     "forecast": ("forecasting", "Motion capture: what comes next, frames and markers lost"),
+    "pseudotime": ("pseudotime", "Pseudotime of embryo cells, their stages told or hidden"),
     "choice": ("choice", "The exact estimate, inducing inputs or neighbourhoods, beside PCA"),
 }
 

@@ -4,6 +4,7 @@ from pm_gplvm.diagnostics.calibration import sbc as sbc
 from pm_gplvm.diagnostics.calibration import sbc_test as sbc_test
 from pm_gplvm.diagnostics.compare import summarise_theta as summarise_theta
 from pm_gplvm.diagnostics.modes import posterior_modes as posterior_modes
+from pm_gplvm.diagnostics.order import order as order
 from pm_gplvm.diagnostics.relevance import active_dimensions as active_dimensions
 from pm_gplvm.prediction.entries import score_entries as score_entries
 from pm_gplvm.prediction.held_out import compute_log_likelihood as compute_log_likelihood

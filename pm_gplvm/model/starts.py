@@ -26,6 +26,7 @@ Values = dict[str, Array]
 _NOISE = 0.01  # at least so much at a start, in units of the scale
 _FILLINGS = 60
 _LEAST = 1e-2  # of the widest dimension's spread, so that a dimension the data lack can grow
+_FLAT = 0.05  # standard deviation of positions told by a regression below which it tells none apart
 
 
 def _pca(F: Array, latent_dim: int, rng: np.random.Generator) -> Array:
@@ -379,6 +380,8 @@ def turned_towards(X: Array, mean: Array, sd: Array, rng: np.random.Generator) -
 
     In a dimension of which something is known, known places are predicted from X by least squares,
     and then weighed against what the prior says; the other dimensions hold what those leave of X.
+    Where all known rows lie at about one place, as roots do, least squares would put all rows there:
+    the dimension of X is then kept, with those rows on their side.
     """
     known = (sd != 1.0) | (mean != 0.0)
     informed = known.any(axis=0)
@@ -388,6 +391,9 @@ def turned_towards(X: Array, mean: Array, sd: Array, rng: np.random.Generator) -
         rows = known[:, q]
         slopes = np.linalg.lstsq(design[rows], mean[rows, q], rcond=None)[0]
         guess = design @ slopes
+        if guess.std() < _FLAT:
+            guess = X[:, q] - X[:, q].mean()
+            guess *= np.copysign(1.0, guess[rows].mean() * mean[rows, q].mean())
         doubt = np.mean((guess - mean[:, q])[rows] ** 2) + np.min(sd[rows, q]) ** 2
         weight = np.where(rows, doubt / (doubt + sd[:, q] ** 2), 0.0)
         turned[:, q] = weight * mean[:, q] + (1.0 - weight) * guess

@@ -116,6 +116,7 @@ READERS = {
     "log_evidence": lambda t, fit: diagnostics.log_evidence(fit),
     "magnification": lambda t, fit: diagnostics.magnification(fit, t["X"]),
     "neighbour_probabilities": lambda t, fit: diagnostics.neighbour_probabilities(fit, n_neighbors=3),
+    "order": lambda t, fit: diagnostics.order(fit),
     "posterior_modes": lambda t, fit: diagnostics.posterior_modes(fit),
     "summary": lambda t, fit: gplvm.summary(fit),
     "summarise_theta": lambda t, fit: diagnostics.summarise_theta(fit, t["draws"]),
@@ -124,7 +125,7 @@ READERS = {
 READS_NO_TABLE = {
     *("align", "sample_theta", "fit_map(start)", "gradients", "log_evidence"),
     *("plot.latent", "plot.relevance", "active_dimensions", "neighbour_probabilities"),
-    *("posterior_modes", "summary"),
+    *("order", "posterior_modes", "summary"),
 }
 READS_NO_SCALE = {
     *READS_NO_TABLE,
@@ -432,6 +433,7 @@ ABOUT_DIAGNOSTICS = [
     (lambda t: D.posterior_modes(t["full"], n_pairs=0), "n_pairs must be a whole number of at least 1, got 0"),
     *[(lambda t, v=v: D.posterior_modes(t["full"], min_weight=v), "min_weight must be a finite number above 0 and below 0.5, got") for v in (0, 0.5, -1, np.nan, "a", None, True, [0.1])],
     *[(lambda t, v=v: D.active_dimensions(t["best"], threshold=v), "threshold must be a finite number above 0 and below 1, got") for v in (0, 1, -1, np.nan, "a", None, True)],
+    *[(lambda t, v=v: D.order(t["best"], dim=v), "dim must be a whole number from 0 to 1, got") for v in (-1, 2, 0.5, "0", None, True, [0])],
     *[(lambda t, v=v: P.optima(t["best"], same=v), "same must be a finite number above 0 and below 1, got") for v in (0, 1, -1, np.nan, "a", None, True)],
 ]
 

@@ -213,6 +213,28 @@ def test_starts_are_turned_towards_what_is_known():
         assert abs(np.corrcoef(X.T)[0, 1]) < 0.1
 
 
+@pytest.mark.parametrize("place", [-2.0, 2.0])
+def test_a_start_has_width_where_all_that_is_known_is_one_place(place):
+    """Least squares on roots alone would put all rows at the one place."""
+    from pm_gplvm.model.starts import turned_towards
+
+    X = np.random.default_rng(1).standard_normal((40, 2))
+    X[:6, 0] += 1.5
+    mean, sd = np.zeros((40, 2)), np.ones((40, 2))
+    mean[:6, 0], sd[:6, 0] = place, 0.2
+    turned = turned_towards(X, mean, sd, np.random.default_rng(1))[:, 0]
+    assert turned[6:].std() == pytest.approx(X[6:, 0].std())
+    assert place * (turned[:6].mean() - turned[6:].mean()) > 0.0
+
+
+def test_a_root_alone_leads_to_a_fit_in_scale():
+    table = simulated(60, 12)
+    told = np.where(np.arange(60) < 4, -2.0, np.nan)
+    model = gplvm.build_model(table, 2, priors={"X": gplvm.priors.informative(told, 0.2)})
+    fit = gplvm.fit_variational(model, n_inducing=12, random_seed=1, progressbar=False)
+    assert np.abs(fit["posterior"]["X"].to_numpy()).max() < 8.0
+
+
 # new rows under classes
 
 

@@ -113,6 +113,7 @@ VERBS = {
         fit, n_neighbors=3
     ),
     "diagnostics.active_dimensions": lambda fit, t: diagnostics.active_dimensions(fit),
+    "diagnostics.order": lambda fit, t: diagnostics.order(fit),
     "diagnostics.posterior_modes": lambda fit, t: diagnostics.posterior_modes(fit),
     "plot.latent": lambda fit, t: plot.latent(fit, grid=3),
     "plot.reconstruction": lambda fit, t: plot.reconstruction(fit, grid=2),

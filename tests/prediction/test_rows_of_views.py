@@ -157,6 +157,7 @@ VERBS = {
     "rebuild": gplvm.model.rebuild,
     "leave_one_out": gplvm.diagnostics.leave_one_out,
     "active_dimensions": gplvm.diagnostics.active_dimensions,
+    "order": gplvm.diagnostics.order,
     "GPLVM": gplvm.GPLVM.from_fit,
     "plot.latent": gplvm.plot.latent,
     "plot.reconstruction": gplvm.plot.reconstruction,
