@@ -148,6 +148,13 @@ def kernel_named(name: str) -> Kernel | Composite:
     return Composite.parse(name, {part.name: part.profile for part in _STATIONARY})
 
 
+def composite_of(entry: Kernel | Composite) -> Composite:
+    """Return a kernel as one of several factors; a linear part then has an amplitude."""
+    if isinstance(entry, Composite):
+        return entry
+    return Composite.parse(entry.name, {part.name: part.profile for part in _STATIONARY})
+
+
 def is_known(name: str) -> bool:
     """Whether this is the text of a kernel, as a fit or a model tells it ("custom" is none)."""
     try:

@@ -160,6 +160,7 @@ def _fitted(read: Fit) -> list[str]:
         size = f"{N} rows and {len(read.features)} columns, not held by the fit"
     model = [counted(Q, "latent dimension"), f"kernel {read.kernel_and_bias}"]
     model += ["a lengthscale of each dimension"] if read.has_ard else []
+    model += [f"inputs {read.inputs}"] if read.inputs is not None else []
     if read.has_likelihood:
         model.append(f"likelihood {Uncollapsed.of(read).likelihood.name}")
     if "sigma" in read and read.own_noise:

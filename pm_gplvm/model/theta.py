@@ -11,9 +11,10 @@ import pytensor.tensor as pt
 from pymc.distributions.transforms import LogTransform
 
 from pm_gplvm.core.checks import Array
-from pm_gplvm.core.composite import Composite
+from pm_gplvm.core.composite import FACTOR, TERM, Composite
 from pm_gplvm.core.kernels import Kernel
 from pm_gplvm.data.fit import LATENT
+from pm_gplvm.data.inputs import Inputs
 from pm_gplvm.model.compile import compile_mode
 from pm_gplvm.model.priors import DEFAULT_PRIORS, add_prior, distribution_text
 
@@ -26,10 +27,24 @@ class Axes:
     coords: dict[str, Any]
 
     @classmethod
-    def of_kernel(cls, entry: Kernel | Composite, latent_dim: int, *, ard: bool) -> "Axes":
-        """Choose them; ``ard``: a lengthscale for each latent dimension, of each factor."""
+    def of_kernel(
+        cls,
+        entry: Kernel | Composite,
+        latent_dim: int,
+        *,
+        ard: bool,
+        inputs: Inputs | None = None,
+    ) -> "Axes":
+        """Choose them; ``ard``: a lengthscale for each latent dimension, of each factor.
+
+        ``inputs`` have terms of their own behind those of a kernel of several factors, and are named as they are.
+        """
         if isinstance(entry, Composite):
             labels = entry.labels(latent_dim, ard=ard)
+            for each in inputs.each if inputs is not None else ():
+                own = ("amplitude", "lengthscale")[: 1 + (each.classes is None)]
+                for name, axis in zip(own, (TERM, FACTOR), strict=False):
+                    labels[name] = (axis, [*labels.get(name, (axis, []))[1], each.name])
             of = {name: axis for name, (axis, _) in labels.items()}
             return cls(of, dict(labels.values()))
         of = {"lengthscale": LATENT} if ard and "lengthscale" in entry.parameters else {}

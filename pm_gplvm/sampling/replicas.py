@@ -126,6 +126,11 @@ def compile_posterior(model: pm.Model, backend: Backend = "python") -> Posterior
             f"sample knows the kernels {', '.join(KERNELS)} and those of gplvm.kernels, got a covariance of another kind. "
             "Sample such a model with pm.sample, and compare its chains with gplvm.diagnose."
         )
+    spec.refuse_inputs(
+        "its moves of single rows take positions alone. Take fit_laplace(model, start=fit_marginal(model)), or "
+        "sample_theta(model, fit) for draws of the parameters.",
+        caller="sample",
+    )
     spec.table.require_shared(caller="sample")
     if not spec.table.standardisable:
         raise ValueError(
