@@ -82,6 +82,11 @@ class Inputs:
         return [each.name for each in self.each]
 
     @property
+    def units(self) -> dict[str, float]:
+        """What one unit of the kernel is in an input's own: 1 of a class."""
+        return {each.name: float(self.scale[each.columns][0]) for each in self.each}
+
+    @property
     def parts(self) -> list[str]:
         """Names of the parts of the function: what X does, then the inputs."""
         return [LATENT_PART, *self.names]
