@@ -24,6 +24,7 @@ from scipy.linalg import blas, cho_factor, cho_solve, lapack, qr, solve_triangul
 from pm_gplvm.core.blas import Product, Runs
 from pm_gplvm.core.checks import Array, warn
 from pm_gplvm.core.kernels import (
+    counted_theta,
     cross_and_rate,
     cross_covariance,
     cross_pullback,
@@ -408,9 +409,7 @@ class GP:
         """Hyperparameters of the terms that count at new positions."""
         if self.counted is None:
             return self._common
-        *terms, bias = self.counted
-        theta = self.theta | {"amplitude": self.theta["amplitude"] * np.array(terms)}
-        return theta | {"bias": theta["bias"] * bias} if "bias" in theta else theta
+        return counted_theta(self.theta, self.counted)
 
     @property
     def unit(self) -> dict[str, Any]:

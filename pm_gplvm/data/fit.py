@@ -51,6 +51,14 @@ def in_each_view(name: str, views: Sequence[str]) -> list[str]:
     return [in_view(name, view) for view in views] or [name]
 
 
+def inducing_inputs(group: xr.Dataset) -> Array:
+    """Inducing inputs of a fit (M, Q), with those that its rows' inputs have, as the kernel takes them."""
+    W = group["X_inducing"].to_numpy()
+    if "inputs_inducing" not in group:
+        return np.asarray(W)
+    return np.hstack([W, group["inputs_inducing"].to_numpy()])
+
+
 def to_json(value: Any) -> str:
     """Write a value as JSON; NumPy's numbers and arrays count as Python's."""
     return json.dumps(value, default=_python_value)

@@ -174,7 +174,8 @@ def build_model(
     for each input under its name, ``lengthscale`` (kernel_factor,) one for each input that is a number; their priors
     are those of ``kernel``. The data ``inputs`` (obs, input_column) are the columns that the kernel
     takes. :func:`predict` with ``parts=True`` takes the terms apart, and :func:`reconstruct` with ``without=["batch"]`` takes one out.
-    :func:`fit_map`, :func:`fit_marginal` and :func:`sample_theta` take such a model.
+    :func:`fit_map`, :func:`fit_marginal`, :func:`fit_laplace`, :func:`fit_stochastic`, :func:`fit_svi` and :func:`sample_theta`
+    take such a model.
 
     References
     ----------
@@ -233,8 +234,8 @@ def build_model(
     if not isinstance(given, Gaussian) or given.noise_sd is not None:
         if inputs is not None:
             raise ValueError(
-                f"inputs are of likelihood='gaussian', got them with {given.text}. Leave them out, or transform Y (counts "
-                "by their logarithm) and take a Gaussian likelihood."
+                f"inputs are of likelihood='gaussian', got them with {given.text}. Leave them out, or fit by "
+                "minibatches: fit_svi(Y, likelihood=..., inputs=...)."
             )
         _refuse_of_gaussian(given, resolution=resolution, noise=noise)
         return _with_functions(table, Y, given, latent_dim, kernel, ard, priors, scale, offset)

@@ -12,7 +12,7 @@ from pymc.distributions.transforms import LogTransform
 
 from pm_gplvm.core.checks import Array
 from pm_gplvm.core.composite import FACTOR, TERM, Composite
-from pm_gplvm.core.kernels import Kernel
+from pm_gplvm.core.kernels import Kernel, composite_of, kernel_named
 from pm_gplvm.data.fit import LATENT
 from pm_gplvm.data.inputs import Inputs
 from pm_gplvm.model.compile import compile_mode
@@ -116,6 +116,7 @@ class ThetaPrior(PositivePriors):
         priors: Mapping[str, Any] | None,
         *,
         ard: bool,
+        inputs: Inputs | None = None,
     ) -> None:
         names = (*kernel.parameters, *(("bias",) if bias else ()))
         unknown = [name for name in priors or {} if name not in names]
@@ -124,7 +125,10 @@ class ThetaPrior(PositivePriors):
                 f"priors must name parameters of this kernel ({', '.join(names) or 'it has none'}), got "
                 f"{', '.join(map(str, unknown))}."
             )
-        axes = Axes.of_kernel(kernel, latent_dim, ard=ard)
+        of_X = kernel
+        if inputs is not None:
+            of_X = composite_of(kernel_named(inputs.kernel_of_X(kernel.name, latent_dim)))
+        axes = Axes.of_kernel(of_X, latent_dim, ard=ard, inputs=inputs)
         dims = {name: axes.dims(name) for name in names}
         chosen = {name: (priors or {}).get(name, DEFAULT_PRIORS[name]()) for name in names}
         super().__init__(chosen, dims, latent_dim, axes.coords)

@@ -430,10 +430,17 @@ def positions_of_table(
         if asked.at is None:
             positions = weighted_positions(densities, by_draw, streams=streams, **common)
         else:
-            found, order = [], []
-            exact = [draw.factorised() for draw in each_draw(asked, len(by_draw))]
+            found, order, limit = [], [], len(by_draw)
+            exact = []
+            if not read.has_likelihood:
+                exact = [draw.factorised() for draw in each_draw(asked, limit)]
             for at, which in groups(asked.at):
-                here = each_density_at(exact, asked.table().F, at)
+                if read.has_likelihood:
+                    here: Iterable[Density] = map(
+                        uncollapsed_density, each_frame(replace(asked, at=at[None]), limit)
+                    )
+                else:
+                    here = each_density_at(exact, asked.table().F, at)
                 some, own = [rows[which] for rows in by_draw], [streams[i] for i in which]
                 found.append(weighted_positions(here, some, streams=own, **common))
                 order.append(which)

@@ -95,7 +95,8 @@ def impute(
     if read.has_likelihood:
         with limit_threads(blas_threads):
             of_rows = offset_of(read, new.parts[None], offset)
-            found = mixed_responses(read, new.parts[None], positions, weights, of_rows)
+            asked = located(read, inputs, new_labels(new))
+            found = mixed_responses(asked, new.parts[None], positions, weights, of_rows)
         return _together({None: _put(new.parts[None], *found)}, new, k)
     known, before = {}, 0
     with limit_threads(blas_threads):

@@ -1,6 +1,7 @@
 """Y at latent positions, new ones or those of the training rows, mixed over the draws of a fit."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ from pm_gplvm.prediction.processes import (
     smoothed,
     under,
 )
-from pm_gplvm.prediction.uncollapsed import each_frame, rows_under_q
+from pm_gplvm.prediction.uncollapsed import Uncollapsed, each_frame, rows_under_q
 
 
 def check_positions(read: Fit, X_new: Any) -> Array:
@@ -141,9 +142,22 @@ def predict(
             "give each set of them to sample_predictive."
         )
     if read.has_likelihood:
-        return _predicted_uncollapsed(
+        _check_link(read, parts=parts)
+        uncollapsed = _predicted_uncollapsed(
             read, positions, spread, noise=noise, cov=cov, limit=num_samples
         )
+        apart = {
+            name: _predicted_uncollapsed(
+                replace(read, counted=own),
+                positions,
+                spread,
+                noise=False,
+                cov=False,
+                limit=num_samples,
+            )
+            for name, own in of_parts.items()
+        }
+        return with_parts(uncollapsed, apart)
     F, centre, scale = read.table()
     patterns = patterns_of(read, F)
 
@@ -255,7 +269,7 @@ def _predicted_uncollapsed(
     total += np.var(means, axis=0)
     dims = ("obs_new", FEATURE)
     known: dict[str, Any] = {
-        "mean": (dims, np.mean(means, axis=0)),
+        "mean": (dims, np.mean(means, axis=0) - _absent(read)),
         "sd": (dims, np.sqrt(total)),
     }
     if cov:
@@ -463,10 +477,10 @@ def reconstruct(
     left_out = checked_without(read, without)
     of_parts = each_part(read, left_out) if parts else {}
     if read.has_likelihood:
-        rows = rows_under_q(read)
-        spread = np.sqrt(rows.of_mean + (rows.about if noise else 0.0))
-        whole = {"mean": ((OBS, FEATURE), rows.mean), "sd": ((OBS, FEATURE), spread)}
-        return xr.Dataset(whole, coords=read.coords)
+        _check_link(read, parts=parts)
+        asked = at_own_rows(read, left_out)
+        apart = {n: _under_q(replace(asked, counted=own)) for n, own in of_parts.items()}
+        return with_parts(_under_q(asked, noise=noise), apart)
     F, centre, scale = read.table()
     patterns = patterns_of(read, F)
     found, by_part = [], []
@@ -492,6 +506,43 @@ def reconstruct(
         known |= _parts_of(of_parts, by_part, dims, centre, scale)
     named = {PART: list(of_parts)} if of_parts else {}
     return xr.Dataset(known, coords={**named, **read.coords})
+
+
+def _under_q(read: Fit, *, noise: bool = False) -> xr.Dataset:
+    """Mean and sd of the table's own rows, of a fit with a likelihood."""
+    rows = rows_under_q(read)
+    spread = np.sqrt(rows.of_mean + (rows.about if noise else 0.0))
+    whole = {
+        "mean": ((OBS, FEATURE), rows.mean - _absent(read)),
+        "sd": ((OBS, FEATURE), spread),
+    }
+    return xr.Dataset(whole, coords=read.coords)
+
+
+def _absent(read: Fit) -> Any:
+    """Return what of the columns' means a function without the latent part has not."""
+    counts = read.counted is None or read.counted[-1]
+    return 0.0 if counts else read.constants["Y_mean"].to_numpy()
+
+
+def _check_link(read: Fit, *, parts: bool) -> None:
+    """Raise where parts are asked for that are none of an expected measurement."""
+    if parts and not Uncollapsed.of(read).in_units_of_Y:
+        raise ValueError(
+            f"{read.caller} with parts=True needs a Gaussian or Student-t likelihood, under which the parts of f add up in "
+            "the units of Y. Take without=[...], which leaves parts of f out."
+        )
+
+
+def with_parts(whole: xr.Dataset, each: Mapping[str, xr.Dataset]) -> xr.Dataset:
+    """Put parts beside the whole."""
+    if not each:
+        return whole
+    named = {
+        f"part_{n}": xr.concat([part[n] for part in each.values()], dim=PART)
+        for n in ("mean", "sd")
+    }
+    return whole.assign(named).assign_coords({PART: list(each)})
 
 
 def relative_uncertainty(fit: xr.DataTree, X_new: Any, *, num_samples: int = 20) -> Array:

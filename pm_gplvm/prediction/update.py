@@ -140,6 +140,9 @@ def add_rows(
         number("hold", hold, above=0.0, closed="left")
     read = Fit.of(fit, "X", caller="add_rows")
     if read.is_uncollapsed:
+        read.refuse_inputs(
+            "its bound is moved by positions alone. Place the rows with embed, or fit all again."
+        )
         return appended(
             fit,
             Y_new,

@@ -465,3 +465,77 @@ def test_what_takes_no_inputs_says_so(kind):
     call, text = REFUSED[kind]
     with pytest.raises(ValueError, match=text):
         call()
+
+
+@cache
+def by_minibatches():
+    Y, inputs, *_ = simulated()
+    settings = {"n_inducing": 30, "epochs": 200, **QUIET}
+    return gplvm.fit_svi(gplvm.build_model(Y, inputs=inputs), **settings)
+
+
+def test_minibatches_find_the_same_truth():
+    _, _, X, group, of_dose, of_batch = simulated()
+    fit = by_minibatches()
+    Z = fit["approximation"]["X_mean"].to_numpy()
+    assert procrustes(X, Z)[2] < 0.1
+    assert shares(Z, group) > 0.93
+    parts = gplvm.reconstruct(fit, parts=True)
+    np.testing.assert_allclose(parts["part_mean"].sum("part"), parts["mean"], atol=1e-10)
+    for name, true in (("dose", of_dose), ("batch", of_batch)):
+        own = parts["part_mean"].sel(part=name).to_numpy()
+        own, true = own - own.mean(axis=0), true - true.mean(axis=0)
+        assert ((own - true) ** 2).sum() < 0.15 * (true**2).sum(), name
+    without = gplvm.reconstruct(fit, without="batch")["mean"]
+    rest = parts["mean"] - parts["part_mean"].sel(part="batch")
+    np.testing.assert_allclose(without, rest, atol=1e-10)
+
+
+def test_minibatches_at_inputs_of_new_rows():
+    Y, inputs, *_ = simulated()
+    fit, new = by_minibatches(), inputs[:40].assign(batch=["first", "another"] * 20)
+    x = fit["approximation"]["X_mean"].to_numpy()[:40]
+    whole = gplvm.predict(fit, x, inputs=new, parts=True, X_sd=0.1)
+    np.testing.assert_allclose(whole["part_mean"].sum("part"), whole["mean"], atol=1e-10)
+    # More rows than are treated together, each at its own inputs.
+    alone = gplvm.predict(fit, x[7:8], inputs=new[7:8], X_sd=0.1)
+    np.testing.assert_allclose(alone["mean"][0], whole["mean"][7], atol=1e-10)
+    strange = whole.sel(part="batch").isel(obs_new=1)
+    wanted = fit.posterior["amplitude"][0, 0, 2] * fit.constant_data["Y_scale"]
+    np.testing.assert_allclose(strange["part_sd"], wanted, rtol=1e-6)
+    settings = {"draws": 100, "num_samples": 1, "n_starts": 4, **QUIET}
+    placed = gplvm.embed(fit, Y[-4:], inputs=inputs, **settings)
+    single = gplvm.embed(fit, Y[-2:-1], inputs=inputs[-2:-1], **settings)
+    np.testing.assert_array_equal(placed.posterior["X"][0, :, 2], single.posterior["X"][0, :, 0])
+
+
+@pytest.mark.parametrize("fit", [fitted, by_minibatches], ids=["exact", "minibatches"])
+def test_magnification_is_that_of_what_X_does(fit):
+    fit, x, h = fit(), np.array([[0.1, -0.2]]), 1e-5
+    alone = {"without": ["dose", "batch"]}
+    rise = [
+        gplvm.predict(fit, x + h * e, **alone)["mean"]
+        - gplvm.predict(fit, x - h * e, **alone)["mean"]
+        for e in np.eye(2)
+    ]
+    J = np.stack(rise)[:, 0] / (2.0 * h)
+    found = gplvm.diagnostics.magnification(fit, x)["from_mean"]
+    np.testing.assert_allclose(found, np.sqrt(np.linalg.det(J @ J.T)), rtol=1e-4)
+
+
+def test_counts_with_batches():
+    Y, inputs, *_ = simulated()
+    counts = np.random.default_rng(1).poisson(np.exp(0.4 * Y))
+    counts = pd.DataFrame(counts, index=Y.index)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        settings = {"n_inducing": 20, "epochs": 60, **QUIET}
+        fit = gplvm.fit_svi(counts, likelihood="poisson", inputs=inputs, **settings)
+    found, without = gplvm.reconstruct(fit)["mean"], gplvm.reconstruct(fit, without="batch")["mean"]
+    second = (inputs["batch"] == "second").to_numpy()
+    gaps = [
+        abs(np.log(m[second].mean("obs") / m[~second].mean("obs"))).mean() for m in (found, without)
+    ]
+    assert gaps[1] < 0.7 * gaps[0]
+    with pytest.raises(ValueError, match="needs a Gaussian or Student-t likelihood"):
+        gplvm.reconstruct(fit, parts=True)
