@@ -290,6 +290,10 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         (20, 2)
         """
         read = Fit.of(fit, "X", "Y_mean", "Y_scale", caller="from_fit")
+        read.refuse_inputs(
+            "transform and inverse_transform have no place for those of new rows. Take embed(fit, Y_new, inputs=...) and "
+            "predict(fit, X_new, inputs=...)."
+        )
         estimator = cls(
             read.latent_dim,
             kernel=read.kernel_and_bias,

@@ -46,6 +46,7 @@ WITHOUT = {
     "plot.latent",
     "plot.magnification",
     "plot.optima",
+    "plot.parts",
     "plot.prior",
     "plot.reconstruction",
     "plot.relevance",

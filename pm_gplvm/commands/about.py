@@ -60,6 +60,8 @@ def _of_fit(source: str) -> str:
             lines["latent dimensions"] = str(tree_sizes(read)["latent"])
         lines["likelihood"] = _likelihood(read)
         lines["kernel"] = read.kernel_and_bias + (", ARD" if read.has_ard else "")
+        if read.inputs is not None:
+            lines["inputs"] = str(read.inputs)
         sizes = tree["posterior"].sizes
         lines["draws"] = (
             f"{sizes['chain']} chains of {sizes['draw']}"

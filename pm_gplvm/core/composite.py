@@ -218,6 +218,10 @@ class Composite:
         around = {q for _, f in self.factors if f.is_periodic for q in f.chosen(latent_dim)}
         return sorted(around - plain)
 
+    def _width(self, latent_dim: int) -> int:
+        """Columns of the positions that the factors look at: those of X, and of inputs behind it."""
+        return max(latent_dim, *(q + 1 for _, factor in self.factors for q in factor.dims or (0,)))
+
     def check(self, latent_dim: int) -> None:
         """Raise ValueError if a factor looks at a dimension that there is not."""
         for _, factor in self.factors:
@@ -562,7 +566,7 @@ class Composite:
         """Diagonal of ∂²k(x, x')/∂x∂x' at x' = x, shape (Q,).
 
         Σ_t amplitude_t² Σ_f (-2 κ_f'(0) / lengthscale_f², or 1 of an inner product) over the factors that look at a
-        dimension. ``own``: whether each dimension of a factor has a lengthscale, where no length tells.
+        dimension: terms of inputs, which lie behind those of X, are not among them. ``own``: whether each dimension of a factor has a lengthscale, where no length tells.
         """
         if self.why_no_slope is not None:
             raise ValueError(f"kernel {self.name!r} has no slope here: {self.why_no_slope}.")
@@ -570,14 +574,14 @@ class Composite:
             lengthscale = self._vector(lengthscale, latent_dim)
             amplitude = self._amplitude(amplitude)
             own = self.has_own(latent_dim, len(lengthscale))
-        variance: list[Any] = [0.0] * latent_dim
+        variance: list[Any] = [0.0] * self._width(latent_dim)
         for t, factor, slots in self._placed(latent_dim, own=bool(own)):
             rate = 1.0 if factor.is_linear else -2.0 * self._slope_at_0(factor)
             for i, q in enumerate(factor.chosen(latent_dim)):
                 slot = slots.start + (i if own else 0)
                 unit = 1.0 if factor.is_linear else lengthscale[slot] ** 2
                 variance[q] = variance[q] + amplitude[t] ** 2 * rate / unit
-        return xp.stack(variance)
+        return xp.stack(variance[:latent_dim])
 
     def _slope_at_0(self, factor: Factor) -> float:
         """κ'(0) of a factor that is no inner product."""
@@ -590,11 +594,12 @@ class Composite:
         """Length along each dimension (..., Q): the shortest of the factors that look at it, 1 if none has any."""
         lengthscale = self._vector(lengthscale, latent_dim)
         own = self.has_own(latent_dim, lengthscale.shape[-1])
-        unit = np.full((*lengthscale.shape[:-1], latent_dim), np.inf)
+        unit = np.full((*lengthscale.shape[:-1], self._width(latent_dim)), np.inf)
         for _, factor, slots in self._placed(latent_dim, own=own):
             if not factor.is_linear:
                 dims = factor.chosen(latent_dim)
                 unit[..., dims] = np.minimum(unit[..., dims], lengthscale[..., slots])
+        unit = unit[..., :latent_dim]
         return np.where(np.isfinite(unit), unit, 1.0)
 
 

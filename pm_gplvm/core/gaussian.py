@@ -24,6 +24,7 @@ from scipy.linalg import blas, cho_factor, cho_solve, lapack, qr, solve_triangul
 from pm_gplvm.core.blas import Product, Runs
 from pm_gplvm.core.checks import Array, warn
 from pm_gplvm.core.kernels import (
+    counted_theta,
     cross_and_rate,
     cross_covariance,
     cross_pullback,
@@ -265,6 +266,9 @@ def square_root(covariance: Array) -> Array:
     return np.asarray(vectors * np.sqrt(np.maximum(values, 0.0)))
 
 
+_OF_ROWS = ("K", "chol", "precision", "_root_inverse")  # known once, wherever a process is asked
+
+
 # One process and its conditionals (Rasmussen & Williams 2006, eq. 2.25, 2.26 and 5.12)
 
 
@@ -276,12 +280,19 @@ class GP:
     deviation of the noise, its floor (``resolution`` of :func:`build_model`) included: an array (D,)
     where every column has a noise of its own, and so an amplitude. Of such a process only what
     :meth:`given` makes of it for one column has a K.
+
+    The kernel may have terms of known ``inputs`` (N, C) of the rows too: its positions are then [X, inputs].
+    New positions are whole ones, or of X alone and then completed by ``at``, (C,) or (S, C). ``counted`` says which
+    terms, and last whether the bias, the function has whose conditional is asked for; all of them if None.
     """
 
     kernel: str
     X: Array
     theta: dict[str, Any]
     sigma: Any
+    inputs: Array | None = None
+    at: Array | None = None
+    counted: NDArray[np.bool_] | None = None
 
     @property
     def own_noise(self) -> bool:
@@ -304,6 +315,34 @@ class GP:
         return unit_of(self.kernel, self.X.shape[1], self.theta.get("lengthscale", 1.0))
 
     @property
+    def rows(self) -> Array:
+        """Positions of the rows as the kernel takes them, with their inputs."""
+        return self.X if self.inputs is None else np.hstack([self.X, self.inputs])
+
+    def whole(self, X_new: Array) -> Array:
+        """Return new positions as the kernel takes them, with their inputs."""
+        if self.inputs is None or X_new.shape[1] == self.X.shape[1] + self.inputs.shape[1]:
+            return X_new
+        if self.at is None:
+            raise ValueError(
+                "positions must come with their inputs, of which the kernel has terms."
+            )
+        at = np.broadcast_to(self.at, (len(X_new), self.inputs.shape[1]))
+        return np.hstack([X_new, at])
+
+    def elsewhere(self, at: Array | None, counted: NDArray[np.bool_] | None = None) -> "GP":
+        """Return the same process for other inputs of new positions, or other terms; K is not factorised again."""
+        other = replace(self, at=at, counted=counted)
+        vars(other).update({name: v for name, v in vars(self).items() if name in _OF_ROWS})
+        return other
+
+    def factorised(self) -> "GP":
+        """Return it with all that :meth:`elsewhere` hands on."""
+        for name in _OF_ROWS:
+            getattr(self, name)
+        return self
+
+    @property
     def Z(self) -> Array:
         """Positions in units of the lengthscale, shape (N, Q)."""
         return self.X / self.unit_of_positions
@@ -311,7 +350,7 @@ class GP:
     @cached_property
     def K(self) -> Array:
         """Covariance of the rows, noise included, in units of the scale² of Y."""
-        K = self.cross(self.X)
+        K = cross_covariance(self.kernel, self.rows, self.rows, **self._common)
         K.flat[:: len(K) + 1] += self.sigma**2
         return K
 
@@ -337,7 +376,8 @@ class GP:
         self, X_new: Array, product: Product = np.matmul
     ) -> tuple[Array, Array | None]:
         """As :meth:`cross`, and its derivative in the squared distance."""
-        return cross_and_rate(self.kernel, X_new, self.X, product=product, **self._common)
+        between = (self.kernel, self.whole(X_new), self.rows)
+        return cross_and_rate(*between, product=product, **self._own)
 
     def cross_pullback(
         self,
@@ -348,13 +388,17 @@ class GP:
         product: Product = np.matmul,
     ) -> Array:
         """Gradient in X_new of what depends on it by :meth:`cross` and :meth:`prior_variance`."""
-        between = (self.kernel, X_new, self.X, rate, by_cross, by_prior)
-        return cross_pullback(*between, product=product, **self._common)
+        between = (self.kernel, self.whole(X_new), self.rows, rate, by_cross, by_prior)
+        gradient = cross_pullback(*between, product=product, **self._own)
+        return gradient[:, : self.X.shape[1]]
 
     def given(self, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> "GP":
         """Condition on these rows only, for these columns."""
         draw = self.of_column(int(columns[0])) if self.own_noise else self
-        return draw if len(rows) == len(self.X) else replace(draw, X=self.X[rows])
+        if len(rows) == len(self.X):
+            return draw
+        inputs = None if self.inputs is None else self.inputs[rows]
+        return replace(draw, X=self.X[rows], inputs=inputs)
 
     def of_column(self, d: int) -> "GP":
         """Give the process of one column, where every column has a noise of its own."""
@@ -366,6 +410,13 @@ class GP:
     @property
     def _common(self) -> dict[str, Any]:
         return self.unit if self.own_noise else self.theta
+
+    @property
+    def _own(self) -> dict[str, Any]:
+        """Hyperparameters of the terms that count at new positions."""
+        if self.counted is None:
+            return self._common
+        return counted_theta(self.theta, self.counted)
 
     @property
     def unit(self) -> dict[str, Any]:
@@ -406,7 +457,8 @@ class GP:
     def joint(self, F: Array, X_new: Array) -> tuple[Array, Array]:
         """Mean (S, D) and covariance (S, S) of the noise-free function at all positions."""
         cross = self.cross(X_new)
-        prior = cross_covariance(self.kernel, X_new, X_new, **self.theta)
+        whole = self.whole(X_new)
+        prior = cross_covariance(self.kernel, whole, whole, **self._own)
         covariance = prior - cross @ self.solve(cross.T)
         return cross @ self.solve(F), 0.5 * (covariance + covariance.T)
 
@@ -416,8 +468,8 @@ class GP:
 
     def prior_variance(self, X_new: Array) -> Array:
         """Variance of the noise-free function before any data, shape (S,); amplitude as of cross."""
-        theta = {name: value for name, value in self._common.items() if name != "lengthscale"}
-        return prior_variance(self.kernel, X_new, **theta)
+        theta = {name: value for name, value in self._own.items() if name != "lengthscale"}
+        return prior_variance(self.kernel, self.whole(X_new), **theta)
 
     def variance(self, cross: Array, prior: Array) -> Array:
         """Variance of the noise-free function, in units of the scale² of Y, shape (S,)."""
@@ -446,11 +498,12 @@ class GP:
 
     def slope(self, X_new: Array) -> Array:
         """∂k(X_new, X)/∂X_new, shape (S, Q, N)."""
-        return cross_slope(self.kernel, X_new, self.X, **self._common)
+        slope = cross_slope(self.kernel, self.whole(X_new), self.rows, **self._own)
+        return slope[:, : self.X.shape[1]]
 
     def slope_covariance(self, slope: Array) -> Array:
         """Covariance of the function's slopes, in units of scale² of Y / X², shape (S, Q, Q)."""
         S, Q, N = slope.shape
         half = solve_triangular(self.chol, slope.reshape(-1, N).T, lower=True, check_finite=False)
         known = np.einsum("nsi,nsj->sij", *[half.reshape(N, S, Q)] * 2, optimize=True)
-        return np.diag(prior_slope_variance(self.kernel, Q, **self.theta)) - known
+        return np.diag(prior_slope_variance(self.kernel, Q, **self._own)) - known

@@ -23,7 +23,7 @@ K of the training rows and its gradient exist in two forms: by blocks of rows th
 (:func:`matrix`, :func:`contract_whole`), which PyTensor can differentiate again.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, wraps
 from types import SimpleNamespace
@@ -146,6 +146,20 @@ def kernel_named(name: str) -> Kernel | Composite:
     if name in KERNELS:
         return KERNELS[name]
     return Composite.parse(name, {part.name: part.profile for part in _STATIONARY})
+
+
+def composite_of(entry: Kernel | Composite) -> Composite:
+    """Return a kernel as one of several factors; a linear part then has an amplitude."""
+    if isinstance(entry, Composite):
+        return entry
+    return Composite.parse(entry.name, {part.name: part.profile for part in _STATIONARY})
+
+
+def counted_theta(theta: Mapping[str, Any], counted: Any) -> dict[str, Any]:
+    """Parameters of a kernel of several terms in which some count, and last whether the bias does."""
+    *terms, bias = counted
+    some = {**theta, "amplitude": theta["amplitude"] * np.array(terms)}
+    return some | {"bias": theta["bias"] * bias} if "bias" in theta else some
 
 
 def is_known(name: str) -> bool:

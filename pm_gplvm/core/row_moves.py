@@ -307,16 +307,22 @@ def wide_component(Z: Array, present: Array) -> tuple[Array, Array]:
 class TableAt:
     """A table F (N, D), standardised and NaN where missing, with its θ at R states.
 
-    ``stretch`` (R, 1, 1 or Q) brings positions into units of its lengthscale; None where they are.
+    ``stretch`` (R, 1, 1 or Q) brings positions into units of its lengthscale; None where they are. ``inputs``
+    (N, P) are what the kernel takes of the rows beside their positions.
     """
 
     theta: Theta
     F: Array
     stretch: Array | None = None
+    inputs: Array | None = None
 
-    def own(self, Z: Array) -> Array:
-        """Bring positions (R, N, Q) into units of the lengthscale."""
-        return Z if self.stretch is None else Z * self.stretch
+    def own(self, Z: Array, row: int | None = None) -> Array:
+        """Give positions (R, N, Q) as the kernel takes them: of all rows, or all of them of one row."""
+        own = Z if self.stretch is None else Z * self.stretch
+        if self.inputs is None:
+            return own
+        known = self.inputs if row is None else self.inputs[row]
+        return np.concatenate([own, np.broadcast_to(known, (*Z.shape[:-1], known.shape[-1]))], -1)
 
     def parts(self, Z: Array) -> list[Part]:
         """Set up the missingness patterns, at positions (R, N, Q)."""
@@ -443,7 +449,7 @@ class RowUpdates:
             having = [part for part in parts[span] if part.seen[n]]
             if not having:
                 continue
-            theta, at = table.theta, table.own(C)
+            theta, at = table.theta, table.own(C, n)
             cross = theta.cross(at, table.own(Z))
             cross *= present
             prior, noise = theta.variance(at), (theta.sigma**2)[:, None]

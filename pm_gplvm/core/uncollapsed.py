@@ -18,6 +18,7 @@ Gradients are written by hand: ``expect`` of a likelihood gives those in the mea
 """
 
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -29,6 +30,7 @@ from scipy.special import logsumexp, softmax
 
 from pm_gplvm.core.checks import Array
 from pm_gplvm.core.kernels import (
+    counted_theta,
     cross_and_rate,
     cross_pullback,
     kernel_named,
@@ -207,6 +209,12 @@ class Features:
             raise np.linalg.LinAlgError("K of the inducing inputs is not positive definite")
         self.inverse = lapack.dtrtri(self.factor, lower=1)[0]
         self.turn = self.inverse.T @ basis
+
+    def counting(self, terms: Any) -> "Features":
+        """Return the same of the function that has some terms of the kernel, and last the bias, given all of u."""
+        other = copy(self)
+        other.theta = counted_theta(self.theta, terms)
+        return other
 
     def prior_variance(self, X: Array) -> Array:
         """k(x, x), shape (S,)."""

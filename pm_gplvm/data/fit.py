@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cached_property
 from os import PathLike
 from typing import Any, NamedTuple, cast
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from pm_gplvm.core.checks import Array, warn
 from pm_gplvm.core.composite import Composite
 from pm_gplvm.core.kernels import is_composite, kernel_named, unit_of
+from pm_gplvm.data.inputs import COLUMN, Inputs
 
 OBS, FEATURE, LATENT, CLASS = "obs", "feature", "latent", "latent_class"
 SEQUENCE, TIME_KERNEL = "latent_sequence", "time_kernel"
@@ -47,6 +49,14 @@ def in_view(name: str, view: str | None) -> str:
 def in_each_view(name: str, views: Sequence[str]) -> list[str]:
     """Names of what each of several tables has of its own; of a single one the plain name."""
     return [in_view(name, view) for view in views] or [name]
+
+
+def inducing_inputs(group: xr.Dataset) -> Array:
+    """Inducing inputs of a fit (M, Q), with those that its rows' inputs have, as the kernel takes them."""
+    W = group["X_inducing"].to_numpy()
+    if "inputs_inducing" not in group:
+        return np.asarray(W)
+    return np.hstack([W, group["inputs_inducing"].to_numpy()])
 
 
 def to_json(value: Any) -> str:
@@ -92,6 +102,10 @@ class Fit:
 
     tree: xr.DataTree
     caller: str = "fit"
+    at: Array | None = (
+        None  # inputs of new rows, (C,) or (S, C), where the kernel has terms of inputs
+    )
+    counted: NDArray[np.bool_] | None = None  # terms of the kernel that are predicted; None for all
 
     @classmethod
     def of(cls, tree: Any, *variables: str, caller: str, views: bool = False) -> "Fit":
@@ -223,7 +237,30 @@ class Fit:
     @property
     def kernel_and_bias(self) -> str:
         """Name of the kernel as build_model takes it."""
-        return f"{self.kernel} + bias" if "bias" in self else self.kernel
+        kernel = self.kernel
+        if self.inputs is not None:
+            kernel = self.inputs.kernel_of_X(kernel, self.latent_dim)
+        return f"{kernel} + bias" if "bias" in self else kernel
+
+    @cached_property
+    def inputs(self) -> Inputs | None:
+        """Known inputs of the rows, of which the kernel has terms beside those of X."""
+        if "inputs" not in (constants := self.constants):
+            return None
+        names = ("inputs", "inputs_mean", "inputs_scale")
+        if absent := [name for name in (*names, COLUMN) if name not in constants]:
+            raise ValueError(
+                f"{self.caller} needs a fit with {absent[0]} in constant_data, beside its inputs. {_EDITED}"
+            )
+        values, mean, scale = (constants[name].to_numpy() for name in names)
+        return Inputs.stored(values, constants[COLUMN].to_numpy(), mean, scale)
+
+    def refuse_inputs(self, reason: str) -> None:
+        """Raise ValueError with the reason, and the remedy, if the kernel has terms of known inputs."""
+        if self.inputs is not None:
+            raise ValueError(
+                f"{self.caller} needs a fit without inputs, got one with {', '.join(self.inputs.names)}: {reason}"
+            )
 
     @property
     def has_ard(self) -> bool:

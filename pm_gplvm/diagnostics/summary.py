@@ -160,6 +160,7 @@ def _fitted(read: Fit) -> list[str]:
         size = f"{N} rows and {len(read.features)} columns, not held by the fit"
     model = [counted(Q, "latent dimension"), f"kernel {read.kernel_and_bias}"]
     model += ["a lengthscale of each dimension"] if read.has_ard else []
+    model += [f"inputs {read.inputs}"] if read.inputs is not None else []
     if read.has_likelihood:
         model.append(f"likelihood {Uncollapsed.of(read).likelihood.name}")
     if "sigma" in read and read.own_noise:
@@ -225,6 +226,7 @@ def _theta(read: Fit) -> pd.DataFrame:
     if read.has_likelihood and not Uncollapsed.of(read).in_units_of_Y:
         of_Y = "f"
     factor = float(scale[0]) if of_Y == "Y" else 1.0
+    of_inputs = {} if read.inputs is None else read.inputs.units
     names = [*read.theta_names, *(["sigma"] if "sigma" in read else []), *_of_likelihood(read)]
     for name in names:
         values = read.noise() if name == "sigma" else read.values(name)
@@ -240,7 +242,10 @@ def _theta(read: Fit) -> pd.DataFrame:
         for i, (suffix, column) in enumerate(_columns(values)):
             suffix = suffix if labels is None else f"[{labels[i]}]"
             if labels is not None and name == "amplitude":
-                unit = of_Y + _SLOPE * labels[i].count("linear")
+                unit = of_Y + _SLOPE * labels[i].count("linear") * (labels[i] not in of_inputs)
+            if labels is not None and name == "lengthscale":
+                known = labels[i] in of_inputs
+                unit, times = (labels[i], of_inputs[labels[i]]) if known else ("X", 1.0)
             low, high = times * interval(column)
             rows[label + suffix] = {
                 "value": times * float(np.median(column)),
@@ -338,7 +343,8 @@ def _advice(read: Fit, good: bool) -> list[str]:
         k = read.setting("pareto_k")
         if k is None or k > _FAR:
             return [
-                "The draws are a sketch of the uncertainty. For the posterior itself sample(model)."
+                "The draws are a sketch of the uncertainty."
+                + " For the posterior itself sample(model)." * (read.inputs is None)
             ]
         return ["plot.latent(fit) shows the spread; predict and embed take it as it is."]
     if method == "variational":
@@ -357,7 +363,7 @@ def _advice(read: Fit, good: bool) -> list[str]:
         ]
     if method == "stochastic" and "inference" not in attrs:
         return ["Finish it by fit_map(model, start=fit), or where N is too large fit_sparse."]
-    exact = "fit_laplace(model, start=fit), or sample(model)"
+    exact = "fit_laplace(model, start=fit)" + ", or sample(model)" * (read.inputs is None)
     return [f"Draws tell how sure it is: {exact}; of θ alone sample_theta(model, fit)."]
 
 
@@ -374,6 +380,6 @@ def _advice_on_draws(read: Fit, good: bool) -> list[str]:
     told = [] if good else ["diagnose(fit) tells what has not mixed, and what helps."]
     if read.method != "nuts_theta" and not read.is_aligned:
         told.append("align(fit) before X is averaged or drawn: each draw has a frame of its own.")
-    if read.method == "nuts_theta":
+    if read.method == "nuts_theta" and read.inputs is None:
         told.append("X is held: how sure the positions are, sample(model) tells.")
     return told or ["compare, plot.latent and predict take it as it is."]

@@ -152,6 +152,9 @@ def _checked(model: pm.Model) -> ModelSpec:
     spec = ModelSpec.of(model)
     table, free = spec.table, spec.free.keys()
     table.require_shared(caller="fit_linear")
+    spec.refuse_inputs(
+        "it has no closed form with their terms. Use fit_marginal.", caller="fit_linear"
+    )
     if spec.kernel != "linear" or "bias" in spec.theta or "X" not in free:
         raise ValueError(
             "fit_linear needs kernel='linear', no bias and a free X, got a model with the kernel "

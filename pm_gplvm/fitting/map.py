@@ -485,6 +485,8 @@ def _copies(spec: ModelSpec) -> NDArray[np.intp] | None:
     """For each row the first that is equal to it, if there are copies that nothing else tells apart."""
     if "X" not in spec.free or spec.model.potentials or not spec.table.standardisable:
         return None
+    if spec.inputs is not None:
+        return None  # equal entries of rows with other inputs are no copies
     if len(spec.model.observed_RVs) > 1 or not spec.prior.independent:
         return None
     return equal_rows(spec.table.F)

@@ -90,7 +90,7 @@ class Relocation:
         N, Q = X.shape
         information = np.zeros((N, Q, Q))
         for each in self._at(values):
-            slope = each.slopes(X)
+            slope = each.slopes(X, self._rows)
             slope[np.arange(N), :, np.arange(N)] = 0.0  # given the others
             own = np.diag(prior_slope_variance(each.kernel, Q, **each.parameters))
             for part in each.parts:
@@ -114,7 +114,7 @@ class Relocation:
         X = values["X"]
         information = np.zeros((X.shape[1], len(X), len(X)))
         for each in self._at(values):
-            slope = each.slopes(X[self._rows])
+            slope = each.slopes(X[self._rows], self._rows)
             for q, whole in enumerate(information):
                 J = np.ascontiguousarray(slope[:, q])
                 for part in each.parts:
@@ -139,7 +139,10 @@ class Relocation:
         having, squares, crosses = [], [], []
         for each in at:
             own = unit / each.lengthscale
-            cross = each.theta.cross(C * own, Z * own)
+            spec, row = each.spec, self._rows[n]
+            cross = each.theta.cross(
+                spec.positions(C * own, row), spec.positions(Z * own, self._rows)
+            )
             parts = [part for part in each.parts if part.inverse[0, n, n] > 0.0]
             having.append(parts)
             crosses.append(cross)
@@ -158,7 +161,8 @@ class Relocation:
             return None
         inserts = []
         for each, parts, own_squares, cross in zip(at, having, squares, crosses, strict=True):
-            prior = each.theta.variance(C * (unit / each.lengthscale))[:, best]
+            C_own = C * (unit / each.lengthscale)
+            prior = each.theta.variance(each.spec.positions(C_own, self._rows[n]))[:, best]
             for part, square in zip(parts, own_squares, strict=True):
                 part.leave_out(n, cross[:, best])
                 S, variance = part.conditional(cross[:, best], prior, each.noise)
@@ -174,20 +178,26 @@ class Relocation:
 class _AtPlace(NamedTuple):
     """A table at one X and θ."""
 
-    kernel: str
+    spec: ModelSpec
     theta: Theta
     lengthscale: Array  # (1, 1, 1) or (1, 1, Q)
     parameters: dict[str, Any]  # of the kernel, without noise
     parts: list[Part]
 
     @property
+    def kernel(self) -> str:
+        """Its text."""
+        return self.spec.kernel
+
+    @property
     def noise(self) -> Array:
         """Its variance, (1, 1)."""
         return (self.theta.sigma**2)[:, None]
 
-    def slopes(self, X: Array) -> Array:
-        """Slopes ∂k(x, X)/∂x at each row, shape (N, Q, N)."""
-        return cross_slope(self.kernel, X, X, **self.parameters)
+    def slopes(self, X: Array, rows: NDArray[np.intp]) -> Array:
+        """Slopes ∂k(x, X)/∂x at each of these rows, shape (N, Q, N)."""
+        whole = self.spec.positions(X, rows)
+        return cross_slope(self.kernel, whole, whole, **self.parameters)[:, : X.shape[1]]
 
 
 @dataclass(frozen=True)
@@ -197,12 +207,13 @@ class _Rows:
     spec: ModelSpec
     F: Array
     patterns: Patterns
+    rows: NDArray[np.intp]
 
     @classmethod
     def of(cls, spec: ModelSpec, rows: NDArray[np.intp]) -> "_Rows":
         """Take them out of a table."""
         F = spec.table.F[rows]
-        return cls(spec, F, column_patterns(~np.isnan(F)))
+        return cls(spec, F, column_patterns(~np.isnan(F)), rows)
 
     def at(self, X: Array, named: Mapping[str, Any]) -> _AtPlace:
         """Set up the table at positions and the model's variables by name."""
@@ -210,10 +221,10 @@ class _Rows:
         known = spec.fixed | {n: named[spec.own(n)] for n in THETA if spec.own(n) in named}
         each = {n: np.asarray(value)[None] for n, value in known.items()}
         theta, lengthscale = Theta.of(spec.kernel, each, 1, spec.floor)
-        Z = X[None] / lengthscale
+        Z = spec.positions(X[None] / lengthscale, self.rows)
         parts = [Part.of(theta, Z, rows, F) for rows, _, F in self.patterns.blocks(self.F)]
         without_noise = {n: v for n, v in known.items() if n != "sigma"}
-        return _AtPlace(spec.kernel, theta, lengthscale, without_noise, parts)
+        return _AtPlace(spec, theta, lengthscale, without_noise, parts)
 
 
 def _squared_residual(part: Part, n: int, cross: Array) -> Array:

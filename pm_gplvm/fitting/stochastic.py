@@ -421,7 +421,13 @@ def compile_neighbourhood(model: pm.Model, *, backend: Backend = "python") -> Ne
     factor = gram_factor(F) if N <= _FEW_ROWS else F  # a factor may be an N × N array
     F_rows = pt.tensor("F_rows", shape=(None, factor.shape[1]), dtype="float64")
     noise = {"sigma": spec.noise} if "sigma" in spec.theta else {}
-    K = covariance(spec.kernel, X_rows, **{**spec.theta, **noise})
+    whole = X_rows
+    if spec.inputs is not None:
+        known = pt.specify_shape(
+            pt.constant(spec.inputs.values)[rows], (None, len(spec.inputs.columns))
+        )
+        whole = pt.concatenate([X_rows, known], axis=1)
+    K = covariance(spec.kernel, whole, **{**spec.theta, **noise})
     log_scale = spec.table.log_scale
     likelihood, left_out, prior_of_X = model.replace_rvs_by_values(
         [

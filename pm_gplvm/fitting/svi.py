@@ -23,7 +23,7 @@ from pm_gplvm.core.blas import blas_threads as limit_threads
 from pm_gplvm.core.checks import Array, checked, count, number
 from pm_gplvm.core.composite import Composite
 from pm_gplvm.core.interrupt import caught, interrupted, interruptible, safe_point
-from pm_gplvm.core.kernels import Kernel, kernel_named, parse_kernel
+from pm_gplvm.core.kernels import Kernel, composite_of, kernel_named, parse_kernel
 from pm_gplvm.core.uncollapsed import (
     ColumnPosterior,
     Features,
@@ -38,8 +38,10 @@ from pm_gplvm.core.uncollapsed import (
     row_steps,
     row_terms,
 )
-from pm_gplvm.data.arrays import numbers
-from pm_gplvm.data.fit import FEATURE, LATENT, OBS, Fit, warn_of
+from pm_gplvm.data.arrays import labels_along, numbers
+from pm_gplvm.data.fit import FEATURE, LATENT, OBS, Fit, inducing_inputs, warn_of
+from pm_gplvm.data.input_tables import inputs_of_rows
+from pm_gplvm.data.inputs import COLUMN, Inputs
 from pm_gplvm.data.progress import progress_bar
 from pm_gplvm.data.rows import Rows, RowTable, along_rows, offset_along_rows
 from pm_gplvm.data.table import Scale, noise_floor
@@ -122,6 +124,11 @@ class Data:
     offset: Array | None = None  # (N, 1) or (N, D)
     entry: Array | None = None
     positions: Positions = field(default_factory=NormalPositions)
+    inputs: Inputs | None = None  # of which the kernel has terms beside those of X
+
+    def whole(self, X: Array, rows: Rows) -> Array:
+        """Positions (n, Q) of some rows as the kernel takes them, with their inputs."""
+        return X if self.inputs is None else np.hstack([X, self.inputs.values[rows]])
 
     def rows(self, rows: Rows) -> Observed:
         """Read some rows."""
@@ -186,11 +193,21 @@ class Optimiser:
         self.features = Features(self.kernel, state.W, theta, state.posterior.basis)
 
     def terms(
-        self, observed: Observed, q: tuple[Array, Array], nodes: Nodes, *, shared: bool = False
+        self,
+        rows: Rows,
+        observed: Observed,
+        q: tuple[Array, Array],
+        nodes: Nodes,
+        *,
+        shared: bool = False,
     ) -> tuple[RowGradient, SharedGradient | None]:
         """Evaluate some rows at the present state."""
-        state = self.state
-        return row_terms(
+        state, Q = self.state, q[0].shape[1]
+        if (known := self.data.inputs) is not None:  # their q is a point at each
+            C = len(known.columns)
+            q = self.data.whole(q[0], rows), np.pad(q[1], ((0, 0), (0, C)))
+            nodes = np.pad(nodes[0], ((0, 0), (0, C))), nodes[1]
+        own, of_shared = row_terms(
             self.features,
             state.posterior,
             state.level,
@@ -201,6 +218,7 @@ class Optimiser:
             nodes,
             shared=shared,
         )
+        return RowGradient(own.value, own.mean[:, :Q], own.log_sd[:, :Q]), of_shared
 
     def restore(self, state: State) -> None:
         """Go back to a state."""
@@ -227,15 +245,17 @@ class Optimiser:
             q = state.mean[block], state.sd[block]
             if local:
 
-                def evaluate(mean: Array, sd: Array, seen: Observed = observed) -> RowGradient:
-                    return self.terms(seen, (mean, sd), self.nodes)[0]
+                def evaluate(
+                    mean: Array, sd: Array, rows: Rows = block, seen: Observed = observed
+                ) -> RowGradient:
+                    return self.terms(rows, seen, (mean, sd), self.nodes)[0]
 
                 mean, sd, trust, _ = row_steps(
                     evaluate, q, state.trust[block], prior, longest=self.longest, steps=2
                 )
                 state.mean[block], state.sd[block], state.trust[block] = mean, sd, trust
                 q = mean, sd
-            own, shared = self.terms(observed, q, self.nodes, shared=True)
+            own, shared = self.terms(block, observed, q, self.nodes, shared=True)
             value += float((own.value - prior.divergence(*q)).sum())
             parts += [] if shared is None else [shared]
             by_prior = prior.gradient(*q)
@@ -300,7 +320,7 @@ class Optimiser:
             for block in _blocks(chosen, nodes):
                 q = self.state.mean[block], self.state.sd[block]
                 prior = self.data.positions.of(block, self.state.prior)
-                own, _ = self.terms(self.data.rows(block), q, nodes)
+                own, _ = self.terms(block, self.data.rows(block), q, nodes)
                 value += float((own.value - prior.divergence(*q)).sum())
                 n += len(block)
         return value / n - self.state.posterior.divergence / len(self.data.table)
@@ -325,6 +345,7 @@ def fit_svi(
     offset: Any = None,
     noise_sd: Any = None,
     resolution: Any = "auto",
+    inputs: Any = None,
     n_inducing: int = 50,
     batch_size: int | None = None,
     epochs: float | None = None,
@@ -374,6 +395,8 @@ def fit_svi(
     resolution : "auto", number or array_like (D,), default "auto"
         As in :func:`build_model`, the floor of a Gaussian likelihood's noise: "auto" is that of the grid that values lie on, of
         a column at most a third of its variance, or none where ``noise_sd`` is given.
+    inputs : DataFrame, mapping from names to values, or Dataset, N rows, optional
+        What is known of each row, as in :func:`build_model`. Under another likelihood than a Gaussian they act on f.
     n_inducing : int, default 50
         M; more than N are N. The linear kernel takes as many as it has latent dimensions (and one for a bias).
     batch_size : int, optional
@@ -457,28 +480,35 @@ def fit_svi(
             "offset": offset,
             "noise_sd": noise_sd,
             "resolution": resolution,
+            "inputs": inputs,
         }
         _refuse_beside_a_model(given)
         own: dict[str, Any] = arguments_of(Y)
         Y, latent_dim, likelihood, kernel = (
             own[n] for n in ("Y", "latent_dim", "likelihood", "kernel")
         )
+        inputs = own["inputs"]
         ard, priors, scale = (own[n] for n in ("ard", "priors", "scale"))
         offset, resolution = own["offset"], own["resolution"]
     table = RowTable.of(Y)
     entry_kernel, bias = parse_kernel(kernel)
-    _check_sizes(table, latent_dim, entry_kernel, ard=ard)
+    known_inputs = inputs if isinstance(inputs, Inputs) else None
+    if inputs is not None and known_inputs is None:
+        _check_sizes(table, latent_dim, entry_kernel, None)
+        labelled = labels_along(Y, 0) is not None
+        known_inputs = inputs_of_rows(inputs, np.asarray(table.obs), labelled=labelled)
+        entry_kernel = known_inputs.joined_kernel(composite_of(entry_kernel), latent_dim)
+    _check_sizes(table, latent_dim, entry_kernel, known_inputs)
     chosen = resolve(likelihood, table.features.tolist())
     sample = table.take(table.sample(_SAMPLE, np.random.default_rng(0)))
     chosen = chosen.given(Observed(sample))
     of_X = dict(priors or {})
     positions = positions_of(of_X.pop("X", None), table, latent_dim)
-    theta = ThetaPrior(
-        entry_kernel, bias, latent_dim, of_X, ard=ard and "lengthscale" in entry_kernel.parameters
-    )
+    own_lengths = ard and "lengthscale" in entry_kernel.parameters
+    theta = ThetaPrior(entry_kernel, bias, latent_dim, of_X, ard=own_lengths, inputs=known_inputs)
     shift, size = offset_along_rows(offset, table)
     data = _data(table, chosen, scale, shift, _entry(noise_sd, chosen, table), positions)
-    data = _floored(data, chosen, resolution, sample)
+    data = replace(_floored(data, chosen, resolution, sample), inputs=known_inputs)
     schedule = _schedule(len(table), batch_size, epochs, learning_rate)
     # Whole steps would throw away what an earlier fit knows, and go too far from f = 0 where ln p is no parabola.
     known = isinstance(start, xr.DataTree) and Fit(start).is_uncollapsed
@@ -537,7 +567,7 @@ def _is_linear(kernel: Kernel | Composite) -> bool:
 
 
 def _check_sizes(
-    table: RowTable, latent_dim: int, kernel: Kernel | Composite, *, ard: bool
+    table: RowTable, latent_dim: int, kernel: Kernel | Composite, inputs: Inputs | None
 ) -> None:
     N, D = table.shape
     if N < 3 or D < 1:
@@ -547,7 +577,7 @@ def _check_sizes(
         )
     count("latent_dim", latent_dim, 1, min(N, D))
     if isinstance(kernel, Composite):
-        kernel.check(latent_dim)
+        kernel.check(latent_dim + (0 if inputs is None else len(inputs.columns)))
 
 
 def _entry(noise_sd: Any, likelihood: Likelihood, table: RowTable) -> Array | None:
@@ -682,7 +712,8 @@ def _start(
         W = np.eye(Q + int("bias" in theta.dims), Q)
     else:
         count("n_inducing", n_inducing, 2)
-        chosen = X[table.sample(_SAMPLE, rng)]
+        some = table.sample(_SAMPLE, rng)
+        chosen = data.whole(X[some], some)
         W = spread_rows(chosen, min(n_inducing, len(chosen)), rng)
     return State(
         mean=X,
@@ -735,17 +766,39 @@ def _positions(
 def _components(data: Data, likelihood: Likelihood, Q: int, rng: np.random.Generator) -> Array:
     """Principal components of what the likelihood makes of the table, found on some rows, of all rows."""
     table = data.table
-    sample = working_table(likelihood, data.rows(table.sample(_SAMPLE, rng)))
+    some = table.sample(_SAMPLE, rng)
+    sample = working_table(likelihood, data.rows(some))
     mean = np.nan_to_num(np.nanmean(sample, axis=0))
-    filled = completed(sample - mean, Q)
+    slopes = _of_inputs(data, some, completed(sample - mean, Q))
+    filled = completed(sample - mean - _explained(data, some, slopes), Q)
     _, _, V = np.linalg.svd(filled - filled.mean(axis=0), full_matrices=False)
     axes = V[:Q]
     X = np.empty((len(table), len(axes)))
     whole = [table.sample(len(table), rng)] if len(table) <= _SAMPLE else table.blocks()
     for rows in whole:
         values = working_table(likelihood, data.rows(rows)) - mean
+        values = values - _explained(data, rows, slopes)
         X[rows] = least_squares_scores(values, axes)
     return np.column_stack([X, np.zeros((len(X), Q - X.shape[1]))])
+
+
+def _design(data: Data, rows: Rows) -> Array:
+    """Return what inputs of rows may act by at a start: a line of each, and a parabola of numbers."""
+    if data.inputs is None:
+        return np.zeros((len(rows), 0))
+    known = data.inputs.values[rows]
+    return np.hstack([known, known**2])
+
+
+def _of_inputs(data: Data, rows: Rows, F: Array) -> Array:
+    """Slopes of a table in what its inputs do, by least squares with a little held back."""
+    A = _design(data, rows)
+    return np.asarray(np.linalg.solve(A.T @ A + 0.1 * np.eye(A.shape[1]), A.T @ F))
+
+
+def _explained(data: Data, rows: Rows, slopes: Array) -> Any:
+    """Return what inputs do to some rows at a start."""
+    return 0.0 if data.inputs is None else _design(data, rows) @ slopes
 
 
 def _continued(read: Fit, data: Data, likelihood: Likelihood, theta: ThetaPrior, Q: int) -> State:
@@ -778,7 +831,7 @@ def _continued(read: Fit, data: Data, likelihood: Likelihood, theta: ThetaPrior,
         mean.copy(),
         known["X_sd"].to_numpy().copy(),
         np.full(len(mean), _TRUST),
-        known["X_inducing"].to_numpy(),
+        inducing_inputs(known),
         log_theta,
         level,
         stored,
@@ -970,7 +1023,7 @@ def _as_fit(
     approximation: dict[str, Any] = {
         "X_mean": ((OBS, LATENT), state.mean),
         "X_sd": ((OBS, LATENT), state.sd),
-        "X_inducing": ((INDUCING, LATENT), state.W),
+        "X_inducing": ((INDUCING, LATENT), state.W[:, :Q]),
         "u_mean": ((INDUCING, FEATURE), state.posterior.means),
         "u_precision": ((INDUCING, FEATURE), state.posterior.precisions),
         "u_basis": ((INDUCING, f"{INDUCING}_to"), state.posterior.basis),
@@ -980,6 +1033,13 @@ def _as_fit(
             for n, v in state.parameters.items()
         },
     }
+    if (known_inputs := data.inputs) is not None:
+        own_coords[COLUMN] = np.array(known_inputs.columns)
+        coords = coords | {COLUMN: own_coords[COLUMN]}
+        constants["inputs"] = ((OBS, COLUMN), known_inputs.values)
+        constants["inputs_mean"] = (COLUMN, known_inputs.mean)
+        constants["inputs_scale"] = (COLUMN, known_inputs.scale)
+        approximation["inputs_inducing"] = ((INDUCING, COLUMN), state.W[:, Q:])
     step, estimate, seconds = (
         np.array(c) for c in zip(*(best.trace or [(0, np.nan, 0.0)]), strict=True)
     )
@@ -996,7 +1056,7 @@ def _as_fit(
         ),
         "observed_data": xr.Dataset(
             {} if whole is None else {"Y": (rows_by_features, whole)}, coords=coords | of_rows
-        ).drop_vars(LATENT),
+        ).drop_vars([LATENT, COLUMN], errors="ignore"),
         "constant_data": xr.Dataset(constants, coords=own_coords),
         "approximation": xr.Dataset(approximation, coords={**coords, INDUCING: np.arange(M)}),
         "trace": xr.Dataset(

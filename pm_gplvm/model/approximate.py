@@ -175,6 +175,10 @@ def _checked(
 ) -> tuple[ModelSpec, int]:
     """Check an exact model and the number of inducing inputs, or choose it (linear kernel)."""
     spec = ModelSpec.of(model, views=views)
+    spec.refuse_inputs(
+        "inducing inputs are places of X. Take fit_marginal or fit_map, which are exact, or fit_svi, which has inputs at its inducing inputs too.",
+        caller="An approximation by inducing inputs",
+    )
     if is_composite(spec.kernel):
         raise ValueError(
             f"model must have one of the kernels {', '.join(KERNELS)} for inducing inputs with q(u) in closed form, got "

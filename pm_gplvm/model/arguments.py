@@ -57,6 +57,7 @@ def arguments_of(model: pm.Model) -> dict[str, Any]:
         "latent_dim": spec.latent_dim,
         "ard": lengthscale is not None and _is_own(found["kernel"], lengthscale, spec.latent_dim),
         "priors": priors,
+        "inputs": spec.inputs,
     }
 
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Self, get_args
 
 import numpy as np
 import pymc as pm
+import pytensor.tensor as pt
 import xarray as xr
 from numpy.typing import NDArray
 from pytensor.graph.basic import Variable
@@ -14,10 +15,12 @@ from pytensor.graph.basic import Variable
 from pm_gplvm.core.checks import Array, checked
 from pm_gplvm.core.composite import FACTOR, SHAPE, TERM, Composite
 from pm_gplvm.core.gaussian import column_patterns, warn_of_cost
-from pm_gplvm.core.kernels import KERNELS, Kernel, is_known, parse_kernel
+from pm_gplvm.core.kernels import KERNELS, Kernel, composite_of, is_known, parse_kernel
 from pm_gplvm.data.arrays import labels_along
 from pm_gplvm.data.files import check_labels
 from pm_gplvm.data.fit import FEATURE, LATENT, OBS, THETA, Fit, in_view
+from pm_gplvm.data.input_tables import inputs_of_rows
+from pm_gplvm.data.inputs import COLUMN, Inputs
 from pm_gplvm.data.rows import RowTable, offset_along_rows
 from pm_gplvm.data.table import (
     Scale,
@@ -51,6 +54,7 @@ def build_model(
     noise: Literal["shared", "column"] = "shared",
     likelihood: Any = "gaussian",
     offset: Any = None,
+    inputs: Any = None,
 ) -> pm.Model:
     """Build the Gaussian process latent variable model of a table.
 
@@ -108,6 +112,11 @@ def build_model(
         thousands. See Notes.
     offset : array_like (N,), (N, 1) or (N, D), or "size", optional
         Added to f, as in :func:`fit_svi`; of other likelihoods than a Gaussian.
+    inputs : DataFrame, mapping from names to values, or Dataset, N rows, optional
+        What is known of each row and acts on Y beside X: ``DataFrame({"dose": ..., "batch": ...})``, joined by label
+        where both it and Y have labels. Each column adds a term to K. Numbers, standardised, add
+        amplitude² exp(-r²/2) with a lengthscale of their own; text, categories and bools add amplitude² where two rows
+        have the same class: every column of Y gets an offset of each class. See Notes.
 
     Returns
     -------
@@ -160,6 +169,14 @@ def build_model(
     :func:`fit_map`, :func:`fit_marginal` and :func:`fit_variational` take such a model, and :func:`data.view` makes of their fit
     an ordinary one of each table. ``noise``, ``likelihood`` and ``offset`` are of a single table.
 
+    With ``inputs`` K = K_X(X) + Σ_j K_j(c_j, c_j) + noise: Y is a function of X, plus one of each input, plus noise. The
+    kernel is then one of several terms: ``amplitude`` (kernel_term,) has an entry for each term of ``kernel``, and one
+    for each input under its name, ``lengthscale`` (kernel_factor,) one for each input that is a number; their priors
+    are those of ``kernel``. The data ``inputs`` (obs, input_column) are the columns that the kernel
+    takes. :func:`predict` with ``parts=True`` takes the terms apart, and :func:`reconstruct` with ``without=["batch"]`` takes one out.
+    :func:`fit_map`, :func:`fit_marginal`, :func:`fit_laplace`, :func:`fit_stochastic`, :func:`fit_svi` and :func:`sample_theta`
+    take such a model.
+
     References
     ----------
     Lawrence, N. D. (2005). Probabilistic non-linear principal component analysis with Gaussian process latent
@@ -195,9 +212,17 @@ def build_model(
     >>> model = gplvm.build_model({"upper": Y[:, :32], "lower": Y[:, 32:]}, 4, ard=True)
     >>> [rv.name for rv in model.observed_RVs]
     ['Y_upper', 'Y_lower']
+
+    Rows from two batches:
+
+    >>> Y = gplvm.data.load_digits(n=20)
+    >>> batch = ["first"] * 10 + ["second"] * 10
+    >>> model = gplvm.build_model(Y, inputs={"batch": batch})
+    >>> model.coords["kernel_term"]
+    ('rbf', 'batch')
     """
     if are_views(Y):
-        _refuse_of_views(noise=noise, likelihood=likelihood, offset=offset)
+        _refuse_of_views(noise=noise, likelihood=likelihood, offset=offset, inputs=inputs)
         views = as_views(Y, missing=missing)
         labelled = any(labels_along(each, 0) is not None for each in Y.values())
         return _exact(
@@ -207,6 +232,11 @@ def build_model(
     _check_coords(table)
     given = resolve(likelihood, table[FEATURE].to_numpy().tolist(), table)
     if not isinstance(given, Gaussian) or given.noise_sd is not None:
+        if inputs is not None:
+            raise ValueError(
+                f"inputs are of likelihood='gaussian', got them with {given.text}. Leave them out, or fit by "
+                "minibatches: fit_svi(Y, likelihood=..., inputs=...)."
+            )
         _refuse_of_gaussian(given, resolution=resolution, noise=noise)
         return _with_functions(table, Y, given, latent_dim, kernel, ard, priors, scale, offset)
     if offset is not None:
@@ -215,6 +245,16 @@ def build_model(
         )
     by_column = _noise_by_column("column" if given.noise == "column" else noise)
     labelled = labels_along(Y, 0) is not None
+    known = None
+    if inputs is not None:
+        if by_column:
+            raise ValueError(
+                "noise='column' gives each column the amplitude that the terms of inputs have, so that both cannot be. Take "
+                "noise='shared', with scale='feature' where columns differ in spread."
+            )
+        known = inputs
+        if not isinstance(inputs, Inputs):
+            known = inputs_of_rows(inputs, table[OBS].to_numpy(), labelled=labelled)
     return _exact(
         {None: table},
         labelled,
@@ -225,6 +265,7 @@ def build_model(
         scale,
         resolution,
         by_column=by_column,
+        inputs=known,
     )
 
 
@@ -232,8 +273,12 @@ def _check_coords(table: xr.DataArray) -> None:
     check_labels({name: coord.to_numpy() for name, coord in table.coords.items()}, "Y")
 
 
-def _refuse_of_views(*, noise: str, likelihood: Any, offset: Any) -> None:
+def _refuse_of_views(*, noise: str, likelihood: Any, offset: Any, inputs: Any) -> None:
     """Raise where an option is given that is of a single table."""
+    if inputs is not None:
+        raise ValueError(
+            "inputs are of a model of one table, got them with several. Build a model of one table."
+        )
     given = {
         "noise": (noise, "shared"),
         "likelihood": (likelihood, "gaussian"),
@@ -258,6 +303,7 @@ def _exact(
     resolution: Any,
     *,
     by_column: bool,
+    inputs: Inputs | None = None,
 ) -> pm.Model:
     """Build the model of a table, whose name is None, or of several by name, in which the functions are integrated out."""
     views = [view for view in tables if view is not None]
@@ -267,6 +313,8 @@ def _exact(
     first = next(iter(tables.values()))
     _check_latent_dim(latent_dim, (len(first), sum(table.shape[1] for table in tables.values())))
     entry, bias = _checked_kernel(kernel, latent_dim, ard=ard)
+    if inputs is not None:
+        entry = composite_of(entry)
     if by_column and isinstance(entry, Composite):
         raise ValueError(
             f"noise='column' gives each column the amplitude that the terms of kernel={entry.name!r} have, so that both "
@@ -277,7 +325,10 @@ def _exact(
             f"kernel must be a named one with several tables, one of {', '.join(KERNELS)}, got {entry.name!r}."
         )
     signal = ("amplitude",) if by_column and "amplitude" not in entry.parameters else ()
-    names = (*entry.parameters, *signal, "sigma", *(("bias",) if bias else ()))
+    whole = entry
+    if inputs is not None and isinstance(entry, Composite):
+        whole = inputs.joined_kernel(entry, latent_dim)
+    names = (*whole.parameters, *signal, "sigma", *(("bias",) if bias else ()))
     chosen = _chosen_priors(("X", *names), priors, views=views)
     if views and isinstance(chosen["X"], back_constraint):
         raise ValueError(
@@ -286,8 +337,10 @@ def _exact(
     parts = {
         view: _Standard.of(table, scale, resolution, by_column) for view, table in tables.items()
     }
-    axes = Axes.of_kernel(entry, latent_dim, ard=ard)
+    axes = Axes.of_kernel(entry, latent_dim, ard=ard, inputs=inputs)
     coords = _coords(first, latent_dim, columns=not views) | axes.coords
+    if inputs is not None:
+        coords[COLUMN] = np.array(inputs.columns)
     with pm.Model(coords=coords) as model:
         if views:
             model.add_coord(VIEW, views)
@@ -298,6 +351,8 @@ def _exact(
             "X", chosen["X"], dims=(OBS, LATENT), shape=(len(first), latent_dim), positive=False
         )
         X = with_columns(X, latent_dim)
+        if inputs is not None:
+            X = _beside(X, inputs)
         of_columns = _OF_COLUMNS if by_column else ()
         for view, part in parts.items():
             parameters = _add_theta(
@@ -312,10 +367,18 @@ def _exact(
                 )
                 parameters["sigma"] = noise_in(model, view)
             own = {name: parameters.pop(name) for name in of_columns}
-            K = covariance(entry.name, X, **parameters)
+            K = covariance(whole.name, X, **parameters)
             GPColumns(in_view("Y", view), K, dims=dims, **data[view], **own)
         _add_labels(model, first)
     return model
+
+
+def _beside(X: Variable, inputs: Inputs) -> Variable:
+    """Add inputs to the model on the context stack, and put them beside X."""
+    known = pm.Data("inputs", inputs.values, dims=(OBS, COLUMN))
+    pm.Data("inputs_mean", inputs.mean, dims=(COLUMN,))
+    pm.Data("inputs_scale", inputs.scale, dims=(COLUMN,))
+    return pt.concatenate([X, with_columns(known, len(inputs.columns))], axis=1)
 
 
 @dataclass(frozen=True)
@@ -473,7 +536,7 @@ def _checked_kernel(kernel: Any, latent_dim: int, *, ard: bool) -> tuple[Kernel 
     return entry, bias
 
 
-_OWN_AXES = (LATENT, TERM, FACTOR, SHAPE)
+_OWN_AXES = (LATENT, TERM, FACTOR, SHAPE, COLUMN)
 
 
 _OF_COLUMNS = ("amplitude", "sigma")  # what a column has of its own with noise="column"
@@ -584,9 +647,20 @@ def rebuild(
 
 
 def build_like(
-    read: Fit, Y: xr.DataArray, *, priors: Mapping[str, Any], scale: Scale = "global"
+    read: Fit,
+    Y: xr.DataArray,
+    *,
+    priors: Mapping[str, Any],
+    scale: Scale = "global",
+    new_inputs: Array | None = None,
 ) -> pm.Model:
-    """Build a model like that of a fit, of any table in the very units of the fit's."""
+    """Build a model like that of a fit, of any table in the very units of the fit's.
+
+    ``new_inputs`` are those of rows behind the fit's own.
+    """
+    inputs = read.inputs
+    if inputs is not None and new_inputs is not None:
+        inputs = replace(inputs, values=np.vstack([inputs.values, new_inputs]))
     model = build_model(
         Y,
         read.latent_dim,
@@ -597,6 +671,7 @@ def build_like(
         missing="mask",
         resolution=read.resolution,
         noise="column" if read.own_noise else "shared",
+        inputs=inputs,
     )
     for name in ("Y_mean", "Y_scale"):
         model[name].set_value(read.constants[name].to_numpy())

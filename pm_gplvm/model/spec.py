@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pytensor.compile.sharedvalue import SharedVariable
 from pytensor.graph.basic import Constant, Variable, equal_computations
 from pytensor.graph.traversal import ancestors
+from pytensor.tensor.basic import Join
 from pytensor.tensor.elemwise import DimShuffle
 from pytensor.tensor.random.basic import NormalRV
 from pytensor.tensor.shape import SpecifyShape
@@ -22,6 +23,7 @@ from pm_gplvm.core.gaussian import gram_factor
 from pm_gplvm.data.arrays import by_row, finite, row_order
 from pm_gplvm.data.files import check_labels, check_name
 from pm_gplvm.data.fit import FEATURE, OBS, THETA, Fit, in_view
+from pm_gplvm.data.inputs import COLUMN, Inputs
 from pm_gplvm.data.views import view as view_of
 from pm_gplvm.model.compile import constants, is_random
 from pm_gplvm.model.families import working_table
@@ -370,6 +372,33 @@ class ModelSpec:
         (table,) = tables
         return cls(model, table, _kernel_of(model, table, None))
 
+    @cached_property
+    def inputs(self) -> Inputs | None:
+        """Known inputs of the rows, of which the kernel has terms beside those of X."""
+        named = self.model.named_vars
+        if not all(name in named for name in ("inputs", "inputs_mean", "inputs_scale")):
+            return None
+        values, mean, scale = (
+            named[n].get_value() for n in ("inputs", "inputs_mean", "inputs_scale")
+        )
+        return Inputs.stored(values, self.model.coords[COLUMN], mean, scale)
+
+    def refuse_inputs(self, reason: str, *, caller: str) -> None:
+        """Raise ValueError with the reason, and the remedy, if the kernel has terms of known inputs."""
+        if self.inputs is not None:
+            raise ValueError(
+                f"{caller} needs a model without inputs, got one with {', '.join(self.inputs.names)}: {reason}"
+            )
+
+    def positions(self, X: Array, rows: Any = slice(None)) -> Array:
+        """Positions (..., n, Q) of some rows as the kernel takes them, with their inputs."""
+        if self.inputs is None:
+            return X
+        known = self.inputs.values[rows]
+        return np.concatenate(
+            [X, np.broadcast_to(known, (*X.shape[:-1], known.shape[-1]))], axis=-1
+        )
+
     @property
     def parts(self) -> "tuple[ModelSpec, ...]":
         """What each table is by itself, one or several."""
@@ -586,6 +615,11 @@ def _are_named(model: pm.Model, op: CompositeCovariance, inputs: Sequence[Variab
     given |= {name: theta[name] for name in used}
     if "bias" not in named and not (isinstance(bias, Constant) and bias.data == 0.0):
         return False
+    if X.owner is not None and isinstance(X.owner.op, Join) and "inputs" in named:
+        columns = [v for v in X.owner.inputs if v.type.ndim == 2]  # older PyTensor: the axis too
+        if len(columns) != 2 or _bare(columns[1]) is not named["inputs"]:
+            return False
+        given["X"] = columns[0]
     return _is_noise(model, sigma, None) and all(_bare(v) is named.get(n) for n, v in given.items())
 
 

@@ -13,6 +13,7 @@ from pymc.distributions.transforms import LogTransform
 
 from pm_gplvm.core.checks import Array
 from pm_gplvm.core.composite import Composite
+from pm_gplvm.core.gaussian import GP
 from pm_gplvm.core.interrupt import interruptible
 from pm_gplvm.core.kernels import is_known, kernel_named, unit_of
 from pm_gplvm.data.arrays import numbers
@@ -359,7 +360,19 @@ def _table(spec: ModelSpec, start: Any) -> Array:
             f"start={start!r} needs the mean and scale of the table to be data; start this model from "
             "an array of latent positions."
         )
-    return completed(spec.table.F, spec.latent_dim)
+    F = completed(spec.table.F, spec.latent_dim)
+    return F if spec.inputs is None else _without_inputs(spec, F)
+
+
+def _without_inputs(spec: ModelSpec, F: Array) -> Array:
+    """Take out of a table what its inputs explain by themselves, with amplitudes and lengthscales of 1."""
+    if (inputs := spec.inputs) is None:
+        return F
+    counted = inputs.counted(spec.kernel, inputs.names)[:-1]
+    theta = {"amplitude": counted.astype(np.float64)}
+    nowhere = np.zeros((len(F), spec.latent_dim))
+    process = GP(spec.kernel, nowhere, theta, _THETA["sigma"], inputs.values)
+    return F - process.smoothed(F)[0]
 
 
 def _placed(spec: ModelSpec, X: Array, rng: np.random.Generator, *, whitened: bool) -> Array:

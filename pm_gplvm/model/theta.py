@@ -11,9 +11,10 @@ import pytensor.tensor as pt
 from pymc.distributions.transforms import LogTransform
 
 from pm_gplvm.core.checks import Array
-from pm_gplvm.core.composite import Composite
-from pm_gplvm.core.kernels import Kernel
+from pm_gplvm.core.composite import FACTOR, TERM, Composite
+from pm_gplvm.core.kernels import Kernel, composite_of, kernel_named
 from pm_gplvm.data.fit import LATENT
+from pm_gplvm.data.inputs import Inputs
 from pm_gplvm.model.compile import compile_mode
 from pm_gplvm.model.priors import DEFAULT_PRIORS, add_prior, distribution_text
 
@@ -26,10 +27,24 @@ class Axes:
     coords: dict[str, Any]
 
     @classmethod
-    def of_kernel(cls, entry: Kernel | Composite, latent_dim: int, *, ard: bool) -> "Axes":
-        """Choose them; ``ard``: a lengthscale for each latent dimension, of each factor."""
+    def of_kernel(
+        cls,
+        entry: Kernel | Composite,
+        latent_dim: int,
+        *,
+        ard: bool,
+        inputs: Inputs | None = None,
+    ) -> "Axes":
+        """Choose them; ``ard``: a lengthscale for each latent dimension, of each factor.
+
+        ``inputs`` have terms of their own behind those of a kernel of several factors, and are named as they are.
+        """
         if isinstance(entry, Composite):
             labels = entry.labels(latent_dim, ard=ard)
+            for each in inputs.each if inputs is not None else ():
+                own = ("amplitude", "lengthscale")[: 1 + (each.classes is None)]
+                for name, axis in zip(own, (TERM, FACTOR), strict=False):
+                    labels[name] = (axis, [*labels.get(name, (axis, []))[1], each.name])
             of = {name: axis for name, (axis, _) in labels.items()}
             return cls(of, dict(labels.values()))
         of = {"lengthscale": LATENT} if ard and "lengthscale" in entry.parameters else {}
@@ -101,6 +116,7 @@ class ThetaPrior(PositivePriors):
         priors: Mapping[str, Any] | None,
         *,
         ard: bool,
+        inputs: Inputs | None = None,
     ) -> None:
         names = (*kernel.parameters, *(("bias",) if bias else ()))
         unknown = [name for name in priors or {} if name not in names]
@@ -109,7 +125,10 @@ class ThetaPrior(PositivePriors):
                 f"priors must name parameters of this kernel ({', '.join(names) or 'it has none'}), got "
                 f"{', '.join(map(str, unknown))}."
             )
-        axes = Axes.of_kernel(kernel, latent_dim, ard=ard)
+        of_X = kernel
+        if inputs is not None:
+            of_X = composite_of(kernel_named(inputs.kernel_of_X(kernel.name, latent_dim)))
+        axes = Axes.of_kernel(of_X, latent_dim, ard=ard, inputs=inputs)
         dims = {name: axes.dims(name) for name in names}
         chosen = {name: (priors or {}).get(name, DEFAULT_PRIORS[name]()) for name in names}
         super().__init__(chosen, dims, latent_dim, axes.coords)

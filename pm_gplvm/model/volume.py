@@ -13,7 +13,8 @@ position with the precision slope² / noise variance:
 
 Of a kernel of several factors the variance of the slopes is the sum over its terms and those of their factors
 that look at the dimension, Σ_t amplitude_t² Σ_f c_f / lengthscale_f², c = 1 for periodic and rational
-quadratic ones, and amplitude_t² of an inner product that stands alone.
+quadratic ones, and amplitude_t² of an inner product that stands alone. Terms of known inputs add nothing: their
+functions do not change with x, and given them the entries tell of x what they tell without.
 
 Where columns have an amplitude and a noise of their own, n_d, each amplitude would shrink for the sake
 of this term, and the noise of one column go to 0 (a Heywood case). What a column's function varies by

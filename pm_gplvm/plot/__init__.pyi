@@ -7,3 +7,4 @@ from pm_gplvm.plot.fits import prior as prior
 from pm_gplvm.plot.fits import relevance as relevance
 from pm_gplvm.plot.latent_plot import latent as latent
 from pm_gplvm.plot.over_time import forecast as forecast
+from pm_gplvm.plot.parts_plot import parts as parts

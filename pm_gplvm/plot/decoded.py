@@ -32,6 +32,7 @@ from pm_gplvm.plot.frame import (
     told_outside,
 )
 from pm_gplvm.plot.style import Style
+from pm_gplvm.prediction.located import latent_alone
 from pm_gplvm.prediction.magnification import magnification as magnification_at
 from pm_gplvm.prediction.predict import check_positions, predict, relative_uncertainty
 
@@ -103,7 +104,8 @@ def reconstruction(
     cells = (int(grid),) * len(plane.dims)
     limits, _ = frame_of(plane.X, check_limits(limits, len(cells)), 0.02)
     centres = mesh(limits, cells)
-    rows = predict(fit, plane.lift(centres), num_samples=num_samples)
+    alone = latent_alone(fit)
+    rows = predict(fit, plane.lift(centres), num_samples=num_samples, **alone)
     share = relative_uncertainty(fit, plane.lift(centres), num_samples=num_samples)
     mean, sd = rows["mean"].to_numpy(), rows["sd"].to_numpy()
     shape = check_image_shape(image_shape, mean.shape[1])

@@ -194,3 +194,20 @@ def spread_rows(X: Array, n: int) -> NDArray[np.intp]:
         chosen = order[first]
     more = np.setdiff1d(order, chosen, assume_unique=True)[: n - len(chosen)]
     return np.sort(np.concatenate([chosen, more]))
+
+
+_FIRST = 3  # columns by default
+
+
+def columns_named(read: Fit, features: Any) -> list[int]:
+    """Positions of the columns with these labels; by default the first three."""
+    labels = [str(label) for label in read.features]
+    if features is None:
+        return list(range(min(_FIRST, len(labels))))
+    wanted = [features] if isinstance(features, str) or np.ndim(features) == 0 else list(features)
+    if unknown := [label for label in wanted if str(label) not in labels]:
+        raise ValueError(
+            f"features must name columns of the table, got {unknown[0]!r}. It has {', '.join(labels[:5])}"
+            f"{', …' if len(labels) > 5 else ''}."
+        )
+    return [labels.index(str(label)) for label in wanted]

@@ -21,6 +21,7 @@ from pm_gplvm.plot.colours import MISSING, Key, key_of
 from pm_gplvm.plot.elements import Plane, check_image_shape, mesh, plane_of
 from pm_gplvm.plot.frame import check_limits, frame_of
 from pm_gplvm.plot.style import DARK, LIGHT, SHADES, Style
+from pm_gplvm.prediction.located import latent_alone
 from pm_gplvm.prediction.predict import predict, relative_uncertainty
 
 _SCRIPT = Path(__file__).with_name("explorer.js")
@@ -135,7 +136,7 @@ def explore(
     Y = table.to_numpy()
     side = int(min(grid, max(8, np.sqrt(_MOST_NUMBERS / Y.shape[1]))))
     cells = plane.lift(mesh(bounds, (side, side)))
-    decoded = predict(fit, cells, num_samples=num_samples)
+    decoded = predict(fit, cells, num_samples=num_samples, **latent_alone(fit))
     shape = check_image_shape(image_shape, Y.shape[1])
     about = {
         "dims": [f"latent {d}" for d in plane.dims],

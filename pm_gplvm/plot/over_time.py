@@ -9,11 +9,9 @@ from matplotlib.axes import Axes
 
 from pm_gplvm.core.checks import checked, interval
 from pm_gplvm.data.fit import Fit
-from pm_gplvm.plot.elements import check_axes
+from pm_gplvm.plot.elements import check_axes, columns_named
 from pm_gplvm.plot.style import Style
 from pm_gplvm.prediction.paths import Paths
-
-_MOST = 3  # columns by default
 
 
 @checked
@@ -69,7 +67,7 @@ def forecast(
         raise TypeError(
             f"ahead must be what forecast(fit, times) returns, got {type(ahead).__name__}. Call it first."
         )
-    chosen = _columns(read, features)
+    chosen = columns_named(read, features)
     name = _sequence(ahead, sequence)
     ahead = ahead.isel(obs_new=ahead["sequence"].to_numpy() == name).sortby("time")
     rows = np.array([n == name for n in paths.names])[paths.sequence]
@@ -106,20 +104,6 @@ def forecast(
         labelcolor=style.ink,
     )
     return ax
-
-
-def _columns(read: Fit, features: Any) -> list[int]:
-    """Positions of the columns with these labels."""
-    labels = [str(label) for label in read.features]
-    if features is None:
-        return list(range(min(_MOST, len(labels))))
-    wanted = [features] if isinstance(features, str) or np.ndim(features) == 0 else list(features)
-    if unknown := [label for label in wanted if str(label) not in labels]:
-        raise ValueError(
-            f"features must name columns of the table, got {unknown[0]!r}. It has {', '.join(labels[:5])}"
-            f"{', …' if len(labels) > 5 else ''}."
-        )
-    return [labels.index(str(label)) for label in wanted]
 
 
 def _sequence(ahead: xr.Dataset, sequence: Any) -> str:

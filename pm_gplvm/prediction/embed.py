@@ -16,14 +16,17 @@ from pm_gplvm.data.fit import LATENT, Fit, to_json
 from pm_gplvm.data.progress import progress_bar
 from pm_gplvm.data.views import NewRows, Tables, tables_of_fit
 from pm_gplvm.model.priors import LatentPrior, kind_of_prior, mapped
+from pm_gplvm.prediction.located import groups, located
 from pm_gplvm.prediction.paths import Paths
-from pm_gplvm.prediction.processes import chosen_draws
+from pm_gplvm.prediction.processes import chosen_draws, each_draw
 from pm_gplvm.prediction.row_posterior import (
     Density,
     Positions,
     Rows,
     each_density,
+    each_density_at,
     effective,
+    joined_rows,
     row_streams,
     separate_modes,
     weighted_positions,
@@ -52,6 +55,7 @@ def embed(
     draws: int = 1000,
     n_starts: int = 16,
     offset: Any = None,
+    inputs: Any = None,
     random_seed: int | None = None,
     progressbar: bool = True,
     blas_threads: int | None = 1,
@@ -100,6 +104,9 @@ def embed(
         Starting positions for each row and draw of the fit, at least 4.
     offset : array_like (M,), (M, 1) or (M, D), optional
         Of the new rows, where :func:`fit_svi` had one; of ``offset="size"`` it is found from the rows.
+    inputs : DataFrame, mapping from names to values, or Dataset, optional
+        Of the new rows, where the model had inputs: one value a row, joined by label where both have labels, or one for
+        all. A class that the table has not has offsets of its own, of which nothing is known.
     random_seed : int, optional
     progressbar : bool, default True
     blas_threads : int or None, default 1
@@ -181,6 +188,7 @@ def embed(
     tables = readable(fit, settings, "embed")
     read = next(iter(tables.values()))
     if times is not None or sequence is not None:
+        read.refuse_inputs("rows are not placed in time there. Leave times out.")
         if len(tables) > 1:
             raise ValueError(
                 "times and sequence are of a fit of one table, got one of several. Take one of them by "
@@ -196,11 +204,20 @@ def embed(
             progressbar,
         )
     if prior is None and kind_of_prior(read.constants).mapped:
+        read.refuse_inputs("its X is a function of Y, inputs and all. Give prior=(0.0, 1.0).")
         whole = NewRows.of(tables, Y_new)
         read.warn_unaligned()
         return _positions_by_map(read, whole, num_samples)
     new, positions, streams = positions_of_table(
-        tables, Y_new, prior, settings, random_seed, blas_threads, progressbar, offset=offset
+        tables,
+        Y_new,
+        prior,
+        settings,
+        random_seed,
+        blas_threads,
+        progressbar,
+        offset=offset,
+        inputs=inputs,
     )
     read.warn_unaligned()
     weights, k = positions.smoothed()
@@ -299,6 +316,7 @@ def log_predictive(
     draws: int = 1000,
     n_starts: int = 16,
     offset: Any = None,
+    inputs: Any = None,
     random_seed: int | None = None,
     progressbar: bool = True,
     blas_threads: int | None = 1,
@@ -311,7 +329,7 @@ def log_predictive(
 
     Parameters
     ----------
-    fit, Y_new, prior, num_samples, draws, n_starts, offset, random_seed, progressbar, blas_threads
+    fit, Y_new, prior, num_samples, draws, n_starts, offset, inputs, random_seed, progressbar, blas_threads
         As in :func:`embed`.
 
     Returns
@@ -336,7 +354,15 @@ def log_predictive(
     settings = {"num_samples": num_samples, "draws": draws, "n_starts": n_starts}
     tables = readable(fit, settings, "log_predictive")
     new, positions, _ = positions_of_table(
-        tables, Y_new, prior, settings, random_seed, blas_threads, progressbar, offset=offset
+        tables,
+        Y_new,
+        prior,
+        settings,
+        random_seed,
+        blas_threads,
+        progressbar,
+        offset=offset,
+        inputs=inputs,
     )
     known = {
         "log_score": positions.log_evidence - new.log_units,
@@ -367,6 +393,7 @@ def positions_of_table(
     progressbar: bool,
     *,
     offset: Any = None,
+    inputs: Any = None,
 ) -> tuple[NewRows, Positions, list[np.random.Generator]]:
     """Check new rows, and draw weighted positions of each; the rows' streams of random numbers go on."""
     new, read = NewRows.of(tables, Y_new), next(iter(tables.values()))
@@ -376,6 +403,7 @@ def positions_of_table(
             "it is a function of the row. Give prior=(0.0, 1.0)."
         )
     by_draw = _rows_by_draw(read, new, prior, settings["num_samples"])
+    asked = located(read, inputs, new_labels(new))
     if read.has_likelihood:
         frames = each_frame(read, len(by_draw))
         densities: Iterable[Density] = map(uncollapsed_density, frames)
@@ -393,16 +421,37 @@ def positions_of_table(
         limit_threads(blas_threads),
         progress_bar(read.caller, len(new) * len(by_draw), "rows", show=progressbar) as progress,
     ):
-        positions = weighted_positions(
-            densities,
-            by_draw,
-            n_samples=settings["draws"],
-            n_starts=settings["n_starts"],
-            seed=seed,
-            streams=streams,
-            progress=progress,
-        )
+        common: dict[str, Any] = {
+            "n_samples": settings["draws"],
+            "n_starts": settings["n_starts"],
+            "seed": seed,
+            "progress": progress,
+        }
+        if asked.at is None:
+            positions = weighted_positions(densities, by_draw, streams=streams, **common)
+        else:
+            found, order, limit = [], [], len(by_draw)
+            exact = []
+            if not read.has_likelihood:
+                exact = [draw.factorised() for draw in each_draw(asked, limit)]
+            for at, which in groups(asked.at):
+                if read.has_likelihood:
+                    here: Iterable[Density] = map(
+                        uncollapsed_density, each_frame(replace(asked, at=at[None]), limit)
+                    )
+                else:
+                    here = each_density_at(exact, asked.table().F, at)
+                some, own = [rows[which] for rows in by_draw], [streams[i] for i in which]
+                found.append(weighted_positions(here, some, streams=own, **common))
+                order.append(which)
+            positions = joined_rows(found, np.concatenate(order))
     return new, positions, streams
+
+
+def new_labels(new: NewRows) -> NDArray[Any]:
+    """Labels of new rows, or their numbers."""
+    labels = new.labels.get("obs_new")
+    return np.arange(len(new)) if labels is None else np.asarray(labels.to_numpy())
 
 
 def _rows_by_draw(read: Fit, new: NewRows, prior: Any, limit: int) -> list[Rows]:

@@ -105,6 +105,9 @@ def forecast(
     ((3, 4), ('sample', 'obs_new', 'feature'))
     """
     read = readable(fit, "forecast")
+    read.refuse_inputs(
+        "at other times they are not known. Take predict(fit, X_new, inputs=...) at positions."
+    )
     paths = Paths.of(read)
     new = paths.at(times, sequence, "forecast")
     read.warn_unaligned()

@@ -15,7 +15,9 @@ from pm_gplvm.core.checks import Array, checked, count, function_of, warn
 from pm_gplvm.core.gaussian import Patterns
 from pm_gplvm.core.importance import left_out_weights
 from pm_gplvm.core.interrupt import caught, interrupted, interruptible, safe_point
+from pm_gplvm.data.arrays import labels_along
 from pm_gplvm.data.fit import FEATURE, OBS, Fit
+from pm_gplvm.data.input_tables import columns_of
 from pm_gplvm.data.progress import progress_bar
 from pm_gplvm.data.table import as_table
 from pm_gplvm.fitting.map import fit_map, fit_marginal
@@ -292,10 +294,11 @@ def _mixed(f: Array, residuals: Array, variances: Array) -> tuple[Array, Array, 
 @checked
 def cross_validate(
     Y: Any,
-    build: Callable[[xr.DataArray], pm.Model | xr.DataTree] = build_model,
+    build: Callable[..., pm.Model | xr.DataTree] = build_model,
     *,
     fit: Callable[[pm.Model], xr.DataTree] | None = None,
     n_folds: int = 5,
+    inputs: Any = None,
     num_samples: int = 20,
     draws: int = 1000,
     random_seed: int | None = None,
@@ -322,6 +325,9 @@ def cross_validate(
         out, :func:`fit_svi` where it has a likelihood). A sampler gives draws of X and θ. Not called where ``build`` gives a fit.
     n_folds : int, default 5
         Between 2 and N.
+    inputs : DataFrame, mapping from names to values, or Dataset, optional
+        Of all rows, as in :func:`build_model`: ``build`` is called with those of its rows, ``build(rows, inputs=...)``,
+        and the scores are given those of theirs. A class that the other folds lack is a new one.
     num_samples : int, default 20
         Largest number of draws used of each fit, evenly spaced.
     draws : int, default 1000
@@ -375,6 +381,10 @@ def cross_validate(
     fit = fit or _mode
     rng = np.random.default_rng(random_seed)
     fold = rng.permutation(np.arange(N) % n_folds)
+    labels = labels_along(Y, 0)
+    known_inputs = None
+    if inputs is not None:
+        known_inputs = columns_of(inputs, table[OBS].to_numpy(), labelled=labels is not None)
     known = {name: np.empty(N) for name in ("log_score", "error", "pareto_k")}
     done = 0
     with (
@@ -385,9 +395,11 @@ def cross_validate(
             for k in range(n_folds):
                 safe_point()
                 held = fold == k
+                some, own = (_inputs_of(known_inputs, rows) for rows in (~held, held))
                 scores = log_predictive(
-                    _fitted(fit, _built(build, table[~held]), table[~held]),
+                    _fitted(fit, _built(build, table[~held], some), table[~held]),
                     table.to_numpy()[held],
+                    **own,
                     num_samples=num_samples,
                     draws=draws,
                     random_seed=int(rng.integers(2**31)),
@@ -412,6 +424,11 @@ def cross_validate(
     return xr.Dataset(columns, coords=coords, attrs=attrs).isel({OBS: fold < done})
 
 
+def _inputs_of(known: dict[str, Any] | None, rows: Any) -> dict[str, Any]:
+    """Take the inputs of some rows, as an argument; nothing where there are none."""
+    return {} if known is None else {"inputs": {name: v[rows] for name, v in known.items()}}
+
+
 def _mode(model: pm.Model) -> xr.DataTree:
     """Fit at the scale of the prior: relative to a joint mode the prior of a new row is far too wide."""
     if isinstance(ModelSpec.of(model, functions=True).table, FunctionTable):
@@ -421,10 +438,10 @@ def _mode(model: pm.Model) -> xr.DataTree:
 
 
 def _built(
-    build: Callable[[xr.DataArray], pm.Model | xr.DataTree], table: xr.DataArray
+    build: Callable[..., pm.Model | xr.DataTree], table: xr.DataArray, inputs: dict[str, Any]
 ) -> pm.Model | xr.DataTree:
     """Build a model, or a fit, of these rows, or raise: other rows would be scored by what was fitted to them."""
-    model = build(table)
+    model = build(table, **inputs)
     if isinstance(model, xr.DataTree):
         read = Fit.of(model, "X", caller="cross_validate")
         text = (read.priors or {}).get("X")

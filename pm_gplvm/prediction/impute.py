@@ -10,7 +10,8 @@ from pm_gplvm.core.blas import blas_threads as limit_threads
 from pm_gplvm.core.checks import Array, checked
 from pm_gplvm.data.fit import FEATURE, Fit, in_view
 from pm_gplvm.data.views import NewRows, Tables, tables_of_fit
-from pm_gplvm.prediction.embed import positions_of_table, readable
+from pm_gplvm.prediction.embed import new_labels, positions_of_table, readable
+from pm_gplvm.prediction.located import located
 from pm_gplvm.prediction.predict import reconstruct
 from pm_gplvm.prediction.processes import each_process, mixed, parts, patterns_of
 from pm_gplvm.prediction.row_posterior import Positions
@@ -27,6 +28,7 @@ def impute(
     draws: int = 1000,
     n_starts: int = 16,
     offset: Any = None,
+    inputs: Any = None,
     random_seed: int | None = None,
     progressbar: bool = True,
     blas_threads: int | None = 1,
@@ -46,7 +48,7 @@ def impute(
     Y_new : array_like, DataFrame or DataArray, optional
         By default the table that the fit was made from, with ``missing="mask"``; of the other
         arguments ``num_samples`` alone then matters.
-    fit, prior, num_samples, draws, n_starts, offset, random_seed, progressbar, blas_threads
+    fit, prior, num_samples, draws, n_starts, offset, inputs, random_seed, progressbar, blas_threads
         As in :func:`embed`.
 
     Returns
@@ -78,14 +80,23 @@ def impute(
     settings = {"num_samples": num_samples, "draws": draws, "n_starts": n_starts}
     tables = readable(fit, settings, "impute")
     new, positions, _ = positions_of_table(
-        tables, Y_new, prior, settings, random_seed, blas_threads, progressbar, offset=offset
+        tables,
+        Y_new,
+        prior,
+        settings,
+        random_seed,
+        blas_threads,
+        progressbar,
+        offset=offset,
+        inputs=inputs,
     )
     weights, k = positions.smoothed()
     read = next(iter(tables.values()))
     if read.has_likelihood:
         with limit_threads(blas_threads):
             of_rows = offset_of(read, new.parts[None], offset)
-            found = mixed_responses(read, new.parts[None], positions, weights, of_rows)
+            asked = located(read, inputs, new_labels(new))
+            found = mixed_responses(asked, new.parts[None], positions, weights, of_rows)
         return _together({None: _put(new.parts[None], *found)}, new, k)
     known, before = {}, 0
     with limit_threads(blas_threads):
@@ -95,7 +106,8 @@ def impute(
             if name is not None:
                 after = before + len(patterns_of(table, table.table().F))
                 variance, before = variance[..., before:after], after
-            known[name] = _put(part, *_mixed(table, part, positions, weights, variance))
+            asked = located(table, inputs, new_labels(new))
+            known[name] = _put(part, *_mixed(asked, part, positions, weights, variance))
     return _together(known, new, k)
 
 
@@ -110,9 +122,11 @@ def _mixed(
     each = weights.shape[1] // n_used
     for s, draw in enumerate(each_process(read, n_used)):
         part = slice(s * each, (s + 1) * each)
-        for _, columns, which, block, own in parts(draw, F, patterns):
-            known = own.weights(block)
+        for _, columns, which, block, whole in parts(draw, F, patterns):
+            known, own = whole.weights(block), whole
             for row in range(len(new)):
+                if read.at is not None:
+                    own = whole.elsewhere(read.at[row])
                 x, w = positions.x[row, part], weights[row, part]
                 mean, square = mixed(own, known, x, w, variance[row, part][:, which])
                 first[row, columns] += mean

@@ -9,6 +9,7 @@ import xarray as xr
 from pm_gplvm.core.checks import Array, checked, interval
 from pm_gplvm.core.gaussian import GP
 from pm_gplvm.data.fit import LATENT, Fit
+from pm_gplvm.prediction.located import of_latent
 from pm_gplvm.prediction.predict import check_positions, readable
 from pm_gplvm.prediction.processes import Induced, each_process, given, patterns_of
 from pm_gplvm.prediction.uncollapsed import each_frame
@@ -75,7 +76,7 @@ def magnification(fit: xr.DataTree, X_new: Any, *, num_samples: int = 50) -> xr.
     >>> gplvm.diagnostics.magnification(best, np.zeros((3, 2)))["magnification"].shape
     (3,)
     """
-    read = readable(fit, "magnification")
+    read = of_latent(readable(fit, "magnification"))
     read.warn_unaligned()
     positions = check_positions(read, X_new)
     parts = _uncollapsed if read.has_likelihood else _of_each

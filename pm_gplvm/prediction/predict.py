@@ -1,15 +1,27 @@
 """Y at latent positions, new ones or those of the training rows, mixed over the draws of a fit."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from pm_gplvm.core.checks import Array, checked
-from pm_gplvm.core.gaussian import Patterns, square_root
+from pm_gplvm.core.gaussian import GP, Patterns, square_root
 from pm_gplvm.core.uncollapsed import mixing_nodes
-from pm_gplvm.data.arrays import finite
+from pm_gplvm.data.arrays import finite, labels_along
 from pm_gplvm.data.fit import FEATURE, OBS, Fit
+from pm_gplvm.data.input_tables import require_one_unseen
+from pm_gplvm.data.inputs import LATENT_PART, PART
+from pm_gplvm.prediction.located import (
+    at_own_rows,
+    checked_without,
+    each_part,
+    located,
+    of_latent,
+)
 from pm_gplvm.prediction.processes import (
     Process,
     column_variances,
@@ -21,7 +33,7 @@ from pm_gplvm.prediction.processes import (
     smoothed,
     under,
 )
-from pm_gplvm.prediction.uncollapsed import each_frame, rows_under_q
+from pm_gplvm.prediction.uncollapsed import Uncollapsed, each_frame, rows_under_q
 
 
 def check_positions(read: Fit, X_new: Any) -> Array:
@@ -46,6 +58,9 @@ def predict(
     X_sd: Any = None,
     noise: bool = False,
     cov: bool = False,
+    inputs: Any = None,
+    parts: bool = False,
+    without: Any = None,
     num_samples: int = 100,
 ) -> xr.Dataset:
     """Predict Y at new latent positions.
@@ -74,13 +89,23 @@ def predict(
     cov : bool, default False
         Whether the covariance of the new positions is given too: S² D numbers. Not with ``X_sd``, nor of a fit with
         another likelihood than a Gaussian or Student-t.
+    inputs : DataFrame, mapping from names to values, or Dataset, optional
+        Of the new positions, where the model had inputs: one value for each, or one for all. A class that the table has
+        not has offsets of its own, 0 with the standard deviation of the classes' amplitude.
+    parts : bool, default False
+        Whether the parts of the function are given too, of a model with inputs: "latent", what X does, and each input.
+    without : str or list of str, optional
+        Parts of the function that are left out, of a model with inputs: names of inputs (these need not be given), or
+        "latent", what X does.
     num_samples : int, default 100
         At most so many draws are used, evenly spaced.
 
     Returns
     -------
     Dataset
-        ``mean`` and ``sd``, dims (obs_new, feature), in the units of Y. With ``cov`` also ``cov``, dims
+        ``mean`` and ``sd``, dims (obs_new, feature), in the units of Y. With ``parts`` also ``part_mean`` and
+        ``part_sd``, dims (part, obs_new, feature): the means of the parts sum to ``mean``, the columns' means being in
+        "latent"; the variances do not sum to its square, as the parts depend on each other given Y. With ``cov`` also ``cov``, dims
         (obs_new, obs_new_to, feature), in their square: of the values of one column at two positions, with the
         square of ``sd`` on its diagonal.
 
@@ -105,6 +130,11 @@ def predict(
     read = readable(fit, "predict")
     read.warn_unaligned()
     positions = check_positions(read, X_new)
+    left_out = checked_without(read, without)
+    read = located(read, inputs, _labels_of(X_new, len(positions)), without=left_out)
+    of_parts = each_part(read, left_out) if parts else {}
+    if cov and read.inputs is not None:
+        require_one_unseen(read.inputs, inputs, caller="predict(cov=True)")
     spread = _check_spread(X_sd, positions.shape)
     if cov and X_sd is not None:
         raise ValueError(
@@ -112,35 +142,90 @@ def predict(
             "give each set of them to sample_predictive."
         )
     if read.has_likelihood:
-        return _predicted_uncollapsed(
+        _check_link(read, parts=parts)
+        uncollapsed = _predicted_uncollapsed(
             read, positions, spread, noise=noise, cov=cov, limit=num_samples
         )
+        apart = {
+            name: _predicted_uncollapsed(
+                replace(read, counted=own),
+                positions,
+                spread,
+                noise=False,
+                cov=False,
+                limit=num_samples,
+            )
+            for name, own in of_parts.items()
+        }
+        return with_parts(uncollapsed, apart)
     F, centre, scale = read.table()
     patterns = patterns_of(read, F)
 
-    means, variances, nodes = [], [], mixing_nodes(spread, _unit(read))
+    nodes = mixing_nodes(spread, _unit(read))
+
+    def moments(draw: Process) -> tuple[Array, Array]:
+        if X_sd is not None:
+            return under(draw, F, patterns, (positions, spread), nodes)
+        mean, variance = conditional(draw, F, patterns, positions)
+        return mean, variance[:, patterns.group]
+
+    found, by_part = [], []
     for draw in each_process(read, num_samples):
-        if X_sd is None:
-            mean, variance = conditional(draw, F, patterns, positions)
-        else:
-            mean, variance = under(draw, F, patterns, (positions, spread), nodes)
-        means.append(mean)
-        variances.append(variance + draw.sigma**2 if noise else variance)
-    total = np.mean(variances, axis=0)
-    total = total[:, patterns.group] if X_sd is None else total
-    total = total + np.var(means, axis=0)
-    dims = ("obs_new", FEATURE)
+        mean, variance = moments(draw)
+        found.append((mean, variance + draw.sigma**2 if noise else variance))
+        if isinstance(draw, GP) and of_parts:
+            each = [moments(draw.elsewhere(draw.at, own)) for own in of_parts.values()]
+            by_part.append(_stacked(each))
+    dims, (whole_mean, total) = ("obs_new", FEATURE), _over_draws(found)
+    constant = 0.0 if LATENT_PART in left_out else centre
     known: dict[str, Any] = {
-        "mean": (dims, centre + scale * np.mean(means, axis=0)),
+        "mean": (dims, constant + scale * whole_mean),
         "sd": (dims, scale * np.sqrt(total)),
     }
+    if of_parts:
+        known |= _parts_of(of_parts, by_part, dims, centre, scale)
     if cov:
         whole = _covariance(read, F, patterns, positions, num_samples)
         diagonal = np.arange(len(positions))
         whole[diagonal, diagonal] = total  # that of the function, and the noise if asked for
         known["cov"] = (("obs_new", "obs_new_to", FEATURE), scale**2 * whole)
     numbers = {dim: np.arange(len(positions)) for dim in ("obs_new", *(["obs_new_to"] * cov))}
-    return xr.Dataset(known, coords={**numbers, FEATURE: read.features})
+    named = {PART: list(of_parts)} if of_parts else {}
+    return xr.Dataset(known, coords={**named, **numbers, FEATURE: read.features})
+
+
+def _labels_of(X_new: Any, n: int) -> NDArray[Any]:
+    """Labels that new positions have, by which their inputs are joined, or their numbers."""
+    labels = labels_along(X_new, 0) if np.ndim(X_new) == 2 else None
+    return np.arange(n) if labels is None else labels
+
+
+def _stacked(each: list[tuple[Array, Array]]) -> tuple[Array, Array]:
+    """Stack the moments of all parts."""
+    means, variances = zip(*each, strict=True)
+    return np.stack(means), np.stack(variances)
+
+
+def _over_draws(found: list[tuple[Array, Array]]) -> tuple[Array, Array]:
+    """Mean and variance of a mixture of these, by the law of total variance."""
+    means, variances = zip(*found, strict=True)
+    return np.mean(means, axis=0), np.mean(variances, axis=0) + np.var(means, axis=0)
+
+
+def _parts_of(
+    of_parts: Mapping[str, Any],
+    by_part: list[tuple[Array, Array]],
+    dims: tuple[str, str],
+    centre: Array,
+    scale: Array,
+) -> dict[str, Any]:
+    """Mean and sd of the parts in the units of Y, from those of each draw (part, row, column)."""
+    mean, variance = _over_draws(by_part)
+    constant = np.array([name == LATENT_PART for name in of_parts])[:, None, None] * centre
+    return {
+        "part_mean": ((PART, *dims), constant + scale * mean),
+        "part_sd": ((PART, *dims), scale * np.sqrt(variance)),
+    }
 
 
 def _check_spread(X_sd: Any, shape: tuple[int, ...]) -> Array:
@@ -184,7 +269,7 @@ def _predicted_uncollapsed(
     total += np.var(means, axis=0)
     dims = ("obs_new", FEATURE)
     known: dict[str, Any] = {
-        "mean": (dims, np.mean(means, axis=0)),
+        "mean": (dims, np.mean(means, axis=0) - _absent(read)),
         "sd": (dims, np.sqrt(total)),
     }
     if cov:
@@ -222,6 +307,7 @@ def sample_predictive(
     X_new: Any,
     *,
     noise: bool = False,
+    inputs: Any = None,
     num_samples: int = 100,
     random_seed: int | None = None,
 ) -> xr.DataTree:
@@ -240,6 +326,8 @@ def sample_predictive(
         In the frame of the fit's ``X``: the aligned one after :func:`align`.
     noise : bool, default False
         Whether the white noise of new measurements is added.
+    inputs : DataFrame, mapping from names to values, or Dataset, optional
+        As in :func:`predict`.
     num_samples : int, default 100
         How many tables. The fit's draws are taken evenly spaced, each as often as the others where
         there are fewer of them.
@@ -275,6 +363,9 @@ def sample_predictive(
     read = readable(fit, "sample_predictive")
     read.warn_unaligned()
     positions = check_positions(read, X_new)
+    read = located(read, inputs, _labels_of(X_new, len(positions)))
+    if read.inputs is not None:
+        require_one_unseen(read.inputs, inputs, caller="sample_predictive")
     rng = np.random.default_rng(random_seed)
     if read.has_likelihood:
         frames = list(each_frame(read, num_samples))
@@ -334,7 +425,14 @@ def _tables(read: Fit, values: Array) -> xr.DataTree:
 
 
 @checked
-def reconstruct(fit: xr.DataTree, *, noise: bool = False, num_samples: int = 100) -> xr.Dataset:
+def reconstruct(
+    fit: xr.DataTree,
+    *,
+    noise: bool = False,
+    parts: bool = False,
+    without: Any = None,
+    num_samples: int = 100,
+) -> xr.Dataset:
     """Give the training rows as the model sees them: each at its own position, without noise.
 
     At the positions of a draw the function has mean F - σ²K⁻¹F and variance σ² - σ⁴[K⁻¹]_nn, K with
@@ -350,13 +448,16 @@ def reconstruct(fit: xr.DataTree, *, noise: bool = False, num_samples: int = 100
         Of a model of :func:`build_model`.
     noise : bool, default False
         Whether ``sd`` includes the white noise of a new measurement.
+    parts, without
+        As in :func:`predict`: ``without=["batch"]`` gives the rows as if they had come from no batch.
     num_samples : int, default 100
         At most so many draws are used, evenly spaced.
 
     Returns
     -------
     Dataset, dims (obs, feature)
-        ``mean`` and ``sd`` in the units of Y, with the labels of the rows.
+        ``mean`` and ``sd`` in the units of Y, with the labels of the rows; with ``parts`` also ``part_mean`` and
+        ``part_sd`` (part, obs, feature), so that ``Y - part_mean.sel(part="batch")`` is Y without what batches add.
 
     Raises
     ------
@@ -373,33 +474,84 @@ def reconstruct(fit: xr.DataTree, *, noise: bool = False, num_samples: int = 100
     {'obs': 20, 'feature': 64}
     """
     read = readable(fit, "reconstruct")
+    left_out = checked_without(read, without)
+    of_parts = each_part(read, left_out) if parts else {}
     if read.has_likelihood:
-        rows = rows_under_q(read)
-        spread = np.sqrt(rows.of_mean + (rows.about if noise else 0.0))
-        whole = {"mean": ((OBS, FEATURE), rows.mean), "sd": ((OBS, FEATURE), spread)}
-        return xr.Dataset(whole, coords=read.coords)
+        _check_link(read, parts=parts)
+        asked = at_own_rows(read, left_out)
+        apart = {n: _under_q(replace(asked, counted=own)) for n, own in of_parts.items()}
+        return with_parts(_under_q(asked, noise=noise), apart)
     F, centre, scale = read.table()
     patterns = patterns_of(read, F)
-    means, variances = [], []
-    for draw in each_process(read, 1 if read.is_inducing else num_samples):
-        mean, variance = smoothed(draw, F, patterns)
-        means.append(mean)
-        variances.append(variance + draw.sigma**2 if noise else variance)
-    total = np.mean(variances, axis=0) + np.var(means, axis=0)
-    known = {
-        "mean": centre + scale * np.mean(means, axis=0),
-        "sd": scale * np.sqrt(total),
+    found, by_part = [], []
+    for draw in each_process(at_own_rows(read, left_out), 1 if read.is_inducing else num_samples):
+
+        def at_rows(process: GP) -> tuple[Array, Array]:
+            mean, variance = conditional(process, F, patterns, process.X)
+            return mean, variance[:, patterns.group]
+
+        some = isinstance(draw, GP) and bool(left_out)
+        mean, variance = at_rows(draw) if some else smoothed(draw, F, patterns)  # type: ignore[arg-type]
+        found.append((mean, variance + draw.sigma**2 if noise else variance))
+        if isinstance(draw, GP) and of_parts:
+            each = [at_rows(draw.elsewhere(draw.at, own)) for own in of_parts.values()]
+            by_part.append(_stacked(each))
+    dims, (mean, total) = (OBS, FEATURE), _over_draws(found)
+    constant = 0.0 if LATENT_PART in left_out else centre
+    known: dict[str, Any] = {
+        "mean": (dims, constant + scale * mean),
+        "sd": (dims, scale * np.sqrt(total)),
     }
-    return xr.Dataset({n: ((OBS, FEATURE), v) for n, v in known.items()}, coords=read.coords)
+    if of_parts:
+        known |= _parts_of(of_parts, by_part, dims, centre, scale)
+    named = {PART: list(of_parts)} if of_parts else {}
+    return xr.Dataset(known, coords={**named, **read.coords})
+
+
+def _under_q(read: Fit, *, noise: bool = False) -> xr.Dataset:
+    """Mean and sd of the table's own rows, of a fit with a likelihood."""
+    rows = rows_under_q(read)
+    spread = np.sqrt(rows.of_mean + (rows.about if noise else 0.0))
+    whole = {
+        "mean": ((OBS, FEATURE), rows.mean - _absent(read)),
+        "sd": ((OBS, FEATURE), spread),
+    }
+    return xr.Dataset(whole, coords=read.coords)
+
+
+def _absent(read: Fit) -> Any:
+    """Return what of the columns' means a function without the latent part has not."""
+    counts = read.counted is None or read.counted[-1]
+    return 0.0 if counts else read.constants["Y_mean"].to_numpy()
+
+
+def _check_link(read: Fit, *, parts: bool) -> None:
+    """Raise where parts are asked for that are none of an expected measurement."""
+    if parts and not Uncollapsed.of(read).in_units_of_Y:
+        raise ValueError(
+            f"{read.caller} with parts=True needs a Gaussian or Student-t likelihood, under which the parts of f add up in "
+            "the units of Y. Take without=[...], which leaves parts of f out."
+        )
+
+
+def with_parts(whole: xr.Dataset, each: Mapping[str, xr.Dataset]) -> xr.Dataset:
+    """Put parts beside the whole."""
+    if not each:
+        return whole
+    named = {
+        f"part_{n}": xr.concat([part[n] for part in each.values()], dim=PART)
+        for n in ("mean", "sd")
+    }
+    return whole.assign(named).assign_coords({PART: list(each)})
 
 
 def relative_uncertainty(fit: xr.DataTree, X_new: Any, *, num_samples: int = 20) -> Array:
     """How much of the prior's standard deviation is left at new latent positions (S, Q), shape (S,).
 
     The standard deviation of the noise-free function over its prior one: near 0 beside many rows, 1
-    where the data say nothing. The root mean square of all columns, over at most ``num_samples`` draws.
+    where the data say nothing. Of a model with inputs that of what X does. The root mean square of all columns, over at most ``num_samples`` draws.
     """
-    read = readable(fit, "relative_uncertainty")
+    read = of_latent(readable(fit, "relative_uncertainty"))
     positions = check_positions(read, X_new)
     if read.has_likelihood:
         left = [process.variance_share(positions) for process in each_frame(read, num_samples)]

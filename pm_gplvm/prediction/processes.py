@@ -420,9 +420,10 @@ def smoothed(draw: Process, F: Array, patterns: Patterns) -> tuple[Array, Array]
         variance[rows, which] = by_pattern(known)
         others = np.setdiff1d(np.arange(len(F)), rows)
         if others.size:
-            cross = own.cross(draw.X[others])
+            at = draw.rows[others] if isinstance(draw, GP) else draw.X[others]
+            cross = own.cross(at)
             mean[np.ix_(others, columns)] = cross @ own.weights(block)
-            left = own.variance(cross, own.prior_variance(draw.X[others]))
+            left = own.variance(cross, own.prior_variance(at))
             variance[others, which] = by_pattern(left)
     return mean, variance[:, patterns.group]
 
@@ -469,11 +470,15 @@ def each_draw(read: Fit, limit: int | None = None) -> Iterator[GP]:
             f"{read.caller} knows the kernels {', '.join(KERNELS)} and those of gplvm.kernels, got a fit with {read.kernel!r}. For a "
             "covariance of your own condition with PyMC (pm.gp)."
         )
-    X, noise = read.values("X"), read.noise()
+    X, noise, known = read.values("X"), read.noise(), read.inputs
     values = {name: read.values(name) for name in read.theta_names}
+    of_inputs: dict[str, Any] = {}
+    if known is not None:
+        of_inputs = {"inputs": known.values, "at": read.at, "counted": read.counted}
     for i in read.evenly_spaced(limit):
         theta = {name: value[i] for name, value in values.items()}
-        yield GP(read.kernel, X[i], theta, noise[i] if noise[i].ndim else float(noise[i]))
+        sigma = noise[i] if noise[i].ndim else float(noise[i])
+        yield GP(read.kernel, X[i], theta, sigma, **of_inputs)
 
 
 def patterns_of(read: Fit, F: Array) -> Patterns:

@@ -6,7 +6,7 @@ is shared: matrices are multiplied by the runs of positions of one row (:class:`
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from hashlib import blake2b
 from itertools import pairwise
@@ -686,6 +686,11 @@ def each_density(tables: Sequence[Fit], limit: int) -> Iterator[Density]:
         yield RowDensity(draw, own, *others)
 
 
+def each_density_at(draws: Sequence[GP], F: Array, at: Array) -> Iterator[Density]:
+    """Densities of unseen rows that have these inputs (C,), given each draw."""
+    return (RowDensity(draw.elsewhere(at), F) for draw in draws)
+
+
 def row_contents(values: Array) -> list[bytes]:
     """Bytes of each row of a table, equal where the rows are: 0 has no sign, and NaN is NaN."""
     plain = np.where(np.isnan(values), np.nan, values + 0.0).astype("<f8")
@@ -875,6 +880,16 @@ def _joined(parts: list[Positions], axis: int) -> Positions:
     n_draws = 1 if axis == 0 else len(parts)
     modes = Modes(at, spread, log_mass, converged)
     return Positions(x, ratio, variance, modes, shortfalls, n_draws)
+
+
+def joined_rows(parts: list[Positions], order: Indices) -> Positions:
+    """Put rows together that were treated apart, of the same draws; ``order`` says which each was."""
+    back, whole = np.argsort(order), _joined(parts, axis=0)
+    x, ratio, variance, shortfalls = (
+        getattr(whole, name)[back] for name in ("x", "log_ratio", "variance", "shortfalls")
+    )
+    modes = Modes(*(getattr(whole.modes, f.name)[back] for f in fields(Modes)))
+    return Positions(x, ratio, variance, modes, shortfalls, parts[0].n_draws)
 
 
 def separate_modes(positions: Positions, weights: Array) -> tuple[Array, Array, Array]:

@@ -24,7 +24,7 @@ from pm_gplvm.core.uncollapsed import (
     positive,
     row_terms,
 )
-from pm_gplvm.data.fit import Fit, evenly_spaced
+from pm_gplvm.data.fit import Fit, evenly_spaced, inducing_inputs
 from pm_gplvm.model.likelihoods import Likelihood, from_dict
 from pm_gplvm.model.likelihoods import Rows as Observed
 from pm_gplvm.prediction.processes import Induced
@@ -127,17 +127,18 @@ class InducedFunctions:
         return np.asarray(self.features.turn @ self.posterior.means)
 
     def _slope(self, X: Array) -> Array:
-        return cross_slope(self.kernel, X, self.features.W, **self.theta) @ self.features.turn
+        slope = cross_slope(self.kernel, X, self.features.W, **self.theta)
+        return slope[:, : self.rows.shape[1]] @ self.features.turn
 
     def slope_of_mean(self, X: Array) -> Array:
         """See :class:`Functions`."""
         slope = cross_slope(self.kernel, X, self.features.W, **self.theta)
-        return np.asarray(slope @ self._weights)
+        return np.asarray(slope @ self._weights)[:, : self.rows.shape[1]]
 
     def slope_covariance(self, X: Array, weight: Array) -> Array:
         """See :class:`Functions`."""
         slope, shares = self._slope(X), self.posterior.shares @ weight
-        prior = np.diag(prior_slope_variance(self.kernel, X.shape[1], **self.theta))
+        prior = np.diag(prior_slope_variance(self.kernel, self.rows.shape[1], **self.theta))
         return weight.sum() * prior - (slope * shares) @ slope.transpose(0, 2, 1)
 
     def covariance(self, X: Array) -> Array:
@@ -163,7 +164,7 @@ class InducedFunctions:
         found, _ = row_terms(
             self.features, self.posterior, self.level, likelihood, parameters, seen, q, one
         )
-        return found.value, found.mean
+        return found.value, found.mean[:, : self.rows.shape[1]]
 
 
 @dataclass(frozen=True)
@@ -275,11 +276,26 @@ class Uncollapsed:
         return self.likelihood.moments(f, f, None, self.entry, self.parameters)[2][0]
 
     def raw(self, X: Array) -> Array:
-        """Bring positions (S, Q) from the frame of the fit to that in which it was made."""
-        if self.frame is None:
+        """Bring positions (S, Q) from the frame of the fit to that in which it was made, with their inputs."""
+        if self.frame is not None:
+            rotation, shift, scale = self.frame
+            X = np.asarray((X - shift) @ rotation / scale)
+        if (known := self.read.inputs) is None:
             return X
-        rotation, shift, scale = self.frame
-        return np.asarray((X - shift) @ rotation / scale)
+        if self.read.at is None:
+            raise ValueError(
+                "positions must come with their inputs, of which the kernel has terms."
+            )
+        return np.hstack([X, np.broadcast_to(self.read.at, (len(X), len(known.columns)))])
+
+    def asked(self, at: Array | None) -> "Uncollapsed":
+        """Return the same with these inputs of new rows."""
+        return self if self.read.inputs is None else replace(self, read=replace(self.read, at=at))
+
+    def of_rows(self, rows: slice, n: int) -> "Uncollapsed":
+        """Return the same for some of n rows, which may have inputs of their own."""
+        at = self.read.at
+        return self.asked(at[rows]) if at is not None and len(at) == n else self
 
     def inward(self, X: Array) -> Array:
         """Bring positions (S, Q) into the frame of the fit."""
@@ -336,7 +352,7 @@ class Uncollapsed:
         parts = []
         for rows in _blocks(len(X)):
             given = (_some(v, rows, len(X)) for v in (offset, entry))
-            parts.append(self.response(*self.moments(X[rows]), *given))
+            parts.append(self.response(*self.of_rows(rows, len(X)).moments(X[rows]), *given))
         return _together(parts)
 
     def around(
@@ -359,9 +375,9 @@ class Uncollapsed:
     ) -> Iterator[Block]:
         points, weights = nodes
         for rows in _blocks(len(mean), len(weights)):
-            at = mean[rows], sd[rows]
+            at, own = (mean[rows], sd[rows]), self.of_rows(rows, len(mean))
             at_nodes = (
-                (float(w), self.moments(at[0] + at[1] * point))
+                (float(w), own.moments(at[0] + at[1] * point))
                 for point, w in zip(points, weights, strict=True)
             )
             yield rows, at_nodes, *(_some(v, rows, len(mean)) for v in (offset, entry))
@@ -374,7 +390,9 @@ class Uncollapsed:
             return iter([(slice(0, len(at_rows[0])), iter([(1.0, at_rows)]), offset, entry)])
         group = self.read.group("approximation")
         mean, sd = group["X_mean"].to_numpy(), group["X_sd"].to_numpy()
-        return self._each_around(mean, sd, positive(mean.shape[1]), offset, entry)
+        known = self.read.inputs
+        of_rows = self if known is None else self.asked(known.values)
+        return of_rows._each_around(mean, sd, positive(mean.shape[1]), offset, entry)
 
     def metric(self, X: Array) -> tuple[Array, Array]:
         """E Jᵀ E J and the covariance of the slopes summed over the columns, (S, Q, Q), J = ∂f/∂x times the scale."""
@@ -424,10 +442,14 @@ def _induced(read: Fit, group: xr.Dataset, theta: dict[str, Any]) -> Functions:
     """Read f of a fit by minibatches."""
     basis = group["u_basis"].to_numpy()
     precisions = group["u_precision"].to_numpy()
+    features, level = Features(read.kernel, inducing_inputs(group), theta, basis), group["level"]
+    if read.counted is not None:  # the function asked for has some terms only, u all of them
+        features = features.counting(read.counted)
+        level = level * read.counted[-1]
     return InducedFunctions(
-        Features(read.kernel, group["X_inducing"].to_numpy(), theta, basis),
+        features,
         ColumnPosterior(group["u_mean"].to_numpy(), precisions, basis, np.eye(len(basis))),
-        group["level"].to_numpy(),
+        level.to_numpy(),
         group["X_mean"].to_numpy(),
     )
 
@@ -585,7 +607,13 @@ class UncollapsedDensity:
 
     @cached_property
     def _at_known(self) -> Response:
-        return self.process.at(self.beginnings)
+        return self._of_known.at(self.beginnings)
+
+    @property
+    def _of_known(self) -> Uncollapsed:
+        """The process at the inputs of the known rows."""
+        known = self.process.read.inputs
+        return self.process if known is None else self.process.asked(known.values[self.known])
 
     def shortfall(self, x: Array, rows: Rows) -> Array:
         """How much worse the i-th row is explained at the i-th position than the table's are at theirs.
@@ -605,7 +633,7 @@ class UncollapsedDensity:
         Y = read.Y.isel(obs=self.known).to_numpy()
         offset, entry = (_constant(read, n) for n in ("Y_offset", "Y_entry"))
         given = (None if v is None or len(v) == 1 else v[self.known] for v in (offset, entry))
-        f = p.moments(self.beginnings)
+        f = self._of_known.moments(self.beginnings)
         logs = p.likelihood.log_predictive(p.observed(Y, *given), *f, p.parameters)
         n = (~np.isnan(Y)).sum(axis=1)
         each = (np.nansum(logs, axis=1) / np.maximum(n, 1))[n > 0]
@@ -690,6 +718,8 @@ class _Known(InducingPosterior):
 def uncollapsed_density(process: Uncollapsed) -> UncollapsedDensity:
     """Choose the density of unseen rows: that of normal noise, one for all columns, costs the square of M, whatever D."""
     functions = process.functions
+    if process.read.inputs is not None:
+        return UncollapsedDensity(process)
     if process.likelihood.name != "gaussian" or not isinstance(functions, InducedFunctions):
         return UncollapsedDensity(process)
     noise, precisions = process.noise, functions.posterior.precisions
@@ -756,7 +786,8 @@ def mixed_responses(
         part = slice(s * each, (s + 1) * each)
         for row in range(len(new)):
             given = None if offset is None else np.repeat(offset[row : row + 1], each, axis=0)
-            found, w = process.at(positions.x[row, part], given), weights[row, part]
+            own = process.of_rows(slice(row, row + 1), len(new))
+            found, w = own.at(positions.x[row, part], given), weights[row, part]
             first[row] += w @ found.mean
             second[row] += w @ (found.of_mean + found.about + found.mean**2)
     return first, np.sqrt(np.maximum(second - first**2, 0.0))

@@ -28,6 +28,7 @@ from pm_gplvm.fitting.stochastic import (
 from pm_gplvm.model.build import build_like
 from pm_gplvm.model.starts import start_values
 from pm_gplvm.prediction.appended import appended, continued, row_labels
+from pm_gplvm.prediction.located import located
 from pm_gplvm.prediction.processes import each_draw
 
 Rows = NDArray[np.intp]
@@ -46,6 +47,7 @@ def add_rows(
     n_neighbors: int | None = None,
     steps: int | None = None,
     offset: Any = None,
+    inputs: Any = None,
     learning_rate: float = 0.05,
     learning_rate_theta: float = 0.0,
     momentum: float = 0.9,
@@ -82,6 +84,8 @@ def add_rows(
         Default: 50 times the number of new rows.
     offset : array_like (S,), (S, 1) or (S, D), optional
         Of the new rows, where :func:`fit_svi` had one; of ``offset="size"`` it is found from the rows.
+    inputs : DataFrame, mapping from names to values, or Dataset, optional
+        Of the new rows, as in :func:`embed`.
     learning_rate, learning_rate_theta, momentum : float
         As in :func:`fit_stochastic`; θ is held by default.
     random_seed : int, optional
@@ -136,6 +140,9 @@ def add_rows(
         number("hold", hold, above=0.0, closed="left")
     read = Fit.of(fit, "X", caller="add_rows")
     if read.is_uncollapsed:
+        read.refuse_inputs(
+            "its bound is moved by positions alone. Place the rows with embed, or fit all again."
+        )
         return appended(
             fit,
             Y_new,
@@ -156,6 +163,7 @@ def add_rows(
     draw = _only_draw(read)
     F, mean, scale = read.table(missing=False)
     new = _new_rows(read, Y_new)
+    located_at = located(read, inputs, new[OBS].to_numpy()).at
     N, S = len(F), len(new)
     R = checked_neighbors(n_neighbors, N + S)
     steps = _STEPS_EACH * S if steps is None else steps
@@ -165,7 +173,9 @@ def add_rows(
         X = np.concatenate([draw.X, draw.X[candidates[:, 0]]])
         # Not by model.rebuild, which refuses other priors than the fit's: those of X may depend on the rows.
         held = {name: read.constants[name].to_numpy() for name in THETA if name in read.constants}
-        model = build_like(read, _joined(read, new), priors={**held, **(priors or {})})
+        model = build_like(
+            read, _joined(read, new), priors={**held, **(priors or {})}, new_inputs=located_at
+        )
         rng = np.random.default_rng(random_seed)
         density = compile_neighbourhood(model)
         values = start_values(

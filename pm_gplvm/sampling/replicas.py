@@ -56,6 +56,7 @@ class SampledTable:
     names: dict[str, str]
     fixed: dict[str, Array]
     floor: float = 0.0
+    inputs: Array | None = None  # what is known of the rows beside X, (N, P)
 
     @classmethod
     def of(cls, spec: ModelSpec) -> "SampledTable":
@@ -71,8 +72,9 @@ class SampledTable:
                 "sample needs the mean and scale of the table to be data, got random variables."
             )
         names = {name: spec.own(name) for name in spec.theta}
-        logs = np.log(spec.table.scale)
-        return cls(spec.kernel, spec.table.F, logs, names, spec.fixed, spec.floor)
+        logs, beside = np.log(spec.table.scale), spec.inputs
+        known = None if beside is None else beside.values
+        return cls(spec.kernel, spec.table.F, logs, names, spec.fixed, spec.floor, known)
 
     @property
     def unexplained(self) -> float:
@@ -141,7 +143,8 @@ class Posterior:
         found = [table.theta(draws, n_states) for table in self.tables]
         if len(found) == 1:
             ((theta, unit),) = found
-            return [TableAt(theta, self.tables[0].F)], unit
+            table = self.tables[0]
+            return [TableAt(theta, table.F, inputs=table.inputs)], unit
         unit = np.exp(sum(np.log(length) for _, length in found) / len(found))
         tables = zip(self.tables, found, strict=True)
         return [TableAt(theta, table.F, unit / length) for table, (theta, length) in tables], unit

@@ -45,6 +45,7 @@ FIRST = {
     "plot.magnification": ("best",),
     "plot.optima": ("best",),
     "plot.reconstruction": ("best",),
+    "plot.parts": ("best",),
     "plot.relevance": ("best",),
     "diagnostics.active_dimensions": ("best",),
     "diagnostics.cross_validate": ("Y",),

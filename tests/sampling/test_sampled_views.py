@@ -1,4 +1,4 @@
-"""Draws and Laplace's approximation of a model of several tables."""
+"""Draws of models of several tables or with known inputs, and Laplace's approximation of the former."""
 
 from functools import cache
 
@@ -157,3 +157,57 @@ def test_laplace_of_two_tables_turns_with_both():
     assert sketch.attrs["null_directions"] == 1
     assert np.isfinite(sketch.attrs["log_evidence"])
     assert gplvm.data.view(sketch, "b")["posterior"]["sigma"].shape == (1, 30)
+
+
+def with_inputs():
+    """A table with a number and a class known of each row, one entry missing."""
+    Y = simulated(N, 5, seed=5).copy()
+    Y[2, 1] = np.nan
+    known = {"dose": np.linspace(0.0, 1.0, N), "batch": ["a", "b"] * (N // 2)}
+    return gplvm.build_model(Y, 1, inputs=known, missing="mask", scale="feature", resolution=0)
+
+
+def test_rows_are_weighed_with_their_inputs(rng):
+    posterior = compile_posterior(untransformed(with_inputs()))
+    states = 0.5 * rng.standard_normal((2, posterior.ensemble.size))
+    scores = leave_rows_out(posterior, states, 20_000, np.random.default_rng(1))
+    named = posterior.ensemble.draws(states)
+    grid, dose = np.linspace(-9.0, 9.0, 3001), np.linspace(0.0, 1.0, N)
+    dose = (dose - dose.mean()) / dose.std()
+    batch = np.arange(N) % 2
+    (table,) = posterior.tables
+    for s in range(2):
+        amplitude, length = named["amplitude"][s], named["lengthscale"][s]
+        places = np.concatenate([named["X"][s][:, 0], grid])
+        for n in (0, 2):
+            doses, batches = (np.concatenate([v, np.full(len(grid), v[n])]) for v in (dose, batch))
+            K = amplitude[0] ** 2 * np.exp(
+                -0.5 * np.subtract.outer(places, places) ** 2 / length[0] ** 2
+            )
+            K += amplitude[1] ** 2 * np.exp(
+                -0.5 * np.subtract.outer(doses, doses) ** 2 / length[1] ** 2
+            )
+            K += amplitude[2] ** 2 * np.equal.outer(batches, batches)
+            density = norm.logpdf(grid) + row_log_density(table.F, K, named["sigma"][s] ** 2, n)
+            wanted = logsumexp(density) + np.log(grid[1] - grid[0]) - table.log_units[n]
+            assert scores[s, n] == pytest.approx(wanted, abs=0.05)
+
+
+@pytest.mark.filterwarnings("ignore:sample. [0-9]+ draws came after a divergence")  # a short run
+def test_draws_with_inputs_serve_predictions():
+    fit = gplvm.sample(with_inputs(), draws=20, **QUICK)
+    assert set(fit["posterior"]["amplitude"]["kernel_term"].to_numpy()) >= {"dose", "batch"}
+    told = gplvm.align(fit)
+    found = gplvm.predict(told, np.zeros((2, 1)), inputs={"dose": 0.5, "batch": "b"}, parts=True)
+    np.testing.assert_allclose(found["part_mean"].sum("part"), found["mean"], rtol=1e-10)
+    near = gplvm.sample(
+        with_inputs(),
+        explore="local",
+        start=gplvm.fit_map(with_inputs(), random_seed=0, progressbar=False),
+        draws=4,
+        tune=4,
+        chains=2,
+        random_seed=1,
+        progressbar=False,
+    )
+    assert np.isfinite(near["sample_stats"]["lp"]).all()
