@@ -24,8 +24,10 @@ _MEMORY = (
 class Executor(Protocol):
     """Does a task for each chunk."""
 
-    def each(self, task: Task, told: Any) -> Iterator[Any]:
-        """Results in the order of the chunks."""
+    job: Job
+
+    def each(self, task: Task, told: Any, *, to_the_end: bool = False) -> Iterator[Any]:
+        """Results in the order of the chunks; ``to_the_end``: though Ctrl-C was pressed before."""
 
     def end(self) -> None:
         """Let the chunks go."""
@@ -37,10 +39,11 @@ class Here:
     def __init__(self, job: Job) -> None:
         self.job = job
 
-    def each(self, task: Task, told: Any) -> Iterator[Any]:
-        """Results in the order of the chunks."""
+    def each(self, task: Task, told: Any, *, to_the_end: bool = False) -> Iterator[Any]:
+        """Results in the order of the chunks; ``to_the_end``: though Ctrl-C was pressed before."""
         for index in range(self.job.n_chunks):
-            safe_point()
+            if not to_the_end:
+                safe_point()
             yield task(self.job, index, told)
 
     def end(self) -> None:
@@ -61,15 +64,18 @@ class Cluster:
         self._deaths = dict.fromkeys(range(job.n_chunks), 0)
         self._looked = self._moved = time.monotonic()
         self._patience = _PATIENCE
+        self._sent: tuple[set[str], Any] = set(), None  # the job, and who has it
 
-    def each(self, task: Task, told: Any) -> Iterator[Any]:
-        """Results in the order of the chunks."""
+    def each(self, task: Task, told: Any, *, to_the_end: bool = False) -> Iterator[Any]:
+        """Results in the order of the chunks; ``to_the_end``: though Ctrl-C was pressed before."""
         found: dict[int, Any] = {}
         futures = self._submitted(task, told, range(self.job.n_chunks))
         following = 0
         try:
             while following < self.job.n_chunks:
-                safe_point()
+                if not to_the_end:
+                    safe_point()
+                self._require_scheduler()
                 lost = self._collect(futures, found)
                 while following in found:
                     yield found.pop(following)
@@ -80,22 +86,27 @@ class Cluster:
                         self._note_death(index)
                     # What was sent beside the tasks may have stood on the worker that is gone: all are sent again.
                     self.client.cancel(list(futures.values()))
+                    self._sent = set(), None
                     futures = self._submitted(task, told, list(futures))
         finally:
-            if futures:
+            if futures and self.client.status == "running":
                 with suppress(Exception):
                     self.client.cancel(list(futures.values()))
 
     def end(self) -> None:
         """Let the chunks go."""
-        with suppress(Exception):
-            self.client.run(forget, self.job.key)
+        if self.client.status == "running":
+            with suppress(Exception):
+                self.client.run(forget, self.job.key)
 
     def _submitted(self, task: Task, told: Any, indices: Sequence[int]) -> dict[int, Any]:
         self._require_scheduler()
         workers = self._workers()
         self._assign(list(workers))
-        job, sent = self.client.scatter([self.job, told], broadcast=len(workers) > 1, hash=False)
+        everyone = {"broadcast": len(workers) > 1, "hash": False}
+        if self._sent[0] != set(workers):
+            self._sent = set(workers), self.client.scatter(self.job, **everyone)
+        job, sent = self._sent[1], self.client.scatter(told, **everyone)
         return {
             i: self.client.submit(
                 _do, task, job, i, sent, workers=[self._owner[i]], pure=False, retries=0
@@ -174,7 +185,6 @@ class Cluster:
                 return {name: str(worker.get("status", "running")) for name, worker in told.items()}
             if time.monotonic() - began > _PAUSED:
                 raise RuntimeError(f"client has had no worker for {_PAUSED:.0f} s. Start some.")
-            safe_point()
             time.sleep(_POLL)
 
     def _require_scheduler(self) -> None:

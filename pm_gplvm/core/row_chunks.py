@@ -45,6 +45,7 @@ class Job:
     folder: str
     kernel: str
     latent_dim: int
+    keeps: bool = True  # whether each evaluation is written down, for others to take it up
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     @property
@@ -323,7 +324,8 @@ def gradient(job: Job, index: int, asked: Slopes) -> SharedSlope:
     slope = np.hstack([of_mean, of_log_sd])
     products = chunk.iterates.products(place.step, point, slope)
     number = place.step.number
-    job.save(index, number, np.stack([point, slope]))
+    if job.keeps:
+        job.save(index, number, np.stack([point, slope]))
     chunk.iterates.points[number], chunk.iterates.slopes[number] = point, slope
     return SharedSlope(dW, damplitude, dbias, along[0] if along else 0.0, products)
 

@@ -6,6 +6,7 @@ is, both by one L-BFGS (:mod:`pm_gplvm.fitting.vector_free`), in the coordinates
 :func:`pm_gplvm.fitting.variational.induced_coordinates`.
 """
 
+import os
 import shutil
 import tempfile
 import time
@@ -82,6 +83,7 @@ from pm_gplvm.model.theta import PositivePriors, ThetaPrior
 
 _CHUNK_NUMBERS = 2**20  # numbers of a chunk's rows, their statistics among them
 _FEWEST, _MOST = 64, 16_384  # rows of a chunk
+_STATE = "state.npz"
 _WIDEST = 1000  # columns whose covariances are summed; of wider tables those of a sample are
 _CHUNKS = 8  # of a table that is small
 _SAMPLE = 20_000  # rows that the inducing inputs are chosen from
@@ -186,6 +188,8 @@ class ChunkedBound:
         self.iterates = Iterates()
         self.iterates.points[first] = start
         self.sums: dict[int, Sums] = {}  # of the evaluations that may still be asked for
+        self.first = first  # the evaluation that is begun from
+        self.was_free = False  # it goes on from one in which nothing was held
 
     def shared(self, step: Step) -> Shared:
         """Read what all rows share where a step leads."""
@@ -258,6 +262,25 @@ class ChunkedBound:
         self.iterates.points[step.number], self.iterates.slopes[step.number] = point, slope
         self.iterates.keep(step.needed | {step.number})
         return np.asarray(products)
+
+    def arrived(self, number: int) -> None:
+        """Write down what all rows share, by which another fit goes on from the chunks' files."""
+        job = self.executor.job
+        if not job.keeps:
+            return
+        target = Path(job.folder) / _STATE
+        part = target.with_suffix(".part")
+        with part.open("wb") as stream:
+            np.savez(
+                stream,
+                vector=self.iterates.points[number],
+                number=number,
+                bounds=job.bounds,
+                held=bool(self.held),
+                kernel=job.kernel,
+                names=self.problem.layout.names,
+            )
+        os.replace(part, target)
 
 
 # The start
@@ -407,14 +430,22 @@ def fit_by_chunks(
         interruptible(keeps=True),
         limit_threads(blas_threads),
         connected(client, n_workers) as connection,
-        _folder(store, connection) as folder,
+        _folder(store, settings["start"], connection) as folder,
     ):
-        return _fitted(table, connection, folder, chunk_rows, progressbar, Setting(**settings))
+        asked, keeps = Setting(**settings), store is not None or _is_state(settings["start"])
+        return _fitted(table, connection, folder, chunk_rows, progressbar, asked, keeps=keeps)
 
 
 @contextmanager
-def _folder(store: Any, client: Any) -> Iterator[Path]:
+def _folder(store: Any, start: Any, client: Any) -> Iterator[Path]:
     """Folder in which the state is kept: the user's, or one that is deleted where all went well."""
+    if _is_state(start):
+        if store is not None and Path(store).resolve() != Path(start).resolve():
+            raise ValueError(
+                f"store must be left out where start is the folder of a fit, got {str(store)!r}."
+            )
+        yield Path(start).resolve()
+        return
     if store is not None:
         folder = as_path("store", store)
         if folder.exists() and any(folder.iterdir()):
@@ -427,10 +458,42 @@ def _folder(store: Any, client: Any) -> Iterator[Path]:
     if client is not None:
         require_one_machine(client)
     folder = Path(tempfile.mkdtemp(prefix="pm-gplvm-"))
+    kept = False
     try:
         yield folder
+    except Exception as error:
+        if kept := (folder / _STATE).is_file():
+            error.add_note(f"The last state is kept; go on from it with start={str(folder)!r}.")
+        raise
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if not kept:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_state(start: Any) -> bool:
+    """Whether this is the folder of another fit."""
+    return isinstance(start, str | Path) and (Path(start) / _STATE).is_file()
+
+
+def _gone_on(problem: Problem, executor: Executor, folder: Path) -> ChunkedBound:
+    """Take up the state of another fit of the table from its folder."""
+    job = executor.job
+    with np.load(folder / _STATE, allow_pickle=False) as kept:
+        known = {name: kept[name] for name in kept.files}
+    same = (
+        known["vector"].shape == (problem.layout.size,)
+        and tuple(known["bounds"].tolist()) == job.bounds
+        and str(known["kernel"]) == job.kernel
+        and tuple(known["names"].tolist()) == problem.layout.names
+    )
+    if not same:
+        raise ValueError(
+            f"start must be the folder of a fit of this table in the same chunks, with the same kernel and sizes, got "
+            f"{str(folder)!r} of another."
+        )
+    bound = ChunkedBound(problem, executor, known["vector"], int(known["number"]))
+    bound.was_free = not known["held"]
+    return bound
 
 
 @dataclass(frozen=True)
@@ -459,14 +522,19 @@ def _fitted(
     chunk_rows: int | None,
     show: bool,
     asked: Setting,
+    *,
+    keeps: bool,
 ) -> xr.DataTree:
     rng, began = np.random.default_rng(asked.random_seed), time.perf_counter()
     with progress_bar("fit_variational", None, "starts", show=show) as bar:
-        bound = prepared(table, client, folder, chunk_rows, asked, rng)
+        bound = prepared(table, client, folder, chunk_rows, asked, rng, keeps=keeps)
         try:
-            search = VectorFree(bound, 1, lambda value: bar.step(-value))
-            message = _searched(search, bound, asked.hold, asked.max_iter, asked.tol)
-            rows = np.concatenate(list(bound.executor.each(points, search.current)))
+            search = VectorFree(bound, bound.first, lambda value: bar.step(-value))
+            hold = 0 if bound.was_free else asked.hold
+            message = _searched(search, bound, hold, asked.max_iter, asked.tol)
+            rows = np.concatenate(
+                list(bound.executor.each(points, search.current, to_the_end=True))
+            )
         finally:
             bound.executor.end()
     optimum = Optimum(
@@ -493,8 +561,10 @@ def prepared(
     chunk_rows: int | None,
     asked: Setting,
     rng: np.random.Generator,
+    *,
+    keeps: bool = True,
 ) -> ChunkedBound:
-    """Look through the table, and place its rows where the fit begins: evaluation 1."""
+    """Look through the table, and place its rows where the fit begins: evaluation 1, or the last of another fit."""
     (N, D), Q = table.shape, asked.latent_dim
     entry, bias, M = _checked(table.shape, asked)
     ard = bool(asked.ard) and "lengthscale" in entry.parameters
@@ -504,9 +574,10 @@ def prepared(
     noise = PositivePriors(of_sigma, {"sigma": ()}, Q)
     bounds = _bounds(N, M + D, chunk_rows)
     reader: Any = table
+    keeps = keeps or client is not None
     if client is not None:
         reader = table.elsewhere() or SavedRows.write(folder / "table", table, bounds)
-    job = Job(reader, bounds, str(folder), entry.name, Q)
+    job = Job(reader, bounds, str(folder), entry.name, Q, keeps)
     executor: Executor = Here(job) if client is None else Cluster(client, job)
     try:
         found = reduce(add, executor.each(moments, (D, D <= _WIDEST)))
@@ -518,6 +589,8 @@ def prepared(
         problem = Problem(
             entry.name, theta, noise, likelihood, floor, centre, size, (N, D), Q, M, held
         )
+        if _is_state(asked.start):
+            return _gone_on(problem, executor, folder)
         first = _Start(executor, table, problem, rng).begun(asked.start, found, sample)
     except BaseException:
         executor.end()

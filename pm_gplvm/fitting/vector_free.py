@@ -31,6 +31,9 @@ class Parts(Protocol):
     def products(self, step: Step) -> Array:
         """Inner products (3, 2 h + 3) of the step, change and gradient there: see :class:`Iterates`."""
 
+    def arrived(self, number: int) -> None:
+        """Note the evaluation that is gone on from."""
+
 
 class VectorFree:
     """A minimisation: where it is, and what it remembers of the curvature."""
@@ -165,3 +168,4 @@ class VectorFree:
         chosen = [*steps[-_PAIRS:], *changes[-_PAIRS:], 2 * h + 2]
         self._gram = gram[np.ix_(chosen, chosen)]
         self.current, self.value = step.number, value
+        self.parts.arrived(step.number)

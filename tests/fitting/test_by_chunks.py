@@ -269,3 +269,53 @@ def test_what_cannot_be_fitted_in_chunks_says_so(table, threads, tmp_path, monke
     monkeypatch.setitem(__import__("sys").modules, "distributed", None)
     with pytest.raises(ImportError, match=r"n_workers needs dask.*pm-gplvm\[dask\]"):
         fit(n_workers=2)
+
+
+@limited
+def test_another_fit_goes_on_from_the_store(table, tmp_path):
+    settings = {"n_inducing": 6, "chunk_rows": 19, "store": tmp_path / "store", **QUIET}
+    first = gplvm.fit_variational(table, 3, hold=2, max_iter=6, **settings)
+    reached = first["trace"]["objective"].to_numpy()[-1]
+    more = {n: v for n, v in settings.items() if n != "store"} | {"start": tmp_path / "store"}
+    second = gplvm.fit_variational(table, 3, max_iter=6, **more)
+    trace = second["trace"]["objective"].to_numpy()
+    assert trace[0] == pytest.approx(reached, rel=1e-12)
+    assert trace[-1] > reached
+    with pytest.raises(ValueError, match="start must be the folder of a fit of this table"):
+        gplvm.fit_variational(table, 2, **more)
+
+
+def test_a_lost_scheduler_leaves_the_state(table, tmp_path):
+    settings = {"n_workers": 1, "threads_per_worker": 1, "processes": False}
+    folder = tmp_path / "store"
+    with LocalCluster(**settings, dashboard_address=":0") as cluster, Client(cluster) as client:
+
+        def close():
+            while not list(folder.glob("chunk-*/00000006.npy")):
+                time.sleep(0.001)
+            client.sync(cluster.scheduler.close)
+
+        closer = threading.Thread(target=close)
+        closer.start()
+        with pytest.raises(RuntimeError, match="client has lost its scheduler"):
+            gplvm.fit_variational(
+                table, 3, client=client, store=folder, n_inducing=6, chunk_rows=19, **QUIET
+            )
+        closer.join()
+    with pytest.warns(RuntimeWarning, match="did not converge"):
+        gplvm.fit_variational(
+            table, 3, start=folder, n_inducing=6, chunk_rows=19, max_iter=2, **QUIET
+        )
+
+
+def test_ctrl_c_returns_where_it_had_come_to(table, threads, ctrl_c):
+    whole = gplvm.fit_variational(table, 2, n_inducing=6, hold=0, chunk_rows=19, **QUIET)
+    ctrl_c(VectorFree, "_accept", 7)
+    with pytest.warns(RuntimeWarning, match="fit_variational was interrupted: .* kept"):
+        fit = gplvm.fit_variational(
+            table, 2, client=threads, n_inducing=6, hold=0, chunk_rows=19, **QUIET
+        )
+    trace = fit["trace"]["objective"].to_numpy()
+    np.testing.assert_array_equal(trace, whole["trace"]["objective"].to_numpy()[: len(trace)])
+    assert len(trace) < 12
+    assert fit.attrs["interrupted"] == 1
