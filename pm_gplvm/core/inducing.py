@@ -80,6 +80,12 @@ class InducingPosterior:
         return np.asarray(self.beta * (vectors.T @ self.alpha) / (1.0 + values)[:, None])
 
     @property
+    def basis_and_precisions(self) -> tuple[Array, Array]:
+        """V (M, M), and the precisions (M,) of L⁻¹u along its columns, 1 of the prior."""
+        values, vectors = self._spectrum
+        return vectors, 1.0 + values
+
+    @property
     def weights(self) -> Array:
         """What k(x, W) is multiplied by to give the mean at x, shape (M, D)."""
         return self.directions.T @ self.coefficients
@@ -263,10 +269,17 @@ class InducingKernel:
 
     def posterior(self, F: Any, sigma: Any) -> InducingPosterior:
         """Return the posterior of the inducing values given a table F (N, D)."""
-        P = self.amplitude**2 * (self.own.psi1.T @ F) + self.bias**2 * F.sum(axis=0)
+        return self.posterior_of(self.cross_sums(F), self.psi0, self.psi2, sigma)
+
+    def cross_sums(self, F: Any) -> Any:
+        """P = Ψ₁ᵀF, shape (M, D)."""
+        return self.amplitude**2 * (self.own.psi1.T @ F) + self.bias**2 * F.sum(axis=0)
+
+    def posterior_of(self, P: Any, psi0: Any, psi2: Any, sigma: Any) -> InducingPosterior:
+        """Return that of any rows, of which these are the sums."""
         half, _ = inverse_factor(self.K, self.xp)
-        A = 1.0 / sigma**2 * half @ self.psi2 @ half.T
-        return InducingPosterior(half, A, half @ P, self.psi0, sigma, self.xp)
+        A = 1.0 / sigma**2 * half @ psi2 @ half.T
+        return InducingPosterior(half, A, half @ P, psi0, sigma, self.xp)
 
     def posteriors(self, F: Array, sigma: float) -> Iterator[tuple[Indices, InducingPosterior]]:
         """Columns of F (N, D) that have the same rows observed, and the posterior of u given these: all."""

@@ -1,6 +1,7 @@
-"""A table that is read a few rows at a time: in memory, mapped from a file, sparse, or in Zarr."""
+"""A table that is read a few rows at a time: in memory, mapped from a file, sparse, in Zarr, Parquet or a backed AnnData."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from scipy.sparse import csr_array, issparse
 from pm_gplvm.core.checks import Array
 from pm_gplvm.data.arrays import are_positions, is_anndata, labels_along, numbers
 from pm_gplvm.data.fit import FEATURE, OBS
+from pm_gplvm.data.sources import BackedAnnData, Mapped, source_of
 from pm_gplvm.data.table import labelled
 
 _RUN = 100_000  # numbers read at once from a source that is slow at single rows
@@ -26,8 +28,9 @@ class RowTable:
     What stands in memory is not copied. Rows of a Zarr array are read in runs, as its chunks hold many.
     """
 
-    def __init__(self, source: Any, obs: NDArray[Any], features: NDArray[Any], coords: Any) -> None:
-        self._source, self.obs, self.features, self.coords = source, obs, features, coords
+    def __init__(self, source: Any, obs: Any, features: Any, coords: Any) -> None:
+        self._source, self.obs, self.coords = source, obs, coords
+        self.features = np.asarray(features)
         self.shape: tuple[int, int] = tuple(source.shape)
         self._in_runs = not isinstance(source, np.ndarray) and not issparse(source)
 
@@ -41,18 +44,21 @@ class RowTable:
             If it has not two dimensions, or holds no numbers.
         """
         if is_anndata(Y):
-            taken = cls.of(Y.X, name)
-            return cls(taken._source, Y.obs_names.to_numpy(), Y.var_names.to_numpy(), {})
-        lazy = hasattr(Y, "get_orthogonal_selection")  # Zarr
+            backed = getattr(Y, "isbacked", False)
+            source = (
+                BackedAnnData(Path(Y.filename), Y.shape) if backed else cls.of(Y.X, name)._source
+            )
+            return cls(source, Y.obs_names.to_numpy(), Y.var_names.to_numpy(), {})
+        elsewhere = source_of(name, Y)
         plain = isinstance(Y, np.ndarray) and not np.ma.isMaskedArray(Y) and Y.dtype.kind in "fiub"
-        if lazy or issparse(Y) or plain:
-            if len(Y.shape) != 2:
+        if elsewhere is not None or issparse(Y) or plain:
+            source, columns = elsewhere or (csr_array(Y) if issparse(Y) else Y, None)
+            if len(source.shape) != 2:
                 raise ValueError(
-                    f"{name} must have two dimensions (obs, feature), got shape {Y.shape}."
+                    f"{name} must have two dimensions (obs, feature), got shape {source.shape}."
                 )
-            source = csr_array(Y) if issparse(Y) else Y
-            N, D = Y.shape
-            return cls(source, np.arange(N), np.arange(D), {})
+            N, D = source.shape
+            return cls(source, np.arange(N), np.arange(D) if columns is None else columns, {})
         table = labelled(Y, name)
         coords = {str(n): c for n, c in table.coords.items() if c.dims == (OBS,) and n != OBS}
         rows, columns = table[OBS].to_numpy(), table[FEATURE].to_numpy()
@@ -83,6 +89,16 @@ class RowTable:
         in_memory = isinstance(self._source, np.ndarray) and not isinstance(self._source, np.memmap)
         return np.asarray(self._source, dtype=np.float64) if in_memory else None
 
+    def read(self, start: int, stop: int) -> Array:
+        """Read a run of rows."""
+        return self.take(np.arange(start, stop))
+
+    def elsewhere(self) -> "RowTable | None":
+        """Return what other processes can read for themselves, without labels of rows; None where it stands in memory."""
+        source: Any = Mapped.of(self._source) if isinstance(self._source, np.memmap) else None
+        source = self._source if self._in_runs else source
+        return None if source is None else RowTable(source, range(len(self)), self.features, {})
+
     def blocks(self) -> Iterator[Rows]:
         """Go through all rows in order."""
         size = max(_BLOCK // self.shape[1], 1)
@@ -109,6 +125,13 @@ class RowTable:
                 rng.shuffle(order[start : start + group])
         for start in range(0, N - size + 1, size):
             yield np.sort(order[start : start + size])
+
+
+def is_elsewhere(Y: Any) -> bool:
+    """Whether this is a table that does not stand in memory."""
+    if isinstance(Y, np.memmap) or getattr(Y, "isbacked", False) is True:
+        return True
+    return source_of("Y", Y) is not None
 
 
 def along_rows(name: str, given: Any, table: RowTable) -> Array | None:

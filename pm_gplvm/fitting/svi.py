@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import reduce
-from inspect import signature
 from math import ceil
 from operator import add
 from typing import Any
@@ -49,7 +48,7 @@ from pm_gplvm.fitting.optimise import optima_positions
 from pm_gplvm.fitting.stochastic import Adam
 from pm_gplvm.fitting.variational import spread_rows
 from pm_gplvm.model.approximate import INDUCING
-from pm_gplvm.model.arguments import arguments_of
+from pm_gplvm.model.arguments import arguments_of, refuse_beside_a_model
 from pm_gplvm.model.families import Gaussian, working_table
 from pm_gplvm.model.likelihoods import Likelihood, noted, resolve
 from pm_gplvm.model.likelihoods import Rows as Observed
@@ -482,7 +481,7 @@ def fit_svi(
             "resolution": resolution,
             "inputs": inputs,
         }
-        _refuse_beside_a_model(given)
+        refuse_beside_a_model(given, fit_svi)
         own: dict[str, Any] = arguments_of(Y)
         Y, latent_dim, likelihood, kernel = (
             own[n] for n in ("Y", "latent_dim", "likelihood", "kernel")
@@ -521,7 +520,7 @@ def fit_svi(
             data, chosen, entry_kernel, theta, first, schedule, n_restarts, rng, progressbar
         )
         best = max(runs, key=lambda run: run.bound)
-        fit = _as_fit(
+        fit = uncollapsed_fit(
             data,
             chosen,
             entry_kernel.name,
@@ -546,19 +545,6 @@ def fit_svi(
 
 
 # What is fitted
-
-
-def _refuse_beside_a_model(given: Mapping[str, Any]) -> None:
-    """Raise where what a model fixes is given too."""
-    usual = signature(fit_svi).parameters
-    for name, value in given.items():
-        if value is not usual[name].default and not (
-            isinstance(value, str | int) and value == usual[name].default
-        ):
-            raise ValueError(
-                f"{name} must be left out where fit_svi is given a model, which fixes it, got {value!r}. Give it to "
-                "build_model, or the table to fit_svi."
-            )
 
 
 def _is_linear(kernel: Kernel | Composite) -> bool:
@@ -971,7 +957,7 @@ def _rise(trace: list[tuple[int, float, float]], schedule: Schedule, n_rows: int
 # The fit
 
 
-def _as_fit(
+def uncollapsed_fit(
     data: Data,
     likelihood: Likelihood,
     kernel: str,
@@ -981,8 +967,14 @@ def _as_fit(
     draws: int,
     rng: np.random.Generator,
     settings: Mapping[str, Any],
+    *,
+    method: str = "svi",
+    log_units: float | None = None,
 ) -> xr.DataTree:
-    """Write a run down as a tree: what other verbs read of it stands in ``approximation``."""
+    """Write a run down as a tree: what other verbs read of it stands in ``approximation``.
+
+    ``log_units``: Σ ln scale over the entries, where it is known.
+    """
     state, table = best.state, data.table
     (N, Q), D, M = state.mean.shape, table.shape[1], len(state.W)
     S = max(1, min(draws, _MOST_DRAWN // (N * Q)))
@@ -1006,7 +998,7 @@ def _as_fit(
     ends = {"chain": [0], "draw": np.arange(S)}
     lp, _ = theta.log_density(state.log_theta)
     lp += likelihood.log_prior(state.parameters)[0] + data.positions.log_prior(state.prior)[0]
-    of_scale = _log_scale(data, likelihood)
+    of_scale = _log_scale(data, likelihood) if log_units is None else log_units
     bound = best.bound * N - of_scale
     rows_by_features = (OBS, FEATURE)
     constants: dict[str, Any] = {
@@ -1077,7 +1069,7 @@ def _as_fit(
         groups |= optima_positions([r.number for r in order], named, kernel)
     fit = xr.DataTree.from_dict(groups)
     fit.attrs = attributes(
-        method="svi",
+        method=method,
         kernel=kernel,
         observed="Y",
         priors={**theta.texts, **data.positions.texts},

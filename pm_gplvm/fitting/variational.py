@@ -20,8 +20,11 @@ from pm_gplvm.core.inducing import InducingKernel, InducingPosterior
 from pm_gplvm.core.inducing_patterns import by_patterns
 from pm_gplvm.core.interrupt import caught, interruptible
 from pm_gplvm.core.psi import CLOSED_FORM, Quadrature, quasi_monte_carlo
+from pm_gplvm.core.row_chunks import LOG_SD_STEP
 from pm_gplvm.data.fit import LATENT, OBS, THETA, Fit, in_each_view, in_view, warn_of
 from pm_gplvm.data.progress import progress_bar
+from pm_gplvm.data.rows import is_elsewhere
+from pm_gplvm.data.table import Scale
 from pm_gplvm.fitting.optimise import (
     CONVERGED,
     INTERRUPTED,
@@ -42,6 +45,7 @@ from pm_gplvm.model.approximate import (
     build_sparse,
     build_variational,
 )
+from pm_gplvm.model.arguments import arguments_of, refuse_beside_a_model
 from pm_gplvm.model.compile import compile_mode
 from pm_gplvm.model.density import (
     Coordinates,
@@ -54,11 +58,11 @@ from pm_gplvm.model.results import as_fit
 from pm_gplvm.model.spec import ModelSpec, views_of
 from pm_gplvm.model.starts import perturbed, start_values
 
-_SPREAD, _NOISE = 0.2, 0.1  # of q, and of the noise, at the start
-_EXPLAINED = 0.01
-_FRESH = 3
-_ROUNDING = 1e-6  # of the objective: β tr K⁻¹Ψ₂ is large, and K's condition may be 1e6
-_STEP_THETA, _STEP_INDUCING, _STEP_SPREAD = 4.0, 2.0, 2.0  # found on the oil flow data
+SPREAD_AT_START, NOISE_AT_START = 0.2, 0.1  # of q, and of the noise, at the start
+EXPLAINED = 0.01
+FRESH = 3
+ROUNDING = 1e-6  # of the objective: β tr K⁻¹Ψ₂ is large, and K's condition may be 1e6
+STEP_THETA, STEP_INDUCING = 4.0, 2.0  # found on the oil flow data, and LOG_SD_STEP
 
 Values = dict[str, Array]
 
@@ -170,7 +174,7 @@ def fit_sparse(
     if fit.attrs["interrupted"]:
         text = interruption("fit_sparse", fit["optima"].to_dataset())
     elif not best.converged:
-        text = f"fit_sparse {_unconverged(best)}. Go on with fit_sparse(model, start=fit), or raise max_iter."
+        text = f"fit_sparse {unconverged(best)}. Go on with fit_sparse(model, start=fit), or raise max_iter."
     if text:
         warn_of(fit, text)
     return fit
@@ -178,8 +182,14 @@ def fit_sparse(
 
 @checked
 def fit_variational(
-    model: pm.Model,
+    model: Any,
+    latent_dim: int = 2,
     *,
+    kernel: Any = "rbf",
+    ard: bool = True,
+    priors: Mapping[str, Any] | None = None,
+    scale: Scale = "global",
+    resolution: Any = "auto",
     n_inducing: int = 50,
     start: Any = "pca",
     n_restarts: int = 0,
@@ -190,6 +200,10 @@ def fit_variational(
     random_seed: int | None = None,
     progressbar: bool = True,
     blas_threads: int | None = 1,
+    client: Any = None,
+    n_workers: int | None = None,
+    store: Any = None,
+    chunk_rows: int | None = None,
 ) -> xr.DataTree:
     """Fit the variational Bayesian GP-LVM (Titsias & Lawrence 2010).
 
@@ -204,10 +218,14 @@ def fit_variational(
 
     Parameters
     ----------
-    model : pm.Model
+    model : pm.Model, or a complete table (N, D)
         From :func:`build_model`, of one table or several, best with ``ard=True`` and ``latent_dim`` larger than needed. Of
         priors of ``X`` it takes Normal ones, :func:`priors.informative`, :func:`priors.dynamics` (N³ then) and
-        :func:`priors.class_mixture`.
+        :func:`priors.class_mixture`. Or a table that need not fit into memory (a Zarr or dask array, the folder of Parquet
+        files as a ``Path``, a backed AnnData, numpy.memmap), whose rows are gone through in chunks: see Notes. So is one
+        in memory where ``client``, ``n_workers`` or ``chunk_rows`` is given.
+    latent_dim, kernel, ard, priors, scale, resolution
+        As in :func:`fit_svi`, of a table, with X of the prior N(0, 1); a model has them.
     n_inducing : int, default 50
         M, the number of inducing inputs; more than N are N, which ``attrs["n_inducing"]`` says.
     start : {"pca", "isomap", "random"}, array_like (N, Q), mapping or DataTree
@@ -232,6 +250,15 @@ def fit_variational(
         Of the inducing inputs, of the restarts and of the draws.
     progressbar : bool, default True
     blas_threads : int or None, default 1
+    client : dask.distributed.Client, optional
+        Whose workers hold the chunks of the table, or of that of a model. Needs ``pm-gplvm[dask]``.
+    n_workers : int, optional
+        So many processes on this machine in place of a client.
+    store : path, optional
+        A new folder for what workers write down of their rows' q(x), by which others can take their place. It must be
+        one that all of them reach; on one machine a temporary one by default.
+    chunk_rows : int, optional
+        Rows of a chunk, at least 2. By default as many as have statistics of about 8 MB, and so that there are 8 chunks.
 
     Returns
     -------
@@ -256,11 +283,23 @@ def fit_variational(
     TypeError, ValueError
         If an argument is out of range, the model is not one that :func:`model.build_variational` takes,
         or the bound is not finite at the start.
+    ImportError
+        If ``client`` or ``n_workers`` is given and dask is not installed.
     KeyboardInterrupt
         As :func:`fit_map`.
 
+    Notes
+    -----
+    *In chunks.* Of the rows the bound needs sums of M × M and M × D numbers only (Gal, van der Wilk & Rasmussen 2014).
+    Where a table is given, each chunk of rows gives its part of them and keeps q(x) of its rows; L-BFGS goes by inner
+    products. Sums are taken in the order of the chunks, so that the result is the same for any number of workers, and if
+    some of them die. Such a fit keeps q(u) of each column in ``approximation``, as :func:`fit_svi` does, and needs no table
+    to predict or embed from. It has no restarts, and starts from "pca", "random", positions or a fit.
+
     References
     ----------
+    Gal, Y., van der Wilk, M., Rasmussen, C. E. (2014). Distributed variational inference in sparse Gaussian process
+    regression and latent variable models. NIPS 27.
     Titsias, M. K., Lawrence, N. D. (2010). Bayesian Gaussian process latent variable model.
     AISTATS, PMLR 9, 844-851.
     Titsias, M. K. (2009). Variational learning of inducing variables in sparse Gaussian
@@ -275,6 +314,41 @@ def fit_variational(
     >>> fit["approximation"]["X_sd"].dims
     ('obs', 'latent')
     """
+    of_table = {
+        "latent_dim": latent_dim,
+        "kernel": kernel,
+        "ard": ard,
+        "priors": priors,
+        "scale": scale,
+        "resolution": resolution,
+    }
+    is_model = isinstance(model, pm.Model | ModelSpec)
+    if is_model:
+        refuse_beside_a_model(of_table, fit_variational)
+    in_chunks = any(v is not None for v in (client, n_workers, chunk_rows))
+    if in_chunks or (not is_model and is_elsewhere(model)):
+        return _by_chunks(
+            model,
+            of_table,
+            n_restarts,
+            n_inducing=n_inducing,
+            start=start,
+            hold=hold,
+            draws=draws,
+            max_iter=max_iter,
+            tol=tol,
+            random_seed=random_seed,
+            progressbar=progressbar,
+            blas_threads=blas_threads,
+            client=client,
+            n_workers=n_workers,
+            store=store,
+            chunk_rows=chunk_rows,
+        )
+    if store is not None:
+        raise ValueError(
+            f"store is of a fit in chunks, got {store!r} without client, n_workers or chunk_rows."
+        )
     exact = ModelSpec.of(model, views=True)
     approximation = build_variational(exact, n_inducing=n_inducing)
     rng = np.random.default_rng(random_seed)
@@ -321,6 +395,25 @@ def fit_variational(
     return fit
 
 
+def _by_chunks(
+    given: Any, of_table: Mapping[str, Any], n_restarts: int, **settings: Any
+) -> xr.DataTree:
+    """Fit a table, or that of a model, a chunk of rows at a time."""
+    from pm_gplvm.fitting.by_chunks import fit_by_chunks  # which builds on this module
+
+    if n_restarts:
+        raise ValueError(f"n_restarts must be 0 where rows go in chunks, got {n_restarts}.")
+    if not isinstance(given, pm.Model | ModelSpec):
+        return fit_by_chunks(given, **of_table, **settings)
+    own = arguments_of(given.model if isinstance(given, ModelSpec) else given)
+    likelihood = own.pop("likelihood")
+    if likelihood != "gaussian" or own.pop("offset") is not None:
+        raise ValueError(
+            "client and n_workers need a model of Gaussian entries without offset, got another. Take fit_svi."
+        )
+    return fit_by_chunks(own.pop("Y"), **own, **settings)
+
+
 def _maximised(
     exact: ModelSpec,
     approximation: pm.Model,
@@ -347,7 +440,7 @@ def _maximised(
             unit = theta.get(part.own("lengthscale"), 1.0)
             values[part.own("X_inducing")] = spread_rows(X / unit, n_inducing, rng) * unit
         if of_q:
-            spread = _SPREAD * np.maximum(X.std(axis=0), 1e-300)
+            spread = SPREAD_AT_START * np.maximum(X.std(axis=0), 1e-300)
             values["X_sd_log__"] = np.log(np.broadcast_to(spread, X.shape))
             values["X_mean"] = values.pop("X")
     starts[0] |= _previous(start, starts[0])
@@ -358,7 +451,7 @@ def _set_theta(exact: ModelSpec, start: Any, values: Values) -> None:
     """Set little noise, and the lengthscales to the range of X over √5, where they are not given."""
     model, usual = exact.model, Values()
     for part in exact.parts:
-        usual[part.own("sigma")] = np.array(_NOISE)
+        usual[part.own("sigma")] = np.array(NOISE_AT_START)
         usual[part.own("lengthscale")] = np.ptp(values["X"], axis=0) / np.sqrt(5.0)
     given = set(start) if isinstance(start, Mapping) else set()
     for rv in model.free_RVs:
@@ -524,10 +617,19 @@ def _inducing_kernel(
     return by_patterns(exact.kernel, positions, named, patterns, **settings)
 
 
-def _unconverged(best: Optimum) -> str:
+def unconverged(best: Optimum) -> str:
+    """Say that a run did not converge, and where it is."""
     return (
         f"did not converge: {best.message} (objective {best.objective:.6g} after "
         f"{best.evaluations} evaluations, largest gradient {best.gradient:.3g})"
+    )
+
+
+def switched_off(explained: float, where: str = "") -> str:
+    """Say that a fit explains nothing, and the first remedy."""
+    return (
+        f"the signal was switched off{where}: it explains {100 * explained:.2g} % of the table's variance; "
+        "hold amplitude and sigma longer (hold=1000)"
     )
 
 
@@ -535,13 +637,12 @@ def _problems(best: Optimum, found: Mapping[str | None, _Findings]) -> list[str]
     texts = []
     if not best.converged:
         go_on = "go on with fit_variational(model, start=fit) or raise max_iter"
-        texts.append(f"it {_unconverged(best)}; {go_on}")
+        texts.append(f"it {unconverged(best)}; {go_on}")
     for name, of in found.items():
         where, error = "" if name is None else f" in the table {name!r}", of.quadrature_error
-        if of.explained < _EXPLAINED:
+        if of.explained < EXPLAINED:
             texts.append(
-                f"the signal was switched off{where}: it explains {100 * of.explained:.2g} % of the table's variance; "
-                "hold amplitude and sigma longer (hold=1000), start with less noise "
+                f"{switched_off(of.explained, where)}, start with less noise "
                 "(start={'X': ..., 'sigma': 0.05}) or from 'isomap'. If all starts end so, the table may be noise"
             )
         if error is not None and abs(error) > 1.0:
@@ -563,11 +664,11 @@ def induced_coordinates(model: pm.Model) -> Coordinates:
     n_rows = sizes[free["X_mean"] if "X_mean" in free else free["X"]]
     names = in_each_view("X_inducing", views_of(model))
     inducing = [name for name in names if name in free]
-    own = {"X": 1.0, "X_mean": 1.0, "X_sd": _STEP_SPREAD}
-    own |= {name: _STEP_INDUCING * np.sqrt(sizes[free[name]] / n_rows) for name in inducing}
+    own = {"X": 1.0, "X_mean": 1.0, "X_sd": LOG_SD_STEP}
+    own |= {name: STEP_INDUCING * np.sqrt(sizes[free[name]] / n_rows) for name in inducing}
     return replace(
         plain,
-        steps=dict.fromkeys(plain.names, _STEP_THETA / np.sqrt(n_rows))
+        steps=dict.fromkeys(plain.names, STEP_THETA / np.sqrt(n_rows))
         | {free[name]: step for name, step in own.items() if name in free},
         positions=tuple(free[n] for n in ("X", "X_mean", *inducing) if n in free),
         lengthscales=movable(model)["lengthscale"],
@@ -614,14 +715,14 @@ def search(
         try:
             if keep and ended.message != INTERRUPTED:
                 ended = ended.after(climb(free, ended.values, max_iter))
-            for _ in range(_FRESH):
+            for _ in range(FRESH):
                 # The line search gave up: for a poor memory of the curvature, which a fresh beginning has
                 # not, or because rounding is all that is left, and then a fresh one gains nothing.
                 if ended.message != LINE_SEARCH:
                     break
                 fresh = climb(free, ended.values, max_iter)
                 gain = fresh.objective - ended.objective
-                little = gain <= max(tol, _ROUNDING) * max(1.0, abs(ended.objective))
+                little = gain <= max(tol, ROUNDING) * max(1.0, abs(ended.objective))
                 ended = ended.after(fresh)
                 if little:
                     ended = replace(ended, converged=True, message=CONVERGED)

@@ -1,6 +1,7 @@
 """From a model back to what ``build_model`` was given, for fits that hold no ``pm.Model``."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,19 @@ from pm_gplvm.model.results import row_labels
 from pm_gplvm.model.spec import FunctionTable, ModelSpec
 
 _SIGMA = "LogNormal(-2.0, 1.0)"
+
+
+def refuse_beside_a_model(given: Mapping[str, Any], fit: Callable[..., Any]) -> None:
+    """Raise where what a model fixes is given to a fit too."""
+    usual = signature(fit).parameters
+    for name, value in given.items():
+        if value is not usual[name].default and not (
+            isinstance(value, str | int) and value == usual[name].default
+        ):
+            raise ValueError(
+                f"{name} must be left out where {fit.__name__} is given a model, which fixes it, got {value!r}. Give it to "
+                f"build_model, or the table to {fit.__name__}."
+            )
 
 
 def arguments_of(model: pm.Model) -> dict[str, Any]:

@@ -1,0 +1,245 @@
+"""Tasks of the chunks of a job, one after the other in this process or by a cluster of Dask's, some of which may die."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, Protocol
+
+from pm_gplvm.core.blas import blas_threads
+from pm_gplvm.core.checks import count
+from pm_gplvm.core.interrupt import safe_point
+from pm_gplvm.core.row_chunks import Job, Task, forget
+
+_POLL = 0.1  # seconds between two looks for Ctrl-C
+_LOOK = 1.0  # seconds between two looks for workers that have died
+_PATIENCE = 2.0  # seconds that a result may take to come before its worker is looked for
+_PAUSED = 60.0  # seconds that all may stand still for want of memory
+_MOST_DEATHS = 3  # of workers at the same chunk
+_MEMORY = (
+    "Most likely its memory was exceeded: take smaller chunks (chunk_rows), more workers or more memory for each "
+    "(memory_limit of dask)."
+)
+
+
+class Executor(Protocol):
+    """Does a task for each chunk."""
+
+    job: Job
+
+    def each(self, task: Task, told: Any, *, to_the_end: bool = False) -> Iterator[Any]:
+        """Results in the order of the chunks; ``to_the_end``: though Ctrl-C was pressed before."""
+
+    def end(self) -> None:
+        """Let the chunks go."""
+
+
+class Here:
+    """Does tasks in the same process, one chunk after the other."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+
+    def each(self, task: Task, told: Any, *, to_the_end: bool = False) -> Iterator[Any]:
+        """Results in the order of the chunks; ``to_the_end``: though Ctrl-C was pressed before."""
+        for index in range(self.job.n_chunks):
+            if not to_the_end:
+                safe_point()
+            yield task(self.job, index, told)
+
+    def end(self) -> None:
+        """Let the chunks go."""
+        forget(self.job.key)
+
+
+class Cluster:
+    """The workers of a client of Dask's, each with chunks of its own for as long as it lives.
+
+    Chunks stay with their worker, as that holds their rows. Those of a worker that has died go to the others. Results
+    come in the order of the chunks, so that sums do not depend on how many workers there are.
+    """
+
+    def __init__(self, client: Any, job: Job) -> None:
+        self.client, self.job = client, job
+        self._owner: dict[int, str] = {}
+        self._deaths = dict.fromkeys(range(job.n_chunks), 0)
+        self._looked = self._moved = time.monotonic()
+        self._patience = _PATIENCE
+        self._sent: tuple[set[str], Any] = set(), None  # the job, and who has it
+
+    def each(self, task: Task, told: Any, *, to_the_end: bool = False) -> Iterator[Any]:
+        """Results in the order of the chunks; ``to_the_end``: though Ctrl-C was pressed before."""
+        found: dict[int, Any] = {}
+        futures = self._submitted(task, told, range(self.job.n_chunks))
+        following = 0
+        try:
+            while following < self.job.n_chunks:
+                if not to_the_end:
+                    safe_point()
+                self._require_scheduler()
+                lost = self._collect(futures, found)
+                while following in found:
+                    yield found.pop(following)
+                    following += 1
+                lost |= self._dead(futures)
+                if lost:
+                    for index in lost:
+                        self._note_death(index)
+                    # What was sent beside the tasks may have stood on the worker that is gone: all are sent again.
+                    self.client.cancel(list(futures.values()))
+                    self._sent = set(), None
+                    futures = self._submitted(task, told, list(futures))
+        finally:
+            if futures and self.client.status == "running":
+                with suppress(Exception):
+                    self.client.cancel(list(futures.values()))
+
+    def end(self) -> None:
+        """Let the chunks go."""
+        if self.client.status == "running":
+            with suppress(Exception):
+                self.client.run(forget, self.job.key)
+
+    def _submitted(self, task: Task, told: Any, indices: Sequence[int]) -> dict[int, Any]:
+        self._require_scheduler()
+        workers = self._workers()
+        self._assign(list(workers))
+        everyone = {"broadcast": len(workers) > 1, "hash": False}
+        if self._sent[0] != set(workers):
+            self._sent = set(workers), self.client.scatter(self.job, **everyone)
+        job, sent = self._sent[1], self.client.scatter(told, **everyone)
+        return {
+            i: self.client.submit(
+                _do, task, job, i, sent, workers=[self._owner[i]], pure=False, retries=0
+            )
+            for i in indices
+        }
+
+    def _assign(self, workers: list[str]) -> None:
+        """Give chunks without a living worker to those that have least."""
+        load = dict.fromkeys(workers, 0)
+        for index, owner in list(self._owner.items()):
+            if owner in load:
+                load[owner] += 1
+            else:
+                del self._owner[index]
+        for index in range(self.job.n_chunks):
+            if index not in self._owner:
+                least = min(load, key=lambda name: load[name])
+                self._owner[index], load[least] = least, load[least] + 1
+
+    def _collect(self, futures: dict[int, Any], found: dict[int, Any]) -> set[int]:
+        """Take the results that are there, waiting a little for the first; which were lost."""
+        from concurrent.futures import CancelledError
+
+        from distributed import KilledWorker, wait
+        from distributed import TimeoutError as Late
+
+        with suppress(Late, TimeoutError, CancelledError):
+            wait(list(futures.values()), timeout=_POLL, return_when="FIRST_COMPLETED")
+        lost: set[int] = set()
+        for index, future in list(futures.items()):
+            if future.status in ("cancelled", "lost"):
+                lost.add(index)
+            if future.status not in ("finished", "error"):
+                continue
+            try:
+                found[index] = future.result(timeout=self._patience)
+            except (KilledWorker, CancelledError):
+                lost.add(index)
+            except (Late, TimeoutError):  # it stood on a worker that has died, or the way is long
+                self._patience *= 2.0
+                self._looked = 0.0
+            else:
+                del futures[index]
+                self._moved = time.monotonic()
+        return lost
+
+    def _dead(self, futures: dict[int, Any]) -> set[int]:
+        """Chunks that wait for a worker that is gone; RuntimeError where all stand still."""
+        now = time.monotonic()
+        if not futures or now - self._looked < _LOOK:
+            return set()
+        self._looked = now
+        self._require_scheduler()
+        workers = self._workers()
+        waiting = {self._owner[i] for i in futures}
+        still = [name for name in waiting if workers.get(name) == "paused"]
+        if len(still) == len(waiting) and now - self._moved > _PAUSED:
+            raise RuntimeError(f"The workers of client have all been paused by Dask. {_MEMORY}")
+        return {i for i in futures if self._owner[i] not in workers}
+
+    def _note_death(self, index: int) -> None:
+        self._deaths[index] += 1
+        self._moved = time.monotonic()
+        if self._deaths[index] > _MOST_DEATHS:
+            raise RuntimeError(
+                f"client: {self._deaths[index]} workers ended at chunk {index} of {self.job.n_chunks}. {_MEMORY}"
+            )
+
+    def _workers(self) -> dict[str, str]:
+        """Addresses of the workers, and their states; waits for one where there is none."""
+        began = time.monotonic()
+        while True:
+            told = self.client.scheduler_info(n_workers=-1)["workers"]
+            if told:
+                return {name: str(worker.get("status", "running")) for name, worker in told.items()}
+            if time.monotonic() - began > _PAUSED:
+                raise RuntimeError(f"client has had no worker for {_PAUSED:.0f} s. Start some.")
+            time.sleep(_POLL)
+
+    def _require_scheduler(self) -> None:
+        if self.client.status != "running":
+            raise RuntimeError(
+                f"client has lost its scheduler (it is {self.client.status}). Start a cluster anew."
+            )
+
+
+def _do(task: Task, job: Job, index: int, told: Any) -> Any:
+    with blas_threads(1):
+        return task(job, index, told)
+
+
+@contextmanager
+def connected(client: Any, n_workers: int | None) -> Iterator[Any]:
+    """Have a client in a ``with`` block: the user's, one of so many processes that end with the block, or None."""
+    if client is None and n_workers is None:
+        yield None
+        return
+    try:
+        import distributed
+    except ImportError:
+        name = "client" if n_workers is None else "n_workers"
+        raise ImportError(
+            f"{name} needs dask and distributed. Install them: pip install 'pm-gplvm[dask]'."
+        ) from None
+    if client is not None:
+        if n_workers is not None:
+            raise ValueError(
+                f"n_workers must be left out where client is given, got {n_workers!r}."
+            )
+        if not isinstance(client, distributed.Client):
+            raise TypeError(
+                f"client must be a dask.distributed.Client, got {type(client).__name__}. Make one: "
+                "distributed.Client(n_workers=2, threads_per_worker=1)."
+            )
+        if client.asynchronous:
+            raise ValueError("client must not be asynchronous, got one that is.")
+        yield client
+        return
+    settings = {"n_workers": count("n_workers", n_workers), "threads_per_worker": 1}
+    with (
+        distributed.LocalCluster(**settings, dashboard_address=":0") as cluster,
+        distributed.Client(cluster) as own,
+    ):
+        yield own
+
+
+def require_one_machine(client: Any) -> None:
+    """Raise where workers may not see the files of this machine."""
+    told = client.scheduler_info(n_workers=-1)["workers"]
+    far = [name for name in told if not name.startswith("inproc:") and "127.0.0.1" not in name]
+    if far:
+        raise ValueError(
+            f"store must be a folder that all workers of client can read and write, as they run on other machines "
+            f"({far[0]} among them), got none."
+        )

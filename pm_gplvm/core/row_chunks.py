@@ -1,0 +1,425 @@
+"""The collapsed bound of a table in chunks of rows: what is done where the rows are.
+
+Of the rows the bound needs sums only: Ψ₀, Ψ₁ᵀF, Ψ₂, tr FFᵀ, and what the divergence of q(X) takes (Gal, van der Wilk
+& Rasmussen 2014; Dai et al. 2014). One task for each chunk gives them, another the chunk's part of the gradient. The
+rows' own parameters and their gradients, of the last evaluations, stay where the rows are: of an optimiser's vectors
+only inner products are told.
+
+A task depends on nothing that was left by another but files. A process that does not hold a chunk reads it, so that one
+that has died is replaced by any other, with the same numbers.
+"""
+
+import os
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pm_gplvm.core.checks import Array
+from pm_gplvm.core.inducing import InducingKernel
+from pm_gplvm.core.psi import CLOSED_FORM, cubature
+
+LOG_SD_STEP = 2.0
+"""Unit in which ln sd of q(x) is moved, as in :func:`pm_gplvm.fitting.variational.induced_coordinates`."""
+
+
+class Reader(Protocol):
+    """A table that gives some of its rows."""
+
+    def read(self, start: int, stop: int) -> Array:
+        """Rows from ``start`` up to ``stop``, NaN where an entry is missing."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all tasks of a fit are told once: where the rows are, and where the state of chunks is written."""
+
+    table: Reader
+    bounds: tuple[int, ...]
+    folder: str
+    kernel: str
+    latent_dim: int
+    keeps: bool = True  # whether each evaluation is written down, for others to take it up
+    key: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    @property
+    def n_chunks(self) -> int:
+        """Number of chunks."""
+        return len(self.bounds) - 1
+
+    def rows(self, index: int) -> slice:
+        """Rows of a chunk."""
+        return slice(*self.bounds[index : index + 2])
+
+    def read(self, index: int, width: int | None = None) -> Array:
+        """Read a chunk, complete, of the width that is known, or ValueError."""
+        rows = self.rows(index)
+        where = f"chunk {index} (rows {rows.start} to {rows.stop - 1})"
+        found = np.asarray(self.table.read(rows.start, rows.stop), dtype=np.float64)
+        if len(found) != rows.stop - rows.start or width not in (None, found.shape[1]):
+            raise ValueError(
+                f"Y must have the shape it says, got {found.shape} in {where} for "
+                f"{(rows.stop - rows.start, width)}. Write the table anew."
+            )
+        if not np.isfinite(found).all():
+            n, d = (int(i) for i in np.argwhere(~np.isfinite(found))[0])
+            raise ValueError(
+                f"Y must have all entries here, got {found[n, d]} in {where}, first at row {rows.start + n}, column "
+                f"{d}. Fill or drop them, or take fit_svi, which knows what was not measured."
+            )
+        return found
+
+    def file(self, index: int, number: int) -> Path:
+        """Where the points and slopes of an evaluation are written."""
+        return Path(self.folder) / f"chunk-{index:06}" / f"{number:08}.npy"
+
+    def save(self, index: int, number: int, values: Array) -> None:
+        """Write them, whole or not at all."""
+        target = self.file(index, number)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(f"{uuid.uuid4().hex}.part")
+        with part.open("wb") as stream:
+            np.save(stream, values)
+        os.replace(part, target)
+
+    def load(self, index: int, number: int) -> Array:
+        """Read them: (1 or 2, n, 2 Q)."""
+        return np.asarray(np.load(self.file(index, number), allow_pickle=False))
+
+
+# An optimiser's vectors by inner products
+
+
+@dataclass(frozen=True)
+class Step:
+    """A point from which a direction is gone along, that direction by earlier points, and how far.
+
+    ``pairs`` are evaluations (from, to) whose difference is a step of the optimiser, ``weights`` (2 h + 1,) those
+    of the steps, of the changes of the gradient and of the gradient in the direction. At the length 0 nothing but
+    the point is needed.
+    """
+
+    number: int  # of the evaluation that is made there
+    current: int
+    pairs: tuple[tuple[int, int], ...] = ()
+    weights: tuple[float, ...] = (0.0,)
+    length: float = 0.0
+
+    @property
+    def needed(self) -> set[int]:
+        """Evaluations that it is made of."""
+        return {self.current, *(i for pair in self.pairs for i in pair)}
+
+
+class Iterates:
+    """Points of one part of a vector, and the gradients there, by the number of the evaluation."""
+
+    def __init__(self) -> None:
+        self.points: dict[int, Array] = {}
+        self.slopes: dict[int, Array] = {}
+
+    def keep(self, numbers: set[int]) -> None:
+        """Forget all others."""
+        for kept in (self.points, self.slopes):
+            for number in kept.keys() - numbers:
+                del kept[number]
+
+    def moved(self, step: Step) -> Array:
+        """Go along the direction."""
+        if not step.length:
+            return self.points[step.current].copy()
+        h = len(step.pairs)
+        along = step.weights[-1] * self.slopes[step.current]
+        for i, (a, b) in enumerate(step.pairs):
+            along += step.weights[i] * (self.points[b] - self.points[a])
+            along += step.weights[h + i] * (self.slopes[b] - self.slopes[a])
+        return np.asarray(self.points[step.current] + step.length * along)
+
+    def products(self, step: Step, point: Array, slope: Array) -> Array:
+        """Inner products (3, 2 h + 3) of the new step, change and gradient with the earlier steps and changes and themselves.
+
+        Of the first evaluation of all the step and the change are 0.
+        """
+        known = step.current in self.slopes
+        s = point - self.points[step.current]
+        y = slope - self.slopes[step.current] if known else np.zeros_like(slope)
+        new = np.stack([v.ravel() for v in (s, y, slope)])
+        columns = np.empty((3, 2 * len(step.pairs) + 3))
+        for i, (a, b) in enumerate(step.pairs):
+            columns[:, i] = new @ (self.points[b] - self.points[a]).ravel()
+            columns[:, len(step.pairs) + i] = new @ (self.slopes[b] - self.slopes[a]).ravel()
+        columns[:, -3:] = new @ new.T
+        return columns
+
+
+# The bound
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the chunks are evaluated: the step of their rows, and what all rows share."""
+
+    step: Step
+    W: Array  # in lengthscales, as rows' means and sds are moved
+    lengthscale: Array  # (Q,)
+    amplitude: float
+    bias: float
+    ratio: Array | None
+    centre: Array
+    scale: Array
+
+    def kernel(self, name: str, mean: Array, sd: Array) -> InducingKernel:
+        """Statistics of some rows; of none they give what K alone does."""
+        # Nothing but psi1 is kept for the gradient: many chunks wait for it at once.
+        settings = {"workspace": np.empty((0, 0)), "ratio": self.ratio}
+        quadrature = None if name in CLOSED_FORM else cubature(mean.shape[1])
+        positions = mean, sd, self.W
+        return InducingKernel(
+            name, positions, self.amplitude, self.bias, quadrature=quadrature, **settings
+        )
+
+
+class Added:
+    """What chunks give, added up field by field."""
+
+    def __add__[T](self: T, other: T) -> T:
+        return type(self)(
+            *(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True))
+        )
+
+
+@dataclass(frozen=True)
+class Sums(Added):
+    """Of some rows: number, tr FFᵀ, Ψ₀, Ψ₁ᵀF (M, D), Ψ₂ (M, M), Σ z² + s² and Σ ln s in lengthscales (Q,)."""
+
+    n_rows: int
+    trace: float
+    psi0: float
+    P: Array
+    psi2: Array
+    squares: Array
+    log_sds: Array
+
+
+@dataclass(frozen=True)
+class Slopes:
+    """What the bound's derivatives in the sums are, at a place."""
+
+    place: Place
+    dpsi0: float
+    dP: Array
+    dpsi2: Array
+
+
+@dataclass(frozen=True)
+class SharedSlope(Added):
+    """A chunk's part of the gradient in what all rows share, and of the optimiser's inner products."""
+
+    W: Array
+    amplitude: float
+    bias: float
+    ratio: Array | float
+    products: Array
+
+
+class Chunk:
+    """Rows that a process holds, with what an optimiser remembers of them."""
+
+    def __init__(self, job: Job, index: int) -> None:
+        self.job, self.index = job, index
+        self.iterates = Iterates()
+        self._evaluated: tuple[int, Array, InducingKernel] | None = None
+        self._standardised: tuple[Array, Array] | None = None
+
+    @cached_property
+    def Y(self) -> Array:
+        """The rows in the user's units."""
+        return self.job.read(self.index)
+
+    def F(self, place: Place) -> Array:
+        """Standardise the rows."""
+        if len(place.centre) != self.Y.shape[1]:
+            self.job.read(self.index, len(place.centre))
+        return (self.Y - place.centre) / place.scale
+
+    def at(self, place: Place) -> tuple[Array, InducingKernel]:
+        """Points (n, 2 Q) of the rows at a place, and their statistics, from memory or anew."""
+        step, Q = place.step, self.job.latent_dim
+        if self._evaluated is None or self._evaluated[0] != step.number:
+            for number in step.needed - self.iterates.points.keys():
+                found = self.job.load(self.index, number)
+                self.iterates.points[number] = found[0]
+                if len(found) > 1:
+                    self.iterates.slopes[number] = found[1]
+            self.iterates.keep(step.needed)
+            self._tidy(min(step.needed))
+            point = self.iterates.moved(step)
+            sd = np.exp(LOG_SD_STEP * point[:, Q:])
+            kernel = place.kernel(self.job.kernel, point[:, :Q], sd)
+            self._evaluated = step.number, point, kernel
+        return self._evaluated[1:]
+
+    def _tidy(self, oldest: int) -> None:
+        """Delete files that nobody will ask for, and none that a process which is late might not know of."""
+        folder = self.job.file(self.index, 0).parent
+        for file in folder.glob("*.npy"):
+            if int(file.stem) < oldest:
+                with suppress(FileNotFoundError):
+                    file.unlink()
+
+
+_HELD: dict[str, dict[int, Chunk]] = {}  # by the key of the job
+
+
+def held(job: Job, index: int) -> Chunk:
+    """Return the chunk that this process holds, or begin to hold it."""
+    chunks = _HELD.setdefault(job.key, {})
+    if index not in chunks:
+        chunks[index] = Chunk(job, index)
+    return chunks[index]
+
+
+def forget(key: str) -> None:
+    """Let a job's chunks go."""
+    _HELD.pop(key, None)
+
+
+# Tasks: of a job, the number of a chunk, and what all chunks are told
+
+
+Task = Callable[[Job, int, Any], Any]
+
+
+def statistics(job: Job, index: int, place: Place) -> Sums:
+    """Sum up a chunk at a place."""
+    chunk = held(job, index)
+    F, (point, kernel) = chunk.F(place), chunk.at(place)
+    P = kernel.cross_sums(F)
+    mean, log_sd = np.split(point, 2, axis=1)
+    log_sd = LOG_SD_STEP * log_sd
+    squares = (mean**2 + np.exp(2.0 * log_sd)).sum(axis=0)
+    return Sums(
+        len(F), float(np.vdot(F, F)), kernel.psi0, P, kernel.psi2, squares, log_sd.sum(axis=0)
+    )
+
+
+def gradient(job: Job, index: int, asked: Slopes) -> SharedSlope:
+    """Differentiate the negative objective at a chunk's rows, keep that, and return its part of the shared gradient."""
+    chunk, place = held(job, index), asked.place
+    F, (point, kernel) = chunk.F(place), chunk.at(place)
+    none = np.zeros_like(asked.dpsi2)
+    dU, dS, dW, damplitude, dbias, along = kernel.pullback(
+        F, none, asked.dpsi0, asked.dP, asked.dpsi2
+    )
+    mean, sd, _ = kernel.positions
+    unit = place.lengthscale**2  # -KL is -½ Σ ℓ² (z² + s²) + Σ ln s
+    of_mean = unit * mean - dU
+    of_log_sd = LOG_SD_STEP * (sd * (unit * sd - dS) - 1.0)
+    slope = np.hstack([of_mean, of_log_sd])
+    products = chunk.iterates.products(place.step, point, slope)
+    number = place.step.number
+    if job.keeps:
+        job.save(index, number, np.stack([point, slope]))
+    chunk.iterates.points[number], chunk.iterates.slopes[number] = point, slope
+    return SharedSlope(dW, damplitude, dbias, along[0] if along else 0.0, products)
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Number of rows, mean (D,) and centred sums of squares of some columns: (D, D) or (D,)."""
+
+    n_rows: int
+    mean: Array
+    squares: Array
+
+    def __add__(self, other: "Moments") -> "Moments":
+        n = self.n_rows + other.n_rows
+        gap, share = other.mean - self.mean, other.n_rows / n
+        outer = np.outer(gap, gap) if self.squares.ndim == 2 else gap**2
+        return Moments(
+            n, self.mean + share * gap, self.squares + other.squares + self.n_rows * share * outer
+        )
+
+
+def moments(job: Job, index: int, told: tuple[int, bool]) -> Moments:
+    """Look through a chunk of a table of a known width: is it complete, and its moments."""
+    width, whole = told
+    job.read(index, width)
+    Y = held(job, index).Y
+    mean = Y.mean(axis=0)
+    away = Y - mean
+    return Moments(len(Y), mean, away.T @ away if whole else (away**2).sum(axis=0))
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """How the first positions are found: along axes (Q, D) of the table, or at random where an axis is empty."""
+
+    axes: Array
+    centre: Array
+    spread: Array
+    empty: NDArray[np.bool_]
+    seed: int
+    chosen: NDArray[np.intp]  # rows whose positions are told
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Lowest and highest coordinates (Q,), and positions of the chosen rows."""
+
+    low: Array
+    high: Array
+    chosen: Array
+
+    def __add__(self, other: "Placed") -> "Placed":
+        low, high = np.minimum(self.low, other.low), np.maximum(self.high, other.high)
+        return Placed(low, high, np.concatenate([self.chosen, other.chosen]))
+
+
+def first_positions(job: Job, index: int, told: Beginning) -> Placed:
+    """Place the rows of a chunk by the table's axes, and keep that as evaluation -1 would be: in units of X."""
+    rows = job.rows(index)
+    chunk = held(job, index)
+    X = (chunk.Y - told.centre) @ told.axes.T / told.spread
+    rng = np.random.default_rng([told.seed, index])
+    drawn = rng.standard_normal(X.shape)
+    X[:, told.empty] = drawn[:, told.empty]
+    job.save(index, 0, X[None])
+    return _placed(X, rows, told.chosen)
+
+
+def given_positions(
+    job: Job, index: int, told: tuple[Array, Array | None, NDArray[np.intp]]
+) -> Placed:
+    """Place the rows of a chunk where a user wants them, and with the sds of an earlier fit if they are given."""
+    X, sd, chosen = told
+    rows = job.rows(index)
+    job.save(index, 0, np.stack([v[rows] for v in (X, sd) if v is not None]))
+    return _placed(X[rows], rows, chosen)
+
+
+def _placed(X: Array, rows: slice, chosen: NDArray[np.intp]) -> Placed:
+    own = chosen[(chosen >= rows.start) & (chosen < rows.stop)]
+    return Placed(X.min(axis=0), X.max(axis=0), X[own - rows.start])
+
+
+def begin(job: Job, index: int, told: tuple[Array, Array]) -> int:
+    """Make the optimiser's first points, in lengthscales, of the first positions and sds, or one sd for all."""
+    lengthscale, usual = told
+    X, *given = job.load(index, 0)
+    sd = given[0] if given else np.broadcast_to(usual, X.shape)
+    log_sd = np.log(sd / lengthscale) / LOG_SD_STEP
+    job.save(index, 1, np.hstack([X / lengthscale, log_sd])[None])
+    return 0
+
+
+def points(job: Job, index: int, number: int) -> Array:
+    """Return the points of the rows at an evaluation, (n, 2 Q)."""
+    kept = held(job, index).iterates.points
+    return kept[number] if number in kept else job.load(index, number)[0]
