@@ -20,6 +20,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from pm_gplvm.core.blas import usable_cores
 from pm_gplvm.core.checks import Array, count, flag, seed, warn
 from pm_gplvm.core.interrupt import interruptible
+from pm_gplvm.core.kernels import check_rank, parse_kernel
 from pm_gplvm.data.arrays import is_anndata, labels_along, numbers
 from pm_gplvm.data.fit import Fit
 from pm_gplvm.data.table import Scale
@@ -44,7 +45,7 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     Parameters
     ----------
     n_components : int, default 2
-        Q, the number of latent dimensions, at most min(N, D).
+        Q, the number of latent dimensions; with a linear kernel alone at most min(N, D).
     kernel : str, default "rbf + linear"
         As in :func:`build_model`. The default includes probabilistic PCA by its linear part.
     ard, priors, scale, missing, resolution, noise
@@ -187,11 +188,7 @@ class GPLVM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         for name, least in (("max_iter", 1), ("n_inducing", 2)):
             if (value := getattr(self, name)) is not None:
                 count(name, value, least)
-        if self.n_components > min(values.shape):
-            raise ValueError(
-                "n_components must lie between 1 and min(n_samples, n_features) = "
-                f"{min(values.shape)}, got {self.n_components}."
-            )
+        check_rank(parse_kernel(self.kernel)[0], self.n_components, values.shape, "n_components")
         random_seed, cores = seed("random_state", self.random_state), _cores(self.n_jobs)
         task = Task(
             Y=_labelled(X, values),

@@ -206,6 +206,11 @@ class Composite:
         return not self.linear
 
     @property
+    def curved(self) -> bool:
+        """Whether a term is more than one inner product."""
+        return any(len(term) > 1 or not term[0].is_linear for term in self.terms)
+
+    @property
     def parameters(self) -> tuple[str, ...]:
         """Names of its hyperparameters (noise and bias are added to any kernel)."""
         has = [("lengthscale", any(not f.is_linear for _, f in self.factors))]

@@ -101,6 +101,11 @@ class Kernel:
         return self.scaled is not None and self.linear
 
     @property
+    def curved(self) -> bool:
+        """Whether there is more to it than an inner product."""
+        return self.scaled is not None
+
+    @property
     def keeps_slope(self) -> bool:
         """Whether the gradient needs an array beside K."""
         return self.has_slope or self.summed
@@ -206,6 +211,17 @@ def parse_kernel(text: Any) -> tuple[Kernel | Composite, bool]:
     if len(words) > len(parts) + 1:
         raise ValueError(f"kernel must have 'bias' once at most, got {text!r}.")
     return kernel_named(kernel_named(" + ".join(parts)).name), "bias" in words
+
+
+def check_rank(
+    entry: Kernel | Composite, latent_dim: int, shape: tuple[int, ...], name: str = "latent_dim"
+) -> None:
+    """Raise ValueError if inner products alone cannot use so many latent dimensions of a table (N, D)."""
+    if latent_dim > min(shape) and not (entry.stationary or entry.curved):
+        raise ValueError(
+            f"{name} must be at most min(N, D) = {min(shape)} with kernel={entry.name!r}, got {latent_dim}: a linear "
+            "map has no more components than the table has rank. Lower it, or take a curved kernel such as 'rbf'."
+        )
 
 
 def _of_any_kernel[**P, R](function: Callable[P, R]) -> Callable[P, R]:

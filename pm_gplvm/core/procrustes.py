@@ -59,7 +59,9 @@ def procrustes_mean(
     if axes is True:
         mean = mean[:, np.argsort(-(mean**2).sum(axis=0), kind="stable")]
     elif not axes:
-        mean = mean @ np.linalg.svd(mean, full_matrices=False)[2].T
+        # Of fewer rows than dimensions all the axes are wanted, those beyond the rank too.
+        whole = len(mean) < mean.shape[1]
+        mean = mean @ np.linalg.svd(mean, full_matrices=whole)[2].T
     farthest = mean[np.abs(mean).argmax(axis=0), np.arange(mean.shape[1])]
     return mean * np.where(farthest < 0.0, -1.0, 1.0), change
 

@@ -350,9 +350,11 @@ class Fit:
         return [str(text) for text in told]
 
     def setting(self, name: str) -> Any:
-        """Return a number that the verb which made it was given, or has found."""
+        """Return a number that the verb which made it was given, or has found, None where there was none (NaN)."""
         try:
-            return json.loads(str(self.tree.attrs[name]))
+            value = self.tree.attrs[name]
+            unknown = isinstance(value, float) and np.isnan(value)
+            return None if unknown else json.loads(str(value))
         except (KeyError, json.JSONDecodeError):
             raise self._bad_attr(name, "the JSON of what was set") from None
 

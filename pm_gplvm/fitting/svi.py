@@ -22,7 +22,7 @@ from pm_gplvm.core.blas import blas_threads as limit_threads
 from pm_gplvm.core.checks import Array, checked, count, number
 from pm_gplvm.core.composite import Composite
 from pm_gplvm.core.interrupt import caught, interrupted, interruptible, safe_point
-from pm_gplvm.core.kernels import Kernel, composite_of, kernel_named, parse_kernel
+from pm_gplvm.core.kernels import Kernel, check_rank, composite_of, kernel_named, parse_kernel
 from pm_gplvm.core.uncollapsed import (
     ColumnPosterior,
     Features,
@@ -561,9 +561,10 @@ def _check_sizes(
             f"Y must have at least 3 rows (obs) and 1 column (feature), got shape {(N, D)}. Rows are what "
             "is embedded: if columns were meant, pass Y.T."
         )
-    count("latent_dim", latent_dim, 1, min(N, D))
+    count("latent_dim", latent_dim, 1)
     if isinstance(kernel, Composite):
         kernel.check(latent_dim + (0 if inputs is None else len(inputs.columns)))
+    check_rank(kernel, latent_dim, table.shape)
 
 
 def _entry(noise_sd: Any, likelihood: Likelihood, table: RowTable) -> Array | None:

@@ -15,7 +15,14 @@ from pytensor.graph.basic import Variable
 from pm_gplvm.core.checks import Array, checked
 from pm_gplvm.core.composite import FACTOR, SHAPE, TERM, Composite
 from pm_gplvm.core.gaussian import column_patterns, warn_of_cost
-from pm_gplvm.core.kernels import KERNELS, Kernel, composite_of, is_known, parse_kernel
+from pm_gplvm.core.kernels import (
+    KERNELS,
+    Kernel,
+    check_rank,
+    composite_of,
+    is_known,
+    parse_kernel,
+)
 from pm_gplvm.data.arrays import labels_along
 from pm_gplvm.data.files import check_labels
 from pm_gplvm.data.fit import FEATURE, LATENT, OBS, THETA, Fit, in_view
@@ -69,7 +76,7 @@ def build_model(
         The table, rows are observations. Its labels become the model's coordinates. A mapping from names to
         tables of the same rows, ``{"rna": Y1, "protein": Y2}``, makes a model of several, see Notes.
     latent_dim : int, default 2
-        Q, the number of latent dimensions, at most min(N, D), D the number of all columns.
+        Q, the number of latent dimensions. With a linear kernel alone at most min(N, D), D the number of all columns.
     kernel : {"rbf", "matern32", "matern52", "cauchy", "linear"}, ``" + bias"`` behind it if wanted
         Covariance of the rows; white noise ``sigma`` is always added. "linear" is
         K = X Xᵀ + sigma² I, dual probabilistic PCA, and has no lengthscale or amplitude.
@@ -311,8 +318,8 @@ def _exact(
         _check_coords(table)
         warn_of_odd_table(table, scale)
     first = next(iter(tables.values()))
-    _check_latent_dim(latent_dim, (len(first), sum(table.shape[1] for table in tables.values())))
-    entry, bias = _checked_kernel(kernel, latent_dim, ard=ard)
+    shape = (len(first), sum(table.shape[1] for table in tables.values()))
+    entry, bias = _checked_kernel(kernel, latent_dim, shape, ard=ard)
     if inputs is not None:
         entry = composite_of(entry)
     if by_column and isinstance(entry, Composite):
@@ -483,8 +490,7 @@ def _with_functions(
     offset: Any,
 ) -> pm.Model:
     """Build the model in which f is written out."""
-    _check_latent_dim(latent_dim, table.shape)
-    entry, bias = _checked_kernel(kernel, latent_dim, ard=ard)
+    entry, bias = _checked_kernel(kernel, latent_dim, table.shape, ard=ard)
     kernel = f"{entry.name} + bias" if bias else entry.name
     if scale not in get_args(Scale):
         raise ValueError(f"scale must be one of {', '.join(get_args(Scale))}, got {scale!r}.")
@@ -523,8 +529,14 @@ def _refuse_of_gaussian(likelihood: Likelihood, *, resolution: Any, noise: str) 
             )
 
 
-def _checked_kernel(kernel: Any, latent_dim: int, *, ard: bool) -> tuple[Kernel | Composite, bool]:
+def _checked_kernel(
+    kernel: Any, latent_dim: int, shape: tuple[int, ...], *, ard: bool
+) -> tuple[Kernel | Composite, bool]:
     """Read a kernel, and whether it has a bias; ValueError if it does not suit the other arguments."""
+    if isinstance(latent_dim, bool) or not isinstance(latent_dim, int | np.integer):
+        raise TypeError(f"latent_dim must be a whole number, got {latent_dim!r}.")
+    if latent_dim < 1:
+        raise ValueError(f"latent_dim must be at least 1, got {latent_dim}.")
     entry, bias = parse_kernel(kernel)
     if ard and "lengthscale" not in entry.parameters:
         raise ValueError(
@@ -533,6 +545,7 @@ def _checked_kernel(kernel: Any, latent_dim: int, *, ard: bool) -> tuple[Kernel 
         )
     if isinstance(entry, Composite):
         entry.check(latent_dim)
+    check_rank(entry, latent_dim, shape)
     return entry, bias
 
 
@@ -546,15 +559,6 @@ def _noise_by_column(noise: str) -> bool:
     if noise not in ("shared", "column"):
         raise ValueError(f"noise must be 'shared' or 'column', got {noise!r}.")
     return noise == "column"
-
-
-def _check_latent_dim(latent_dim: int, shape: tuple[int, ...]) -> None:
-    if isinstance(latent_dim, bool) or not isinstance(latent_dim, int | np.integer):
-        raise TypeError(f"latent_dim must be a whole number, got {latent_dim!r}.")
-    if not 1 <= latent_dim <= min(shape):
-        raise ValueError(
-            f"latent_dim must lie between 1 and min(N, D) = {min(shape)}, got {latent_dim}."
-        )
 
 
 def _chosen_priors(

@@ -34,7 +34,8 @@ def _pca(F: Array, latent_dim: int, rng: np.random.Generator) -> Array:
     with interruptible():
         from sklearn.decomposition import PCA
 
-    return np.asarray(PCA(latent_dim, svd_solver="full").fit_transform(F))
+    found = PCA(min(latent_dim, *F.shape), svd_solver="full").fit_transform(F)
+    return _padded(np.asarray(found), latent_dim)
 
 
 def _isomap(F: Array, latent_dim: int, rng: np.random.Generator) -> Array:
@@ -50,13 +51,18 @@ def _isomap(F: Array, latent_dim: int, rng: np.random.Generator) -> Array:
         if connected_components(graph, directed=False, return_labels=False) == 1:
             break
     X = Isomap(
-        n_neighbors=n_neighbors, n_components=latent_dim, eigen_solver="dense"
+        n_neighbors=n_neighbors, n_components=min(latent_dim, N), eigen_solver="dense"
     ).fit_transform(F)
-    return np.asarray(X, dtype=np.float64)
+    return _padded(np.asarray(X, dtype=np.float64), latent_dim)
 
 
 def _random(F: Array, latent_dim: int, rng: np.random.Generator) -> Array:
     return rng.standard_normal((len(F), latent_dim))
+
+
+def _padded(X: Array, latent_dim: int) -> Array:
+    """Add latent dimensions that the table has no component for, at 0: :func:`_unit_columns` gives them a start."""
+    return np.pad(X, [(0, 0), (0, latent_dim - X.shape[1])])
 
 
 def completed(F: Array, rank: int) -> Array:
@@ -229,9 +235,9 @@ def _factors(F: Array, latent_dim: int) -> tuple[Array, Array]:
     with interruptible():
         from sklearn.decomposition import FactorAnalysis
 
-    analysis = FactorAnalysis(latent_dim, random_state=0)
-    X = analysis.fit_transform(F)
-    return np.asarray(X), np.sqrt(np.maximum(analysis.noise_variance_, _NOISE))
+    analysis = FactorAnalysis(min(latent_dim, *F.shape), random_state=0)
+    X = _padded(np.asarray(analysis.fit_transform(F)), latent_dim)
+    return X, np.sqrt(np.maximum(analysis.noise_variance_, _NOISE))
 
 
 def _residual(F: Array, latent_dim: int) -> float:
@@ -378,7 +384,8 @@ def _without_inputs(spec: ModelSpec, F: Array) -> Array:
 def _placed(spec: ModelSpec, X: Array, rng: np.random.Generator, *, whitened: bool) -> Array:
     """Centre positions, give them root mean square 1, and turn them to what is known of some."""
     unit, angles = _unit_columns(X, rng), angles_of(spec)
-    given = X[:, angles]
+    # An angle that the data do not vary in starts at random too: at one place it could not leave it.
+    given = np.where(np.ptp(X[:, angles], axis=0) > 0.0, X[:, angles], unit[:, angles])
     if not whitened:
         spread = (X - X.mean(axis=0)).std(axis=0)
         X = unit * np.maximum(spread, _LEAST * spread.max())

@@ -76,7 +76,7 @@ def explore(
     limits : {"robust", "all"} or ((left, right), (bottom, top)), default "robust"
         As in :func:`plot.latent`; rows outside stand on the border.
     n_neighbors : int, default 6
-        Rows that count as nearest, and how many are shown.
+        Rows that count as nearest, and how many are shown; of few rows all others at most.
     grid : int, default 60
         Positions along each axis at which rows are decoded, fewer for tables with many features.
         Between them rows are interpolated.
@@ -230,8 +230,9 @@ def _palettes(key: Key | None) -> dict[str, list[str]]:
 
 def _neighbours(read: Fit, n_neighbors: int) -> dict[str, Any]:
     """Return each row's nearest rows, the most probable first, ties by their mean distance."""
-    shares = neighbour_probabilities(read.tree, n_neighbors=n_neighbors).to_numpy()
     Z = stacked(read.scaled_positions())
+    n_neighbors = min(n_neighbors, Z.shape[1] - 1)
+    shares = neighbour_probabilities(read.tree, n_neighbors=n_neighbors).to_numpy()
     distance = np.mean([pdist(Z[i]) for i in read.evenly_spaced(100)], axis=0)
     order = np.lexsort((squareform(distance), -shares), axis=1)[:, :n_neighbors]
     listed = [[[int(j), round(float(shares[i, j]), 3)] for j in row] for i, row in enumerate(order)]

@@ -329,11 +329,21 @@ def test_model_with_everything_fixed_has_nothing_to_fit(held):
 # Arguments
 
 
-@pytest.mark.parametrize("latent_dim", [0, -1, 5, 100])
+@pytest.mark.parametrize("latent_dim", [0, -1])
 def test_latent_dim_out_of_range(latent_dim, Y):
-    message = rf"latent_dim must lie between 1 and min\(N, D\) = 4, got {latent_dim}\."
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=rf"latent_dim must be at least 1, got {latent_dim}\."):
         gplvm.build_model(Y, latent_dim)
+
+
+@pytest.mark.parametrize("kernel", ["linear", "linear + bias", "linear[0,1] + linear[2]"])
+def test_a_linear_kernel_has_no_more_dimensions_than_the_table_rank(kernel, Y):
+    message = (
+        r"latent_dim must be at most min\(N, D\) = 4 with kernel='linear.*, got 5: a linear map"
+    )
+    with pytest.raises(ValueError, match=message):
+        gplvm.build_model(Y, 5, kernel=kernel)
+    with pytest.raises(ValueError, match=message):
+        gplvm.fit_svi(Y, 5, kernel=kernel)
 
 
 @pytest.mark.parametrize("latent_dim", [2.0, "2", None, True])
