@@ -82,7 +82,7 @@ def widths(fit: xr.DataTree) -> list[float | None]:
     alone = len(some) == 1
     distances = np.array([pdist(x / unit) for x, unit in zip(X, length, strict=True)])
     sds = [distances.std(axis=0).mean(), np.log(length).std(), np.log(sigma).std()]
-    return [*(None if alone else float(sd) for sd in sds), float(sigma.mean())]
+    return [*(None if alone else float(sd.round(9)) for sd in sds), float(sigma.mean())]
 
 
 def agreement(fit: xr.DataTree) -> list[float | None]:
