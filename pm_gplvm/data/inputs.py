@@ -87,6 +87,17 @@ class Inputs:
         return {each.name: float(self.scale[each.columns][0]) for each in self.each}
 
     @property
+    def usual(self) -> Array:
+        """The means of numbers and the most frequent classes, (C,)."""
+        found = np.zeros(len(self.columns))
+        for each in self.each:
+            if each.classes is not None:
+                found[
+                    each.columns.start + int(self.values[:, each.columns].sum(axis=0).argmax())
+                ] = 1.0
+        return found
+
+    @property
     def parts(self) -> list[str]:
         """Names of the parts of the function: what X does, then the inputs."""
         return [LATENT_PART, *self.names]

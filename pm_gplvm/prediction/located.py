@@ -38,6 +38,11 @@ def at_own_rows(read: Fit, without: Sequence[str] = ()) -> Fit:
     return _counting(replace(read, at=known.values), known, without)
 
 
+def at_usual(read: Fit) -> Fit:
+    """Ask a fit at the means of its numbers and the most frequent classes."""
+    return read if read.inputs is None else replace(read, at=read.inputs.usual)
+
+
 def of_latent(read: Fit) -> Fit:
     """Ask a fit of what is a function of X alone, whatever the inputs."""
     return read if read.inputs is None else located(read, None, 1, without=read.inputs.names)

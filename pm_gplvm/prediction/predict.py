@@ -17,6 +17,7 @@ from pm_gplvm.data.input_tables import require_one_unseen
 from pm_gplvm.data.inputs import LATENT_PART, PART
 from pm_gplvm.prediction.located import (
     at_own_rows,
+    at_usual,
     checked_without,
     each_part,
     located,
@@ -549,18 +550,27 @@ def relative_uncertainty(fit: xr.DataTree, X_new: Any, *, num_samples: int = 20)
     """How much of the prior's standard deviation is left at new latent positions (S, Q), shape (S,).
 
     The standard deviation of the noise-free function over its prior one: near 0 beside many rows, 1
-    where the data say nothing. Of a model with inputs that of what X does. The root mean square of all columns, over at most ``num_samples`` draws.
+    where the data say nothing. Of a model with inputs that of Y at usual ones, over the prior of what X does: the level of
+    that alone is not told from those of the inputs. The root mean square of all columns, over at most ``num_samples``
+    draws.
     """
-    read = of_latent(readable(fit, "relative_uncertainty"))
+    whole = readable(fit, "relative_uncertainty")
+    read, alone = at_usual(whole), of_latent(whole)
     positions = check_positions(read, X_new)
     if read.has_likelihood:
-        left = [process.variance_share(positions) for process in each_frame(read, num_samples)]
+        left = [
+            process.variance_share(positions, own)
+            for process, own in zip(
+                each_frame(read, num_samples), each_frame(alone, num_samples), strict=True
+            )
+        ]
         return np.asarray(np.sqrt(np.mean(left, axis=0)))
     table, patterns = _table(read)
     share = np.bincount(patterns.group) / len(patterns.group)
     posterior, prior = [], []
     for draw in each_process(read, num_samples):
-        prior.append(draw.prior_variance(positions))
+        own = draw.elsewhere(draw.at, alone.counted) if isinstance(draw, GP) else draw
+        prior.append(own.prior_variance(positions))
         unit = column_variances(draw)
         posterior.append((conditional_variance(draw, table, patterns, positions) / unit) @ share)
     ratio = np.mean(posterior, axis=0) / np.maximum(np.mean(prior, axis=0), 1e-300)

@@ -330,10 +330,10 @@ class Uncollapsed:
         """Mean and variance (S, D) of f at positions in the frame, without offset."""
         return self.functions.moments(self.raw(X))
 
-    def variance_share(self, X: Array) -> Array:
-        """Variance of f over that before any data, mean of the columns, shape (S,)."""
+    def variance_share(self, X: Array, of: "Uncollapsed") -> Array:
+        """Variance of f over that of another before any data, mean of the columns, shape (S,)."""
         _, variance = self.moments(X)
-        prior = self.functions.prior_variance(self.raw(X))
+        prior = of.functions.prior_variance(of.raw(X))
         return np.asarray(variance.mean(axis=1) / np.maximum(prior, 1e-300))
 
     def response(

@@ -435,7 +435,7 @@ def test_what_asks_for_inputs_of_a_fit_without():
 
 
 def test_the_scores_of_folds_are_given_their_inputs():
-    Y, inputs, *_ = simulated()
+    Y, inputs = (t[::3] for t in simulated()[:2])
     options = {"fit": quick, "n_folds": 2, "draws": 100, "num_samples": 1, **QUIET}
     found = [
         gplvm.diagnostics.cross_validate(Y, **options, **given)["log_score"].mean()
@@ -535,3 +535,56 @@ def test_counts_with_batches():
     assert gaps[1] < 0.7 * gaps[0]
     with pytest.raises(ValueError, match="needs a Gaussian or Student-t likelihood"):
         gplvm.reconstruct(fit, parts=True)
+
+
+SERVED = {
+    "plot.latent": lambda fit: gplvm.plot.latent(fit, grid=3),
+    "plot.reconstruction": lambda fit: gplvm.plot.reconstruction(fit, grid=2),
+    "plot.magnification": lambda fit: gplvm.plot.magnification(fit, grid=3),
+    "plot.explore": lambda fit: gplvm.plot.explore(fit, grid=4, num_samples=2),
+    "plot.relevance": lambda fit: gplvm.plot.relevance(fit),
+    "align": lambda fit: gplvm.align(fit),
+    "compare": lambda fit: gplvm.compare({"a": fit}, n_neighbors=3),
+    "diagnose": lambda fit: gplvm.diagnose(fit),
+    "sample_predictive": lambda fit: gplvm.sample_predictive(
+        fit, np.zeros((2, 2)), inputs={"dose": [0.0, 1.0], "batch": "first"}, random_seed=1
+    ),
+    "impute": lambda fit: gplvm.impute(fit),
+    "active_dimensions": lambda fit: gplvm.diagnostics.active_dimensions(fit),
+    "score_entries": lambda fit: gplvm.diagnostics.score_entries(fit, simulated()[0]),
+    "neighbours": lambda fit: gplvm.diagnostics.neighbour_probabilities(fit, n_neighbors=3),
+}
+OF_MODELS = {
+    "leave_one_out": lambda fit: gplvm.diagnostics.leave_one_out(fit),
+    "compute_log_likelihood": lambda fit: gplvm.diagnostics.compute_log_likelihood(fit),
+    "compute_log_prior": lambda fit: gplvm.diagnostics.compute_log_prior(fit),
+    "gradients": lambda fit: gplvm.model.gradients(
+        gplvm.build_model(simulated()[0], inputs=simulated()[1]), fit
+    ),
+}
+
+
+@pytest.mark.parametrize("verb", SERVED)
+@pytest.mark.parametrize("fit", [fitted, by_minibatches], ids=["exact", "minibatches"])
+def test_verbs_that_need_no_inputs_of_new_rows(verb, fit):
+    assert SERVED[verb](fit()) is not None
+    plt.close("all")
+
+
+@pytest.mark.parametrize("verb", OF_MODELS)
+def test_verbs_of_exact_fits(verb):
+    assert OF_MODELS[verb](fitted()) is not None
+
+
+def test_an_entry_left_out_is_the_conditional_of_the_others():
+    Y, inputs, *_ = simulated()
+    fit = fitted()
+    read = fit.posterior.isel(chain=0, draw=0)
+    theta = {n: read[n].to_numpy() for n in THETA}
+    theta["sigma"] = np.hypot(theta["sigma"], float(fit.constant_data.get("Y_resolution", 0.0)))
+    precision = np.linalg.inv(by_hand(read["X"].to_numpy(), inputs, theta))
+    mean, scale = (fit.constant_data[n].to_numpy() for n in ("Y_mean", "Y_scale"))
+    F = (Y.to_numpy() - mean) / scale
+    expected = F - (precision @ F) / np.diag(precision)[:, None]
+    found = gplvm.diagnostics.leave_one_out(fit)["mean"]
+    np.testing.assert_allclose(found, mean + scale * expected, atol=1e-8)
