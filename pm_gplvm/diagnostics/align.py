@@ -11,6 +11,7 @@ from pm_gplvm.core.kernels import is_known, kernel_named
 from pm_gplvm.core.procrustes import Symmetry, procrustes_mean, superimpose
 from pm_gplvm.data.arrays import by_row, finite, row_order
 from pm_gplvm.data.fit import Fit, stacked
+from pm_gplvm.model.own_kernels import OwnKernel
 
 _ITERATIONS = 1000
 _TOLERANCE = 1e-9
@@ -136,6 +137,8 @@ def _symmetry(read: Fit) -> Symmetry:
     """Read off a fit which transforms of X leave its K unchanged."""
     kernel = kernel_named(read.kernel) if is_known(read.kernel) else None
     stationary = kernel is not None and kernel.stationary
+    if isinstance(kernel, OwnKernel):
+        return _of_own(kernel, read)
     if isinstance(kernel, Composite):
         if any(factor.is_periodic for _, factor in kernel.factors):
             raise ValueError(
@@ -146,6 +149,17 @@ def _symmetry(read: Fit) -> Symmetry:
     has_lengthscale = "lengthscale" in read
     axes = has_lengthscale and read.draws("lengthscale", raw=True).ndim == 3
     return Symmetry(axes, move=stationary, scale=stationary and has_lengthscale)
+
+
+def _of_own(kernel: OwnKernel, read: Fit) -> Symmetry:
+    """Take the transforms that a user's kernel was found not to change under."""
+    axes, moves, scales = kernel.symmetry(read.latent_dim, ard=read.has_ard)
+    if axes is None:
+        raise ValueError(
+            f"{read.caller} needs a kernel under which positions may be turned or mirrored, got {kernel.name!r}, which changes "
+            "with either. Its draws have one frame as they are."
+        )
+    return Symmetry(axes, move=moves, scale=scales)
 
 
 def _own_mean(draws: Array, symmetry: Symmetry, scale: bool) -> Array:
