@@ -129,8 +129,17 @@ class OwnKernel(Composite):
         return tuple(name for name, present in own.items() if present)
 
     def angles(self, latent_dim: int) -> list[int]:
-        """List no dimension: only its author knows periods."""
-        return []
+        """List the dimensions of period 2π: found by trying."""
+        return [q for q in range(latent_dim) if self._is_angle(latent_dim, q)]
+
+    def _is_angle(self, latent_dim: int, q: int) -> bool:
+        """Whether K is the same where one row has gone around once, and not where it went halfway."""
+        one_row = np.zeros((6, latent_dim))
+        one_row[0, q] = np.pi
+        around, halfway = (
+            self._same(latent_dim, partial(np.add, times * one_row)) for times in (2.0, 1.0)
+        )
+        return around and not halfway
 
     def check(self, latent_dim: int) -> None:
         """Raise ValueError if it cannot be evaluated in so many dimensions."""
