@@ -234,7 +234,7 @@ def _scores(table: xr.DataArray, best: xr.DataTree) -> str:
     if labels is not None and labels.dtype.kind != "U":  # a scale
         labels = None
     embeddings = {
-        "PCA": PCA(read.latent_dim).fit_transform(standard),
+        "PCA": PCA(min(read.latent_dim, *standard.shape)).fit_transform(standard),
         "GP-LVM": read.draws("X").mean(("chain", "draw")).to_numpy(),
     }
     rows = {

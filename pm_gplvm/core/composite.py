@@ -237,6 +237,10 @@ class Composite:
                     f"{self.name!r}. Raise latent_dim, or choose other dimensions."
                 )
 
+    def needs_ard(self, latent_dim: int) -> bool:
+        """Whether there must be a lengthscale for each dimension."""
+        return False
+
     def labels(self, latent_dim: int, *, ard: bool) -> dict[str, tuple[str, list[str]]]:
         """For each parameter the name of its axis, and of each of its entries."""
         terms = [" * ".join(map(str, term)) for term in self.terms]

@@ -26,6 +26,7 @@ K of the training rows and its gradient exist in two forms: by blocks of rows th
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, wraps
+from importlib import import_module
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -144,12 +145,19 @@ KERNELS = {
     )
 }
 
+OWN: dict[str, Composite] = {}
+"""Kernels of the user's own that this process has seen, by their texts, which begin with "own:"."""
+
 
 @cache
 def kernel_named(name: str) -> Kernel | Composite:
-    """Return the kernel of a name: one of the table, or one of several factors (ValueError if it is neither)."""
+    """Return the kernel of a name: of the table, of several factors or the user's own (ValueError if it is none)."""
     if name in KERNELS:
         return KERNELS[name]
+    if name in OWN:
+        return OWN[name]
+    if is_own(name):
+        raise ValueError(f"This process {why_unknown(name)}")
     return Composite.parse(name, {part.name: part.profile for part in _STATIONARY})
 
 
@@ -176,6 +184,25 @@ def is_known(name: str) -> bool:
     return True
 
 
+def is_own(name: str) -> bool:
+    """Whether this is the text of a kernel of the user's own, known here or not."""
+    return name.startswith("own:")
+
+
+def why_unknown(name: str) -> str:
+    """Tell in a sentence why the kernel of a fit cannot be evaluated, and what to do."""
+    if is_own(name):
+        label = name.split(":")[1]
+        return (
+            f"needs the kernel of the fit, a function of its author's, {label!r}, which no file holds. Hand it in: "
+            f"gplvm.load(path, kernel={label}), or call build_model with it first."
+        )
+    return (
+        f"knows the kernels {', '.join(KERNELS)} and those of gplvm.kernels, got a fit with {name!r}. For a "
+        "covariance of your own condition with PyMC (pm.gp)."
+    )
+
+
 def is_composite(name: str) -> bool:
     """Whether this is the text of a kernel of several factors."""
     return name not in KERNELS and is_known(name)
@@ -192,11 +219,15 @@ def parse_kernel(text: Any) -> tuple[Kernel | Composite, bool]:
     """
     if isinstance(text, KernelText):
         text = str(text)
+    if callable(text):  # as the covariances of PyMC are, which this room does not know
+        text = import_module("pm_gplvm.model.own_kernels").name_of(text)
     if not isinstance(text, str):
         raise TypeError(
-            f"kernel must be a name such as 'rbf' or 'rbf + bias', or made of gplvm.kernels, got "
-            f"{type(text).__name__}. For a covariance of your own put gplvm.GPColumns into a pm.Model."
+            f"kernel must be a name such as 'rbf' or 'rbf + bias', made of gplvm.kernels, or a function that returns a "
+            f"covariance of pm.gp.cov, got {type(text).__name__}."
         )
+    if is_own(text):
+        return kernel_named(text), False
     words = [word.strip().lower() for word in text.split("+")]
     parts = [word for word in words if word != "bias"]
     # The table's sums have the linear part last.

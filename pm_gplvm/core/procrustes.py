@@ -1,6 +1,7 @@
 """Procrustes analysis of sets of positions, and how near two sets are in shape."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -24,6 +25,55 @@ class Symmetry:
     axes: Axes
     move: bool
     scale: bool
+    angles: tuple[
+        int, ...
+    ] = ()  # dimensions of period 2π, each of which is shifted and mirrored by itself
+
+    def lines(self, latent_dim: int) -> list[int]:
+        """List the dimensions that are no angles."""
+        return [q for q in range(latent_dim) if q not in self.angles]
+
+
+def wrapped(angles: Any) -> Array:
+    """Angles modulo 2π, from -π on."""
+    return np.asarray((np.asarray(angles) + np.pi) % (2.0 * np.pi) - np.pi)
+
+
+def circular_mean(angles: Array) -> Array:
+    """Direction of the mean of cos and sin along the first axis."""
+    return np.asarray(np.arctan2(np.sin(angles).mean(axis=0), np.cos(angles).mean(axis=0)))
+
+
+def unrolled(draws: Array, angles: Sequence[int]) -> Array:
+    """Write the angles among the dimensions of draws (S, N, Q) as they lie nearest to their circular mean."""
+    if not len(angles):
+        return draws
+    draws, own = draws.copy(), list(angles)
+    centre = circular_mean(draws[..., own])
+    draws[..., own] = centre + wrapped(draws[..., own] - centre)
+    return draws
+
+
+def _turn(reference: Array, draws: Array) -> tuple[Array, Array]:
+    """Find the sense and the shift, (S,) each, by which angles (S, N) lie nearest to others (N,), by chords."""
+    along, back = (np.exp(1j * (s * draws - reference)).sum(axis=1) for s in (1.0, -1.0))
+    mirrored = np.abs(back) > np.abs(along) * (1.0 + 1e-12)
+    return np.where(mirrored, -1.0, 1.0), -np.angle(np.where(mirrored, back, along))
+
+
+def circular_procrustes_mean(
+    draws: Array, *, max_iter: int = 1000, tolerance: float = 1e-9
+) -> tuple[Array, float]:
+    """Mean (N,) of angles (S, N), each draw shifted and mirrored to it: about 0, the angle farthest off positive."""
+    mean, change = draws[0], np.inf
+    for _ in range(max_iter):
+        sense, shift = _turn(mean, draws)
+        previous, mean = mean, circular_mean(sense[:, None] * draws + shift[:, None])
+        change = float(np.abs(wrapped(mean - previous)).max())
+        if change <= tolerance:
+            break
+    mean = wrapped(mean - circular_mean(mean))
+    return mean * (-1.0 if mean[np.abs(mean).argmax()] < 0.0 else 1.0), change
 
 
 @dataclass(frozen=True)
@@ -75,6 +125,8 @@ def superimpose(
     reference: Array, draws: Array, symmetry: Symmetry, *, scale: bool = False
 ) -> tuple[Array, Transform]:
     """Transform each of the draws (S, N, Q) to lie nearest to the reference (N, Q)."""
+    if symmetry.angles:
+        return _superimpose_angles(reference, draws, symmetry)
     origin = np.zeros((1, draws.shape[2]))
     here = draws.mean(axis=1) if symmetry.move else np.repeat(origin, len(draws), axis=0)
     there = reference.mean(axis=0) if symmetry.move else origin[0]
@@ -87,6 +139,23 @@ def superimpose(
         np.divide(inner, size, out=factor, where=inner > 0.0)
     shift = there - factor[:, None] * np.einsum("slf,sf->sl", W, here)
     return factor[:, None, None] * rotated + there, Transform(W, shift, factor)
+
+
+def _superimpose_angles(
+    reference: Array, draws: Array, symmetry: Symmetry
+) -> tuple[Array, Transform]:
+    """Do so with each angle by itself, modulo 2π, and with the other dimensions together."""
+    (S, _, Q), lines = draws.shape, symmetry.lines(draws.shape[2])
+    W, shift, found = np.zeros((S, Q, Q)), np.zeros((S, Q)), np.empty_like(draws)
+    if lines:
+        alone = replace(symmetry, angles=())
+        found[..., lines], own = superimpose(reference[:, lines], draws[..., lines], alone)
+        W[np.ix_(np.arange(S), lines, lines)], shift[:, lines] = own.rotation, own.shift
+    for q in symmetry.angles:
+        W[:, q, q], shift[:, q] = _turn(reference[:, q], draws[..., q])
+        turned = W[:, q, q, None] * draws[..., q] + shift[:, q, None]
+        found[..., q] = reference[:, q] + wrapped(turned - reference[:, q])
+    return found, Transform(W, shift, np.ones(S))
 
 
 def _rotations(reference: Array, draws: Array, axes: Axes) -> Array:

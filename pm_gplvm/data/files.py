@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -34,6 +35,7 @@ from numpy.typing import NDArray
 from packaging.version import InvalidVersion, Version
 
 from pm_gplvm.core.checks import as_path, check_target, checked, warn
+from pm_gplvm.core.kernels import OWN, is_own, parse_kernel
 from pm_gplvm.data.fit import Fit, to_json
 
 _SUFFIXES = (".nc", ".zarr")
@@ -406,7 +408,7 @@ def _bytes(values: NDArray[Any]) -> bytes:
 # Reading
 
 
-def load(path: str | Path) -> xr.DataTree:
+def load(path: str | Path, *, kernel: Any = None) -> xr.DataTree:
     """Read a fit that :func:`save` wrote.
 
     Parameters
@@ -414,6 +416,10 @@ def load(path: str | Path) -> xr.DataTree:
     path : path
         ``.nc`` or ``.zarr``. A file that ``DataTree.to_netcdf`` or ``to_zarr`` wrote is taken too, and has
         no checksum.
+    kernel : function or pm.gp.cov covariance, optional
+        That which :func:`build_model` was given, of a fit whose kernel is the user's own: the file tells its name and a
+        checksum of its values, and holds no code. Without it, or a model built with it before, such a fit can be read and
+        drawn, but not predict.
 
     Returns
     -------
@@ -428,7 +434,7 @@ def load(path: str | Path) -> xr.DataTree:
         If ``path`` does not exist.
     ValueError
         If it cannot be read, is not a fit, was written by a newer version, has been changed since, or
-        does not fit in memory.
+        does not fit in memory; if ``kernel`` is another than that of the fit.
 
     Examples
     --------
@@ -462,7 +468,19 @@ def load(path: str | Path) -> xr.DataTree:
             if time.monotonic() > until:
                 raise
     _check_version(target, fit.attrs.get("pm_gplvm_version"))
-    return Fit.of(fit, caller="load", views=True).tree
+    read = Fit.of(fit, caller="load", views=True)
+    if kernel is not None:
+        _check_kernel(kernel, read.kernel)
+    return read.tree
+
+
+def _check_kernel(kernel: Any, wanted: str) -> None:
+    """Let a user's own kernel be known, if it is that of a fit."""
+    given = parse_kernel(kernel)[0].name
+    if given != wanted and not (is_own(wanted) and given.split(":")[-1] == wanted.split(":")[-1]):
+        raise ValueError(f"kernel must be that of the fit, {wanted!r}, got {given!r}.")
+    if given != wanted:
+        OWN[wanted] = replace(OWN[given], name=wanted)
 
 
 @contextmanager

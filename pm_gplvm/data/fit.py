@@ -274,6 +274,27 @@ class Fit:
         return entry.has_own(self.latent_dim, draws.shape[-1])
 
     @property
+    def angles(self) -> list[int]:
+        """Latent dimensions that are angles: only periodic factors of the kernel look at them."""
+        if not is_composite(self.kernel):
+            return []
+        return cast(Composite, kernel_named(self.kernel)).angles(self.latent_dim)
+
+    def positions_for_distances(self) -> xr.DataArray:
+        """X / lengthscale, angles as points of a circle of that radius: distances are those that the kernel sees."""
+        X, unit, angles = self.draws("X"), self.unit_of_positions(), self.angles
+        if not angles:
+            return self.scaled_positions()
+        one = np.ones((1, 1)) if unit is None else unit
+        scale = np.broadcast_to(one, (len(one), X.shape[-1])).reshape(*X.shape[:2], 1, -1)
+        lines = [q for q in range(X.shape[-1]) if q not in angles]
+        values, around = X.to_numpy(), X.to_numpy()[..., angles]
+        parts = [values[..., lines] / scale[..., lines]]
+        parts += [turn(around) / scale[..., angles] for turn in (np.cos, np.sin)]
+        coords = {name: c for name, c in X.coords.items() if X.dims[-1] not in c.dims}
+        return xr.DataArray(np.concatenate(parts, axis=-1), dims=X.dims, coords=coords)
+
+    @property
     def method(self) -> str:
         """How the posterior was found, "" where PyMC itself drew it."""
         return str(self.tree.attrs.get("method", ""))
@@ -430,9 +451,13 @@ class Fit:
         return np.hypot(self.values("sigma"), self.resolution)
 
     def scaled_positions(self) -> xr.DataArray:
-        """X / lengthscale, dims (chain, draw, obs, latent); X itself where there is no lengthscale."""
+        """X / lengthscale, dims (chain, draw, obs, latent); angles, and X without a lengthscale, as they are."""
         X, unit = self.draws("X"), self.unit_of_positions()
-        return X if unit is None else X / unit.reshape(*X.shape[:2], 1, -1)
+        if unit is None:
+            return X
+        if self.angles:
+            unit = np.where(np.isin(np.arange(X.shape[-1]), self.angles), 1.0, unit)
+        return X / unit.reshape(*X.shape[:2], 1, -1)
 
     def unit_of_positions(self, *, raw: bool = False) -> Array | None:
         """Lengthscale along each latent dimension (S, Q) or (S, 1), None where there is none.

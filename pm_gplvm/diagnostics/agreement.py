@@ -117,7 +117,7 @@ def neighbour_probabilities(
     3.0
     """
     read = Fit.of(fit, "X", caller="neighbour_probabilities")
-    Z = stacked(read.scaled_positions())
+    Z = stacked(read.positions_for_distances())
     N = Z.shape[1]
     check_counts(N, n_neighbors, num_samples)
     chosen = read.evenly_spaced(num_samples)

@@ -1,5 +1,6 @@
 """Draws of X in one orientation, by transforms that leave K unchanged."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,9 +9,16 @@ import xarray as xr
 from pm_gplvm.core.checks import Array, checked, warn
 from pm_gplvm.core.composite import Composite
 from pm_gplvm.core.kernels import is_known, kernel_named
-from pm_gplvm.core.procrustes import Symmetry, procrustes_mean, superimpose
+from pm_gplvm.core.procrustes import (
+    Symmetry,
+    circular_procrustes_mean,
+    procrustes_mean,
+    superimpose,
+    unrolled,
+)
 from pm_gplvm.data.arrays import by_row, finite, row_order
 from pm_gplvm.data.fit import Fit, stacked
+from pm_gplvm.model.own_kernels import OwnKernel
 
 _ITERATIONS = 1000
 _TOLERANCE = 1e-9
@@ -24,8 +32,8 @@ def align(fit: xr.DataTree, *, to: Any = None, scale: bool = False) -> xr.DataTr
     lengthscale for all dimensions, or none, a draw is rotated or reflected so that it lies as near
     to the reference as possible (orthogonal Procrustes, Schönemann 1966). With ARD, where only signs
     and order of the dimensions are free, the dimensions are matched by optimal assignment and
-    their lengthscales go with them. Under a kernel of several factors only the signs of the dimensions are matched,
-    and one with angles is refused. Under a stationary kernel each draw is also translated to the
+    their lengthscales go with them. Under a kernel of several factors only the signs of the dimensions are matched; an
+    angle, at which periodic factors alone look, is shifted and mirrored, and taken modulo its period. Under a stationary kernel each draw is also translated to the
     centroid of the reference: the prior N(0, 1) of X determines the origin, the data do not.
 
     Nothing is sampled again and K is the same in every draw. The draws in ``posterior`` do not
@@ -136,20 +144,32 @@ def _symmetry(read: Fit) -> Symmetry:
     """Read off a fit which transforms of X leave its K unchanged."""
     kernel = kernel_named(read.kernel) if is_known(read.kernel) else None
     stationary = kernel is not None and kernel.stationary
+    if isinstance(kernel, OwnKernel):
+        return _of_own(kernel, read)
     if isinstance(kernel, Composite):
-        if any(factor.is_periodic for _, factor in kernel.factors):
-            raise ValueError(
-                f"{read.caller} needs a kernel without angles, got {kernel.name!r}, under which positions that differ by a "
-                "period are the same. Look at what no such shift changes: predict, reconstruct, embed."
-            )
-        return Symmetry("signs", move=stationary, scale=False)
+        return Symmetry("signs", move=stationary, scale=False, angles=tuple(read.angles))
     has_lengthscale = "lengthscale" in read
     axes = has_lengthscale and read.draws("lengthscale", raw=True).ndim == 3
     return Symmetry(axes, move=stationary, scale=stationary and has_lengthscale)
 
 
+def _of_own(kernel: OwnKernel, read: Fit) -> Symmetry:
+    """Take the transforms that a user's kernel was found not to change under."""
+    axes, moves, scales = kernel.symmetry(read.latent_dim, ard=read.has_ard)
+    if axes is None:
+        raise ValueError(
+            f"{read.caller} needs a kernel under which positions may be turned or mirrored, got {kernel.name!r}, which changes "
+            "with either. Its draws have one frame as they are."
+        )
+    if read.angles:
+        axes, scales = "signs", False
+    return Symmetry(axes, move=moves, scale=scales, angles=tuple(read.angles))
+
+
 def _own_mean(draws: Array, symmetry: Symmetry, scale: bool) -> Array:
     """Procrustes mean of the draws; warn if it has not converged."""
+    if symmetry.angles:
+        return _mean_with_angles(draws, symmetry)
     if symmetry.move:
         draws = draws - draws.mean(axis=1, keepdims=True)
     if scale:  # every draw has the same weight
@@ -158,12 +178,29 @@ def _own_mean(draws: Array, symmetry: Symmetry, scale: bool) -> Array:
     mean, change = procrustes_mean(
         draws, axes=symmetry.axes, max_iter=_ITERATIONS, tolerance=_TOLERANCE
     )
+    _warn_unsettled(change)
+    return mean
+
+
+def _mean_with_angles(draws: Array, symmetry: Symmetry) -> Array:
+    """Mean of the draws, of each angle around its circle."""
+    mean, lines = np.empty(draws.shape[1:]), symmetry.lines(draws.shape[2])
+    if lines:
+        mean[:, lines] = _own_mean(draws[..., lines], replace(symmetry, angles=()), scale=False)
+    for q in symmetry.angles:
+        mean[:, q], change = circular_procrustes_mean(
+            draws[..., q], max_iter=_ITERATIONS, tolerance=_TOLERANCE
+        )
+        _warn_unsettled(change)
+    return mean
+
+
+def _warn_unsettled(change: float) -> None:
     if change > _TOLERANCE:
         warn(
             f"The mean of the draws has not settled: in iteration {_ITERATIONS} it still moved by {change:.2g} of "
             f"its size (wanted {_TOLERANCE:g} or less). Align to one fit or array."
         )
-    return mean
 
 
 def _reference(to: Any, raw: xr.DataArray) -> Array:
@@ -179,7 +216,7 @@ def _reference(to: Any, raw: xr.DataArray) -> Array:
         if len(draws) > 1 and not other.is_aligned:
             to = _own_mean(draws, _symmetry(other), scale=False)
         else:
-            to = draws.mean(axis=0)
+            to = unrolled(draws, other.angles).mean(axis=0)
     elif rows in raw.coords:
         to = by_row("to", to, raw[rows].to_numpy())
     return finite("to", to, shape, "(N, Q)")

@@ -143,7 +143,7 @@ def compare(
     rows = {}
     for name, fit in read.items():
         few = fit.thinned(num_samples)
-        Z = stacked(few.scaled_positions())
+        Z = stacked(few.positions_for_distances())
         with blas_threads(1):
             measured = agreement(Z, target, F, classes, n_neighbors=n_neighbors)
         rows[name] = (
@@ -229,7 +229,7 @@ def _reference(fits: Mapping[str, Fit], reference: Any, names: NDArray[Any]) -> 
         reference = fits[reference].tree
     if isinstance(reference, xr.DataTree):
         fit = Fit.of(reference, "X", caller="reference")
-        target = stacked(fit.scaled_positions())[_log_likelihood(fit).argmax()]
+        target = stacked(fit.positions_for_distances())[_log_likelihood(fit).argmax()]
     else:
         target = numbers("reference", by_row("reference", reference, names))
     if target.ndim != 2 or len(target) != len(names) or not np.isfinite(target).all():

@@ -53,7 +53,7 @@ def explored(read: Fit, seed: int = 0) -> xr.Dataset:
     >>> dict(explored(Fit(full)).sizes)
     {'chain': 2, 'draw': 20, 'component': 5}
     """
-    scaled = read.scaled_positions()
+    scaled = read.positions_for_distances()
     n_chains, n_draws, N, Q = scaled.shape
     Z = scaled.to_numpy().reshape(-1, N, Q)
     first, second = row_pairs(N, _PAIRS, seed)

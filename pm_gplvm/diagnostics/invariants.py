@@ -85,7 +85,7 @@ def invariants(
 def pair_distances(read: Fit, *, n_pairs: int, seed: int = 0) -> xr.DataArray:
     """Distances between rows in lengthscales (chain, draw, pair), with the rows as coordinates."""
     count("n_pairs", n_pairs)
-    Z = read.scaled_positions().to_numpy()
+    Z = read.positions_for_distances().to_numpy()
     first, second = row_pairs(Z.shape[2], int(n_pairs), seed)
     pairs = {"first": ("pair", first), "second": ("pair", second)}
     return xr.DataArray(

@@ -183,7 +183,7 @@ def _by_weight(labels: Labels) -> Labels:
 
 def _table(read: Fit, labels: Labels, distance: xr.DataArray) -> pd.DataFrame:
     levels = {n: read.stats[n].to_numpy() for n in ("log_likelihood",) if n in read.stats}
-    Z = read.scaled_positions()
+    Z = read.positions_for_distances()
     names = Z[Z.dims[2]].to_numpy()
     modes = [labels == k for k in range(labels.max() + 1)]
     shares = read.chain_weights
@@ -267,7 +267,7 @@ def mode_table(read: Fit, known: xr.Dataset, groups: Sequence[Sequence[int]]) ->
 
     ``known`` holds the invariants of the fit. The columns are those of ``Diagnosis.embeddings``.
     """
-    Z = read.scaled_positions()
+    Z = read.positions_for_distances()
     levels = {n: known[n].to_numpy() for n in ("log_likelihood", "log_posterior") if n in known}
     sizes = (Z.sizes["chain"], Z.sizes["draw"])
     modes = [

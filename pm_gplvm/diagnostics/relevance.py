@@ -25,7 +25,10 @@ def relevance(read: Fit) -> xr.DataArray:
         X, unit = mean[None], unit[:1]
     draws = read.draws("X")
     labels = draws.get_index(draws.dims[-1]).to_numpy()
-    return xr.DataArray(X.std(axis=1) / unit, dims=("draw", LATENT), coords={LATENT: labels})
+    spread = X.std(axis=1)
+    for q in read.angles:  # over the circle: by the chord
+        spread[:, q] = np.hypot(np.cos(X[..., q]).std(axis=1), np.sin(X[..., q]).std(axis=1))
+    return xr.DataArray(spread / unit, dims=("draw", LATENT), coords={LATENT: labels})
 
 
 @checked

@@ -21,7 +21,9 @@ from pm_gplvm.core.kernels import (
     check_rank,
     composite_of,
     is_known,
+    is_own,
     parse_kernel,
+    why_unknown,
 )
 from pm_gplvm.data.arrays import labels_along
 from pm_gplvm.data.files import check_labels
@@ -83,7 +85,9 @@ def build_model(
         "rbf + linear", and so with the other three, is the sum of
         amplitude² κ(‖x - x'‖ / lengthscale) and weight² x·x': PCA and what bends it.
         Or a sum of products of factors over chosen latent dimensions, as a text, "rbf[0,1] + periodic[2]", or made
-        of ``gplvm.kernels``: ``kernels.rbf(dims=[0, 1]) + kernels.periodic(dims=2)``.
+        of ``gplvm.kernels``: ``kernels.rbf(dims=[0, 1]) + kernels.periodic(dims=2)``. Or a covariance of PyMC's, as a
+        function such as ``lambda input_dim, lengthscale: pm.gp.cov.ExpQuad(input_dim, ls=lengthscale)``, which takes
+        ``lengthscale`` or ``alpha`` too if it has any, multiplied by amplitude².
     ard : bool, default False
         One lengthscale for each latent dimension instead of one for all; of each factor, where there are several.
     priors : mapping, optional
@@ -545,6 +549,11 @@ def _checked_kernel(
         )
     if isinstance(entry, Composite):
         entry.check(latent_dim)
+        if not ard and entry.needs_ard(latent_dim):
+            raise ValueError(
+                f"ard must be True with kernel={entry.name!r}, which takes a lengthscale for each latent dimension, got "
+                "False."
+            )
     check_rank(entry, latent_dim, shape)
     return entry, bias
 
@@ -636,6 +645,8 @@ def rebuild(
     )
     read.require("sigma")
     kernel, noted = read.kernel, read.priors
+    if is_own(kernel) and not is_known(kernel):
+        raise ValueError(f"rebuild {why_unknown(kernel)}")
     if not is_known(kernel) or noted is None:
         raise ValueError(
             "rebuild needs a fit of a model of build_model, got one with a covariance of its own "

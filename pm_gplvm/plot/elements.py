@@ -1,5 +1,6 @@
 """Elements that the plots share: checks of arguments, the plane of two latent dimensions, ellipses."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from pm_gplvm.core.checks import INTERVAL, Array, interval
+from pm_gplvm.core.procrustes import unrolled, wrapped
 from pm_gplvm.data.fit import Fit
 from pm_gplvm.diagnostics.agreement import row_covariances
 from pm_gplvm.diagnostics.relevance import dominant
@@ -55,16 +57,25 @@ class Plane:
     draws: Array  # of X, all chains behind each other, (S, N, Q)
     dims: tuple[int, ...]  # horizontal and vertical; one alone where Q = 1
     q: tuple[Array, Array] | None = None  # mean and sd of q(X), each (N, Q), where that is known
+    angles: tuple[int, ...] = ()  # dimensions of period 2π
 
     @cached_property
     def means(self) -> Array:
         """Mean positions in all dimensions, shape (N, Q)."""
-        return self.draws.mean(axis=0) if self.q is None else self.q[0]
+        means = self.draws.mean(axis=0) if self.q is None else self.q[0].copy()
+        own = list(self.angles)
+        means[:, own] = wrapped(means[:, own])
+        return means
 
     @property
     def X(self) -> Array:
         """Mean positions in the plane, shape (N, 2), or (N, 1) where Q = 1."""
         return np.asarray(self.means[:, list(self.dims)])
+
+    @property
+    def turning(self) -> list[int]:
+        """Which axes of the plane are angles."""
+        return [i for i, dim in enumerate(self.dims) if dim in self.angles]
 
     @cached_property
     def varies(self) -> bool:
@@ -95,13 +106,15 @@ class Plane:
 
 def plane_of(read: Fit, dims: Any) -> Plane:
     """Return the plane of ``dims``; by default the first two dimensions, with ARD the most relevant."""
-    draws = read.pooled().values("X")
+    angles = tuple(read.angles)
+    draws = unrolled(read.pooled().values("X"), angles)
     Q = draws.shape[2]
     if Q == 1:
         if dims is not None:
             raise ValueError(f"dims must be left out where latent_dim is 1, got {dims}.")
-        return Plane(draws, (0,), q_of(read))
-    return Plane(draws, dominant(read) if dims is None else check_pair(dims, Q), q_of(read))
+        return Plane(draws, (0,), q_of(read), angles)
+    chosen = dominant(read) if dims is None else check_pair(dims, Q)
+    return Plane(draws, chosen, q_of(read), angles)
 
 
 def q_of(read: Fit) -> tuple[Array, Array] | None:
@@ -131,6 +144,14 @@ def mesh(limits: Array, shape: tuple[int, ...]) -> Array:
 
 
 # Artists
+
+
+def label_angles(ax: Axes, axes: Sequence[int]) -> None:
+    """Tick axes (0: horizontal, 1: vertical) that are angles in quarters of the period."""
+    ticks = np.pi * np.array([-1.0, -0.5, 0.0, 0.5, 1.0])
+    for i in axes:
+        axis = (ax.xaxis, ax.yaxis)[i]
+        axis.set_ticks(ticks, ["-π", "-π/2", "0", "π/2", "π"])
 
 
 def draw_grid(ax: Axes, limits: Array, values: Array, **style: Any) -> AxesImage:

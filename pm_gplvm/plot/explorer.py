@@ -230,7 +230,7 @@ def _palettes(key: Key | None) -> dict[str, list[str]]:
 
 def _neighbours(read: Fit, n_neighbors: int) -> dict[str, Any]:
     """Return each row's nearest rows, the most probable first, ties by their mean distance."""
-    Z = stacked(read.scaled_positions())
+    Z = stacked(read.positions_for_distances())
     n_neighbors = min(n_neighbors, Z.shape[1] - 1)
     shares = neighbour_probabilities(read.tree, n_neighbors=n_neighbors).to_numpy()
     distance = np.mean([pdist(Z[i]) for i in read.evenly_spaced(100)], axis=0)

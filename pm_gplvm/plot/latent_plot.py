@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
-from matplotlib.collections import PathCollection
+from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
@@ -34,6 +34,7 @@ from pm_gplvm.plot.elements import (
     check_axes,
     draw_ellipses,
     draw_grid,
+    label_angles,
     mesh,
     plane_of,
     spread_rows,
@@ -45,6 +46,7 @@ from pm_gplvm.plot.frame import (
     draw_outside,
     frame_of,
     lengthscales,
+    limits_of,
     set_limits,
     told_outside,
 )
@@ -120,7 +122,8 @@ def latent(
     dims : pair of int or "pairs", optional
         Which latent dimensions to draw; by default the first two or, where each has a lengthscale
         of its own (ARD), the two most relevant (:func:`diagnostics.active_dimensions`). "pairs" draws each pair, one
-        panel each. A model with one dimension is drawn against time or the order of the rows.
+        panel each. A model with one dimension is drawn against time or the order of the rows. A dimension that is an angle,
+        as only periodic factors look at it, has an axis of one period, by itself it is drawn as a ring.
     time : str or array_like, shape (N,), optional
         A coordinate or column by its name, as in ``color``, or one number or date a row. With one latent dimension the horizontal
         axis; with more a line joins the rows in its order.
@@ -318,6 +321,10 @@ class _Shading:
 def _plot_plane(ax: Axes, plane: Plane, rows: _Rows, shading: _Shading) -> PathCollection | None:
     X = plane.X
     limits, far = frame_of(X, rows.limits)
+    if isinstance(rows.limits, str) and plane.turning:  # an angle's axis is a whole period
+        far = frame_of(np.delete(X, plane.turning, axis=1), rows.limits)[1]
+        limits = limits_of(X[~far])
+        limits[:, plane.turning] = [[-np.pi], [np.pi]]
     shading.draw(ax, plane, set_limits(ax, limits))
     notes = told_outside(far)
     if rows.spread and plane.varies:
@@ -334,6 +341,7 @@ def _plot_plane(ax: Axes, plane: Plane, rows: _Rows, shading: _Shading) -> PathC
         grey = Style.of(ax).grey(0.3)
         ax.plot(path[:, 0], path[:, 1], color=grey, linewidth=0.7, zorder=1.4)
     ax.set(xlabel=f"latent {plane.dims[0]}", ylabel=f"latent {plane.dims[1]}")
+    label_angles(ax, plane.turning)
     points = draw_points(ax, X, rows.key)
     draw_outside(ax, X, far, row_colours(ax, rows.key, len(X)))
     draw_notes(ax, X, [rows.unit(dim) for dim in plane.dims], notes)
@@ -373,6 +381,8 @@ def _plot_pairs(plane: Plane, rows: _Rows, shading: _Shading, axes: Any) -> NDAr
 def _plot_line(ax: Axes, plane: Plane, rows: _Rows) -> PathCollection | None:
     """Plot one latent dimension against time, or across with one line per row."""
     X = plane.X[:, 0]
+    if plane.turning and rows.order is None and isinstance(rows.limits, str):
+        return _plot_ring(ax, plane, rows)
     across = rows.order is not None
     order = rows.order if rows.order is not None else np.arange(len(X), dtype=np.float64)
     (low, high), far = frame_of(plane.X, rows.limits)
@@ -393,6 +403,30 @@ def _plot_line(ax: Axes, plane: Plane, rows: _Rows) -> PathCollection | None:
     if far.any() or not isinstance(rows.limits, str):
         (ax.set_ylim if across else ax.set_xlim)(float(low[0]), float(high[0]))
     draw_outside(ax, positions, far, row_colours(ax, rows.key, len(X)))
+    if plane.turning:
+        label_angles(ax, [int(across)])
     units = [None, rows.unit(0)] if across else [rows.unit(0), None]
     draw_notes(ax, positions, units, told_outside(far))
     return points
+
+
+def _plot_ring(ax: Axes, plane: Plane, rows: _Rows) -> PathCollection | None:
+    """Plot the only latent dimension, an angle, around its circle."""
+    angle = plane.X[:, 0]
+    grey = Style.of(ax).grey
+    whole = np.linspace(-np.pi, np.pi, 200)
+    ax.plot(np.cos(whole), np.sin(whole), color=grey(0.2), linewidth=0.7, zorder=0.5)
+    if rows.spread and plane.varies:
+        low, high = plane.interval()
+        arcs = np.linspace(low, high, 30)  # (30, N)
+        radius = 1.06 + 0.12 * np.random.default_rng(0).random(
+            len(angle)
+        )  # so that they can be told apart
+        lines = radius[:, None, None] * np.stack([np.cos(arcs.T), np.sin(arcs.T)], axis=2)
+        ax.add_collection(LineCollection(list(lines), colors=[grey(0.6)], linewidths=0.6, zorder=1))
+    ends = [(1.3, 0.0, "0"), (0.0, 1.3, "π/2"), (-1.3, 0.0, "π"), (0.0, -1.3, "-π/2")]
+    for x, y, text in ends:
+        ax.text(x, y, text, ha="center", va="center", color=grey(0.6))
+    ax.set(xlim=(-1.45, 1.45), ylim=(-1.45, 1.45), aspect="equal", xticks=[], yticks=[])
+    ax.set_xlabel("latent 0, an angle")
+    return draw_points(ax, np.column_stack([np.cos(angle), np.sin(angle)]), rows.key)

@@ -19,7 +19,6 @@ from pm_gplvm.core.gaussian import GP, Patterns, column_patterns, single_columns
 from pm_gplvm.core.inducing import InducingKernel, InducingPosterior, RowTerms
 from pm_gplvm.core.inducing_patterns import by_patterns
 from pm_gplvm.core.kernels import (
-    KERNELS,
     cross_and_rate,
     cross_covariance,
     cross_pullback,
@@ -27,6 +26,7 @@ from pm_gplvm.core.kernels import (
     is_known,
     prior_slope_variance,
     prior_variance,
+    why_unknown,
 )
 from pm_gplvm.core.psi import ONE_NODE
 from pm_gplvm.core.spectral import ColumnParts, spectrum
@@ -466,10 +466,7 @@ def each_draw(read: Fit, limit: int | None = None) -> Iterator[GP]:
     """Go through the draws of all chains in order, or ``limit`` of them, evenly spaced."""
     read.require("X", "sigma")
     if not is_known(read.kernel):
-        raise ValueError(
-            f"{read.caller} knows the kernels {', '.join(KERNELS)} and those of gplvm.kernels, got a fit with {read.kernel!r}. For a "
-            "covariance of your own condition with PyMC (pm.gp)."
-        )
+        raise ValueError(f"{read.caller} {why_unknown(read.kernel)}")
     X, noise, known = read.values("X"), read.noise(), read.inputs
     values = {name: read.values(name) for name in read.theta_names}
     of_inputs: dict[str, Any] = {}

@@ -165,7 +165,9 @@ def _require_prior(prior: Any) -> None:
 def _distances(draws: xr.Dataset, held: xr.Dataset) -> Array:
     """Quantiles of the pairwise distances of each draw, shape (S, shares)."""
     read = Fit(xr.DataTree.from_dict({"posterior": draws, "constant_data": held}))
-    return np.stack([np.quantile(pdist(z), _SHARES) for z in stacked(read.scaled_positions())])
+    return np.stack(
+        [np.quantile(pdist(z), _SHARES) for z in stacked(read.positions_for_distances())]
+    )
 
 
 def _variances(table: Array) -> Array:

@@ -224,7 +224,7 @@ def test_unknown_kernel_is_refused_with_the_choices(text):
 
 @pytest.mark.parametrize("kernel", [None, 3, object()])
 def test_kernel_of_another_type_is_told_the_way_out(kernel):
-    with pytest.raises(TypeError, match=r"put gplvm.GPColumns into a pm.Model"):
+    with pytest.raises(TypeError, match=r"or a function that returns a covariance of pm.gp.cov"):
         parse_kernel(kernel)
 
 
