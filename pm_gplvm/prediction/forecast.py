@@ -8,11 +8,10 @@ import xarray as xr
 
 from pm_gplvm.core.checks import Array, checked, warn
 from pm_gplvm.data.fit import FEATURE, LATENT, Fit
-from pm_gplvm.model.priors import transitions
 from pm_gplvm.prediction.paths import Paths
 from pm_gplvm.prediction.predict import drawn_together, readable
 from pm_gplvm.prediction.processes import each_process, for_each_draw, patterns_of
-from pm_gplvm.prediction.steps import Steps
+from pm_gplvm.prediction.steps import continued
 from pm_gplvm.prediction.uncollapsed import Uncollapsed, each_frame
 
 _WIDE = 2.0  # root mean square of X beyond which its prior, of 1, is at odds with the rows
@@ -111,8 +110,7 @@ def forecast(
     ((3, 4), ('sample', 'obs_new', 'feature'))
     """
     read = readable(fit, "forecast")
-    steps = transitions.mark in read.constants
-    paths = Steps.of(read) if steps else Paths.of(read)
+    paths = continued(read)
     new = paths.at(times, sequence, "forecast")
     read.warn_unaligned()
     rng = np.random.default_rng(random_seed)

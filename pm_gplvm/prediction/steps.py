@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from pm_gplvm.core.autoregression import Autoregression
 from pm_gplvm.core.checks import Array
 from pm_gplvm.data.fit import SEQUENCE, Fit
-from pm_gplvm.prediction.paths import Frames, Sequences
+from pm_gplvm.model.priors import transitions
+from pm_gplvm.prediction.paths import Frames, Paths, Sequences
 
 _THETA = ("lengthscale", "amplitude", "weight", "noise")
 _MOST = 10_000  # steps: a date or a time in seconds taken for a number of steps
@@ -47,6 +48,15 @@ class Steps(Sequences):
             )
         return self.framed(t, rows, sequence, warned)
 
+    @property
+    def t(self) -> Array:
+        """Steps of the rows, 0 for the last of a sequence."""
+        t = np.zeros(len(self.before))
+        for number in np.unique(self.sequence):
+            rows = np.flatnonzero(self.sequence == number)
+            t[rows] = np.arange(1 - len(rows), 1)
+        return t
+
     def moments(self, t: Array) -> NDArray[Any]:
         """Return steps as whole numbers."""
         return t.astype(np.int64)
@@ -74,3 +84,8 @@ class Steps(Sequences):
                 way = np.concatenate([start[:, None], way], axis=1)
             drawn[:, here] = way[:, step - 1]
         return drawn.mean(axis=0), drawn.var(axis=0), iter(drawn)
+
+
+def continued(read: Fit) -> Paths | Steps:
+    """Read how a fit goes on: by times, or by steps."""
+    return Steps.of(read) if transitions.mark in read.constants else Paths.of(read)

@@ -2,6 +2,7 @@
 
 import warnings
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pymc as pm
@@ -154,6 +155,19 @@ def test_forecast_goes_on_from_the_last_row(fit):
     np.testing.assert_array_equal(found["X"][:, 0], found["X"][:, 1])
     assert found["time"].to_numpy().tolist() == [1, 1, 2]
     assert found["mean"].shape == (3, 5)
+
+
+def test_rows_are_drawn_up_to_the_last_step(fit, Y):
+    ahead = gplvm.forecast(fit, [1, 2], sequence="b", num_samples=20, random_seed=1)
+    ax = gplvm.plot.forecast(fit, ahead, [0])
+    drawn = {tuple(point) for part in ax.collections for point in np.round(part.get_offsets(), 9)}
+    drawn |= {tuple(np.round(p, 9)) for line in ax.lines for p in line.get_xydata()}
+    rows = np.flatnonzero(NAMES == "b")
+    wanted = {
+        tuple(np.round(p, 9)) for p in zip(np.arange(1.0 - len(rows), 1.0), Y[rows, 0], strict=True)
+    }
+    assert wanted <= drawn
+    plt.close("all")
 
 
 def test_a_new_sequence_begins_with_the_prior(fit):
