@@ -6,6 +6,7 @@ from pm_gplvm.model.priors import (
     class_mixture,
     dynamics,
     informative,
+    transitions,
 )
 
-__all__ = ["back_constraint", "circular", "class_mixture", "dynamics", "informative"]
+__all__ = ["back_constraint", "circular", "class_mixture", "dynamics", "informative", "transitions"]

@@ -9,6 +9,7 @@ import copy
 import hashlib
 from collections.abc import Callable, Container, Mapping
 from dataclasses import KW_ONLY, dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -23,6 +24,7 @@ from pytensor.tensor.random.type import RandomType
 from pytensor.tensor.type_other import NoneTypeT
 from scipy.spatial.distance import pdist
 
+from pm_gplvm.core.autoregression import KERNEL, Autoregression
 from pm_gplvm.core.blas import rowwise
 from pm_gplvm.core.checks import Array, function_of, number, one_of
 from pm_gplvm.core.composite import checked_dims
@@ -179,6 +181,7 @@ class LatentPrior:
     spread: ClassVar[str | None] = None  # of X; by default it is the second parameter of X
     correlated: ClassVar[bool] = False  # the first parameter of X is the covariance of the rows
     anchored: ClassVar[bool] = False  # starts are turned towards the means
+    closed: ClassVar[bool] = True  # its precision and divergences are known in closed form
     mapped: ClassVar[bool] = False  # X is a function of Y by weights, and so is a new row's place
 
     @staticmethod
@@ -280,7 +283,7 @@ def _array_text(value: NDArray[Any]) -> str:
 
 def kind_of_prior(names: Container[Any]) -> type[LatentPrior]:
     """Which of the priors here X has, by the names of the data of a model or a fit."""
-    known = (informative, dynamics, class_mixture, back_constraint, circular)
+    known = (informative, dynamics, transitions, class_mixture, back_constraint, circular)
     return next((kind for kind in known if kind.mark in names), LatentPrior)
 
 
@@ -528,6 +531,150 @@ def _paths_logp(x: Variable, rowcov: Variable, mean: Variable) -> Variable:
     N, Q = rowcov.shape[0], mean.shape[0]
     value = -0.5 * ((half**2).sum() + Q * (logdet + N * np.log(2.0 * np.pi)))
     return pt.switch(pt.isnan(logdet), -np.inf, value)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class transitions(LatentPrior):
+    """Let each position follow from the one before: x_n = f(x_{n-1}) + e, the columns of f Gaussian processes.
+
+    The Gaussian process dynamical model of first order (Wang, Fleet & Hertzmann 2008, eq. 10). With f integrated out
+
+        p(X) = Π N(x_first; 0, I) Π_q N(x_after,q; 0, K(X_before) + noise² I),
+
+        k(x, x') = amplitude² exp(-‖x - x'‖² / 2 lengthscale²) + weight² x·x',
+
+    before and after over the transitions of all sequences, which share f. A movement that comes again is known to do so,
+    unlike under :func:`dynamics`. It is for ``build_model(Y, priors={"X": ...})``; the model has the variables
+    ``X_map_lengthscale``, ``X_map_amplitude``, ``X_map_weight`` and ``X_map_noise``, and the data ``X_before`` (obs,), the row
+    before each, -1 for the first of a sequence. :func:`forecast` continues X, and Y, by whole steps.
+
+    Parameters
+    ----------
+    sequences : array_like, shape (N,), optional
+        Label of the sequence that a row belongs to; one for all by default. The rows of a sequence follow each other
+        in the order of the table, at equal steps.
+    lengthscale, amplitude, weight : number or prior, optional
+        Of f, as in ``build_model``'s ``priors``; by default InverseGamma(3, 2), LogNormal(0, 1) and HalfNormal(1).
+    noise : number or prior, default 0.1
+        Standard deviation of a step about f.
+
+    Raises
+    ------
+    ValueError
+        If a label is missing, or no row follows another. When the model is built: if there is not one entry a row.
+
+    Notes
+    -----
+    :func:`fit_map` finds X and θ; :func:`sample` takes small tables. What needs p(X) in closed form, :func:`fit_marginal` and the
+    fits with inducing inputs, refuses it. In a joint mode a free ``noise`` shrinks to nothing and X with it, the density
+    growing without end: leave it held there.
+
+    A new row has N(0, I) in :func:`embed`.
+
+    References
+    ----------
+    Wang, J. M., Fleet, D. J., Hertzmann, A. (2008). Gaussian process dynamical models for human motion.
+    IEEE Transactions on Pattern Analysis and Machine Intelligence 30, 283-298.
+
+    Examples
+    --------
+    >>> import pm_gplvm as gplvm
+    >>> Y = gplvm.data.load_digits(n=20)
+    >>> model = gplvm.build_model(Y, priors={"X": gplvm.priors.transitions()})
+    >>> [rv.name for rv in model.free_RVs][:4]
+    ['X_map_lengthscale', 'X_map_amplitude', 'X_map_weight', 'X']
+    """
+
+    sequences: Any = None
+    _: KW_ONLY
+    lengthscale: Any = None
+    amplitude: Any = None
+    weight: Any = None
+    noise: Any = 0.1
+
+    mark = "X_before"
+    closed = False
+    of_rows = ("sequences",)
+
+    def __post_init__(self) -> None:
+        if self.sequences is None:
+            self._keep(of_rows=())
+            return
+        rows = labels_along(self.sequences, 0)
+        known = classes("sequences", self.sequences)
+        if (known.codes < 0).any():
+            missing = int((known.codes < 0).sum())
+            raise ValueError(f"sequences must have one label a row, got {missing} missing.")
+        names = np.array([plain_name(label) for label in known.categories], dtype=object)
+        self._keep(sequences=names[known.codes], rows=rows)
+
+    def __call__(self, name: str, dims: tuple[str, ...]) -> Variable:
+        """Register X, and the parameters of f."""
+        self = self.joined(_rows())
+        N, Q = _shape()
+        labels = np.repeat("", N) if self.sequences is None else self.sequences.astype(str)
+        names, sequence = np.unique(labels, return_inverse=True)
+        before = np.full(N, -1)
+        for i in range(len(names)):
+            rows = np.flatnonzero(sequence == i)
+            before[rows[1:]] = rows[:-1]
+        if (before < 0).all():
+            raise ValueError(
+                f"sequences must hold rows that follow each other, got {len(names)} of one row each."
+            )
+        model = pm.modelcontext(None)
+        model.add_coord(SEQUENCE, names.tolist())
+        pm.Data(f"{name}_before", before, dims=OBS)
+        pm.Data(f"{name}_sequence", sequence, dims=OBS)
+        pm.Data(f"{name}_sequence_rows", np.bincount(sequence), dims=SEQUENCE)
+        theta = []
+        for part in ("lengthscale", "amplitude", "weight", "noise"):
+            prior = getattr(self, part)
+            prior = DEFAULT_PRIORS[part]() if prior is None else prior
+            theta.append(add_prior(f"{name}_map_{part}", prior, dims=(), shape=(), positive=True))
+        return pm.CustomDist(
+            name,
+            *theta,
+            np.zeros((N, Q)),
+            logp=partial(_steps_logp, before),
+            random=partial(_steps, before),
+            signature="(),(),(),(),(n,q)->(n,q)",
+            dims=dims,
+        )
+
+
+def _steps_logp(before: NDArray[np.intp], x: Variable, *parameters: Variable) -> Variable:
+    """Log-density of the first rows, and of all others given those before."""
+    lengthscale, amplitude, weight, noise, _ = parameters
+    first, after = np.flatnonzero(before < 0), np.flatnonzero(before >= 0)
+    theta = {"lengthscale": lengthscale, "amplitude": amplitude, "weight": weight}
+    K = covariance(KERNEL, x[before[after]], **theta) + noise**2 * pt.eye(len(after))
+    logdet, half = whitened(K, x[after])
+    Q = x.shape[1]
+    quad = (half**2).sum() + (x[first] ** 2).sum() + Q * logdet
+    value = -0.5 * (quad + Q * len(before) * np.log(2.0 * np.pi))
+    return pt.switch(pt.isnan(logdet), -np.inf, value)
+
+
+def _steps(before: NDArray[np.intp], *parameters: Any, rng: Any = None, size: Any = None) -> Array:
+    """Draw X step by step, of one f for all sequences."""
+    *theta, zeros = (np.asarray(value) for value in parameters)
+    lead = np.broadcast_shapes(tuple(size or ()), *(v.shape for v in theta), zeros.shape[:-2])
+    drawn = np.empty((*lead, *zeros.shape[-2:]))
+    theta = [np.broadcast_to(value, lead) for value in theta]
+    for i in np.ndindex(*lead):
+        lengthscale, amplitude, weight, noise = (float(value[i]) for value in theta)
+        kernel = {"lengthscale": lengthscale, "amplitude": amplitude, "weight": weight}
+        X, known = drawn[i], np.zeros(0, dtype=np.intp)
+        for first in np.flatnonzero(before < 0):
+            rows = [first]
+            while len(following := np.flatnonzero(before == rows[-1])):
+                rows.append(following[0])
+            X[first] = rng.standard_normal(X.shape[1])
+            step = Autoregression(X[before[known]], X[known], kernel, noise)
+            X[rows[1:]] = step.paths(X[[first]], len(rows) - 1, rng)[0]
+            known = np.concatenate([known, rows[1:]])
+    return drawn
 
 
 @dataclass(frozen=True, eq=False, repr=False)

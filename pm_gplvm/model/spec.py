@@ -239,7 +239,7 @@ class PositionPrior:
     @property
     def is_known(self) -> bool:
         """Whether it is Normal, or one of :mod:`pm_gplvm.model.priors`."""
-        return self.is_normal or self.says is not LatentPrior
+        return self.is_normal or (self.says is not LatentPrior and self.says.closed)
 
     @property
     def parameters(self) -> tuple[Variable, ...]:

@@ -11,7 +11,7 @@ from pm_gplvm.core.checks import checked, interval
 from pm_gplvm.data.fit import Fit
 from pm_gplvm.plot.elements import check_axes, columns_named
 from pm_gplvm.plot.style import Style
-from pm_gplvm.prediction.paths import Paths
+from pm_gplvm.prediction.steps import continued
 
 
 @checked
@@ -30,7 +30,7 @@ def forecast(
     Parameters
     ----------
     fit : DataTree
-        With :func:`priors.dynamics`.
+        With :func:`priors.dynamics`, or :func:`priors.transitions`: steps then, the last row of the sequence at 0.
     ahead : Dataset
         What :func:`forecast` says of other times of that fit.
     features : label or list of labels, optional
@@ -61,7 +61,7 @@ def forecast(
     'time'
     """
     read = Fit.of(fit, "X", "Y_mean", "Y_scale", caller="plot.forecast")
-    paths = Paths.of(read)
+    paths = continued(read)
     check_axes("ax", ax)
     if not isinstance(ahead, xr.Dataset) or not {"X_mean", "mean", read.observed} <= set(ahead):
         raise TypeError(

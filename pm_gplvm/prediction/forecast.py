@@ -7,11 +7,11 @@ import numpy as np
 import xarray as xr
 
 from pm_gplvm.core.checks import Array, checked, warn
-from pm_gplvm.core.gaussian import square_root
 from pm_gplvm.data.fit import FEATURE, LATENT, Fit
 from pm_gplvm.prediction.paths import Paths
 from pm_gplvm.prediction.predict import drawn_together, readable
 from pm_gplvm.prediction.processes import each_process, for_each_draw, patterns_of
+from pm_gplvm.prediction.steps import continued
 from pm_gplvm.prediction.uncollapsed import Uncollapsed, each_frame
 
 _WIDE = 2.0  # root mean square of X beyond which its prior, of 1, is at odds with the rows
@@ -31,7 +31,7 @@ def forecast(
     num_samples: int = 200,
     random_seed: int | None = None,
 ) -> xr.Dataset:
-    """Continue a fit under :func:`priors.dynamics` to other times: ahead, or in the gaps between its rows.
+    """Continue a fit under :func:`priors.dynamics` to other times, ahead or in gaps, or under :func:`priors.transitions` by steps.
 
     For each draw (X, θ) of the fit each column of X at the new times is Gaussian given the rows of the same sequence,
 
@@ -41,14 +41,19 @@ def forecast(
     section 3.3). Positions are drawn from it, all times together, and Y at each such path as :func:`sample_predictive`
     draws it, so that steps vary together in X and, given X, in each column of Y.
 
+    Under :func:`priors.transitions` paths go on from the last row of a sequence step by step, each drawn given the
+    transitions of the rows and those of its own path so far, which is exact (Wang, Fleet & Hertzmann 2008, section 5.1,
+    take the mean).
+
     Parameters
     ----------
     fit : DataTree
-        Of a model with ``priors={"X": priors.dynamics(...)}``: by :func:`fit_marginal`, :func:`fit_map`,
+        Of a model with ``priors={"X": priors.dynamics(...)}``, or ``priors.transitions(...)``: by :func:`fit_marginal`, :func:`fit_map`,
         :func:`fit_laplace`, :func:`fit_sparse`, :func:`fit_variational`, :func:`sample_theta` or :func:`sample`.
     times : array_like, shape (S,)
         In the units of ``t`` of the prior, dates where these were dates; in any order. A time of a row, or one that comes
         twice, stands for another frame at the same moment: the path is the same there, what is a frame's own is not.
+        Under :func:`priors.transitions` steps after the last row of the sequence, whole numbers from 1 on.
     sequence : label or array_like of labels, shape (S,), optional
         Of the sequence that the times belong to, one for all or one for each. Not needed where the fit has one. A label
         that the fit has not is that of a new sequence, of which only the prior is known.
@@ -108,31 +113,29 @@ def forecast(
     read.refuse_inputs(
         "at other times they are not known. Take predict(fit, X_new, inputs=...) at positions."
     )
-    paths = Paths.of(read)
+    paths = continued(read)
     new = paths.at(times, sequence, "forecast")
     read.warn_unaligned()
     rng = np.random.default_rng(random_seed)
     chosen = read.evenly_spaced(num_samples)
-    X, unit = read.values("X", raw=True)[chosen], read.values("X_lengthscale")[chosen]
+    X = read.values("X", raw=True)[chosen]
     frames = read.frames(chosen)
     shares = np.array_split(np.arange(num_samples), len(chosen))
     processes = _processes(read, num_samples, rng, noise=noise)
 
     positions, of_X, tables, of_Y = [], [], [], []
-    farthest = 0.0
     for i, (at_positions, share) in enumerate(zip(processes, shares, strict=False)):
-        mean, covariance = paths.conditional(new, X[i], float(unit[i]))
-        spread = np.diagonal(covariance)[:, None] * frames.scale[i] ** 2
-        of_X.append((frames.inward(i, mean), np.broadcast_to(spread, mean.shape)))
-        farthest = max(farthest, float(np.sqrt(np.diagonal(covariance).max())))
-        root = square_root(covariance)
-        for _ in share:
-            x = frames.inward(i, mean + root @ rng.standard_normal(mean.shape))
+        mean, variance, ways = paths.drawn(new, X[i], chosen[i], len(share), rng)
+        of_X.append((frames.inward(i, mean), variance * frames.scale[i] ** 2))
+        for way in ways:
+            x = frames.inward(i, way)
             table, *moments = at_positions(x)
             positions.append(x)
             tables.append(table)
             of_Y.append(moments)
-    _warn_of_width(X, paths.own, farthest)
+    if isinstance(paths, Paths):
+        farthest = max(float(variance.max()) for _, variance in of_X)
+        _warn_of_width(X, paths.own, farthest**0.5)
     known = {
         **_mixed(of_X, ("X_mean", "X_sd"), LATENT),
         "X": (("sample", "obs_new", LATENT), np.array(positions)),
