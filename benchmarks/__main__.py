@@ -34,6 +34,7 @@ BENCHMARKS = {
     "holes": ("holes", "Missing entries with inducing inputs: cost, and what is found again"),
     "outcomes": ("outcomes", "Classes of rows held out, beside scikit-learn's models"),
     "forecast": ("forecasting", "Motion capture: what comes next, frames and markers lost"),
+    "dask": ("clusters", "The bound in chunks of rows, by the workers of Dask"),
     "choice": ("choice", "The exact estimate, inducing inputs or neighbourhoods, beside PCA"),
 }
 

@@ -293,7 +293,7 @@ def test_a_lost_scheduler_leaves_the_state(table, tmp_path):
         def close():
             while not list(folder.glob("chunk-*/00000006.npy")):
                 time.sleep(0.001)
-            client.sync(cluster.scheduler.close)
+            cluster.close()
 
         closer = threading.Thread(target=close)
         closer.start()
