@@ -12,11 +12,12 @@ from pm_gplvm.core.checks import count
 from pm_gplvm.core.interrupt import safe_point
 from pm_gplvm.core.row_chunks import Job, Task, forget
 
-_POLL = 0.1  # seconds between two looks for Ctrl-C
+_POLL = 0.25  # seconds between two looks for Ctrl-C
 _LOOK = 1.0  # seconds between two looks for workers that have died
 _PATIENCE = 2.0  # seconds that a result may take to come before its worker is looked for
 _PAUSED = 60.0  # seconds that all may stand still for want of memory
 _TOGETHER = 4  # chunks in a task of Dask's
+_KEPT_MEMORY = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")  # of glibc, in bytes
 _MOST_DEATHS = 3  # of workers at the same chunk
 _MEMORY = (
     "Most likely its memory was exceeded: take smaller chunks (chunk_rows), more workers or more memory for each "
@@ -250,8 +251,13 @@ def connected(client: Any, n_workers: int | None) -> Iterator[Any]:
             raise ValueError("client must not be asynchronous, got one that is.")
         yield client
         return
+    import dask
+
     settings = {"n_workers": count("n_workers", n_workers), "threads_per_worker": 1}
+    # Dask lets go of memory at once, and every larger array is then asked of the system anew: a third of a pass.
+    kept = {f"distributed.nanny.pre-spawn-environ.{name}": 2**25 for name in _KEPT_MEMORY}
     with (
+        dask.config.set(kept),
         distributed.LocalCluster(**settings, dashboard_address=":0") as cluster,
         distributed.Client(cluster) as own,
     ):
