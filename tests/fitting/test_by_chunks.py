@@ -167,6 +167,7 @@ def test_processes_find_the_same_from_any_kind_of_table(table, alone, processes,
         "memmap": np.load(tmp_path / "table.npy", mmap_mode="r"),
         "zarr": stored,
         "dask": da.from_array(table, chunks=(9, 12)) + 0.0,
+        "persisted": processes.persist(da.from_array(table, chunks=(20, 12))),
         "Parquet": tmp_path / "parts",
         "AnnData": anndata.read_h5ad(tmp_path / "table.h5ad", backed="r"),
     }
