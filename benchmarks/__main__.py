@@ -36,6 +36,7 @@ BENCHMARKS = {
     "outcomes": ("outcomes", "Classes of rows held out, beside scikit-learn's models"),
     "forecast": ("forecasting", "Motion capture: what comes next, frames and markers lost"),
     "pseudotime": ("pseudotime", "Pseudotime of embryo cells, their stages told or hidden"),
+    "dask": ("clusters", "The bound in chunks of rows, by the workers of Dask"),
     "choice": ("choice", "The exact estimate, inducing inputs or neighbourhoods, beside PCA"),
 }
 

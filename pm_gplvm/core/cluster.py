@@ -3,22 +3,28 @@
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from typing import Any, Protocol
 
-from pm_gplvm.core.blas import blas_threads
+from threadpoolctl import ThreadpoolController
+
 from pm_gplvm.core.checks import count
 from pm_gplvm.core.interrupt import safe_point
 from pm_gplvm.core.row_chunks import Job, Task, forget
 
-_POLL = 0.1  # seconds between two looks for Ctrl-C
+_POLL = 0.25  # seconds between two looks for Ctrl-C
 _LOOK = 1.0  # seconds between two looks for workers that have died
 _PATIENCE = 2.0  # seconds that a result may take to come before its worker is looked for
 _PAUSED = 60.0  # seconds that all may stand still for want of memory
+_TOGETHER = 4  # chunks in a task of Dask's
+_KEPT_MEMORY = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")  # of glibc, in bytes
 _MOST_DEATHS = 3  # of workers at the same chunk
 _MEMORY = (
     "Most likely its memory was exceeded: take smaller chunks (chunk_rows), more workers or more memory for each "
     "(memory_limit of dask)."
 )
+
+Group = tuple[int, ...]  # chunks of one worker
 
 
 class Executor(Protocol):
@@ -82,12 +88,12 @@ class Cluster:
                     following += 1
                 lost |= self._dead(futures)
                 if lost:
-                    for index in lost:
-                        self._note_death(index)
+                    for first, *_ in lost:
+                        self._note_death(first)
                     # What was sent beside the tasks may have stood on the worker that is gone: all are sent again.
                     self.client.cancel(list(futures.values()))
                     self._sent = set(), None
-                    futures = self._submitted(task, told, list(futures))
+                    futures = self._submitted(task, told, [i for group in futures for i in group])
         finally:
             if futures and self.client.status == "running":
                 with suppress(Exception):
@@ -99,7 +105,7 @@ class Cluster:
             with suppress(Exception):
                 self.client.run(forget, self.job.key)
 
-    def _submitted(self, task: Task, told: Any, indices: Sequence[int]) -> dict[int, Any]:
+    def _submitted(self, task: Task, told: Any, indices: Sequence[int]) -> dict[Group, Any]:
         self._require_scheduler()
         workers = self._workers()
         self._assign(list(workers))
@@ -108,11 +114,19 @@ class Cluster:
             self._sent = set(workers), self.client.scatter(self.job, **everyone)
         job, sent = self._sent[1], self.client.scatter(told, **everyone)
         return {
-            i: self.client.submit(
-                _do, task, job, i, sent, workers=[self._owner[i]], pure=False, retries=0
-            )
-            for i in indices
+            group: self.client.submit(_do, task, job, group, sent, workers=[owner], pure=False)
+            for owner, group in self._groups(indices)
         }
+
+    def _groups(self, indices: Sequence[int]) -> Iterator[tuple[str, Group]]:
+        """Go through the chunks of each worker, some in one task: a task takes 7 ms of all processes together."""
+        of_worker: dict[str, list[int]] = {}
+        for index in indices:
+            of_worker.setdefault(self._owner[index], []).append(index)
+        for start in range(0, max(map(len, of_worker.values())), _TOGETHER):
+            for owner, own in of_worker.items():
+                if group := tuple(own[start : start + _TOGETHER]):
+                    yield owner, group
 
     def _assign(self, workers: list[str]) -> None:
         """Give chunks without a living worker to those that have least."""
@@ -127,7 +141,7 @@ class Cluster:
                 least = min(load, key=lambda name: load[name])
                 self._owner[index], load[least] = least, load[least] + 1
 
-    def _collect(self, futures: dict[int, Any], found: dict[int, Any]) -> set[int]:
+    def _collect(self, futures: dict[Group, Any], found: dict[int, Any]) -> set[Group]:
         """Take the results that are there, waiting a little for the first; which were lost."""
         from concurrent.futures import CancelledError
 
@@ -136,25 +150,26 @@ class Cluster:
 
         with suppress(Late, TimeoutError, CancelledError):
             wait(list(futures.values()), timeout=_POLL, return_when="FIRST_COMPLETED")
-        lost: set[int] = set()
-        for index, future in list(futures.items()):
+        lost: set[Group] = set()
+        for group, future in list(futures.items()):
             if future.status in ("cancelled", "lost"):
-                lost.add(index)
+                lost.add(group)
             if future.status not in ("finished", "error"):
                 continue
             try:
-                found[index] = future.result(timeout=self._patience)
+                results = future.result(timeout=self._patience)
             except (KilledWorker, CancelledError):
-                lost.add(index)
+                lost.add(group)
             except (Late, TimeoutError):  # it stood on a worker that has died, or the way is long
                 self._patience *= 2.0
                 self._looked = 0.0
             else:
-                del futures[index]
+                found.update(zip(group, results, strict=True))
+                del futures[group]
                 self._moved = time.monotonic()
         return lost
 
-    def _dead(self, futures: dict[int, Any]) -> set[int]:
+    def _dead(self, futures: dict[Group, Any]) -> set[Group]:
         """Chunks that wait for a worker that is gone; RuntimeError where all stand still."""
         now = time.monotonic()
         if not futures or now - self._looked < _LOOK:
@@ -162,11 +177,11 @@ class Cluster:
         self._looked = now
         self._require_scheduler()
         workers = self._workers()
-        waiting = {self._owner[i] for i in futures}
+        waiting = {self._owner[first] for first, *_ in futures}
         still = [name for name in waiting if workers.get(name) == "paused"]
         if len(still) == len(waiting) and now - self._moved > _PAUSED:
             raise RuntimeError(f"The workers of client have all been paused by Dask. {_MEMORY}")
-        return {i for i in futures if self._owner[i] not in workers}
+        return {group for group in futures if self._owner[group[0]] not in workers}
 
     def _note_death(self, index: int) -> None:
         self._deaths[index] += 1
@@ -180,7 +195,11 @@ class Cluster:
         """Addresses of the workers, and their states; waits for one where there is none."""
         began = time.monotonic()
         while True:
-            told = self.client.scheduler_info(n_workers=-1)["workers"]
+            self._require_scheduler()
+            try:
+                told = self.client.scheduler_info(n_workers=-1).get("workers")
+            except OSError:  # it has gone just now
+                told = None
             if told:
                 return {name: str(worker.get("status", "running")) for name, worker in told.items()}
             if time.monotonic() - began > _PAUSED:
@@ -194,9 +213,15 @@ class Cluster:
             )
 
 
-def _do(task: Task, job: Job, index: int, told: Any) -> Any:
-    with blas_threads(1):
-        return task(job, index, told)
+def _do(task: Task, job: Job, group: Group, told: Any) -> list[Any]:
+    with _libraries().limit(limits=1):
+        return [task(job, index, told) for index in group]
+
+
+@cache
+def _libraries() -> ThreadpoolController:
+    """Find the BLAS of this process once, as that takes milliseconds."""
+    return ThreadpoolController()
 
 
 @contextmanager
@@ -226,8 +251,13 @@ def connected(client: Any, n_workers: int | None) -> Iterator[Any]:
             raise ValueError("client must not be asynchronous, got one that is.")
         yield client
         return
+    import dask
+
     settings = {"n_workers": count("n_workers", n_workers), "threads_per_worker": 1}
+    # Dask lets go of memory at once, and every larger array is then asked of the system anew: a third of a pass.
+    kept = {f"distributed.nanny.pre-spawn-environ.{name}": 2**25 for name in _KEPT_MEMORY}
     with (
+        dask.config.set(kept),
         distributed.LocalCluster(**settings, dashboard_address=":0") as cluster,
         distributed.Client(cluster) as own,
     ):

@@ -162,7 +162,12 @@ def kernel_named(name: str) -> Kernel | Composite:
 
 
 def composite_of(entry: Kernel | Composite) -> Composite:
-    """Return a kernel as one of several factors; a linear part then has an amplitude."""
+    """Return a kernel as one of several factors, to which inputs may be added; a linear part then has an amplitude."""
+    if is_own(entry.name):
+        raise ValueError(
+            f"inputs add terms to one of the kernels by name, got a covariance of your own, {entry.name!r}. Put the kernel "
+            "together by gplvm.kernels, or leave inputs out."
+        )
     if isinstance(entry, Composite):
         return entry
     return Composite.parse(entry.name, {part.name: part.profile for part in _STATIONARY})

@@ -96,7 +96,8 @@ class RowTable:
     def elsewhere(self) -> "RowTable | None":
         """Return what other processes can read for themselves, without labels of rows; None where it stands in memory."""
         source: Any = Mapped.of(self._source) if isinstance(self._source, np.memmap) else None
-        source = self._source if self._in_runs else source
+        if self._in_runs and not getattr(self._source, "is_held", False):
+            source = self._source
         return None if source is None else RowTable(source, range(len(self)), self.features, {})
 
     def blocks(self) -> Iterator[Rows]:

@@ -72,12 +72,21 @@ class DaskRows:
         """Shape of the table."""
         return tuple(self.array.shape)
 
+    @property
+    def is_held(self) -> bool:
+        """Whether its blocks stand with workers (``client.persist``), where tasks cannot ask for them."""
+        try:
+            from distributed import futures_of
+        except ImportError:
+            return False
+        return bool(futures_of(self.array))
+
     def get_orthogonal_selection(self, selection: tuple[Any, Any]) -> Array:
         """Compute some rows."""
         rows = selection[0]
         run = len(rows) and rows[-1] - rows[0] + 1 == len(rows)
         chosen = self.array[int(rows[0]) : int(rows[-1]) + 1] if run else self.array[rows]
-        return np.asarray(chosen.compute(scheduler="synchronous"))
+        return np.asarray(chosen.compute(scheduler=None if self.is_held else "synchronous"))
 
 
 class ParquetFolder:

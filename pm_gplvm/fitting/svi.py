@@ -365,9 +365,9 @@ def fit_svi(
 
     Parameters
     ----------
-    Y : array_like, DataFrame, DataArray, AnnData, SciPy sparse, numpy.memmap or Zarr array, shape (N, D), or pm.Model
-        The table, rows are observations; NaN is an entry that was not measured. What is mapped, sparse or in
-        Zarr is read a batch at a time. Or a model of :func:`build_model`, which tells all from ``latent_dim`` to
+    Y : array_like, DataFrame, DataArray, AnnData, SciPy sparse, numpy.memmap, Zarr or dask array, or Path, shape (N, D), or pm.Model
+        The table, rows are observations; NaN is an entry that was not measured. What is mapped, sparse, in
+        Zarr, of Dask, a backed AnnData or a folder of Parquet files (its ``Path``) is read a batch at a time. Or a model of :func:`build_model`, which tells all from ``latent_dim`` to
         ``resolution``: they must be left out. A prior of its ``level`` is not looked at.
     latent_dim : int, default 2
         Q. With ``ard`` those not needed end with a long lengthscale.

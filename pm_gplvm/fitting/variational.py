@@ -256,7 +256,8 @@ def fit_variational(
         So many processes on this machine in place of a client.
     store : path, optional
         A new folder for what workers write down of their rows' q(x), by which others can take their place. It must be
-        one that all of them reach; on one machine a temporary one by default.
+        one that all of them reach; on one machine a temporary one by default. ``start`` may be the folder of an earlier fit
+        of the same table in the same chunks.
     chunk_rows : int, optional
         Rows of a chunk, at least 2. By default as many as have statistics of about 8 MB, and so that there are 8 chunks.
 

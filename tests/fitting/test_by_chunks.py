@@ -167,6 +167,7 @@ def test_processes_find_the_same_from_any_kind_of_table(table, alone, processes,
         "memmap": np.load(tmp_path / "table.npy", mmap_mode="r"),
         "zarr": stored,
         "dask": da.from_array(table, chunks=(9, 12)) + 0.0,
+        "persisted": processes.persist(da.from_array(table, chunks=(20, 12))),
         "Parquet": tmp_path / "parts",
         "AnnData": anndata.read_h5ad(tmp_path / "table.h5ad", backed="r"),
     }
@@ -293,7 +294,7 @@ def test_a_lost_scheduler_leaves_the_state(table, tmp_path):
         def close():
             while not list(folder.glob("chunk-*/00000006.npy")):
                 time.sleep(0.001)
-            client.sync(cluster.scheduler.close)
+            cluster.close()
 
         closer = threading.Thread(target=close)
         closer.start()

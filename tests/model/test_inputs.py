@@ -6,6 +6,7 @@ from functools import cache
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import pymc as pm
 import pytensor
 import pytest
 import xarray as xr
@@ -450,6 +451,14 @@ REFUSED = {
     "fit_variational": (
         lambda: gplvm.fit_variational(MODEL(), **QUIET),
         "needs a model without inputs",
+    ),
+    "own kernel": (
+        lambda: gplvm.build_model(
+            simulated()[0],
+            kernel=lambda input_dim, lengthscale: pm.gp.cov.ExpQuad(input_dim, ls=lengthscale),
+            inputs=simulated()[1],
+        ),
+        "got a covariance of your own",
     ),
     "fit_linear": (lambda: gplvm.fit_linear(MODEL()), "fit_linear needs a model without inputs"),
     "from_fit": (lambda: gplvm.GPLVM.from_fit(fitted()), "from_fit needs a fit without inputs"),

@@ -1,0 +1,226 @@
+"""The collapsed bound in chunks of rows: a pass against N, Dask's overhead, a fit from Zarr, and a model of what it costs.
+
+Passes are values and gradients at the start. CPU time is that of all processes, the seconds of a pass are on the clock, as
+workers run beside each other: on a machine that others use, compare the CPU times.
+
+    python -m benchmarks.clusters HOW N ITERATIONS FOLDER
+
+is one measurement in a fresh process: HOW is "here", or the number of workers.
+"""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.environment import HERE
+from benchmarks.report import Report
+
+D, Q, M = 50, 5, 100
+SIZES = (10_000, 100_000)
+PASSES = 3
+BLOCK = 50_000  # rows that are drawn at once
+
+
+def write(folder: Path, N: int):
+    """Draw a table of N rows, smooth functions of five positions, into Zarr, a block at a time."""
+    import zarr
+
+    rng = np.random.default_rng(0)
+    A, B = rng.standard_normal((Q, D)), rng.standard_normal((Q, D))
+    settings = {"shape": (N, D), "chunks": (min(N, 5000), D), "dtype": "f4"}
+    Y = zarr.open_array(str(folder / f"{N}.zarr"), mode="w", **settings)
+    for start in range(0, N, BLOCK):
+        n = min(BLOCK, N - start)
+        X = rng.standard_normal((n, Q))
+        noise = 0.2 * rng.standard_normal((n, D))
+        Y[start : start + n] = np.sin(X @ A) + 0.5 * X @ B + noise
+    return Y
+
+
+def _used() -> float:
+    """CPU seconds of a process, user and system."""
+    own = resource.getrusage(resource.RUSAGE_SELF)
+    return own.ru_utime + own.ru_stime
+
+
+def _peak() -> int:
+    """Highest resident memory of a process in MB."""
+    status = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) // 1024 for line in status if line.startswith("VmHWM"))
+
+
+def _measured(client, bound) -> dict:
+    """Time passes of value and gradient at the start."""
+    from pm_gplvm.core.row_chunks import Step
+
+    def everyone() -> float:
+        return _used() + sum(client.run(_used).values() if client else ())
+
+    found = []
+    number = bound.first
+    for turn in range(1 + PASSES):
+        cpu, clock = everyone(), time.perf_counter()
+        step = Step(number + 1 + turn, number)
+        bound.value(step)
+        bound.products(step)
+        found.append((time.perf_counter() - clock, everyone() - cpu))
+    clock, cpu = np.median(found[1:], axis=0)  # the first compiles
+    return {"seconds": float(clock), "cpu": float(cpu), "chunks": bound.executor.job.n_chunks}
+
+
+def _main(how: str, N: int, iterations: int, folder: Path) -> None:
+    warnings.simplefilter("ignore")
+    import zarr
+
+    import pm_gplvm as gplvm
+    from pm_gplvm.core.blas import blas_threads
+    from pm_gplvm.core.cluster import connected
+    from pm_gplvm.data.rows import RowTable
+    from pm_gplvm.fitting.by_chunks import Setting, prepared
+
+    Y = zarr.open_array(str(folder / f"{N}.zarr"), mode="r")
+    began = time.perf_counter()
+    with connected(None, None if how == "here" else int(how)) as client, blas_threads(1):
+        started = time.perf_counter() - began
+        if iterations:
+            fit = gplvm.fit_variational(
+                Y,
+                Q,
+                n_inducing=M,
+                client=client,
+                chunk_rows=None if client else 5000,
+                hold=iterations // 2,
+                max_iter=iterations - iterations // 2,
+                draws=1,
+                random_seed=1,
+                progressbar=False,
+            )
+            found = {
+                "evaluations": int(fit["optima"]["evaluations"][0]),
+                "objective": float(fit["optima"]["objective"][0]),
+                "seconds": time.perf_counter() - began,
+                "cpu": _used() + sum(client.run(_used).values() if client else ()),
+            }
+        else:
+            asked = Setting(Q, "rbf", True, None, "global", 0, M, "pca", 0, 1, 1, 1e-8, 1)
+            with tempfile.TemporaryDirectory() as store:
+                rng = np.random.default_rng(1)
+                keeps = client is not None
+                bound = prepared(RowTable.of(Y), client, Path(store), None, asked, rng, keeps=keeps)
+                prepared_after = time.perf_counter() - began - started
+                found = _measured(client, bound) | {"preparing": prepared_after}
+                bound.executor.end()
+        found["workers_mb"] = max(client.run(_peak).values()) if client else 0
+    print(json.dumps(found | {"starting": started, "mb": _peak(), "N": N, "how": how}))
+
+
+def _run(how: str, N: int, folder: Path, iterations: int = 0) -> dict:
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.clusters",
+        how,
+        str(N),
+        str(iterations),
+        str(folder),
+    ]
+    done = subprocess.run(
+        command, cwd=HERE.parent, env=os.environ, capture_output=True, text=True, check=True
+    )
+    found = json.loads(done.stdout.splitlines()[-1])
+    print(f"  {found}", flush=True)
+    return found
+
+
+def predicted(fitted: tuple[float, float, float], N: int, workers: int, chunk: int) -> float:
+    """Seconds of a pass: rows in turns of whole chunks for each worker, chunks one after the other at the client, a round."""
+    per_row, per_chunk, per_round = fitted
+    chunks = -(-N // chunk)
+    return per_row * chunk * -(-chunks // workers) + per_chunk * chunks + per_round
+
+
+def _model(report: Report, passes: list[dict]) -> None:
+    """Fit the cost of a pass to what was measured with workers, and say what more workers would take."""
+    runs = [run for run in passes if run["how"] != "here"]
+    design, seconds = [], []
+    for run in runs:
+        chunk = -(-run["N"] // run["chunks"])
+        turns = -(-run["chunks"] // int(run["how"]))
+        design.append([chunk * turns, run["chunks"], 1.0])
+        seconds.append(run["seconds"])
+    if len(runs) < 3:
+        return
+    from scipy.optimize import nnls
+
+    weights = 1.0 / np.array(seconds)  # relative errors
+    fitted, _ = nnls(np.array(design) * weights[:, None], np.ones(len(seconds)))
+    report.data["model"] = dict(zip(("row", "chunk", "round"), fitted.tolist(), strict=True))
+    rows = [
+        [N, workers, predicted(tuple(fitted), N, workers, 6990)]
+        for N in (10**6, 10**7)
+        for workers in (1, 2, 4, 16, 64, 256, 1000)
+    ]
+    report.text(
+        f"## What more workers would take\n\nA pass = {fitted[0] * 1e6:.3g} µs a row on its worker + {fitted[1] * 1e3:.3g} ms a chunk "
+        f"at the client + {fitted[2] * 1e3:.3g} ms, in seconds; a core for each worker, a network that is no slower than "
+        "this machine's own, chunks of 6990 rows."
+    )
+    report.table(["N", "workers", "s a pass"], rows)
+
+
+def run(report: Report, arguments) -> None:
+    sizes = tuple(arguments.N or SIZES)
+    with tempfile.TemporaryDirectory() as name:
+        folder, passes = Path(name), []
+        for N in sizes:
+            write(folder, N)
+            passes += [_run(how, N, folder) for how in ("here", "1", "2")]
+        report.text(f"## A pass: value and gradient, D = {D}, Q = {Q}, M = {M}, rbf, from Zarr")
+        report.table(
+            [
+                "N",
+                "processes",
+                "s a pass",
+                "CPU s a pass",
+                "CPU µs a row",
+                "client MB",
+                "worker MB",
+            ],
+            [
+                [
+                    p["N"],
+                    p["how"],
+                    p["seconds"],
+                    p["cpu"],
+                    1e6 * p["cpu"] / p["N"],
+                    p["mb"],
+                    p["workers_mb"],
+                ]
+                for p in passes
+            ],
+        )
+        report.data["passes"] = passes
+        _model(report, passes)
+        report.write()
+        fits = [_run("2", sizes[-1], folder, 10)]
+        report.data["fits"] = fits
+        report.text("## 10 iterations from Zarr to a fit, two workers")
+        report.table(
+            ["N", "evaluations", "s", "CPU s", "client MB", "worker MB"],
+            [
+                [f["N"], f["evaluations"], f["seconds"], f["cpu"], f["mb"], f["workers_mb"]]
+                for f in fits
+            ],
+        )
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))
