@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
         "--case",
         nargs="+",
         help="posterior, ensembles, spreads, ordinary: only these data, to files of their own; ordinary: or 'short'; "
-        "embedding: spectra or inducing alone; forecast: cycle alone; calibration: entries alone",
+        "embedding: spectra or inducing alone; forecast: cycle alone; pseudotime: sample alone; calibration: entries alone",
     )
     parser.add_argument(
         "--replicates", type=int, default=200, help="calibration: simulated tables (200)"

@@ -1,8 +1,8 @@
 """Scanpy's diffusion pseudotime of the embryo cells, beside `python -m benchmarks pseudotime`.
 
-    python3 -m venv /tmp/scanpy
-    /tmp/scanpy/bin/pip install scanpy
-    /tmp/scanpy/bin/python benchmarks/peers/diffusion_pseudotime.py ../shared/data/guo_qpcr.csv
+    python3 -m venv benchmarks/.peers/scanpy
+    benchmarks/.peers/scanpy/bin/pip install scanpy
+    benchmarks/.peers/scanpy/bin/python benchmarks/peers/diffusion_pseudotime.py ../shared/data/guo_qpcr.csv
 
 Neighbours in the genes themselves and in ten principal components, 15 (the default) and 30 of them; the root is
 each of the nine cells of the first stage in turn. It is told the root and nothing else. Prints a table in Markdown.

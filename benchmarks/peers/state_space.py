@@ -1,8 +1,8 @@
 """Linear Gaussian state-space models of the motion capture table, beside `python -m benchmarks forecast`.
 
-    python3 -m venv /tmp/ssm
-    /tmp/ssm/bin/pip install statsmodels
-    /tmp/ssm/bin/python benchmarks/peers/state_space.py ../shared/data/osu_run1.txt
+    python3 -m venv benchmarks/.peers/statsmodels
+    benchmarks/.peers/statsmodels/bin/pip install statsmodels
+    benchmarks/.peers/statsmodels/bin/python benchmarks/peers/state_space.py ../shared/data/osu_run1.txt
 
 A local linear trend of each column, and a vector autoregression of second order of the first six principal components
 in state-space form, with an error of each component (statsmodels' VARMAX). The last fifth of the frames, from the
