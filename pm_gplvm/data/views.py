@@ -198,7 +198,10 @@ def view(fit: xr.DataTree, name: str) -> xr.DataTree:
         known = {*data.variables, *data.dims}
         groups[path] = data.rename({old: new for old, new in plain.items() if old in known})
     taken = xr.DataTree.from_dict(groups)
-    attrs = {plain.get(str(n), n): v for n, v in fit.attrs.items() if n not in (*others, "views")}
+    known_attrs = {n: v for n, v in fit.attrs.items() if n not in (*others, "views", "kernels")}
+    attrs = {plain.get(str(n), n): v for n, v in known_attrs.items()}
+    if "kernels" in fit.attrs:  # those before had one kernel
+        attrs["kernel"] = read.setting("kernels")[name]
     priors = {plain.get(n, n): text for n, text in (read.priors or {}).items() if n not in others}
     taken.attrs = attrs | {"observed": "Y", "view": name, "priors": to_json(priors)}
     return taken

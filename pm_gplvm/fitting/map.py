@@ -418,7 +418,7 @@ def _fit(
         },
         groups={
             "optima": optima_table(ranked).merge(start_columns(starts, ranked)),
-            **optima_positions([i for i, _ in ranked], ends, spec.kernel),
+            **optima_positions([i for i, _ in ranked], ends, spec.kernels[0]),
             **more,
         },
     )

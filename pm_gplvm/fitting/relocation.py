@@ -54,7 +54,7 @@ class Relocation:
     def serves(spec: ModelSpec) -> bool:
         """Whether single rows of a model can be moved, and its kernel is in the table."""
         table = spec.table
-        known = is_known(spec.kernel) and table.own is None and table.standardisable
+        known = all(map(is_known, spec.kernels)) and table.own is None and table.standardisable
         return spec.is_X_plain and known
 
     def __call__(self, values: Mapping[str, Array]) -> tuple[dict[str, Array], int]:

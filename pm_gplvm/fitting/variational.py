@@ -545,7 +545,7 @@ def _as_fit(
         groups={
             "approximation": approximation,
             "optima": optima_table(ranked),
-            **optima_positions([i for i, _ in ranked], ends, exact.kernel),
+            **optima_positions([i for i, _ in ranked], ends, exact.kernels[0]),
             "trace": xr.Dataset({"objective": ("evaluation", best.trace)}),
         },
     )

@@ -179,16 +179,16 @@ def _checked(
         "inducing inputs are places of X. Take fit_marginal or fit_map, which are exact, or fit_svi, which has inputs at its inducing inputs too.",
         caller="An approximation by inducing inputs",
     )
-    if is_composite(spec.kernel):
+    if composite := next(filter(is_composite, spec.kernels), None):
         raise ValueError(
             f"model must have one of the kernels {', '.join(KERNELS)} for inducing inputs with q(u) in closed form, got "
-            f"{spec.kernel!r}, whose expectations under q(X) are not known. Take fit_marginal or fit_map, which are exact, "
+            f"{composite!r}, whose expectations under q(X) are not known. Take fit_marginal or fit_map, which are exact, "
             "or fit_svi, which goes through inducing inputs by minibatches."
         )
-    if spec.kernel not in KERNELS:
+    if other := next((name for name in spec.kernels if name not in KERNELS), None):
         raise ValueError(
             f"model must have a kernel of the table ({', '.join(KERNELS)}) in its own parameters, "
-            f"got kernel={spec.kernel!r}. Build it with build_model."
+            f"got kernel={other!r}. Build it with build_model."
         )
     spec.table.require_shared(caller="A model with inducing inputs")
     noisy = all("sigma" in part.theta for part in spec.parts)
@@ -203,9 +203,16 @@ def _checked(
             f"n_inducing must be at least 2, got {n_inducing}. The cost grows with its square; 50 is a "
             "beginning."
         )
-    if KERNELS[spec.kernel].scaled is not None:
+    straight = [KERNELS[name].scaled is None for name in spec.kernels]
+    if not any(straight):
         return spec, min(n_inducing, n_rows)  # with one a row nothing is approximated
-    return spec, spec.latent_dim + int("bias" in spec.parts[0].theta)
+    biases = {"bias" in part.theta for part in spec.parts}
+    if not all(straight) or len(biases) > 1:
+        raise ValueError(
+            "model must have a curved kernel for every table, or the same linear one for all, where it goes through inducing "
+            f"inputs, got {', '.join(spec.kernels)}. Take fit_marginal, or a kernel such as 'rbf + linear'."
+        )
+    return spec, spec.latent_dim + int(biases.pop())
 
 
 def why_no_inducing(model: pm.Model | ModelSpec) -> str | None:

@@ -25,7 +25,7 @@ from pm_gplvm.core.kernels import (
     parse_kernel,
     why_unknown,
 )
-from pm_gplvm.data.arrays import labels_along
+from pm_gplvm.data.arrays import labels_along, listed
 from pm_gplvm.data.files import check_labels
 from pm_gplvm.data.fit import FEATURE, LATENT, OBS, THETA, Fit, in_view
 from pm_gplvm.data.input_tables import inputs_of_rows
@@ -57,7 +57,7 @@ def build_model(
     kernel: Any = "rbf",
     ard: bool = False,
     priors: Mapping[str, Any] | None = None,
-    scale: Scale = "global",
+    scale: Scale | Mapping[str, Scale] = "global",
     missing: Literal["raise", "mask"] = "raise",
     resolution: Any = "auto",
     noise: Literal["shared", "column"] = "shared",
@@ -99,7 +99,8 @@ def build_model(
         :func:`priors.back_constraint` and, of angles, :func:`priors.circular`.
     scale : {"global", "feature", "none"}, default "global"
         What the centred columns are divided by: one number for all, each its own standard
-        deviation, or nothing.
+        deviation, or nothing. Of several tables also by name, ``{"rna": "feature", "protein": "global"}``, as
+        ``resolution`` and ``kernel``.
     missing : {"raise", "mask"}, default "raise"
         What NaN in Y means: an error, or an entry that was not measured. "mask" takes the exact
         likelihood of those that were; mean and scale are theirs too. An evaluation then takes one
@@ -177,8 +178,8 @@ def build_model(
     Lawrence 2012). With ``ard=True`` a dimension of X may matter to one table and not to another. ``priors`` under a
     plain name are of all tables, under a name of its own of one. Rows are joined by label where every table has labels,
     else by position; with ``missing="mask"`` a table may lack rows, which then count in the others alone.
-    :func:`fit_map`, :func:`fit_marginal` and :func:`fit_variational` take such a model, and :func:`data.view` makes of their fit
-    an ordinary one of each table. ``noise``, ``likelihood`` and ``offset`` are of a single table.
+    :func:`fit_map`, :func:`fit_marginal`, :func:`fit_laplace`, :func:`fit_variational` and :func:`sample` take such a model, and
+    :func:`data.view` makes of their fit an ordinary one of each table. ``noise``, ``likelihood`` and ``offset`` are of a single table.
 
     With ``inputs`` K = K_X(X) + Σ_j K_j(c_j, c_j) + noise: Y is a function of X, plus one of each input, plus noise. The
     kernel is then one of several terms: ``amplitude`` (kernel_term,) has an entry for each term of ``kernel``, and one
@@ -303,6 +304,16 @@ def _refuse_of_views(*, noise: str, likelihood: Any, offset: Any, inputs: Any) -
             )
 
 
+def _of_each(name: str, given: Any, views: Sequence[Any]) -> dict[Any, Any]:
+    """Give what an option is of each table: the same of all, or what is said of each by its name."""
+    if not isinstance(given, Mapping):
+        return dict.fromkeys(views, given)
+    if set(given) != set(views):
+        wanted = "one value" if None in views else f"one value, or one for each of {listed(views)}"
+        raise ValueError(f"{name} must be {wanted}, got one for {listed(list(given)) or 'none'}.")
+    return dict(given)
+
+
 def _exact(
     tables: Mapping[Any, xr.DataArray],
     labelled: bool,
@@ -310,7 +321,7 @@ def _exact(
     kernel: str,
     ard: bool,
     priors: Mapping[str, Any] | None,
-    scale: Scale,
+    scale: Any,
     resolution: Any,
     *,
     by_column: bool,
@@ -318,38 +329,33 @@ def _exact(
 ) -> pm.Model:
     """Build the model of a table, whose name is None, or of several by name, in which the functions are integrated out."""
     views = [view for view in tables if view is not None]
-    for table in tables.values():
+    scales = _of_each("scale", scale, list(tables))
+    resolutions = _of_each("resolution", resolution, list(tables))
+    for view, table in tables.items():
         _check_coords(table)
-        warn_of_odd_table(table, scale)
+        warn_of_odd_table(table, scales[view])
     first = next(iter(tables.values()))
     shape = (len(first), sum(table.shape[1] for table in tables.values()))
-    entry, bias = _checked_kernel(kernel, latent_dim, shape, ard=ard)
-    if inputs is not None:
-        entry = composite_of(entry)
-    if by_column and isinstance(entry, Composite):
-        raise ValueError(
-            f"noise='column' gives each column the amplitude that the terms of kernel={entry.name!r} have, so that both "
-            "cannot be. Take noise='shared', with scale='feature' where columns differ in spread."
+    kernels = {
+        view: _OfKernel.of(
+            each, latent_dim, shape, ard=ard, inputs=inputs, by_column=by_column, view=view
         )
-    if views and isinstance(entry, Composite):
-        raise ValueError(
-            f"kernel must be a named one with several tables, one of {', '.join(KERNELS)}, got {entry.name!r}."
-        )
-    signal = ("amplitude",) if by_column and "amplitude" not in entry.parameters else ()
-    whole = entry
-    if inputs is not None and isinstance(entry, Composite):
-        whole = inputs.joined_kernel(entry, latent_dim)
-    names = (*whole.parameters, *signal, "sigma", *(("bias",) if bias else ()))
-    chosen = _chosen_priors(("X", *names), priors, views=views)
+        for view, each in _of_each("kernel", kernel, list(tables)).items()
+    }
+    names = tuple(dict.fromkeys(name for each in kernels.values() for name in each.names))
+    of_views = {view: kernels[view].names for view in views}
+    chosen = _chosen_priors(("X", *names), priors, of_views=of_views)
     if views and isinstance(chosen["X"], back_constraint):
         raise ValueError(
             "priors['X'] must not be a back_constraint with several tables: its map takes one. Leave it out."
         )
     parts = {
-        view: _Standard.of(table, scale, resolution, by_column) for view, table in tables.items()
+        view: _Standard.of(table, scales[view], resolutions[view], by_column)
+        for view, table in tables.items()
     }
-    axes = Axes.of_kernel(entry, latent_dim, ard=ard, inputs=inputs)
-    coords = _coords(first, latent_dim, columns=not views) | axes.coords
+    coords = _coords(first, latent_dim, columns=not views)
+    for each in kernels.values():
+        coords |= each.axes.coords
     if inputs is not None:
         coords[COLUMN] = np.array(inputs.columns)
     with pm.Model(coords=coords) as model:
@@ -366,8 +372,10 @@ def _exact(
             X = _beside(X, inputs)
         of_columns = _OF_COLUMNS if by_column else ()
         for view, part in parts.items():
+            own_kernel = kernels[view]
             parameters = _add_theta(
-                names, chosen, part.table, latent_dim, axes, of_columns, view=view
+                *(own_kernel.names, chosen, part.table, latent_dim, own_kernel.axes, of_columns),
+                view=view,
             )
             dims = (in_view(FEATURE, view), OBS)
             if part.floor.any():
@@ -378,7 +386,7 @@ def _exact(
                 )
                 parameters["sigma"] = noise_in(model, view)
             own = {name: parameters.pop(name) for name in of_columns}
-            K = covariance(whole.name, X, **parameters)
+            K = covariance(own_kernel.name, X, **parameters)
             GPColumns(in_view("Y", view), K, dims=dims, **data[view], **own)
         _add_labels(model, first)
     return model
@@ -390,6 +398,47 @@ def _beside(X: Variable, inputs: Inputs) -> Variable:
     pm.Data("inputs_mean", inputs.mean, dims=(COLUMN,))
     pm.Data("inputs_scale", inputs.scale, dims=(COLUMN,))
     return pt.concatenate([X, with_columns(known, len(inputs.columns))], axis=1)
+
+
+@dataclass(frozen=True)
+class _OfKernel:
+    """What the kernel of a table needs of the model: its name there, its parameters and their axes."""
+
+    name: str
+    names: tuple[str, ...]
+    axes: Axes
+
+    @classmethod
+    def of(
+        cls,
+        kernel: Any,
+        latent_dim: int,
+        shape: tuple[int, ...],
+        *,
+        ard: bool,
+        inputs: Inputs | None,
+        by_column: bool,
+        view: str | None,
+    ) -> Self:
+        """Read a kernel as a user gives it; ValueError if it does not suit the other arguments."""
+        entry, bias = _checked_kernel(kernel, latent_dim, shape, ard=ard)
+        if inputs is not None:
+            entry = composite_of(entry)
+        if by_column and isinstance(entry, Composite):
+            raise ValueError(
+                f"noise='column' gives each column the amplitude that the terms of kernel={entry.name!r} have, so that both "
+                "cannot be. Take noise='shared', with scale='feature' where columns differ in spread."
+            )
+        if view is not None and isinstance(entry, Composite):
+            raise ValueError(
+                f"kernel must be a named one with several tables, one of {', '.join(KERNELS)}, got {entry.name!r}."
+            )
+        axes = Axes.of_kernel(entry, latent_dim, ard=ard, inputs=inputs)
+        if inputs is not None and isinstance(entry, Composite):
+            entry = inputs.joined_kernel(entry, latent_dim)
+        signal = ("amplitude",) if by_column and "amplitude" not in entry.parameters else ()
+        names = (*entry.parameters, *signal, "sigma", *(("bias",) if bias else ()))
+        return cls(entry.name, names, axes)
 
 
 @dataclass(frozen=True)
@@ -490,7 +539,7 @@ def _with_functions(
     kernel: str,
     ard: bool,
     priors: Mapping[str, Any] | None,
-    scale: Scale,
+    scale: Any,
     offset: Any,
 ) -> pm.Model:
     """Build the model in which f is written out."""
@@ -574,11 +623,16 @@ def _chosen_priors(
     names: tuple[str, ...],
     priors: Mapping[str, Any] | None,
     *others: str,
-    views: Sequence[str] = (),
+    of_views: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, Any]:
-    """Give every parameter its prior; of several tables a plain name is of all that have none by their own."""
-    of_views = {in_view(name, view): name for name in names if name != "X" for view in views}
-    known = (*names, *others, *of_views)
+    """Give every parameter its prior; of several tables a plain name is of all that have none by their own.
+
+    ``of_views`` are the names of what each of several tables has.
+    """
+    own_names = {
+        in_view(name, view): name for view, theirs in (of_views or {}).items() for name in theirs
+    }
+    known = (*names, *others, *own_names)
     unknown = [name for name in priors or {} if name not in known]
     if unknown:
         raise ValueError(
@@ -586,7 +640,7 @@ def _chosen_priors(
         )
     chosen = {name: DEFAULT_PRIORS[name]() for name in names if name not in (priors or {})}
     chosen |= dict(priors or {})
-    return {own: chosen[name] for own, name in of_views.items()} | chosen
+    return {own: chosen[name] for own, name in own_names.items()} | chosen
 
 
 _FLAT = {"Flat()", "HalfFlat()"}

@@ -72,6 +72,7 @@ def as_fit(
     )
     if spec.views:
         fit.attrs["views"] = to_json([part.view for part in spec.views])
+        fit.attrs["kernels"] = to_json({part.view: part.kernel for part in spec.views})
         del fit.attrs["observed"]
     return fit
 

@@ -404,6 +404,11 @@ class ModelSpec:
         """What each table is by itself, one or several."""
         return self.views or (self,)
 
+    @property
+    def kernels(self) -> tuple[str, ...]:
+        """Kernels of the tables, each once."""
+        return tuple(dict.fromkeys(part.kernel for part in self.parts))
+
     def own(self, name: str) -> str:
         """Name in the model of what the table has of its own, such as "sigma"."""
         return in_view(name, self.view)

@@ -148,9 +148,9 @@ def forms(
     spec = ModelSpec.of(model, views=True)
     model, free = spec.model, spec.free
     first = start_values(spec, start, rng)
-    if not isinstance(start, str) or not is_known(spec.kernel) or "X" not in free:
+    if not isinstance(start, str) or not all(map(is_known, spec.kernels)) or "X" not in free:
         return [(None, first)]
-    kernel, F = kernel_named(spec.kernel), _table(spec, start)
+    kernels, F = [kernel_named(name) for name in spec.kernels], _table(spec, start)
     raw = {start: _embedded(spec, start, F, rng)}
     if angles_of(spec):
         raw["others first"] = _embedded(spec, start, F, rng, angles_first=False)
@@ -158,8 +158,8 @@ def forms(
     if spec.table.own is not None:
         # What a noise of each column is for: factors rather than the widest directions.
         raw["factors"], noise = _factors(F, spec.latent_dim)
-    linear = "weight" in kernel.parameters
-    curved = kernel.stationary or isinstance(kernel, Composite)
+    linear = any("weight" in kernel.parameters for kernel in kernels)
+    curved = any(kernel.stationary or isinstance(kernel, Composite) for kernel in kernels)
     chosen = _WITH_LINEAR if linear else _CURVED if curved else _LINEAR
     made: list[tuple[Form | None, Values]] = []
     for form, way in [(form, way) for way in raw for form in chosen]:
@@ -175,9 +175,10 @@ def forms(
             theta["weight"] = 0.1
         if noise is not None:
             theta["sigma"] = noise
-        held = [p.fixed["lengthscale"] for p in spec.parts if "lengthscale" in p.fixed]
+        held = [part for part in spec.parts if "lengthscale" in part.fixed]
         if held:
-            X = X * form.size * unit_of(spec.kernel, X.shape[1], held[0])
+            length = held[0].fixed["lengthscale"]
+            X = X * form.size * unit_of(held[0].kernel, X.shape[1], length)
         values = dict(first)
         named: dict[str, Any] = {"X": X, **_of_each(spec, theta)} | _of_likelihood(spec)
         for name, value in named.items():

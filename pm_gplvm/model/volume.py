@@ -50,14 +50,14 @@ _LOG_2PI = float(np.log(2.0 * np.pi))
 def why_no_volume(model: pm.Model | ModelSpec) -> str | None:
     """Tell in a sentence why X cannot be integrated out of a model, or None if it can."""
     spec = ModelSpec.of(model)
-    if not is_known(spec.kernel):
+    if not all(map(is_known, spec.kernels)):
         return (
             "it needs the expected slope of the kernel, and knows that of "
             f"{', '.join(KERNELS)} in the model's own parameters, got a covariance of another kind"
         )
-    entry = kernel_named(spec.kernel)
-    if isinstance(entry, Composite) and entry.why_no_slope is not None:
-        return f"it needs the expected slope of the kernel, and {entry.why_no_slope}"
+    for entry in map(kernel_named, spec.kernels):
+        if isinstance(entry, Composite) and entry.why_no_slope is not None:
+            return f"it needs the expected slope of the kernel, and {entry.why_no_slope}"
     if not spec.table.standardisable:
         return "the mean and scale of its table must be data"
     if spec.is_X_held:

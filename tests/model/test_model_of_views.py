@@ -1,5 +1,7 @@
 """Models of several tables that share X: their densities, bounds and starts against plain ones."""
 
+import warnings
+
 import numpy as np
 import pymc as pm
 import pytest
@@ -167,6 +169,89 @@ def test_a_fit_of_one_prior_of_X_for_all_tables(rng):
     assert np.abs(x - time).max() < 0.5
     taken = gplvm.data.view(fit, "protein")
     assert set(taken["constant_data"].data_vars) >= {"X_prior_mean", "X_prior_sd"}
+
+
+KERNELS_OF_EACH = {"rna": "rbf + linear + bias", "protein": "matern52"}
+
+
+def test_each_table_has_its_kernel():
+    model = gplvm.build_model(two(), kernel=KERNELS_OF_EACH)
+    names = {rv.name for rv in model.free_RVs}
+    assert {"weight_rna", "bias_rna"} <= names
+    assert not {"weight_protein", "bias_protein"} & names
+    # Its density is the sum of those of the tables by themselves, at one X.
+    at = {rv.name: np.full(rv.shape.eval(), 0.7) for rv in model.free_RVs}
+    at["X"] = np.random.default_rng(1).standard_normal((12, 2))
+    value, _ = gplvm.model.compile_objective(model, prior=False)(at)
+    wanted = 0.0
+    for name, table in two().items():
+        alone = gplvm.build_model(table, kernel=KERNELS_OF_EACH[name])
+        own = {rv.name: at["X" if rv.name == "X" else f"{rv.name}_{name}"] for rv in alone.free_RVs}
+        wanted += gplvm.model.compile_objective(alone, prior=False)(own)[0]
+    assert value == pytest.approx(wanted, rel=1e-12)
+    with pytest.raises(
+        ValueError, match="kernel must be one value, or one for each of rna, protein"
+    ):
+        gplvm.build_model(two(), kernel={"rna": "rbf"})
+    with pytest.raises(ValueError, match="must be a named one with several tables"):
+        gplvm.build_model(two(), kernel={"rna": "rbf", "protein": "rbf[0] + rbf[1]"})
+    with pytest.raises(ValueError, match="priors must name parameters of this model"):
+        gplvm.build_model(two(), kernel=KERNELS_OF_EACH, priors={"weight_protein": 1.0})
+
+
+@pytest.mark.parametrize("way", ["map", "marginal", "laplace", "variational", "sample"])
+def test_fits_of_tables_with_kernels_of_their_own(way, tmp_path):
+    model = gplvm.build_model(two(), kernel=KERNELS_OF_EACH)
+    quiet = {"random_seed": 1, "progressbar": False}
+    fits = {
+        "map": lambda: gplvm.fit_map(model, **quiet),
+        "marginal": lambda: gplvm.fit_marginal(model, **quiet),
+        "laplace": lambda: gplvm.fit_laplace(model, draws=30, **quiet),
+        "variational": lambda: gplvm.fit_variational(model, n_inducing=6, max_iter=5, **quiet),
+        "sample": lambda: gplvm.sample(model, draws=6, tune=6, chains=2, replicas=1, **quiet),
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", RuntimeWarning
+        )  # what so small a table says, or so short a run
+        fit = fits[way]()
+        gplvm.save(fit, tmp_path / "fit.nc")
+        again = gplvm.load(tmp_path / "fit.nc")
+        kernels = {name: gplvm.data.view(again, name).attrs["kernel"] for name in two()}
+        assert kernels == {"rna": "rbf + linear", "protein": "matern52"}
+        if way != "map":
+            return
+        filled = gplvm.impute(again, {"rna": two()["rna"][:1]}, draws=100, n_starts=4, **quiet)
+    assert np.isfinite(filled["mean_protein"]).all()
+    assert (filled["sd_protein"] > 0.0).all()
+
+
+def test_a_linear_table_beside_a_curved_one_goes_through_no_inducing_inputs():
+    model = gplvm.build_model(two(), kernel={"rna": "rbf", "protein": "linear"})
+    with pytest.raises(ValueError, match="must have a curved kernel for every table"):
+        gplvm.fit_variational(model, progressbar=False)
+    fit = gplvm.fit_marginal(model, random_seed=1, progressbar=False)
+    assert "lengthscale_protein" not in fit["posterior"]
+
+
+def test_scale_and_resolution_of_each_table():
+    rna, protein = two().values()
+    model = gplvm.build_model(
+        {"rna": rna, "protein": protein},
+        scale={"rna": "feature", "protein": "global"},
+        resolution={"protein": 0.0, "rna": 0.1},
+    )
+    alone = gplvm.build_model(rna, scale="feature", resolution=0.1)
+    np.testing.assert_array_equal(model["Y_scale_rna"].get_value(), alone["Y_scale"].get_value())
+    assert model["Y_resolution_rna"].get_value() == alone["Y_resolution"].get_value()
+    assert np.ptp(model["Y_scale_protein"].get_value()) == 0.0
+    assert "Y_resolution_protein" not in model.named_vars
+    with pytest.raises(
+        ValueError, match="scale must be one value, or one for each of rna, protein"
+    ):
+        gplvm.build_model(two(), scale={"rna": "feature"})
+    with pytest.raises(ValueError, match="resolution must be one value, got one for rna"):
+        gplvm.build_model(rna, resolution={"rna": 0.1})
 
 
 VERBS = {
