@@ -23,6 +23,8 @@ WITHOUT = {
     "resume",
     "sample_prior",
     "save",
+    "diagnostics.order",
+    "priors.transitions",
     "summary",
     "data.load_digits",
     "data.load_table",

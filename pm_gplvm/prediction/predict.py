@@ -197,7 +197,7 @@ def predict(
 
 def _labels_of(X_new: Any, n: int) -> NDArray[Any]:
     """Labels that new positions have, by which their inputs are joined, or their numbers."""
-    labels = labels_along(X_new, 0) if np.ndim(X_new) == 2 else None
+    labels = labels_along(X_new, 0) if len(getattr(X_new, "shape", ())) == 2 else None
     return np.arange(n) if labels is None else labels
 
 

@@ -94,7 +94,7 @@ BAD = [
         {"priors": {"X": gplvm.priors.back_constraint()}},
         "must not be a back_constraint",
     ),
-    ({"a": "Y", "b": "Y"}, {"latent_dim": 9}, "between 1 and .* = 8, got 9"),
+    ({"a": "Y", "b": "Y"}, {"latent_dim": 9, "kernel": "linear"}, "at most .* = 8 .*, got 9"),
     ({"a": "named", "b": "Y"}, {}, "must not have a coordinate called 'view' on its rows"),
 ]
 

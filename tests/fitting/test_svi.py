@@ -464,7 +464,7 @@ def test_ctrl_c_twice_ends_it(table, ctrl_c):
     [
         ({"likelihood": "poisson"}, ValueError, "counts .* got -?[0-9.]+ in row 0, column 0"),
         ({"likelihood": "normal"}, ValueError, "likelihood must be one of gaussian"),
-        ({"latent_dim": 9}, ValueError, "latent_dim"),
+        ({"latent_dim": 9, "kernel": "linear"}, ValueError, "latent_dim"),
         ({"batch_size": 301}, ValueError, "batch_size"),
         ({"epochs": 0.0}, ValueError, "epochs"),
         ({"learning_rate": -1.0}, ValueError, "learning_rate"),
