@@ -106,7 +106,7 @@ def test_the_estimator_and_the_command_line(low, tmp_path, capsys):
     np.savetxt(tmp_path / "t.csv", low, delimiter=",", header=",".join(names), comments="")
     out = str(tmp_path / "fit")
     run(["fit", str(tmp_path / "t.csv"), "--latent-dim", str(Q), "--out", out])
-    assert gplvm.load(f"{out}.nc")["posterior"].sizes["latent"] == Q
+    assert gplvm.load(f"{out}_fit.nc")["posterior"].sizes["latent"] == Q
     capsys.readouterr()
 
 
