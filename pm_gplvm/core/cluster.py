@@ -91,7 +91,10 @@ class Cluster:
                     for first, *_ in lost:
                         self._note_death(first)
                     # What was sent beside the tasks may have stood on the worker that is gone: all are sent again.
-                    self.client.cancel(list(futures.values()))
+                    with suppress(
+                        Exception
+                    ):  # where the scheduler has gone too, which is found next
+                        self.client.cancel(list(futures.values()))
                     self._sent = set(), None
                     futures = self._submitted(task, told, [i for group in futures for i in group])
         finally:
@@ -109,10 +112,10 @@ class Cluster:
         self._require_scheduler()
         workers = self._workers()
         self._assign(list(workers))
-        everyone = {"broadcast": len(workers) > 1, "hash": False}
+        # As tasks, which are done anew where their worker dies; Client.scatter to one that is dying waits for ever.
         if self._sent[0] != set(workers):
-            self._sent = set(workers), self.client.scatter(self.job, **everyone)
-        job, sent = self._sent[1], self.client.scatter(told, **everyone)
+            self._sent = set(workers), self.client.submit(_as_it_is, self.job, pure=False)
+        job, sent = self._sent[1], self.client.submit(_as_it_is, told, pure=False)
         return {
             group: self.client.submit(_do, task, job, group, sent, workers=[owner], pure=False)
             for owner, group in self._groups(indices)
@@ -211,6 +214,11 @@ class Cluster:
             raise RuntimeError(
                 f"client has lost its scheduler (it is {self.client.status}). Start a cluster anew."
             )
+
+
+def _as_it_is(value: Any) -> Any:
+    """Give back what was sent, for other tasks to take."""
+    return value
 
 
 def _do(task: Task, job: Job, group: Group, told: Any) -> list[Any]:
