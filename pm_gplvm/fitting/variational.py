@@ -407,6 +407,10 @@ def _by_chunks(
     if not isinstance(given, pm.Model | ModelSpec):
         return fit_by_chunks(given, **of_table, **settings)
     own = arguments_of(given.model if isinstance(given, ModelSpec) else given)
+    if own.pop("inputs") is not None:
+        raise ValueError(
+            "fit_variational needs a model without inputs where rows go in chunks, got one with some. Take fit_svi."
+        )
     likelihood = own.pop("likelihood")
     if likelihood != "gaussian" or own.pop("offset") is not None:
         raise ValueError(

@@ -265,6 +265,9 @@ def test_what_cannot_be_fitted_in_chunks_says_so(table, threads, tmp_path, monke
         fit(client="tcp://127.0.0.1:8786")
     with pytest.raises(FileExistsError, match="store must be a new or an empty folder"):
         fit(store=tmp_path / "full")
+    known = gplvm.build_model(table, inputs={"batch": ["a", "b"] * (len(table) // 2)})
+    with pytest.raises(ValueError, match="a model without inputs where rows go in chunks"):
+        gplvm.fit_variational(known, client=threads)
     with pytest.raises(ValueError, match="store is of a fit in chunks"):
         gplvm.fit_variational(gplvm.build_model(table), store=tmp_path / "new")
     monkeypatch.setitem(__import__("sys").modules, "distributed", None)
