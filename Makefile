@@ -41,7 +41,7 @@ notebooks: .venv/.installed ## run the notebooks, cut short
 # Everything is read and run anew: an example must work with the package as it is.
 docs: .venv/.installed ## the site, docs/_build/html/index.html: examples run, links checked
 	rm -rf docs/_build docs/gallery
-	$(TEST_ENV) $(PY) -m sphinx -q -W --keep-going docs docs/_build/html
+	$(TEST_ENV) $(PY) -m sphinx -q -W --keep-going -j auto docs docs/_build/html
 	$(PY) scripts/check-site docs/_build/html
 
 peers: .venv/.installed ## the other libraries that the benchmarks compare with
