@@ -446,10 +446,16 @@ class Composite:
     ) -> dict[str, Any]:
         """Gradient in the logarithms of the parameters, each of its shape, as :meth:`cross_pullback`."""
         theta = self._theta(X.shape[1], lengthscale, amplitude, alpha)
-        found = self._at(X_new, X, theta["lengthscale"], theta["alpha"])
-        natural = self._by_theta(found, X_new, X, by_cross, by_prior, theta)
+        natural = self._by_parameters(X_new, X, by_cross, by_prior, theta)
         gradient = {name: natural[name] * theta[name] for name in self.parameters}
         return {**gradient, "bias": 2.0 * bias**2 * float(by_cross.sum() + by_prior.sum())}
+
+    def _by_parameters(
+        self, A: Array, B: Array, by_cross: Array, by_prior: Array, theta: Mapping[str, Array]
+    ) -> dict[str, Array]:
+        """Gradient in the parameters, as :meth:`cross_pullback`."""
+        found = self._at(A, B, theta["lengthscale"], theta["alpha"])
+        return self._by_theta(found, A, B, by_cross, by_prior, theta)
 
     def pullback(self, X: Array, G: Array, *inputs: Any) -> list[Array]:
         """Gradients of L in the inputs of :meth:`matrix` from G = ∂L/∂K (N, N)."""

@@ -292,6 +292,11 @@ def unit_of(kernel: str, latent_dim: int, lengthscale: Any) -> Array:
     """
     if is_composite(kernel):
         return cast(Composite, kernel_named(kernel)).unit(latent_dim, lengthscale)
+    return of_each_dimension(latent_dim, lengthscale)
+
+
+def of_each_dimension(latent_dim: int, lengthscale: Any) -> Array:
+    """Give a lengthscale, shared or of each latent dimension, (..., Q)."""
     given = np.asarray(lengthscale, dtype=np.float64)
     return np.broadcast_to(given if given.ndim else given[None], (*given.shape[:-1], latent_dim))
 

@@ -31,7 +31,7 @@ from pytensor.graph.traversal import graph_inputs
 from pm_gplvm.core.blas import Product
 from pm_gplvm.core.checks import Array
 from pm_gplvm.core.composite import FACTOR, SHAPE, TERM, Composite
-from pm_gplvm.core.kernels import OWN
+from pm_gplvm.core.kernels import OWN, of_each_dimension
 from pm_gplvm.core.procrustes import Axes
 from pm_gplvm.model.compile import compile_mode
 
@@ -73,7 +73,7 @@ class OwnKernel(Composite):
 
     def __reduce__(self) -> Any:
         """Let it be known where it is unpickled, in a process of its own."""
-        return known_kernel, (self.source,)
+        return OwnKernel.of, (self.source,)
 
     def _checksum(self) -> str:
         X = np.random.default_rng(0).normal(size=(4, self._some_dim))
@@ -330,27 +330,13 @@ class OwnKernel(Composite):
         theta = self._theta(X.shape[1], lengthscale, amplitude, alpha)
         return self._pulled(X_new, X, by_cross, by_prior, theta)[0]
 
-    def log_pullback(
-        self,
-        X_new: Array,
-        X: Array,
-        K: Array,
-        rate: None,
-        by_cross: Array,
-        by_prior: Array,
-        *,
-        lengthscale: Any = 1.0,
-        amplitude: Any = 1.0,
-        alpha: Any = 1.0,
-        bias: Any = 0.0,
-    ) -> dict[str, Any]:
-        """Gradient in the logarithms of the parameters, as :meth:`cross_pullback`."""
-        theta = self._theta(X.shape[1], lengthscale, amplitude, alpha)
-        _, by_length, by_log, by_alpha = self._pulled(X_new, X, by_cross, by_prior, theta)
-        found = {"lengthscale": by_length * theta["lengthscale"], "amplitude": by_log}
-        found["alpha"] = by_alpha * theta["alpha"]
-        constant = 2.0 * bias**2 * float(by_cross.sum() + by_prior.sum())
-        return {**{name: found[name] for name in self.parameters}, "bias": constant}
+    def _by_parameters(
+        self, A: Array, B: Array, by_cross: Array, by_prior: Array, theta: Mapping[str, Array]
+    ) -> dict[str, Array]:
+        """Gradient in the parameters, as :meth:`cross_pullback`."""
+        _, by_length, by_log, by_alpha = self._pulled(A, B, by_cross, by_prior, theta)
+        by_amplitude = by_log / theta["amplitude"]
+        return {"lengthscale": by_length, "amplitude": by_amplitude, "alpha": by_alpha}
 
     def _theta(
         self, latent_dim: int, lengthscale: Any, amplitude: Any, alpha: Any
@@ -457,14 +443,7 @@ class OwnKernel(Composite):
 
     def unit(self, latent_dim: int, lengthscale: Any) -> Array:
         """Length along each dimension (..., Q)."""
-        given = np.asarray(lengthscale, dtype=np.float64)
-        given = given if given.ndim else given[None]
-        return np.broadcast_to(given, (*given.shape[:-1], latent_dim)).copy()
-
-
-def known_kernel(source: Any) -> OwnKernel:
-    """Let a kernel be known in another process."""
-    return OwnKernel.of(source)
+        return of_each_dimension(latent_dim, lengthscale)
 
 
 class _Key:
