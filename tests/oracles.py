@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pymc as pm
-from scipy.stats import multivariate_normal
+from scipy.stats import multivariate_normal, norm
 from sklearn.gaussian_process.kernels import (
     RBF,
     DotProduct,
@@ -224,3 +224,20 @@ def neighbour_errors(X, labels):
     _, nearest = NearestNeighbors(n_neighbors=2).fit(X).kneighbors(X)
     other = np.where(nearest[:, 0] == np.arange(len(X)), nearest[:, 1], nearest[:, 0])
     return int((np.asarray(labels)[other] != np.asarray(labels)).sum())
+
+
+def row_log_density(F, K, noise, n, n_rows):
+    """Log-density of row n of a table at places K[n_rows:], column by column, given the other rows.
+
+    ``noise`` is a variance, F is NaN where an entry is missing.
+    """
+    total = np.zeros(len(K) - n_rows)
+    for y in F.T:
+        if np.isnan(y[n]):
+            continue
+        rows = np.flatnonzero(~np.isnan(y) & (np.arange(n_rows) != n))
+        cross = K[n_rows:, rows]
+        gain = np.linalg.solve(K[np.ix_(rows, rows)] + noise * np.eye(len(rows)), cross.T).T
+        variance = np.diag(K)[n_rows:] + noise - (gain * cross).sum(axis=1)
+        total += norm.logpdf(y[n], gain @ y[rows], np.sqrt(variance))
+    return total

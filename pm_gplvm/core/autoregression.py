@@ -8,7 +8,7 @@ import numpy as np
 from scipy.linalg import cholesky, solve_triangular
 
 from pm_gplvm.core.checks import Array
-from pm_gplvm.core.kernels import cross_covariance
+from pm_gplvm.core.kernels import cross_covariance, prior_variance
 
 KERNEL = "rbf + linear"
 
@@ -33,13 +33,14 @@ class Autoregression:
         return chol, np.asarray(solve_triangular(chol, self.after, lower=True))
 
     def cross(self, X_new: Array, X: Array) -> Array:
-        """K (S, M), without noise."""
+        """K (..., S, M), without noise."""
         return cross_covariance(KERNEL, X_new, X, **self.theta)
 
     def variance(self, X: Array) -> Array:
         """Give the diagonal of K at X (..., Q)."""
-        own = self.theta["amplitude"] ** 2
-        return np.asarray(own + self.theta["weight"] ** 2 * (X**2).sum(axis=-1))
+        return prior_variance(
+            KERNEL, X, amplitude=self.theta["amplitude"], weight=self.theta["weight"]
+        )
 
     def given(self, X: Array) -> tuple[Array, Array, Array]:
         """Mean (P, Q) and variance (P,) of f at positions (P, Q), and L⁻¹ k (M, P)."""
@@ -82,7 +83,4 @@ class Autoregression:
 
     def _between(self, X: Array, x: Array) -> Array:
         """K of each path's own positions (P, s, Q) and its last one (P, Q), (P, s)."""
-        unit = self.theta["lengthscale"]
-        squares = (((X - x[:, None]) / unit) ** 2).sum(axis=2)
-        slope = self.theta["weight"] ** 2 * (X * x[:, None]).sum(axis=2)
-        return np.asarray(self.theta["amplitude"] ** 2 * np.exp(-0.5 * squares) + slope)
+        return self.cross(x[:, None], X)[:, 0]

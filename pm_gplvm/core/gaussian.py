@@ -24,6 +24,7 @@ from scipy.linalg import blas, cho_factor, cho_solve, lapack, qr, solve_triangul
 from pm_gplvm.core.blas import Product, Runs
 from pm_gplvm.core.checks import Array, warn
 from pm_gplvm.core.kernels import (
+    beside,
     counted_theta,
     cross_and_rate,
     cross_covariance,
@@ -317,7 +318,7 @@ class GP:
     @property
     def rows(self) -> Array:
         """Positions of the rows as the kernel takes them, with their inputs."""
-        return self.X if self.inputs is None else np.hstack([self.X, self.inputs])
+        return self.X if self.inputs is None else beside(self.X, self.inputs)
 
     def whole(self, X_new: Array) -> Array:
         """Return new positions as the kernel takes them, with their inputs."""
@@ -327,8 +328,7 @@ class GP:
             raise ValueError(
                 "positions must come with their inputs, of which the kernel has terms."
             )
-        at = np.broadcast_to(self.at, (len(X_new), self.inputs.shape[1]))
-        return np.hstack([X_new, at])
+        return beside(X_new, self.at)
 
     def elsewhere(self, at: Array | None, counted: NDArray[np.bool_] | None = None) -> "GP":
         """Return the same process for other inputs of new positions, or other terms; K is not factorised again."""

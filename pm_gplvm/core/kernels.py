@@ -295,6 +295,12 @@ def unit_of(kernel: str, latent_dim: int, lengthscale: Any) -> Array:
     return of_each_dimension(latent_dim, lengthscale)
 
 
+def beside(X: Array, inputs: Array) -> Array:
+    """Put known inputs (..., C) behind positions (..., N, Q), as a kernel of both takes them."""
+    known = np.broadcast_to(inputs, (*X.shape[:-1], inputs.shape[-1]))
+    return np.concatenate([X, known], axis=-1)
+
+
 def of_each_dimension(latent_dim: int, lengthscale: Any) -> Array:
     """Give a lengthscale, shared or of each latent dimension, (..., Q)."""
     given = np.asarray(lengthscale, dtype=np.float64)

@@ -242,11 +242,15 @@ class Chunk:
         """The rows in the user's units."""
         return self.job.read(self.index)
 
+    def of_width(self, width: int) -> Array:
+        """Return the rows, or raise ValueError if they have another width."""
+        if self.Y.shape[1] != width:
+            self.job.read(self.index, width)  # which says so
+        return self.Y
+
     def F(self, place: Place) -> Array:
         """Standardise the rows."""
-        if len(place.centre) != self.Y.shape[1]:
-            self.job.read(self.index, len(place.centre))
-        return (self.Y - place.centre) / place.scale
+        return (self.of_width(len(place.centre)) - place.centre) / place.scale
 
     def at(self, place: Place) -> tuple[Array, InducingKernel]:
         """Points (n, 2 Q) of the rows at a place, and their statistics, from memory or anew."""
@@ -350,8 +354,7 @@ class Moments:
 def moments(job: Job, index: int, told: tuple[int, bool]) -> Moments:
     """Look through a chunk of a table of a known width: is it complete, and its moments."""
     width, whole = told
-    job.read(index, width)
-    Y = held(job, index).Y
+    Y = held(job, index).of_width(width)
     mean = Y.mean(axis=0)
     away = Y - mean
     return Moments(len(Y), mean, away.T @ away if whole else (away**2).sum(axis=0))

@@ -37,6 +37,7 @@ from pm_gplvm.core.distances import distances_from_products
 from pm_gplvm.core.gaussian import column_patterns, invert, mirror
 from pm_gplvm.core.kernels import (
     KERNELS,
+    beside,
     cross_covariance,
     is_composite,
     prior_variance,
@@ -321,8 +322,7 @@ class TableAt:
         own = Z if self.stretch is None else Z * self.stretch
         if self.inputs is None:
             return own
-        known = self.inputs if row is None else self.inputs[row]
-        return np.concatenate([own, np.broadcast_to(known, (*Z.shape[:-1], known.shape[-1]))], -1)
+        return beside(own, self.inputs if row is None else self.inputs[row])
 
     def parts(self, Z: Array) -> list[Part]:
         """Set up the missingness patterns, at positions (R, N, Q)."""

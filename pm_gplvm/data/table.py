@@ -237,6 +237,17 @@ def centre_and_scale(table: xr.DataArray, scale: Scale = "global") -> tuple[Arra
     return mean, spread
 
 
+def spread_by_feature(variance: Array, centre: Array, features: Any) -> Array:
+    """Return the standard deviations (D,) of columns of which the moments are known; ValueError if one is constant."""
+    spread = np.sqrt(variance)
+    if (constant := spread <= 1e-12 * np.abs(centre)).any():
+        raise ValueError(
+            f"scale='feature' cannot divide by the spread of {int(constant.sum())} constant features, "
+            f"{features[int(constant.argmax())]} among them. Drop them, or take scale='global'."
+        )
+    return spread
+
+
 def grid_steps(values: Array) -> Array:
     """Return the step of the grid that each column's values (N, D) lie on; 0 where there is none.
 

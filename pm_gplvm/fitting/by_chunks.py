@@ -53,7 +53,7 @@ from pm_gplvm.data.fit import THETA, Fit, warn_of
 from pm_gplvm.data.progress import progress_bar
 from pm_gplvm.data.rows import RowTable
 from pm_gplvm.data.sources import SavedRows
-from pm_gplvm.data.table import Scale, noise_floor
+from pm_gplvm.data.table import Scale, noise_floor, spread_by_feature
 from pm_gplvm.fitting.optimise import (
     CONVERGED,
     INTERRUPTED,
@@ -304,13 +304,7 @@ def _units(found: Moments, scale: str, features: Any) -> tuple[Array, Array]:
         raise ValueError(f"Y has {found.n_rows} equal rows: there is nothing to embed.")
     if scale == "global":
         return found.mean, np.full_like(found.mean, np.sqrt(variance.mean()))
-    spread = np.sqrt(variance)
-    if (constant := spread <= 1e-12 * np.abs(found.mean)).any():
-        raise ValueError(
-            f"scale='feature' cannot divide by the spread of {int(constant.sum())} constant features, "
-            f"{features[int(constant.argmax())]} among them. Drop them, or take scale='global'."
-        )
-    return found.mean, spread
+    return found.mean, spread_by_feature(variance, found.mean, features)
 
 
 def _axes(

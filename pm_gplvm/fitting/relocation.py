@@ -19,7 +19,7 @@ from pm_gplvm.core.checks import Array
 from pm_gplvm.core.gaussian import Patterns, column_patterns
 from pm_gplvm.core.interrupt import safe_point
 from pm_gplvm.core.kernels import cross_slope, is_known, prior_slope_variance
-from pm_gplvm.core.row_moves import Part, Proposal, Theta
+from pm_gplvm.core.row_moves import Part, Proposal, TableAt, Theta
 from pm_gplvm.data.fit import THETA
 from pm_gplvm.model.density import compile_constrain, compile_row_prior
 from pm_gplvm.model.spec import ModelSpec
@@ -137,12 +137,9 @@ class Relocation:
         present[n] = 0.0
         C, *_ = self._proposal.draw(n, self._n_proposals, Z, present, self._rng)
         having, squares, crosses = [], [], []
-        for each in at:
-            own = unit / each.lengthscale
-            spec, row = each.spec, self._rows[n]
-            cross = each.theta.cross(
-                spec.positions(C * own, row), spec.positions(Z * own, self._rows)
-            )
+        tables = [each.table(unit) for each in at]
+        for each, table in zip(at, tables, strict=True):
+            cross = each.theta.cross(table.own(C, n), table.own(Z))
             parts = [part for part in each.parts if part.inverse[0, n, n] > 0.0]
             having.append(parts)
             crosses.append(cross)
@@ -160,9 +157,9 @@ class Relocation:
         if not bound[0, 1:].max() > bound[0, 0] + _GAIN:
             return None
         inserts = []
-        for each, parts, own_squares, cross in zip(at, having, squares, crosses, strict=True):
-            C_own = C * (unit / each.lengthscale)
-            prior = each.theta.variance(each.spec.positions(C_own, self._rows[n]))[:, best]
+        together = zip(at, tables, having, squares, crosses, strict=True)
+        for each, table, parts, own_squares, cross in together:
+            prior = each.theta.variance(table.own(C, n))[:, best]
             for part, square in zip(parts, own_squares, strict=True):
                 part.leave_out(n, cross[:, best])
                 S, variance = part.conditional(cross[:, best], prior, each.noise)
@@ -178,7 +175,7 @@ class Relocation:
 class _AtPlace(NamedTuple):
     """A table at one X and θ."""
 
-    spec: ModelSpec
+    of: "_Rows"
     theta: Theta
     lengthscale: Array  # (1, 1, 1) or (1, 1, Q)
     parameters: dict[str, Any]  # of the kernel, without noise
@@ -187,7 +184,13 @@ class _AtPlace(NamedTuple):
     @property
     def kernel(self) -> str:
         """Its text."""
-        return self.spec.kernel
+        return self.of.spec.kernel
+
+    def table(self, unit: Array) -> TableAt:
+        """Give the table where positions stand in a unit."""
+        known = self.of.spec.inputs
+        inputs = None if known is None else known.values[self.of.rows]
+        return TableAt(self.theta, self.of.F, unit / self.lengthscale, inputs)
 
     @property
     def noise(self) -> Array:
@@ -196,7 +199,7 @@ class _AtPlace(NamedTuple):
 
     def slopes(self, X: Array, rows: NDArray[np.intp]) -> Array:
         """Slopes ∂k(x, X)/∂x at each of these rows, shape (N, Q, N)."""
-        whole = self.spec.positions(X, rows)
+        whole = self.of.spec.positions(X, rows)
         return cross_slope(self.kernel, whole, whole, **self.parameters)[:, : X.shape[1]]
 
 
@@ -224,7 +227,7 @@ class _Rows:
         Z = spec.positions(X[None] / lengthscale, self.rows)
         parts = [Part.of(theta, Z, rows, F) for rows, _, F in self.patterns.blocks(self.F)]
         without_noise = {n: v for n, v in known.items() if n != "sigma"}
-        return _AtPlace(spec, theta, lengthscale, without_noise, parts)
+        return _AtPlace(self, theta, lengthscale, without_noise, parts)
 
 
 def _squared_residual(part: Part, n: int, cross: Array) -> Array:

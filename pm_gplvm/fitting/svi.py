@@ -22,7 +22,14 @@ from pm_gplvm.core.blas import blas_threads as limit_threads
 from pm_gplvm.core.checks import Array, checked, count, number
 from pm_gplvm.core.composite import Composite
 from pm_gplvm.core.interrupt import caught, interrupted, interruptible, safe_point
-from pm_gplvm.core.kernels import Kernel, check_rank, composite_of, kernel_named, parse_kernel
+from pm_gplvm.core.kernels import (
+    Kernel,
+    beside,
+    check_rank,
+    composite_of,
+    kernel_named,
+    parse_kernel,
+)
 from pm_gplvm.core.uncollapsed import (
     ColumnPosterior,
     Features,
@@ -43,7 +50,7 @@ from pm_gplvm.data.input_tables import inputs_of_rows
 from pm_gplvm.data.inputs import COLUMN, Inputs
 from pm_gplvm.data.progress import progress_bar
 from pm_gplvm.data.rows import Rows, RowTable, along_rows, offset_along_rows
-from pm_gplvm.data.table import Scale, noise_floor
+from pm_gplvm.data.table import Scale, noise_floor, spread_by_feature
 from pm_gplvm.fitting.optimise import optima_positions
 from pm_gplvm.fitting.stochastic import Adam
 from pm_gplvm.fitting.variational import spread_rows
@@ -127,7 +134,7 @@ class Data:
 
     def whole(self, X: Array, rows: Rows) -> Array:
         """Positions (n, Q) of some rows as the kernel takes them, with their inputs."""
-        return X if self.inputs is None else np.hstack([X, self.inputs.values[rows]])
+        return X if self.inputs is None else beside(X, self.inputs.values[rows])
 
     def rows(self, rows: Rows) -> Observed:
         """Read some rows."""
@@ -636,12 +643,7 @@ def _data(
     variance = np.maximum(squares / n - (sums / n) ** 2, 0.0)
     centre, spread = origin + sums / n, np.ones(D)
     if scale == "feature":
-        spread = np.sqrt(variance)
-        if (constant := spread <= 1e-12 * np.abs(centre)).any():
-            raise ValueError(
-                f"scale='feature' cannot divide by the spread of {int(constant.sum())} constant features, "
-                f"{table.features[int(constant.argmax())]} among them. Drop them, or take scale='global'."
-            )
+        spread = spread_by_feature(variance, centre, table.features)
     elif scale == "global":
         standardised = likelihood.standardised(D)
         share = np.where(standardised, n, 0.0)

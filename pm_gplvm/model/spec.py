@@ -20,6 +20,7 @@ from pytensor.tensor.shape import SpecifyShape
 
 from pm_gplvm.core.checks import Array
 from pm_gplvm.core.gaussian import gram_factor
+from pm_gplvm.core.kernels import beside
 from pm_gplvm.data.arrays import by_row, finite, row_order
 from pm_gplvm.data.files import check_labels, check_name
 from pm_gplvm.data.fit import FEATURE, OBS, THETA, Fit, in_view
@@ -392,12 +393,7 @@ class ModelSpec:
 
     def positions(self, X: Array, rows: Any = slice(None)) -> Array:
         """Positions (..., n, Q) of some rows as the kernel takes them, with their inputs."""
-        if self.inputs is None:
-            return X
-        known = self.inputs.values[rows]
-        return np.concatenate(
-            [X, np.broadcast_to(known, (*X.shape[:-1], known.shape[-1]))], axis=-1
-        )
+        return X if self.inputs is None else beside(X, self.inputs.values[rows])
 
     @property
     def parts(self) -> "tuple[ModelSpec, ...]":

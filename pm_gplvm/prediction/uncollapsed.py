@@ -13,7 +13,7 @@ from pm_gplvm.core.blas import rowwise
 from pm_gplvm.core.checks import Array
 from pm_gplvm.core.gaussian import square_root
 from pm_gplvm.core.inducing import InducingPosterior
-from pm_gplvm.core.kernels import cross_slope, prior_slope_variance, unit_of
+from pm_gplvm.core.kernels import beside, cross_slope, prior_slope_variance, unit_of
 from pm_gplvm.core.laplace_columns import ColumnModes
 from pm_gplvm.core.uncollapsed import (
     ColumnPosterior,
@@ -280,13 +280,13 @@ class Uncollapsed:
         if self.frame is not None:
             rotation, shift, scale = self.frame
             X = np.asarray((X - shift) @ rotation / scale)
-        if (known := self.read.inputs) is None:
+        if self.read.inputs is None:
             return X
         if self.read.at is None:
             raise ValueError(
                 "positions must come with their inputs, of which the kernel has terms."
             )
-        return np.hstack([X, np.broadcast_to(self.read.at, (len(X), len(known.columns)))])
+        return beside(X, self.read.at)
 
     def asked(self, at: Array | None) -> "Uncollapsed":
         """Return the same with these inputs of new rows."""

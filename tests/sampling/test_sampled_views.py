@@ -5,7 +5,7 @@ from functools import cache
 import numpy as np
 import pytest
 from conftest import simulated
-from oracles import kernel_matrix
+from oracles import kernel_matrix, row_log_density
 from scipy.special import logsumexp
 from scipy.stats import norm
 
@@ -39,20 +39,6 @@ def test_a_single_view_is_drawn_as_its_table():
     np.testing.assert_allclose(one["posterior"]["sigma_a"], plain["posterior"]["sigma"], rtol=1e-10)
 
 
-def row_log_density(F, K, noise, n):
-    """Log-density of row n of a table at places K[N:], column by column, given the other rows."""
-    total = np.zeros(len(K) - N)
-    for y in F.T:
-        if np.isnan(y[n]):
-            continue
-        rows = np.flatnonzero(~np.isnan(y) & (np.arange(N) != n))
-        cross = K[N:, rows]
-        gain = np.linalg.solve(K[np.ix_(rows, rows)] + noise * np.eye(len(rows)), cross.T).T
-        variance = np.diag(K)[N:] + noise - (gain * cross).sum(axis=1)
-        total += norm.logpdf(y[n], gain @ y[rows], np.sqrt(variance))
-    return total
-
-
 @pytest.mark.parametrize("held", [{}, {"lengthscale_b": 1.3}, {"lengthscale": 0.8}])
 def test_rows_are_weighed_by_all_tables_each_in_its_own_lengthscale(held, rng):
     posterior = compile_posterior(untransformed(tables(latent_dim=1, priors=held)))
@@ -71,7 +57,7 @@ def test_rows_are_weighed_by_all_tables_each_in_its_own_lengthscale(held, rng):
                 }
                 noise = theta.pop("sigma") ** 2
                 K = kernel_matrix("rbf", places, **theta)
-                density += row_log_density(table.F, K, noise, n)
+                density += row_log_density(table.F, K, noise, n, N)
                 if not (view == "b" and n == 3):
                     units += table.log_scales.sum()
             wanted = logsumexp(density) + np.log(grid[1] - grid[0]) - units
@@ -188,7 +174,7 @@ def test_rows_are_weighed_with_their_inputs(rng):
                 -0.5 * np.subtract.outer(doses, doses) ** 2 / length[1] ** 2
             )
             K += amplitude[2] ** 2 * np.equal.outer(batches, batches)
-            density = norm.logpdf(grid) + row_log_density(table.F, K, named["sigma"][s] ** 2, n)
+            density = norm.logpdf(grid) + row_log_density(table.F, K, named["sigma"][s] ** 2, n, N)
             wanted = logsumexp(density) + np.log(grid[1] - grid[0]) - table.log_units[n]
             assert scores[s, n] == pytest.approx(wanted, abs=0.05)
 
