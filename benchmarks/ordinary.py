@@ -37,6 +37,7 @@ NO_WORSE, TOLD, SILENT = "no worse", "worse than PCA, warned", "worse than PCA, 
 _WORDS = (
     ("fell onto one point", "collapsed"),
     ("no structure", "collapsed"),
+    ("noise of the columns", "column noise"),
     ("did not move", "did not move"),
     ("did not converge", "not converged"),
     ("spread of more than", "units"),

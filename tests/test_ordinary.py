@@ -8,6 +8,8 @@ from scipy.stats import multivariate_normal
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LinearRegression
 
+from pm_gplvm import GPLVM
+
 # The benchmarks are no part of the source distribution.
 ordinary = pytest.importorskip("benchmarks.ordinary", reason="no benchmarks/ here")
 ppca = pytest.importorskip("benchmarks.ppca", reason="no benchmarks/ here")
@@ -63,6 +65,17 @@ def test_factors_behind_yes_and_no_are_found():
 def test_hidden_entries_are_filled_as_well_as_by_probabilistic_pca():
     row = fitted("holes-40x6")
     assert row["rms"] < 1.1 * row["pca_rms"]
+
+
+@pytest.mark.defaults
+def test_noise_of_columns_that_misleads_is_told_and_the_remedy_helps():
+    row = fitted("noisy-columns-2")
+    assert "factors" in ordinary.worse(row)
+    assert row["verdict"].startswith(ordinary.TOLD), row
+    table = tables.CASES["noisy-columns-2"].make()
+    own = GPLVM(1, noise="column", random_state=1).fit(table.Y)  # a warning would be an error
+    X = own.fit_["posterior"]["X"].to_numpy()[0, 0]
+    assert ordinary.r2_of_factors(X, table.factors) > 0.9
 
 
 # -- what it is measured with ---------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """The user's table: checked, labelled, its centre and scale, the grid of its values, odd tables."""
 
+import warnings
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -7,6 +8,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from pm_gplvm.core.checks import Array, counted, warn
+from pm_gplvm.core.interrupt import interruptible
 from pm_gplvm.data.arrays import (
     absent,
     are_positions,
@@ -35,6 +37,11 @@ _FEW_ROWS, _MANY_COLUMNS = 20, 50  # columns per row
 _SHARE, _FEW = 0.9, 0.25  # of all variance in at most this share of the columns
 _SHARE_OF_FEW = 0.99  # in one column where there are only two or three
 _BEYOND = 1e15  # no measurement is as large next to others, but what files fill gaps with
+# One noise for all columns, beside factor analysis: nats that an entry gains by a noise of its column,
+# share of its factors that principal components hold, share of the variance that they leave. Of
+# benchmarks/ordinary_tables those that meet all three are the two that have their noise by column.
+_GAIN, _COMMON, _LEFT = 0.8, 0.7, 0.1
+_ENOUGH = 200  # rows, and columns, of a table that are looked at
 _FARTHEST = 1e8  # of a new row from the mean, in scales: of longer ways no integral is left
 
 
@@ -342,6 +349,41 @@ def warn_of_odd_table(table: xr.DataArray, scale: str) -> None:
             f"{listed(large)}. If the units differ, pass scale='feature', which divides each by "
             "its own spread."
         )
+
+
+def unlike_noise(F: Array, latent_dim: int) -> Array | None:
+    """Estimate the columns' noise (D,) by factor analysis where its factors are not those of principal components.
+
+    That is where the noise of a few columns exceeds what the others have in common: components then follow
+    those columns, and so does a model with one noise for all. NaN for a column that was not looked at.
+    """
+    with interruptible():
+        from sklearn.decomposition import PCA, FactorAnalysis
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.linear_model import LinearRegression
+        from sklearn.metrics import r2_score
+
+    rows, columns = (np.unique(np.linspace(0, n - 1, _ENOUGH).astype(int)) for n in F.shape)
+    columns = columns[F[np.ix_(rows, columns)].std(axis=0) > 0.0]
+    some = F[np.ix_(rows, columns)]
+    if latent_dim >= min(some.shape):
+        return None
+    components = PCA(latent_dim).fit(some)
+    if 1.0 - components.explained_variance_ratio_.sum() < _LEFT:
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        factors = FactorAnalysis(latent_dim, random_state=0).fit(some)
+    gain = (factors.score(some) - components.score(some)) / len(columns)
+    if gain < _GAIN:
+        return None
+    X, other = components.transform(some), factors.transform(some)
+    common = LinearRegression().fit(X, other).predict(X)
+    if r2_score(other, common, multioutput="variance_weighted") > _COMMON:
+        return None
+    noise = np.full(F.shape[1], np.nan)
+    noise[columns] = np.sqrt(factors.noise_variance_)
+    return noise
 
 
 def _missing_codes(table: xr.DataArray) -> dict[float, int]:

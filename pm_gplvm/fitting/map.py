@@ -48,7 +48,7 @@ from pm_gplvm.model.density import (
     optimiser_coordinates,
 )
 from pm_gplvm.model.laplace import functions_at, without_functions
-from pm_gplvm.model.results import as_fit, mode_of_functions
+from pm_gplvm.model.results import as_fit, mode_of_functions, warn_of_columns
 from pm_gplvm.model.spec import FunctionTable, ModelSpec
 from pm_gplvm.model.volume import log_volume, why_no_volume
 
@@ -304,7 +304,7 @@ def _warned(spec: ModelSpec, settings: _Settings, *others: Any) -> xr.DataTree:
     """Fit, or as far as that came before Ctrl-C, and say what went wrong."""
     with interruptible(keeps=True):
         fit = _fit(spec, settings, *others)
-    _warn(fit, settings)
+    _warn(spec, fit, settings)
     return fit
 
 
@@ -523,7 +523,7 @@ def _says_nothing(spec: ModelSpec, end: Mapping[str, Array]) -> bool:
     return float(np.max(left)) < _NOTHING
 
 
-def _warn(fit: xr.DataTree, settings: _Settings) -> None:
+def _warn(spec: ModelSpec, fit: xr.DataTree, settings: _Settings) -> None:
     """Say what went wrong, and what helps against that."""
     read = Fit(fit)
     optima, posterior = read.group("optima").isel(start=0), read.posterior
@@ -567,6 +567,7 @@ def _warn(fit: xr.DataTree, settings: _Settings) -> None:
         tables = {f" in the table {name!r}": Fit(view(fit, name)) for name in read.views}
         for where, table in (tables or {"": read}).items():
             _warn_of_floor(fit, table, caller, where)
+        warn_of_columns(spec, fit, caller)
 
 
 def _warn_of_floor(fit: xr.DataTree, read: Fit, caller: str, where: str) -> None:

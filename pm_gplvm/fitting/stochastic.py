@@ -37,7 +37,7 @@ from pm_gplvm.data.progress import progress_bar
 from pm_gplvm.model.compile import Backend, resolve_mode
 from pm_gplvm.model.density import compile_constrain, row_parameters
 from pm_gplvm.model.ops import GaussianTerms, covariance, total_logp
-from pm_gplvm.model.results import as_fit
+from pm_gplvm.model.results import as_fit, warn_of_columns
 from pm_gplvm.model.spec import ModelSpec
 from pm_gplvm.model.starts import start_values
 
@@ -189,6 +189,7 @@ def fit_stochastic(
         groups = {"trace": trace}
         fit = optimised_fit(model, density, optimiser, sample, "stochastic", settings, groups)
     _warn(fit, steps)
+    warn_of_columns(ModelSpec.of(model), fit, "fit_stochastic")
     return fit
 
 

@@ -54,7 +54,7 @@ from pm_gplvm.model.density import (
     compile_log_density,
     movable,
 )
-from pm_gplvm.model.results import as_fit
+from pm_gplvm.model.results import as_fit, warn_of_columns
 from pm_gplvm.model.spec import ModelSpec, views_of
 from pm_gplvm.model.starts import perturbed, start_values
 
@@ -177,6 +177,7 @@ def fit_sparse(
         text = f"fit_sparse {unconverged(best)}. Go on with fit_sparse(model, start=fit), or raise max_iter."
     if text:
         warn_of(fit, text)
+    warn_of_columns(exact, fit, "fit_sparse")
     return fit
 
 
@@ -393,6 +394,7 @@ def fit_variational(
         texts = [interruption("fit_variational", fit["optima"].to_dataset())]
     for text in texts:
         warn_of(fit, text)
+    warn_of_columns(exact, fit, "fit_variational")
     return fit
 
 

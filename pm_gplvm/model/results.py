@@ -10,7 +10,8 @@ import xarray as xr
 
 from pm_gplvm.core.checks import Array
 from pm_gplvm.core.interrupt import interrupted
-from pm_gplvm.data.fit import FEATURE, LATENT, OBS, THETA, to_json
+from pm_gplvm.data.fit import FEATURE, LATENT, OBS, THETA, to_json, warn_of
+from pm_gplvm.data.table import unlike_noise
 from pm_gplvm.model.compile import constants
 from pm_gplvm.model.laplace import FunctionMode
 from pm_gplvm.model.likelihoods import noted
@@ -110,6 +111,27 @@ def attributes(
         "interrupted": int(interrupted()),
         **{name: _attr(value) for name, value in settings.items()},
     }
+
+
+def warn_of_columns(spec: ModelSpec, fit: xr.DataTree, caller: str) -> None:
+    """Warn where one noise is for all columns, and that of a few exceeds what the others have in common."""
+    for part in () if spec.inputs is not None else spec.parts:
+        table = part.table
+        if not table.standardisable or table.own is not None or table.seen is not None:
+            continue
+        noise = unlike_noise(table.F, spec.X_shape[1])
+        if noise is None:
+            continue
+        values = fit["observed_data"][table.name]
+        names = values[str(values.dims[0])].to_numpy()
+        least, most = int(np.nanargmin(noise)), int(np.nanargmax(noise))
+        where = "" if part.view is None else f" of the table {part.view!r}"
+        warn_of(
+            fit,
+            f"{caller}: the noise of the columns{where} differs by a factor of {noise[most] / noise[least]:.2g}, by factor "
+            f"analysis (least in {names[least]}, greatest in {names[most]}). One noise for all takes that of the greatest for "
+            "what the columns have in common. noise='column', in build_model or GPLVM, gives each its own.",
+        )
 
 
 def _ordered(draws: Mapping[str, Array], spec: ModelSpec) -> dict[str, Array]:
