@@ -332,7 +332,9 @@ def _fit(
     seed = settings.random_seed
     first = _copies(spec)
     rows = None if first is None else np.unique(first)
-    starts = starts_of(spec, settings.start, settings.n_restarts, np.random.default_rng(seed))
+    threads = threads_for(blas_threads, spec.X_shape[0])
+    with limit_threads(threads):
+        starts = starts_of(spec, settings.start, settings.n_restarts, np.random.default_rng(seed))
     density = compile_log_density(
         spec,
         volume=volume,
@@ -341,7 +343,6 @@ def _fit(
         backend=backend,
         compile_kwargs=compile_kwargs,
     )
-    threads = threads_for(blas_threads, density.n_rows)
     relocation = None
     if Relocation.serves(spec):
         # Without a seed a fit from PCA is the same each time; so are the places it offers.
