@@ -304,7 +304,7 @@ def _refuse_of_views(*, noise: str, likelihood: Any, offset: Any, inputs: Any) -
             )
 
 
-def _of_each(name: str, given: Any, views: Sequence[Any]) -> dict[Any, Any]:
+def of_each(name: str, given: Any, views: Sequence[Any]) -> dict[Any, Any]:
     """Give what an option is of each table: the same of all, or what is said of each by its name."""
     if not isinstance(given, Mapping):
         return dict.fromkeys(views, given)
@@ -312,6 +312,14 @@ def _of_each(name: str, given: Any, views: Sequence[Any]) -> dict[Any, Any]:
         wanted = "one value" if None in views else f"one value, or one for each of {listed(views)}"
         raise ValueError(f"{name} must be {wanted}, got one for {listed(list(given)) or 'none'}.")
     return dict(given)
+
+
+def refuse_composite(entry: Kernel | Composite, view: str | None) -> None:
+    """Raise where one of several tables has a kernel of several factors."""
+    if view is not None and isinstance(entry, Composite):
+        raise ValueError(
+            f"kernel must be a named one with several tables, one of {', '.join(KERNELS)}, got {entry.name!r}."
+        )
 
 
 def _exact(
@@ -329,8 +337,8 @@ def _exact(
 ) -> pm.Model:
     """Build the model of a table, whose name is None, or of several by name, in which the functions are integrated out."""
     views = [view for view in tables if view is not None]
-    scales = _of_each("scale", scale, list(tables))
-    resolutions = _of_each("resolution", resolution, list(tables))
+    scales = of_each("scale", scale, list(tables))
+    resolutions = of_each("resolution", resolution, list(tables))
     for view, table in tables.items():
         _check_coords(table)
         warn_of_odd_table(table, scales[view])
@@ -340,7 +348,7 @@ def _exact(
         view: _OfKernel.of(
             each, latent_dim, shape, ard=ard, inputs=inputs, by_column=by_column, view=view
         )
-        for view, each in _of_each("kernel", kernel, list(tables)).items()
+        for view, each in of_each("kernel", kernel, list(tables)).items()
     }
     names = tuple(dict.fromkeys(name for each in kernels.values() for name in each.names))
     of_views = {view: kernels[view].names for view in views}
@@ -429,10 +437,7 @@ class _OfKernel:
                 f"noise='column' gives each column the amplitude that the terms of kernel={entry.name!r} have, so that both "
                 "cannot be. Take noise='shared', with scale='feature' where columns differ in spread."
             )
-        if view is not None and isinstance(entry, Composite):
-            raise ValueError(
-                f"kernel must be a named one with several tables, one of {', '.join(KERNELS)}, got {entry.name!r}."
-            )
+        refuse_composite(entry, view)
         axes = Axes.of_kernel(entry, latent_dim, ard=ard, inputs=inputs)
         if inputs is not None and isinstance(entry, Composite):
             entry = inputs.joined_kernel(entry, latent_dim)

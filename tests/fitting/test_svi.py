@@ -433,7 +433,8 @@ def test_where_the_bound_falls_an_earlier_state_is_returned(table, monkeypatch):
 
     def spoiled(self, rows):
         if self.taken > 150:
-            self.state.level = np.full_like(self.state.level, 3.0)
+            (functions,) = self.state.functions
+            functions.level = np.full_like(functions.level, 3.0)
         return step(self, rows)
 
     monkeypatch.setattr(module.Optimiser, "step", spoiled)
