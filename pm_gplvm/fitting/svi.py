@@ -62,6 +62,7 @@ from pm_gplvm.model.theta import ThetaPrior
 
 _SPREAD, _TRUST = 0.2, 0.5  # sd of q(x) and damping of its steps at the start
 _TURNS = 25  # steps between two turns of the basis of q(u)
+_FARTHEST = 2.0  # of f through a link, at the rows of a batch, in a step of q(u)
 _DECAY = 0.7  # power of the number of steps, by which the first steps of q(u) shrink
 _LEAST_RATE = 0.02  # of the rates, at the end
 # Found on oil flow (1000 rows, Q = 5), digits (1797) and draws of a GP (20 000 and 100 000 rows). Half of these rates
@@ -192,13 +193,17 @@ class TableSteps:
         )
         return RowGradient(own.value, own.mean[:, :Q], own.log_sd[:, :Q]), of_shared
 
-    def step(self, found: SharedGradient, scale: float, taken: int, length: float) -> None:
-        """Take a step, the batch counted ``scale`` times, after so many of them."""
+    def step(
+        self, found: SharedGradient, X: Array, scale: float, taken: int, length: float
+    ) -> None:
+        """Take a step with rows that lie about X, counted ``scale`` times, after so many steps."""
         functions, schedule, part = self.functions, self.schedule, self.part
         first = schedule.first_rate(part.likelihood) / (1.0 + taken) ** _DECAY
         rate = max(first, schedule.natural_rate * length)
         by_W, by_theta = self.features.through_factor(found.features)
-        functions.posterior = functions.posterior.step(found.statistics, scale, rate)
+        functions.posterior = self._shortened(
+            functions.posterior.step(found.statistics, scale, rate), X
+        )
         if taken < 4 or taken % _TURNS == 0:
             functions.posterior = functions.posterior.turned()
         rate = schedule.learning_rate * length
@@ -219,6 +224,18 @@ class TableSteps:
             slope = found.parameters[name] + of_parameters[name] / scale
             functions.parameters[name] = moved(f"parameter_{name}", value, slope)
         self.take(functions)
+
+    def _shortened(self, after: ColumnPosterior, X: Array) -> ColumnPosterior:
+        """Let no function move too far at the rows: a Newton step to a count far above its mean would, and exp(f) with it."""
+        before = self.functions.posterior.means
+        through_links = ~self.part.likelihood.standardised(before.shape[1])
+        step = (after.means - before) * through_links
+        most = np.sqrt(self.features.prior_variance(X).max() * (step**2).sum(axis=0))
+        if (most <= _FARTHEST).all():  # nowhere
+            return after
+        moved = np.abs(self.features.at(X)[0] @ step).max(axis=0)
+        shorter = np.minimum(1.0, _FARTHEST / np.maximum(moved, 1e-300))
+        return replace(after, means=np.where(through_links, before + shorter * step, after.means))
 
 
 class Optimiser:
@@ -292,7 +309,8 @@ class Optimiser:
                 self._row_step(block, of_rows, q, prior, length)
         estimate = value / len(rows) - state.divergence / N
         for table, gradients in zip(self.tables, found, strict=True):
-            table.step(reduce(add, gradients), scale, self.taken, length)
+            X = table.part.whole(state.mean[rows], rows)
+            table.step(reduce(add, gradients), X, scale, self.taken, length)
         self._prior_step(of_prior, scale, length)
         self.taken += 1
         return estimate

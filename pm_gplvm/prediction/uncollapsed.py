@@ -771,7 +771,7 @@ class JoinedDensity(_WithPrior):
         self.parts = parts
         self.known: Any = parts[0].known
         self.beginnings = parts[0].beginnings
-        self.unit: Array = np.min([part.unit for part in parts], axis=0)
+        self.unit = np.minimum.reduce([part.unit for part in parts])
 
     @property
     def rows_at_once(self) -> int:

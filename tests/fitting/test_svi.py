@@ -173,6 +173,17 @@ def test_counts_are_predicted_better_by_their_own_likelihood(counts, truth):
     assert error < 0.8 * usual
 
 
+def test_counts_far_above_their_mean_do_not_throw_a_fit_off():
+    """Newton's step to a count of 30 times the mean led to exp(30): the bound fell to -250 000, and θ stood still."""
+    _, F = functions(100, 12, seed=1)
+    counts = np.random.default_rng(4).poisson(np.exp(np.minimum(4.0 * F, 7.0)))
+    assert (counts.max(axis=0) / counts.mean(axis=0)).max() > 25.0
+    fit = gplvm.fit_svi(counts, 4, likelihood="poisson", **QUICK)
+    bounds = fit["trace"]["bound"].to_numpy()
+    assert (bounds[1:] > bounds[0]).all()
+    assert bounds[-1] > -60.0
+
+
 def test_gross_errors_do_not_move_a_student_t():
     _, F = functions(300, 24)
     rng = np.random.default_rng(7)
