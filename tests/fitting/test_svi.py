@@ -173,6 +173,7 @@ def test_counts_are_predicted_better_by_their_own_likelihood(counts, truth):
     assert error < 0.8 * usual
 
 
+@pytest.mark.filterwarnings("ignore:fit_svi ended")
 def test_counts_far_above_their_mean_do_not_throw_a_fit_off():
     """Newton's step to a count of 30 times the mean led to exp(30): the bound fell to -250 000, and θ stood still."""
     _, F = functions(100, 12, seed=1)
