@@ -394,16 +394,18 @@ def fit_svi(
 
     Parameters
     ----------
-    Y : array_like, DataFrame, DataArray, AnnData, SciPy sparse, numpy.memmap, Zarr or dask array, or Path, shape (N, D), or pm.Model
+    Y : array_like, DataFrame, DataArray, AnnData, SciPy sparse, numpy.memmap, Zarr or dask array, or Path, shape (N, D), mapping of these, or pm.Model
         The table, rows are observations; NaN is an entry that was not measured. What is mapped, sparse, in
         Zarr, of Dask, a backed AnnData or a folder of Parquet files (its ``Path``) is read a batch at a time. Or a model of :func:`build_model`, which tells all from ``latent_dim`` to
-        ``resolution``: they must be left out. A prior of its ``level`` is not looked at.
+        ``resolution``: they must be left out. A prior of its ``level`` is not looked at. A mapping from names to tables of the same
+        rows, ``{"rna": Y1, "protein": Y2}``, is fitted as one, see Notes.
     latent_dim : int, default 2
         Q. With ``ard`` those not needed end with a long lengthscale.
-    likelihood : str, object of ``pm_gplvm.likelihoods``, mapping from columns to these, or function
+    likelihood : str, object of ``pm_gplvm.likelihoods``, mapping from columns to these, or function, default "gaussian"
         What an entry is, given f(x) of its column: "gaussian", "student_t", "poisson",
         "negative_binomial", "bernoulli", "binomial", "ordinal", "lognormal", "gamma"; a function f -> pm.Distribution.dist(...)
-        is one of PyMC's.
+        is one of PyMC's. Of several tables one for all, or by name, ``{"rna": "negative_binomial", "protein": "gaussian"}``, as
+        ``kernel``, ``scale``, ``offset``, ``noise_sd`` and ``resolution``.
     kernel : str or object of ``gplvm.kernels``, default "rbf"
         As in :func:`build_model`.
     ard : bool, default True
@@ -424,7 +426,7 @@ def fit_svi(
         As in :func:`build_model`, the floor of a Gaussian likelihood's noise: "auto" is that of the grid that values lie on, of
         a column at most a third of its variance, or none where ``noise_sd`` is given.
     inputs : DataFrame, mapping from names to values, or Dataset, N rows, optional
-        What is known of each row, as in :func:`build_model`. Under another likelihood than a Gaussian they act on f.
+        Of one table: what is known of each row, as in :func:`build_model`. Under another likelihood than a Gaussian they act on f.
     n_inducing : int, default 50
         M; more than N are N. The linear kernel takes as many as it has latent dimensions (and one for a bias).
     batch_size : int, optional
@@ -436,7 +438,8 @@ def fit_svi(
         Length of Adam's first steps of inducing inputs, ln θ, levels and the likelihood's parameters; from half of the
         run on all steps shrink linearly.
     start : {"pca", "random"}, array_like (N, Q) or DataTree, default "pca"
-        Where the means of q(x) begin: principal components of the table, of working residuals for counts and classes;
+        Where the means of q(x) begin: principal components of the table, of working residuals for counts and classes, of several
+        tables side by side, each with the same weight;
         or another fit's X, of an earlier one by this verb all of its state.
     n_restarts : int, default 0
         Further runs, from positions moved at random; the run of the highest bound is returned.
@@ -475,7 +478,17 @@ def fit_svi(
     The expectation under q(x) is taken at 2 Q + 1 nodes while it runs, turned at random in each step, at more for the
     bound that is reported. The
     covariance of a column's q(u) is diagonal in a basis that all columns share: exact for
-    a Gaussian likelihood and complete columns.
+    a Gaussian likelihood and complete columns. In a step of q(u) no function moves by more than 2 at the rows where it goes through
+    a link: Newton's step to a count far above its mean would end in exp(f) without bounds.
+
+    Several tables share q(x); each has a kernel, inducing inputs, q(u), level, likelihood and scale of its own (manifold relevance
+    determination: Damianou, Ek, Titsias & Lawrence 2012), and with ``ard`` a lengthscale of its own along each dimension. The bound is
+
+        Σ_v [ Σ_n E_q(x_n) E_q(f) ln p(y_vn | f_v(x_n)) - KL(q(u_v) ‖ p) ] - Σ_n KL(q(x_n) ‖ p).
+
+    Rows are joined by label where every table has labels, else by position; a row that a table lacks counts in the others
+    alone. Priors under a plain name are of all tables, ``priors={"lengthscale_rna": ...}`` of one. What is a table's own has its name,
+    ``lengthscale_rna``, and :func:`data.view` makes an ordinary fit of one table.
 
     References
     ----------
@@ -484,6 +497,8 @@ def fit_svi(
     classification. AISTATS, PMLR 38, 351-360.
     Lalchand, V., Ravuri, A., Lawrence, N. D. (2022). Generalised GPLVM with stochastic variational
     inference. AISTATS, PMLR 151, 7841-7864.
+
+    Damianou, A., Ek, C. H., Titsias, M., Lawrence, N. (2012). Manifold relevance determination. ICML.
 
     Examples
     --------
@@ -496,6 +511,21 @@ def fit_svi(
     ... )
     >>> fit["approximation"]["X_mean"].shape
     (200, 1)
+
+    Counts and numbers of the same rows:
+
+    >>> numbers = np.cos(t + np.arange(4)) + 0.1 * rng.standard_normal((200, 4))
+    >>> fit = gplvm.fit_svi(
+    ...     {"rna": counts, "protein": numbers},
+    ...     2,
+    ...     likelihood={"rna": "poisson", "protein": "gaussian"},
+    ...     epochs=20,
+    ...     random_seed=1,
+    ...     progressbar=False,
+    ... )
+    >>> filled = gplvm.impute(fit, {"rna": counts[:3]}, random_seed=1, progressbar=False)
+    >>> dict(filled["mean_protein"].sizes)
+    {'obs_new': 3, 'feature_protein': 4}
     """
     if isinstance(Y, pm.Model):
         given = {

@@ -179,7 +179,8 @@ def build_model(
     plain name are of all tables, under a name of its own of one. Rows are joined by label where every table has labels,
     else by position; with ``missing="mask"`` a table may lack rows, which then count in the others alone.
     :func:`fit_map`, :func:`fit_marginal`, :func:`fit_laplace`, :func:`fit_variational` and :func:`sample` take such a model, and
-    :func:`data.view` makes of their fit an ordinary one of each table. ``noise``, ``likelihood`` and ``offset`` are of a single table.
+    :func:`data.view` makes of their fit an ordinary one of each table. ``noise``, ``likelihood`` and ``offset`` are of a
+    single table; :func:`fit_svi` takes several with a likelihood of each.
 
     With ``inputs`` K = K_X(X) + Σ_j K_j(c_j, c_j) + noise: Y is a function of X, plus one of each input, plus noise. The
     kernel is then one of several terms: ``amplitude`` (kernel_term,) has an entry for each term of ``kernel``, and one
@@ -299,8 +300,9 @@ def _refuse_of_views(*, noise: str, likelihood: Any, offset: Any, inputs: Any) -
     for name, (value, usual) in given.items():
         if not (value is usual or (isinstance(value, str) and value == usual)):
             raise ValueError(
-                f"{name} is of a model of one table, got {name}={value!r} with several. Leave it out; each table has "
-                "a noise of its own."
+                f"{name} is of a model of one table, got {name}={value!r} with several. Leave it out: each table has a "
+                "noise of its own. Other likelihoods of several tables, and a noise of each column, are fitted by "
+                "fit_svi(Y, likelihood={name: ...})."
             )
 
 
