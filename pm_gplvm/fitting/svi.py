@@ -609,8 +609,11 @@ def _start(
 ) -> tuple[State, bool]:
     """Where a fit begins, and whether it goes on from an earlier one."""
     if isinstance(start, xr.DataTree):
-        tables = tables_of_fit(start, caller="start")
-        if all(read.is_uncollapsed for read in tables.values()):
+        read = Fit.of(start, "X", caller="start", views=True)
+        tables: Tables = {None: read}
+        if read.views:
+            tables = tables_of_fit(start, caller="start")
+        if all(own.is_uncollapsed for own in tables.values()):
             return _continued(tables, views, Q), True
     X = _positions(views, start, Q, rng)
     unit = np.maximum(np.ptp(X, axis=0).mean(), 1e-300) / np.sqrt(5.0)

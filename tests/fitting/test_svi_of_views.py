@@ -16,6 +16,7 @@ from scipy.stats import norm
 
 import pm_gplvm as gplvm
 from pm_gplvm.core.uncollapsed import JITTER, accurate
+from pm_gplvm.data.rows import RowTable
 from pm_gplvm.fitting import svi as module
 from pm_gplvm.fitting.minibatch_tables import read_views
 
@@ -327,3 +328,16 @@ def test_names_that_would_be_one_are_told():
         gplvm.fit_svi({"a": table, "b": table[:2]}, **QUICK)
     with pytest.raises(ValueError, match=re.escape("got 24 in 'a' and 20 in 'b'")):
         gplvm.fit_svi({"a": table, "b": table[:20]}, **QUICK)
+
+
+@pytest.mark.parametrize("kind", [np.asarray, csr_matrix])
+def test_rows_of_a_joined_table_are_read_in_any_order(kind, rng):
+    Y = rng.standard_normal((6, 3))
+    order = np.array([4, -1, 0, 5, -1, 2])
+    joined = RowTable.of(kind(Y)).joined(np.arange(10, 16), order)
+    expected = np.where(order[:, None] < 0, np.nan, Y[order])
+    np.testing.assert_array_equal(joined.take(np.arange(6)), expected)
+    np.testing.assert_array_equal(joined.take(np.array([1, 2, 5])), expected[[1, 2, 5]])
+    assert np.isnan(joined.take(np.array([1, 4]))).all()
+    whole = joined.whole()
+    assert whole is None if kind is csr_matrix else np.array_equal(whole, expected, equal_nan=True)
