@@ -290,6 +290,11 @@ class RowGradient:
     mean: Array
     log_sd: Array
 
+    def __add__(self, other: "RowGradient") -> "RowGradient":
+        return RowGradient(
+            self.value + other.value, self.mean + other.mean, self.log_sd + other.log_sd
+        )
+
 
 @dataclass(frozen=True)
 class SharedGradient:

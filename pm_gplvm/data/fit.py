@@ -353,6 +353,14 @@ class Fit:
         return [str(name) for name in told]
 
     @property
+    def own_names(self) -> tuple[str, ...]:
+        """Plain names of what each of its tables has under a name of its own."""
+        told = self.setting("own_names") if "own_names" in self.tree.attrs else []
+        if not isinstance(told, list):
+            raise self._bad_attr("own_names", "the JSON of a list")
+        return (*OF_VIEW, *(str(name) for name in told if name not in OF_VIEW))
+
+    @property
     def priors(self) -> dict[str, str] | None:
         """Text of each prior, None if the fit keeps no note of them."""
         if "priors" not in self.tree.attrs:

@@ -30,9 +30,10 @@ class RowTable:
 
     def __init__(self, source: Any, obs: Any, features: Any, coords: Any) -> None:
         self._source, self.obs, self.coords = source, obs, coords
+        self._order: Rows | None = None  # which row of the source each is, -1 where there is none
         self.features = np.asarray(features)
         self.shape: tuple[int, int] = tuple(source.shape)
-        self._in_runs = not isinstance(source, np.ndarray) and not issparse(source)
+        self.in_runs = not isinstance(source, np.ndarray) and not issparse(source)
 
     @classmethod
     def of(cls, Y: Any, name: str = "Y") -> "RowTable":
@@ -67,11 +68,28 @@ class RowTable:
     def __len__(self) -> int:
         return self.shape[0]
 
+    def joined(self, obs: NDArray[Any], order: Rows) -> "RowTable":
+        """Return these rows in another order, with their labels; NaN where ``order`` is -1, as the table lacks the row."""
+        table = RowTable(self._source, obs, self.features, {})
+        table.shape, table._order = (len(obs), self.shape[1]), order
+        return table
+
     def take(self, rows: Rows) -> Array:
         """Read some rows, in increasing order, (B, D)."""
+        if self._order is None:
+            return self._take(rows)
+        at = self._order[rows]
+        wanted, back = np.unique(at[at >= 0], return_inverse=True)
+        found = np.full((len(rows), self.shape[1]), np.nan)
+        if len(wanted):
+            found[at >= 0] = self._take(wanted)[back]
+        return found
+
+    def _take(self, rows: Rows) -> Array:
+        """Read rows of the source."""
         if issparse(self._source):
             found = self._source[rows].toarray()
-        elif self._in_runs:
+        elif self.in_runs:
             found = self._source.get_orthogonal_selection((rows, slice(None)))
         else:
             found = self._source[rows]
@@ -87,6 +105,8 @@ class RowTable:
     def whole(self) -> Array | None:
         """Return the table if it stands in memory as it is, else None."""
         in_memory = isinstance(self._source, np.ndarray) and not isinstance(self._source, np.memmap)
+        if in_memory and self._order is not None:
+            return self.take(np.arange(len(self)))
         return np.asarray(self._source, dtype=np.float64) if in_memory else None
 
     def read(self, start: int, stop: int) -> Array:
@@ -96,9 +116,13 @@ class RowTable:
     def elsewhere(self) -> "RowTable | None":
         """Return what other processes can read for themselves, without labels of rows; None where it stands in memory."""
         source: Any = Mapped.of(self._source) if isinstance(self._source, np.memmap) else None
-        if self._in_runs and not getattr(self._source, "is_held", False):
+        if self.in_runs and not getattr(self._source, "is_held", False):
             source = self._source
-        return None if source is None else RowTable(source, range(len(self)), self.features, {})
+        return (
+            None
+            if source is None or self._order is not None
+            else RowTable(source, range(len(self)), self.features, {})
+        )
 
     def blocks(self) -> Iterator[Rows]:
         """Go through all rows in order."""
@@ -115,7 +139,7 @@ class RowTable:
     def batches(self, size: int, rng: np.random.Generator) -> Iterator[Rows]:
         """Go through all rows in random batches of equal size; those left over come in another pass."""
         N = len(self)
-        if not self._in_runs:
+        if not self.in_runs:
             order = rng.permutation(N)
         else:  # runs of rows in random order, mixed within groups of some tens of them
             run = max(_RUN // self.shape[1] // 16, 1)

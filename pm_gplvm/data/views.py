@@ -15,6 +15,7 @@ from pm_gplvm.data.arrays import labels_along, listed
 from pm_gplvm.data.fit import FEATURE, OBS, OF_VIEW, Fit, in_view, to_json
 from pm_gplvm.data.table import as_table, new_table, require_entries
 
+_OF_SEVERAL = ("views", "kernels", "own_names")
 _SHARED = {"log_likelihood", "log_marginal", "bound"}  # of all views together, in a fit of them
 
 
@@ -28,15 +29,14 @@ def as_views(given: Mapping[Any, Any], *, missing: str) -> dict[str, xr.DataArra
 
     Rows are joined by label where every table has labels, else by position.
     """
-    names = _checked_names(given)
+    names = checked_names(given)
     tables = {name: _table(name, given[name], missing) for name in names}
-    rows = _joined_rows(given, tables, missing)
+    labels = {name: table[OBS].to_numpy() for name, table in tables.items()}
+    rows, orders = joined_rows(given, labels, missing=missing)
     coords: dict[str, Any] = {}  # along the rows, of the first table that has them for all rows
     joined = {}
     for name, table in tables.items():
-        own = table[OBS].to_numpy()
-        bare = labels_along(given[name], 0) is None or np.array_equal(own, rows)
-        order = np.arange(len(rows)) if bare else pd.Index(own).get_indexer(pd.Index(rows))
+        order = orders[name]
         absent = order < 0
         values = np.where(absent[:, None], np.nan, table.to_numpy()[order])
         columns = table[FEATURE].to_numpy()
@@ -49,7 +49,8 @@ def as_views(given: Mapping[Any, Any], *, missing: str) -> dict[str, xr.DataArra
     return {name: table.assign_coords(coords) for name, table in joined.items()}
 
 
-def _checked_names(given: Mapping[Any, Any]) -> list[str]:
+def checked_names(given: Mapping[Any, Any]) -> list[str]:
+    """Return the names of tables; ValueError if variables cannot be named after them."""
     if not given:
         raise ValueError(
             "Y must have at least one table where it is a mapping, got an empty one. Pass tables by name: "
@@ -74,30 +75,46 @@ def _checked_names(given: Mapping[Any, Any]) -> list[str]:
 
 
 @contextmanager
-def _of(name: str) -> Iterator[None]:
-    """Say of which table an error is."""
+def of_table(name: str | None) -> Iterator[None]:
+    """Say of which of several tables an error is."""
     try:
         yield
     except (TypeError, ValueError) as error:
+        if name is None:
+            raise
         raise type(error)(f"In the table {name!r}: {error}") from None
 
 
 def _table(name: str, Y: Any, missing: str) -> xr.DataArray:
-    with _of(name):
+    with of_table(name):
         return as_table(Y, missing=missing)
 
 
-def _joined_rows(
-    given: Mapping[str, Any], tables: Mapping[str, xr.DataArray], missing: str
+def joined_rows(
+    given: Mapping[str, Any], labels: Mapping[str, NDArray[Any]], *, missing: str
+) -> tuple[NDArray[Any], dict[str, NDArray[np.intp]]]:
+    """Join the rows of tables, each with as many labels as it has rows, by these where it was given with them.
+
+    The labels of all rows, and for each table which of its own rows each is, -1 where it lacks it.
+    """
+    rows = _all_rows(given, labels, missing)
+    orders = {}
+    for name, own in labels.items():
+        same = labels_along(given[name], 0) is None or np.array_equal(own, rows)
+        orders[name] = np.arange(len(rows)) if same else pd.Index(own).get_indexer(pd.Index(rows))
+    return rows, orders
+
+
+def _all_rows(
+    given: Mapping[str, Any], labels: Mapping[str, NDArray[Any]], missing: str
 ) -> NDArray[Any]:
     """Labels of all rows: those of the first table, then what others have besides."""
-    labels = {name: table[OBS].to_numpy() for name, table in tables.items()}
-    bare = [name for name in tables if labels_along(given[name], 0) is None]
-    labelled = [name for name in tables if name not in bare]
+    bare = [name for name in labels if labels_along(given[name], 0) is None]
+    labelled = [name for name in labels if name not in bare]
     first = (labelled or bare)[0]
     rows = labels[first]
     if bare:
-        for name in tables:
+        for name in labels:
             if len(labels[name]) != len(rows):
                 raise ValueError(
                     f"Y must have tables of the same rows, got {len(rows)} in {first!r} and {len(labels[name])} in "
@@ -186,8 +203,9 @@ def view(fit: xr.DataTree, name: str) -> xr.DataTree:
         raise ValueError(
             f"name must be one of the fit's tables, {', '.join(read.views)}, got {name!r}."
         )
-    others = {in_view(of, other) for other in read.views if other != name for of in OF_VIEW}
-    plain = {in_view(of, name): of for of in OF_VIEW}
+    own = read.own_names
+    others = {in_view(of, other) for other in read.views if other != name for of in own}
+    plain = {in_view(of, name): of for of in own}
     groups = {}
     for path, group in fit.children.items():
         data = group.to_dataset()
@@ -198,7 +216,7 @@ def view(fit: xr.DataTree, name: str) -> xr.DataTree:
         known = {*data.variables, *data.dims}
         groups[path] = data.rename({old: new for old, new in plain.items() if old in known})
     taken = xr.DataTree.from_dict(groups)
-    known_attrs = {n: v for n, v in fit.attrs.items() if n not in (*others, "views", "kernels")}
+    known_attrs = {n: v for n, v in fit.attrs.items() if n not in (*others, *_OF_SEVERAL)}
     attrs = {plain.get(str(n), n): v for n, v in known_attrs.items()}
     if "kernels" in fit.attrs:  # those before had one kernel
         attrs["kernel"] = read.setting("kernels")[name]
@@ -246,7 +264,7 @@ class NewRows:
             )
         given = {}
         for name, rows in Y_new.items():
-            with _of(name):
+            with of_table(name):
                 given[name] = new_table(tables[name], rows, empty=True)
         one, *others = given
         whole = given[one]

@@ -54,6 +54,7 @@ from pm_gplvm.data.progress import progress_bar
 from pm_gplvm.data.rows import RowTable
 from pm_gplvm.data.sources import SavedRows
 from pm_gplvm.data.table import Scale, noise_floor, spread_by_feature
+from pm_gplvm.fitting.minibatch_tables import Part, Views
 from pm_gplvm.fitting.optimise import (
     CONVERGED,
     INTERRUPTED,
@@ -62,7 +63,7 @@ from pm_gplvm.fitting.optimise import (
     interruption,
     optima_table,
 )
-from pm_gplvm.fitting.svi import Data, Run, State, uncollapsed_fit
+from pm_gplvm.fitting.svi import Functions, Run, State, uncollapsed_fit
 from pm_gplvm.fitting.variational import (
     EXPLAINED,
     FRESH,
@@ -670,31 +671,35 @@ def _as_fit(
     theta = natural_theta(problem.kernel, shared.log_theta)
     W = shared.W * unit
     posterior, explained = _column_posterior(problem, W, theta, shared.sigma, sums)
-    state = State(
-        mean=mean * unit,
-        sd=np.exp(LOG_SD_STEP * log_sd) * unit,
-        trust=np.full(N, 0.5),
+    functions = Functions(
         W=W,
         log_theta={n: np.asarray(v) for n, v in shared.log_theta.items()},
         level=np.zeros(D),
         parameters={"log_sigma": np.asarray(shared.log_sigma)},
         posterior=posterior,
     )
+    sd, trust = np.exp(LOG_SD_STEP * log_sd) * unit, np.full(N, 0.5)
+    state = State(mean * unit, sd, trust, (functions,))
     entry = np.broadcast_to(problem.floor, (1, D)) if problem.floor else None
-    data = Data(table, problem.centre, problem.scale, None, entry)
-    value = sum(bound.bound(shared, step, sums))
-    run = Run(state, value / N, 0.0, False, [], optimum.evaluations, 0, False)
-    fit = uncollapsed_fit(
-        data,
+    part = Part(
+        table,
         problem.likelihood,
         problem.kernel,
         problem.theta,
+        problem.centre,
+        problem.scale,
+        entry=entry,
+    )
+    coords = {name: np.asarray(c) for name, c in table.coords.items()}
+    value = sum(bound.bound(shared, step, sums))
+    run = Run(state, value / N, 0.0, False, [], optimum.evaluations, 0, False)
+    fit = uncollapsed_fit(
+        Views((part,), coords=coords),
         [run],
         run,
         draws,
         rng,
         {
-            "n_inducing": problem.n_inducing,
             "explained": explained,
             "converged": int(optimum.converged),
             **settings,

@@ -11,7 +11,6 @@ from functools import reduce
 from math import ceil
 from operator import add
 from typing import Any
-from warnings import catch_warnings, simplefilter
 
 import numpy as np
 import pandas as pd
@@ -22,14 +21,7 @@ from pm_gplvm.core.blas import blas_threads as limit_threads
 from pm_gplvm.core.checks import Array, checked, count, number
 from pm_gplvm.core.composite import Composite
 from pm_gplvm.core.interrupt import caught, interrupted, interruptible, safe_point
-from pm_gplvm.core.kernels import (
-    Kernel,
-    beside,
-    check_rank,
-    composite_of,
-    kernel_named,
-    parse_kernel,
-)
+from pm_gplvm.core.kernels import kernel_named
 from pm_gplvm.core.uncollapsed import (
     ColumnPosterior,
     Features,
@@ -44,22 +36,21 @@ from pm_gplvm.core.uncollapsed import (
     row_steps,
     row_terms,
 )
-from pm_gplvm.data.arrays import labels_along, numbers
-from pm_gplvm.data.fit import FEATURE, LATENT, OBS, Fit, inducing_inputs, warn_of
-from pm_gplvm.data.input_tables import inputs_of_rows
+from pm_gplvm.data.arrays import numbers
+from pm_gplvm.data.fit import FEATURE, LATENT, OBS, OF_VIEW, Fit, inducing_inputs, to_json, warn_of
 from pm_gplvm.data.inputs import COLUMN, Inputs
 from pm_gplvm.data.progress import progress_bar
-from pm_gplvm.data.rows import Rows, RowTable, along_rows, offset_along_rows
-from pm_gplvm.data.table import Scale, noise_floor, spread_by_feature
+from pm_gplvm.data.rows import Rows
+from pm_gplvm.data.table import Scale
+from pm_gplvm.data.views import Tables, tables_of_fit
+from pm_gplvm.fitting.minibatch_tables import SAMPLE, Part, Views, read_views
 from pm_gplvm.fitting.optimise import optima_positions
 from pm_gplvm.fitting.stochastic import Adam
 from pm_gplvm.fitting.variational import spread_rows
 from pm_gplvm.model.approximate import INDUCING
 from pm_gplvm.model.arguments import arguments_of, refuse_beside_a_model
-from pm_gplvm.model.families import Gaussian, working_table
-from pm_gplvm.model.likelihoods import Likelihood, noted, resolve
+from pm_gplvm.model.likelihoods import Likelihood, noted
 from pm_gplvm.model.likelihoods import Rows as Observed
-from pm_gplvm.model.positions import NormalPositions, Positions, positions_of
 from pm_gplvm.model.results import attributes
 from pm_gplvm.model.starts import (
     completed,
@@ -71,13 +62,13 @@ from pm_gplvm.model.theta import ThetaPrior
 
 _SPREAD, _TRUST = 0.2, 0.5  # sd of q(x) and damping of its steps at the start
 _TURNS = 25  # steps between two turns of the basis of q(u)
+_FARTHEST = 2.0  # of f through a link, at the rows of a batch, in a step of q(u)
 _DECAY = 0.7  # power of the number of steps, by which the first steps of q(u) shrink
 _LEAST_RATE = 0.02  # of the rates, at the end
 # Found on oil flow (1000 rows, Q = 5), digits (1797) and draws of a GP (20 000 and 100 000 rows). Half of these rates
 # end lower (oil -4.5 for -3.4 nats a row after 300 passes, digits -57.9 for -57.2 after 100), twice as high a rate of
 # q(u) lower by 1.6 on digits.
 _NATURAL, _ROW_RATE, _LOCAL = 0.2, 0.05, 20.0
-_SAMPLE = 20_000  # rows that a start is found on
 _FEWEST_STEPS = 3000
 _WINDOWS = 40
 _RISING = 0.1
@@ -87,20 +78,28 @@ _MOST_PLACED = 10**6  # and in the places where all runs ended
 
 
 @dataclass
-class State:
-    """All that a fit moves.
+class Functions:
+    """What a fit moves of a table: q(u), inducing inputs, ln θ, level and the likelihood's parameters."""
 
-    That is q(x) of the rows, q(u), inducing inputs, ln θ, level, the likelihood's parameters and those of the prior of X.
-    """
-
-    mean: Array
-    sd: Array
-    trust: Array
     W: Array
     log_theta: dict[str, Array]
     level: Array
     parameters: dict[str, Array]
     posterior: ColumnPosterior
+
+    def copy(self) -> "Functions":
+        """Copy what steps change in place."""
+        return replace(self, log_theta=dict(self.log_theta), parameters=dict(self.parameters))
+
+
+@dataclass
+class State:
+    """All that a fit moves: q(x) of the rows, the functions of each table, and the parameters of the prior of X."""
+
+    mean: Array
+    sd: Array
+    trust: Array
+    functions: tuple[Functions, ...]
     prior: dict[str, Array] = field(default_factory=dict)
 
     def copy(self, into: "State | None" = None) -> "State":
@@ -111,41 +110,13 @@ class State:
         }
         for name, values in rows.items():
             np.copyto(copied[name], values)
-        return replace(
-            self,
-            **copied,
-            log_theta=dict(self.log_theta),
-            parameters=dict(self.parameters),
-            prior=dict(self.prior),
-        )
+        functions = tuple(each.copy() for each in self.functions)
+        return replace(self, **copied, functions=functions, prior=dict(self.prior))
 
-
-@dataclass(frozen=True)
-class Data:
-    """The table in the units of the model, a batch at a time, and what is known of its rows."""
-
-    table: RowTable
-    centre: Array
-    scale: Array
-    offset: Array | None = None  # (N, 1) or (N, D)
-    entry: Array | None = None
-    positions: Positions = field(default_factory=NormalPositions)
-    inputs: Inputs | None = None  # of which the kernel has terms beside those of X
-
-    def whole(self, X: Array, rows: Rows) -> Array:
-        """Positions (n, Q) of some rows as the kernel takes them, with their inputs."""
-        return X if self.inputs is None else beside(X, self.inputs.values[rows])
-
-    def rows(self, rows: Rows) -> Observed:
-        """Read some rows."""
-        Y = (self.table.take(rows) - self.centre) / self.scale
-        return Observed(Y, _some(self.offset, rows), _some(self.entry, rows))
-
-
-def _some(values: Any, rows: Rows) -> Any:
-    """Take some rows of what is known of each; what is known of all stays."""
-    by_row = isinstance(values, np.ndarray) and values.ndim == 2 and len(values) > 1
-    return values[rows] if by_row else values
+    @property
+    def divergence(self) -> float:
+        """Σ KL(q(u) ‖ p(u)) over the tables."""
+        return sum(each.posterior.divergence for each in self.functions)
 
 
 @dataclass(frozen=True)
@@ -156,47 +127,43 @@ class Schedule:
     epochs: float
     learning_rate: float  # of W, ln θ, level and parameters
     natural_rate: float  # of q(u), once the first steps are taken
-    first_natural_rate: float
     row_rate: float  # of the rows' steps by Adam
     local_epochs: float  # passes at first with natural-gradient steps of the rows; then Adam's
+    goes_on: bool = False  # from what an earlier fit knows
 
     def steps(self, n_rows: int) -> int:
         """Tell the number of batches."""
         return max(1, ceil(self.epochs * n_rows / self.batch_size))
 
+    def first_rate(self, likelihood: Likelihood) -> float:
+        """Length of the first step of q(u)."""
+        # Whole steps would throw away what an earlier fit knows, and go too far from f = 0 where ln p is no parabola.
+        if self.goes_on:
+            return self.natural_rate
+        return 1.0 if likelihood.name == "gaussian" else 0.5
 
-class Optimiser:
-    """One run from one start."""
 
-    def __init__(
-        self,
-        data: Data,
-        likelihood: Likelihood,
-        kernel: str,
-        theta: ThetaPrior,
-        state: State,
-        schedule: Schedule,
-        *,
-        rng: np.random.Generator,
-        held: frozenset[str] = frozenset(),
-    ) -> None:
-        self.data, self.likelihood, self.kernel, self.theta = data, likelihood, kernel, theta
-        self.state, self.schedule, self.held = state, schedule, held
-        self.rng = rng
-        self.nodes = rotated(state.mean.shape[1], rng)
-        self.taken = 0
-        shared = {"W": state.W, "level": state.level}
-        shared |= {f"theta_{n}": state.log_theta[n] for n in theta.free}
-        shared |= {f"parameter_{n}": v for n, v in state.parameters.items()}
-        shared |= {f"prior_{n}": v for n, v in state.prior.items()}
+class TableSteps:
+    """The functions of one table as they stand, and steps of what they have."""
+
+    def __init__(self, part: Part, functions: Functions, schedule: Schedule) -> None:
+        self.part, self.schedule = part, schedule
+        shared = {"W": functions.W, "level": functions.level}
+        shared |= {f"theta_{n}": functions.log_theta[n] for n in part.theta.free}
+        shared |= {f"parameter_{n}": v for n, v in functions.parameters.items()}
         self._adam = {name: Adam(np.shape(value), 0.9) for name, value in shared.items()}
-        self._row_adam: tuple[Adam, Adam] | None = None
-        self._prepare()
+        self.take(functions)
 
-    def _prepare(self) -> None:
-        state = self.state
-        theta = natural_theta(self.kernel, state.log_theta)
-        self.features = Features(self.kernel, state.W, theta, state.posterior.basis)
+    def take(self, functions: Functions) -> None:
+        """Stand at these functions."""
+        self.functions = functions
+        theta = natural_theta(self.part.kernel, functions.log_theta)
+        self.features = Features(self.part.kernel, functions.W, theta, functions.posterior.basis)
+
+    @property
+    def shortest(self) -> float:
+        """The shortest lengthscale."""
+        return float(np.min(np.exp(self.functions.log_theta.get("lengthscale", 0.0))))
 
     def terms(
         self,
@@ -207,18 +174,18 @@ class Optimiser:
         *,
         shared: bool = False,
     ) -> tuple[RowGradient, SharedGradient | None]:
-        """Evaluate some rows at the present state."""
-        state, Q = self.state, q[0].shape[1]
-        if (known := self.data.inputs) is not None:  # their q is a point at each
+        """Evaluate some rows at the present functions."""
+        functions, Q = self.functions, q[0].shape[1]
+        if (known := self.part.inputs) is not None:  # their q is a point at each
             C = len(known.columns)
-            q = self.data.whole(q[0], rows), np.pad(q[1], ((0, 0), (0, C)))
+            q = self.part.whole(q[0], rows), np.pad(q[1], ((0, 0), (0, C)))
             nodes = np.pad(nodes[0], ((0, 0), (0, C))), nodes[1]
         own, of_shared = row_terms(
             self.features,
-            state.posterior,
-            state.level,
-            self.likelihood,
-            state.parameters,
+            functions.posterior,
+            functions.level,
+            self.part.likelihood,
+            functions.parameters,
             observed,
             q,
             nodes,
@@ -226,50 +193,125 @@ class Optimiser:
         )
         return RowGradient(own.value, own.mean[:, :Q], own.log_sd[:, :Q]), of_shared
 
+    def step(
+        self, found: SharedGradient, X: Array, scale: float, taken: int, length: float
+    ) -> None:
+        """Take a step with rows that lie about X, counted ``scale`` times, after so many steps."""
+        functions, schedule, part = self.functions, self.schedule, self.part
+        first = schedule.first_rate(part.likelihood) / (1.0 + taken) ** _DECAY
+        rate = max(first, schedule.natural_rate * length)
+        by_W, by_theta = self.features.through_factor(found.features)
+        functions.posterior = self._shortened(
+            functions.posterior.step(found.statistics, scale, rate), X
+        )
+        if taken < 4 or taken % _TURNS == 0:
+            functions.posterior = functions.posterior.turned()
+        rate = schedule.learning_rate * length
+
+        def moved(name: str, value: Array, gradient: Any) -> Array:
+            return _moved(self._adam[name], value, scale * np.asarray(gradient), rate)
+
+        _, of_theta = part.theta.log_density(functions.log_theta)
+        _, of_parameters = part.likelihood.log_prior(functions.parameters)
+        if not part.is_linear:
+            functions.W = moved("W", functions.W, by_W)
+        functions.level = moved("level", functions.level, found.level)
+        for name, shape in part.theta.free.items():
+            gradient = by_theta[name] if shape else np.sum(by_theta[name])
+            value, slope = functions.log_theta[name], gradient + of_theta[name] / scale
+            functions.log_theta[name] = moved(f"theta_{name}", value, slope)
+        for name, value in functions.parameters.items():
+            slope = found.parameters[name] + of_parameters[name] / scale
+            functions.parameters[name] = moved(f"parameter_{name}", value, slope)
+        self.take(functions)
+
+    def _shortened(self, after: ColumnPosterior, X: Array) -> ColumnPosterior:
+        """Let no function move too far at the rows: a Newton step to a count far above its mean would, and exp(f) with it."""
+        before = self.functions.posterior.means
+        through_links = ~self.part.likelihood.standardised(before.shape[1])
+        step = (after.means - before) * through_links
+        most = np.sqrt(self.features.prior_variance(X).max() * (step**2).sum(axis=0))
+        if (most <= _FARTHEST).all():  # nowhere
+            return after
+        moved = np.abs(self.features.at(X)[0] @ step).max(axis=0)
+        shorter = np.minimum(1.0, _FARTHEST / np.maximum(moved, 1e-300))
+        return replace(after, means=np.where(through_links, before + shorter * step, after.means))
+
+
+class Optimiser:
+    """One run from one start."""
+
+    def __init__(
+        self, views: Views, state: State, schedule: Schedule, *, rng: np.random.Generator
+    ) -> None:
+        self.views, self.state, self.schedule, self.rng = views, state, schedule, rng
+        self.nodes = rotated(state.mean.shape[1], rng)
+        self.taken = 0
+        pairs = zip(views.parts, state.functions, strict=True)
+        self.tables = [TableSteps(part, functions, schedule) for part, functions in pairs]
+        self._adam = {name: Adam(np.shape(value), 0.9) for name, value in state.prior.items()}
+        self._row_adam: tuple[Adam, Adam] | None = None
+
+    def terms(
+        self, rows: Rows, seen: list[Observed], q: tuple[Array, Array], nodes: Nodes
+    ) -> RowGradient:
+        """Evaluate some rows at the present state, all tables together."""
+        each = zip(self.tables, seen, strict=True)
+        return reduce(add, [table.terms(rows, own, q, nodes)[0] for table, own in each])
+
     def restore(self, state: State) -> None:
         """Go back to a state."""
         self.state = state
-        self._prepare()
+        for table, functions in zip(self.tables, state.functions, strict=True):
+            table.take(functions)
 
     @property
     def longest(self) -> float:
         """Longest step of a row's mean: half of the shortest lengthscale."""
-        return 0.5 * float(np.min(np.exp(self.state.log_theta.get("lengthscale", 0.0))))
+        return 0.5 * min(table.shortest for table in self.tables)
 
     def step(self, rows: Rows) -> float:
         """Take one step with a batch of rows; its estimate of the bound, per row."""
-        schedule, state, N = self.schedule, self.state, len(self.data.table)
+        schedule, state, N = self.schedule, self.state, len(self.views)
         done = self.taken / schedule.steps(N)
         length = max(min(1.0, 2.0 * (1.0 - done)), _LEAST_RATE)
         local = self.taken * schedule.batch_size < schedule.local_epochs * N
         scale, value = N / len(rows), 0.0
         self.nodes = rotated(state.mean.shape[1], self.rng)
-        parts: list[SharedGradient] = []
+        found: list[list[SharedGradient]] = [[] for _ in self.tables]
         of_prior: dict[str, Any] = dict.fromkeys(state.prior, 0.0)
         for block in _blocks(rows, self.nodes):
-            observed, prior = self.data.rows(block), self.data.positions.of(block, state.prior)
+            seen = [part.rows(block) for part in self.views.parts]
+            prior = self.views.positions.of(block, state.prior)
             q = state.mean[block], state.sd[block]
             if local:
 
                 def evaluate(
-                    mean: Array, sd: Array, rows: Rows = block, seen: Observed = observed
+                    mean: Array, sd: Array, rows: Rows = block, seen: list[Observed] = seen
                 ) -> RowGradient:
-                    return self.terms(rows, seen, (mean, sd), self.nodes)[0]
+                    return self.terms(rows, seen, (mean, sd), self.nodes)
 
                 mean, sd, trust, _ = row_steps(
                     evaluate, q, state.trust[block], prior, longest=self.longest, steps=2
                 )
                 state.mean[block], state.sd[block], state.trust[block] = mean, sd, trust
                 q = mean, sd
-            own, shared = self.terms(block, observed, q, self.nodes, shared=True)
-            value += float((own.value - prior.divergence(*q)).sum())
-            parts += [] if shared is None else [shared]
+            owns = []
+            for table, own, gradients in zip(self.tables, seen, found, strict=True):
+                of_rows, shared = table.terms(block, own, q, self.nodes, shared=True)
+                owns.append(of_rows)
+                gradients += [] if shared is None else [shared]
+            of_rows = reduce(add, owns)
+            value += float((of_rows.value - prior.divergence(*q)).sum())
             by_prior = prior.gradient(*q)
             of_prior = {name: value + by_prior[name] for name, value in of_prior.items()}
             if not local:
-                self._row_step(block, own, q, prior, length)
-        estimate = value / len(rows) - state.posterior.divergence / N
-        self._shared_step(reduce(add, parts), of_prior, scale, length)
+                self._row_step(block, of_rows, q, prior, length)
+        estimate = value / len(rows) - state.divergence / N
+        for table, gradients in zip(self.tables, found, strict=True):
+            X = table.part.whole(state.mean[rows], rows)
+            table.step(reduce(add, gradients), X, scale, self.taken, length)
+        self._prior_step(of_prior, scale, length)
         self.taken += 1
         return estimate
 
@@ -286,50 +328,30 @@ class Optimiser:
         state.mean[rows] = mean + rate * self._row_adam[0](of_mean, rows)
         state.sd[rows] = sd * np.exp(rate * self._row_adam[1](of_sd, rows))
 
-    def _shared_step(
-        self, found: SharedGradient, of_prior: dict[str, Array], scale: float, length: float
-    ) -> None:
-        state, schedule, t = self.state, self.schedule, self.taken
-        first = schedule.first_natural_rate / (1.0 + t) ** _DECAY
-        rate = max(first, schedule.natural_rate * length)
-        by_W, by_theta = self.features.through_factor(found.features)
-        state.posterior = state.posterior.step(found.statistics, scale, rate)
-        if t < 4 or t % _TURNS == 0:
-            state.posterior = state.posterior.turned()
-        rate = schedule.learning_rate * length
-
-        def moved(name: str, value: Array, gradient: Any) -> Array:
-            return np.asarray(value + rate * self._adam[name](scale * np.asarray(gradient)))
-
-        _, of_theta = self.theta.log_density(state.log_theta)
-        _, of_parameters = self.likelihood.log_prior(state.parameters)
-        if "W" not in self.held:
-            state.W = moved("W", state.W, by_W)
-        state.level = moved("level", state.level, found.level)
-        for name, shape in self.theta.free.items():
-            gradient = by_theta[name] if shape else np.sum(by_theta[name])
-            value = state.log_theta[name]
-            state.log_theta[name] = moved(f"theta_{name}", value, gradient + of_theta[name] / scale)
-        for name, value in state.parameters.items():
-            gradient = found.parameters[name] + of_parameters[name] / scale
-            state.parameters[name] = moved(f"parameter_{name}", value, gradient)
-        _, of_positions = self.data.positions.log_prior(state.prior)
+    def _prior_step(self, of_prior: dict[str, Array], scale: float, length: float) -> None:
+        """Move what the prior of X has of its own."""
+        state, rate = self.state, self.schedule.learning_rate * length
+        _, of_positions = self.views.positions.log_prior(state.prior)
         for name, value in state.prior.items():
-            gradient = of_prior[name] + of_positions[name] / scale
-            state.prior[name] = moved(f"prior_{name}", value, gradient)
-        self._prepare()
+            slope = of_prior[name] + of_positions[name] / scale
+            state.prior[name] = _moved(self._adam[name], value, scale * np.asarray(slope), rate)
 
     def bound(self, rows: Iterator[Rows] | None = None) -> float:
         """Bound per row at the present state, by accurate nodes, over all rows or some."""
         nodes, value, n = accurate(self.state.mean.shape[1]), 0.0, 0
-        for chosen in self.data.table.blocks() if rows is None else rows:
+        for chosen in self.views.table.blocks() if rows is None else rows:
             for block in _blocks(chosen, nodes):
                 q = self.state.mean[block], self.state.sd[block]
-                prior = self.data.positions.of(block, self.state.prior)
-                own, _ = self.terms(block, self.data.rows(block), q, nodes)
+                prior = self.views.positions.of(block, self.state.prior)
+                seen = [part.rows(block) for part in self.views.parts]
+                own = self.terms(block, seen, q, nodes)
                 value += float((own.value - prior.divergence(*q)).sum())
                 n += len(block)
-        return value / n - self.state.posterior.divergence / len(self.data.table)
+        return value / n - self.state.divergence / len(self.views)
+
+
+def _moved(adam: Adam, value: Array, gradient: Array, rate: float) -> Array:
+    return np.asarray(value + rate * adam(gradient))
 
 
 def _blocks(rows: Rows, nodes: Nodes) -> Iterator[Rows]:
@@ -372,16 +394,18 @@ def fit_svi(
 
     Parameters
     ----------
-    Y : array_like, DataFrame, DataArray, AnnData, SciPy sparse, numpy.memmap, Zarr or dask array, or Path, shape (N, D), or pm.Model
+    Y : array_like, DataFrame, DataArray, AnnData, SciPy sparse, numpy.memmap, Zarr or dask array, or Path, shape (N, D), mapping of these, or pm.Model
         The table, rows are observations; NaN is an entry that was not measured. What is mapped, sparse, in
         Zarr, of Dask, a backed AnnData or a folder of Parquet files (its ``Path``) is read a batch at a time. Or a model of :func:`build_model`, which tells all from ``latent_dim`` to
-        ``resolution``: they must be left out. A prior of its ``level`` is not looked at.
+        ``resolution``: they must be left out. A prior of its ``level`` is not looked at. A mapping from names to tables of the same
+        rows, ``{"rna": Y1, "protein": Y2}``, is fitted as one, see Notes.
     latent_dim : int, default 2
         Q. With ``ard`` those not needed end with a long lengthscale.
-    likelihood : str, object of ``pm_gplvm.likelihoods``, mapping from columns to these, or function
+    likelihood : str, object of ``pm_gplvm.likelihoods``, mapping from columns to these, or function, default "gaussian"
         What an entry is, given f(x) of its column: "gaussian", "student_t", "poisson",
         "negative_binomial", "bernoulli", "binomial", "ordinal", "lognormal", "gamma"; a function f -> pm.Distribution.dist(...)
-        is one of PyMC's.
+        is one of PyMC's. Of several tables one for all, or by name, ``{"rna": "negative_binomial", "protein": "gaussian"}``, as
+        ``kernel``, ``scale``, ``offset``, ``noise_sd`` and ``resolution``.
     kernel : str or object of ``gplvm.kernels``, default "rbf"
         As in :func:`build_model`.
     ard : bool, default True
@@ -402,7 +426,7 @@ def fit_svi(
         As in :func:`build_model`, the floor of a Gaussian likelihood's noise: "auto" is that of the grid that values lie on, of
         a column at most a third of its variance, or none where ``noise_sd`` is given.
     inputs : DataFrame, mapping from names to values, or Dataset, N rows, optional
-        What is known of each row, as in :func:`build_model`. Under another likelihood than a Gaussian they act on f.
+        Of one table: what is known of each row, as in :func:`build_model`. Under another likelihood than a Gaussian they act on f.
     n_inducing : int, default 50
         M; more than N are N. The linear kernel takes as many as it has latent dimensions (and one for a bias).
     batch_size : int, optional
@@ -414,7 +438,8 @@ def fit_svi(
         Length of Adam's first steps of inducing inputs, ln θ, levels and the likelihood's parameters; from half of the
         run on all steps shrink linearly.
     start : {"pca", "random"}, array_like (N, Q) or DataTree, default "pca"
-        Where the means of q(x) begin: principal components of the table, of working residuals for counts and classes;
+        Where the means of q(x) begin: principal components of the table, of working residuals for counts and classes, of several
+        tables side by side, each with the same weight;
         or another fit's X, of an earlier one by this verb all of its state.
     n_restarts : int, default 0
         Further runs, from positions moved at random; the run of the highest bound is returned.
@@ -453,7 +478,17 @@ def fit_svi(
     The expectation under q(x) is taken at 2 Q + 1 nodes while it runs, turned at random in each step, at more for the
     bound that is reported. The
     covariance of a column's q(u) is diagonal in a basis that all columns share: exact for
-    a Gaussian likelihood and complete columns.
+    a Gaussian likelihood and complete columns. In a step of q(u) no function moves by more than 2 at the rows where it goes through
+    a link: Newton's step to a count far above its mean would end in exp(f) without bounds.
+
+    Several tables share q(x); each has a kernel, inducing inputs, q(u), level, likelihood and scale of its own (manifold relevance
+    determination: Damianou, Ek, Titsias & Lawrence 2012), and with ``ard`` a lengthscale of its own along each dimension. The bound is
+
+        Σ_v [ Σ_n E_q(x_n) E_q(f) ln p(y_vn | f_v(x_n)) - KL(q(u_v) ‖ p) ] - Σ_n KL(q(x_n) ‖ p).
+
+    Rows are joined by label where every table has labels, else by position; a row that a table lacks counts in the others
+    alone. Priors under a plain name are of all tables, ``priors={"lengthscale_rna": ...}`` of one. What is a table's own has its name,
+    ``lengthscale_rna``, and :func:`data.view` makes an ordinary fit of one table.
 
     References
     ----------
@@ -462,6 +497,8 @@ def fit_svi(
     classification. AISTATS, PMLR 38, 351-360.
     Lalchand, V., Ravuri, A., Lawrence, N. D. (2022). Generalised GPLVM with stochastic variational
     inference. AISTATS, PMLR 151, 7841-7864.
+
+    Damianou, A., Ek, C. H., Titsias, M., Lawrence, N. (2012). Manifold relevance determination. ICML.
 
     Examples
     --------
@@ -474,6 +511,21 @@ def fit_svi(
     ... )
     >>> fit["approximation"]["X_mean"].shape
     (200, 1)
+
+    Counts and numbers of the same rows:
+
+    >>> numbers = np.cos(t + np.arange(4)) + 0.1 * rng.standard_normal((200, 4))
+    >>> fit = gplvm.fit_svi(
+    ...     {"rna": counts, "protein": numbers},
+    ...     2,
+    ...     likelihood={"rna": "poisson", "protein": "gaussian"},
+    ...     epochs=20,
+    ...     random_seed=1,
+    ...     progressbar=False,
+    ... )
+    >>> filled = gplvm.impute(fit, {"rna": counts[:3]}, random_seed=1, progressbar=False)
+    >>> dict(filled["mean_protein"].sizes)
+    {'obs_new': 3, 'feature_protein': 4}
     """
     if isinstance(Y, pm.Model):
         given = {
@@ -496,54 +548,39 @@ def fit_svi(
         inputs = own["inputs"]
         ard, priors, scale = (own[n] for n in ("ard", "priors", "scale"))
         offset, resolution = own["offset"], own["resolution"]
-    table = RowTable.of(Y)
-    entry_kernel, bias = parse_kernel(kernel)
-    known_inputs = inputs if isinstance(inputs, Inputs) else None
-    if inputs is not None and known_inputs is None:
-        _check_sizes(table, latent_dim, entry_kernel, None)
-        labelled = labels_along(Y, 0) is not None
-        known_inputs = inputs_of_rows(inputs, np.asarray(table.obs), labelled=labelled)
-        entry_kernel = known_inputs.joined_kernel(composite_of(entry_kernel), latent_dim)
-    _check_sizes(table, latent_dim, entry_kernel, known_inputs)
-    chosen = resolve(likelihood, table.features.tolist())
-    sample = table.take(table.sample(_SAMPLE, np.random.default_rng(0)))
-    chosen = chosen.given(Observed(sample))
-    of_X = dict(priors or {})
-    positions = positions_of(of_X.pop("X", None), table, latent_dim)
-    own_lengths = ard and "lengthscale" in entry_kernel.parameters
-    theta = ThetaPrior(entry_kernel, bias, latent_dim, of_X, ard=own_lengths, inputs=known_inputs)
-    shift, size = offset_along_rows(offset, table)
-    data = _data(table, chosen, scale, shift, _entry(noise_sd, chosen, table), positions)
-    data = replace(_floored(data, chosen, resolution, sample), inputs=known_inputs)
-    schedule = _schedule(len(table), batch_size, epochs, learning_rate)
-    # Whole steps would throw away what an earlier fit knows, and go too far from f = 0 where ln p is no parabola.
-    known = isinstance(start, xr.DataTree) and Fit(start).is_uncollapsed
-    first_rate = _NATURAL if known else 1.0 if chosen.name == "gaussian" else 0.5
-    schedule = replace(schedule, first_natural_rate=first_rate)
+    views = read_views(
+        Y,
+        latent_dim,
+        priors,
+        inputs,
+        ard=ard,
+        likelihood=likelihood,
+        kernel=kernel,
+        scale=scale,
+        offset=offset,
+        noise_sd=noise_sd,
+        resolution=resolution,
+    )
+    schedule = _schedule(len(views), batch_size, epochs, learning_rate)
     rng = np.random.default_rng(random_seed)
     with interruptible(keeps=True), limit_threads(blas_threads):
-        first = _start(data, chosen, entry_kernel.name, theta, latent_dim, n_inducing, start, rng)
-        runs = _runs(
-            data, chosen, entry_kernel, theta, first, schedule, n_restarts, rng, progressbar
-        )
+        first, goes_on = _start(views, latent_dim, n_inducing, start, rng)
+        _check_names(views, first)
+        schedule = replace(schedule, goes_on=goes_on)
+        runs = _runs(views, first, schedule, n_restarts, rng, progressbar)
         best = max(runs, key=lambda run: run.bound)
         fit = uncollapsed_fit(
-            data,
-            chosen,
-            entry_kernel.name,
-            theta,
+            views,
             runs,
             best,
             draws,
             rng,
             {
-                "n_inducing": len(best.state.W),
                 "batch_size": schedule.batch_size,
                 "epochs": schedule.epochs,
                 "start": start if isinstance(start, str) else type(start).__name__,
                 "n_restarts": n_restarts,
                 "random_seed": random_seed,
-                **size,
             },
         )
     for text in _problems(fit, best, runs, n_restarts):
@@ -551,111 +588,7 @@ def fit_svi(
     return fit
 
 
-# What is fitted
-
-
-def _is_linear(kernel: Kernel | Composite) -> bool:
-    """Whether it is the inner product alone."""
-    return isinstance(kernel, Kernel) and kernel.scaled is None
-
-
-def _check_sizes(
-    table: RowTable, latent_dim: int, kernel: Kernel | Composite, inputs: Inputs | None
-) -> None:
-    N, D = table.shape
-    if N < 3 or D < 1:
-        raise ValueError(
-            f"Y must have at least 3 rows (obs) and 1 column (feature), got shape {(N, D)}. Rows are what "
-            "is embedded: if columns were meant, pass Y.T."
-        )
-    count("latent_dim", latent_dim, 1)
-    if isinstance(kernel, Composite):
-        kernel.check(latent_dim + (0 if inputs is None else len(inputs.columns)))
-    check_rank(kernel, latent_dim, table.shape)
-
-
-def _entry(noise_sd: Any, likelihood: Likelihood, table: RowTable) -> Array | None:
-    """Return what the likelihood was told of each entry, or the sd of each measurement."""
-    told = likelihood.entries(*table.shape)
-    if noise_sd is None:
-        return told
-    if told is not None or likelihood.name != "gaussian":
-        raise ValueError(
-            f"noise_sd is of a Gaussian likelihood that was told none, got it with {likelihood.text}. Leave it out."
-        )
-    known = along_rows("noise_sd", noise_sd, table)
-    if known is None:
-        return None
-    n_rows = len(known) if known.strides[0] else 1  # one for all rows is kept once
-    return np.broadcast_to(known[:n_rows], (n_rows, table.shape[1]))
-
-
-def _floored(data: Data, likelihood: Likelihood, resolution: Any, sample: Array) -> Data:
-    """Add the floor of the noise to what is known of each entry's."""
-    by_default = isinstance(resolution, str) and resolution == "auto"
-    if not isinstance(likelihood, Gaussian):
-        if by_default or (isinstance(resolution, int | float) and resolution == 0.0):
-            return data
-        raise ValueError(
-            f"resolution is of a Gaussian likelihood, got {resolution!r} with {likelihood.text}. Leave it out."
-        )
-    if by_default and data.entry is not None:
-        return data
-    by_column = likelihood.noise == "column"
-    floor = noise_floor(resolution, sample, data.scale, by_column=by_column)
-    if not floor.any():
-        return data
-    known = 0.0 if data.entry is None else data.entry**2
-    floor = np.broadcast_to(floor, (1, data.table.shape[1]))
-    return replace(data, entry=np.sqrt(known + floor**2))
-
-
-def _data(
-    table: RowTable,
-    likelihood: Likelihood,
-    scale: Scale,
-    offset: Array | None,
-    entry: Array | None,
-    positions: Positions,
-) -> Data:
-    """Look through the table once: is it what the likelihood describes, and centre and scale of its columns."""
-    D, labels = table.shape[1], table.features.tolist()
-    n, sums, squares = np.zeros(D), np.zeros(D), np.zeros(D)
-    origin: Array = np.zeros(D)
-    for rows in table.blocks():
-        Y = table.take(rows)
-        seen = Observed(Y, _some(offset, rows), _some(entry, rows))
-        likelihood.check(seen, labels=labels, first_row=int(rows[0]))
-        if rows[0] == 0:
-            with catch_warnings():
-                simplefilter("ignore", RuntimeWarning)
-                origin = np.nan_to_num(np.nanmean(Y, axis=0))
-        known = ~np.isnan(Y)
-        moved = np.where(known, Y - origin, 0.0)
-        n += known.sum(axis=0)
-        sums += moved.sum(axis=0)
-        squares += (moved**2).sum(axis=0)
-    if (n == 0).any():
-        column = int(np.argmin(n))
-        raise ValueError(
-            f"Y must have an entry in every column, got none in feature {table.features[column]}. Drop it."
-        )
-    variance = np.maximum(squares / n - (sums / n) ** 2, 0.0)
-    centre, spread = origin + sums / n, np.ones(D)
-    if scale == "feature":
-        spread = spread_by_feature(variance, centre, table.features)
-    elif scale == "global":
-        standardised = likelihood.standardised(D)
-        share = np.where(standardised, n, 0.0)
-        if share.any():
-            spread = np.full(D, np.sqrt(np.average(variance, weights=share)) or 1.0)
-    elif scale != "none":
-        raise ValueError(f"scale must be one of global, feature, none, got {scale!r}.")
-    standardised = likelihood.standardised(D)
-    centre, spread = np.where(standardised, centre, 0.0), np.where(standardised, spread, 1.0)
-    if entry is not None and standardised.any():
-        entry = entry / spread
-    return Data(table, centre, spread, offset, entry, positions)
+# Where it starts
 
 
 def _schedule(
@@ -668,71 +601,78 @@ def _schedule(
         epochs = max(few, float(np.clip(300.0 * (1000.0 / n_rows) ** 0.9, 2.0, 300.0)))
     number("epochs", epochs, above=0.0)
     number("learning_rate", learning_rate, above=0.0)
-    return Schedule(size, float(epochs), float(learning_rate), _NATURAL, 1.0, _ROW_RATE, _LOCAL)
+    return Schedule(size, float(epochs), float(learning_rate), _NATURAL, _ROW_RATE, _LOCAL)
 
 
 def _start(
-    data: Data,
-    likelihood: Likelihood,
-    kernel: str,
-    theta: ThetaPrior,
-    latent_dim: int,
-    n_inducing: int,
-    start: Any,
-    rng: np.random.Generator,
-) -> State:
-    table, Q = data.table, latent_dim
-    if isinstance(start, xr.DataTree) and "u_mean" in Fit.of(start, "X", caller="start").group(
-        "approximation"
-    ):
-        return _continued(Fit.of(start, "X", caller="start"), data, likelihood, theta, Q)
-    entry = kernel_named(kernel)
-    angles = entry.angles(Q) if isinstance(entry, Composite) else []
-    X = _positions(data, likelihood, start, Q, rng, angles)
-    sample = data.rows(table.sample(_SAMPLE, rng))
-    parameters, level = likelihood.start(sample)
+    views: Views, Q: int, n_inducing: int, start: Any, rng: np.random.Generator
+) -> tuple[State, bool]:
+    """Where a fit begins, and whether it goes on from an earlier one."""
+    if isinstance(start, xr.DataTree):
+        read = Fit.of(start, "X", caller="start", views=True)
+        tables: Tables = {None: read}
+        if read.views:
+            tables = tables_of_fit(start, caller="start")
+        if all(own.is_uncollapsed for own in tables.values()):
+            return _continued(tables, views, Q), True
+    X = _positions(views, start, Q, rng)
     unit = np.maximum(np.ptp(X, axis=0).mean(), 1e-300) / np.sqrt(5.0)
+    functions = tuple(_functions(part, X, unit, n_inducing, rng) for part in views.parts)
+    sd, trust = np.full(X.shape, _SPREAD), np.full(len(X), _TRUST)
+    return State(X, sd, trust, functions, views.positions.start(X)), False
+
+
+def _check_names(views: Views, state: State) -> None:
+    """Raise where the names of several tables lead to one variable."""
+    owners: dict[str, Any] = {}
+    for part, each in zip(views.parts, state.functions, strict=True):
+        found = part.likelihood.constrained(each.parameters)
+        for name in {part.own(n) for n in (*OF_VIEW, *found)}:
+            if owners.setdefault(name, part.name) != part.name:
+                raise ValueError(
+                    f"Y must give its tables names that lead to variables of their own, got {owners[name]} and "
+                    f"{part.name}, by which {name!r} would be two. Rename one."
+                )
+
+
+def _functions(
+    part: Part, X: Array, unit: float, n_inducing: int, rng: np.random.Generator
+) -> Functions:
+    """Begin the functions of a table: q(u) at its prior, inducing inputs among the rows."""
+    table, theta, Q = part.table, part.theta, X.shape[1]
+    sample = part.rows(table.sample(SAMPLE, rng))
+    parameters, level = part.likelihood.start(sample)
     usual = {"lengthscale": unit, "amplitude": 1.0, "alpha": 1.0, "weight": 0.3, "bias": 0.6}
     named = {
         name: theta.fixed.get(name, np.full(shape, usual[name]))
         for name, shape in theta.shapes.items()
     }
-    if _is_linear(entry):  # determined by its values on the axes, and at the origin
+    if part.is_linear:  # determined by its values on the axes, and at the origin
         W = np.eye(Q + int("bias" in theta.dims), Q)
     else:
         count("n_inducing", n_inducing, 2)
-        some = table.sample(_SAMPLE, rng)
-        chosen = data.whole(X[some], some)
+        some = table.sample(SAMPLE, rng)
+        chosen = part.whole(X[some], some)
         W = spread_rows(chosen, min(n_inducing, len(chosen)), rng)
-    return State(
-        mean=X,
-        sd=np.full(X.shape, _SPREAD),
-        trust=np.full(len(X), _TRUST),
+    return Functions(
         W=W,
         log_theta={name: np.log(value) for name, value in named.items()},
         level=np.asarray(level, dtype=np.float64),
         parameters=parameters,
         posterior=ColumnPosterior.prior(len(W), table.shape[1]),
-        prior=data.positions.start(X),
     )
 
 
-def _positions(
-    data: Data,
-    likelihood: Likelihood,
-    start: Any,
-    Q: int,
-    rng: np.random.Generator,
-    angles: list[int],
-) -> Array:
+def _positions(views: Views, start: Any, Q: int, rng: np.random.Generator) -> Array:
     """Means of q(x) at the start, of unit spread where they are found here and are no angles."""
-    table = data.table
-    N = len(table)
+    N = len(views)
     if isinstance(start, str):
         if start == "random":
             X = rng.standard_normal((N, Q))
         elif start == "pca":
-            X = with_angles(_components(data, likelihood, Q + len(angles), rng), angles)
+            entry = kernel_named(views.parts[0].kernel)
+            angles = entry.angles(Q) if isinstance(entry, Composite) else []
+            X = with_angles(_components(views, Q + len(angles), rng), angles)
             around, spread = X[:, angles], X.std(axis=0)
             empty = spread <= 1e-10 * max(spread.max(), 1e-300)
             X[:, empty] = rng.standard_normal((N, int(empty.sum())))
@@ -740,10 +680,10 @@ def _positions(
             X[:, angles] = around
         else:
             raise ValueError(f"start must be 'pca', 'random', positions or a fit, got {start!r}.")
-        anchors = data.positions.anchors
+        anchors = views.positions.anchors
         return X if anchors is None else turned_towards(X, *anchors, rng)
     if isinstance(start, xr.DataTree):
-        read = Fit.of(start, "X", caller="start")
+        read = Fit.of(start, "X", caller="start", views=True)
         X = np.asarray(read.values("X").mean(axis=0))
     else:
         X = numbers("start", start)
@@ -752,81 +692,92 @@ def _positions(
     return X.copy()
 
 
-def _components(data: Data, likelihood: Likelihood, Q: int, rng: np.random.Generator) -> Array:
-    """Principal components of what the likelihood makes of the table, found on some rows, of all rows."""
-    table = data.table
-    some = table.sample(_SAMPLE, rng)
-    sample = working_table(likelihood, data.rows(some))
+def _components(views: Views, Q: int, rng: np.random.Generator) -> Array:
+    """Principal components of what the likelihoods make of the tables, found on some rows, of all rows."""
+    table, inputs = views.table, views.parts[0].inputs
+    some = table.sample(SAMPLE, rng)
+    working = views.side_by_side(some)
+    sample = working.rows(some)
     mean = np.nan_to_num(np.nanmean(sample, axis=0))
-    slopes = _of_inputs(data, some, completed(sample - mean, Q))
-    filled = completed(sample - mean - _explained(data, some, slopes), Q)
+    slopes = _of_inputs(inputs, some, completed(sample - mean, Q))
+    filled = completed(sample - mean - _explained(inputs, some, slopes), Q)
     _, _, V = np.linalg.svd(filled - filled.mean(axis=0), full_matrices=False)
     axes = V[:Q]
     X = np.empty((len(table), len(axes)))
-    whole = [table.sample(len(table), rng)] if len(table) <= _SAMPLE else table.blocks()
+    whole = [table.sample(len(table), rng)] if len(table) <= SAMPLE else table.blocks()
     for rows in whole:
-        values = working_table(likelihood, data.rows(rows)) - mean
-        values = values - _explained(data, rows, slopes)
+        values = working.rows(rows) - mean
+        values = values - _explained(inputs, rows, slopes)
         X[rows] = least_squares_scores(values, axes)
     return np.column_stack([X, np.zeros((len(X), Q - X.shape[1]))])
 
 
-def _design(data: Data, rows: Rows) -> Array:
+def _design(inputs: Inputs | None, rows: Rows) -> Array:
     """Return what inputs of rows may act by at a start: a line of each, and a parabola of numbers."""
-    if data.inputs is None:
+    if inputs is None:
         return np.zeros((len(rows), 0))
-    known = data.inputs.values[rows]
+    known = inputs.values[rows]
     return np.hstack([known, known**2])
 
 
-def _of_inputs(data: Data, rows: Rows, F: Array) -> Array:
+def _of_inputs(inputs: Inputs | None, rows: Rows, F: Array) -> Array:
     """Slopes of a table in what its inputs do, by least squares with a little held back."""
-    A = _design(data, rows)
+    A = _design(inputs, rows)
     return np.asarray(np.linalg.solve(A.T @ A + 0.1 * np.eye(A.shape[1]), A.T @ F))
 
 
-def _explained(data: Data, rows: Rows, slopes: Array) -> Any:
+def _explained(inputs: Inputs | None, rows: Rows, slopes: Array) -> Any:
     """Return what inputs do to some rows at a start."""
-    return 0.0 if data.inputs is None else _design(data, rows) @ slopes
+    return 0.0 if inputs is None else _design(inputs, rows) @ slopes
 
 
-def _continued(read: Fit, data: Data, likelihood: Likelihood, theta: ThetaPrior, Q: int) -> State:
-    """Take up the state of an earlier fit of this table."""
+def _continued(tables: Tables, views: Views, Q: int) -> State:
+    """Take up the state of an earlier fit of these tables."""
+    read = next(iter(tables.values()))
     known = read.group("approximation")
-    mean, level = known["X_mean"].to_numpy(), known["level"].to_numpy()
-    names = {name for name in theta.dims if name in read}
-    parameters, _ = likelihood.start(data.rows(np.arange(min(len(mean), 1000))))
-    stored = {
-        n: known[f"likelihood_{n}"].to_numpy() for n in parameters if f"likelihood_{n}" in known
-    }
-    fits = (
-        mean.shape == (len(data.table), Q)
-        and level.shape == (data.table.shape[1],)
-        and names == set(theta.dims)
-        and {n: v.shape for n, v in stored.items()}
-        == {n: np.shape(v) for n, v in parameters.items()}
-    )
-    if not fits:
+    mean = known["X_mean"].to_numpy()
+    found = [
+        _known_functions(tables[part.name], part) if part.name in tables else None
+        for part in views.parts
+    ]
+    functions = tuple(each for each in found if each is not None)
+    if mean.shape != (len(views), Q) or len(functions) != len(found) or len(tables) != len(found):
         raise ValueError(
             "start must be a fit of this table, kernel and likelihood with the same latent_dim, got another. "
             "Start from its positions: start=fit['approximation']['X_mean']."
         )
+    own = views.positions.stored(read)
+    return State(
+        mean.copy(),
+        known["X_sd"].to_numpy().copy(),
+        np.full(len(mean), _TRUST),
+        functions,
+        views.positions.start(mean) if own is None else own,
+    )
+
+
+def _known_functions(read: Fit, part: Part) -> Functions | None:
+    """Take up the functions of a table; None where they are of another table, kernel or likelihood."""
+    known = read.group("approximation")
+    level, theta = known["level"].to_numpy(), part.theta
+    parameters, _ = part.likelihood.start(part.rows(np.arange(min(len(part.table), 1000))))
+    stored = {
+        n: known[f"likelihood_{n}"].to_numpy() for n in parameters if f"likelihood_{n}" in known
+    }
+    fits = (
+        level.shape == (part.table.shape[1],)
+        and {name for name in theta.dims if name in read} == set(theta.dims)
+        and {n: v.shape for n, v in stored.items()}
+        == {n: np.shape(v) for n, v in parameters.items()}
+    )
+    if not fits:
+        return None
     basis = known["u_basis"].to_numpy()
     precisions = known["u_precision"].to_numpy()
     common = (basis * precisions.mean(axis=1)) @ basis.T
     q = ColumnPosterior(known["u_mean"].to_numpy(), precisions, basis, common)
     log_theta = {name: np.log(read.values(name)[0]) for name in theta.dims}
-    return State(
-        mean.copy(),
-        known["X_sd"].to_numpy().copy(),
-        np.full(len(mean), _TRUST),
-        inducing_inputs(known),
-        log_theta,
-        level,
-        stored,
-        q,
-        data.positions.start(mean) if (own := data.positions.stored(read)) is None else own,
-    )
+    return Functions(inducing_inputs(known), log_theta, level, stored, q)
 
 
 # The runs
@@ -847,10 +798,7 @@ class Run:
 
 
 def _runs(
-    data: Data,
-    likelihood: Likelihood,
-    kernel: Kernel | Composite,
-    theta: ThetaPrior,
+    views: Views,
     first: State,
     schedule: Schedule,
     n_restarts: int,
@@ -858,15 +806,12 @@ def _runs(
     show: bool,
 ) -> list[Run]:
     count("n_restarts", n_restarts, 0)
-    total = schedule.steps(len(data.table))
-    starts = [first, *(_moved(first, rng) for _ in range(n_restarts))]
-    held = frozenset({"W"} if _is_linear(kernel) else ())
+    total = schedule.steps(len(views))
+    starts = [first, *(_restarted(first, rng) for _ in range(n_restarts))]
     runs: list[Run] = []
     with progress_bar("fit_svi", total * len(starts), "steps", show=show) as bar:
         for i, state in enumerate(starts):
-            optimiser = Optimiser(
-                data, likelihood, kernel.name, theta, state, schedule, rng=rng, held=held
-            )
+            optimiser = Optimiser(views, state, schedule, rng=rng)
             try:
                 runs.append(_run(optimiser, rng, i, bar))
             except KeyboardInterrupt:
@@ -878,7 +823,7 @@ def _runs(
     return runs
 
 
-def _moved(state: State, rng: np.random.Generator) -> State:
+def _restarted(state: State, rng: np.random.Generator) -> State:
     """Another start: positions moved by half their spread."""
     mean = state.mean + 0.5 * state.mean.std(axis=0) * rng.standard_normal(state.mean.shape)
     return replace(state.copy(), mean=mean)
@@ -886,7 +831,7 @@ def _moved(state: State, rng: np.random.Generator) -> State:
 
 def _run(optimiser: Optimiser, rng: np.random.Generator, i: int, bar: Any) -> Run:
     """Take all steps, looking at the mean of their estimates a window at a time."""
-    table, schedule = optimiser.data.table, optimiser.schedule
+    table, schedule = optimiser.views.table, optimiser.schedule
     total = schedule.steps(len(table))
     window = max(total // _WINDOWS, 1)
     began = time.perf_counter()
@@ -961,10 +906,7 @@ def _rise(trace: list[tuple[int, float, float]], schedule: Schedule, n_rows: int
 
 
 def uncollapsed_fit(
-    data: Data,
-    likelihood: Likelihood,
-    kernel: str,
-    theta: ThetaPrior,
+    views: Views,
     runs: list[Run],
     best: Run,
     draws: int,
@@ -978,68 +920,28 @@ def uncollapsed_fit(
 
     ``log_units``: Σ ln scale over the entries, where it is known.
     """
-    state, table = best.state, data.table
-    (N, Q), D, M = state.mean.shape, table.shape[1], len(state.W)
+    state, positions = best.state, views.positions
+    N, Q = state.mean.shape
     S = max(1, min(draws, _MOST_DRAWN // (N * Q)))
     X = rng.standard_normal((S, N, Q))
     X *= state.sd
     X += state.mean
-    numbered = np.array_equal(table.obs, np.arange(N))
-    obs = pd.RangeIndex(N) if numbered else table.obs  # which takes no memory
-    coords = {OBS: obs, LATENT: np.arange(Q), FEATURE: table.features}
-    own_coords = coords | theta.coords | dict(data.positions.names)
-    of_rows = {name: ((OBS,), np.asarray(c)) for name, c in table.coords.items()}
+    numbered = np.array_equal(views.obs, np.arange(N))
+    obs = pd.RangeIndex(N) if numbered else views.obs  # which takes no memory
+    of_rows: dict[str, Any] = {name: ((OBS,), c) for name, c in views.coords.items()}
+    coords: dict[str, Any] = {OBS: obs, LATENT: np.arange(Q)}
     drawn: dict[str, Any] = {"X": (("chain", "draw", OBS, LATENT), X[None])}
-    natural = _natural(state, theta)
-    natural |= {n: np.asarray(v) for n, v in likelihood.constrained(state.parameters).items()}
-    for name, value in natural.items():
-        dims = theta.dims[name] if name in theta.dims else _dims_of(name, value, D)
-        drawn[name] = (("chain", "draw", *dims), np.broadcast_to(value, (1, S, *value.shape)))
-    for name, (dims, value) in data.positions.natural(state.prior).items():
+    for name, (dims, value) in positions.natural(state.prior).items():
         of_draws = np.broadcast_to(value, (1, S, *np.shape(value)))
         drawn[name] = (("chain", "draw", *dims), of_draws)
     ends = {"chain": [0], "draw": np.arange(S)}
-    lp, _ = theta.log_density(state.log_theta)
-    lp += likelihood.log_prior(state.parameters)[0] + data.positions.log_prior(state.prior)[0]
-    of_scale = _log_scale(data, likelihood) if log_units is None else log_units
+    lp = positions.log_prior(state.prior)[0]
+    for part, each in zip(views.parts, state.functions, strict=True):
+        lp += part.theta.log_density(each.log_theta)[0]
+        lp += part.likelihood.log_prior(each.parameters)[0]
+    of_scale = sum(p.log_scale for p in views.parts) if log_units is None else log_units
     bound = best.bound * N - of_scale
-    rows_by_features = (OBS, FEATURE)
-    constants: dict[str, Any] = {
-        "Y_mean": (FEATURE, data.centre),
-        "Y_scale": (FEATURE, data.scale),
-        **{name: (theta.dims[name], value) for name, value in theta.fixed.items()},
-        **data.positions.constants,
-    }
-    for name, known in (("Y_offset", data.offset), ("Y_entry", data.entry)):
-        if known is not None:
-            first = OBS if len(known) == N else f"{name}_rows"
-            last = FEATURE if known.shape[1] == D else f"{name}_columns"
-            constants[name] = ((first, last), known)
-    approximation: dict[str, Any] = {
-        "X_mean": ((OBS, LATENT), state.mean),
-        "X_sd": ((OBS, LATENT), state.sd),
-        "X_inducing": ((INDUCING, LATENT), state.W[:, :Q]),
-        "u_mean": ((INDUCING, FEATURE), state.posterior.means),
-        "u_precision": ((INDUCING, FEATURE), state.posterior.precisions),
-        "u_basis": ((INDUCING, f"{INDUCING}_to"), state.posterior.basis),
-        "level": (FEATURE, state.level),
-        **{
-            f"likelihood_{n}": (_dims_of(n, np.asarray(v), D), v)
-            for n, v in state.parameters.items()
-        },
-    }
-    if (known_inputs := data.inputs) is not None:
-        own_coords[COLUMN] = np.array(known_inputs.columns)
-        coords = coords | {COLUMN: own_coords[COLUMN]}
-        constants["inputs"] = ((OBS, COLUMN), known_inputs.values)
-        constants["inputs_mean"] = (COLUMN, known_inputs.mean)
-        constants["inputs_scale"] = (COLUMN, known_inputs.scale)
-        approximation["inputs_inducing"] = ((INDUCING, COLUMN), state.W[:, Q:])
-    step, estimate, seconds = (
-        np.array(c) for c in zip(*(best.trace or [(0, np.nan, 0.0)]), strict=True)
-    )
-    order = sorted(runs, key=lambda run: -run.bound)
-    whole = table.whole()
+    own_coords = coords | dict(positions.names)
     groups = {
         "posterior": xr.Dataset(drawn, coords=ends | own_coords | of_rows),
         "sample_stats": xr.Dataset(
@@ -1049,11 +951,26 @@ def uncollapsed_fit(
             },
             coords=ends,
         ),
-        "observed_data": xr.Dataset(
-            {} if whole is None else {"Y": (rows_by_features, whole)}, coords=coords | of_rows
-        ).drop_vars([LATENT, COLUMN], errors="ignore"),
-        "constant_data": xr.Dataset(constants, coords=own_coords),
-        "approximation": xr.Dataset(approximation, coords={**coords, INDUCING: np.arange(M)}),
+        "observed_data": xr.Dataset({}, coords={OBS: obs} | of_rows),
+        "constant_data": xr.Dataset(positions.constants, coords=own_coords),
+        "approximation": xr.Dataset(
+            {"X_mean": ((OBS, LATENT), state.mean), "X_sd": ((OBS, LATENT), state.sd)},
+            coords=coords,
+        ),
+    }
+    own_names: dict[str, None] = {}
+    for part, each in zip(views.parts, state.functions, strict=True):
+        for group, found in _of_table(part, each, (S, N, Q)).items():
+            shared = {OBS, LATENT, COLUMN, "chain", "draw"}
+            mine = [str(n) for n in (*found.variables, *found.dims) if n not in shared]
+            own_names |= dict.fromkeys(mine)
+            renamed = found.rename({n: part.own(n) for n in dict.fromkeys(mine)})
+            groups[group] = groups[group].merge(renamed, join="exact")
+    step, estimate, seconds = (
+        np.array(c) for c in zip(*(best.trace or [(0, np.nan, 0.0)]), strict=True)
+    )
+    order = sorted(runs, key=lambda run: -run.bound)
+    groups |= {
         "trace": xr.Dataset(
             {"bound": ("step", estimate), "seconds": ("step", seconds)}, coords={"step": step}
         ),
@@ -1067,23 +984,93 @@ def uncollapsed_fit(
             coords={"start": [r.number for r in order]},
         ),
     }
+    first = views.parts[0]
     if len(order) * N * Q <= _MOST_PLACED:
-        named = [{"X": r.state.mean, **_natural(r.state, theta)} for r in order]
-        groups |= optima_positions([r.number for r in order], named, kernel)
+        named = [{"X": r.state.mean, **_natural(r.state.functions[0], first.theta)} for r in order]
+        groups |= optima_positions([r.number for r in order], named, first.kernel)
     fit = xr.DataTree.from_dict(groups)
+    texts: dict[str, str] = {}
+    of_each: dict[str, Any] = {}
+    for part, each in zip(views.parts, state.functions, strict=True):
+        texts |= {part.own(name): text for name, text in part.theta.texts.items()}
+        known = {"likelihood": noted(part.likelihood), "n_inducing": len(each.W), **part.size}
+        of_each |= {part.own(name): value for name, value in known.items()}
+        own_names |= dict.fromkeys(known)
+    kernels = {str(part.name): part.kernel for part in views.parts}
     fit.attrs = attributes(
         method=method,
-        kernel=kernel,
+        kernel=first.kernel if len(set(kernels.values())) == 1 else "custom",
         observed="Y",
-        priors={**theta.texts, **data.positions.texts},
-        settings={"likelihood": noted(likelihood), **settings},
+        priors={**texts, **positions.texts},
+        settings={**of_each, **settings},
     )
+    if first.name is not None:
+        told = {"views": list(kernels), "kernels": kernels, "own_names": list(own_names)}
+        fit.attrs |= {name: to_json(value) for name, value in told.items()}
+        del fit.attrs["observed"]
     return fit
 
 
-def _natural(state: State, theta: ThetaPrior) -> dict[str, Array]:
+def _of_table(
+    part: Part, functions: Functions, shape: tuple[int, int, int]
+) -> dict[str, xr.Dataset]:
+    """Tell what a fit holds of one table, by group, under plain names; ``shape`` (S, N, Q) that of the draws of X."""
+    (S, N, Q), table, theta, D = shape, part.table, part.theta, part.table.shape[1]
+    coords = {LATENT: np.arange(Q), FEATURE: table.features}
+    own_coords = {FEATURE: table.features} | theta.coords
+    natural = _natural(functions, theta)
+    natural |= {
+        n: np.asarray(v) for n, v in part.likelihood.constrained(functions.parameters).items()
+    }
+    drawn = {}
+    for name, value in natural.items():
+        dims = theta.dims[name] if name in theta.dims else _dims_of(name, value, D)
+        drawn[name] = (("chain", "draw", *dims), np.broadcast_to(value, (1, S, *value.shape)))
+    constants: dict[str, Any] = {
+        "Y_mean": (FEATURE, part.centre),
+        "Y_scale": (FEATURE, part.scale),
+        **{name: (theta.dims[name], value) for name, value in theta.fixed.items()},
+    }
+    for name, known in (("Y_offset", part.offset), ("Y_entry", part.entry)):
+        if known is not None:
+            first = OBS if len(known) == N else f"{name}_rows"
+            last = FEATURE if known.shape[1] == D else f"{name}_columns"
+            constants[name] = ((first, last), known)
+    approximation: dict[str, Any] = {
+        "X_inducing": ((INDUCING, LATENT), functions.W[:, :Q]),
+        "u_mean": ((INDUCING, FEATURE), functions.posterior.means),
+        "u_precision": ((INDUCING, FEATURE), functions.posterior.precisions),
+        "u_basis": ((INDUCING, f"{INDUCING}_to"), functions.posterior.basis),
+        "level": (FEATURE, functions.level),
+        **{
+            f"likelihood_{n}": (_dims_of(n, np.asarray(v), D), v)
+            for n, v in functions.parameters.items()
+        },
+    }
+    if (known_inputs := part.inputs) is not None:
+        of_inputs = {COLUMN: np.array(known_inputs.columns)}
+        coords, own_coords = coords | of_inputs, own_coords | of_inputs
+        constants["inputs"] = ((OBS, COLUMN), known_inputs.values)
+        constants["inputs_mean"] = (COLUMN, known_inputs.mean)
+        constants["inputs_scale"] = (COLUMN, known_inputs.scale)
+        approximation["inputs_inducing"] = ((INDUCING, COLUMN), functions.W[:, Q:])
+    whole = table.whole()
+    return {
+        "posterior": xr.Dataset(drawn, coords=own_coords),
+        "observed_data": xr.Dataset(
+            {} if whole is None else {"Y": ((OBS, FEATURE), whole)},
+            coords={FEATURE: table.features},
+        ),
+        "constant_data": xr.Dataset(constants, coords=own_coords),
+        "approximation": xr.Dataset(
+            approximation, coords={**coords, INDUCING: np.arange(len(functions.W))}
+        ),
+    }
+
+
+def _natural(functions: Functions, theta: ThetaPrior) -> dict[str, Array]:
     """Free hyperparameters of the kernel."""
-    return {name: np.exp(state.log_theta[name]) for name in theta.free}
+    return {name: np.exp(functions.log_theta[name]) for name in theta.free}
 
 
 def _why_not(run: Run) -> str:
@@ -1101,15 +1088,6 @@ def _dims_of(name: str, value: Array, n_columns: int) -> tuple[str, ...]:
         return ()
     first = FEATURE if len(value) == n_columns else f"{name}_dim_0"
     return (first, *(f"{name}_dim_{i}" for i in range(1, value.ndim)))
-
-
-def _log_scale(data: Data, likelihood: Likelihood) -> float:
-    """Σ ln scale over the entries that were measured: what turns the bound into the table's own units."""
-    logs = np.log(data.scale)
-    if not logs.any():
-        return 0.0
-    seen = sum((~np.isnan(data.table.take(rows))).sum(axis=0) for rows in data.table.blocks())
-    return float(seen @ logs)
 
 
 def _problems(fit: xr.DataTree, best: Run, runs: list[Run], n_restarts: int) -> Iterator[str]:

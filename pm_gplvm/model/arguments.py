@@ -19,7 +19,7 @@ from pm_gplvm.model.ops import length_of
 from pm_gplvm.model.positions import why_not
 from pm_gplvm.model.priors import LatentPrior, class_mixture, informative
 from pm_gplvm.model.results import row_labels
-from pm_gplvm.model.spec import FunctionTable, ModelSpec
+from pm_gplvm.model.spec import FunctionTable, ModelSpec, views_of
 
 _SIGMA = "LogNormal(-2.0, 1.0)"
 
@@ -47,6 +47,11 @@ def arguments_of(model: pm.Model) -> dict[str, Any]:
         priors that depend on each other, or one of X other than N(0, 1), :func:`priors.informative` and
         :func:`priors.class_mixture`.
     """
+    if views := views_of(model):
+        given = ", ".join(f"{name!r}: ..." for name in views)
+        raise ValueError(
+            f"fit_svi takes several tables as they are, got a model of {', '.join(views)}. Call fit_svi({{{given}}})."
+        )
     spec = ModelSpec.of(model, functions=True)
     table = spec.table
     if isinstance(table, FunctionTable):

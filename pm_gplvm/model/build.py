@@ -179,7 +179,8 @@ def build_model(
     plain name are of all tables, under a name of its own of one. Rows are joined by label where every table has labels,
     else by position; with ``missing="mask"`` a table may lack rows, which then count in the others alone.
     :func:`fit_map`, :func:`fit_marginal`, :func:`fit_laplace`, :func:`fit_variational` and :func:`sample` take such a model, and
-    :func:`data.view` makes of their fit an ordinary one of each table. ``noise``, ``likelihood`` and ``offset`` are of a single table.
+    :func:`data.view` makes of their fit an ordinary one of each table. ``noise``, ``likelihood`` and ``offset`` are of a
+    single table; :func:`fit_svi` takes several with a likelihood of each.
 
     With ``inputs`` K = K_X(X) + Σ_j K_j(c_j, c_j) + noise: Y is a function of X, plus one of each input, plus noise. The
     kernel is then one of several terms: ``amplitude`` (kernel_term,) has an entry for each term of ``kernel``, and one
@@ -299,12 +300,13 @@ def _refuse_of_views(*, noise: str, likelihood: Any, offset: Any, inputs: Any) -
     for name, (value, usual) in given.items():
         if not (value is usual or (isinstance(value, str) and value == usual)):
             raise ValueError(
-                f"{name} is of a model of one table, got {name}={value!r} with several. Leave it out; each table has "
-                "a noise of its own."
+                f"{name} is of a model of one table, got {name}={value!r} with several. Leave it out: each table has a "
+                "noise of its own. Other likelihoods of several tables, and a noise of each column, are fitted by "
+                "fit_svi(Y, likelihood={name: ...})."
             )
 
 
-def _of_each(name: str, given: Any, views: Sequence[Any]) -> dict[Any, Any]:
+def of_each(name: str, given: Any, views: Sequence[Any]) -> dict[Any, Any]:
     """Give what an option is of each table: the same of all, or what is said of each by its name."""
     if not isinstance(given, Mapping):
         return dict.fromkeys(views, given)
@@ -312,6 +314,14 @@ def _of_each(name: str, given: Any, views: Sequence[Any]) -> dict[Any, Any]:
         wanted = "one value" if None in views else f"one value, or one for each of {listed(views)}"
         raise ValueError(f"{name} must be {wanted}, got one for {listed(list(given)) or 'none'}.")
     return dict(given)
+
+
+def refuse_composite(entry: Kernel | Composite, view: str | None) -> None:
+    """Raise where one of several tables has a kernel of several factors."""
+    if view is not None and isinstance(entry, Composite):
+        raise ValueError(
+            f"kernel must be a named one with several tables, one of {', '.join(KERNELS)}, got {entry.name!r}."
+        )
 
 
 def _exact(
@@ -329,8 +339,8 @@ def _exact(
 ) -> pm.Model:
     """Build the model of a table, whose name is None, or of several by name, in which the functions are integrated out."""
     views = [view for view in tables if view is not None]
-    scales = _of_each("scale", scale, list(tables))
-    resolutions = _of_each("resolution", resolution, list(tables))
+    scales = of_each("scale", scale, list(tables))
+    resolutions = of_each("resolution", resolution, list(tables))
     for view, table in tables.items():
         _check_coords(table)
         warn_of_odd_table(table, scales[view])
@@ -340,7 +350,7 @@ def _exact(
         view: _OfKernel.of(
             each, latent_dim, shape, ard=ard, inputs=inputs, by_column=by_column, view=view
         )
-        for view, each in _of_each("kernel", kernel, list(tables)).items()
+        for view, each in of_each("kernel", kernel, list(tables)).items()
     }
     names = tuple(dict.fromkeys(name for each in kernels.values() for name in each.names))
     of_views = {view: kernels[view].names for view in views}
@@ -429,10 +439,7 @@ class _OfKernel:
                 f"noise='column' gives each column the amplitude that the terms of kernel={entry.name!r} have, so that both "
                 "cannot be. Take noise='shared', with scale='feature' where columns differ in spread."
             )
-        if view is not None and isinstance(entry, Composite):
-            raise ValueError(
-                f"kernel must be a named one with several tables, one of {', '.join(KERNELS)}, got {entry.name!r}."
-            )
+        refuse_composite(entry, view)
         axes = Axes.of_kernel(entry, latent_dim, ard=ard, inputs=inputs)
         if inputs is not None and isinstance(entry, Composite):
             entry = inputs.joined_kernel(entry, latent_dim)

@@ -32,7 +32,14 @@ from pm_gplvm.prediction.row_posterior import (
     weighted_positions,
 )
 from pm_gplvm.prediction.sequences import placed_in_time
-from pm_gplvm.prediction.uncollapsed import each_frame, offset_of, uncollapsed_density
+from pm_gplvm.prediction.uncollapsed import (
+    each_frame,
+    each_uncollapsed_density,
+    offset_of,
+    offsets_of,
+    uncollapsed_density,
+    with_offsets,
+)
 
 _STANDARD = "Normal(0.0, 1.0)"
 _UNRELIABLE = 0.7
@@ -102,8 +109,9 @@ def embed(
         Positions drawn for each row, over all draws of the fit, and returned.
     n_starts : int, default 16
         Starting positions for each row and draw of the fit, at least 4.
-    offset : array_like (M,), (M, 1) or (M, D), optional
-        Of the new rows, where :func:`fit_svi` had one; of ``offset="size"`` it is found from the rows.
+    offset : array_like (M,), (M, 1) or (M, D), or mapping of these, optional
+        Of the new rows, where :func:`fit_svi` had one; of ``offset="size"`` it is found from the rows. Of several tables
+        by name, ``{"rna": offset}``; where a table lacks a row it is 0.
     inputs : DataFrame, mapping from names to values, or Dataset, optional
         Of the new rows, where the model had inputs: one value a row, joined by label where both have labels, or one for
         all. A class that the table has not has offsets of its own, of which nothing is known.
@@ -405,10 +413,9 @@ def positions_of_table(
     by_draw = _rows_by_draw(read, new, prior, settings["num_samples"])
     asked = located(read, inputs, new_labels(new))
     if read.has_likelihood:
-        frames = each_frame(read, len(by_draw))
-        densities: Iterable[Density] = map(uncollapsed_density, frames)
-        of_rows = offset_of(read, new.parts[None], offset)
-        by_draw = [replace(rows, offset=of_rows) for rows in by_draw]
+        densities: Iterable[Density] = each_uncollapsed_density(list(tables.values()), len(by_draw))
+        offsets = offsets_of(tables, new, offset)
+        by_draw = [with_offsets(rows, new, offsets) for rows in by_draw]
     elif offset is not None:
         raise ValueError(
             f"{read.caller} takes an offset of new rows where fit_svi had one of the table's, got another fit."

@@ -15,7 +15,7 @@ from pm_gplvm.prediction.located import located
 from pm_gplvm.prediction.predict import reconstruct
 from pm_gplvm.prediction.processes import each_process, mixed, parts, patterns_of
 from pm_gplvm.prediction.row_posterior import Positions
-from pm_gplvm.prediction.uncollapsed import mixed_responses, offset_of
+from pm_gplvm.prediction.uncollapsed import mixed_responses, offsets_of
 
 
 @checked
@@ -93,11 +93,13 @@ def impute(
     weights, k = positions.smoothed()
     read = next(iter(tables.values()))
     if read.has_likelihood:
+        filled, offsets = {}, offsets_of(tables, new, offset)
         with limit_threads(blas_threads):
-            of_rows = offset_of(read, new.parts[None], offset)
-            asked = located(read, inputs, new_labels(new))
-            found = mixed_responses(asked, new.parts[None], positions, weights, of_rows)
-        return _together({None: _put(new.parts[None], *found)}, new, k)
+            for name, table in tables.items():
+                asked, part = located(table, inputs, new_labels(new)), new.parts[name]
+                found = mixed_responses(asked, part, positions, weights, offsets[name])
+                filled[name] = _put(part, *found)
+        return _together(filled, new, k)
     known, before = {}, 0
     with limit_threads(blas_threads):
         for name, table in tables.items():

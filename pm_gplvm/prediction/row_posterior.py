@@ -66,7 +66,8 @@ class Rows:
     """Unseen rows y (M, D), standardised and 0 where not ``seen``, and the prior of their positions.
 
     x ~ N(mean, sd²), independent, (M, Q); or a mixture for all rows, of which these are the moments.
-    ``offset`` (M, ...) is what a likelihood adds to f.
+    ``offset`` (M, ...) is what a likelihood adds to f. ``of_tables`` are the same rows in each of several tables, where
+    a density asks for these one by one.
     """
 
     y: Array
@@ -76,6 +77,7 @@ class Rows:
     mixture: Mixture | None = None
     short: "tuple[Short, ...]" = ()  # of each part of a density through inducing inputs
     offset: Array | None = None
+    of_tables: "tuple[Rows, ...]" = ()
 
     def __len__(self) -> int:
         return len(self.y)
@@ -89,6 +91,7 @@ class Rows:
             sd=self.sd[which],
             short=tuple(short[which] for short in self.short),
             offset=None if self.offset is None else self.offset[which],
+            of_tables=tuple(rows[which] for rows in self.of_tables),
         )
 
     def columns(self, which: NDArray[np.intp]) -> "Rows":

@@ -1,6 +1,7 @@
 """Predictions of fits with a likelihood: f by minibatches, through its q(u), or about its mode."""
 
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
@@ -24,11 +25,13 @@ from pm_gplvm.core.uncollapsed import (
     positive,
     row_terms,
 )
+from pm_gplvm.data.arrays import listed
 from pm_gplvm.data.fit import Fit, evenly_spaced, inducing_inputs
+from pm_gplvm.data.views import NewRows, Tables, are_views, of_table
 from pm_gplvm.model.likelihoods import Likelihood, from_dict
 from pm_gplvm.model.likelihoods import Rows as Observed
 from pm_gplvm.prediction.processes import Induced
-from pm_gplvm.prediction.row_posterior import Positions, Rows, ShortPart, distances2
+from pm_gplvm.prediction.row_posterior import Density, Positions, Rows, ShortPart, distances2
 
 _KNOWN = 1000  # rows beside which new ones are sought, and whose fit tells what is usual
 _BELOW, _LEAST_SPREAD = 1.0 / 6.0, 0.1
@@ -507,7 +510,86 @@ class _Integrated:
         return found[0].sum(axis=1), {}
 
 
-class UncollapsedDensity:
+class _WithPrior(ABC):
+    """Densities ln p(y, x) of unseen rows from those of their entries given x, and the prior of x."""
+
+    @abstractmethod
+    def log_likelihood(self, x: Array, rows: Rows, row: Index) -> tuple[Array, Array]:
+        """Return ln p(y | x) at positions x (S, Q), shape (S,), and its gradient."""
+
+    @abstractmethod
+    def misfit(self, x: Array, rows: Rows, row: Index) -> tuple[Array, Array, Array]:
+        """Value of -ln p(y | mean of f) but for constants, gradient, and Gauss-Newton's Hessian."""
+
+    @abstractmethod
+    def log_likelihood_and_variance(self, x: Array, rows: Rows) -> tuple[Array, Array]:
+        """Return ln p(y | x) of every row at T positions of its own (M, T, Q), and the variance where all columns share it."""
+
+    @abstractmethod
+    def log_likelihoods(self, positions: Array, rows: Rows) -> Array:
+        """Return ln p(y | x) of every row at the same positions (P, Q), shape (M, P)."""
+
+    @abstractmethod
+    def log_predictive(self, x: Array, rows: Rows, row: Index) -> Array:
+        """Return ln p(y | x), by many points, shape (S,)."""
+
+    @abstractmethod
+    def squared_distances(self, rows: Rows) -> Array:
+        """Squared distances to what is expected of the known rows, shape (M, N)."""
+
+    @abstractmethod
+    def of_known_rows(self) -> tuple[Array, Array] | None:
+        """Return ln p(y | x) of the known rows at theirs, and their numbers of entries; None without their table."""
+
+    def log_joint(self, x: Array, rows: Rows, row: Index | None = None) -> tuple[Array, Array]:
+        """Return ln p(y, x) at positions x (S, Q), shape (S,), and its gradient."""
+        row = np.arange(len(rows)) if row is None else row
+        value, slope = self.log_likelihood(x, rows, row)
+        return value + rows.log_prior(x, row), slope + rows.prior_slope(x, row)
+
+    def squares(self, x: Array, rows: Rows, row: Index | None = None) -> tuple[Array, Array, Array]:
+        """Value of -ln p(y | mean of f) - ln p(x) but for constants, gradient, and Gauss-Newton's Hessian."""
+        row = np.arange(len(rows)) if row is None else row
+        value, gradient, curvature = self.misfit(x, rows, row)
+        mean, sd = rows.mean[row], rows.sd[row]
+        away = (x - mean) / sd
+        of_prior = (1.0 / sd**2)[:, :, None] * np.eye(x.shape[1])
+        return 0.5 * (away**2).sum(axis=1) + value, away / sd + gradient, of_prior + curvature
+
+    def log_joint_and_variance(self, x: Array, rows: Rows) -> tuple[Array, Array]:
+        """Return ln p(y, x) of every row at T positions of its own (M, T, Q), and the variance where all columns share it."""
+        value, variance = self.log_likelihood_and_variance(x, rows)
+        return value + rows.log_prior(x), variance
+
+    def log_densities(self, positions: Array, rows: Rows) -> Array:
+        """Return ln p(y, x) of every row at the same positions (P, Q), shape (M, P)."""
+        return np.asarray(self.log_likelihoods(positions, rows) + rows.log_prior(positions[None]))
+
+    def misfits(self, rows: Rows) -> Array:
+        """Mean squared distances to what is expected of the known rows, shape (M, N)."""
+        return self.squared_distances(rows) / rows.seen.sum(axis=1)[:, None]
+
+    def shortfall(self, x: Array, rows: Rows) -> Array:
+        """How much worse the i-th row is explained at the i-th position than the table's are at theirs.
+
+        As :meth:`RowDensity.shortfall`, but the training rows are not left out. NaN where the fit does not hold its
+        table.
+        """
+        usual, spread = self._usual
+        value = self.log_predictive(x, rows, np.arange(len(rows)))
+        return np.asarray((usual - value / rows.seen.sum(axis=1)) / spread)
+
+    @cached_property
+    def _usual(self) -> tuple[float, float]:
+        if (known := self.of_known_rows()) is None:
+            return np.nan, 1.0
+        total, n = known
+        each = (total / np.maximum(n, 1))[n > 0]
+        low, usual = np.quantile(each, [_BELOW, 0.5])
+        return float(usual), max(float(usual - low), _LEAST_SPREAD)
+
+
+class UncollapsedDensity(_WithPrior):
     """Density of unseen rows under q(u), as :class:`RowDensity` has it for the other fits.
 
     Modes are sought of ln p(y | x) + ln p(x), f integrated out by few points, and positions weighted by it, by more. The
@@ -531,9 +613,8 @@ class UncollapsedDensity:
         some = rows[row]
         return Observed(np.where(some.seen, some.y, np.nan), some.offset, self.process.entry)
 
-    def log_joint(self, x: Array, rows: Rows, row: Index | None = None) -> tuple[Array, Array]:
-        """Return ln p(y, x) at positions x (S, Q), shape (S,), and its gradient."""
-        row = np.arange(len(rows)) if row is None else row
+    def log_likelihood(self, x: Array, rows: Rows, row: Index) -> tuple[Array, Array]:
+        """See :class:`_WithPrior`."""
         p, values, slopes = self.process, [], []
         for some in _blocks(len(x)):
             seen = self._seen(rows, row[some])
@@ -541,14 +622,12 @@ class UncollapsedDensity:
             own, by_raw = p.functions.expected(p.raw(x[some]), integrated, p.parameters, seen)
             values.append(own)
             slopes.append(by_raw @ p.turn)
-        value, slope = np.concatenate(values), np.concatenate(slopes)
-        return value + rows.log_prior(x, row), slope + rows.prior_slope(x, row)
+        return np.concatenate(values), np.concatenate(slopes)
 
-    def squares(self, x: Array, rows: Rows, row: Index | None = None) -> tuple[Array, Array, Array]:
-        """Value of -ln p(y | mean of f) - ln p(x) but for constants, gradient, and Gauss-Newton's Hessian."""
-        row = np.arange(len(rows)) if row is None else row
-        p = self.process
-        value, gradient, curvature = self._of_prior(x, rows, row)
+    def misfit(self, x: Array, rows: Rows, row: Index) -> tuple[Array, Array, Array]:
+        """See :class:`_WithPrior`."""
+        p, (S, Q) = self.process, x.shape
+        value, gradient, curvature = np.zeros(S), np.zeros((S, Q)), np.zeros((S, Q, Q))
         for some in _blocks(len(x), 4):
             raw = p.raw(x[some])
             f, _ = p.functions.moments(raw)
@@ -557,20 +636,14 @@ class UncollapsedDensity:
             by_variance = np.full_like(by_mean, 1e-10)
             seen = self._seen(rows, row[some])
             found, _ = p.likelihood.expect(seen, by_mean, by_variance, np.ones(1), p.parameters)
-            value[some] -= found
-            gradient[some] -= (slope * by_mean).sum(axis=2)
+            value[some] = -found
+            gradient[some] = -(slope * by_mean).sum(axis=2)
             w = np.maximum(-2.0 * by_variance, 0.0)
-            curvature[some] += (slope * w) @ slope.transpose(0, 2, 1)
+            curvature[some] = (slope * w) @ slope.transpose(0, 2, 1)
         return value, gradient, curvature
 
-    @staticmethod
-    def _of_prior(x: Array, rows: Rows, row: Index) -> tuple[Array, Array, Array]:
-        mean, sd = rows.mean[row], rows.sd[row]
-        away = (x - mean) / sd
-        curvature = (1.0 / sd**2)[:, :, None] * np.eye(x.shape[1])
-        return 0.5 * (away**2).sum(axis=1), away / sd, curvature
-
-    def _log_predictive(self, x: Array, rows: Rows, row: Index) -> Array:
+    def log_predictive(self, x: Array, rows: Rows, row: Index) -> Array:
+        """See :class:`_WithPrior`."""
         p, values = self.process, []
         for some in _blocks(len(x)):
             f = p.functions.moments(p.raw(x[some]))
@@ -578,15 +651,15 @@ class UncollapsedDensity:
             values.append(np.nansum(logs, axis=1))
         return np.concatenate(values)
 
-    def log_joint_and_variance(self, x: Array, rows: Rows) -> tuple[Array, Array]:
-        """Return ln p(y, x) of every row at T positions of its own (M, T, Q), and no variance."""
+    def log_likelihood_and_variance(self, x: Array, rows: Rows) -> tuple[Array, Array]:
+        """See :class:`_WithPrior`; no variance."""
         M, T, Q = x.shape
         row = np.repeat(np.arange(M), T)
-        value = self._log_predictive(x.reshape(-1, Q), rows, row).reshape(M, T)
-        return value + rows.log_prior(x), np.zeros((M, T, 1))
+        value = self.log_predictive(x.reshape(-1, Q), rows, row).reshape(M, T)
+        return value, np.zeros((M, T, 1))
 
-    def log_densities(self, positions: Array, rows: Rows) -> Array:
-        """Return ln p(y, x) of every row at the same positions (P, Q), shape (M, P)."""
+    def log_likelihoods(self, positions: Array, rows: Rows) -> Array:
+        """See :class:`_WithPrior`."""
         p, value = self.process, np.empty((len(rows), len(positions)))
         normal = p.likelihood.name == "gaussian"
         for some in _blocks(len(positions)):
@@ -598,12 +671,12 @@ class UncollapsedDensity:
                 seen = self._seen(rows, np.full(len(f), m))
                 logs, _, _ = p.likelihood.marginal(seen, f, variance, p.parameters, points=1)
                 value[m, some] = logs.sum(axis=1)
-        return np.asarray(value + rows.log_prior(positions[None]))
+        return value
 
-    def misfits(self, rows: Rows) -> Array:
-        """Mean squared distances to what is expected of the known rows, shape (M, N)."""
+    def squared_distances(self, rows: Rows) -> Array:
+        """See :class:`_WithPrior`."""
         expected = (self._at_known.mean - self.process.centre) / self.process.scale
-        return distances2(rows, expected) / rows.seen.sum(axis=1)[:, None]
+        return distances2(rows, expected)
 
     @cached_property
     def _at_known(self) -> Response:
@@ -615,30 +688,17 @@ class UncollapsedDensity:
         known = self.process.read.inputs
         return self.process if known is None else self.process.asked(known.values[self.known])
 
-    def shortfall(self, x: Array, rows: Rows) -> Array:
-        """How much worse the i-th row is explained at the i-th position than the table's are at theirs.
-
-        As :meth:`RowDensity.shortfall`, but the training rows are not left out. NaN where the fit does not hold its
-        table.
-        """
-        usual, spread = self._usual
-        value = self._log_predictive(x, rows, np.arange(len(rows)))
-        return np.asarray((usual - value / rows.seen.sum(axis=1)) / spread)
-
-    @cached_property
-    def _usual(self) -> tuple[float, float]:
+    def of_known_rows(self) -> tuple[Array, Array] | None:
+        """See :class:`_WithPrior`."""
         p, read = self.process, self.process.read
         if not read.holds_table:
-            return np.nan, 1.0
+            return None
         Y = read.Y.isel(obs=self.known).to_numpy()
         offset, entry = (_constant(read, n) for n in ("Y_offset", "Y_entry"))
         given = (None if v is None or len(v) == 1 else v[self.known] for v in (offset, entry))
         f = self._of_known.moments(self.beginnings)
         logs = p.likelihood.log_predictive(p.observed(Y, *given), *f, p.parameters)
-        n = (~np.isnan(Y)).sum(axis=1)
-        each = (np.nansum(logs, axis=1) / np.maximum(n, 1))[n > 0]
-        low, usual = np.quantile(each, [_BELOW, 0.5])
-        return float(usual), max(float(usual - low), _LEAST_SPREAD)
+        return np.nansum(logs, axis=1), (~np.isnan(Y)).sum(axis=1)
 
 
 def _normal_densities(rows: Rows, mean: Array, variance: Array) -> Array:
@@ -683,28 +743,90 @@ class SharedDensity(UncollapsedDensity):
         y = np.where(rows.seen, rows.y - self.level - offset, 0.0)
         return replace(rows, short=self._part.prepared(replace(rows, y=y), self.every).short)
 
-    def log_joint(self, x: Array, rows: Rows, row: Index | None = None) -> tuple[Array, Array]:
-        """As :meth:`RowDensity.log_joint`."""
-        row = np.arange(len(rows)) if row is None else row
-        value, slope = self._part.log_likelihood(x, rows.short[0], row)
-        return value + rows.log_prior(x, row), slope + rows.prior_slope(x, row)
+    def log_likelihood(self, x: Array, rows: Rows, row: Index) -> tuple[Array, Array]:
+        """See :class:`_WithPrior`."""
+        return self._part.log_likelihood(x, rows.short[0], row)
 
-    def squares(self, x: Array, rows: Rows, row: Index | None = None) -> tuple[Array, Array, Array]:
-        """As :meth:`RowDensity.squares`."""
-        row = np.arange(len(rows)) if row is None else row
-        value, gradient, curvature = self._of_prior(x, rows, row)
+    def misfit(self, x: Array, rows: Rows, row: Index) -> tuple[Array, Array, Array]:
+        """See :class:`_WithPrior`."""
         misfit, slope, product = self._part.squares(x, rows.short[0], row)
-        return value + 0.5 * misfit, gradient - slope, curvature + product
+        return 0.5 * misfit, -slope, product
 
-    def log_joint_and_variance(self, x: Array, rows: Rows) -> tuple[Array, Array]:
-        """As :meth:`RowDensity.log_joint_and_variance`."""
-        value, variance = self._part.log_likelihood_and_variance(x, rows.short[0])
-        return value + rows.log_prior(x), variance
+    def log_likelihood_and_variance(self, x: Array, rows: Rows) -> tuple[Array, Array]:
+        """See :class:`_WithPrior`."""
+        return self._part.log_likelihood_and_variance(x, rows.short[0])
 
-    def log_densities(self, positions: Array, rows: Rows) -> Array:
-        """As :meth:`RowDensity.log_densities`."""
-        found = self._part.log_densities(positions, rows.short[0])
-        return np.asarray(found + rows.log_prior(positions[None]))
+    def log_likelihoods(self, positions: Array, rows: Rows) -> Array:
+        """See :class:`_WithPrior`."""
+        return self._part.log_densities(positions, rows.short[0])
+
+
+class JoinedDensity(_WithPrior):
+    """Density of unseen rows of several tables: given x they are independent, so that their logarithms are summed.
+
+    Rows come with ``of_tables``.
+    """
+
+    def __init__(self, parts: Sequence[UncollapsedDensity]) -> None:
+        self.parts = parts
+        self.known: Any = parts[0].known
+        self.beginnings = parts[0].beginnings
+        self.unit = np.minimum.reduce([part.unit for part in parts])
+
+    @property
+    def rows_at_once(self) -> int:
+        """Rows that are treated together."""
+        return min(part.rows_at_once for part in self.parts)
+
+    def prepared(self, rows: Rows) -> Rows:
+        """Return rows with what each part needs of them."""
+        own = zip(self.parts, rows.of_tables, strict=True)
+        return replace(rows, of_tables=tuple(part.prepared(each) for part, each in own))
+
+    def _each(self, verb: str, rows: Rows, *given: Any, last: tuple[Any, ...] = ()) -> list[Any]:
+        own = zip(self.parts, rows.of_tables, strict=True)
+        return [getattr(part, verb)(*given, each, *last) for part, each in own]
+
+    def log_likelihood(self, x: Array, rows: Rows, row: Index) -> tuple[Array, Array]:
+        """See :class:`_WithPrior`."""
+        value, slope = _summed(self._each("log_likelihood", rows, x, last=(row,)))
+        return value, slope
+
+    def misfit(self, x: Array, rows: Rows, row: Index) -> tuple[Array, Array, Array]:
+        """See :class:`_WithPrior`."""
+        value, gradient, curvature = _summed(self._each("misfit", rows, x, last=(row,)))
+        return value, gradient, curvature
+
+    def log_likelihood_and_variance(self, x: Array, rows: Rows) -> tuple[Array, Array]:
+        """See :class:`_WithPrior`."""
+        found = self._each("log_likelihood_and_variance", rows, x)
+        values, variances = zip(*found, strict=True)
+        return sum(values), np.concatenate(variances, axis=-1)
+
+    def log_likelihoods(self, positions: Array, rows: Rows) -> Array:
+        """See :class:`_WithPrior`."""
+        return np.asarray(sum(self._each("log_likelihoods", rows, positions)))
+
+    def log_predictive(self, x: Array, rows: Rows, row: Index) -> Array:
+        """See :class:`_WithPrior`."""
+        return np.asarray(sum(self._each("log_predictive", rows, x, last=(row,))))
+
+    def squared_distances(self, rows: Rows) -> Array:
+        """See :class:`_WithPrior`."""
+        return np.asarray(sum(self._each("squared_distances", rows)))
+
+    def of_known_rows(self) -> tuple[Array, Array] | None:
+        """See :class:`_WithPrior`."""
+        found = [part.of_known_rows() for part in self.parts]
+        known = [each for each in found if each is not None]
+        if len(known) < len(found):
+            return None
+        total, n = _summed(known)
+        return total, n
+
+
+def _summed(found: Sequence[tuple[Array, ...]]) -> tuple[Array, ...]:
+    return tuple(np.asarray(sum(each)) for each in zip(*found, strict=True))
 
 
 class _Known(InducingPosterior):
@@ -730,6 +852,13 @@ def uncollapsed_density(process: Uncollapsed) -> UncollapsedDensity:
     return SharedDensity(process, functions, float(noise[0]))
 
 
+def each_uncollapsed_density(tables: Sequence[Fit], limit: int) -> Iterator[Density]:
+    """Densities of unseen rows of one table or several, in each of at most ``limit`` frames."""
+    for processes in zip(*(each_frame(read, limit) for read in tables), strict=True):
+        densities = [uncollapsed_density(process) for process in processes]
+        yield densities[0] if len(densities) == 1 else JoinedDensity(densities)
+
+
 def _constant(read: Fit, name: str) -> Array | None:
     return read.constants[name].to_numpy() if name in read.constants else None
 
@@ -748,16 +877,22 @@ def _entry_of_new_rows(read: Fit, likelihood: Likelihood) -> Array | None:
 
 
 def offset_of(read: Fit, new: xr.DataArray, offset: Any) -> Array | None:
-    """Offset of new rows (M, 1) or (M, D): as given, or the logarithm of their size as the fit had it."""
+    """Offset of new rows (M, 1) or (M, D): as given, or the logarithm of their size as the fit had it.
+
+    Rows without an entry, which one of several tables may lack, have an offset of 0.
+    """
     M, D = new.shape
+    empty = np.isnan(new.to_numpy()).all(axis=1)
     if offset is None and "Y_offset" in read.constants:
+        if empty.all():
+            return np.zeros((M, 1))
         median = read.setting("size_median") if "size_median" in read.tree.attrs else None
         if median is None:
             raise ValueError(
                 f"{read.caller} needs the offset of each new row, as the fit had one for each of its own. Pass "
                 "offset=, zeros for an exposure of 1."
             )
-        sums = np.nansum(new.to_numpy(), axis=1)
+        sums = np.where(empty, float(median), np.nansum(new.to_numpy(), axis=1))
         if (sums <= 0.0).any():
             raise ValueError(
                 f"{read.caller} needs a positive sum in each new row, from which its size is told, got "
@@ -773,6 +908,33 @@ def offset_of(read: Fit, new: xr.DataArray, offset: Any) -> Array | None:
             f"offset must be finite and have the shape ({M},), ({M}, 1) or ({M}, {D}), got {np.shape(offset)}."
         )
     return values
+
+
+def offsets_of(tables: Tables, new: NewRows, offset: Any) -> dict[str | None, Array | None]:
+    """Offset of new rows in each table; of several it is given by name."""
+    if None in tables:
+        return {None: offset_of(tables[None], new.parts[None], offset)}
+    if offset is not None and (not are_views(offset) or set(offset) - set(tables)):
+        got = listed(list(offset)) if are_views(offset) else type(offset).__name__
+        raise ValueError(
+            f"offset must be a mapping from tables of the fit, {', '.join(map(str, tables))}, to the offsets of their "
+            f"new rows, got {got}."
+        )
+    found: dict[str | None, Array | None] = {}
+    for name, read in tables.items():
+        with of_table(name):
+            found[name] = offset_of(read, new.parts[name], (offset or {}).get(name))
+    return found
+
+
+def with_offsets(rows: Rows, new: NewRows, offsets: Mapping[str | None, Array | None]) -> Rows:
+    """Return new rows with their offset; of several tables the rows in each."""
+    if None in offsets:
+        return replace(rows, offset=offsets[None])
+    ends = np.cumsum([part.shape[1] for part in new.parts.values()])
+    columns = np.split(np.arange(ends[-1]), ends[:-1])
+    each = zip(offsets.values(), columns, strict=True)
+    return replace(rows, of_tables=tuple(replace(rows.columns(c), offset=own) for own, c in each))
 
 
 def mixed_responses(

@@ -173,6 +173,18 @@ def test_counts_are_predicted_better_by_their_own_likelihood(counts, truth):
     assert error < 0.8 * usual
 
 
+@pytest.mark.filterwarnings("ignore:fit_svi ended")
+def test_counts_far_above_their_mean_do_not_throw_a_fit_off():
+    """Newton's step to a count of 30 times the mean led to exp(30): the bound fell to -250 000, and θ stood still."""
+    _, F = functions(100, 12, seed=1)
+    counts = np.random.default_rng(4).poisson(np.exp(np.minimum(4.0 * F, 7.0)))
+    assert (counts.max(axis=0) / counts.mean(axis=0)).max() > 25.0
+    fit = gplvm.fit_svi(counts, 4, likelihood="poisson", **QUICK)
+    bounds = fit["trace"]["bound"].to_numpy()
+    assert (bounds[1:] > bounds[0]).all()
+    assert bounds[-1] > -60.0
+
+
 def test_gross_errors_do_not_move_a_student_t():
     _, F = functions(300, 24)
     rng = np.random.default_rng(7)
@@ -433,7 +445,8 @@ def test_where_the_bound_falls_an_earlier_state_is_returned(table, monkeypatch):
 
     def spoiled(self, rows):
         if self.taken > 150:
-            self.state.level = np.full_like(self.state.level, 3.0)
+            (functions,) = self.state.functions
+            functions.level = np.full_like(functions.level, 3.0)
         return step(self, rows)
 
     monkeypatch.setattr(module.Optimiser, "step", spoiled)
