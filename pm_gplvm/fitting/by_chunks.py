@@ -286,7 +286,7 @@ class ChunkedBound:
 # The start
 
 
-def _bounds(n_rows: int, width: int, chunk_rows: int | None) -> tuple[int, ...]:
+def bounds_of_chunks(n_rows: int, width: int, chunk_rows: int | None) -> tuple[int, ...]:
     """Where chunks begin, and the end: whatever the number of workers, as sums are taken in the order of chunks."""
     usual = int(np.clip(_CHUNK_NUMBERS // width, _FEWEST, _MOST))
     size = min(usual, max(-(-n_rows // _CHUNKS), _FEWEST)) if chunk_rows is None else chunk_rows
@@ -566,7 +566,7 @@ def prepared(
     of_sigma = {"sigma": priors.pop("sigma", DEFAULT_PRIORS["sigma"]())}
     theta = ThetaPrior(entry, bias, Q, priors, ard=ard)
     noise = PositivePriors(of_sigma, {"sigma": ()}, Q)
-    bounds = _bounds(N, M + D, chunk_rows)
+    bounds = bounds_of_chunks(N, M + D, chunk_rows)
     reader: Any = table
     keeps = keeps or client is not None
     if client is not None:

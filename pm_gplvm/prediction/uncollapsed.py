@@ -24,7 +24,7 @@ from pm_gplvm.core.uncollapsed import (
     positive,
     row_terms,
 )
-from pm_gplvm.data.fit import Fit, evenly_spaced, inducing_inputs
+from pm_gplvm.data.fit import OBS, Fit, evenly_spaced, inducing_inputs
 from pm_gplvm.model.likelihoods import Likelihood, from_dict
 from pm_gplvm.model.likelihoods import Rows as Observed
 from pm_gplvm.prediction.processes import Induced
@@ -483,6 +483,18 @@ def each_frame(read: Fit, limit: int | None) -> Iterator[Uncollapsed]:
     frames = read.frames(read.evenly_spaced(limit or read.n_mixed))
     for frame in zip(frames.rotation, frames.shift, frames.scale, strict=True):
         yield replace(whole, frame=frame)
+
+
+def with_known_rows(fit: Any) -> Any:
+    """Leave out the rows of a fit that tell nothing of new ones: those of q(u) tells all, but for where to begin."""
+    if not isinstance(fit, xr.DataTree) or "u_mean" not in Fit(fit).group("approximation"):
+        return fit
+    read = Fit(fit)
+    rows = read.group("approximation").sizes.get(OBS, 0)
+    entry = read.constants.get("Y_entry")
+    if rows <= _KNOWN or (entry is not None and OBS in entry.dims):
+        return fit
+    return read.with_rows(evenly_spaced(rows, _KNOWN)).tree
 
 
 @dataclass(frozen=True)
