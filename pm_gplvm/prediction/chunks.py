@@ -23,7 +23,7 @@ from pm_gplvm.core.kernels import OWN
 from pm_gplvm.data.files import digest
 from pm_gplvm.data.fit import FEATURE, OBS, to_json
 from pm_gplvm.data.input_tables import by_row_of_new
-from pm_gplvm.data.progress import progress_bar
+from pm_gplvm.data.progress import Bar, progress_bar
 from pm_gplvm.data.rows import RowTable
 from pm_gplvm.data.sources import SavedRows
 from pm_gplvm.data.stores import RowStore, opened_lazily
@@ -216,7 +216,7 @@ class Stored:
         return opened_lazily(store.target), notes, labels
 
 
-def _each(work: _Work, tables: Mapping[str | None, RowTable], client: Any, bar: Any) -> Any:
+def _each(work: _Work, tables: Mapping[str | None, RowTable], client: Any, bar: Bar) -> Any:
     """Do all chunks, in this process or by a cluster, and count the rows."""
     executor: Executor = Here(work)
     if client is not None:

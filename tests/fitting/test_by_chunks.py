@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+import xarray as xr
 from conftest import simulated
 from distributed import Client, LocalCluster
 
@@ -199,6 +200,31 @@ def test_a_worker_that_dies_changes_nothing(when, table, alone, processes, tmp_p
         ended.set()
         killer.join()
     assert_equal(fit, alone)
+    processes.wait_for_workers(3)
+
+
+@limited
+def test_rows_are_placed_though_a_worker_dies(table, alone, processes, tmp_path):
+    done, ended = tmp_path / "places.zarr.part" / "done", threading.Event()
+
+    def kill():
+        while not ended.is_set():
+            if list(done.glob("*.json")):
+                pids = processes.run(os.getpid)
+                os.kill(next(iter(pids.values())), signal.SIGKILL)
+                return
+            time.sleep(0.001)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    few = {"draws": 100, "n_starts": 4, "chunk_rows": 4, **QUIET}
+    try:
+        places = gplvm.embed(alone, table, client=processes, out=tmp_path / "places.zarr", **few)
+    finally:
+        ended.set()
+        killer.join()
+    here = gplvm.embed(alone, table, out=tmp_path / "here.zarr", **few)
+    xr.testing.assert_identical(places.load(), here.load())
     processes.wait_for_workers(3)
 
 
