@@ -1,10 +1,12 @@
 """Tasks of the chunks of a job, one after the other in this process or by a cluster of Dask's, some of which may die."""
 
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
+from pathlib import Path
 from typing import Any, Protocol
 
 from threadpoolctl import ThreadpoolController
@@ -308,4 +310,14 @@ def require_one_machine(client: Any) -> None:
         raise ValueError(
             f"store must be a folder that all workers of client can read and write, as they run on other machines "
             f"({far[0]} among them), got none."
+        )
+
+
+def require_reached(client: Any, name: str, folder: Path) -> None:
+    """Raise where a worker cannot write to a folder that all of them are to write to."""
+    told = client.run(os.access, str(folder), os.W_OK)
+    if lacking := [worker for worker, can in told.items() if not can]:
+        raise ValueError(
+            f"{name} must lie in a folder that all workers of client can read and write, got {str(folder)!r}, which "
+            f"{lacking[0]} cannot."
         )

@@ -80,7 +80,7 @@ class RowStore:
         sizes: tuple[int, int],
         about: Mapping[str, Any],
     ) -> None:
-        """Lay the store out like a tree of one row, for so many rows in chunks of so many."""
+        """Lay the store out like a tree of few rows, for so many rows in chunks of so many."""
         check_labels(labels, f"the rows of {self.target.name}")
         with scratch_folder(self.target) as folder:
             whole = folder / "new" / self.part.name
@@ -123,12 +123,7 @@ class RowStore:
                 opened[name][place] = variable.to_numpy()
 
     def noted(self, index: int) -> dict[str, Any] | None:
-        """Return what was noted of a chunk, None if it is not done; OSError where the store cannot be seen."""
-        if not self.part.is_dir():
-            raise FileNotFoundError(
-                f"{self.part} cannot be seen where the rows are worked on. Its folder must be one that all workers of "
-                "client can read and write."
-            )
+        """Return what was noted of a chunk, None if it is not done."""
         try:
             return dict(json.loads(self._note(index).read_bytes()))
         except FileNotFoundError:
@@ -143,14 +138,23 @@ class RowStore:
     def _note(self, index: int) -> Path:
         return self.part / "done" / f"{index:08}.json"
 
+    def give_up(self) -> None:
+        """Remove what is under way."""
+        shutil.rmtree(self.part, ignore_errors=True)
+
     def end(self) -> None:
         """Put what is complete in its place."""
         zarr.consolidate_metadata(str(self._data), zarr_format=2)
         os.rename(self._data, self.target)
-        shutil.rmtree(self.part, ignore_errors=True)
+        self.give_up()
 
 
-def opened_lazily(path: Path) -> xr.DataTree:
-    """Open a store without reading it, in blocks of Dask's where that is installed, as xarray's open_zarr does."""
+def opened_lazily(store: RowStore) -> xr.DataTree:
+    """Open what is complete; rows are not read, but stand in blocks of Dask's where it is installed, as in open_zarr."""
     settings: dict[str, Any] = {"chunks": {}} if find_spec("dask") else {"cache": False}
-    return xr.open_datatree(path, engine="zarr", **settings)
+    tree = xr.open_datatree(store.target, engine="zarr", **settings)
+    for group in tree.subtree:
+        data = group.to_dataset(inherit=False)
+        shared = {n: v.load() for n, v in data.data_vars.items() if store.dim not in v.dims}
+        group.dataset = data.assign(shared)
+    return tree

@@ -960,6 +960,11 @@ def _rise(trace: list[tuple[int, float, float]], schedule: Schedule, n_rows: int
 # The fit
 
 
+def n_drawn(draws: int, n_rows: int, latent_dim: int) -> int:
+    """Return the number of draws of X, fewer where they would take much memory."""
+    return max(1, min(draws, _MOST_DRAWN // (n_rows * latent_dim)))
+
+
 def uncollapsed_fit(
     data: Data,
     likelihood: Likelihood,
@@ -980,7 +985,7 @@ def uncollapsed_fit(
     """
     state, table = best.state, data.table
     (N, Q), D, M = state.mean.shape, table.shape[1], len(state.W)
-    S = max(1, min(draws, _MOST_DRAWN // (N * Q)))
+    S = n_drawn(draws, N, Q)
     X = rng.standard_normal((S, N, Q))
     X *= state.sd
     X += state.mean

@@ -204,6 +204,7 @@ def fit_variational(
     n_workers: int | None = None,
     store: Any = None,
     chunk_rows: int | None = None,
+    out: Any = None,
 ) -> xr.DataTree:
     """Fit the variational Bayesian GP-LVM (Titsias & Lawrence 2010).
 
@@ -326,7 +327,7 @@ def fit_variational(
     is_model = isinstance(model, pm.Model | ModelSpec)
     if is_model:
         refuse_beside_a_model(of_table, fit_variational)
-    in_chunks = any(v is not None for v in (client, n_workers, chunk_rows))
+    in_chunks = any(v is not None for v in (client, n_workers, chunk_rows, out))
     if in_chunks or (not is_model and is_elsewhere(model)):
         return _by_chunks(
             model,
@@ -345,6 +346,7 @@ def fit_variational(
             n_workers=n_workers,
             store=store,
             chunk_rows=chunk_rows,
+            out=out,
         )
     if store is not None:
         raise ValueError(

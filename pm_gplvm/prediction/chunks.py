@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from pm_gplvm.core.blas import blas_threads as limit_threads
 from pm_gplvm.core.checks import count
-from pm_gplvm.core.cluster import Cluster, Executor, Here, connected
+from pm_gplvm.core.cluster import Cluster, Executor, Here, connected, require_reached
 from pm_gplvm.core.composite import Composite
 from pm_gplvm.core.kernels import OWN
 from pm_gplvm.data.files import digest
@@ -213,13 +213,14 @@ class Stored:
             with connected(self.client, self.n_workers) as client:
                 notes = _each(work, tables, client, bar)
             store.end()
-        return opened_lazily(store.target), notes, labels
+        return opened_lazily(store), notes, labels
 
 
 def _each(work: _Work, tables: Mapping[str | None, RowTable], client: Any, bar: Bar) -> Any:
     """Do all chunks, in this process or by a cluster, and count the rows."""
     executor: Executor = Here(work)
     if client is not None:
+        require_reached(client, "out", work.store.part)
         executor = Cluster(client, _elsewhere(work, tables), held=False)
     notes = []
     try:

@@ -486,13 +486,11 @@ def each_frame(read: Fit, limit: int | None) -> Iterator[Uncollapsed]:
 
 
 def with_known_rows(fit: Any) -> Any:
-    """Leave out the rows of a fit that tell nothing of new ones: those of q(u) tells all, but for where to begin."""
-    if not isinstance(fit, xr.DataTree) or "u_mean" not in Fit(fit).group("approximation"):
+    """Leave out rows of a fit that tell nothing of new ones: q(u) tells all, but for where to begin and what is usual."""
+    if not isinstance(fit, xr.DataTree) or not (read := Fit(fit)).is_uncollapsed:
         return fit
-    read = Fit(fit)
     rows = read.group("approximation").sizes.get(OBS, 0)
-    entry = read.constants.get("Y_entry")
-    if rows <= _KNOWN or (entry is not None and OBS in entry.dims):
+    if rows <= _KNOWN or any(OBS in c.dims for c in read.constants.data_vars.values()):
         return fit
     return read.with_rows(evenly_spaced(rows, _KNOWN)).tree
 
