@@ -14,6 +14,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import xarray as xr
 import zarr
 
@@ -23,6 +25,7 @@ from pm_gplvm.data.fit import to_json
 
 _PART = ".part"
 _ABOUT = "about.json"
+_LABELS = 2**16  # of rows, in a block
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,8 @@ class RowStore:
             opened[name].resize(tuple({**variable.sizes, self.dim: n_rows}.values()))
         if own:
             of_rows: Any = xr.Dataset(coords={name: (self.dim, labels[name]) for name in own})
-            of_rows.to_zarr(store, **where)
+            blocks = {name: {"chunks": (min(n_rows, _LABELS),)} for name in own}
+            of_rows.to_zarr(store, encoding=blocks, **where)
 
     @staticmethod
     def _opened(store: Path, group: xr.DataTree) -> zarr.Group:
@@ -149,12 +153,19 @@ class RowStore:
         self.give_up()
 
 
-def opened_lazily(store: RowStore) -> xr.DataTree:
-    """Open what is complete; rows are not read, but stand in blocks of Dask's where it is installed, as in open_zarr."""
+def opened_lazily(store: RowStore, labels: Any) -> xr.DataTree:
+    """Open what is complete; rows are not read, but stand in blocks of Dask's where it is installed, as in open_zarr.
+
+    Where their ``labels`` are numbers in order, they take no memory either.
+    """
     settings: dict[str, Any] = {"chunks": {}} if find_spec("dask") else {"cache": False}
-    tree = xr.open_datatree(store.target, engine="zarr", **settings)
+    numbered = np.array_equal(labels, np.arange(len(labels)))
+    absent = [store.dim] if numbered else None
+    tree = xr.open_datatree(store.target, engine="zarr", drop_variables=absent, **settings)
     for group in tree.subtree:
         data = group.to_dataset(inherit=False)
         shared = {n: v.load() for n, v in data.data_vars.items() if store.dim not in v.dims}
+        if numbered and store.dim in data.sizes:
+            data = data.assign_coords({store.dim: pd.RangeIndex(len(labels))})
         group.dataset = data.assign(shared)
     return tree

@@ -631,7 +631,7 @@ def _stored(
     except BaseException:
         target.give_up()
         raise
-    return opened_lazily(target)
+    return opened_lazily(target, table.obs)
 
 
 def prepared(

@@ -213,7 +213,7 @@ class Stored:
             with connected(self.client, self.n_workers) as client:
                 notes = _each(work, tables, client, bar)
             store.end()
-        return opened_lazily(store), notes, labels
+        return opened_lazily(store, labels), notes, labels
 
 
 def _each(work: _Work, tables: Mapping[str | None, RowTable], client: Any, bar: Bar) -> Any:

@@ -204,31 +204,37 @@ def test_a_worker_that_dies_changes_nothing(when, table, alone, processes, tmp_p
 
 
 @limited
-@pytest.mark.filterwarnings("ignore:embed:RuntimeWarning")
-def test_rows_are_placed_though_a_worker_dies(table, alone, processes, tmp_path):
-    done, ended = tmp_path / "places.zarr.part" / "done", threading.Event()
+def test_a_fit_is_written_by_who_holds_its_rows(table, alone, threads, tmp_path):
+    out, written = tmp_path / "fit.zarr", {**SHORT, "draws": 400}
+    here, fit = (
+        gplvm.fit_variational(table, 3, out=path, client=client, **written)
+        for path, client in ((tmp_path / "here.zarr", None), (out, threads))
+    )
+    xr.testing.assert_identical(fit["posterior"].load(), here["posterior"].load())
+    read = gplvm.load(out)
+    for group in read.children:
+        for name, value in read[group].variables.items():
+            if (group, name) not in (
+                ("optima", "seconds"),
+                ("posterior", "X"),
+            ) and "draw" not in value.dims:
+                np.testing.assert_array_equal(value, alone[group][name], err_msg=name)
+    assert {"optima_positions"} == alone.children.keys() - read.children.keys()
+    assert read.attrs == fit.attrs == alone.attrs
+    q = read["approximation"]
+    z = ((read.posterior["X"] - q["X_mean"]) / q["X_sd"]).to_numpy()[0]
+    assert abs(z.mean()) < 4.0 / np.sqrt(z.size)
+    assert abs(z.std() - 1.0) < 4.0 / np.sqrt(2.0 * z.size)
+    assert np.abs(np.corrcoef(z.reshape(400, -1).T) - np.eye(180)).max() < 0.3  # chunks apart
 
-    def kill():
-        while not ended.is_set():
-            if list(done.glob("*.json")):
-                pids = processes.run(os.getpid)
-                os.kill(next(iter(pids.values())), signal.SIGKILL)
-                return
-            time.sleep(0.001)
-
-    killer = threading.Thread(target=kill)
-    killer.start()
-    few = {"draws": 100, "n_starts": 4, "chunk_rows": 3, **QUIET}
-    try:
-        places = gplvm.embed(
-            alone, table[:24], client=processes, out=tmp_path / "places.zarr", **few
-        )
-    finally:
-        ended.set()
-        killer.join()
-    here = gplvm.embed(alone, table[:24], out=tmp_path / "here.zarr", **few)
-    xr.testing.assert_identical(places.load(), here.load())
-    processes.wait_for_workers(3)
+    assert gplvm.summary(fit)
+    xr.testing.assert_identical(
+        gplvm.predict(fit, np.zeros((1, 3))), gplvm.predict(read, np.zeros((1, 3)))
+    )
+    gplvm.load(gplvm.save(fit, tmp_path / "again.nc"))
+    with pytest.raises(FileExistsError, match=r"fit\.zarr exists"):
+        gplvm.fit_variational(table, 3, out=out, **SHORT)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again.nc", "fit.zarr", "here.zarr"]
 
 
 # What else there is to such a fit

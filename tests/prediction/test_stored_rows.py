@@ -1,6 +1,7 @@
 """``embed`` and ``impute`` a chunk of rows at a time: the numbers of one call, whoever does the chunks, in one run or two."""
 
 import os
+import threading
 import warnings
 
 import numpy as np
@@ -218,6 +219,28 @@ def test_ctrl_c_ends_a_run_on_a_cluster(fit, new, threads, tmp_path, ctrl_c):
     with pytest.raises(KeyboardInterrupt):
         gplvm.embed(fit, new, out=out, client=threads, chunk_rows=4, **FEW)
     places, _ = told(gplvm.embed, fit, new, out=out, chunk_rows=4, **FEW)
+    assert_same(places, told(gplvm.embed, fit, new, **FEW)[0])
+
+
+def test_what_a_worker_leaves_is_done_by_others(fit, new, tmp_path):
+    out, ended = tmp_path / "places.zarr", threading.Event()
+    settings = {"n_workers": 2, "threads_per_worker": 1, "processes": False}
+    with LocalCluster(**settings, dashboard_address=":0") as cluster, Client(cluster) as client:
+
+        def leave():
+            while not list((tmp_path / "places.zarr.part" / "done").glob("*.json")):
+                if ended.wait(0.001):
+                    return
+            cluster.sync(cluster.workers[0].close, timeout=0)
+
+        leaver = threading.Thread(target=leave, daemon=True)
+        leaver.start()
+        try:
+            places, _ = told(gplvm.embed, fit, new, out=out, client=client, chunk_rows=2, **FEW)
+        finally:
+            ended.set()
+            leaver.join(10.0)
+        assert len(client.scheduler_info()["workers"]) == 1
     assert_same(places, told(gplvm.embed, fit, new, **FEW)[0])
 
 
