@@ -261,6 +261,10 @@ def fit_variational(
         of the same table in the same chunks.
     chunk_rows : int, optional
         Rows of a chunk, at least 2. By default as many as have statistics of about 8 MB, and so that there are 8 chunks.
+    out : path, optional
+        A new ``.zarr`` store, in a folder that all workers can write to: a table, or that of a model, is gone through in
+        chunks, each worker writes q(x) of its rows there, and the fit is opened from it, its rows not read. Draws of X
+        come from a stream for each chunk; the group ``optima_positions`` is left out.
 
     Returns
     -------
@@ -285,6 +289,8 @@ def fit_variational(
     TypeError, ValueError
         If an argument is out of range, the model is not one that :func:`model.build_variational` takes,
         or the bound is not finite at the start.
+    FileExistsError
+        If ``out`` exists, or ``store`` is not empty.
     ImportError
         If ``client`` or ``n_workers`` is given and dask is not installed.
     KeyboardInterrupt

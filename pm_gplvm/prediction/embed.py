@@ -122,6 +122,15 @@ def embed(
     random_seed : int, optional
     progressbar : bool, default True
     blas_threads : int or None, default 1
+    out : path, optional
+        A new ``.zarr`` store: the rows are gone through in chunks, and what is found is written there and opened, not
+        read. ``Y_new`` may then be a table larger than memory, as :func:`fit_variational` takes it (a Zarr or dask array, the
+        folder of Parquet files as a ``Path``, a backed AnnData, numpy.memmap). An earlier call that was ended before its
+        time is gone on with. Not with ``times``.
+    client, n_workers : optional
+        As in :func:`fit_variational`: who does the chunks. ``out`` must lie in a folder that all workers can write to.
+    chunk_rows : int, optional
+        Rows of a chunk. By default as many as have draws of about 8 MB, and so that there are 8 chunks.
 
     Returns
     -------
@@ -155,8 +164,12 @@ def embed(
     TypeError, ValueError
         If ``fit`` is no fit of a model of :func:`build_model`, ``Y_new`` has other columns, a row
         of NaN alone or infinite values, or another argument is out of range.
+    FileExistsError
+        If ``out`` exists, or an unfinished run of another fit, table or setting stands there.
+    ImportError
+        If ``client`` or ``n_workers`` is given and dask is not installed.
     KeyboardInterrupt
-        At Ctrl-C; of the rows placed so far nothing is returned.
+        At Ctrl-C; of the rows placed so far nothing is returned. With ``out`` they are kept, and the same call goes on.
 
     Notes
     -----
@@ -164,6 +177,9 @@ def embed(
     ``random_seed`` (not None): its random numbers come from the seed and its own values, whatever their
     signs of zero, and columns that come by name may stand in any order. Equal rows are told the same.
     With more BLAS threads than one this holds but for rounding.
+
+    *In chunks.* Each chunk is placed by itself, which changes nothing but rounding, and does not depend on who does it. Beside
+    the store, in ``out`` with ``.part`` appended, stand the chunks that are done, until all are.
 
     *With times* ln p(X_new given X) + Σ ln p(y_t, given x_t) is maximised in all positions of a draw at once, from the
     prior's mean and from two ways through positions of known rows, and positions are drawn from the Gaussian with the
@@ -189,12 +205,21 @@ def embed(
 
     Examples
     --------
-    >>> import pm_gplvm as gplvm
+    >>> import numpy as np, pm_gplvm as gplvm
     >>> Y = gplvm.data.load_digits(n=32)
     >>> best = gplvm.fit_marginal(gplvm.build_model(Y[:30]), progressbar=False)
     >>> new = gplvm.embed(best, Y[30:], random_seed=1, progressbar=False)
     >>> new["posterior"]["X"].dims, new["modes"]["weight"].dims
     (('chain', 'draw', 'obs_new', 'latent'), ('obs_new', 'mode'))
+
+    Of a table larger than memory, a chunk at a time:
+
+    >>> import tempfile, pathlib
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     out = pathlib.Path(folder) / "places.zarr"
+    ...     places = gplvm.embed(best, Y[30:], out=out, random_seed=1, progressbar=False)
+    ...     bool(np.allclose(places["modes"]["X"], new["modes"]["X"], equal_nan=True))
+    True
     """
     settings = {"num_samples": num_samples, "draws": draws, "n_starts": n_starts}
     in_time = times is not None or sequence is not None

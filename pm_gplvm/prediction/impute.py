@@ -55,6 +55,8 @@ def impute(
         arguments ``num_samples`` alone then matters.
     fit, prior, num_samples, draws, n_starts, offset, inputs, random_seed, progressbar, blas_threads
         As in :func:`embed`.
+    out, client, n_workers, chunk_rows
+        As in :func:`embed`, of new rows: the dataset is written to a Zarr store, and opened.
 
     Returns
     -------
@@ -67,7 +69,7 @@ def impute(
 
     Raises
     ------
-    TypeError, ValueError, KeyboardInterrupt
+    TypeError, ValueError, FileExistsError, ImportError, KeyboardInterrupt
         As in :func:`embed`.
 
     Examples

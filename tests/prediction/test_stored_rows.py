@@ -139,20 +139,6 @@ def test_what_is_told_of_rows_goes_with_them(table, threads, tmp_path, rng):
         gplvm.embed(fit, counts[40:], out=tmp_path / "q.zarr", **one, **FEW)
 
 
-def test_rows_of_several_tables(table, tmp_path):
-    model = gplvm.build_model({"left": table[:30, :3], "right": table[:30, 3:]}, 2)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        fit = gplvm.fit_marginal(model, max_iter=5, **QUIET)
-    Y = {"right": table[40:46, 3:]}
-    for verb in (gplvm.embed, gplvm.impute):
-        out = tmp_path / f"{verb.__name__}.zarr"
-        parted, _ = told(verb, fit, Y, out=out, chunk_rows=2, **FEW)
-        assert_same(parted, told(verb, fit, Y, **FEW)[0])
-    with pytest.raises(ValueError, match="Y_new must have the same new rows in each table"):
-        gplvm.embed(fit, {**Y, "left": table[40:44, :3]}, out=tmp_path / "o.zarr", **FEW)
-
-
 # In two runs
 
 
