@@ -209,7 +209,7 @@ class Cluster:
         self._looked = now
         self._require_scheduler()
         workers = self._workers()
-        waiting = {self._owner[first] for first, *_ in futures}
+        waiting = {self._owner[first] for first, *_ in futures} if self.held else set(workers)
         still = [name for name in waiting if workers.get(name) == "paused"]
         if len(still) == len(waiting) and now - self._moved > _PAUSED:
             raise RuntimeError(f"The workers of client have all been paused by Dask. {_MEMORY}")

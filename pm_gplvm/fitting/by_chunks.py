@@ -57,6 +57,7 @@ from pm_gplvm.core.row_chunks import (
 )
 from pm_gplvm.core.uncollapsed import ColumnPosterior, Features, natural_theta
 from pm_gplvm.data.arrays import numbers
+from pm_gplvm.data.files import check_labels
 from pm_gplvm.data.fit import FEATURE, LATENT, OBS, THETA, Fit, warn_of
 from pm_gplvm.data.progress import progress_bar
 from pm_gplvm.data.rows import RowTable
@@ -430,11 +431,11 @@ def fit_by_chunks(
     """Do what :func:`fit_variational` does with a table, in this process or by those of a cluster."""
     if chunk_rows is not None:
         count("chunk_rows", chunk_rows, 2)
-    target = None
+    table, target = RowTable.of(Y), None
     if out is not None:
         target = RowStore.of("out", out, OBS)
         target.known("out", {"verb": "fit_variational"})  # none that another verb has begun
-    table = RowTable.of(Y)
+        check_labels({**table.coords, OBS: table.obs, FEATURE: table.features}, "Y")
     with (
         interruptible(keeps=True),
         limit_threads(blas_threads),

@@ -1,6 +1,6 @@
 """New rows of a table larger than memory: placed or filled a chunk at a time, here or by a cluster, into a Zarr store.
 
-Each row is told the same alone and among others, so that neither the chunks nor who does them changes a number.
+Each row is told the same alone and among others, so that chunks change nothing but rounding, and who does them nothing.
 """
 
 import hashlib
