@@ -1,16 +1,19 @@
 """Tasks of the chunks of a job, one after the other in this process or by a cluster of Dask's, some of which may die."""
 
+import os
 import time
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
+from pathlib import Path
 from typing import Any, Protocol
 
 from threadpoolctl import ThreadpoolController
 
 from pm_gplvm.core.checks import count
 from pm_gplvm.core.interrupt import safe_point
-from pm_gplvm.core.row_chunks import Job, Task, forget
+from pm_gplvm.core.row_chunks import forget
 
 _POLL = 0.25  # seconds between two looks for Ctrl-C
 _LOOK = 1.0  # seconds between two looks for workers that have died
@@ -25,12 +28,28 @@ _MEMORY = (
 )
 
 Group = tuple[int, ...]  # chunks of one worker
+Task = Callable[[Any, int, Any], Any]
+"""Of a job, the number of a chunk, and what all chunks are told."""
+
+
+class Job(Protocol):
+    """What all tasks are told once."""
+
+    @property
+    def key(self) -> str:
+        """Name of the job."""
+        ...
+
+    @property
+    def n_chunks(self) -> int:
+        """Number of chunks."""
+        ...
 
 
 class Executor(Protocol):
     """Does a task for each chunk."""
 
-    job: Job
+    job: Any
 
     def each(self, task: Task, told: Any, *, to_the_end: bool = False) -> Iterator[Any]:
         """Results in the order of the chunks; ``to_the_end``: though Ctrl-C was pressed before."""
@@ -61,11 +80,12 @@ class Cluster:
     """The workers of a client of Dask's, each with chunks of its own for as long as it lives.
 
     Chunks stay with their worker, as that holds their rows. Those of a worker that has died go to the others. Results
-    come in the order of the chunks, so that sums do not depend on how many workers there are.
+    come in the order of the chunks, so that sums do not depend on how many workers there are. Tasks that are not
+    ``held`` leave nothing with a worker: each is done by the first that is free, those that come later among them.
     """
 
-    def __init__(self, client: Any, job: Job) -> None:
-        self.client, self.job = client, job
+    def __init__(self, client: Any, job: Job, *, held: bool = True) -> None:
+        self.client, self.job, self.held = client, job, held
         self._owner: dict[int, str] = {}
         self._deaths = dict.fromkeys(range(job.n_chunks), 0)
         self._looked = self._moved = time.monotonic()
@@ -113,22 +133,28 @@ class Cluster:
         workers = self._workers()
         self._assign(list(workers))
         # As tasks, which are done anew where their worker dies; Client.scatter to one that is dying waits for ever.
-        if self._sent[0] != set(workers):
-            self._sent = set(workers), self.client.submit(_as_it_is, self.job, pure=False)
-        job, sent = self._sent[1], self.client.submit(_as_it_is, told, pure=False)
+        with warnings.catch_warnings():
+            # Once, to each worker that works on it: what Dask advises for large things is scatter.
+            warnings.filterwarnings("ignore", "Sending large graph", UserWarning)
+            if self._sent[0] != set(workers):
+                self._sent = set(workers), self.client.submit(_as_it_is, self.job, pure=False)
+            job, sent = self._sent[1], self.client.submit(_as_it_is, told, pure=False)
         return {
-            group: self.client.submit(_do, task, job, group, sent, workers=[owner], pure=False)
+            group: self.client.submit(
+                _do, task, job, group, sent, workers=[owner] if self.held else None, pure=False
+            )
             for owner, group in self._groups(indices)
         }
 
     def _groups(self, indices: Sequence[int]) -> Iterator[tuple[str, Group]]:
         """Go through the chunks of each worker, some in one task: a task takes 7 ms of all processes together."""
+        together = _TOGETHER if self.held else 1
         of_worker: dict[str, list[int]] = {}
         for index in indices:
             of_worker.setdefault(self._owner[index], []).append(index)
-        for start in range(0, max(map(len, of_worker.values())), _TOGETHER):
+        for start in range(0, max(map(len, of_worker.values())), together):
             for owner, own in of_worker.items():
-                if group := tuple(own[start : start + _TOGETHER]):
+                if group := tuple(own[start : start + together]):
                     yield owner, group
 
     def _assign(self, workers: list[str]) -> None:
@@ -161,7 +187,10 @@ class Cluster:
                 continue
             try:
                 results = future.result(timeout=self._patience)
-            except (KilledWorker, CancelledError):
+            except KilledWorker:  # which Dask has tried on several workers where it could
+                self._deaths[group[0]] += 0 if self.held else _MOST_DEATHS
+                lost.add(group)
+            except CancelledError:
                 lost.add(group)
             except (Late, TimeoutError):  # it stood on a worker that has died, or the way is long
                 self._patience *= 2.0
@@ -180,11 +209,12 @@ class Cluster:
         self._looked = now
         self._require_scheduler()
         workers = self._workers()
-        waiting = {self._owner[first] for first, *_ in futures}
+        waiting = {self._owner[first] for first, *_ in futures} if self.held else set(workers)
         still = [name for name in waiting if workers.get(name) == "paused"]
         if len(still) == len(waiting) and now - self._moved > _PAUSED:
             raise RuntimeError(f"The workers of client have all been paused by Dask. {_MEMORY}")
-        return {group for group in futures if self._owner[group[0]] not in workers}
+        # Dask itself gives to others what is bound to none.
+        return {group for group in futures if self.held and self._owner[group[0]] not in workers}
 
     def _note_death(self, index: int) -> None:
         self._deaths[index] += 1
@@ -280,4 +310,14 @@ def require_one_machine(client: Any) -> None:
         raise ValueError(
             f"store must be a folder that all workers of client can read and write, as they run on other machines "
             f"({far[0]} among them), got none."
+        )
+
+
+def require_reached(client: Any, name: str, folder: Path) -> None:
+    """Raise where a worker cannot write to a folder that all of them are to write to."""
+    told = client.run(os.access, str(folder), os.W_OK)
+    if lacking := [worker for worker, can in told.items() if not can]:
+        raise ValueError(
+            f"{name} must lie in a folder that all workers of client can read and write, got {str(folder)!r}, which "
+            f"{lacking[0]} cannot."
         )

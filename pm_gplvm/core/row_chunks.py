@@ -11,12 +11,11 @@ that has died is replaced by any other, with the same numbers.
 
 import os
 import uuid
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -295,9 +294,6 @@ def forget(key: str) -> None:
 
 
 # Tasks: of a job, the number of a chunk, and what all chunks are told
-
-
-Task = Callable[[Job, int, Any], Any]
 
 
 def statistics(job: Job, index: int, place: Place) -> Sums:

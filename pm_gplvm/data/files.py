@@ -101,9 +101,9 @@ def save(fit: xr.DataTree, path: str | Path, *, overwrite: bool = False) -> Path
     Fit.of(fit, caller="save", views=True)
     target = check_writable("path", path, overwrite=overwrite)
     marked = _encoded(fit)
-    checksum = _digest(marked)
+    checksum = digest(marked)
     marked.attrs = {**marked.attrs, _FORMAT: _FORMAT_NOW, _CHECKSUM: checksum}
-    with _scratch(target) as scratch:
+    with scratch_folder(target) as scratch:
         complete = scratch / "new" / target.name
         try:
             if target.suffix == ".nc":
@@ -111,7 +111,7 @@ def save(fit: xr.DataTree, path: str | Path, *, overwrite: bool = False) -> Path
             else:
                 marked.to_zarr(complete, zarr_format=2, consolidated=True)
             with xr.open_datatree(complete, engine=_engine(target), cache=False) as written:
-                same = _digest(written) == checksum
+                same = digest(written) == checksum
         except OSError:
             raise  # the disk's own words: no space, no permission
         except Exception as error:  # xarray and the writers below it raise many kinds
@@ -184,7 +184,7 @@ def _replaceable(target: Path) -> bool:
 
 
 @contextmanager
-def _scratch(target: Path) -> Iterator[Path]:
+def scratch_folder(target: Path) -> Iterator[Path]:
     """Make a folder beside the target, with ``new`` and ``old`` in it, and remove it at the end."""
     folder = Path(
         tempfile.mkdtemp(dir=target.parent, prefix=f"{_SCRATCH}{_machine()}-{os.getpid()}-")
@@ -373,18 +373,18 @@ def check_labels(coords: Mapping[Any, Any], where: str) -> None:
                 )
 
 
-def _digest(fit: xr.DataTree) -> str:
+def digest(fit: xr.DataTree) -> str:
     """SHA-256 of all groups, variables and attrs, the same before writing and after reading."""
-    digest = hashlib.sha256()
+    found = hashlib.sha256()
     for group in sorted(fit.subtree, key=lambda group: group.path):
         data = group.to_dataset(inherit=False)
         attrs = {k: v for k, v in data.attrs.items() if k not in (_FORMAT, _CHECKSUM)}
-        digest.update(repr((group.path, _plain(attrs))).encode())
+        found.update(repr((group.path, _plain(attrs))).encode())
         for name, variable in sorted(data.variables.items(), key=lambda item: str(item[0])):
             about = str(name), variable.dims, variable.shape, _plain(variable.attrs)
-            digest.update(repr(about).encode())
-            digest.update(_bytes(variable.to_numpy()))
-    return digest.hexdigest()
+            found.update(repr(about).encode())
+            found.update(_bytes(variable.to_numpy()))
+    return found.hexdigest()
 
 
 def _plain(attrs: Mapping[Any, Any]) -> list[tuple[str, Any]]:
@@ -523,7 +523,7 @@ def _read(path: Path) -> xr.DataTree:
             _check_size(file)
             fit = file.load()
         checksum, ours = (fit.attrs.pop(name, None) for name in (_CHECKSUM, _FORMAT))
-        whole = checksum == _digest(fit) if checksum is not None else ours is None
+        whole = checksum == digest(fit) if checksum is not None else ours is None
         if whole and ours is not None:
             for group in fit.subtree:
                 group.attrs = _decoded(group.attrs)

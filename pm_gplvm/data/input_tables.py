@@ -125,6 +125,13 @@ def inputs_of_new(
     return found
 
 
+def by_row_of_new(given: Any, rows: NDArray[Any]) -> dict[str, Any]:
+    """Return inputs of new rows by name: one value for all, or an array in their order, joined by label as above."""
+    known = dict(_each(given))
+    by_row = {name: value for name, value in known.items() if np.ndim(value)}
+    return known | (columns_of(by_row, rows, labelled=False) if by_row else {})
+
+
 def columns_of(given: Any, rows: NDArray[Any], *, labelled: bool) -> dict[str, NDArray[Any]]:
     """Return the inputs of a table's rows by name, in their order, joined by label where both have labels."""
     found = {}

@@ -109,6 +109,14 @@ class RowTable:
             return self.take(np.arange(len(self)))
         return np.asarray(self._source, dtype=np.float64) if in_memory else None
 
+    def few(self, n: int) -> "RowTable":
+        """Return a table of the first rows, with their labels; those of what is elsewhere cannot be read."""
+        whole = self.whole()
+        source = self._source if whole is None else whole[:n]
+        return RowTable(
+            source, self.obs[:n], self.features, {name: c[:n] for name, c in self.coords.items()}
+        )
+
     def read(self, start: int, stop: int) -> Array:
         """Read a run of rows."""
         return self.take(np.arange(start, stop))

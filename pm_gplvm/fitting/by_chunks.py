@@ -24,7 +24,14 @@ from scipy.linalg import LinAlgError
 
 from pm_gplvm.core.blas import blas_threads as limit_threads
 from pm_gplvm.core.checks import Array, as_path, count, number, one_of
-from pm_gplvm.core.cluster import Cluster, Executor, Here, connected, require_one_machine
+from pm_gplvm.core.cluster import (
+    Cluster,
+    Executor,
+    Here,
+    connected,
+    require_one_machine,
+    require_reached,
+)
 from pm_gplvm.core.inducing import InducingPosterior
 from pm_gplvm.core.interrupt import caught, interruptible
 from pm_gplvm.core.kernels import KERNELS, Kernel, parse_kernel
@@ -43,16 +50,19 @@ from pm_gplvm.core.row_chunks import (
     first_positions,
     given_positions,
     gradient,
+    held,
     moments,
     points,
     statistics,
 )
 from pm_gplvm.core.uncollapsed import ColumnPosterior, Features, natural_theta
 from pm_gplvm.data.arrays import numbers
-from pm_gplvm.data.fit import THETA, Fit, warn_of
+from pm_gplvm.data.files import check_labels
+from pm_gplvm.data.fit import FEATURE, LATENT, OBS, THETA, Fit, warn_of
 from pm_gplvm.data.progress import progress_bar
 from pm_gplvm.data.rows import RowTable
 from pm_gplvm.data.sources import SavedRows
+from pm_gplvm.data.stores import RowStore, opened_lazily
 from pm_gplvm.data.table import Scale, noise_floor, spread_by_feature
 from pm_gplvm.fitting.minibatch_tables import Part, Views
 from pm_gplvm.fitting.optimise import (
@@ -63,7 +73,7 @@ from pm_gplvm.fitting.optimise import (
     interruption,
     optima_table,
 )
-from pm_gplvm.fitting.svi import Functions, Run, State, uncollapsed_fit
+from pm_gplvm.fitting.svi import Functions, Run, State, n_drawn, uncollapsed_fit
 from pm_gplvm.fitting.variational import (
     EXPLAINED,
     FRESH,
@@ -87,6 +97,7 @@ _FEWEST, _MOST = 64, 16_384  # rows of a chunk
 _STATE = "state.npz"
 _WIDEST = 1000  # columns whose covariances are summed; of wider tables those of a sample are
 _CHUNKS = 8  # of a table that is small
+_FEW = 2  # rows by which a store is laid out
 _SAMPLE = 20_000  # rows that the inducing inputs are chosen from
 
 
@@ -287,7 +298,7 @@ class ChunkedBound:
 # The start
 
 
-def _bounds(n_rows: int, width: int, chunk_rows: int | None) -> tuple[int, ...]:
+def bounds_of_chunks(n_rows: int, width: int, chunk_rows: int | None) -> tuple[int, ...]:
     """Where chunks begin, and the end: whatever the number of workers, as sums are taken in the order of chunks."""
     usual = int(np.clip(_CHUNK_NUMBERS // width, _FEWEST, _MOST))
     size = min(usual, max(-(-n_rows // _CHUNKS), _FEWEST)) if chunk_rows is None else chunk_rows
@@ -413,6 +424,7 @@ def fit_by_chunks(
     n_workers: int | None,
     store: Any,
     chunk_rows: int | None,
+    out: Any,
     progressbar: bool,
     blas_threads: int | None,
     **settings: Any,
@@ -420,15 +432,23 @@ def fit_by_chunks(
     """Do what :func:`fit_variational` does with a table, in this process or by those of a cluster."""
     if chunk_rows is not None:
         count("chunk_rows", chunk_rows, 2)
-    table = RowTable.of(Y)
+    table, target = RowTable.of(Y), None
+    if out is not None:
+        target = RowStore.of("out", out, OBS)
+        target.known("out", {"verb": "fit_variational"})  # none that another verb has begun
+        check_labels({**table.coords, OBS: table.obs, FEATURE: table.features}, "Y")
     with (
         interruptible(keeps=True),
         limit_threads(blas_threads),
         connected(client, n_workers) as connection,
         _folder(store, settings["start"], connection) as folder,
     ):
+        if connection is not None and target is not None:
+            require_reached(connection, "out", target.target.parent)
         asked, keeps = Setting(**settings), store is not None or _is_state(settings["start"])
-        return _fitted(table, connection, folder, chunk_rows, progressbar, asked, keeps=keeps)
+        return _fitted(
+            table, connection, folder, chunk_rows, progressbar, asked, target, keeps=keeps
+        )
 
 
 @contextmanager
@@ -517,6 +537,7 @@ def _fitted(
     chunk_rows: int | None,
     show: bool,
     asked: Setting,
+    target: RowStore | None,
     *,
     keeps: bool,
 ) -> xr.DataTree:
@@ -527,26 +548,92 @@ def _fitted(
             search = VectorFree(bound, bound.first, lambda value: bar.step(-value))
             hold = 0 if bound.was_free else asked.hold
             message = _searched(search, bound, hold, asked.max_iter, asked.tol)
-            rows = np.concatenate(
-                list(bound.executor.each(points, search.current, to_the_end=True))
+            optimum = Optimum(
+                values={},
+                objective=-search.value,
+                start=-search.first,
+                evaluations=len(search.trace),
+                gradient=search.slope,
+                remaining=np.nan,
+                converged=message == CONVERGED,
+                message=message,
+                seconds=time.perf_counter() - began,
+                trace=-np.array(search.trace),
             )
+            start = asked.start if isinstance(asked.start, str) else type(asked.start).__name__
+            told: dict[str, Any] = {
+                "start": start,
+                "hold": asked.hold,
+                "random_seed": asked.random_seed,
+            }
+            draws = n_drawn(asked.draws, len(table), asked.latent_dim)
+            if target is None:
+                each = bound.executor.each(points, search.current, to_the_end=True)
+                rows = np.concatenate(list(each))
+                return _as_fit(table, bound, search, optimum, rows, draws, rng, told)
+            few = np.zeros((_FEW, 2 * asked.latent_dim))
+            fit = _as_fit(table.few(_FEW), bound, search, optimum, few, draws, rng, told)
+            return _stored(fit, table, bound, search.current, draws, rng, target)
         finally:
             bound.executor.end()
-    optimum = Optimum(
-        values={},
-        objective=-search.value,
-        start=-search.first,
-        evaluations=len(search.trace),
-        gradient=search.slope,
-        remaining=np.nan,
-        converged=message == CONVERGED,
-        message=message,
-        seconds=time.perf_counter() - began,
-        trace=-np.array(search.trace),
-    )
-    start = asked.start if isinstance(asked.start, str) else type(asked.start).__name__
-    told: dict[str, Any] = {"start": start, "hold": asked.hold, "random_seed": asked.random_seed}
-    return _as_fit(table, bound, search, optimum, rows, asked.draws, rng, told)
+
+
+@dataclass(frozen=True)
+class Writing:
+    """Where q(x) of the rows at an evaluation is written, in units of X, with so many draws of it."""
+
+    store: RowStore
+    number: int
+    unit: Array
+    draws: int
+    seed: int
+    with_table: bool
+
+
+def write_rows(job: Job, index: int, told: Writing) -> int:
+    """Write q(x) of a chunk where the fit is put together."""
+    mean, log_sd = np.split(points(job, index, told.number), 2, axis=1)
+    mean, sd = mean * told.unit, np.exp(LOG_SD_STEP * log_sd) * told.unit
+    rng = np.random.default_rng([told.seed, index])
+    X = mean + sd * rng.standard_normal((1, told.draws, *mean.shape))
+    of_rows = OBS, LATENT
+    groups = {
+        "approximation": xr.Dataset({"X_mean": (of_rows, mean), "X_sd": (of_rows, sd)}),
+        "posterior": xr.Dataset({"X": (("chain", "draw", *of_rows), X)}),
+    }
+    if told.with_table:
+        groups["observed_data"] = xr.Dataset({"Y": ((OBS, FEATURE), held(job, index).Y)})
+    told.store.write(job.rows(index), xr.DataTree.from_dict(groups))
+    return 0
+
+
+def _stored(
+    fit: xr.DataTree,
+    table: RowTable,
+    bound: ChunkedBound,
+    number: int,
+    draws: int,
+    rng: np.random.Generator,
+    target: RowStore,
+) -> xr.DataTree:
+    """Let the rows of a fit be written by who holds them, and open it without reading them."""
+    del fit["optima_positions"]  # which are of all rows
+    job, labels = bound.executor.job, {OBS: np.asarray(table.obs)}
+    labels |= {name: np.asarray(c) for name, c in table.coords.items()}
+    shared = bound.shared(Step(number, number))
+    seed, with_table = int(rng.integers(2**31)), "Y" in fit["observed_data"]
+    told = Writing(target, number, shared.lengthscale, draws, seed, with_table)
+    about = {"asked": {"verb": "fit_variational"}, "drawn": {}}
+    target.give_up()  # what a run that was killed as it wrote has left
+    target.begin(fit, labels, (len(table), job.bounds[1]), about)
+    try:
+        for _ in bound.executor.each(write_rows, told, to_the_end=True):
+            pass
+        target.end()
+    except BaseException:
+        target.give_up()
+        raise
+    return opened_lazily(target, table.obs)
 
 
 def prepared(
@@ -567,7 +654,7 @@ def prepared(
     of_sigma = {"sigma": priors.pop("sigma", DEFAULT_PRIORS["sigma"]())}
     theta = ThetaPrior(entry, bias, Q, priors, ard=ard)
     noise = PositivePriors(of_sigma, {"sigma": ()}, Q)
-    bounds = _bounds(N, M + D, chunk_rows)
+    bounds = bounds_of_chunks(N, M + D, chunk_rows)
     reader: Any = table
     keeps = keeps or client is not None
     if client is not None:
@@ -663,7 +750,7 @@ def _as_fit(
 ) -> xr.DataTree:
     """Make the fit: q(u) of the columns as a fit by minibatches has it, so that the table need not be there."""
     problem = bound.problem
-    N, D = problem.shape
+    (N, D), n = problem.shape, len(rows)
     step = Step(search.current, search.current)
     shared, sums = bound.shared(step), bound.sums[search.current]
     unit = shared.lengthscale
@@ -678,7 +765,7 @@ def _as_fit(
         parameters={"log_sigma": np.asarray(shared.log_sigma)},
         posterior=posterior,
     )
-    sd, trust = np.exp(LOG_SD_STEP * log_sd) * unit, np.full(N, 0.5)
+    sd, trust = np.exp(LOG_SD_STEP * log_sd) * unit, np.full(n, 0.5)
     state = State(mean * unit, sd, trust, (functions,))
     entry = np.broadcast_to(problem.floor, (1, D)) if problem.floor else None
     part = Part(
@@ -692,7 +779,7 @@ def _as_fit(
     )
     coords = {name: np.asarray(c) for name, c in table.coords.items()}
     value = sum(bound.bound(shared, step, sums))
-    run = Run(state, value / N, 0.0, False, [], optimum.evaluations, 0, False)
+    run = Run(state, value / n, 0.0, False, [], optimum.evaluations, 0, False)
     fit = uncollapsed_fit(
         Views((part,), coords=coords),
         [run],

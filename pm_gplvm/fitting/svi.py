@@ -905,6 +905,11 @@ def _rise(trace: list[tuple[int, float, float]], schedule: Schedule, n_rows: int
 # The fit
 
 
+def n_drawn(draws: int, n_rows: int, latent_dim: int) -> int:
+    """Return the number of draws of X, fewer where they would take much memory."""
+    return max(1, min(draws, _MOST_DRAWN // (n_rows * latent_dim)))
+
+
 def uncollapsed_fit(
     views: Views,
     runs: list[Run],
@@ -922,7 +927,7 @@ def uncollapsed_fit(
     """
     state, positions = best.state, views.positions
     N, Q = state.mean.shape
-    S = max(1, min(draws, _MOST_DRAWN // (N * Q)))
+    S = n_drawn(draws, N, Q)
     X = rng.standard_normal((S, N, Q))
     X *= state.sd
     X += state.mean

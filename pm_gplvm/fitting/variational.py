@@ -205,6 +205,7 @@ def fit_variational(
     n_workers: int | None = None,
     store: Any = None,
     chunk_rows: int | None = None,
+    out: Any = None,
 ) -> xr.DataTree:
     """Fit the variational Bayesian GP-LVM (Titsias & Lawrence 2010).
 
@@ -261,6 +262,10 @@ def fit_variational(
         of the same table in the same chunks.
     chunk_rows : int, optional
         Rows of a chunk, at least 2. By default as many as have statistics of about 8 MB, and so that there are 8 chunks.
+    out : path, optional
+        A new ``.zarr`` store, in a folder that all workers can write to: a table, or that of a model, is gone through in
+        chunks, each worker writes q(x) of its rows there, and the fit is opened from it, its rows not read. Draws of X
+        come from a stream for each chunk; the group ``optima_positions`` is left out.
 
     Returns
     -------
@@ -285,6 +290,8 @@ def fit_variational(
     TypeError, ValueError
         If an argument is out of range, the model is not one that :func:`model.build_variational` takes,
         or the bound is not finite at the start.
+    FileExistsError
+        If ``out`` exists, or ``store`` is not empty.
     ImportError
         If ``client`` or ``n_workers`` is given and dask is not installed.
     KeyboardInterrupt
@@ -327,7 +334,7 @@ def fit_variational(
     is_model = isinstance(model, pm.Model | ModelSpec)
     if is_model:
         refuse_beside_a_model(of_table, fit_variational)
-    in_chunks = any(v is not None for v in (client, n_workers, chunk_rows))
+    in_chunks = any(v is not None for v in (client, n_workers, chunk_rows, out))
     if in_chunks or (not is_model and is_elsewhere(model)):
         return _by_chunks(
             model,
@@ -346,6 +353,7 @@ def fit_variational(
             n_workers=n_workers,
             store=store,
             chunk_rows=chunk_rows,
+            out=out,
         )
     if store is not None:
         raise ValueError(

@@ -14,6 +14,7 @@ and the curvature at 0 by differences extrapolated to 0, symbolically in the len
 
 import hashlib
 import inspect
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
@@ -42,6 +43,10 @@ _FORM = (
     "pm.gp.cov without random variables"
 )
 
+_ALONE = (
+    threading.RLock()
+)  # PyTensor's functions keep their arguments in one place, for all threads
+
 
 def name_of(kernel: Any) -> str:
     """Return the text of a user's kernel, by which it is known from now on.
@@ -52,6 +57,10 @@ def name_of(kernel: Any) -> str:
         If it is no covariance of ``pm.gp.cov`` nor a function that returns one, or if it takes other parameters.
     """
     return str(OwnKernel.of(kernel).name)
+
+
+def _made_known(source: Any) -> "OwnKernel":
+    return OwnKernel.of(source)
 
 
 @dataclass(frozen=True)
@@ -73,7 +82,9 @@ class OwnKernel(Composite):
 
     def __reduce__(self) -> Any:
         """Let it be known where it is unpickled, in a process of its own."""
-        return OwnKernel.of, (self.source,)
+        return _made_known, (
+            self.source,
+        )  # cloudpickle would send a method's code without its module
 
     def _checksum(self) -> str:
         X = np.random.default_rng(0).normal(size=(4, self._some_dim))
@@ -479,7 +490,14 @@ def _compiled(key: _Key, latent_dim: int, own: bool, what: str) -> Any:
     else:
         inputs, outputs = [A, *theta], cov(A, diag=True)
     _refuse_random(outputs if isinstance(outputs, list) else [outputs], inputs)
-    return pytensor.function(inputs, outputs, on_unused_input="ignore", mode=compile_mode())
+    with _ALONE:
+        function = pytensor.function(inputs, outputs, on_unused_input="ignore", mode=compile_mode())
+
+    def one_at_a_time(*given: Any) -> Any:
+        with _ALONE:
+            return function(*given)
+
+    return one_at_a_time
 
 
 def _refuse_random(outputs: list[Variable], inputs: list[Variable]) -> None:

@@ -1,8 +1,10 @@
 """Where unseen rows lie, and how likely they are, given a fit."""
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
+from functools import reduce
 from importlib.metadata import version
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from pm_gplvm.data.fit import LATENT, Fit, to_json
 from pm_gplvm.data.progress import progress_bar
 from pm_gplvm.data.views import NewRows, Tables, tables_of_fit
 from pm_gplvm.model.priors import LatentPrior, kind_of_prior, mapped
+from pm_gplvm.prediction.chunks import Stored, Told
 from pm_gplvm.prediction.located import groups, located
 from pm_gplvm.prediction.paths import Paths
 from pm_gplvm.prediction.processes import chosen_draws, each_draw
@@ -38,6 +41,7 @@ from pm_gplvm.prediction.uncollapsed import (
     offset_of,
     offsets_of,
     uncollapsed_density,
+    with_known_rows,
     with_offsets,
 )
 
@@ -66,6 +70,10 @@ def embed(
     random_seed: int | None = None,
     progressbar: bool = True,
     blas_threads: int | None = 1,
+    out: Any = None,
+    client: Any = None,
+    n_workers: int | None = None,
+    chunk_rows: int | None = None,
 ) -> xr.DataTree:
     """Find the posterior of the position x of new rows, each for itself, or with ``times`` as frames of a path.
 
@@ -118,6 +126,15 @@ def embed(
     random_seed : int, optional
     progressbar : bool, default True
     blas_threads : int or None, default 1
+    out : path, optional
+        A new ``.zarr`` store: the rows are gone through in chunks, and what is found is written there and opened, not
+        read. ``Y_new`` may then be a table larger than memory, as :func:`fit_variational` takes it (a Zarr or dask array, the
+        folder of Parquet files as a ``Path``, a backed AnnData, numpy.memmap). An earlier call that was ended before its
+        time is gone on with. Not with ``times``.
+    client, n_workers : optional
+        As in :func:`fit_variational`: who does the chunks. ``out`` must lie in a folder that all workers can write to.
+    chunk_rows : int, optional
+        Rows of a chunk. By default as many as have draws of about 8 MB, and so that there are 8 chunks.
 
     Returns
     -------
@@ -151,8 +168,12 @@ def embed(
     TypeError, ValueError
         If ``fit`` is no fit of a model of :func:`build_model`, ``Y_new`` has other columns, a row
         of NaN alone or infinite values, or another argument is out of range.
+    FileExistsError
+        If ``out`` exists, or an unfinished run of another fit, table or setting stands there.
+    ImportError
+        If ``client`` or ``n_workers`` is given and dask is not installed.
     KeyboardInterrupt
-        At Ctrl-C; of the rows placed so far nothing is returned.
+        At Ctrl-C; of the rows placed so far nothing is returned. With ``out`` they are kept, and the same call goes on.
 
     Notes
     -----
@@ -160,6 +181,9 @@ def embed(
     ``random_seed`` (not None): its random numbers come from the seed and its own values, whatever their
     signs of zero, and columns that come by name may stand in any order. Equal rows are told the same.
     With more BLAS threads than one this holds but for rounding.
+
+    *In chunks.* Each chunk is placed by itself, which changes nothing but rounding, and does not depend on who does it. Beside
+    the store, in ``out`` with ``.part`` appended, stand the chunks that are done, until all are.
 
     *With times* ln p(X_new given X) + Σ ln p(y_t, given x_t) is maximised in all positions of a draw at once, from the
     prior's mean and from two ways through positions of known rows, and positions are drawn from the Gaussian with the
@@ -185,17 +209,32 @@ def embed(
 
     Examples
     --------
-    >>> import pm_gplvm as gplvm
+    >>> import numpy as np, pm_gplvm as gplvm
     >>> Y = gplvm.data.load_digits(n=32)
     >>> best = gplvm.fit_marginal(gplvm.build_model(Y[:30]), progressbar=False)
     >>> new = gplvm.embed(best, Y[30:], random_seed=1, progressbar=False)
     >>> new["posterior"]["X"].dims, new["modes"]["weight"].dims
     (('chain', 'draw', 'obs_new', 'latent'), ('obs_new', 'mode'))
+
+    Of a table larger than memory, a chunk at a time:
+
+    >>> import tempfile, pathlib
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     out = pathlib.Path(folder) / "places.zarr"
+    ...     places = gplvm.embed(best, Y[30:], out=out, random_seed=1, progressbar=False)
+    ...     bool(np.allclose(places["modes"]["X"], new["modes"]["X"], equal_nan=True))
+    True
     """
     settings = {"num_samples": num_samples, "draws": draws, "n_starts": n_starts}
-    tables = readable(fit, settings, "embed")
+    in_time = times is not None or sequence is not None
+    in_chunks = any(v is not None for v in (out, client, n_workers, chunk_rows))
+    if in_time and in_chunks:
+        raise ValueError(
+            "times must be left out where rows go in chunks, as embed places frames together, got both."
+        )
+    tables = readable(fit, settings, "embed", whole=in_time)
     read = next(iter(tables.values()))
-    if times is not None or sequence is not None:
+    if in_time:
         read.refuse_inputs("rows are not placed in time there. Leave times out.")
         if len(tables) > 1:
             raise ValueError(
@@ -211,26 +250,51 @@ def embed(
             blas_threads,
             progressbar,
         )
-    if prior is None and kind_of_prior(read.constants).mapped:
+    warn_of_prior(tables, prior)
+    read.warn_unaligned()
+    told = Told(prior, offset, inputs)
+    if in_chunks:
+        stored = Stored(out, client, n_workers, chunk_rows, random_seed, progressbar, blas_threads)
+        tree, notes, labels = stored.done(place_rows, tables, Y_new, told, settings)
+        doubts = reduce(add, (Doubts(**note) for note in notes))
+    else:
+        tree, doubts, labels = _placed(
+            tables, Y_new, told, settings, random_seed, blas_threads, progressbar=progressbar
+        )
+    doubts.warn(labels)
+    return tree
+
+
+def place_rows(
+    tables: Tables, Y_new: Any, told: Told, settings: dict[str, int], seed: int | None, first: int
+) -> tuple[xr.DataTree, dict[str, Any]]:
+    """Place some rows of a table, the first of them at ``first``: the tree, and what is to be warned of."""
+    tree, doubts, _ = _placed(tables, Y_new, told, settings, seed, None, progressbar=False)
+    return tree, asdict(doubts.moved(first))
+
+
+def _placed(
+    tables: Tables,
+    Y_new: Any,
+    told: Told,
+    settings: dict[str, int],
+    random_seed: int | None,
+    blas_threads: int | None,
+    *,
+    progressbar: bool,
+) -> tuple[xr.DataTree, "Doubts", NDArray[Any]]:
+    """Place rows, each for itself, and say of which one may doubt it; with their labels."""
+    read = next(iter(tables.values()))
+    if told.prior is None and kind_of_prior(read.constants).mapped:
         read.refuse_inputs("its X is a function of Y, inputs and all. Give prior=(0.0, 1.0).")
         whole = NewRows.of(tables, Y_new)
-        read.warn_unaligned()
-        return _positions_by_map(read, whole, num_samples)
+        tree = _positions_by_map(read, whole, settings["num_samples"])
+        unknown = np.full(len(whole), np.nan)
+        return tree, Doubts.of(unknown, unknown, converged=True), new_labels(whole)
     new, positions, streams = positions_of_table(
-        tables,
-        Y_new,
-        prior,
-        settings,
-        random_seed,
-        blas_threads,
-        progressbar,
-        offset=offset,
-        inputs=inputs,
+        tables, Y_new, told, settings, random_seed, blas_threads, progressbar
     )
-    read.warn_unaligned()
     weights, k = positions.smoothed()
-    _warn(k, positions.modes.converged)
-    _warn_of_strangers(positions.shortfall, new)
     chosen = _resampled(weights, streams)
     X = positions.x[np.arange(len(new)), chosen]
     at, sd, weight = separate_modes(positions, weights)
@@ -244,7 +308,8 @@ def embed(
     }
     tree = _tree_of_positions(read, new, X, (at, sd, weight), rows)
     tree.attrs |= {**settings, "random_seed": to_json(random_seed)}
-    return tree
+    doubts = Doubts.of(k, positions.shortfall, converged=positions.modes.converged)
+    return tree, doubts, new_labels(new)
 
 
 def _in_time(
@@ -298,8 +363,7 @@ def _in_time(
             progress=bar,
         )
     M = len(new)
-    _warn(np.full(M, np.nan), np.full(M, placed.converged))
-    _warn_of_strangers(placed.shortfall, new)
+    Doubts.of(np.full(M, np.nan), placed.shortfall, converged=placed.converged).warn(labels)
     of_rows = {
         "effective_modes": np.ones(M),
         "n_modes": np.ones(M, dtype=np.intp),
@@ -361,16 +425,10 @@ def log_predictive(
     """
     settings = {"num_samples": num_samples, "draws": draws, "n_starts": n_starts}
     tables = readable(fit, settings, "log_predictive")
+    warn_of_prior(tables, prior)
+    told = Told(prior, offset, inputs)
     new, positions, _ = positions_of_table(
-        tables,
-        Y_new,
-        prior,
-        settings,
-        random_seed,
-        blas_threads,
-        progressbar,
-        offset=offset,
-        inputs=inputs,
+        tables, Y_new, told, settings, random_seed, blas_threads, progressbar
     )
     known = {
         "log_score": positions.log_evidence - new.log_units,
@@ -380,11 +438,14 @@ def log_predictive(
     return xr.Dataset({n: ("obs_new", v) for n, v in known.items()}, coords=new.labels)
 
 
-def readable(fit: Any, settings: dict[str, int], caller: str) -> Tables:
-    """Check the numbers that :func:`embed` is given, and read its fit, of one table or several."""
+def readable(fit: Any, settings: dict[str, int], caller: str, *, whole: bool = False) -> Tables:
+    """Check the numbers that :func:`embed` is given, and read its fit, of one table or several.
+
+    Unless ``whole``, of some fits those rows alone that tell anything of a new one.
+    """
     for (name, value), least in zip(settings.items(), (1, 100, 4), strict=True):
         count(name, value, least)
-    tables = tables_of_fit(fit, caller=caller)
+    tables = tables_of_fit(fit if whole else with_known_rows(fit), caller=caller)
     for read in tables.values():
         if not read.has_likelihood:
             read.require("sigma")
@@ -394,29 +455,26 @@ def readable(fit: Any, settings: dict[str, int], caller: str) -> Tables:
 def positions_of_table(
     tables: Tables,
     Y_new: Any,
-    prior: Any,
+    told: Told,
     settings: dict[str, int],
     random_seed: int | None,
     blas_threads: int | None,
     progressbar: bool,
-    *,
-    offset: Any = None,
-    inputs: Any = None,
 ) -> tuple[NewRows, Positions, list[np.random.Generator]]:
     """Check new rows, and draw weighted positions of each; the rows' streams of random numbers go on."""
     new, read = NewRows.of(tables, Y_new), next(iter(tables.values()))
-    if prior is None and kind_of_prior(read.constants).mapped:
+    if told.prior is None and kind_of_prior(read.constants).mapped:
         raise ValueError(
             f"{read.caller} needs a density of the place of a new row, while in a fit with back constraints "
             "it is a function of the row. Give prior=(0.0, 1.0)."
         )
-    by_draw = _rows_by_draw(read, new, prior, settings["num_samples"])
-    asked = located(read, inputs, new_labels(new))
+    by_draw = _rows_by_draw(read, new, told.prior, settings["num_samples"])
+    asked = located(read, told.inputs, new_labels(new))
     if read.has_likelihood:
         densities: Iterable[Density] = each_uncollapsed_density(list(tables.values()), len(by_draw))
-        offsets = offsets_of(tables, new, offset)
+        offsets = offsets_of(tables, new, told.offset)
         by_draw = [with_offsets(rows, new, offsets) for rows in by_draw]
-    elif offset is not None:
+    elif told.offset is not None:
         raise ValueError(
             f"{read.caller} takes an offset of new rows where fit_svi had one of the table's, got another fit."
         )
@@ -472,7 +530,6 @@ def _rows_by_draw(read: Fit, new: NewRows, prior: Any, limit: int) -> list[Rows]
     y = np.where(seen, values, 0.0)
     shape, chosen = (len(new), read.latent_dim), chosen_draws(read, limit)
     if prior is None:
-        _warn_of_prior(read)
         priors = kind_of_prior(read.constants).new_row(read, chosen)
     else:
         priors = [(*_given(prior, shape), None)] * len(chosen)
@@ -482,10 +539,11 @@ def _rows_by_draw(read: Fit, new: NewRows, prior: Any, limit: int) -> list[Rows]
     ]
 
 
-def _warn_of_prior(read: Fit) -> None:
-    """Warn if the prior of a new row may not be N(0, 1)."""
+def warn_of_prior(tables: Tables, prior: Any) -> None:
+    """Warn if the prior of a new row may not be N(0, 1), and none is given."""
+    read = next(iter(tables.values()))
     text = (read.priors or {}).get("X", _STANDARD)
-    if text != _STANDARD and kind_of_prior(read.constants) is LatentPrior:
+    if prior is None and text != _STANDARD and kind_of_prior(read.constants) is LatentPrior:
         warn(
             f"The place of a new row has the prior N(0, 1) here, while X had {text}. Give "
             "prior=(mean, sd)."
@@ -579,31 +637,66 @@ def _resampled(weights: Array, streams: list[np.random.Generator]) -> NDArray[np
     return np.stack(chosen, axis=1)
 
 
-def _warn(k: Array, converged: NDArray[np.bool_]) -> None:
-    if (bad := k > _UNRELIABLE).any():
-        warn(
-            f"embed: pareto_k exceeds {_UNRELIABLE} in {int(bad.sum())} of {len(k)} rows (up to "
-            f"{k.max():.2f}): their draws may miss part of the posterior. Raise draws or n_starts, "
-            "or look at their modes."
-        )
-    if not converged.all():
-        warn(
-            f"embed: the highest mode of {int((~converged).sum())} of {len(k)} rows was not reached "
-            "to tolerance. Raise n_starts."
+@dataclass(frozen=True)
+class Doubts:
+    """Of how many rows one may doubt the place, the worst of them, and the strangest, as (shortfall, row)."""
+
+    n_rows: int
+    n_unreliable: int
+    largest_k: float
+    n_unconverged: int
+    n_strange: int
+    strangest: list[tuple[float, int]]
+
+    @classmethod
+    def of(cls, k: Array, shortfall: Array, *, converged: Any) -> "Doubts":
+        """Count rows (M,)."""
+        far = np.broadcast_to(converged, k.shape)
+        bad, strange = k[k > _UNRELIABLE], np.flatnonzero(shortfall > _STRANGE)
+        order = strange[np.argsort(-shortfall[strange], kind="stable")][:_NAMED]
+        return cls(
+            len(k),
+            len(bad),
+            float(bad.max(initial=0.0)),
+            int((~far).sum()),
+            len(strange),
+            [(float(shortfall[i]), int(i)) for i in order],
         )
 
+    def moved(self, first: int) -> "Doubts":
+        """Count rows from another one on."""
+        return replace(self, strangest=[(value, first + row) for value, row in self.strangest])
 
-def _warn_of_strangers(shortfall: Array, new: NewRows) -> None:
-    strange = np.flatnonzero(shortfall > _STRANGE)
-    if not len(strange):
-        return
-    strange = strange[np.argsort(-shortfall[strange], kind="stable")]
-    labels = new.labels["obs_new"].to_numpy() if "obs_new" in new.labels else np.arange(len(new))
-    named = ", ".join(str(labels[i]) for i in strange[:_NAMED])
-    more = ", ..." if len(strange) > _NAMED else ""
-    warn(
-        f"embed: {len(strange)} of {len(new)} rows ({named}{more}) are explained much worse than the "
-        f"table's own when left out (shortfall up to {shortfall.max():.1f}, above {_STRANGE:.0f}): their "
-        "places mean little. Compare their values with predict at their modes; rows unlike all "
-        "others need a fit that has seen such, and many such rows a fit with more noise."
-    )
+    def __add__(self, other: "Doubts") -> "Doubts":
+        both = sorted([*self.strangest, *other.strangest], key=lambda found: -found[0])
+        return Doubts(
+            self.n_rows + other.n_rows,
+            self.n_unreliable + other.n_unreliable,
+            max(self.largest_k, other.largest_k),
+            self.n_unconverged + other.n_unconverged,
+            self.n_strange + other.n_strange,
+            [(float(value), int(row)) for value, row in both[:_NAMED]],
+        )
+
+    def warn(self, labels: NDArray[Any]) -> None:
+        """Warn of them; ``labels`` are those of all rows."""
+        if self.n_unreliable:
+            warn(
+                f"embed: pareto_k exceeds {_UNRELIABLE} in {self.n_unreliable} of {self.n_rows} rows (up to "
+                f"{self.largest_k:.2f}): their draws may miss part of the posterior. Raise draws or n_starts, "
+                "or look at their modes."
+            )
+        if self.n_unconverged:
+            warn(
+                f"embed: the highest mode of {self.n_unconverged} of {self.n_rows} rows was not reached "
+                "to tolerance. Raise n_starts."
+            )
+        if self.n_strange:
+            named = ", ".join(str(labels[row]) for _, row in self.strangest)
+            more = ", ..." if self.n_strange > _NAMED else ""
+            warn(
+                f"embed: {self.n_strange} of {self.n_rows} rows ({named}{more}) are explained much worse than the "
+                f"table's own when left out (shortfall up to {self.strangest[0][0]:.1f}, above {_STRANGE:.0f}): their "
+                "places mean little. Compare their values with predict at their modes; rows unlike all "
+                "others need a fit that has seen such, and many such rows a fit with more noise."
+            )

@@ -10,7 +10,8 @@ from pm_gplvm.core.blas import blas_threads as limit_threads
 from pm_gplvm.core.checks import Array, checked
 from pm_gplvm.data.fit import FEATURE, Fit, in_view
 from pm_gplvm.data.views import NewRows, Tables, tables_of_fit
-from pm_gplvm.prediction.embed import new_labels, positions_of_table, readable
+from pm_gplvm.prediction.chunks import Stored, Told
+from pm_gplvm.prediction.embed import new_labels, positions_of_table, readable, warn_of_prior
 from pm_gplvm.prediction.located import located
 from pm_gplvm.prediction.predict import reconstruct
 from pm_gplvm.prediction.processes import each_process, mixed, parts, patterns_of
@@ -32,6 +33,10 @@ def impute(
     random_seed: int | None = None,
     progressbar: bool = True,
     blas_threads: int | None = 1,
+    out: Any = None,
+    client: Any = None,
+    n_workers: int | None = None,
+    chunk_rows: int | None = None,
 ) -> xr.Dataset:
     """Fill the missing entries of new rows, or of those that the fit was made from.
 
@@ -50,6 +55,8 @@ def impute(
         arguments ``num_samples`` alone then matters.
     fit, prior, num_samples, draws, n_starts, offset, inputs, random_seed, progressbar, blas_threads
         As in :func:`embed`.
+    out, client, n_workers, chunk_rows
+        As in :func:`embed`, of new rows: the dataset is written to a Zarr store, and opened.
 
     Returns
     -------
@@ -62,7 +69,7 @@ def impute(
 
     Raises
     ------
-    TypeError, ValueError, KeyboardInterrupt
+    TypeError, ValueError, FileExistsError, ImportError, KeyboardInterrupt
         As in :func:`embed`.
 
     Examples
@@ -75,28 +82,54 @@ def impute(
     >>> int(np.isnan(holes).sum()), int((filled["sd"] > 0).sum())
     (2, 2)
     """
+    settings = {"num_samples": num_samples, "draws": draws, "n_starts": n_starts}
+    told = Told(prior, offset, inputs)
+    in_chunks = any(v is not None for v in (out, client, n_workers, chunk_rows))
+    if in_chunks and Y_new is None:
+        raise ValueError(
+            "Y_new must be given where rows go in chunks, got none. To fill the table of the fit pass that."
+        )
     if Y_new is None:
         return _filled(tables_of_fit(fit, caller="impute"), num_samples)
-    settings = {"num_samples": num_samples, "draws": draws, "n_starts": n_starts}
     tables = readable(fit, settings, "impute")
+    warn_of_prior(tables, prior)
+    if in_chunks:
+        stored = Stored(out, client, n_workers, chunk_rows, random_seed, progressbar, blas_threads)
+        return stored.done(fill_rows, tables, Y_new, told, settings)[0].to_dataset()
+    return _of_new(
+        tables, Y_new, told, settings, random_seed, blas_threads, progressbar=progressbar
+    )
+
+
+def fill_rows(
+    tables: Tables, Y_new: Any, told: Told, settings: dict[str, int], seed: int | None, _first: int
+) -> tuple[xr.DataTree, dict[str, Any]]:
+    """Fill some rows of a table; nothing is to be warned of."""
+    found = _of_new(tables, Y_new, told, settings, seed, None, progressbar=False)
+    return xr.DataTree(found), {}
+
+
+def _of_new(
+    tables: Tables,
+    Y_new: Any,
+    told: Told,
+    settings: dict[str, int],
+    random_seed: int | None,
+    blas_threads: int | None,
+    *,
+    progressbar: bool,
+) -> xr.Dataset:
+    """Fill new rows."""
     new, positions, _ = positions_of_table(
-        tables,
-        Y_new,
-        prior,
-        settings,
-        random_seed,
-        blas_threads,
-        progressbar,
-        offset=offset,
-        inputs=inputs,
+        tables, Y_new, told, settings, random_seed, blas_threads, progressbar
     )
     weights, k = positions.smoothed()
     read = next(iter(tables.values()))
     if read.has_likelihood:
-        filled, offsets = {}, offsets_of(tables, new, offset)
+        filled, offsets = {}, offsets_of(tables, new, told.offset)
         with limit_threads(blas_threads):
             for name, table in tables.items():
-                asked, part = located(table, inputs, new_labels(new)), new.parts[name]
+                asked, part = located(table, told.inputs, new_labels(new)), new.parts[name]
                 found = mixed_responses(asked, part, positions, weights, offsets[name])
                 filled[name] = _put(part, *found)
         return _together(filled, new, k)
@@ -108,7 +141,7 @@ def impute(
             if name is not None:
                 after = before + len(patterns_of(table, table.table().F))
                 variance, before = variance[..., before:after], after
-            asked = located(table, inputs, new_labels(new))
+            asked = located(table, told.inputs, new_labels(new))
             known[name] = _put(part, *_mixed(asked, part, positions, weights, variance))
     return _together(known, new, k)
 

@@ -34,7 +34,7 @@ from pm_gplvm.prediction.processes import (
     smoothed,
     under,
 )
-from pm_gplvm.prediction.uncollapsed import Uncollapsed, each_frame, rows_under_q
+from pm_gplvm.prediction.uncollapsed import Uncollapsed, each_frame, rows_under_q, with_known_rows
 
 
 def check_positions(read: Fit, X_new: Any) -> Array:
@@ -128,7 +128,7 @@ def predict(
     >>> dict(gplvm.predict(best, np.zeros((1, 2))).sizes)
     {'obs_new': 1, 'feature': 64}
     """
-    read = readable(fit, "predict")
+    read = readable(with_known_rows(fit), "predict")
     read.warn_unaligned()
     positions = check_positions(read, X_new)
     left_out = checked_without(read, without)
@@ -361,7 +361,7 @@ def sample_predictive(
     >>> gplvm.sample_predictive(best, path, num_samples=3, random_seed=1)["predictions"]["Y"].shape
     (1, 3, 5, 64)
     """
-    read = readable(fit, "sample_predictive")
+    read = readable(with_known_rows(fit), "sample_predictive")
     read.warn_unaligned()
     positions = check_positions(read, X_new)
     read = located(read, inputs, _labels_of(X_new, len(positions)))

@@ -26,7 +26,7 @@ from pm_gplvm.core.uncollapsed import (
     row_terms,
 )
 from pm_gplvm.data.arrays import listed
-from pm_gplvm.data.fit import Fit, evenly_spaced, inducing_inputs
+from pm_gplvm.data.fit import OBS, Fit, evenly_spaced, inducing_inputs
 from pm_gplvm.data.views import NewRows, Tables, are_views, of_table
 from pm_gplvm.model.likelihoods import Likelihood, from_dict
 from pm_gplvm.model.likelihoods import Rows as Observed
@@ -486,6 +486,16 @@ def each_frame(read: Fit, limit: int | None) -> Iterator[Uncollapsed]:
     frames = read.frames(read.evenly_spaced(limit or read.n_mixed))
     for frame in zip(frames.rotation, frames.shift, frames.scale, strict=True):
         yield replace(whole, frame=frame)
+
+
+def with_known_rows(fit: Any) -> Any:
+    """Leave out rows of a fit that tell nothing of new ones: q(u) tells all, but for where to begin and what is usual."""
+    if not isinstance(fit, xr.DataTree) or not (read := Fit(fit)).is_uncollapsed:
+        return fit
+    rows = read.group("approximation").sizes.get(OBS, 0)
+    if rows <= _KNOWN or any(OBS in c.dims for c in read.constants.data_vars.values()):
+        return fit
+    return read.with_rows(evenly_spaced(rows, _KNOWN)).tree
 
 
 @dataclass(frozen=True)

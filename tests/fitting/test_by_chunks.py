@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+import xarray as xr
 from conftest import simulated
 from distributed import Client, LocalCluster
 
@@ -200,6 +201,40 @@ def test_a_worker_that_dies_changes_nothing(when, table, alone, processes, tmp_p
         killer.join()
     assert_equal(fit, alone)
     processes.wait_for_workers(3)
+
+
+@limited
+def test_a_fit_is_written_by_who_holds_its_rows(table, alone, threads, tmp_path):
+    out, written = tmp_path / "fit.zarr", {**SHORT, "draws": 400}
+    here, fit = (
+        gplvm.fit_variational(table, 3, out=path, client=client, **written)
+        for path, client in ((tmp_path / "here.zarr", None), (out, threads))
+    )
+    xr.testing.assert_identical(fit["posterior"].load(), here["posterior"].load())
+    read = gplvm.load(out)
+    for group in read.children:
+        for name, value in read[group].variables.items():
+            if (group, name) not in (
+                ("optima", "seconds"),
+                ("posterior", "X"),
+            ) and "draw" not in value.dims:
+                np.testing.assert_array_equal(value, alone[group][name], err_msg=name)
+    assert {"optima_positions"} == alone.children.keys() - read.children.keys()
+    assert read.attrs == fit.attrs == alone.attrs
+    q = read["approximation"]
+    z = ((read.posterior["X"] - q["X_mean"]) / q["X_sd"]).to_numpy()[0]
+    assert abs(z.mean()) < 4.0 / np.sqrt(z.size)
+    assert abs(z.std() - 1.0) < 4.0 / np.sqrt(2.0 * z.size)
+    assert np.abs(np.corrcoef(z.reshape(400, -1).T) - np.eye(180)).max() < 0.3  # chunks apart
+
+    assert gplvm.summary(fit)
+    xr.testing.assert_identical(
+        gplvm.predict(fit, np.zeros((1, 3))), gplvm.predict(read, np.zeros((1, 3)))
+    )
+    gplvm.load(gplvm.save(fit, tmp_path / "again.nc"))
+    with pytest.raises(FileExistsError, match=r"fit\.zarr exists"):
+        gplvm.fit_variational(table, 3, out=out, **SHORT)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again.nc", "fit.zarr", "here.zarr"]
 
 
 # What else there is to such a fit

@@ -102,6 +102,19 @@ def test_what_a_table_says_of_another(fit, new):
     np.testing.assert_allclose(filled["sd_protein"], total, rtol=0.4)
 
 
+def test_rows_go_in_chunks(fit, new, tmp_path):
+    few = {**NEW, "draws": 100, "num_samples": 1}
+    rows = {name: table[:5] for name, table in new.items()}
+    for verb, Y in ((gplvm.embed, rows), (gplvm.impute, {"rna": rows["rna"]})):
+        out = tmp_path / f"{verb.__name__}.zarr"
+        parted, whole = verb(fit, Y, out=out, chunk_rows=2, **few), verb(fit, Y, **few)
+        assert parted.attrs == whole.attrs
+        xr.testing.assert_allclose(parted.load(), whole, rtol=1e-8, atol=1e-8)
+    other = {**rows, "protein": rows["protein"][::-1]}
+    with pytest.raises(ValueError, match="Y_new must have the same new rows in each table"):
+        gplvm.embed(fit, other, out=tmp_path / "other.zarr", **few)
+
+
 def test_training_rows_that_a_table_lacks_are_filled(fit):
     filled = gplvm.impute(fit)
     assert filled["mean_protein"].sizes == {"obs": 24, "feature_protein": 5}
