@@ -793,7 +793,7 @@ def _explained(data: Data, rows: Rows, slopes: Array) -> Any:
 def _continued(read: Fit, data: Data, likelihood: Likelihood, theta: ThetaPrior, Q: int) -> State:
     """Take up the state of an earlier fit of this table."""
     known = read.group("approximation")
-    mean, level = known["X_mean"].to_numpy(), known["level"].to_numpy()
+    (mean, sd), level = read.positions_and_sds, known["level"].to_numpy()
     names = {name for name in theta.dims if name in read}
     parameters, _ = likelihood.start(data.rows(np.arange(min(len(mean), 1000))))
     stored = {
@@ -803,6 +803,7 @@ def _continued(read: Fit, data: Data, likelihood: Likelihood, theta: ThetaPrior,
         mean.shape == (len(data.table), Q)
         and level.shape == (data.table.shape[1],)
         and names == set(theta.dims)
+        and all(np.shape(read.values(n)[0]) in ((), theta.shapes[n]) for n in names)
         and {n: v.shape for n, v in stored.items()}
         == {n: np.shape(v) for n, v in parameters.items()}
     )
@@ -815,10 +816,13 @@ def _continued(read: Fit, data: Data, likelihood: Likelihood, theta: ThetaPrior,
     precisions = known["u_precision"].to_numpy()
     common = (basis * precisions.mean(axis=1)) @ basis.T
     q = ColumnPosterior(known["u_mean"].to_numpy(), precisions, basis, common)
-    log_theta = {name: np.log(read.values(name)[0]) for name in theta.dims}
+    log_theta = {
+        name: np.broadcast_to(np.log(read.values(name)[0]), shape).copy()
+        for name, shape in theta.shapes.items()
+    }
     return State(
         mean.copy(),
-        known["X_sd"].to_numpy().copy(),
+        sd.copy() if read.has_q else np.full_like(mean, _SPREAD),
         np.full(len(mean), _TRUST),
         inducing_inputs(known),
         log_theta,

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pm_gplvm.core.checks import Array
-from pm_gplvm.core.uncollapsed import GatheredRows, NormalRows, RowsPrior
+from pm_gplvm.core.uncollapsed import GatheredRows, NormalRows
 from pm_gplvm.data.arrays import are_positions
 from pm_gplvm.data.fit import CLASS, LATENT, OBS, Fit
 from pm_gplvm.data.rows import Rows, RowTable
@@ -47,6 +47,11 @@ class Positions(Protocol):
         """Labels of its own dims."""
         ...
 
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Shapes of its own parameters."""
+        ...
+
     def start(self, X: Array) -> dict[str, Array]:
         """Begin where positions X (N, Q) say."""
         ...
@@ -55,7 +60,7 @@ class Positions(Protocol):
         """Find its parameters in a fit; None where that has others."""
         ...
 
-    def of(self, rows: Rows, parameters: Mapping[str, Array]) -> RowsPrior:
+    def of(self, rows: Rows, parameters: Mapping[str, Array]) -> NormalRows | GatheredRows:
         """Give the prior of some rows."""
         ...
 
@@ -90,6 +95,11 @@ class NormalPositions:
     @property
     def names(self) -> Mapping[str, Any]:
         """No dims."""
+        return {}
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Nothing is free."""
         return {}
 
     def start(self, X: Array) -> dict[str, Array]:
@@ -144,6 +154,12 @@ class ClassPositions:
         """Class of each row, share of each class, and the spread where it is held."""
         held: Variables = {name: ((), value) for name, value in self.within.fixed.items()}
         return {"X_class": ((OBS,), self.number), "X_share": ((CLASS,), self.share), **held}
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Shapes of the centres and of the free spread."""
+        free: dict[str, tuple[int, ...]] = {"log_within": ()} if self.within.free else {}
+        return {"centre": (len(self.share), self._Q), **free}
 
     def start(self, X: Array) -> dict[str, Array]:
         """Centres where the rows of each class lie, weighed against their prior."""

@@ -11,7 +11,7 @@ from conftest import simulated
 from distributed import Client, LocalCluster
 
 import pm_gplvm as gplvm
-from pm_gplvm.core.row_chunks import LOG_SD_STEP, held, points
+from pm_gplvm.core.row_chunks import held, points
 from pm_gplvm.data.rows import RowTable
 from pm_gplvm.fitting.by_chunks import Setting, prepared
 from pm_gplvm.fitting.optimise import LIMIT
@@ -26,6 +26,7 @@ limited = pytest.mark.filterwarnings("ignore:fit_variational:RuntimeWarning")
 
 def asked(**settings):
     usual = {
+        "method": "variational",
         "latent_dim": 2,
         "kernel": "rbf",
         "ard": True,
@@ -82,31 +83,54 @@ def assert_equal(fit, other):
 # The bound
 
 
+CLASSES = [None, "a", "b", "c", "a"] * 12
+PRIORS = {
+    "standard": None,
+    "informative": lambda: gplvm.priors.informative(np.tile([0.3, np.nan], (60, 1)), 0.4),
+    "classes": lambda: gplvm.priors.class_mixture(CLASSES),
+    "held spread": lambda: gplvm.priors.class_mixture(["a", "b"] * 30, within=0.4),
+}
+
+
 @pytest.mark.parametrize(
-    "kernel", ["rbf", "rbf + bias", "rbf + linear", "matern52", "linear + bias"]
+    ("kernel", "method", "prior"),
+    [
+        ("rbf", "variational", "standard"),
+        ("rbf + bias", "variational", "informative"),
+        ("rbf + linear", "variational", "standard"),
+        ("matern52", "variational", "held spread"),
+        ("linear + bias", "variational", "classes"),
+        ("rbf", "variational", "classes"),
+        ("rbf", "sparse", "classes"),
+        ("rbf + bias", "sparse", "standard"),
+        ("rbf + linear", "sparse", "informative"),
+        ("linear + bias", "sparse", "held spread"),
+    ],
 )
-def test_bound_and_gradient_are_those_of_the_model(kernel, table, tmp_path, rng):
+def test_bound_and_gradient_are_those_of_the_model(kernel, method, prior, table, tmp_path, rng):
     ard, scale = kernel != "linear + bias", "feature" if "bias" in kernel else "global"
-    settings = {"kernel": kernel, "scale": scale, "ard": ard}
-    bound = prepared(RowTable.of(table), None, tmp_path, 13, asked(**settings), rng)
+    priors = {"X": PRIORS[prior]()} if PRIORS[prior] else None
+    settings = {"kernel": kernel, "scale": scale, "ard": ard, "priors": priors}
+    setting = asked(method=method, **settings)
+    bound = prepared(RowTable.of(table), None, tmp_path, 13, setting, rng)
     search = VectorFree(bound, 1, lambda value: None)
     search.begin()
     assert search.run(3, 1e-12) == LIMIT
 
     model = gplvm.build_model(table, 2, **settings)
-    density = compile_log_density(
-        gplvm.model.build_variational(model, n_inducing=6), coordinates=induced_coordinates
-    )
+    build = getattr(gplvm.model, f"build_{method}")
+    density = compile_log_density(build(model, n_inducing=6), coordinates=induced_coordinates)
     executor, current = bound.executor, search.current
     rows = np.concatenate(list(executor.each(points, current)))
     chunks = [held(executor.job, i).iterates.slopes[current] for i in range(executor.job.n_chunks)]
     slopes = np.concatenate(chunks)
     layout = bound.problem.layout
     names = {"X_inducing": "W", **{f"{n}_log__": n for n in layout.names}}
+    names |= {"X_centre": "centre", "X_within_log__": "log_within"}
 
     def vector(rows, shared):
-        mean, log_sd = np.split(rows, 2, axis=1)
-        parts = {"X_mean": mean, "X_sd_log__": log_sd}
+        mean, log_sd = rows[:, :2], rows[:, 2:]
+        parts = {"X": mean} if method == "sparse" else {"X_mean": mean, "X_sd_log__": log_sd}
         own = layout.unpack(shared)
         return density.pack(parts | {n: own[of] for n, of in names.items() if n in density.names})
 
@@ -116,7 +140,7 @@ def test_bound_and_gradient_are_those_of_the_model(kernel, table, tmp_path, rng)
     assert -search.value - log_units == pytest.approx(value, rel=1e-10)
     found = -vector(slopes, bound.iterates.slopes[current])
     np.testing.assert_allclose(found, gradient, rtol=1e-9, atol=1e-10 * np.abs(gradient).max())
-    assert np.exp(LOG_SD_STEP * rows[:, 2:]).min() > 0.0
+    assert rows.shape == (60, 2 if method == "sparse" else 4)
 
 
 def test_chunks_do_not_change_the_fit(table):
