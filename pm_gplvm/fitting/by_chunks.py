@@ -97,6 +97,7 @@ _FEWEST, _MOST = 64, 16_384  # rows of a chunk
 _STATE = "state.npz"
 _WIDEST = 1000  # columns whose covariances are summed; of wider tables those of a sample are
 _CHUNKS = 8  # of a table that is small
+_WORK = 4 * 10**7  # rows times M² Q of a chunk that takes as long as a task of Dask's, 7 ms
 _SAMPLE = 20_000  # rows that the inducing inputs are chosen from
 
 
@@ -343,10 +344,14 @@ def write_prior(
 # The start
 
 
-def _bounds(n_rows: int, width: int, chunk_rows: int | None) -> tuple[int, ...]:
-    """Where chunks begin, and the end: whatever the number of workers, as sums are taken in the order of chunks."""
+def _bounds(n_rows: int, width: int, work: int, chunk_rows: int | None) -> tuple[int, ...]:
+    """Where chunks begin, and the end: whatever the number of workers, as sums are taken in the order of chunks.
+
+    A row has ``width`` numbers and takes ``work``.
+    """
     usual = int(np.clip(_CHUNK_NUMBERS // width, _FEWEST, _MOST))
-    size = min(usual, max(-(-n_rows // _CHUNKS), _FEWEST)) if chunk_rows is None else chunk_rows
+    least = max(_WORK // work, _FEWEST)
+    size = min(usual, max(-(-n_rows // _CHUNKS), least)) if chunk_rows is None else chunk_rows
     return (*range(0, n_rows, size), n_rows)
 
 
@@ -638,14 +643,15 @@ def prepared(
     of_sigma = {"sigma": priors.pop("sigma", DEFAULT_PRIORS["sigma"]())}
     theta = ThetaPrior(entry, bias, Q, priors, ard=ard)
     noise = PositivePriors(of_sigma, {"sigma": ()}, Q)
-    bounds = _bounds(N, M + D, chunk_rows)
+    bounds = _bounds(N, M + D, M * M * Q, chunk_rows)
     reader: Any = table
     keeps = keeps or client is not None
-    if client is not None:
+    far = client is not None and len(bounds) > 2  # of a single chunk others would take longer
+    if far:
         reader = table.elsewhere() or SavedRows.write(folder / "table", table, bounds)
     prior = write_prior(folder, positions, bounds)
     job = Job(reader, bounds, str(folder), entry.name, Q, kind, prior, keeps)
-    executor: Executor = Here(job) if client is None else Cluster(client, job)
+    executor: Executor = Cluster(client, job) if far else Here(job)
     try:
         found = reduce(add, executor.each(moments, (D, D <= _WIDEST)))
         centre, size = _units(found, asked.scale, table.features)

@@ -317,7 +317,8 @@ def fit_variational(
         one that all of them reach; on one machine a temporary one by default. ``start`` may be the folder of an earlier fit
         of the same table in the same chunks.
     chunk_rows : int, optional
-        Rows of a chunk, at least 2. By default as many as have statistics of about 8 MB, and so that there are 8 chunks.
+        Rows of a chunk, at least 2. By default as many as have statistics of about 8 MB, and so that there are 8 chunks if
+        each takes as long as to ask a worker for it. A single chunk is worked on by this process.
 
     Returns
     -------
@@ -352,7 +353,8 @@ def fit_variational(
     *In chunks.* Of the rows the bound needs sums of M × M and M × D numbers only (Gal, van der Wilk & Rasmussen 2014).
     Where a table is given, each chunk of rows gives its part of them and keeps q(x) of its rows; L-BFGS goes by inner
     products. Sums are taken in the order of the chunks, so that the result is the same for any number of workers, and if
-    some of them die. Such a fit keeps q(u) of each column in ``approximation``, as :func:`fit_svi` does, and needs no table
+    some of them die. Of priors of ``X`` it takes those that need only the row itself: N(0, 1), :func:`priors.informative`
+    and :func:`priors.class_mixture`. Such a fit keeps q(u) of each column in ``approximation``, as :func:`fit_svi` does, and needs no table
     to predict or embed from. It has no restarts, and starts from "pca", "random", positions or a fit.
 
     References

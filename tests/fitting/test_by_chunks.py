@@ -250,6 +250,64 @@ def test_verbs_take_a_fit_that_holds_no_table(table, tmp_path):
     assert float(more.sample_stats["lp"][0, 0]) >= float(fit.sample_stats["lp"][0, 0]) - 1e-6
 
 
+def test_a_sparse_fit_is_that_of_the_model(table, threads, tmp_path):
+    settings = {"n_inducing": 10, **QUIET}
+    other = gplvm.fit_sparse(gplvm.build_model(table, 2), **settings)
+    alone = gplvm.fit_sparse(table, 2, chunk_rows=60, **settings)
+    for name in ("lp", "log_likelihood"):
+        found = float(alone.sample_stats[name][0, 0])
+        assert found == pytest.approx(float(other.sample_stats[name][0, 0]), abs=0.05)
+    short = settings | {"chunk_rows": 19, "max_iter": 2}
+    with pytest.warns(RuntimeWarning, match=r"fit_sparse: it did not .* fit_sparse\(Y, start=fit"):
+        here, there = (gplvm.fit_sparse(table, 2, client=c, **short) for c in (None, threads))
+    for name in ("X", "sigma", "lengthscale"):
+        np.testing.assert_array_equal(here.posterior[name], there.posterior[name])
+    assert not {"X_mean", "X_sd"} & set(alone["approximation"].data_vars)
+
+    X = alone.posterior["X"][0, 0].to_numpy()
+    gplvm.save(alone, tmp_path / "fit.nc")
+    read = gplvm.load(tmp_path / "fit.nc")
+    mean = gplvm.predict(read, X)["mean"]
+    of_model = gplvm.predict(other, other.posterior["X"][0, 0].to_numpy())["mean"]
+    np.testing.assert_allclose(mean, of_model, atol=0.02 * table.std())
+    np.testing.assert_allclose(gplvm.reconstruct(read)["mean"], mean, rtol=1e-10)
+    placed = gplvm.embed(read, table[:3], draws=100, **QUIET).posterior["X"].mean(("chain", "draw"))
+    np.testing.assert_allclose(placed, X[:3], atol=0.1)
+    holes = np.where(np.arange(12) == 4, np.nan, table[:3])
+    filled = gplvm.impute(read, holes, **QUIET)["mean"].to_numpy()
+    assert np.abs(filled - table[:3])[:, 4].max() < table.std()
+    longer = gplvm.add_rows(read, table[:2] + 0.01, **QUIET)
+    np.testing.assert_allclose(longer.posterior["X"][0, 0, 60:], X[:2], atol=0.1)
+    told = gplvm.summary(read)
+    assert "fit_sparse), M = 10" in str(told)
+    assert "spread" not in str(told)
+    more = gplvm.fit_sparse(table, 2, chunk_rows=60, start=alone, **settings)
+    assert len(more["trace"]["objective"]) < 0.3 * len(alone["trace"]["objective"])
+
+
+@limited
+def test_priors_of_rows_stand_in_the_fit(table, threads):
+    near = np.where(np.arange(60)[:, None] < 5, table[:, :2] - table[:, :2].mean(axis=0), np.nan)
+    kinds = {
+        "informative": gplvm.priors.informative(near, 0.05),
+        "classes": gplvm.priors.class_mixture(CLASSES),
+    }
+    for kind, prior in kinds.items():
+        fits = [
+            gplvm.fit_variational(table, 2, priors={"X": prior}, client=c, **SHORT)
+            for c in (None, threads)
+        ]
+        assert_equal(*fits)
+        model = gplvm.build_model(table, 2, priors={"X": prior}, ard=True)
+        again = gplvm.fit_variational(model, **SHORT)
+        np.testing.assert_allclose(again["trace"]["objective"], fits[0]["trace"]["objective"])
+        if kind == "classes":
+            assert fits[0].posterior["X_centre"].sizes["latent_class"] == 3
+        else:
+            X = fits[0]["approximation"]["X_mean"].to_numpy()
+            assert np.abs(X - near)[:5].max() < 0.3
+
+
 @limited
 def test_the_table_of_a_model_goes_to_a_cluster(table, alone, threads):
     model = gplvm.build_model(table, 3, ard=True)
@@ -271,8 +329,8 @@ def test_what_cannot_be_fitted_in_chunks_says_so(table, threads, tmp_path, monke
     for text, settings in {
         r"NaN|nan in chunk 2 \(rows 40 to 59\), first at row 41, column 3": {"Y": holes},
         "scale='feature' cannot": {"Y": odd, "scale": "feature"},
-        r"priors\['X'\] must be left out": {
-            "priors": {"X": gplvm.priors.informative(table[:, :2], 1.0)}
+        r"priors\['X'\] must be priors.informative.* dynamics, which ties all rows": {
+            "priors": {"X": gplvm.priors.dynamics(np.arange(60.0))}
         },
         "kernel must be one of": {"kernel": "periodic[0] * rbf[1]"},
         "start must be one of pca, random": {"start": "isomap"},
@@ -292,6 +350,15 @@ def test_what_cannot_be_fitted_in_chunks_says_so(table, threads, tmp_path, monke
     known = gplvm.build_model(table, inputs={"batch": ["a", "b"] * (len(table) // 2)})
     with pytest.raises(ValueError, match="a model without inputs where rows go in chunks"):
         gplvm.fit_variational(known, client=threads)
+    with pytest.raises(ValueError, match="fit_sparse needs a model without inputs"):
+        gplvm.fit_sparse(known, client=threads)
+    with pytest.raises(
+        ValueError, match="method must be 'vfe' where rows go in chunks, got 'fitc'"
+    ):
+        gplvm.fit_sparse(table, method="fitc", chunk_rows=20)
+    ordered = gplvm.build_model(table, priors={"X": gplvm.priors.dynamics(np.arange(60.0))})
+    with pytest.raises(ValueError, match="ties all rows"):
+        gplvm.fit_sparse(ordered, chunk_rows=20)
     with pytest.raises(ValueError, match="store is of a fit in chunks"):
         gplvm.fit_variational(gplvm.build_model(table), store=tmp_path / "new")
     monkeypatch.setitem(__import__("sys").modules, "distributed", None)
