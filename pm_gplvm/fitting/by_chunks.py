@@ -563,7 +563,6 @@ def _gone_on(problem: Problem, executor: Executor, folder: Path) -> ChunkedBound
 class Setting:
     """How a table is fitted: what a verb takes of it."""
 
-    method: Literal["variational", "sparse"]
     latent_dim: int
     kernel: Any
     ard: bool
@@ -577,6 +576,7 @@ class Setting:
     max_iter: int
     tol: float
     random_seed: int | None
+    method: Literal["variational", "sparse"] = "variational"
 
     @property
     def verb(self) -> str:

@@ -1,4 +1,4 @@
-"""Priors of X for fits by minibatches: of some rows at a time, with what they have of their own."""
+"""Priors of X for fits by minibatches and in chunks: of some rows at a time, with what they have of their own."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -26,7 +26,6 @@ limited = pytest.mark.filterwarnings("ignore:fit_variational:RuntimeWarning")
 
 def asked(**settings):
     usual = {
-        "method": "variational",
         "latent_dim": 2,
         "kernel": "rbf",
         "ard": True,
@@ -100,7 +99,6 @@ PRIORS = {
         ("rbf + linear", "variational", "standard"),
         ("matern52", "variational", "held spread"),
         ("linear + bias", "variational", "classes"),
-        ("rbf", "variational", "classes"),
         ("rbf", "sparse", "classes"),
         ("rbf + bias", "sparse", "standard"),
         ("rbf + linear", "sparse", "informative"),
