@@ -12,7 +12,7 @@ from pm_gplvm.core.uncollapsed import GatheredRows, NormalRows
 from pm_gplvm.data.arrays import are_positions
 from pm_gplvm.data.fit import CLASS, LATENT, OBS, Fit
 from pm_gplvm.data.rows import Rows, RowTable
-from pm_gplvm.model.priors import class_mixture, dynamics, informative, transitions
+from pm_gplvm.model.priors import LatentPrior, class_mixture, dynamics, informative, transitions
 from pm_gplvm.model.theta import PositivePriors
 
 _WITHIN = 0.5, 1.0  # between which a free spread starts
@@ -237,4 +237,6 @@ def why_not(kind: type) -> str:
         )
     if kind is transitions:
         return ", which ties each row to the one before, so that none can be left out of a batch. Use fit_map(build_model(Y, priors=...))."
+    if issubclass(kind, LatentPrior) and kind.mapped:
+        return ", under which X is a function of Y by weights that all rows share. Use fit_marginal(build_model(Y, priors=...))."
     return ". fit_variational(build_model(Y, priors=...)) takes Normal ones and priors.dynamics too, of a Gaussian likelihood."

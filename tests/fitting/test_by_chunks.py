@@ -330,6 +330,9 @@ def test_what_cannot_be_fitted_in_chunks_says_so(table, threads, tmp_path, monke
         r"priors\['X'\] must be priors.informative.* dynamics, which ties all rows": {
             "priors": {"X": gplvm.priors.dynamics(np.arange(60.0))}
         },
+        r"got back_constraint, under which X is a function of Y.*fit_marginal": {
+            "priors": {"X": gplvm.priors.back_constraint()}
+        },
         "kernel must be one of": {"kernel": "periodic[0] * rbf[1]"},
         "start must be one of pca, random": {"start": "isomap"},
         "start must give X": {"start": np.zeros((3, 2))},
