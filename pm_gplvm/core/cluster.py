@@ -5,10 +5,12 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from pm_gplvm.core.checks import count
@@ -20,6 +22,9 @@ _LOOK = 1.0  # seconds between two looks for workers that have died
 _PATIENCE = 2.0  # seconds that a result may take to come before its worker is looked for
 _PAUSED = 60.0  # seconds that all may stand still for want of memory
 _TOGETHER = 4  # chunks in a task of Dask's
+_FEW_BYTES = (
+    2**18
+)  # in all tasks of a pass, which are then told in them and not by a task of its own
 _KEPT_MEMORY = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")  # of glibc, in bytes
 _MOST_DEATHS = 3  # of workers at the same chunk
 _MEMORY = (
@@ -138,12 +143,15 @@ class Cluster:
             warnings.filterwarnings("ignore", "Sending large graph", UserWarning)
             if self._sent[0] != set(workers):
                 self._sent = set(workers), self.client.submit(_as_it_is, self.job, pure=False)
-            job, sent = self._sent[1], self.client.submit(_as_it_is, told, pure=False)
+            job, groups = self._sent[1], list(self._groups(indices))
+            sent = told
+            if len(groups) * _size(told) > _FEW_BYTES:
+                sent = self.client.submit(_as_it_is, told, pure=False)
         return {
             group: self.client.submit(
                 _do, task, job, group, sent, workers=[owner] if self.held else None, pure=False
             )
-            for owner, group in self._groups(indices)
+            for owner, group in groups
         }
 
     def _groups(self, indices: Sequence[int]) -> Iterator[tuple[str, Group]]:
@@ -249,6 +257,15 @@ class Cluster:
 def _as_it_is(value: Any) -> Any:
     """Give back what was sent, for other tasks to take."""
     return value
+
+
+def _size(told: Any) -> int:
+    """Bytes of the arrays in what is told."""
+    if isinstance(told, np.ndarray):
+        return told.nbytes
+    if isinstance(told, tuple):
+        return sum(map(_size, told))
+    return sum(map(_size, vars(told).values())) if is_dataclass(told) else 0
 
 
 def _do(task: Task, job: Job, group: Group, told: Any) -> list[Any]:

@@ -1,7 +1,7 @@
 """The collapsed bound of a table in chunks of rows: what is done where the rows are.
 
-Of the rows the bound needs sums only: Ψ₀, Ψ₁ᵀF, Ψ₂, tr FFᵀ, and what the divergence of q(X) takes (Gal, van der Wilk
-& Rasmussen 2014; Dai et al. 2014). One task for each chunk gives them, another the chunk's part of the gradient. The
+Of the rows the bound needs sums only: Ψ₀, Ψ₁ᵀF, Ψ₂, tr FFᵀ, and what the prior of X adds (Gal, van der Wilk
+& Rasmussen 2014; Dai et al. 2014). Rows have a q(x) each, or a position (:class:`GaussianRows`, :class:`PointRows`). One task for each chunk gives them, another the chunk's part of the gradient. The
 rows' own parameters and their gradients, of the last evaluations, stay where the rows are: of an optimiser's vectors
 only inner products are told.
 
@@ -15,17 +15,97 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pm_gplvm.core.checks import Array
 from pm_gplvm.core.inducing import InducingKernel
-from pm_gplvm.core.psi import CLOSED_FORM, cubature
+from pm_gplvm.core.psi import CLOSED_FORM, ONE_NODE, Quadrature, cubature
+from pm_gplvm.core.uncollapsed import GatheredRows, NormalRows, RowsPrior, log_densities
 
 LOG_SD_STEP = 2.0
 """Unit in which ln sd of q(x) is moved, as in :func:`pm_gplvm.fitting.variational.induced_coordinates`."""
+
+
+class RowKind(Protocol):
+    """What is known of the positions of rows, and how it stands in an optimiser's vector."""
+
+    def quadrature(self, kernel: str, Q: int) -> Quadrature | None:
+        """Rule by which the statistics are taken, None in closed form."""
+
+    def first(self, X: Array, sd: Array, unit: Array) -> Array:
+        """Vector of positions and sds in units of X."""
+
+    def read(self, point: Array) -> tuple[Array, Array]:
+        """Positions and sds (n, Q) in lengthscales."""
+
+    def joined(self, of_mean: Array, of_log_sd: Array) -> Array:
+        """Slopes along the vector."""
+
+    def log_prior(self, prior: RowsPrior, X: Array, sd: Array) -> float:
+        """Tell what the prior of X adds to the objective."""
+
+    def of_log_sd(self, sd: Array, spread: Any) -> Array:
+        """Its slope in ln sd."""
+
+
+class GaussianRows:
+    """q(x) = N(m, diag s²): m and ln s / :data:`LOG_SD_STEP`, (n, 2 Q)."""
+
+    def quadrature(self, kernel: str, Q: int) -> Quadrature | None:
+        """Rule by which the statistics are taken, None in closed form."""
+        return None if kernel in CLOSED_FORM else cubature(Q)
+
+    def first(self, X: Array, sd: Array, unit: Array) -> Array:
+        """Vector of means and sds in units of X."""
+        return np.hstack([X / unit, np.log(sd / unit) / LOG_SD_STEP])
+
+    def read(self, point: Array) -> tuple[Array, Array]:
+        """Means and sds (n, Q) in lengthscales."""
+        mean, log_sd = np.split(point, 2, axis=1)
+        return mean, np.exp(LOG_SD_STEP * log_sd)
+
+    def joined(self, of_mean: Array, of_log_sd: Array) -> Array:
+        """Slopes along the vector."""
+        return np.hstack([of_mean, LOG_SD_STEP * of_log_sd])
+
+    def log_prior(self, prior: RowsPrior, X: Array, sd: Array) -> float:
+        """-KL(q(X) ‖ p(X))."""
+        return -float(prior.divergence(X, sd).sum())
+
+    def of_log_sd(self, sd: Array, spread: Any) -> Array:
+        """Its slope in ln sd."""
+        return np.asarray(1.0 - (sd / spread) ** 2)
+
+
+class PointRows:
+    """Positions that are known, (n, Q)."""
+
+    def quadrature(self, kernel: str, Q: int) -> Quadrature | None:
+        """One node, the position."""
+        return ONE_NODE
+
+    def first(self, X: Array, sd: Array, unit: Array) -> Array:
+        """Vector of positions in units of X."""
+        return np.asarray(X / unit)
+
+    def read(self, point: Array) -> tuple[Array, Array]:
+        """Positions in lengthscales, and sds of 0."""
+        return point, np.zeros_like(point)
+
+    def joined(self, of_mean: Array, of_log_sd: Array) -> Array:
+        """Slopes along the vector."""
+        return of_mean
+
+    def log_prior(self, prior: RowsPrior, X: Array, sd: Array) -> float:
+        """Ln p(X)."""
+        return float(log_densities(prior, X).sum())
+
+    def of_log_sd(self, sd: Array, spread: Any) -> Array:
+        """None, as sds do not move."""
+        return sd
 
 
 class Reader(Protocol):
@@ -44,6 +124,8 @@ class Job:
     folder: str
     kernel: str
     latent_dim: int
+    kind: RowKind
+    prior: type[NormalRows] | type[GatheredRows] = NormalRows
     keeps: bool = True  # whether each evaluation is written down, for others to take it up
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
 
@@ -74,6 +156,10 @@ class Job:
             )
         return found
 
+    def prior_file(self, index: int) -> Path:
+        """Where that stands which the prior of X says of each row; it is missing where all rows are alike."""
+        return Path(self.folder) / "prior" / f"{index:06}.npz"
+
     def file(self, index: int, number: int) -> Path:
         """Where the points and slopes of an evaluation are written."""
         return Path(self.folder) / f"chunk-{index:06}" / f"{number:08}.npy"
@@ -88,7 +174,7 @@ class Job:
         os.replace(part, target)
 
     def load(self, index: int, number: int) -> Array:
-        """Read them: (1 or 2, n, 2 Q)."""
+        """Read them: (1 or 2, n, 2 Q), or Q of points."""
         return np.asarray(np.load(self.file(index, number), allow_pickle=False))
 
 
@@ -172,12 +258,13 @@ class Place:
     ratio: Array | None
     centre: Array
     scale: Array
+    prior: dict[str, Any]  # what the prior of X says of all rows
 
-    def kernel(self, name: str, mean: Array, sd: Array) -> InducingKernel:
+    def kernel(self, name: str, mean: Array, sd: Array, kind: RowKind) -> InducingKernel:
         """Statistics of some rows; of none they give what K alone does."""
         # Nothing but psi1 is kept for the gradient: many chunks wait for it at once.
         settings = {"workspace": np.empty((0, 0)), "ratio": self.ratio}
-        quadrature = None if name in CLOSED_FORM else cubature(mean.shape[1])
+        quadrature = kind.quadrature(name, mean.shape[1])
         positions = mean, sd, self.W
         return InducingKernel(
             name, positions, self.amplitude, self.bias, quadrature=quadrature, **settings
@@ -195,15 +282,14 @@ class Added:
 
 @dataclass(frozen=True)
 class Sums(Added):
-    """Of some rows: number, tr FFᵀ, Ψ₀, Ψ₁ᵀF (M, D), Ψ₂ (M, M), Σ z² + s² and Σ ln s in lengthscales (Q,)."""
+    """Of some rows: number, tr FFᵀ, Ψ₀, Ψ₁ᵀF (M, D), Ψ₂ (M, M), and what the prior of X adds to the objective."""
 
     n_rows: int
     trace: float
     psi0: float
     P: Array
     psi2: Array
-    squares: Array
-    log_sds: Array
+    log_prior: float
 
 
 @dataclass(frozen=True)
@@ -224,6 +310,8 @@ class SharedSlope(Added):
     amplitude: float
     bias: float
     ratio: Array | float
+    unit: Array  # in ln lengthscale, of the prior of X
+    prior: Array  # in the parameters of that prior, one after the other
     products: Array
 
 
@@ -241,6 +329,18 @@ class Chunk:
         """The rows in the user's units."""
         return self.job.read(self.index)
 
+    @cached_property
+    def _prior_by_row(self) -> dict[str, Array]:
+        file = self.job.prior_file(self.index)
+        if not file.is_file():
+            return {}
+        with np.load(file, allow_pickle=False) as kept:
+            return {name: kept[name] for name in kept.files}
+
+    def prior(self, place: Place) -> RowsPrior:
+        """Prior of the rows' positions."""
+        return self.job.prior(**self._prior_by_row, **place.prior)
+
     def of_width(self, width: int) -> Array:
         """Return the rows, or raise ValueError if they have another width."""
         if self.Y.shape[1] != width:
@@ -252,8 +352,8 @@ class Chunk:
         return (self.of_width(len(place.centre)) - place.centre) / place.scale
 
     def at(self, place: Place) -> tuple[Array, InducingKernel]:
-        """Points (n, 2 Q) of the rows at a place, and their statistics, from memory or anew."""
-        step, Q = place.step, self.job.latent_dim
+        """Vector of the rows at a place, and their statistics, from memory or anew."""
+        step, kind = place.step, self.job.kind
         if self._evaluated is None or self._evaluated[0] != step.number:
             for number in step.needed - self.iterates.points.keys():
                 found = self.job.load(self.index, number)
@@ -263,8 +363,7 @@ class Chunk:
             self.iterates.keep(step.needed)
             self._tidy(min(step.needed))
             point = self.iterates.moved(step)
-            sd = np.exp(LOG_SD_STEP * point[:, Q:])
-            kernel = place.kernel(self.job.kernel, point[:, :Q], sd)
+            kernel = place.kernel(self.job.kernel, *kind.read(point), kind)
             self._evaluated = step.number, point, kernel
         return self._evaluated[1:]
 
@@ -299,14 +398,11 @@ def forget(key: str) -> None:
 def statistics(job: Job, index: int, place: Place) -> Sums:
     """Sum up a chunk at a place."""
     chunk = held(job, index)
-    F, (point, kernel) = chunk.F(place), chunk.at(place)
-    P = kernel.cross_sums(F)
-    mean, log_sd = np.split(point, 2, axis=1)
-    log_sd = LOG_SD_STEP * log_sd
-    squares = (mean**2 + np.exp(2.0 * log_sd)).sum(axis=0)
-    return Sums(
-        len(F), float(np.vdot(F, F)), kernel.psi0, P, kernel.psi2, squares, log_sd.sum(axis=0)
-    )
+    F, (_, kernel) = chunk.F(place), chunk.at(place)
+    P, (mean, sd, _) = kernel.cross_sums(F), kernel.positions
+    unit = place.lengthscale
+    log_prior = job.kind.log_prior(chunk.prior(place), mean * unit, sd * unit)
+    return Sums(len(F), float(np.vdot(F, F)), kernel.psi0, P, kernel.psi2, log_prior)
 
 
 def gradient(job: Job, index: int, asked: Slopes) -> SharedSlope:
@@ -318,16 +414,26 @@ def gradient(job: Job, index: int, asked: Slopes) -> SharedSlope:
         F, none, asked.dpsi0, asked.dP, asked.dpsi2
     )
     mean, sd, _ = kernel.positions
-    unit = place.lengthscale**2  # -KL is -½ Σ ℓ² (z² + s²) + Σ ln s
-    of_mean = unit * mean - dU
-    of_log_sd = LOG_SD_STEP * (sd * (unit * sd - dS) - 1.0)
-    slope = np.hstack([of_mean, of_log_sd])
+    unit, prior = place.lengthscale, chunk.prior(place)
+    X, spread = mean * unit, sd * unit
+    of_X = -(X - prior.towards(X)) / prior.spread**2 * unit
+    of_log_sd = job.kind.of_log_sd(spread, prior.spread)
+    slope = -job.kind.joined(dU + of_X, sd * dS + of_log_sd)
+    of_prior = [np.ravel(v) for v in prior.gradient(X, spread).values()]
     products = chunk.iterates.products(place.step, point, slope)
     number = place.step.number
     if job.keeps:
         job.save(index, number, np.stack([point, slope]))
     chunk.iterates.points[number], chunk.iterates.slopes[number] = point, slope
-    return SharedSlope(dW, damplitude, dbias, along[0] if along else 0.0, products)
+    return SharedSlope(
+        dW,
+        damplitude,
+        dbias,
+        along[0] if along else 0.0,
+        (mean * of_X + of_log_sd).sum(axis=0),
+        np.concatenate([*of_prior, np.empty(0)]),
+        products,
+    )
 
 
 @dataclass(frozen=True)
@@ -413,12 +519,11 @@ def begin(job: Job, index: int, told: tuple[Array, Array]) -> int:
     lengthscale, usual = told
     X, *given = job.load(index, 0)
     sd = given[0] if given else np.broadcast_to(usual, X.shape)
-    log_sd = np.log(sd / lengthscale) / LOG_SD_STEP
-    job.save(index, 1, np.hstack([X / lengthscale, log_sd])[None])
+    job.save(index, 1, job.kind.first(X, sd, lengthscale)[None])
     return 0
 
 
 def points(job: Job, index: int, number: int) -> Array:
-    """Return the points of the rows at an evaluation, (n, 2 Q)."""
+    """Return the vector of the rows at an evaluation."""
     kept = held(job, index).iterates.points
     return kept[number] if number in kept else job.load(index, number)[0]

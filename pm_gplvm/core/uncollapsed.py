@@ -22,7 +22,7 @@ from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from scipy.linalg import lapack
@@ -42,6 +42,7 @@ JITTER = 1e-6
 """Share of the mean of K's diagonal that is added to it: the functions live in what W spans."""
 
 _LEAST_VARIANCE = 1e-10
+_LOG_2PI = float(np.log(2.0 * np.pi))
 
 Nodes = tuple[Array, Array]  # (K, Q) and their weights (K,), for expectations under N(0, I)
 
@@ -403,6 +404,8 @@ class RowsPrior(Protocol):
 class NormalRows:
     """N(centre, spread²), numbers or (B, Q)."""
 
+    by_row: ClassVar[tuple[str, ...]] = ("centre", "spread")  # the others are the same for all rows
+
     centre: Any = 0.0
     spread: Any = 1.0
 
@@ -427,6 +430,8 @@ class GatheredRows:
 
     ``divergence`` is from the best bound ln p(x) ≥ ln Σ_k w_k exp⟨ln N(x; c_k, spread²)⟩, exact where the class is known.
     """
+
+    by_row: ClassVar[tuple[str, ...]] = ("log_weights",)
 
     log_weights: Array
     centres: Array
@@ -455,6 +460,12 @@ class GatheredRows:
             "centre": np.einsum("nk,nkq->kq", shares, away) / self.spread**2,
             "log_within": squares / self.spread**2 - mean.size,
         }
+
+
+def log_densities(prior: RowsPrior, X: Array) -> Array:
+    """Ln p(x) of positions (B, Q), (B,): the divergence of N(x, spread²) has it, as ln p is parabolic about a centre."""
+    spread = np.broadcast_to(prior.spread, X.shape)
+    return np.asarray(-prior.divergence(X, spread) - (np.log(spread) + 0.5 * _LOG_2PI).sum(axis=1))
 
 
 def row_steps(

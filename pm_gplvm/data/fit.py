@@ -330,6 +330,15 @@ class Fit:
         return "X_mean" in self.group("approximation")
 
     @property
+    def positions_and_sds(self) -> tuple[Array, Array]:
+        """Mean and sd of each row's q(x), or its position and 0, each (N, Q), in the frame of inducing inputs."""
+        if not self.has_q:
+            X = np.asarray(self.values("X", raw=True)[0])
+            return X, np.zeros_like(X)
+        group = self.group("approximation")
+        return group["X_mean"].to_numpy(), group["X_sd"].to_numpy()
+
+    @property
     def is_aligned(self) -> bool:
         """Whether align has brought the draws into one frame."""
         return "aligned" in self.tree.children

@@ -335,7 +335,7 @@ def _advice(read: Fit, good: bool) -> list[str]:
             "a linear part; else the table holds none."
         ]
     if read.is_uncollapsed:
-        return _advice_by_minibatches(good)
+        return _advice_by_minibatches(read, good)
     if not good:
         verb = {"add_rows": "fit_stochastic"}.get(method, f"fit_{method}")
         return [f"Go on from here: {verb}(model, start=fit), or raise max_iter."]
@@ -367,12 +367,16 @@ def _advice(read: Fit, good: bool) -> list[str]:
     return [f"Draws tell how sure it is: {exact}; of θ alone sample_theta(model, fit)."]
 
 
-def _advice_by_minibatches(good: bool) -> list[str]:
+def _advice_by_minibatches(read: Fit, good: bool) -> list[str]:
+    if not good and read.method in ("variational", "sparse"):
+        return [f"Go on from here: fit_{read.method}(Y, start=fit), or raise max_iter."]
     if not good:
         return ["Go on from here: fit_svi(Y, start=fit), or raise epochs."]
     return [
         "diagnostics.active_dimensions(fit) tells the dimensions in use, log_predictive(fit, Y_new) how well rows "
-        "that were left out are predicted. Its spread leaves out that rows may move together."
+        "that were left out are predicted."
+        + " Its spread leaves out that rows may move together."
+        * read.has_q
     ]
 
 

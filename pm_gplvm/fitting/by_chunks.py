@@ -1,7 +1,7 @@
-"""``fit_variational`` of a table in chunks of rows, here or on the workers of a cluster.
+"""``fit_variational`` and ``fit_sparse`` of a table in chunks of rows, here or on the workers of a cluster.
 
 A pass over the chunks gives the sums that the bound is made of, another the gradient
-(:mod:`pm_gplvm.core.row_chunks`). What all rows share (θ, inducing inputs) is moved here, each row's q(x) where the row
+(:mod:`pm_gplvm.core.row_chunks`). What all rows share (θ, inducing inputs) is moved here, each row's q(x) or position where the row
 is, both by one L-BFGS (:mod:`pm_gplvm.fitting.vector_free`), in the coordinates of
 :func:`pm_gplvm.fitting.variational.induced_coordinates`.
 """
@@ -14,9 +14,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import reduce
+from itertools import pairwise
 from operator import add
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import xarray as xr
@@ -32,17 +33,19 @@ from pm_gplvm.core.cluster import (
     require_one_machine,
     require_reached,
 )
-from pm_gplvm.core.inducing import InducingPosterior
+from pm_gplvm.core.inducing import InducingKernel, InducingPosterior
 from pm_gplvm.core.interrupt import caught, interruptible
 from pm_gplvm.core.kernels import KERNELS, Kernel, parse_kernel
 from pm_gplvm.core.row_chunks import (
-    LOG_SD_STEP,
     Beginning,
+    GaussianRows,
     Iterates,
     Job,
     Moments,
     Place,
     Placed,
+    PointRows,
+    RowKind,
     Slopes,
     Step,
     Sums,
@@ -55,7 +58,13 @@ from pm_gplvm.core.row_chunks import (
     points,
     statistics,
 )
-from pm_gplvm.core.uncollapsed import ColumnPosterior, Features, natural_theta
+from pm_gplvm.core.uncollapsed import (
+    ColumnPosterior,
+    Features,
+    GatheredRows,
+    NormalRows,
+    natural_theta,
+)
 from pm_gplvm.data.arrays import numbers
 from pm_gplvm.data.files import check_labels
 from pm_gplvm.data.fit import FEATURE, LATENT, OBS, THETA, Fit, warn_of
@@ -89,7 +98,9 @@ from pm_gplvm.fitting.variational import (
 from pm_gplvm.fitting.vector_free import VectorFree
 from pm_gplvm.model.density import Layout
 from pm_gplvm.model.likelihoods import Likelihood, resolve
+from pm_gplvm.model.positions import Positions, positions_of
 from pm_gplvm.model.priors import DEFAULT_PRIORS
+from pm_gplvm.model.starts import THETA_AT_START, turned_towards
 from pm_gplvm.model.theta import PositivePriors, ThetaPrior
 
 _CHUNK_NUMBERS = 2**20  # numbers of a chunk's rows, their statistics among them
@@ -98,6 +109,7 @@ _STATE = "state.npz"
 _WIDEST = 1000  # columns whose covariances are summed; of wider tables those of a sample are
 _CHUNKS = 8  # of a table that is small
 _FEW = 2  # rows by which a store is laid out
+_WORK = 4 * 10**7  # rows times M² Q of a chunk that takes as long as a task of Dask's, 7 ms
 _SAMPLE = 20_000  # rows that the inducing inputs are chosen from
 
 
@@ -106,8 +118,10 @@ class Problem:
     """What is fitted: a table of N rows, the kernel and the priors."""
 
     kernel: str
+    kind: RowKind
     theta: ThetaPrior
     noise: PositivePriors
+    positions: Positions
     likelihood: Likelihood
     floor: float
     centre: Array
@@ -123,7 +137,7 @@ class Problem:
         shapes: dict[str, tuple[int, ...]] = {}
         if self.W_held is None:
             shapes["W"] = (self.n_inducing, self.latent_dim)
-        shapes |= self.theta.free | self.noise.free
+        shapes |= self.theta.free | self.noise.free | dict(self.positions.shapes)
         return Layout(tuple(shapes), tuple(shapes.values()))
 
     @property
@@ -141,22 +155,29 @@ class Problem:
         W = parts["W"] if self.W_held is None else self.W_held
         log_sigma = float(parts["sigma"] if self.noise.free else fixed.pop("sigma"))
         log_theta = fixed | {n: np.asarray(parts[n]) for n in self.theta.free}
-        return Shared(self, W, log_theta, log_sigma)
+        return Shared(self, W, log_theta, log_sigma, {n: parts[n] for n in self.positions.shapes})
 
-    def vector(self, W: Array, log_theta: Mapping[str, Any], log_sigma: float) -> Array:
+    def vector(
+        self,
+        W: Array,
+        log_theta: Mapping[str, Any],
+        log_sigma: float,
+        of_prior: Mapping[str, Array],
+    ) -> Array:
         """Write a vector; W in lengthscales."""
-        parts = {"W": W, **log_theta, "sigma": log_sigma}
+        parts = {"W": W, **log_theta, "sigma": log_sigma, **of_prior}
         return self.layout.pack({n: parts[n] / self.steps[n] for n in self.layout.names})
 
 
 @dataclass(frozen=True)
 class Shared:
-    """What all rows share: inducing inputs in lengthscales, ln θ, ln sigma."""
+    """What all rows share: inducing inputs in lengthscales, ln θ, ln sigma, parameters of the prior of X."""
 
     problem: Problem
     W: Array
     log_theta: dict[str, Array]
     log_sigma: float
+    of_prior: dict[str, Array]
 
     @property
     def theta(self) -> dict[str, Array]:
@@ -182,13 +203,18 @@ class Shared:
             ratio = theta["weight"] * self.lengthscale / amplitude
         of_table = problem.centre, problem.scale
         bias = float(theta.get("bias", 0.0))
-        return Place(step, self.W, self.lengthscale, amplitude, bias, ratio, *of_table)
+        prior = shared_by_rows(problem.positions, self.of_prior)
+        return Place(step, self.W, self.lengthscale, amplitude, bias, ratio, *of_table, prior)
 
     def log_prior(self) -> tuple[float, dict[str, Any]]:
-        """Ln p(θ) and its gradient in the logarithms."""
-        value, slope = self.problem.theta.log_density(self.log_theta)
-        more, of_sigma = self.problem.noise.log_density({"sigma": np.asarray(self.log_sigma)})
-        return value + more, {**slope, **of_sigma}
+        """Ln p(θ), with what the prior of X has of its own, and its gradient in the logarithms."""
+        problem = self.problem
+        found = [
+            problem.theta.log_density(self.log_theta),
+            problem.noise.log_density({"sigma": np.asarray(self.log_sigma)}),
+            problem.positions.log_prior(self.of_prior),
+        ]
+        return sum(value for value, _ in found), {n: v for _, s in found for n, v in s.items()}
 
 
 class ChunkedBound:
@@ -200,6 +226,7 @@ class ChunkedBound:
         self.iterates = Iterates()
         self.iterates.points[first] = start
         self.sums: dict[int, Sums] = {}  # of the evaluations that may still be asked for
+        self._last: tuple[int, InducingPosterior] | None = None
         self.first = first  # the evaluation that is begun from
         self.was_free = False  # it goes on from one in which nothing was held
 
@@ -207,10 +234,16 @@ class ChunkedBound:
         """Read what all rows share where a step leads."""
         return self.problem.shared(self.iterates.moved(step))
 
-    def _posterior(self, shared: Shared, step: Step, sums: Sums) -> InducingPosterior:
+    def _without_rows(self, place: Place) -> InducingKernel:
         Q, problem = self.problem.latent_dim, self.problem
-        empty = shared.place(step).kernel(problem.kernel, np.zeros((0, Q)), np.ones((0, Q)))
-        return empty.posterior_of(sums.P, sums.psi0, sums.psi2, shared.sigma)
+        return place.kernel(problem.kernel, np.zeros((0, Q)), np.ones((0, Q)), problem.kind)
+
+    def _posterior(self, shared: Shared, step: Step, sums: Sums) -> InducingPosterior:
+        if self._last is None or self._last[0] != step.number:
+            K = self._without_rows(shared.place(step))
+            found = K.posterior_of(sums.P, sums.psi0, sums.psi2, shared.sigma)
+            self._last = step.number, found
+        return self._last[1]
 
     def value(self, step: Step) -> float:
         """Evaluate, infinite where a matrix is not positive definite."""
@@ -218,20 +251,16 @@ class ChunkedBound:
         sums = reduce(add, self.executor.each(statistics, shared.place(step)))
         known = {n: s for n, s in self.sums.items() if n in step.needed}
         self.sums = known | {step.number: sums}
-        found = self.bound(shared, step, sums)
-        value = sum(found) + shared.log_prior()[0]
+        value = self.bound(shared, step, sums) + sums.log_prior + shared.log_prior()[0]
         return -value if np.isfinite(value) else np.inf
 
-    def bound(self, shared: Shared, step: Step, sums: Sums) -> tuple[float, float]:
-        """Of the table, and -KL, from sums."""
+    def bound(self, shared: Shared, step: Step, sums: Sums) -> float:
+        """Of the table, from sums."""
         try:
             posterior = self._posterior(shared, step, sums)
         except LinAlgError:
-            return -np.inf, 0.0
-        bound = float(posterior.bound(sums.trace, sums.n_rows, self.problem.shape[1]))
-        unit = shared.lengthscale
-        logs = sums.log_sds + sums.n_rows * np.log(unit)
-        return bound, float((-0.5 * (unit**2 * sums.squares - sums.n_rows) + logs).sum())
+            return -np.inf
+        return float(posterior.bound(sums.trace, sums.n_rows, self.problem.shape[1]))
 
     def products(self, step: Step) -> Array:
         """Differentiate, and return the inner products of all parts together."""
@@ -243,17 +272,16 @@ class ChunkedBound:
         asked = Slopes(place, dpsi0, dP, dpsi2)
         rows = reduce(add, self.executor.each(gradient, asked))
         Q, D = problem.latent_dim, problem.shape[1]
-        empty = place.kernel(problem.kernel, np.zeros((0, Q)), np.ones((0, Q)))
-        _, _, W, amplitude, bias, along = empty.pullback(
+        _, _, W, amplitude, bias, along = self._without_rows(place).pullback(
             np.zeros((0, D)), dK, dpsi0, dP, dpsi2
         )  # what K gives
-        unit, theta = shared.lengthscale, shared.theta
+        theta = shared.theta
         of_ratio = np.zeros(Q)
         if along:
             of_ratio = (along[0] + rows.ratio) * place.ratio
         slopes: dict[str, Any] = {
             "W": W + rows.W,
-            "lengthscale": sums.n_rows - unit**2 * sums.squares + of_ratio,
+            "lengthscale": rows.unit + of_ratio,
             "amplitude": (amplitude + rows.amplitude) * place.amplitude - of_ratio.sum(),
             "weight": of_ratio.sum(),
             "bias": (bias + rows.bias) * place.bias,
@@ -261,6 +289,9 @@ class ChunkedBound:
         }
         if "lengthscale" in theta and not theta["lengthscale"].ndim:
             slopes["lengthscale"] = slopes["lengthscale"].sum()
+        of_positions = problem.positions.shapes
+        own = Layout(tuple(of_positions), tuple(of_positions.values()))
+        slopes |= own.unpack(rows.prior[: own.size])
         _, of_prior = shared.log_prior()
         steps = problem.steps
         whole = {
@@ -295,13 +326,46 @@ class ChunkedBound:
         os.replace(part, target)
 
 
+# The prior of X
+
+
+def shared_by_rows(positions: Positions, parameters: Mapping[str, Array]) -> dict[str, Any]:
+    """Give what the prior of X says of all rows, at its own parameters."""
+    of_none = positions.of(np.arange(0), parameters)
+    return {n: v for n, v in vars(of_none).items() if n not in of_none.by_row}
+
+
+def write_prior(
+    folder: Path, positions: Positions, bounds: tuple[int, ...]
+) -> type[NormalRows] | type[GatheredRows]:
+    """Write down what the prior of X says of each row, for those that hold the rows; its kind."""
+    start = {name: np.ones(shape) for name, shape in positions.shapes.items()}
+    for i, (first, after) in enumerate(pairwise(bounds)):
+        prior = positions.of(np.arange(first, after), start)
+        by_row = {name: getattr(prior, name) for name in prior.by_row}
+        if i == 0:
+            kind = type(prior)
+        if all(np.ndim(v) == 0 for v in by_row.values()):
+            break
+        file = folder / "prior" / f"{i:06}.npz"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(file, **by_row)
+    return kind
+
+
 # The start
 
 
-def bounds_of_chunks(n_rows: int, width: int, chunk_rows: int | None) -> tuple[int, ...]:
-    """Where chunks begin, and the end: whatever the number of workers, as sums are taken in the order of chunks."""
+def bounds_of_chunks(
+    n_rows: int, width: int, chunk_rows: int | None, work: int = _WORK
+) -> tuple[int, ...]:
+    """Where chunks begin, and the end: whatever the number of workers, as sums are taken in the order of chunks.
+
+    A row has ``width`` numbers and takes ``work``.
+    """
     usual = int(np.clip(_CHUNK_NUMBERS // width, _FEWEST, _MOST))
-    size = min(usual, max(-(-n_rows // _CHUNKS), _FEWEST)) if chunk_rows is None else chunk_rows
+    least = max(_WORK // work, _FEWEST)
+    size = min(usual, max(-(-n_rows // _CHUNKS), least)) if chunk_rows is None else chunk_rows
     return (*range(0, n_rows, size), n_rows)
 
 
@@ -360,8 +424,11 @@ class _Start:
                 chosen,
             )
             placed = reduce(add, self.executor.each(first_positions, told))
+            if problem.positions.anchors is not None:
+                known["X_mean"] = turned_towards(self._X(), *problem.positions.anchors, self.rng)
         else:
             known = _known(start, (N, Q))
+        if known:
             given = known["X_mean"], known.get("X_sd"), chosen
             placed = reduce(add, self.executor.each(given_positions, given))
         spread = np.maximum(placed.chosen.std(axis=0), 1e-300)
@@ -373,23 +440,29 @@ class _Start:
             W = known["X_inducing"] / unit
         else:
             W = spread_rows(placed.chosen / unit, problem.n_inducing, self.rng)
+        of_prior = problem.positions.start(self._X()) if problem.positions.shapes else {}
+        if isinstance(start, xr.DataTree):
+            of_prior = problem.positions.stored(Fit(start)) or of_prior
         for _ in self.executor.each(begin, (unit, SPREAD_AT_START * spread)):
             pass
-        return problem.vector(W, log_theta, log_sigma)
+        return problem.vector(W, log_theta, log_sigma, of_prior)
+
+    def _X(self) -> Array:
+        """First positions of all rows."""
+        return np.concatenate(list(self.executor.each(points, 0)))
 
     def _theta(self, placed: Placed, known: Mapping[str, Array]) -> tuple[dict[str, Array], float]:
-        """Little noise, and the lengthscales the range of X over √5, where they are not given."""
-        across = (placed.high - placed.low) / np.sqrt(5.0)
-        usual = {"amplitude": 1.0, "weight": 0.3, "bias": 0.6}
+        """Where they are not given as other fits begin; of q(x) with little noise, and the lengthscales the range of X over √5."""
+        usual: dict[str, Any] = dict(THETA_AT_START)
         theta = self.problem.theta
+        if isinstance(self.problem.kind, GaussianRows):
+            usual["lengthscale"] = (placed.high - placed.low) / np.sqrt(5.0)
+            usual["sigma"] = NOISE_AT_START
         log_theta = {}
         for name, shape in theta.shapes.items():
-            value: Any = usual.get(name)
-            if name == "lengthscale":
-                value = across if shape else np.exp(np.log(across).mean())
-            value = theta.fixed.get(name, known.get(name, value))
-            log_theta[name] = np.log(np.broadcast_to(value, shape))
-        sigma = self.problem.noise.fixed.get("sigma", known.get("sigma", NOISE_AT_START))
+            logs = np.log(theta.fixed.get(name, known.get(name, usual[name])))
+            log_theta[name] = np.broadcast_to(logs, shape) if shape else logs.mean()
+        sigma = self.problem.noise.fixed.get("sigma", known.get("sigma", usual["sigma"]))
         return log_theta, float(np.log(sigma))
 
 
@@ -399,11 +472,9 @@ def _known(start: Any, shape: tuple[int, int]) -> dict[str, Array]:
     if isinstance(start, xr.DataTree):
         read = Fit.of(start, "X", caller="start")
         known = {n: np.asarray(read.values(n)[0]) for n in (*THETA, "sigma") if n in read}
-        if read.has_q:
-            group = read.group("approximation")
-            known |= {n: group[n].to_numpy() for n in ("X_mean", "X_sd", "X_inducing")}
-        else:
-            known["X_mean"] = np.asarray(read.values("X")[-1])
+        known["X_mean"] = np.asarray(read.values("X")[-1])
+        group = read.group("approximation")
+        known |= {n: group[n].to_numpy() for n in ("X_mean", "X_sd", "X_inducing") if n in group}
     else:
         known["X_mean"] = numbers("start", start)
     X = known["X_mean"]
@@ -424,16 +495,20 @@ def fit_by_chunks(
     n_workers: int | None,
     store: Any,
     chunk_rows: int | None,
-    out: Any,
+    out: Any = None,
     progressbar: bool,
     blas_threads: int | None,
     **settings: Any,
 ) -> xr.DataTree:
-    """Do what :func:`fit_variational` does with a table, in this process or by those of a cluster."""
+    """Do what a verb does with a table, in this process or by those of a cluster."""
     if chunk_rows is not None:
         count("chunk_rows", chunk_rows, 2)
     table, target = RowTable.of(Y), None
     if out is not None:
+        if (settings["priors"] or {}).get("X") is not None:
+            raise ValueError(
+                "out is of a fit whose prior of X is N(0, 1), got priors={'X': ...}. Leave out, or the prior."
+            )
         target = RowStore.of("out", out, OBS)
         target.known("out", {"verb": "fit_variational"})  # none that another verb has begun
         check_labels({**table.coords, OBS: table.obs, FEATURE: table.features}, "Y")
@@ -513,7 +588,7 @@ def _gone_on(problem: Problem, executor: Executor, folder: Path) -> ChunkedBound
 
 @dataclass(frozen=True)
 class Setting:
-    """How a table is fitted: what :func:`fit_variational` takes of it."""
+    """How a table is fitted: what a verb takes of it."""
 
     latent_dim: int
     kernel: Any
@@ -528,6 +603,12 @@ class Setting:
     max_iter: int
     tol: float
     random_seed: int | None
+    method: Literal["variational", "sparse"] = "variational"
+
+    @property
+    def verb(self) -> str:
+        """Name of the verb."""
+        return f"fit_{self.method}"
 
 
 def _fitted(
@@ -542,7 +623,7 @@ def _fitted(
     keeps: bool,
 ) -> xr.DataTree:
     rng, began = np.random.default_rng(asked.random_seed), time.perf_counter()
-    with progress_bar("fit_variational", None, "starts", show=show) as bar:
+    with progress_bar(asked.verb, None, "starts", show=show) as bar:
         bound = prepared(table, client, folder, chunk_rows, asked, rng, keeps=keeps)
         try:
             search = VectorFree(bound, bound.first, lambda value: bar.step(-value))
@@ -570,9 +651,9 @@ def _fitted(
             if target is None:
                 each = bound.executor.each(points, search.current, to_the_end=True)
                 rows = np.concatenate(list(each))
-                return _as_fit(table, bound, search, optimum, rows, draws, rng, told)
+                return _as_fit(table, bound, search, optimum, rows, draws, asked, rng, told)
             few = np.zeros((_FEW, 2 * asked.latent_dim))
-            fit = _as_fit(table.few(_FEW), bound, search, optimum, few, draws, rng, told)
+            fit = _as_fit(table.few(_FEW), bound, search, optimum, few, draws, asked, rng, told)
             return _stored(fit, table, bound, search.current, draws, rng, target)
         finally:
             bound.executor.end()
@@ -592,8 +673,7 @@ class Writing:
 
 def write_rows(job: Job, index: int, told: Writing) -> int:
     """Write q(x) of a chunk where the fit is put together."""
-    mean, log_sd = np.split(points(job, index, told.number), 2, axis=1)
-    mean, sd = mean * told.unit, np.exp(LOG_SD_STEP * log_sd) * told.unit
+    mean, sd = (each * told.unit for each in job.kind.read(points(job, index, told.number)))
     rng = np.random.default_rng([told.seed, index])
     X = mean + sd * rng.standard_normal((1, told.draws, *mean.shape))
     of_rows = OBS, LATENT
@@ -649,18 +729,22 @@ def prepared(
     """Look through the table, and place its rows where the fit begins: evaluation 1, or the last of another fit."""
     (N, D), Q = table.shape, asked.latent_dim
     entry, bias, M = _checked(table.shape, asked)
+    kind: RowKind = GaussianRows() if asked.method == "variational" else PointRows()
     ard = bool(asked.ard) and "lengthscale" in entry.parameters
     priors = dict(asked.priors or {})
+    positions = positions_of(priors.pop("X", None), table, Q)
     of_sigma = {"sigma": priors.pop("sigma", DEFAULT_PRIORS["sigma"]())}
     theta = ThetaPrior(entry, bias, Q, priors, ard=ard)
     noise = PositivePriors(of_sigma, {"sigma": ()}, Q)
-    bounds = bounds_of_chunks(N, M + D, chunk_rows)
+    bounds = bounds_of_chunks(N, M + D, chunk_rows, M * M * Q)
     reader: Any = table
     keeps = keeps or client is not None
-    if client is not None:
+    far = client is not None and len(bounds) > 2  # of a single chunk others would take longer
+    if far:
         reader = table.elsewhere() or SavedRows.write(folder / "table", table, bounds)
-    job = Job(reader, bounds, str(folder), entry.name, Q, keeps)
-    executor: Executor = Here(job) if client is None else Cluster(client, job)
+    prior = write_prior(folder, positions, bounds)
+    job = Job(reader, bounds, str(folder), entry.name, Q, kind, prior, keeps)
+    executor: Executor = Cluster(client, job) if far else Here(job)
     try:
         found = reduce(add, executor.each(moments, (D, D <= _WIDEST)))
         centre, size = _units(found, asked.scale, table.features)
@@ -669,7 +753,19 @@ def prepared(
         likelihood = resolve("gaussian", table.features.tolist())
         held = np.eye(M, Q) if entry.scaled is None else None
         problem = Problem(
-            entry.name, theta, noise, likelihood, floor, centre, size, (N, D), Q, M, held
+            entry.name,
+            kind,
+            theta,
+            noise,
+            positions,
+            likelihood,
+            floor,
+            centre,
+            size,
+            (N, D),
+            Q,
+            M,
+            held,
         )
         if _is_state(asked.start):
             return _gone_on(problem, executor, folder)
@@ -693,11 +789,6 @@ def _checked(shape: tuple[int, int], asked: Setting) -> tuple[Kernel, bool, int]
         raise ValueError(
             f"kernel must be one of {', '.join(KERNELS)} for inducing inputs with q(u) in closed form, got "
             f"{entry.name!r}. Take fit_svi."
-        )
-    if "X" in (asked.priors or {}):
-        raise ValueError(
-            "priors['X'] must be left out where a table is fitted in chunks, whose X has the prior N(0, 1). "
-            "Take fit_svi, or build_model and fit_variational(model)."
         )
     count("latent_dim", asked.latent_dim, 1, min(N, D))
     count("hold", asked.hold, 0)
@@ -745,6 +836,7 @@ def _as_fit(
     optimum: Optimum,
     rows: Array,
     draws: int,
+    asked: Setting,
     rng: np.random.Generator,
     settings: Mapping[str, Any],
 ) -> xr.DataTree:
@@ -754,7 +846,7 @@ def _as_fit(
     step = Step(search.current, search.current)
     shared, sums = bound.shared(step), bound.sums[search.current]
     unit = shared.lengthscale
-    mean, log_sd = np.split(rows, 2, axis=1)
+    mean, sd = problem.kind.read(rows)
     theta = natural_theta(problem.kernel, shared.log_theta)
     W = shared.W * unit
     posterior, explained = _column_posterior(problem, W, theta, shared.sigma, sums)
@@ -765,8 +857,7 @@ def _as_fit(
         parameters={"log_sigma": np.asarray(shared.log_sigma)},
         posterior=posterior,
     )
-    sd, trust = np.exp(LOG_SD_STEP * log_sd) * unit, np.full(n, 0.5)
-    state = State(mean * unit, sd, trust, (functions,))
+    state = State(mean * unit, sd * unit, np.full(n, 0.5), (functions,), shared.of_prior)
     entry = np.broadcast_to(problem.floor, (1, D)) if problem.floor else None
     part = Part(
         table,
@@ -778,38 +869,45 @@ def _as_fit(
         entry=entry,
     )
     coords = {name: np.asarray(c) for name, c in table.coords.items()}
-    value = sum(bound.bound(shared, step, sums))
-    run = Run(state, value / n, 0.0, False, [], optimum.evaluations, 0, False)
+    of_table, points = bound.bound(shared, step, sums), asked.method == "sparse"
+    value = (of_table + sums.log_prior) / n
+    run = Run(state, value, 0.0, False, [], optimum.evaluations, 0, False)
     fit = uncollapsed_fit(
-        Views((part,), coords=coords),
+        Views((part,), problem.positions, coords),
         [run],
         run,
-        draws,
+        1 if points else draws,
         rng,
         {
             "explained": explained,
             "converged": int(optimum.converged),
+            **({"approximation": "vfe"} if points else {}),
             **settings,
         },
-        method="variational",
+        method=asked.method,
         log_units=N * float(np.log(problem.scale).sum()),
     )
     units = N * float(np.log(problem.scale).sum())
     in_units = replace(optimum, objective=optimum.objective - units, start=optimum.start - units)
     stats = fit["sample_stats"].to_dataset()
     stats["lp"] = xr.full_like(stats["lp"], in_units.objective)
+    if points:
+        stats["log_likelihood"] = xr.full_like(stats["bound"], of_table - units)
+        stats = stats.drop_vars("bound")
+        known = fit["approximation"].to_dataset().drop_vars(["X_mean", "X_sd"])
+        fit["approximation"] = xr.DataTree(known)
     fit["sample_stats"] = xr.DataTree(stats)
     fit["optima"] = xr.DataTree(optima_table([(0, in_units)]))
     fit["trace"] = xr.DataTree(xr.Dataset({"objective": ("evaluation", optimum.trace - units)}))
     texts = []
     if fit.attrs["interrupted"]:
-        texts = [interruption("fit_variational", fit["optima"].to_dataset())]
+        texts = [interruption(asked.verb, fit["optima"].to_dataset())]
     elif not optimum.converged:
         texts = [
-            f"fit_variational: it {unconverged(optimum)}; go on with fit_variational(Y, start=fit) or raise max_iter."
+            f"{asked.verb}: it {unconverged(optimum)}; go on with {asked.verb}(Y, start=fit) or raise max_iter."
         ]
     if explained < EXPLAINED:
-        texts.append(f"fit_variational: {switched_off(explained)}.")
+        texts.append(f"{asked.verb}: {switched_off(explained)}.")
     for text in texts:
         warn_of(fit, text)
     return fit

@@ -734,8 +734,7 @@ def _explained(inputs: Inputs | None, rows: Rows, slopes: Array) -> Any:
 def _continued(tables: Tables, views: Views, Q: int) -> State:
     """Take up the state of an earlier fit of these tables."""
     read = next(iter(tables.values()))
-    known = read.group("approximation")
-    mean = known["X_mean"].to_numpy()
+    mean, sd = read.positions_and_sds
     found = [
         _known_functions(tables[part.name], part) if part.name in tables else None
         for part in views.parts
@@ -749,7 +748,7 @@ def _continued(tables: Tables, views: Views, Q: int) -> State:
     own = views.positions.stored(read)
     return State(
         mean.copy(),
-        known["X_sd"].to_numpy().copy(),
+        sd.copy() if read.has_q else np.full_like(mean, _SPREAD),
         np.full(len(mean), _TRUST),
         functions,
         views.positions.start(mean) if own is None else own,
@@ -767,6 +766,7 @@ def _known_functions(read: Fit, part: Part) -> Functions | None:
     fits = (
         level.shape == (part.table.shape[1],)
         and {name for name in theta.dims if name in read} == set(theta.dims)
+        and all(np.shape(read.values(n)[0]) in ((), theta.shapes[n]) for n in theta.dims)
         and {n: v.shape for n, v in stored.items()}
         == {n: np.shape(v) for n, v in parameters.items()}
     )
@@ -776,7 +776,10 @@ def _known_functions(read: Fit, part: Part) -> Functions | None:
     precisions = known["u_precision"].to_numpy()
     common = (basis * precisions.mean(axis=1)) @ basis.T
     q = ColumnPosterior(known["u_mean"].to_numpy(), precisions, basis, common)
-    log_theta = {name: np.log(read.values(name)[0]) for name in theta.dims}
+    log_theta = {
+        name: np.broadcast_to(np.log(read.values(name)[0]), shape).copy()
+        for name, shape in theta.shapes.items()
+    }
     return Functions(inducing_inputs(known), log_theta, level, stored, q)
 
 

@@ -69,8 +69,14 @@ Values = dict[str, Array]
 
 @checked
 def fit_sparse(
-    model: pm.Model,
+    model: Any,
+    latent_dim: int = 2,
     *,
+    kernel: Any = "rbf",
+    ard: bool = False,
+    priors: Mapping[str, Any] | None = None,
+    scale: Scale = "global",
+    resolution: Any = "auto",
     n_inducing: int = 100,
     method: Method = "vfe",
     start: Any = "pca",
@@ -81,6 +87,10 @@ def fit_sparse(
     random_seed: int | None = None,
     progressbar: bool = True,
     blas_threads: int | None = 1,
+    client: Any = None,
+    n_workers: int | None = None,
+    store: Any = None,
+    chunk_rows: int | None = None,
 ) -> xr.DataTree:
     """Find the mode of X and θ with inducing inputs, where N is too large for ``fit_map``.
 
@@ -90,8 +100,11 @@ def fit_sparse(
 
     Parameters
     ----------
-    model : pm.Model
-        From :func:`build_model`.
+    model : pm.Model, or a complete table (N, D)
+        From :func:`build_model`. Or a table that need not fit into memory, as :func:`fit_variational` takes it, whose rows
+        are gone through in chunks: see Notes.
+    latent_dim, kernel, ard, priors, scale, resolution
+        As in :func:`build_model`, of a table; a model has them.
     n_inducing : int, default 100
         M, the number of inducing inputs; more than N are N, which ``attrs["n_inducing"]`` says.
     method : {"vfe", "fitc"}
@@ -105,6 +118,8 @@ def fit_sparse(
         Iterations at first in which amplitude and sigma stay where they start.
     max_iter, tol, random_seed, progressbar, blas_threads
         As in :func:`fit_variational`.
+    client, n_workers, store, chunk_rows
+        As in :func:`fit_variational`: workers hold the chunks of the table, and the positions of its rows.
 
     Returns
     -------
@@ -123,8 +138,16 @@ def fit_sparse(
     TypeError, ValueError
         If an argument is out of range, the model is not one of :func:`build_model`, or the
         objective is not finite at the start.
+    ImportError
+        If ``client`` or ``n_workers`` is given and dask is not installed.
     KeyboardInterrupt
         As :func:`fit_map`.
+
+    Notes
+    -----
+    *In chunks.* As of :func:`fit_variational`, by "vfe", whose sums over rows are of their own; "fitc" needs K before it. Such
+    a fit keeps q(u) of each column in ``approximation``, as :func:`fit_svi` does, and needs no table to predict or
+    embed from.
 
     References
     ----------
@@ -141,7 +164,42 @@ def fit_sparse(
     >>> best = gplvm.fit_sparse(model, n_inducing=10, random_seed=1, progressbar=False)
     >>> dict(best.posterior.sizes)
     {'chain': 1, 'draw': 1, 'obs': 30, 'latent': 2}
+
+    In chunks of 16 rows, one after the other, as workers of a ``client`` would hold them:
+
+    >>> Y = gplvm.data.load_digits(n=30)
+    >>> best = gplvm.fit_sparse(Y, n_inducing=10, chunk_rows=16, random_seed=1, progressbar=False)
+    >>> best["approximation"]["u_mean"].dims
+    ('inducing', 'feature')
     """
+    of_table = {
+        "latent_dim": latent_dim,
+        "kernel": kernel,
+        "ard": ard,
+        "priors": priors,
+        "scale": scale,
+        "resolution": resolution,
+    }
+    chunks = {"client": client, "n_workers": n_workers, "store": store, "chunk_rows": chunk_rows}
+    if _goes_in_chunks(model, of_table, chunks, fit_sparse):
+        if method != "vfe":
+            raise ValueError(f"method must be 'vfe' where rows go in chunks, got {method!r}.")
+        return _by_chunks(
+            model,
+            of_table,
+            n_restarts,
+            method="sparse",
+            n_inducing=n_inducing,
+            start=start,
+            hold=hold,
+            draws=1,
+            max_iter=max_iter,
+            tol=tol,
+            random_seed=random_seed,
+            progressbar=progressbar,
+            blas_threads=blas_threads,
+            **chunks,
+        )
     exact = ModelSpec.of(model)
     approximation = build_sparse(exact, n_inducing=n_inducing, method=method)
     if "X" not in exact.free:
@@ -227,7 +285,7 @@ def fit_variational(
         files as a ``Path``, a backed AnnData, numpy.memmap), whose rows are gone through in chunks: see Notes. So is one
         in memory where ``client``, ``n_workers`` or ``chunk_rows`` is given.
     latent_dim, kernel, ard, priors, scale, resolution
-        As in :func:`fit_svi`, of a table, with X of the prior N(0, 1); a model has them.
+        As in :func:`fit_svi`, of a table; a model has them.
     n_inducing : int, default 50
         M, the number of inducing inputs; more than N are N, which ``attrs["n_inducing"]`` says.
     start : {"pca", "isomap", "random"}, array_like (N, Q), mapping or DataTree
@@ -261,11 +319,12 @@ def fit_variational(
         one that all of them reach; on one machine a temporary one by default. ``start`` may be the folder of an earlier fit
         of the same table in the same chunks.
     chunk_rows : int, optional
-        Rows of a chunk, at least 2. By default as many as have statistics of about 8 MB, and so that there are 8 chunks.
+        Rows of a chunk, at least 2. By default as many as have statistics of about 8 MB, and so that there are 8 chunks if
+        each takes as long as to ask a worker for it. A single chunk is worked on by this process.
     out : path, optional
         A new ``.zarr`` store, in a folder that all workers can write to: a table, or that of a model, is gone through in
         chunks, each worker writes q(x) of its rows there, and the fit is opened from it, its rows not read. Draws of X
-        come from a stream for each chunk; the group ``optima_positions`` is left out.
+        come from a stream for each chunk; the group ``optima_positions`` is left out. The prior of X must be N(0, 1).
 
     Returns
     -------
@@ -302,7 +361,8 @@ def fit_variational(
     *In chunks.* Of the rows the bound needs sums of M × M and M × D numbers only (Gal, van der Wilk & Rasmussen 2014).
     Where a table is given, each chunk of rows gives its part of them and keeps q(x) of its rows; L-BFGS goes by inner
     products. Sums are taken in the order of the chunks, so that the result is the same for any number of workers, and if
-    some of them die. Such a fit keeps q(u) of each column in ``approximation``, as :func:`fit_svi` does, and needs no table
+    some of them die. Of priors of ``X`` it takes those that need only the row itself: N(0, 1), :func:`priors.informative`
+    and :func:`priors.class_mixture`. Such a fit keeps q(u) of each column in ``approximation``, as :func:`fit_svi` does, and needs no table
     to predict or embed from. It has no restarts, and starts from "pca", "random", positions or a fit.
 
     References
@@ -331,15 +391,19 @@ def fit_variational(
         "scale": scale,
         "resolution": resolution,
     }
-    is_model = isinstance(model, pm.Model | ModelSpec)
-    if is_model:
-        refuse_beside_a_model(of_table, fit_variational)
-    in_chunks = any(v is not None for v in (client, n_workers, chunk_rows, out))
-    if in_chunks or (not is_model and is_elsewhere(model)):
+    chunks = {
+        "client": client,
+        "n_workers": n_workers,
+        "store": store,
+        "chunk_rows": chunk_rows,
+        "out": out,
+    }
+    if _goes_in_chunks(model, of_table, chunks, fit_variational):
         return _by_chunks(
             model,
             of_table,
             n_restarts,
+            method="variational",
             n_inducing=n_inducing,
             start=start,
             hold=hold,
@@ -349,15 +413,7 @@ def fit_variational(
             random_seed=random_seed,
             progressbar=progressbar,
             blas_threads=blas_threads,
-            client=client,
-            n_workers=n_workers,
-            store=store,
-            chunk_rows=chunk_rows,
-            out=out,
-        )
-    if store is not None:
-        raise ValueError(
-            f"store is of a fit in chunks, got {store!r} without client, n_workers or chunk_rows."
+            **chunks,
         )
     exact = ModelSpec.of(model, views=True)
     approximation = build_variational(exact, n_inducing=n_inducing)
@@ -406,6 +462,26 @@ def fit_variational(
     return fit
 
 
+def _goes_in_chunks(
+    given: Any,
+    of_table: Mapping[str, Any],
+    chunks: Mapping[str, Any],
+    verb: Callable[..., Any],
+) -> bool:
+    """Whether rows are gone through in chunks; raise where what is given does not fit together."""
+    is_model = isinstance(given, pm.Model | ModelSpec)
+    if is_model:
+        refuse_beside_a_model(of_table, verb)
+    asked = any(v is not None for name, v in chunks.items() if name != "store")
+    if asked or (not is_model and is_elsewhere(given)):
+        return True
+    if chunks["store"] is not None:
+        raise ValueError(
+            f"store is of a fit in chunks, got {chunks['store']!r} without client, n_workers, chunk_rows or out."
+        )
+    return False
+
+
 def _by_chunks(
     given: Any, of_table: Mapping[str, Any], n_restarts: int, **settings: Any
 ) -> xr.DataTree:
@@ -419,7 +495,7 @@ def _by_chunks(
     own = arguments_of(given.model if isinstance(given, ModelSpec) else given)
     if own.pop("inputs") is not None:
         raise ValueError(
-            "fit_variational needs a model without inputs where rows go in chunks, got one with some. Take fit_svi."
+            f"fit_{settings['method']} needs a model without inputs where rows go in chunks, got one with some. Take fit_svi."
         )
     likelihood = own.pop("likelihood")
     if likelihood != "gaussian" or own.pop("offset") is not None:

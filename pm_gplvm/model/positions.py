@@ -1,4 +1,4 @@
-"""Priors of X for fits by minibatches: of some rows at a time, with what they have of their own."""
+"""Priors of X for fits by minibatches and in chunks: of some rows at a time, with what they have of their own."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pm_gplvm.core.checks import Array
-from pm_gplvm.core.uncollapsed import GatheredRows, NormalRows, RowsPrior
+from pm_gplvm.core.uncollapsed import GatheredRows, NormalRows
 from pm_gplvm.data.arrays import are_positions
 from pm_gplvm.data.fit import CLASS, LATENT, OBS, Fit
 from pm_gplvm.data.rows import Rows, RowTable
-from pm_gplvm.model.priors import class_mixture, dynamics, informative, transitions
+from pm_gplvm.model.priors import LatentPrior, class_mixture, dynamics, informative, transitions
 from pm_gplvm.model.theta import PositivePriors
 
 _WITHIN = 0.5, 1.0  # between which a free spread starts
@@ -47,6 +47,11 @@ class Positions(Protocol):
         """Labels of its own dims."""
         ...
 
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Shapes of its own parameters."""
+        ...
+
     def start(self, X: Array) -> dict[str, Array]:
         """Begin where positions X (N, Q) say."""
         ...
@@ -55,7 +60,7 @@ class Positions(Protocol):
         """Find its parameters in a fit; None where that has others."""
         ...
 
-    def of(self, rows: Rows, parameters: Mapping[str, Array]) -> RowsPrior:
+    def of(self, rows: Rows, parameters: Mapping[str, Array]) -> NormalRows | GatheredRows:
         """Give the prior of some rows."""
         ...
 
@@ -90,6 +95,11 @@ class NormalPositions:
     @property
     def names(self) -> Mapping[str, Any]:
         """No dims."""
+        return {}
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Nothing is free."""
         return {}
 
     def start(self, X: Array) -> dict[str, Array]:
@@ -144,6 +154,12 @@ class ClassPositions:
         """Class of each row, share of each class, and the spread where it is held."""
         held: Variables = {name: ((), value) for name, value in self.within.fixed.items()}
         return {"X_class": ((OBS,), self.number), "X_share": ((CLASS,), self.share), **held}
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Shapes of the centres and of the free spread."""
+        free: dict[str, tuple[int, ...]] = {"log_within": ()} if self.within.free else {}
+        return {"centre": (len(self.share), self._Q), **free}
 
     def start(self, X: Array) -> dict[str, Array]:
         """Centres where the rows of each class lie, weighed against their prior."""
@@ -221,4 +237,6 @@ def why_not(kind: type) -> str:
         )
     if kind is transitions:
         return ", which ties each row to the one before, so that none can be left out of a batch. Use fit_map(build_model(Y, priors=...))."
+    if issubclass(kind, LatentPrior) and kind.mapped:
+        return ", under which X is a function of Y by weights that all rows share. Use fit_marginal(build_model(Y, priors=...))."
     return ". fit_variational(build_model(Y, priors=...)) takes Normal ones and priors.dynamics too, of a Gaussian likelihood."

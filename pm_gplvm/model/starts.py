@@ -102,7 +102,7 @@ EMBEDDINGS = {"pca": _pca, "isomap": _isomap, "random": _random}
 
 # For X of unit spread and data of unit scale: near Lawrence's (2005, section 7.1) 1, 1, e^-½, e^-½,
 # with less noise, as a start that explains all by noise may stay there.
-_THETA = {
+THETA_AT_START = {
     "lengthscale": 1.0,
     "amplitude": 1.0,
     "alpha": 1.0,
@@ -167,7 +167,7 @@ def forms(
         theta: dict[str, Any] = {
             "lengthscale": 1.0 / form.size,
             "amplitude": 1.0,
-            "sigma": _THETA["sigma"],
+            "sigma": THETA_AT_START["sigma"],
         }
         if form.straight:
             theta |= {"amplitude": 0.3, "weight": 1.0, "sigma": _residual(F, X.shape[1])}
@@ -276,7 +276,7 @@ def start_values(
     values = model.initial_point(random_seed=int(rng.integers(2**31)))
     usual = {
         name: np.full_like(values[spec.value_name(name)], value)
-        for name, value in _of_each(spec, _THETA).items()
+        for name, value in _of_each(spec, THETA_AT_START).items()
         if name in free
     }
     usual |= {name: value for name, value in _of_likelihood(spec).items() if name in free}
@@ -378,7 +378,7 @@ def _without_inputs(spec: ModelSpec, F: Array) -> Array:
     counted = inputs.counted(spec.kernel, inputs.names)[:-1]
     theta = {"amplitude": counted.astype(np.float64)}
     nowhere = np.zeros((len(F), spec.latent_dim))
-    process = GP(spec.kernel, nowhere, theta, _THETA["sigma"], inputs.values)
+    process = GP(spec.kernel, nowhere, theta, THETA_AT_START["sigma"], inputs.values)
     return F - process.smoothed(F)[0]
 
 

@@ -139,7 +139,7 @@ def _longer(
     (mean, sd), M = q, len(new)
     groups = {name: read.group(name) for name in read.tree.children}
     S = groups["posterior"].sizes["draw"]
-    noise = np.random.default_rng(random_seed).standard_normal((1, S, *mean.shape))
+    noise = read.has_q * np.random.default_rng(random_seed).standard_normal((1, S, *mean.shape))
     old = read.row_names(groups["approximation"].sizes[OBS])
     coords: dict[str, Any] = {OBS: row_labels(old, new["obs_new"].to_numpy())}
     for name, old_ones in groups["posterior"].coords.items():

@@ -16,6 +16,7 @@ from pm_gplvm.core.gaussian import square_root
 from pm_gplvm.core.inducing import InducingPosterior
 from pm_gplvm.core.kernels import beside, cross_slope, prior_slope_variance, unit_of
 from pm_gplvm.core.laplace_columns import ColumnModes
+from pm_gplvm.core.psi import ONE_NODE
 from pm_gplvm.core.uncollapsed import (
     ColumnPosterior,
     Expectation,
@@ -386,16 +387,16 @@ class Uncollapsed:
             yield rows, at_nodes, *(_some(v, rows, len(mean)) for v in (offset, entry))
 
     def each_row(self) -> Iterator[Block]:
-        """Go through blocks of the table's own rows, at the nodes of their q(x); with the modes of f there is one node."""
+        """Go through blocks of the table's own rows, at the nodes of their q(x); without q(x) there is one node."""
         offset, entry = (_constant(self.read, name) for name in ("Y_offset", "Y_entry"))
         if isinstance(self.functions, ModeFunctions):
             at_rows = self.functions.modes.at_rows
             return iter([(slice(0, len(at_rows[0])), iter([(1.0, at_rows)]), offset, entry)])
-        group = self.read.group("approximation")
-        mean, sd = group["X_mean"].to_numpy(), group["X_sd"].to_numpy()
+        mean, sd = self.read.positions_and_sds
         known = self.read.inputs
         of_rows = self if known is None else self.asked(known.values)
-        return of_rows._each_around(mean, sd, positive(mean.shape[1]), offset, entry)
+        nodes = positive(mean.shape[1]) if self.read.has_q else ONE_NODE
+        return of_rows._each_around(mean, sd, nodes, offset, entry)
 
     def metric(self, X: Array) -> tuple[Array, Array]:
         """E Jᵀ E J and the covariance of the slopes summed over the columns, (S, Q, Q), J = ∂f/∂x times the scale."""
@@ -453,7 +454,7 @@ def _induced(read: Fit, group: xr.Dataset, theta: dict[str, Any]) -> Functions:
         features,
         ColumnPosterior(group["u_mean"].to_numpy(), precisions, basis, np.eye(len(basis))),
         level.to_numpy(),
-        group["X_mean"].to_numpy(),
+        read.positions_and_sds[0],
     )
 
 

@@ -12,7 +12,7 @@ from conftest import simulated
 from distributed import Client, LocalCluster
 
 import pm_gplvm as gplvm
-from pm_gplvm.core.row_chunks import LOG_SD_STEP, held, points
+from pm_gplvm.core.row_chunks import held, points
 from pm_gplvm.data.rows import RowTable
 from pm_gplvm.fitting.by_chunks import Setting, prepared
 from pm_gplvm.fitting.optimise import LIMIT
@@ -83,31 +83,53 @@ def assert_equal(fit, other):
 # The bound
 
 
+CLASSES = [None, "a", "b", "c", "a"] * 12
+PRIORS = {
+    "standard": None,
+    "informative": lambda: gplvm.priors.informative(np.tile([0.3, np.nan], (60, 1)), 0.4),
+    "classes": lambda: gplvm.priors.class_mixture(CLASSES),
+    "held spread": lambda: gplvm.priors.class_mixture(["a", "b"] * 30, within=0.4),
+}
+
+
 @pytest.mark.parametrize(
-    "kernel", ["rbf", "rbf + bias", "rbf + linear", "matern52", "linear + bias"]
+    ("kernel", "method", "prior"),
+    [
+        ("rbf", "variational", "standard"),
+        ("rbf + bias", "variational", "informative"),
+        ("rbf + linear", "variational", "standard"),
+        ("matern52", "variational", "held spread"),
+        ("linear + bias", "variational", "classes"),
+        ("rbf", "sparse", "classes"),
+        ("rbf + bias", "sparse", "standard"),
+        ("rbf + linear", "sparse", "informative"),
+        ("linear + bias", "sparse", "held spread"),
+    ],
 )
-def test_bound_and_gradient_are_those_of_the_model(kernel, table, tmp_path, rng):
+def test_bound_and_gradient_are_those_of_the_model(kernel, method, prior, table, tmp_path, rng):
     ard, scale = kernel != "linear + bias", "feature" if "bias" in kernel else "global"
-    settings = {"kernel": kernel, "scale": scale, "ard": ard}
-    bound = prepared(RowTable.of(table), None, tmp_path, 13, asked(**settings), rng)
+    priors = {"X": PRIORS[prior]()} if PRIORS[prior] else None
+    settings = {"kernel": kernel, "scale": scale, "ard": ard, "priors": priors}
+    setting = asked(method=method, **settings)
+    bound = prepared(RowTable.of(table), None, tmp_path, 13, setting, rng)
     search = VectorFree(bound, 1, lambda value: None)
     search.begin()
     assert search.run(3, 1e-12) == LIMIT
 
     model = gplvm.build_model(table, 2, **settings)
-    density = compile_log_density(
-        gplvm.model.build_variational(model, n_inducing=6), coordinates=induced_coordinates
-    )
+    build = getattr(gplvm.model, f"build_{method}")
+    density = compile_log_density(build(model, n_inducing=6), coordinates=induced_coordinates)
     executor, current = bound.executor, search.current
     rows = np.concatenate(list(executor.each(points, current)))
     chunks = [held(executor.job, i).iterates.slopes[current] for i in range(executor.job.n_chunks)]
     slopes = np.concatenate(chunks)
     layout = bound.problem.layout
     names = {"X_inducing": "W", **{f"{n}_log__": n for n in layout.names}}
+    names |= {"X_centre": "centre", "X_within_log__": "log_within"}
 
     def vector(rows, shared):
-        mean, log_sd = np.split(rows, 2, axis=1)
-        parts = {"X_mean": mean, "X_sd_log__": log_sd}
+        mean, log_sd = rows[:, :2], rows[:, 2:]
+        parts = {"X": mean} if method == "sparse" else {"X_mean": mean, "X_sd_log__": log_sd}
         own = layout.unpack(shared)
         return density.pack(parts | {n: own[of] for n, of in names.items() if n in density.names})
 
@@ -117,7 +139,7 @@ def test_bound_and_gradient_are_those_of_the_model(kernel, table, tmp_path, rng)
     assert -search.value - log_units == pytest.approx(value, rel=1e-10)
     found = -vector(slopes, bound.iterates.slopes[current])
     np.testing.assert_allclose(found, gradient, rtol=1e-9, atol=1e-10 * np.abs(gradient).max())
-    assert np.exp(LOG_SD_STEP * rows[:, 2:]).min() > 0.0
+    assert rows.shape == (60, 2 if method == "sparse" else 4)
 
 
 def test_chunks_do_not_change_the_fit(table):
@@ -261,6 +283,64 @@ def test_verbs_take_a_fit_that_holds_no_table(table, tmp_path):
     assert float(more.sample_stats["lp"][0, 0]) >= float(fit.sample_stats["lp"][0, 0]) - 1e-6
 
 
+def test_a_sparse_fit_is_that_of_the_model(table, threads, tmp_path):
+    settings = {"n_inducing": 10, **QUIET}
+    other = gplvm.fit_sparse(gplvm.build_model(table, 2), **settings)
+    alone = gplvm.fit_sparse(table, 2, chunk_rows=60, **settings)
+    for name in ("lp", "log_likelihood"):
+        found = float(alone.sample_stats[name][0, 0])
+        assert found == pytest.approx(float(other.sample_stats[name][0, 0]), abs=0.05)
+    short = settings | {"chunk_rows": 19, "max_iter": 2}
+    with pytest.warns(RuntimeWarning, match=r"fit_sparse: it did not .* fit_sparse\(Y, start=fit"):
+        here, there = (gplvm.fit_sparse(table, 2, client=c, **short) for c in (None, threads))
+    for name in ("X", "sigma", "lengthscale"):
+        np.testing.assert_array_equal(here.posterior[name], there.posterior[name])
+    assert not {"X_mean", "X_sd"} & set(alone["approximation"].data_vars)
+
+    X = alone.posterior["X"][0, 0].to_numpy()
+    gplvm.save(alone, tmp_path / "fit.nc")
+    read = gplvm.load(tmp_path / "fit.nc")
+    mean = gplvm.predict(read, X)["mean"]
+    of_model = gplvm.predict(other, other.posterior["X"][0, 0].to_numpy())["mean"]
+    np.testing.assert_allclose(mean, of_model, atol=0.02 * table.std())
+    np.testing.assert_allclose(gplvm.reconstruct(read)["mean"], mean, rtol=1e-10)
+    placed = gplvm.embed(read, table[:3], draws=100, **QUIET).posterior["X"].mean(("chain", "draw"))
+    np.testing.assert_allclose(placed, X[:3], atol=0.1)
+    holes = np.where(np.arange(12) == 4, np.nan, table[:3])
+    filled = gplvm.impute(read, holes, **QUIET)["mean"].to_numpy()
+    assert np.abs(filled - table[:3])[:, 4].max() < table.std()
+    longer = gplvm.add_rows(read, table[:2] + 0.01, **QUIET)
+    np.testing.assert_allclose(longer.posterior["X"][0, 0, 60:], X[:2], atol=0.1)
+    told = gplvm.summary(read)
+    assert "fit_sparse), M = 10" in str(told)
+    assert "spread" not in str(told)
+    more = gplvm.fit_sparse(table, 2, chunk_rows=60, start=alone, **settings)
+    assert len(more["trace"]["objective"]) < 0.3 * len(alone["trace"]["objective"])
+
+
+@limited
+def test_priors_of_rows_stand_in_the_fit(table, threads):
+    near = np.where(np.arange(60)[:, None] < 5, table[:, :2] - table[:, :2].mean(axis=0), np.nan)
+    kinds = {
+        "informative": gplvm.priors.informative(near, 0.05),
+        "classes": gplvm.priors.class_mixture(CLASSES),
+    }
+    for kind, prior in kinds.items():
+        fits = [
+            gplvm.fit_variational(table, 2, priors={"X": prior}, client=c, **SHORT)
+            for c in (None, threads)
+        ]
+        assert_equal(*fits)
+        model = gplvm.build_model(table, 2, priors={"X": prior}, ard=True)
+        again = gplvm.fit_variational(model, **SHORT)
+        np.testing.assert_allclose(again["trace"]["objective"], fits[0]["trace"]["objective"])
+        if kind == "classes":
+            assert fits[0].posterior["X_centre"].sizes["latent_class"] == 3
+        else:
+            X = fits[0]["approximation"]["X_mean"].to_numpy()
+            assert np.abs(X - near)[:5].max() < 0.3
+
+
 @limited
 def test_the_table_of_a_model_goes_to_a_cluster(table, alone, threads):
     model = gplvm.build_model(table, 3, ard=True)
@@ -282,8 +362,11 @@ def test_what_cannot_be_fitted_in_chunks_says_so(table, threads, tmp_path, monke
     for text, settings in {
         r"NaN|nan in chunk 2 \(rows 40 to 59\), first at row 41, column 3": {"Y": holes},
         "scale='feature' cannot": {"Y": odd, "scale": "feature"},
-        r"priors\['X'\] must be left out": {
-            "priors": {"X": gplvm.priors.informative(table[:, :2], 1.0)}
+        r"priors\['X'\] must be priors.informative.* dynamics, which ties all rows": {
+            "priors": {"X": gplvm.priors.dynamics(np.arange(60.0))}
+        },
+        r"got back_constraint, under which X is a function of Y.*fit_marginal": {
+            "priors": {"X": gplvm.priors.back_constraint()}
         },
         "kernel must be one of": {"kernel": "periodic[0] * rbf[1]"},
         "start must be one of pca, random": {"start": "isomap"},
@@ -303,6 +386,15 @@ def test_what_cannot_be_fitted_in_chunks_says_so(table, threads, tmp_path, monke
     known = gplvm.build_model(table, inputs={"batch": ["a", "b"] * (len(table) // 2)})
     with pytest.raises(ValueError, match="a model without inputs where rows go in chunks"):
         gplvm.fit_variational(known, client=threads)
+    with pytest.raises(ValueError, match="fit_sparse needs a model without inputs"):
+        gplvm.fit_sparse(known, client=threads)
+    with pytest.raises(
+        ValueError, match="method must be 'vfe' where rows go in chunks, got 'fitc'"
+    ):
+        gplvm.fit_sparse(table, method="fitc", chunk_rows=20)
+    ordered = gplvm.build_model(table, priors={"X": gplvm.priors.dynamics(np.arange(60.0))})
+    with pytest.raises(ValueError, match="ties all rows"):
+        gplvm.fit_sparse(ordered, chunk_rows=20)
     with pytest.raises(ValueError, match="store is of a fit in chunks"):
         gplvm.fit_variational(gplvm.build_model(table), store=tmp_path / "new")
     monkeypatch.setitem(__import__("sys").modules, "distributed", None)
