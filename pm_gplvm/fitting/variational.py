@@ -477,7 +477,7 @@ def _goes_in_chunks(
         return True
     if chunks["store"] is not None:
         raise ValueError(
-            f"store is of a fit in chunks, got {chunks['store']!r} without client, n_workers, chunk_rows or out."
+            f"store is of a fit in chunks, got {chunks['store']!r} without client, n_workers or chunk_rows."
         )
     return False
 
