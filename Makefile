@@ -35,7 +35,7 @@ notebooks: .venv/.installed ## run the notebooks, cut short
 	@set -- notebooks/*.ipynb; \
 	if [ ! -e "$$1" ]; then echo "no notebooks to run"; exit 0; fi; \
 	echo "running $$*"; \
-	$(TEST_ENV) PM_GPLVM_SHORT=1 $(PY) -m pytest -qq -o addopts= --nbmake "$$@" \
+	$(TEST_ENV) PM_GPLVM_SHORT=1 $(PY) -m pytest -qq -n auto -o addopts= --nbmake "$$@" \
 	&& echo "notebooks ran without an error"
 
 # Everything is read and run anew: an example must work with the package as it is.

@@ -26,7 +26,17 @@ from benchmarks.report import Report
 D, Q, M = 50, 5, 100
 SIZES = (10_000, 100_000)
 PASSES = 3
+ITERATIONS = 40  # of the fit
 BLOCK = 50_000  # rows that are drawn at once
+CHUNK = 6990  # rows of a chunk by default at these sizes
+# Multiplications and additions for a row: ψ₂ of all pairs of inducing inputs and its pullback, three numbers a
+# dimension each, and ψ₁ᵀ Y and its pullback.
+FLOPS = 2 * (3 * Q * M * (M + 1) // 2) * 2 + 4 * M * D
+SENT = 8 * (
+    M * (M + 1) // 2 + M * D + 2 * M * Q
+)  # bytes that come from a chunk: ψ₂, ψ₁ᵀ Y, slopes of W
+HELD = 8 * (D + M + 44 * Q)  # bytes that a worker holds of a row
+RATE = 1.25e9  # bytes a second of a network of 10 Gbit/s
 
 
 def write(folder: Path, N: int):
@@ -102,6 +112,7 @@ def _main(how: str, N: int, iterations: int, folder: Path) -> None:
                 draws=1,
                 random_seed=1,
                 progressbar=False,
+                out=folder / f"fit-{N}-{how}.zarr",
             )
             found = {
                 "evaluations": int(fit["optima"]["evaluations"][0]),
@@ -140,40 +151,49 @@ def _run(how: str, N: int, folder: Path, iterations: int = 0) -> dict:
     return found
 
 
-def predicted(fitted: tuple[float, float, float], N: int, workers: int, chunk: int) -> float:
-    """Seconds of a pass: rows in turns of whole chunks for each worker, chunks one after the other at the client, a round."""
-    per_row, per_chunk, per_round = fitted
+def predicted(fitted: dict[str, float], N: int, workers: int, chunk: int, rate: float) -> float:
+    """Seconds of a pass: a worker's rows, in whole chunks; what all send, one after the other at the client; a round.
+
+    ``rate``: bytes a second that the client receives.
+    """
     chunks = -(-N // chunk)
-    return per_row * chunk * -(-chunks // workers) + per_chunk * chunks + per_round
+    there = fitted["row"] * chunk * -(-chunks // workers)
+    return there + (fitted["chunk"] + SENT / rate) * chunks + fitted["round"]
 
 
 def _model(report: Report, passes: list[dict]) -> None:
     """Fit the cost of a pass to what was measured with workers, and say what more workers would take."""
-    runs = [run for run in passes if run["how"] != "here"]
+    runs = [run for run in passes if run["how"] != "here" and run["chunks"] > 1]
     design, seconds = [], []
     for run in runs:
         chunk = -(-run["N"] // run["chunks"])
         turns = -(-run["chunks"] // int(run["how"]))
         design.append([chunk * turns, run["chunks"], 1.0])
         seconds.append(run["seconds"])
-    if len(runs) < 3:
+    if len(runs) < 4:
         return
     from scipy.optimize import nnls
 
     weights = 1.0 / np.array(seconds)  # relative errors
-    fitted, _ = nnls(np.array(design) * weights[:, None], np.ones(len(seconds)))
-    report.data["model"] = dict(zip(("row", "chunk", "round"), fitted.tolist(), strict=True))
-    rows = [
-        [N, workers, predicted(tuple(fitted), N, workers, 6990)]
-        for N in (10**6, 10**7)
-        for workers in (1, 2, 4, 16, 64, 256, 1000)
-    ]
+    found, _ = nnls(np.array(design) * weights[:, None], np.ones(len(seconds)))
+    fitted = dict(zip(("row", "chunk", "round"), found.tolist(), strict=True))
+    again = np.array(design) @ found / seconds
+    report.data["model"] = fitted | {"flops_a_row": FLOPS, "bytes_a_chunk": SENT}
     report.text(
-        f"## What more workers would take\n\nA pass = {fitted[0] * 1e6:.3g} µs a row on its worker + {fitted[1] * 1e3:.3g} ms a chunk "
-        f"at the client + {fitted[2] * 1e3:.3g} ms, in seconds; a core for each worker, a network that is no slower than "
-        "this machine's own, chunks of 6990 rows."
+        f"## What more workers would take\n\nA pass = {found[0] * 1e6:.3g} µs a row on its worker ({FLOPS / found[0] / 1e9:.2g} "
+        f"GFlop/s of the {FLOPS / 1e6:.2g} MFlop that the statistics and their pullback take) + {found[1] * 1e3:.3g} ms a chunk at the "
+        f"client, which receives {SENT / 1e6:.2g} MB of it + {found[2] * 1e3:.3g} ms. The measured passes are {again.min():.2f} to "
+        f"{again.max():.2f} times as long by this as they were. In seconds; a core for each worker; chunks of {CHUNK} rows, or of "
+        f"as many as each worker has one or two of; the client's network brings {RATE / 1e9:.3g} GB a second."
     )
-    report.table(["N", "workers", "s a pass"], rows)
+    rows = []
+    for N in (10**7, 10**8, 10**9):
+        for workers in (4, 16, 64, 256, 1000):
+            few = max(CHUNK, -(-N // (2 * workers)))
+            each = [predicted(fitted, N, workers, chunk, RATE) for chunk in (CHUNK, few)]
+            rows.append([N, workers, each[0], few, each[1], N * HELD / workers / 1e9])
+    names = ["N", "workers", "s a pass", "rows of a long chunk", "s with these", "GB a worker"]
+    report.table(names, rows)
 
 
 def run(report: Report, arguments) -> None:
@@ -210,9 +230,9 @@ def run(report: Report, arguments) -> None:
         report.data["passes"] = passes
         _model(report, passes)
         report.write()
-        fits = [_run("2", sizes[-1], folder, 10)]
+        fits = [_run("2", sizes[-1], folder, ITERATIONS)]
         report.data["fits"] = fits
-        report.text("## 10 iterations from Zarr to a fit, two workers")
+        report.text(f"## {ITERATIONS} iterations from Zarr to a fit in Zarr, two workers")
         report.table(
             ["N", "evaluations", "s", "CPU s", "client MB", "worker MB"],
             [

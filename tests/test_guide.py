@@ -1,4 +1,7 @@
-"""The code of the user guide runs: each page from its first block to its last, in an empty folder."""
+"""The code of the user guide runs: each page from its first block to its last, in an empty folder.
+
+Pages that show what their code prints are run where the documentation is made, which fails where one does.
+"""
 
 import re
 from pathlib import Path
@@ -8,6 +11,8 @@ import pytest
 
 GUIDE = Path(__file__).resolve().parents[1] / "docs" / "guide"
 PAGES = sorted(GUIDE.glob("*.md"))
+SHOWN = "file_format: mystnb"
+RUN_HERE = [page for page in PAGES if SHOWN not in page.read_text(encoding="utf-8")]
 BLOCK = re.compile(r"^```(?:python|\{code-cell\}.*)\n((?:.*\n)*?)^```$", re.MULTILINE)
 
 
@@ -27,7 +32,7 @@ def test_blocks_are_found():
     assert list(blocks(text)) == [(2, "x = 1\n"), (9, "y = 2\n"), (15, "z = 3\n")]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("page", RUN_HERE, ids=lambda path: path.stem)
 def test_a_page_runs_as_it_stands(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(plt, "show", lambda: plt.close("all"))

@@ -35,12 +35,12 @@ def test_big_endian_file_gives_native_numbers(oil_200, oil_map):
 @pytest.mark.slow
 def test_theta_of_the_map_mixes(oil_model, oil_map):
     fit = gplvm.sample_theta(
-        oil_model, oil_map, draws=1000, chains=4, random_seed=1, progressbar=False
+        oil_model, oil_map, draws=500, chains=2, random_seed=1, progressbar=False
     )
     posterior = fit["posterior"].to_dataset()
-    assert dict(posterior.sizes) == {"chain": 4, "draw": 1000}
+    assert dict(posterior.sizes) == {"chain": 2, "draw": 500}
     assert not fit["sample_stats"]["diverging"].any()
     for name, rhat in arviz_stats.rhat(posterior).data_vars.items():
-        assert float(rhat.max()) < 1.01, name
+        assert float(rhat.max()) < 1.02, name
     for name, ess in arviz_stats.ess(posterior).data_vars.items():
-        assert float(ess.min()) > 400, name
+        assert float(ess.min()) > 200, name
