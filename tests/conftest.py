@@ -64,6 +64,16 @@ def ctrl_c(monkeypatch):
     assert after is signal.default_int_handler
 
 
+@pytest.fixture(scope="module")
+def threads():
+    """A client of two of Dask's workers in this process."""
+    from distributed import Client, LocalCluster
+
+    settings = {"n_workers": 2, "threads_per_worker": 1, "processes": False}
+    with LocalCluster(**settings, dashboard_address=":0") as cluster, Client(cluster) as client:
+        yield client
+
+
 @pytest.fixture(scope="session")
 def mode():
     """PyTensor's mode for PyMC's own functions: numba would take minutes."""

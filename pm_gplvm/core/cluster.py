@@ -15,16 +15,14 @@ from threadpoolctl import ThreadpoolController
 
 from pm_gplvm.core.checks import count
 from pm_gplvm.core.interrupt import safe_point
-from pm_gplvm.core.row_chunks import forget
+from pm_gplvm.core.row_chunks import Chunks, forget
 
 _POLL = 0.25  # seconds between two looks for Ctrl-C
 _LOOK = 1.0  # seconds between two looks for workers that have died
 _PATIENCE = 2.0  # seconds that a result may take to come before its worker is looked for
 _PAUSED = 60.0  # seconds that all may stand still for want of memory
 _TOGETHER = 4  # chunks in a task of Dask's
-_FEW_BYTES = (
-    2**18
-)  # in all tasks of a pass, which are then told in them and not by a task of its own
+_FEW_BYTES = 2**18  # in all tasks of a pass, so that it is told in them and not by one of its own
 _KEPT_MEMORY = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")  # of glibc, in bytes
 _MOST_DEATHS = 3  # of workers at the same chunk
 _MEMORY = (
@@ -35,20 +33,6 @@ _MEMORY = (
 Group = tuple[int, ...]  # chunks of one worker
 Task = Callable[[Any, int, Any], Any]
 """Of a job, the number of a chunk, and what all chunks are told."""
-
-
-class Job(Protocol):
-    """What all tasks are told once."""
-
-    @property
-    def key(self) -> str:
-        """Name of the job."""
-        ...
-
-    @property
-    def n_chunks(self) -> int:
-        """Number of chunks."""
-        ...
 
 
 class Executor(Protocol):
@@ -66,7 +50,7 @@ class Executor(Protocol):
 class Here:
     """Does tasks in the same process, one chunk after the other."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Chunks) -> None:
         self.job = job
 
     def each(self, task: Task, told: Any, *, to_the_end: bool = False) -> Iterator[Any]:
@@ -89,7 +73,7 @@ class Cluster:
     ``held`` leave nothing with a worker: each is done by the first that is free, those that come later among them.
     """
 
-    def __init__(self, client: Any, job: Job, *, held: bool = True) -> None:
+    def __init__(self, client: Any, job: Chunks, *, held: bool = True) -> None:
         self.client, self.job, self.held = client, job, held
         self._owner: dict[int, str] = {}
         self._deaths = dict.fromkeys(range(job.n_chunks), 0)
@@ -268,7 +252,7 @@ def _size(told: Any) -> int:
     return sum(map(_size, vars(told).values())) if is_dataclass(told) else 0
 
 
-def _do(task: Task, job: Job, group: Group, told: Any) -> list[Any]:
+def _do(task: Task, job: Chunks, group: Group, told: Any) -> list[Any]:
     with _libraries().limit(limits=1):
         return [task(job, index, told) for index in group]
 

@@ -1,9 +1,9 @@
 """The collapsed bound of a table in chunks of rows: what is done where the rows are.
 
 Of the rows the bound needs sums only: Ψ₀, Ψ₁ᵀF, Ψ₂, tr FFᵀ, and what the prior of X adds (Gal, van der Wilk
-& Rasmussen 2014; Dai et al. 2014). Rows have a q(x) each, or a position (:class:`GaussianRows`, :class:`PointRows`). One task for each chunk gives them, another the chunk's part of the gradient. The
-rows' own parameters and their gradients, of the last evaluations, stay where the rows are: of an optimiser's vectors
-only inner products are told.
+& Rasmussen 2014; Dai et al. 2014). Rows have a q(x) each, or a position (:class:`GaussianRows`, :class:`PointRows`).
+One task for each chunk gives them, another the chunk's part of the gradient. The rows' own parameters and their
+gradients, of the last evaluations, stay where the rows are: of an optimiser's vectors only inner products are told.
 
 A task depends on nothing that was left by another but files. A process that does not hold a chunk reads it, so that one
 that has died is replaced by any other, with the same numbers.
@@ -115,8 +115,24 @@ class Reader(Protocol):
         """Rows from ``start`` up to ``stop``, NaN where an entry is missing."""
 
 
+class Chunks:
+    """A job that is done in chunks of rows: what all tasks are told once, under a name."""
+
+    bounds: tuple[int, ...]  # where chunks begin, and the end
+    key: str
+
+    @property
+    def n_chunks(self) -> int:
+        """Number of chunks."""
+        return len(self.bounds) - 1
+
+    def rows(self, index: int) -> slice:
+        """Rows of a chunk."""
+        return slice(*self.bounds[index : index + 2])
+
+
 @dataclass(frozen=True)
-class Job:
+class Job(Chunks):
     """What all tasks of a fit are told once: where the rows are, and where the state of chunks is written."""
 
     table: Reader
@@ -128,15 +144,6 @@ class Job:
     prior: type[NormalRows] | type[GatheredRows] = NormalRows
     keeps: bool = True  # whether each evaluation is written down, for others to take it up
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
-
-    @property
-    def n_chunks(self) -> int:
-        """Number of chunks."""
-        return len(self.bounds) - 1
-
-    def rows(self, index: int) -> slice:
-        """Rows of a chunk."""
-        return slice(*self.bounds[index : index + 2])
 
     def read(self, index: int, width: int | None = None) -> Array:
         """Read a chunk, complete, of the width that is known, or ValueError."""

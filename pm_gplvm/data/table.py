@@ -7,6 +7,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from pm_gplvm.core.blas import blas_threads
 from pm_gplvm.core.checks import Array, counted, warn
 from pm_gplvm.core.interrupt import interruptible
 from pm_gplvm.data.arrays import (
@@ -368,11 +369,11 @@ def unlike_noise(F: Array, latent_dim: int) -> Array | None:
     some = F[np.ix_(rows, columns)]
     if latent_dim >= min(some.shape):
         return None
-    components = PCA(latent_dim).fit(some)
-    if 1.0 - components.explained_variance_ratio_.sum() < _LEFT:
-        return None
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), blas_threads(1):  # several would wait for each other
         warnings.simplefilter("ignore", ConvergenceWarning)
+        components = PCA(latent_dim).fit(some)
+        if 1.0 - components.explained_variance_ratio_.sum() < _LEFT:
+            return None
         factors = FactorAnalysis(latent_dim, random_state=0).fit(some)
     gain = (factors.score(some) - components.score(some)) / len(columns)
     if gain < _GAIN:

@@ -43,9 +43,7 @@ _FORM = (
     "pm.gp.cov without random variables"
 )
 
-_ALONE = (
-    threading.RLock()
-)  # PyTensor's functions keep their arguments in one place, for all threads
+_ALONE = threading.RLock()  # PyTensor's functions keep their arguments in one place for all threads
 
 
 def name_of(kernel: Any) -> str:
@@ -82,9 +80,8 @@ class OwnKernel(Composite):
 
     def __reduce__(self) -> Any:
         """Let it be known where it is unpickled, in a process of its own."""
-        return _made_known, (
-            self.source,
-        )  # cloudpickle would send a method's code without its module
+        # No method: cloudpickle would send its code without its module.
+        return _made_known, (self.source,)
 
     def _checksum(self) -> str:
         X = np.random.default_rng(0).normal(size=(4, self._some_dim))

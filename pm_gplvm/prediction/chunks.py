@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -16,10 +17,11 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from pm_gplvm.core.blas import blas_threads as limit_threads
-from pm_gplvm.core.checks import count
+from pm_gplvm.core.checks import Array, count
 from pm_gplvm.core.cluster import Cluster, Executor, Here, connected, require_reached
 from pm_gplvm.core.composite import Composite
 from pm_gplvm.core.kernels import OWN
+from pm_gplvm.core.row_chunks import Chunks
 from pm_gplvm.data.files import digest
 from pm_gplvm.data.fit import FEATURE, OBS, to_json
 from pm_gplvm.data.input_tables import by_row_of_new
@@ -36,20 +38,14 @@ class Told:
     """What is told of new rows beside their entries."""
 
     prior: Any = None
-    offset: Any = None
+    offset: Any = None  # of several tables by name
     inputs: Any = None
 
     def of_rows(self, labels: NDArray[Any]) -> "Told":
         """Check it, and bring it to the order of all rows."""
-        N, offset, inputs = len(labels), self.offset, self.inputs
-        if offset is not None:
-            offset = np.asarray(offset, dtype=np.float64)
-            if offset.ndim not in (1, 2) or len(offset) != N:
-                raise ValueError(
-                    f"offset must have an entry, or a row of them, for each of the {N} new rows, got the shape "
-                    f"{offset.shape}."
-                )
-        return Told(self.prior, offset, None if inputs is None else by_row_of_new(inputs, labels))
+        inputs = None if self.inputs is None else by_row_of_new(self.inputs, labels)
+        offset = _by_table(self.offset, partial(_offset_of_rows, n_rows=len(labels)))
+        return Told(self.prior, offset, inputs)
 
     def some(self, rows: slice, n_rows: int) -> "Told":
         """Return what is told of some of the rows."""
@@ -60,7 +56,25 @@ class Told:
             )
         if inputs is not None:
             inputs = {n: v[rows] if np.ndim(v) else v for n, v in inputs.items()}
-        return Told(prior, None if offset is None else offset[rows], inputs)
+        return Told(prior, _by_table(offset, lambda of_all: of_all[rows]), inputs)
+
+
+def _by_table(offset: Any, change: Callable[[Any], Any]) -> Any:
+    """Change an offset, or that of each of several tables; none stays none."""
+    if are_views(offset):
+        return {name: _by_table(own, change) for name, own in offset.items()}
+    return None if offset is None else change(offset)
+
+
+def _offset_of_rows(offset: Any, n_rows: int) -> Array:
+    """Check that each of the new rows has an entry, or a row of them."""
+    found = np.asarray(offset, dtype=np.float64)
+    if found.ndim not in (1, 2) or len(found) != n_rows:
+        raise ValueError(
+            f"offset must have an entry, or a row of them, for each of the {n_rows} new rows, got the shape "
+            f"{found.shape}."
+        )
+    return found
 
 
 Place = Callable[[Tables, Any, Told, dict[str, int], Any, int], tuple[xr.DataTree, dict[str, Any]]]
@@ -80,7 +94,7 @@ class _Columns:
 
 
 @dataclass(frozen=True)
-class _Work:
+class _Work(Chunks):
     """What all tasks are told once."""
 
     place: Place
@@ -93,13 +107,6 @@ class _Work:
     store: RowStore
     bounds: tuple[int, ...]
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
-
-    @property
-    def n_chunks(self) -> int:
-        return len(self.bounds) - 1
-
-    def rows(self, index: int) -> slice:
-        return slice(*self.bounds[index : index + 2])
 
     def done(self, rows: slice, Y: dict[str | None, xr.DataArray]) -> Any:
         """Do some rows that were read."""
@@ -185,8 +192,8 @@ class Stored:
             "table": [[str(n), *t.shape, _checksum([t.features])] for n, t in tables.items()],
             "labels": _checksum([np.asarray(v) for v in of_rows.values()]),
             "prior": _checksum(list(told.prior) if isinstance(told.prior, tuple) else [told.prior]),
-            "offset": _checksum([told.offset]),
-            "inputs": _checksum([v for pair in (told.inputs or {}).items() for v in pair]),
+            "offset": _checksum(_listed(told.offset)),
+            "inputs": _checksum(_listed(told.inputs or {})),
             **settings,
             "random_seed": self.random_seed,
             "chunk_rows": sizes[1],
@@ -277,6 +284,11 @@ def _with_labels(rows: xr.DataArray, labels: Mapping[str, Any]) -> xr.DataArray:
     return rows.assign_coords(
         {OBS if name == "obs_new" else name: (OBS, v[:1]) for name, v in labels.items()}
     )
+
+
+def _listed(told: Any) -> list[Any]:
+    """Names and values of a mapping, one after the other, or the value alone."""
+    return [v for pair in told.items() for v in pair] if isinstance(told, Mapping) else [told]
 
 
 def _checksum(values: list[Any]) -> str:

@@ -51,14 +51,6 @@ def table():
 
 
 @pytest.fixture(scope="module")
-def threads():
-    """A client of two workers in this process."""
-    settings = {"n_workers": 2, "threads_per_worker": 1, "processes": False}
-    with LocalCluster(**settings, dashboard_address=":0") as cluster, Client(cluster) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
 def processes():
     """A client of three processes, which are started anew where they die."""
     settings = {"n_workers": 3, "threads_per_worker": 1, "processes": True}

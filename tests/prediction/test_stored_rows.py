@@ -45,14 +45,6 @@ def new(table):
     return Y
 
 
-@pytest.fixture(scope="module")
-def threads():
-    """A client of two workers in this process."""
-    settings = {"n_workers": 2, "threads_per_worker": 1, "processes": False}
-    with LocalCluster(**settings, dashboard_address=":0") as cluster, Client(cluster) as client:
-        yield client
-
-
 def told(verb, *args, **settings):
     """What a verb returns, in memory, and what it warns of."""
     with warnings.catch_warnings(record=True) as caught:
@@ -217,7 +209,9 @@ def test_what_a_worker_leaves_is_done_by_others(fit, new, tmp_path):
             while not list((tmp_path / "places.zarr.part" / "done").glob("*.json")):
                 if ended.wait(0.001):
                     return
-            cluster.sync(cluster.workers[0].close, timeout=0)
+            # What the scheduler does where the connection to a worker breaks.
+            scheduler, address = cluster.scheduler, cluster.workers[0].address
+            cluster.sync(scheduler.remove_worker, address, stimulus_id="it left")
 
         leaver = threading.Thread(target=leave, daemon=True)
         leaver.start()

@@ -156,7 +156,7 @@ def test_a_row_may_be_missing_from_a_table(fit, new):
     assert (filled["sd_rna"] > 0.0).sum("feature_rna").to_numpy().tolist() == [6, 0, 0, 0, 0, 0]
 
 
-def test_offsets_are_given_by_table(tables, new):
+def test_offsets_are_given_by_table(tables, new, tmp_path):
     exposure = {"rna": np.linspace(0.0, 1.0, 40), "protein": None}
     own = {name: table[:40] for name, table in tables.items()}
     fit = fitted(own, likelihood=KINDS, offset=exposure)
@@ -176,6 +176,12 @@ def test_offsets_are_given_by_table(tables, new):
     gplvm.embed(
         fit, {"protein": new["protein"]}, **NEW
     )  # of a table that is not asked none is needed
+    # By row, also where the rows go in chunks.
+    told = {"offset": {"rna": np.linspace(0.0, 1.0, 6)}, **NEW}
+    for verb, of, name in ((gplvm.embed, new, "modes/X"), (gplvm.impute, new, "mean_rna")):
+        whole = verb(fit, of, **told)
+        chunks = verb(fit, of, **told, out=tmp_path / f"{verb.__name__}.zarr", chunk_rows=3)
+        np.testing.assert_allclose(chunks[name], whole[name], rtol=1e-8)
 
 
 @pytest.mark.parametrize("name", NAMES)
