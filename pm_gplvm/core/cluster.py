@@ -40,8 +40,15 @@ class Executor(Protocol):
 
     job: Any
 
-    def each(self, task: Task, told: Any, *, to_the_end: bool = False) -> Iterator[Any]:
-        """Results in the order of the chunks; ``to_the_end``: though Ctrl-C was pressed before."""
+    def each(
+        self,
+        task: Task,
+        told: Any,
+        *,
+        to_the_end: bool = False,
+        chunks: Sequence[int] | None = None,
+    ) -> Iterator[Any]:
+        """Results in the order of the chunks, all or some; ``to_the_end``: though Ctrl-C was pressed before."""
 
     def end(self) -> None:
         """Let the chunks go."""
@@ -53,9 +60,16 @@ class Here:
     def __init__(self, job: Chunks) -> None:
         self.job = job
 
-    def each(self, task: Task, told: Any, *, to_the_end: bool = False) -> Iterator[Any]:
-        """Results in the order of the chunks; ``to_the_end``: though Ctrl-C was pressed before."""
-        for index in range(self.job.n_chunks):
+    def each(
+        self,
+        task: Task,
+        told: Any,
+        *,
+        to_the_end: bool = False,
+        chunks: Sequence[int] | None = None,
+    ) -> Iterator[Any]:
+        """Results in the order of the chunks, all or some; ``to_the_end``: though Ctrl-C was pressed before."""
+        for index in range(self.job.n_chunks) if chunks is None else chunks:
             if not to_the_end:
                 safe_point()
             yield task(self.job, index, told)
@@ -71,29 +85,41 @@ class Cluster:
     Chunks stay with their worker, as that holds their rows. Those of a worker that has died go to the others. Results
     come in the order of the chunks, so that sums do not depend on how many workers there are. Tasks that are not
     ``held`` leave nothing with a worker: each is done by the first that is free, those that come later among them.
+    So many chunks of a worker go ``together`` into one task.
     """
 
-    def __init__(self, client: Any, job: Chunks, *, held: bool = True) -> None:
+    def __init__(
+        self, client: Any, job: Chunks, *, held: bool = True, together: int = _TOGETHER
+    ) -> None:
         self.client, self.job, self.held = client, job, held
+        self._together = together if held else 1
         self._owner: dict[int, str] = {}
         self._deaths = dict.fromkeys(range(job.n_chunks), 0)
         self._looked = self._moved = time.monotonic()
         self._patience = _PATIENCE
         self._sent: tuple[set[str], Any] = set(), None  # the job, and who has it
 
-    def each(self, task: Task, told: Any, *, to_the_end: bool = False) -> Iterator[Any]:
-        """Results in the order of the chunks; ``to_the_end``: though Ctrl-C was pressed before."""
+    def each(
+        self,
+        task: Task,
+        told: Any,
+        *,
+        to_the_end: bool = False,
+        chunks: Sequence[int] | None = None,
+    ) -> Iterator[Any]:
+        """Results in the order of the chunks, all or some; ``to_the_end``: though Ctrl-C was pressed before."""
         found: dict[int, Any] = {}
-        futures = self._submitted(task, told, range(self.job.n_chunks))
+        order = range(self.job.n_chunks) if chunks is None else chunks
+        futures = self._submitted(task, told, order)
         following = 0
         try:
-            while following < self.job.n_chunks:
+            while following < len(order):
                 if not to_the_end:
                     safe_point()
                 self._require_scheduler()
                 lost = self._collect(futures, found)
-                while following in found:
-                    yield found.pop(following)
+                while following < len(order) and order[following] in found:
+                    yield found.pop(order[following])
                     following += 1
                 lost |= self._dead(futures)
                 if lost:
@@ -140,13 +166,12 @@ class Cluster:
 
     def _groups(self, indices: Sequence[int]) -> Iterator[tuple[str, Group]]:
         """Go through the chunks of each worker, some in one task: a task takes 7 ms of all processes together."""
-        together = _TOGETHER if self.held else 1
         of_worker: dict[str, list[int]] = {}
         for index in indices:
             of_worker.setdefault(self._owner[index], []).append(index)
-        for start in range(0, max(map(len, of_worker.values())), together):
+        for start in range(0, max(map(len, of_worker.values())), self._together):
             for owner, own in of_worker.items():
-                if group := tuple(own[start : start + together]):
+                if group := tuple(own[start : start + self._together]):
                     yield owner, group
 
     def _assign(self, workers: list[str]) -> None:

@@ -11,6 +11,7 @@ that has died is replaced by any other, with the same numbers.
 
 import os
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -115,6 +116,18 @@ class Reader(Protocol):
         """Rows from ``start`` up to ``stop``, NaN where an entry is missing."""
 
 
+def write_arrays(target: Path, values: Any) -> None:
+    """Write an array, or several by name, whole or not at all."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f"{uuid.uuid4().hex}.part")
+    with part.open("wb") as stream:
+        if isinstance(values, dict):
+            np.savez(stream, **values)
+        else:
+            np.save(stream, values)
+    os.replace(part, target)
+
+
 class Chunks:
     """A job that is done in chunks of rows: what all tasks are told once, under a name."""
 
@@ -129,6 +142,22 @@ class Chunks:
     def rows(self, index: int) -> slice:
         """Rows of a chunk."""
         return slice(*self.bounds[index : index + 2])
+
+    def where(self, index: int) -> str:
+        """Say which rows a chunk has."""
+        rows = self.rows(index)
+        return f"chunk {index} (rows {rows.start} to {rows.stop - 1})"
+
+    def read_from(self, table: Reader, index: int, width: int | None) -> Array:
+        """Read a chunk of a table, of the width that is known, or ValueError."""
+        rows = self.rows(index)
+        found = np.asarray(table.read(rows.start, rows.stop), dtype=np.float64)
+        if len(found) != rows.stop - rows.start or width not in (None, found.shape[1]):
+            raise ValueError(
+                f"Y must have the shape it says, got {found.shape} in {self.where(index)} for "
+                f"{(rows.stop - rows.start, width)}. Write the table anew."
+            )
+        return found
 
 
 @dataclass(frozen=True)
@@ -147,14 +176,8 @@ class Job(Chunks):
 
     def read(self, index: int, width: int | None = None) -> Array:
         """Read a chunk, complete, of the width that is known, or ValueError."""
-        rows = self.rows(index)
-        where = f"chunk {index} (rows {rows.start} to {rows.stop - 1})"
-        found = np.asarray(self.table.read(rows.start, rows.stop), dtype=np.float64)
-        if len(found) != rows.stop - rows.start or width not in (None, found.shape[1]):
-            raise ValueError(
-                f"Y must have the shape it says, got {found.shape} in {where} for "
-                f"{(rows.stop - rows.start, width)}. Write the table anew."
-            )
+        rows, where = self.rows(index), self.where(index)
+        found = self.read_from(self.table, index, width)
         if not np.isfinite(found).all():
             n, d = (int(i) for i in np.argwhere(~np.isfinite(found))[0])
             raise ValueError(
@@ -173,12 +196,7 @@ class Job(Chunks):
 
     def save(self, index: int, number: int, values: Array) -> None:
         """Write them, whole or not at all."""
-        target = self.file(index, number)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(f"{uuid.uuid4().hex}.part")
-        with part.open("wb") as stream:
-            np.save(stream, values)
-        os.replace(part, target)
+        write_arrays(self.file(index, number), values)
 
     def load(self, index: int, number: int) -> Array:
         """Read them: (1 or 2, n, 2 Q), or Q of points."""
@@ -383,15 +401,26 @@ class Chunk:
                     file.unlink()
 
 
-_HELD: dict[str, dict[int, Chunk]] = {}  # by the key of the job
+_HELD: dict[str, dict[int, Any]] = {}  # by the key of the job
+
+
+def held_by[C: Chunks, T](job: C, index: int, begun: Callable[[C, int], T]) -> T:
+    """Return the chunk that this process holds, or begin to hold it."""
+    chunks = _HELD.setdefault(job.key, {})
+    if index not in chunks:
+        chunks[index] = begun(job, index)
+    found: T = chunks[index]
+    return found
+
+
+def all_held(key: str) -> list[Any]:
+    """Return the chunks of a job that this process holds."""
+    return list(_HELD.get(key, {}).values())
 
 
 def held(job: Job, index: int) -> Chunk:
     """Return the chunk that this process holds, or begin to hold it."""
-    chunks = _HELD.setdefault(job.key, {})
-    if index not in chunks:
-        chunks[index] = Chunk(job, index)
-    return chunks[index]
+    return held_by(job, index, Chunk)
 
 
 def forget(key: str) -> None:

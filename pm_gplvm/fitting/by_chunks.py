@@ -6,15 +6,10 @@ is, both by one L-BFGS (:mod:`pm_gplvm.fitting.vector_free`), in the coordinates
 :func:`pm_gplvm.fitting.variational.induced_coordinates`.
 """
 
-import os
-import shutil
-import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import reduce
-from itertools import pairwise
 from operator import add
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -24,13 +19,12 @@ import xarray as xr
 from scipy.linalg import LinAlgError
 
 from pm_gplvm.core.blas import blas_threads as limit_threads
-from pm_gplvm.core.checks import Array, as_path, count, number, one_of
+from pm_gplvm.core.checks import Array, count, number, one_of
 from pm_gplvm.core.cluster import (
     Cluster,
     Executor,
     Here,
     connected,
-    require_one_machine,
     require_reached,
 )
 from pm_gplvm.core.inducing import InducingKernel, InducingPosterior
@@ -57,12 +51,11 @@ from pm_gplvm.core.row_chunks import (
     moments,
     points,
     statistics,
+    write_arrays,
 )
 from pm_gplvm.core.uncollapsed import (
     ColumnPosterior,
     Features,
-    GatheredRows,
-    NormalRows,
     natural_theta,
 )
 from pm_gplvm.data.arrays import numbers
@@ -73,6 +66,15 @@ from pm_gplvm.data.rows import RowTable
 from pm_gplvm.data.sources import SavedRows
 from pm_gplvm.data.stores import RowStore, opened_lazily
 from pm_gplvm.data.table import Scale, noise_floor, spread_by_feature
+from pm_gplvm.fitting.chunk_folder import (
+    STATE,
+    bounds_of_chunks,
+    is_state,
+    shared_by_rows,
+    state_folder,
+    write_prior,
+)
+from pm_gplvm.fitting.minibatch import Functions, State
 from pm_gplvm.fitting.minibatch_tables import Part, Views
 from pm_gplvm.fitting.optimise import (
     CONVERGED,
@@ -82,7 +84,7 @@ from pm_gplvm.fitting.optimise import (
     interruption,
     optima_table,
 )
-from pm_gplvm.fitting.svi import Functions, Run, State, n_drawn, uncollapsed_fit
+from pm_gplvm.fitting.svi import Run, n_drawn, uncollapsed_fit
 from pm_gplvm.fitting.variational import (
     EXPLAINED,
     FRESH,
@@ -103,13 +105,8 @@ from pm_gplvm.model.priors import DEFAULT_PRIORS
 from pm_gplvm.model.starts import THETA_AT_START, turned_towards
 from pm_gplvm.model.theta import PositivePriors, ThetaPrior
 
-_CHUNK_NUMBERS = 2**20  # numbers of a chunk's rows, their statistics among them
-_FEWEST, _MOST = 64, 16_384  # rows of a chunk
-_STATE = "state.npz"
 _WIDEST = 1000  # columns whose covariances are summed; of wider tables those of a sample are
-_CHUNKS = 8  # of a table that is small
 _FEW = 2  # rows by which a store is laid out
-_WORK = 4 * 10**7  # rows times M² Q of a chunk that takes as long as a task of Dask's, 7 ms
 _SAMPLE = 20_000  # rows that the inducing inputs are chosen from
 
 
@@ -311,62 +308,18 @@ class ChunkedBound:
         job = self.executor.job
         if not job.keeps:
             return
-        target = Path(job.folder) / _STATE
-        part = target.with_suffix(".part")
-        with part.open("wb") as stream:
-            np.savez(
-                stream,
-                vector=self.iterates.points[number],
-                number=number,
-                bounds=job.bounds,
-                held=bool(self.held),
-                kernel=job.kernel,
-                names=self.problem.layout.names,
-            )
-        os.replace(part, target)
-
-
-# The prior of X
-
-
-def shared_by_rows(positions: Positions, parameters: Mapping[str, Array]) -> dict[str, Any]:
-    """Give what the prior of X says of all rows, at its own parameters."""
-    of_none = positions.of(np.arange(0), parameters)
-    return {n: v for n, v in vars(of_none).items() if n not in of_none.by_row}
-
-
-def write_prior(
-    folder: Path, positions: Positions, bounds: tuple[int, ...]
-) -> type[NormalRows] | type[GatheredRows]:
-    """Write down what the prior of X says of each row, for those that hold the rows; its kind."""
-    start = {name: np.ones(shape) for name, shape in positions.shapes.items()}
-    for i, (first, after) in enumerate(pairwise(bounds)):
-        prior = positions.of(np.arange(first, after), start)
-        by_row = {name: getattr(prior, name) for name in prior.by_row}
-        if i == 0:
-            kind = type(prior)
-        if all(np.ndim(v) == 0 for v in by_row.values()):
-            break
-        file = folder / "prior" / f"{i:06}.npz"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(file, **by_row)
-    return kind
+        told = {
+            "vector": self.iterates.points[number],
+            "number": number,
+            "bounds": job.bounds,
+            "held": bool(self.held),
+            "kernel": job.kernel,
+            "names": self.problem.layout.names,
+        }
+        write_arrays(Path(job.folder) / STATE, told)
 
 
 # The start
-
-
-def bounds_of_chunks(
-    n_rows: int, width: int, chunk_rows: int | None, work: int = _WORK
-) -> tuple[int, ...]:
-    """Where chunks begin, and the end: whatever the number of workers, as sums are taken in the order of chunks.
-
-    A row has ``width`` numbers and takes ``work``.
-    """
-    usual = int(np.clip(_CHUNK_NUMBERS // width, _FEWEST, _MOST))
-    least = max(_WORK // work, _FEWEST)
-    size = min(usual, max(-(-n_rows // _CHUNKS), least)) if chunk_rows is None else chunk_rows
-    return (*range(0, n_rows, size), n_rows)
 
 
 def _units(found: Moments, scale: str, features: Any) -> tuple[Array, Array]:
@@ -516,62 +469,24 @@ def fit_by_chunks(
         interruptible(keeps=True),
         limit_threads(blas_threads),
         connected(client, n_workers) as connection,
-        _folder(store, settings["start"], connection) as folder,
+        state_folder(store, settings["start"], connection) as folder,
     ):
         if connection is not None and target is not None:
             require_reached(connection, "out", target.target.parent)
-        asked, keeps = Setting(**settings), store is not None or _is_state(settings["start"])
+        asked, keeps = Setting(**settings), store is not None or is_state(settings["start"])
         return _fitted(
             table, connection, folder, chunk_rows, progressbar, asked, target, keeps=keeps
         )
 
 
-@contextmanager
-def _folder(store: Any, start: Any, client: Any) -> Iterator[Path]:
-    """Folder in which the state is kept: the user's, or one that is deleted where all went well."""
-    if _is_state(start):
-        if store is not None and Path(store).resolve() != Path(start).resolve():
-            raise ValueError(
-                f"store must be left out where start is the folder of a fit, got {str(store)!r}."
-            )
-        yield Path(start).resolve()
-        return
-    if store is not None:
-        folder = as_path("store", store)
-        if folder.exists() and any(folder.iterdir()):
-            raise FileExistsError(
-                f"store must be a new or an empty folder, got {str(folder)!r}. Delete it, or take another."
-            )
-        folder.mkdir(parents=True, exist_ok=True)
-        yield folder.resolve()
-        return
-    if client is not None:
-        require_one_machine(client)
-    folder = Path(tempfile.mkdtemp(prefix="pm-gplvm-"))
-    kept = False
-    try:
-        yield folder
-    except Exception as error:
-        if kept := (folder / _STATE).is_file():
-            error.add_note(f"The last state is kept; go on from it with start={str(folder)!r}.")
-        raise
-    finally:
-        if not kept:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _is_state(start: Any) -> bool:
-    """Whether this is the folder of another fit."""
-    return isinstance(start, str | Path) and (Path(start) / _STATE).is_file()
-
-
 def _gone_on(problem: Problem, executor: Executor, folder: Path) -> ChunkedBound:
     """Take up the state of another fit of the table from its folder."""
     job = executor.job
-    with np.load(folder / _STATE, allow_pickle=False) as kept:
+    with np.load(folder / STATE, allow_pickle=False) as kept:
         known = {name: kept[name] for name in kept.files}
     same = (
-        known["vector"].shape == (problem.layout.size,)
+        "vector" in known
+        and known["vector"].shape == (problem.layout.size,)
         and tuple(known["bounds"].tolist()) == job.bounds
         and str(known["kernel"]) == job.kernel
         and tuple(known["names"].tolist()) == problem.layout.names
@@ -767,7 +682,7 @@ def prepared(
             M,
             held,
         )
-        if _is_state(asked.start):
+        if is_state(asked.start):
             return _gone_on(problem, executor, folder)
         first = _Start(executor, table, problem, rng).begun(asked.start, found, sample)
     except BaseException:

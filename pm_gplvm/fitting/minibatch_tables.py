@@ -66,6 +66,14 @@ class Part:
         """Positions (n, Q) of some rows as the kernel takes them, with their inputs."""
         return X if self.inputs is None else beside(X, self.inputs.values[rows])
 
+    def some(self, rows: slice, table: RowTable) -> Self:
+        """Return that of a run of rows, which stand in a table of their own."""
+        inputs = self.inputs
+        if inputs is not None:
+            inputs = replace(inputs, values=inputs.values[rows])
+        offset, entry = _some(self.offset, rows), _some(self.entry, rows)
+        return replace(self, table=table, offset=offset, entry=entry, inputs=inputs)
+
     def rows(self, rows: Rows) -> Observed:
         """Read some rows."""
         Y = (self.table.take(rows) - self.centre) / self.scale
@@ -93,7 +101,7 @@ class Part:
         return replace(self, table=table, offset=offset, entry=entry)
 
 
-def _some(values: Any, rows: Rows) -> Any:
+def _some(values: Any, rows: Rows | slice) -> Any:
     """Take some rows of what is known of each; what is known of all stays."""
     by_row = isinstance(values, np.ndarray) and values.ndim == 2 and len(values) > 1
     return values[rows] if by_row else values

@@ -5,11 +5,9 @@ q(u), and Adam's steps of the inducing inputs, θ, the level and the likelihood'
 """
 
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from functools import reduce
-from math import ceil
-from operator import add
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,20 +20,7 @@ from pm_gplvm.core.checks import Array, checked, count, number
 from pm_gplvm.core.composite import Composite
 from pm_gplvm.core.interrupt import caught, interrupted, interruptible, safe_point
 from pm_gplvm.core.kernels import kernel_named
-from pm_gplvm.core.uncollapsed import (
-    ColumnPosterior,
-    Features,
-    Nodes,
-    RowGradient,
-    RowsPrior,
-    SharedGradient,
-    accurate,
-    block_of_rows,
-    natural_theta,
-    rotated,
-    row_steps,
-    row_terms,
-)
+from pm_gplvm.core.uncollapsed import ColumnPosterior
 from pm_gplvm.data.arrays import numbers
 from pm_gplvm.data.fit import FEATURE, LATENT, OBS, OF_VIEW, Fit, inducing_inputs, to_json, warn_of
 from pm_gplvm.data.inputs import COLUMN, Inputs
@@ -43,14 +28,15 @@ from pm_gplvm.data.progress import progress_bar
 from pm_gplvm.data.rows import Rows
 from pm_gplvm.data.table import Scale
 from pm_gplvm.data.views import Tables, tables_of_fit
+from pm_gplvm.fitting.chunk_folder import is_state
+from pm_gplvm.fitting.minibatch import Functions, HeldRows, Optimiser, Schedule, State
+from pm_gplvm.fitting.minibatch_chunks import read_state, rows_for
 from pm_gplvm.fitting.minibatch_tables import SAMPLE, Part, Views, read_views
 from pm_gplvm.fitting.optimise import optima_positions
-from pm_gplvm.fitting.stochastic import Adam
 from pm_gplvm.fitting.variational import spread_rows
 from pm_gplvm.model.approximate import INDUCING
 from pm_gplvm.model.arguments import arguments_of, refuse_beside_a_model
-from pm_gplvm.model.likelihoods import Likelihood, noted
-from pm_gplvm.model.likelihoods import Rows as Observed
+from pm_gplvm.model.likelihoods import noted
 from pm_gplvm.model.results import attributes
 from pm_gplvm.model.starts import (
     completed,
@@ -61,10 +47,6 @@ from pm_gplvm.model.starts import (
 from pm_gplvm.model.theta import ThetaPrior
 
 _SPREAD, _TRUST = 0.2, 0.5  # sd of q(x) and damping of its steps at the start
-_TURNS = 25  # steps between two turns of the basis of q(u)
-_FARTHEST = 2.0  # of f through a link, at the rows of a batch, in a step of q(u)
-_DECAY = 0.7  # power of the number of steps, by which the first steps of q(u) shrink
-_LEAST_RATE = 0.02  # of the rates, at the end
 # Found on oil flow (1000 rows, Q = 5), digits (1797) and draws of a GP (20 000 and 100 000 rows). Half of these rates
 # end lower (oil -4.5 for -3.4 nats a row after 300 passes, digits -57.9 for -57.2 after 100), twice as high a rate of
 # q(u) lower by 1.6 on digits.
@@ -75,289 +57,6 @@ _RISING = 0.1
 _EVALUATED = 50_000  # rows that the bound is reported on
 _MOST_DRAWN = 4 * 10**6  # numbers in the draws of X
 _MOST_PLACED = 10**6  # and in the places where all runs ended
-
-
-@dataclass
-class Functions:
-    """What a fit moves of a table: q(u), inducing inputs, ln θ, level and the likelihood's parameters."""
-
-    W: Array
-    log_theta: dict[str, Array]
-    level: Array
-    parameters: dict[str, Array]
-    posterior: ColumnPosterior
-
-    def copy(self) -> "Functions":
-        """Copy what steps change in place."""
-        return replace(self, log_theta=dict(self.log_theta), parameters=dict(self.parameters))
-
-
-@dataclass
-class State:
-    """All that a fit moves: q(x) of the rows, the functions of each table, and the parameters of the prior of X."""
-
-    mean: Array
-    sd: Array
-    trust: Array
-    functions: tuple[Functions, ...]
-    prior: dict[str, Array] = field(default_factory=dict)
-
-    def copy(self, into: "State | None" = None) -> "State":
-        """Copy what steps change in place; that of the rows into the arrays of an earlier copy, if one is given."""
-        rows = {name: getattr(self, name) for name in ("mean", "sd", "trust")}
-        copied = {
-            n: np.empty_like(v) if into is None else getattr(into, n) for n, v in rows.items()
-        }
-        for name, values in rows.items():
-            np.copyto(copied[name], values)
-        functions = tuple(each.copy() for each in self.functions)
-        return replace(self, **copied, functions=functions, prior=dict(self.prior))
-
-    @property
-    def divergence(self) -> float:
-        """Σ KL(q(u) ‖ p(u)) over the tables."""
-        return sum(each.posterior.divergence for each in self.functions)
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How long the steps are, and how many."""
-
-    batch_size: int
-    epochs: float
-    learning_rate: float  # of W, ln θ, level and parameters
-    natural_rate: float  # of q(u), once the first steps are taken
-    row_rate: float  # of the rows' steps by Adam
-    local_epochs: float  # passes at first with natural-gradient steps of the rows; then Adam's
-    goes_on: bool = False  # from what an earlier fit knows
-
-    def steps(self, n_rows: int) -> int:
-        """Tell the number of batches."""
-        return max(1, ceil(self.epochs * n_rows / self.batch_size))
-
-    def first_rate(self, likelihood: Likelihood) -> float:
-        """Length of the first step of q(u)."""
-        # Whole steps would throw away what an earlier fit knows, and go too far from f = 0 where ln p is no parabola.
-        if self.goes_on:
-            return self.natural_rate
-        return 1.0 if likelihood.name == "gaussian" else 0.5
-
-
-class TableSteps:
-    """The functions of one table as they stand, and steps of what they have."""
-
-    def __init__(self, part: Part, functions: Functions, schedule: Schedule) -> None:
-        self.part, self.schedule = part, schedule
-        shared = {"W": functions.W, "level": functions.level}
-        shared |= {f"theta_{n}": functions.log_theta[n] for n in part.theta.free}
-        shared |= {f"parameter_{n}": v for n, v in functions.parameters.items()}
-        self._adam = {name: Adam(np.shape(value), 0.9) for name, value in shared.items()}
-        self.take(functions)
-
-    def take(self, functions: Functions) -> None:
-        """Stand at these functions."""
-        self.functions = functions
-        theta = natural_theta(self.part.kernel, functions.log_theta)
-        self.features = Features(self.part.kernel, functions.W, theta, functions.posterior.basis)
-
-    @property
-    def shortest(self) -> float:
-        """The shortest lengthscale."""
-        return float(np.min(np.exp(self.functions.log_theta.get("lengthscale", 0.0))))
-
-    def terms(
-        self,
-        rows: Rows,
-        observed: Observed,
-        q: tuple[Array, Array],
-        nodes: Nodes,
-        *,
-        shared: bool = False,
-    ) -> tuple[RowGradient, SharedGradient | None]:
-        """Evaluate some rows at the present functions."""
-        functions, Q = self.functions, q[0].shape[1]
-        if (known := self.part.inputs) is not None:  # their q is a point at each
-            C = len(known.columns)
-            q = self.part.whole(q[0], rows), np.pad(q[1], ((0, 0), (0, C)))
-            nodes = np.pad(nodes[0], ((0, 0), (0, C))), nodes[1]
-        own, of_shared = row_terms(
-            self.features,
-            functions.posterior,
-            functions.level,
-            self.part.likelihood,
-            functions.parameters,
-            observed,
-            q,
-            nodes,
-            shared=shared,
-        )
-        return RowGradient(own.value, own.mean[:, :Q], own.log_sd[:, :Q]), of_shared
-
-    def step(
-        self, found: SharedGradient, X: Array, scale: float, taken: int, length: float
-    ) -> None:
-        """Take a step with rows that lie about X, counted ``scale`` times, after so many steps."""
-        functions, schedule, part = self.functions, self.schedule, self.part
-        first = schedule.first_rate(part.likelihood) / (1.0 + taken) ** _DECAY
-        rate = max(first, schedule.natural_rate * length)
-        by_W, by_theta = self.features.through_factor(found.features)
-        functions.posterior = self._shortened(
-            functions.posterior.step(found.statistics, scale, rate), X
-        )
-        if taken < 4 or taken % _TURNS == 0:
-            functions.posterior = functions.posterior.turned()
-        rate = schedule.learning_rate * length
-
-        def moved(name: str, value: Array, gradient: Any) -> Array:
-            return _moved(self._adam[name], value, scale * np.asarray(gradient), rate)
-
-        _, of_theta = part.theta.log_density(functions.log_theta)
-        _, of_parameters = part.likelihood.log_prior(functions.parameters)
-        if not part.is_linear:
-            functions.W = moved("W", functions.W, by_W)
-        functions.level = moved("level", functions.level, found.level)
-        for name, shape in part.theta.free.items():
-            gradient = by_theta[name] if shape else np.sum(by_theta[name])
-            value, slope = functions.log_theta[name], gradient + of_theta[name] / scale
-            functions.log_theta[name] = moved(f"theta_{name}", value, slope)
-        for name, value in functions.parameters.items():
-            slope = found.parameters[name] + of_parameters[name] / scale
-            functions.parameters[name] = moved(f"parameter_{name}", value, slope)
-        self.take(functions)
-
-    def _shortened(self, after: ColumnPosterior, X: Array) -> ColumnPosterior:
-        """Let no function move too far at the rows: a Newton step to a count far above its mean would, and exp(f) with it."""
-        before = self.functions.posterior.means
-        through_links = ~self.part.likelihood.standardised(before.shape[1])
-        step = (after.means - before) * through_links
-        most = np.sqrt(self.features.prior_variance(X).max() * (step**2).sum(axis=0))
-        if (most <= _FARTHEST).all():  # nowhere
-            return after
-        moved = np.abs(self.features.at(X)[0] @ step).max(axis=0)
-        shorter = np.minimum(1.0, _FARTHEST / np.maximum(moved, 1e-300))
-        return replace(after, means=np.where(through_links, before + shorter * step, after.means))
-
-
-class Optimiser:
-    """One run from one start."""
-
-    def __init__(
-        self, views: Views, state: State, schedule: Schedule, *, rng: np.random.Generator
-    ) -> None:
-        self.views, self.state, self.schedule, self.rng = views, state, schedule, rng
-        self.nodes = rotated(state.mean.shape[1], rng)
-        self.taken = 0
-        pairs = zip(views.parts, state.functions, strict=True)
-        self.tables = [TableSteps(part, functions, schedule) for part, functions in pairs]
-        self._adam = {name: Adam(np.shape(value), 0.9) for name, value in state.prior.items()}
-        self._row_adam: tuple[Adam, Adam] | None = None
-
-    def terms(
-        self, rows: Rows, seen: list[Observed], q: tuple[Array, Array], nodes: Nodes
-    ) -> RowGradient:
-        """Evaluate some rows at the present state, all tables together."""
-        each = zip(self.tables, seen, strict=True)
-        return reduce(add, [table.terms(rows, own, q, nodes)[0] for table, own in each])
-
-    def restore(self, state: State) -> None:
-        """Go back to a state."""
-        self.state = state
-        for table, functions in zip(self.tables, state.functions, strict=True):
-            table.take(functions)
-
-    @property
-    def longest(self) -> float:
-        """Longest step of a row's mean: half of the shortest lengthscale."""
-        return 0.5 * min(table.shortest for table in self.tables)
-
-    def step(self, rows: Rows) -> float:
-        """Take one step with a batch of rows; its estimate of the bound, per row."""
-        schedule, state, N = self.schedule, self.state, len(self.views)
-        done = self.taken / schedule.steps(N)
-        length = max(min(1.0, 2.0 * (1.0 - done)), _LEAST_RATE)
-        local = self.taken * schedule.batch_size < schedule.local_epochs * N
-        scale, value = N / len(rows), 0.0
-        self.nodes = rotated(state.mean.shape[1], self.rng)
-        found: list[list[SharedGradient]] = [[] for _ in self.tables]
-        of_prior: dict[str, Any] = dict.fromkeys(state.prior, 0.0)
-        for block in _blocks(rows, self.nodes):
-            seen = [part.rows(block) for part in self.views.parts]
-            prior = self.views.positions.of(block, state.prior)
-            q = state.mean[block], state.sd[block]
-            if local:
-
-                def evaluate(
-                    mean: Array, sd: Array, rows: Rows = block, seen: list[Observed] = seen
-                ) -> RowGradient:
-                    return self.terms(rows, seen, (mean, sd), self.nodes)
-
-                mean, sd, trust, _ = row_steps(
-                    evaluate, q, state.trust[block], prior, longest=self.longest, steps=2
-                )
-                state.mean[block], state.sd[block], state.trust[block] = mean, sd, trust
-                q = mean, sd
-            owns = []
-            for table, own, gradients in zip(self.tables, seen, found, strict=True):
-                of_rows, shared = table.terms(block, own, q, self.nodes, shared=True)
-                owns.append(of_rows)
-                gradients += [] if shared is None else [shared]
-            of_rows = reduce(add, owns)
-            value += float((of_rows.value - prior.divergence(*q)).sum())
-            by_prior = prior.gradient(*q)
-            of_prior = {name: value + by_prior[name] for name, value in of_prior.items()}
-            if not local:
-                self._row_step(block, of_rows, q, prior, length)
-        estimate = value / len(rows) - state.divergence / N
-        for table, gradients in zip(self.tables, found, strict=True):
-            X = table.part.whole(state.mean[rows], rows)
-            table.step(reduce(add, gradients), X, scale, self.taken, length)
-        self._prior_step(of_prior, scale, length)
-        self.taken += 1
-        return estimate
-
-    def _row_step(
-        self, rows: Rows, own: RowGradient, q: Any, prior: RowsPrior, length: float
-    ) -> None:
-        """Move q(x) of some rows by Adam, each with averages of its own."""
-        state, (mean, sd), spread = self.state, q, prior.spread
-        if self._row_adam is None:
-            self._row_adam = Adam(state.mean.shape, 0.9), Adam(state.sd.shape, 0.9)
-        rate = self.schedule.row_rate * length
-        of_mean = own.mean - (mean - prior.towards(mean)) / spread**2
-        of_sd = own.log_sd + 1.0 - (sd / spread) ** 2
-        state.mean[rows] = mean + rate * self._row_adam[0](of_mean, rows)
-        state.sd[rows] = sd * np.exp(rate * self._row_adam[1](of_sd, rows))
-
-    def _prior_step(self, of_prior: dict[str, Array], scale: float, length: float) -> None:
-        """Move what the prior of X has of its own."""
-        state, rate = self.state, self.schedule.learning_rate * length
-        _, of_positions = self.views.positions.log_prior(state.prior)
-        for name, value in state.prior.items():
-            slope = of_prior[name] + of_positions[name] / scale
-            state.prior[name] = _moved(self._adam[name], value, scale * np.asarray(slope), rate)
-
-    def bound(self, rows: Iterator[Rows] | None = None) -> float:
-        """Bound per row at the present state, by accurate nodes, over all rows or some."""
-        nodes, value, n = accurate(self.state.mean.shape[1]), 0.0, 0
-        for chosen in self.views.table.blocks() if rows is None else rows:
-            for block in _blocks(chosen, nodes):
-                q = self.state.mean[block], self.state.sd[block]
-                prior = self.views.positions.of(block, self.state.prior)
-                seen = [part.rows(block) for part in self.views.parts]
-                own = self.terms(block, seen, q, nodes)
-                value += float((own.value - prior.divergence(*q)).sum())
-                n += len(block)
-        return value / n - self.state.divergence / len(self.views)
-
-
-def _moved(adam: Adam, value: Array, gradient: Array, rate: float) -> Array:
-    return np.asarray(value + rate * adam(gradient))
-
-
-def _blocks(rows: Rows, nodes: Nodes) -> Iterator[Rows]:
-    size = block_of_rows(len(nodes[1]))
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size]
 
 
 @checked
@@ -381,6 +80,10 @@ def fit_svi(
     start: Any = "pca",
     n_restarts: int = 0,
     draws: int = 100,
+    client: Any = None,
+    n_workers: int | None = None,
+    store: Any = None,
+    chunk_rows: int | None = None,
     random_seed: int | None = None,
     progressbar: bool = True,
     blas_threads: int | None = 1,
@@ -437,14 +140,24 @@ def fit_svi(
     learning_rate : float, default 0.05
         Length of Adam's first steps of inducing inputs, ln θ, levels and the likelihood's parameters; from half of the
         run on all steps shrink linearly.
-    start : {"pca", "random"}, array_like (N, Q) or DataTree, default "pca"
+    start : {"pca", "random"}, array_like (N, Q), DataTree or path, default "pca"
         Where the means of q(x) begin: principal components of the table, of working residuals for counts and classes, of several
         tables side by side, each with the same weight;
-        or another fit's X, of an earlier one by this verb all of its state.
+        or another fit's X, of an earlier one by this verb all of its state. The path of a ``store``: its last state.
     n_restarts : int, default 0
-        Further runs, from positions moved at random; the run of the highest bound is returned.
+        Further runs, from positions moved at random; the run of the highest bound is returned. Not in chunks.
     draws : int, default 100
         Of X from q; fewer where they were more than 4·10⁶ numbers.
+    client : dask.distributed.Client, optional
+        Rows, with their q(x), go in chunks to its workers, each of which should have one thread. A step takes a batch of
+        some chunks, see Notes.
+    n_workers : int, optional
+        So many processes on this machine in place of a client.
+    store : path, optional
+        A new folder that all workers reach, in which the state is kept, 72 Q bytes a row and more: one that is kept after the fit.
+        A temporary one by default, which workers of other machines do not reach.
+    chunk_rows : int, optional
+        Rows of a chunk. Given without a client, one process goes through the same batches.
     random_seed : int, optional
     progressbar : bool, default True
     blas_threads : int or None, default 1
@@ -480,6 +193,11 @@ def fit_svi(
     covariance of a column's q(u) is diagonal in a basis that all columns share: exact for
     a Gaussian likelihood and complete columns. In a step of q(u) no function moves by more than 2 at the rows where it goes through
     a link: Newton's step to a count far above its mean would end in exp(f) without bounds.
+
+    In chunks a batch is of eight of them (of more where it has more than 512 rows), rows drawn at random, and another eight
+    are taken when those are through. Each is moved by the worker that holds it: the numbers are those of one process with
+    ``chunk_rows``, whatever the workers, one that dies among them. A step takes Dask some ms, so that workers pay from some 1000
+    rows a batch on.
 
     Several tables share q(x); each has a kernel, inducing inputs, q(u), level, likelihood and scale of its own (manifold relevance
     determination: Damianou, Ek, Titsias & Lawrence 2012), and with ``ard`` a lengthscale of its own along each dimension. The bound is
@@ -563,11 +281,21 @@ def fit_svi(
     )
     schedule = _schedule(len(views), batch_size, epochs, learning_rate)
     rng = np.random.default_rng(random_seed)
-    with interruptible(keeps=True), limit_threads(blas_threads):
+    count("n_restarts", n_restarts, 0)
+    chunks = {"client": client, "n_workers": n_workers, "store": store, "chunk_rows": chunk_rows}
+    if n_restarts and any(v is not None for v in chunks.values()):
+        raise ValueError(
+            f"n_restarts must be 0 for a fit in chunks, got {n_restarts}. Fit again from start='random' with other seeds."
+        )
+    with (
+        interruptible(keeps=True),
+        limit_threads(blas_threads),
+        rows_for(views, latent_dim, start=start, **chunks) as held_rows,
+    ):
         first, goes_on = _start(views, latent_dim, n_inducing, start, rng)
         _check_names(views, first)
         schedule = replace(schedule, goes_on=goes_on)
-        runs = _runs(views, first, schedule, n_restarts, rng, progressbar)
+        runs = _runs(views, first, schedule, n_restarts, rng, progressbar, held_rows)
         best = max(runs, key=lambda run: run.bound)
         fit = uncollapsed_fit(
             views,
@@ -608,6 +336,8 @@ def _start(
     views: Views, Q: int, n_inducing: int, start: Any, rng: np.random.Generator
 ) -> tuple[State, bool]:
     """Where a fit begins, and whether it goes on from an earlier one."""
+    if is_state(start):
+        return read_state(Path(start), views, Q), True
     if isinstance(start, xr.DataTree):
         read = Fit.of(start, "X", caller="start", views=True)
         tables: Tables = {None: read}
@@ -807,14 +537,14 @@ def _runs(
     n_restarts: int,
     rng: np.random.Generator,
     show: bool,
+    held_rows: Callable[[State], HeldRows],
 ) -> list[Run]:
-    count("n_restarts", n_restarts, 0)
     total = schedule.steps(len(views))
     starts = [first, *(_restarted(first, rng) for _ in range(n_restarts))]
     runs: list[Run] = []
     with progress_bar("fit_svi", total * len(starts), "steps", show=show) as bar:
         for i, state in enumerate(starts):
-            optimiser = Optimiser(views, state, schedule, rng=rng)
+            optimiser = Optimiser(views, state, schedule, held_rows(state), rng=rng)
             try:
                 runs.append(_run(optimiser, rng, i, bar))
             except KeyboardInterrupt:
@@ -829,7 +559,7 @@ def _runs(
 def _restarted(state: State, rng: np.random.Generator) -> State:
     """Another start: positions moved by half their spread."""
     mean = state.mean + 0.5 * state.mean.std(axis=0) * rng.standard_normal(state.mean.shape)
-    return replace(state.copy(), mean=mean)
+    return replace(state, mean=mean, sd=state.sd.copy(), trust=state.trust.copy())
 
 
 def _run(optimiser: Optimiser, rng: np.random.Generator, i: int, bar: Any) -> Run:
@@ -840,19 +570,20 @@ def _run(optimiser: Optimiser, rng: np.random.Generator, i: int, bar: Any) -> Ru
     began = time.perf_counter()
     trace: list[tuple[int, float, float]] = []
     estimates: list[float] = []
-    kept, best = optimiser.state.copy(), -np.inf
+    best = -np.inf
 
     def look() -> None:
-        nonlocal kept, best
+        nonlocal best
         value = float(np.mean(estimates))
         estimates.clear()
         trace.append((optimiser.taken, value, time.perf_counter() - began))
         if (recent := _recent(trace)[0]) > best:
-            kept, best = optimiser.state.copy(kept), recent
+            optimiser.keep()
+            best = recent
 
     try:
         while optimiser.taken < total:
-            for rows in table.batches(schedule.batch_size, rng):
+            for rows in optimiser.rows.batches(schedule.batch_size, rng):
                 safe_point()
                 estimate = optimiser.step(rows)
                 if not np.isfinite(estimate):
@@ -877,10 +608,10 @@ def _run(optimiser: Optimiser, rng: np.random.Generator, i: int, bar: Any) -> Ru
     fell = recent < best - max(3.0 * noise, 0.5)
     stopped_early = optimiser.taken < total and not interrupted()
     if fell or stopped_early:
-        optimiser.restore(kept)
-    few = None if len(table) <= _EVALUATED else iter([table.sample(_EVALUATED, rng)])
+        optimiser.restore()
+    few = None if len(table) <= _EVALUATED else table.sample(_EVALUATED, rng)
     return Run(
-        optimiser.state,
+        optimiser.state(),
         optimiser.bound(few),
         _rise(trace, schedule, len(table)),
         fell or stopped_early,

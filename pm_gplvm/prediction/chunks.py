@@ -30,7 +30,7 @@ from pm_gplvm.data.rows import RowTable
 from pm_gplvm.data.sources import SavedRows
 from pm_gplvm.data.stores import RowStore, opened_lazily
 from pm_gplvm.data.views import Tables, are_views
-from pm_gplvm.fitting.by_chunks import bounds_of_chunks
+from pm_gplvm.fitting.chunk_folder import bounds_of_chunks
 
 
 @dataclass(frozen=True)
