@@ -43,6 +43,7 @@ docs: .venv/.installed ## the site, docs/_build/html/index.html: examples run, l
 	rm -rf docs/_build docs/gallery
 	$(TEST_ENV) $(PY) -m sphinx -q -W --keep-going -j auto docs docs/_build/html
 	$(PY) scripts/check-site docs/_build/html
+	$(TEST_ENV) $(PY) -m pytest -qq -o addopts= tests/built_site.py
 
 peers: .venv/.installed ## the other libraries that the benchmarks compare with
 	$(PY) -m benchmarks peers

@@ -12,6 +12,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 import numpy as np
 import pytest
 import xarray as xr
+from pytensor.graph.basic import Variable
 
 import pm_gplvm as gplvm
 
@@ -78,6 +79,19 @@ def threads():
 def mode():
     """PyTensor's mode for PyMC's own functions: numba would take minutes."""
     return gplvm.model.compile_mode()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_eval():
+    """``Variable.eval`` in the package's own mode: numba takes ten seconds and more for a few lines."""
+    evaluate, usual = Variable.eval, gplvm.model.compile_mode()
+
+    def quickly(self, given=None, **options):
+        return evaluate(self, given, **{"mode": usual} | options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Variable, "eval", quickly)
+        yield
 
 
 @pytest.fixture(scope="session")

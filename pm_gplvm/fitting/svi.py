@@ -281,7 +281,6 @@ def fit_svi(
     )
     schedule = _schedule(len(views), batch_size, epochs, learning_rate)
     rng = np.random.default_rng(random_seed)
-    count("n_restarts", n_restarts, 0)
     chunks = {"client": client, "n_workers": n_workers, "store": store, "chunk_rows": chunk_rows}
     if n_restarts and any(v is not None for v in chunks.values()):
         raise ValueError(

@@ -68,12 +68,11 @@ def check_moments(fit, grid, log_weights):
     assert (X**2).mean() == pytest.approx(weights @ (grid**2).mean(axis=1), rel=0.1)
 
 
-@pytest.mark.parametrize("backend", ["python", "numba"])
-def test_untempered_draws_against_numerical_integration(backend, integrated):
+def test_untempered_draws_against_numerical_integration(integrated):
     model, grid, log_weights, _ = integrated
-    settings = {"draws": 500, "tune": 150, "chains": 4, "replicas": 1, "backend": backend}
+    settings = {"draws": 500, "tune": 150, "chains": 4, "replicas": 1, "backend": "python"}
     fit = gplvm.sample(model, **settings, **QUIET)
-    assert fit.attrs["backend"] == backend
+    assert fit.attrs["backend"] == "python"
     check_moments(fit, grid, log_weights)
 
 
@@ -142,8 +141,9 @@ def test_same_seed_same_draws_and_more_of_them_are_those_of_one_run(backend, Y, 
         for name, values in whole[group].data_vars.items():
             np.testing.assert_array_equal(more[group][name].to_numpy(), values.to_numpy())
     assert (more.attrs["draws"], more.attrs["backend"]) == (8, backend)
-    again = gplvm.resume(model, more, draws=2, progressbar=False)
-    assert again["posterior"].sizes["draw"] == 10
+    if backend == "python":  # the other takes ten seconds to compile
+        again = gplvm.resume(model, more, draws=2, progressbar=False)
+        assert again["posterior"].sizes["draw"] == 10
 
 
 def same(one, other):
