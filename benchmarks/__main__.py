@@ -37,6 +37,7 @@ BENCHMARKS = {
     "forecast": ("forecasting", "Motion capture: what comes next, frames and markers lost"),
     "pseudotime": ("pseudotime", "Pseudotime of embryo cells, their stages told or hidden"),
     "dask": ("clusters", "The bound in chunks of rows, by the workers of Dask"),
+    "batches": ("cluster_steps", "Minibatches of rows that stand with the workers of Dask"),
     "choice": ("choice", "The exact estimate, inducing inputs or neighbourhoods, beside PCA"),
 }
 

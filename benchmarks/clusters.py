@@ -3,9 +3,9 @@
 Passes are values and gradients at the start. CPU time is that of all processes, the seconds of a pass are on the clock, as
 workers run beside each other: on a machine that others use, compare the CPU times.
 
-    python -m benchmarks.clusters HOW N ITERATIONS FOLDER [BATCH]
+    python -m benchmarks.clusters HOW N ITERATIONS FOLDER
 
-is one measurement in a fresh process: HOW is "here", or the number of workers; with BATCH steps of `fit_svi` with so many rows.
+is one measurement in a fresh process: HOW is "here", or the number of workers.
 """
 
 import json
@@ -27,8 +27,6 @@ D, Q, M = 50, 5, 100
 SIZES = (10_000, 100_000)
 PASSES = 3
 ITERATIONS = 40  # of the fit
-BATCHES = (500, 2000, 8000)  # rows of a step by minibatches
-STEPS = 30
 BLOCK = 50_000  # rows that are drawn at once
 CHUNK = 6990  # rows of a chunk by default at these sizes
 # Multiplications and additions for a row: ψ₂ of all pairs of inducing inputs and its pullback, three numbers a
@@ -57,13 +55,13 @@ def write(folder: Path, N: int):
     return Y
 
 
-def _used() -> float:
+def used() -> float:
     """CPU seconds of a process, user and system."""
     own = resource.getrusage(resource.RUSAGE_SELF)
     return own.ru_utime + own.ru_stime
 
 
-def _peak() -> int:
+def peak() -> int:
     """Highest resident memory of a process in MB."""
     status = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) // 1024 for line in status if line.startswith("VmHWM"))
@@ -74,7 +72,7 @@ def _measured(client, bound) -> dict:
     from pm_gplvm.core.row_chunks import Step
 
     def everyone() -> float:
-        return _used() + sum(client.run(_used).values() if client else ())
+        return used() + sum(client.run(used).values() if client else ())
 
     found = []
     number = bound.first
@@ -88,34 +86,7 @@ def _measured(client, bound) -> dict:
     return {"seconds": float(clock), "cpu": float(cpu), "chunks": bound.executor.job.n_chunks}
 
 
-def _steps(client, Y, batch: int) -> dict:
-    """Time steps by minibatches, as at the start of a fit."""
-    from pm_gplvm.fitting.minibatch import Optimiser
-    from pm_gplvm.fitting.minibatch_chunks import rows_for
-    from pm_gplvm.fitting.minibatch_tables import read_views
-    from pm_gplvm.fitting.svi import _schedule, _start
-
-    rng = np.random.default_rng(1)
-    usual = {"likelihood": "gaussian", "kernel": "rbf", "scale": "global", "resolution": 0}
-    views = read_views(Y, Q, None, None, ard=True, offset=None, noise_sd=None, **usual)
-    chunks = {"n_workers": None, "store": None, "chunk_rows": None, "start": "pca"}
-    with rows_for(views, Q, client=client, **chunks) as rows:
-        state, _ = _start(views, Q, M, "pca", rng)
-        schedule = _schedule(len(views), batch, None, 0.05)
-        optimiser = Optimiser(views, state, schedule, rows(state), rng=rng)
-        found, batches = [], optimiser.rows.batches(batch, rng)
-        for _ in range(STEPS + 5):
-            cpu = _used() + sum(client.run(_used).values() if client else ())
-            clock = time.perf_counter()
-            optimiser.step(next(batches))
-            clock = time.perf_counter() - clock
-            after = _used() + sum(client.run(_used).values() if client else ())
-            found.append((clock, after - cpu))
-        clock, cpu = np.median(found[5:], axis=0)  # the first read their chunks
-    return {"seconds": float(clock), "cpu": float(cpu), "batch": batch}
-
-
-def _main(how: str, N: int, iterations: int, folder: Path, batch: int) -> None:
+def _main(how: str, N: int, iterations: int, folder: Path) -> None:
     warnings.simplefilter("ignore")
     import zarr
 
@@ -129,9 +100,7 @@ def _main(how: str, N: int, iterations: int, folder: Path, batch: int) -> None:
     began = time.perf_counter()
     with connected(None, None if how == "here" else int(how)) as client, blas_threads(1):
         started = time.perf_counter() - began
-        if batch:
-            found = _steps(client, Y, batch)
-        elif iterations:
+        if iterations:
             fit = gplvm.fit_variational(
                 Y,
                 Q,
@@ -149,7 +118,7 @@ def _main(how: str, N: int, iterations: int, folder: Path, batch: int) -> None:
                 "evaluations": int(fit["optima"]["evaluations"][0]),
                 "objective": float(fit["optima"]["objective"][0]),
                 "seconds": time.perf_counter() - began,
-                "cpu": _used() + sum(client.run(_used).values() if client else ()),
+                "cpu": used() + sum(client.run(used).values() if client else ()),
             }
         else:
             asked = Setting(Q, "rbf", True, None, "global", 0, M, "pca", 0, 1, 1, 1e-8, 1)
@@ -160,11 +129,11 @@ def _main(how: str, N: int, iterations: int, folder: Path, batch: int) -> None:
                 prepared_after = time.perf_counter() - began - started
                 found = _measured(client, bound) | {"preparing": prepared_after}
                 bound.executor.end()
-        found["workers_mb"] = max(client.run(_peak).values()) if client else 0
-    print(json.dumps(found | {"starting": started, "mb": _peak(), "N": N, "how": how}))
+        found["workers_mb"] = max(client.run(peak).values()) if client else 0
+    print(json.dumps(found | {"starting": started, "mb": peak(), "N": N, "how": how}))
 
 
-def _run(how: str, N: int, folder: Path, iterations: int = 0, batch: int = 0) -> dict:
+def _run(how: str, N: int, folder: Path, iterations: int = 0) -> dict:
     command = [
         sys.executable,
         "-m",
@@ -173,7 +142,6 @@ def _run(how: str, N: int, folder: Path, iterations: int = 0, batch: int = 0) ->
         str(N),
         str(iterations),
         str(folder),
-        str(batch),
     ]
     done = subprocess.run(
         command, cwd=HERE.parent, env=os.environ, capture_output=True, text=True, check=True
@@ -262,18 +230,6 @@ def run(report: Report, arguments) -> None:
         report.data["passes"] = passes
         _model(report, passes)
         report.write()
-        steps = [
-            _run(how, min(sizes[-1], 100_000), folder, batch=batch)
-            for batch in BATCHES
-            for how in ("here", "1", "2")
-        ]
-        report.data["steps"] = steps
-        report.text(f"## A step of fit_svi, from Zarr, {steps[0]['N']} rows")
-        report.table(
-            ["rows of a batch", "processes", "ms", "CPU ms"],
-            [[s["batch"], s["how"], 1e3 * s["seconds"], 1e3 * s["cpu"]] for s in steps],
-        )
-        report.write()
         fits = [_run("2", sizes[-1], folder, ITERATIONS)]
         report.data["fits"] = fits
         report.text(f"## {ITERATIONS} iterations from Zarr to a fit in Zarr, two workers")
@@ -287,4 +243,4 @@ def run(report: Report, arguments) -> None:
 
 
 if __name__ == "__main__":
-    _main(*sys.argv[1:2], *map(int, sys.argv[2:4]), Path(sys.argv[4]), int(*sys.argv[5:] or "0"))
+    _main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))

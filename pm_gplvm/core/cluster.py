@@ -24,6 +24,12 @@ _PAUSED = 60.0  # seconds that all may stand still for want of memory
 _TOGETHER = 4  # chunks in a task of Dask's
 _FEW_BYTES = 2**18  # in all tasks of a pass, so that it is told in them and not by one of its own
 _KEPT_MEMORY = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")  # of glibc, in bytes
+_WATCHED_LESS = {
+    # By default a worker looks at its own stack a hundred times a second, and ten times at its memory.
+    "distributed.worker.profile.enabled": False,
+    "distributed.worker.memory.monitor-interval": "500 ms",
+    "distributed.admin.system-monitor.interval": "5 s",
+}
 _MOST_DEATHS = 3  # of workers at the same chunk
 _MEMORY = (
     "Most likely its memory was exceeded: take smaller chunks (chunk_rows), more workers or more memory for each "
@@ -319,7 +325,10 @@ def connected(client: Any, n_workers: int | None) -> Iterator[Any]:
 
     settings = {"n_workers": count("n_workers", n_workers), "threads_per_worker": 1}
     # Dask lets go of memory at once, and every larger array is then asked of the system anew: a third of a pass.
-    kept = {f"distributed.nanny.pre-spawn-environ.{name}": 2**25 for name in _KEPT_MEMORY}
+    kept: dict[str, Any] = {
+        f"distributed.nanny.pre-spawn-environ.{name}": 2**25 for name in _KEPT_MEMORY
+    }
+    kept |= _WATCHED_LESS
     with (
         dask.config.set(kept),
         distributed.LocalCluster(**settings, dashboard_address=":0") as cluster,
