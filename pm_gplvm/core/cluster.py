@@ -30,7 +30,7 @@ _WATCHED_LESS = {
     "distributed.worker.memory.monitor-interval": "500 ms",
     "distributed.admin.system-monitor.interval": "5 s",
 }
-_MOST_DEATHS = 3  # of workers at the same chunk
+_MOST_DEATHS = 3  # of workers at the same chunk, with nothing of it done in between
 _MEMORY = (
     "Most likely its memory was exceeded: take smaller chunks (chunk_rows), more workers or more memory for each "
     "(memory_limit of dask)."
@@ -220,6 +220,7 @@ class Cluster:
                 self._looked = 0.0
             else:
                 found.update(zip(group, results, strict=True))
+                self._deaths |= dict.fromkeys(group, 0)
                 del futures[group]
                 self._moved = time.monotonic()
         return lost

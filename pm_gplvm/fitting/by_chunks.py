@@ -71,6 +71,7 @@ from pm_gplvm.fitting.chunk_folder import (
     bounds_of_chunks,
     is_state,
     shared_by_rows,
+    start_named,
     state_folder,
     write_prior,
 )
@@ -556,9 +557,8 @@ def _fitted(
                 seconds=time.perf_counter() - began,
                 trace=-np.array(search.trace),
             )
-            start = asked.start if isinstance(asked.start, str) else type(asked.start).__name__
             told: dict[str, Any] = {
-                "start": start,
+                "start": start_named(asked.start),
                 "hold": asked.hold,
                 "random_seed": asked.random_seed,
             }

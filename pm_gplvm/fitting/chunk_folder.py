@@ -95,6 +95,13 @@ def state_folder(store: Any, start: Any, client: Any) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def start_named(start: Any) -> str:
+    """Say in a fit where it began; the path of a folder is of one machine."""
+    if is_state(start):
+        return "store"
+    return start if isinstance(start, str) else type(start).__name__
+
+
 def is_state(start: Any) -> bool:
     """Whether this is the folder of another fit."""
     return isinstance(start, str | Path) and (Path(start) / STATE).is_file()

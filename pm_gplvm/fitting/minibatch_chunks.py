@@ -146,6 +146,10 @@ class Journal:
     def read(self, number: int) -> Moved:
         """Read how the rows stood after a step, or as soon after as is known."""
         known = self._numbers("rows")
+        if not known:
+            raise FileNotFoundError(
+                f"{self.folder} holds no rows: the state of the fit has been removed. Begin anew."
+            )
         first = max((n for n in known if n <= number), default=min(known))
         with np.load(self._file("rows", first), allow_pickle=False) as file:
             values, kept, kept_at = file["values"], file["kept"], int(file["kept_at"])
@@ -267,7 +271,7 @@ class BatchChunk:
 
     def put_away(self) -> None:
         """Let the entries go."""
-        self._parts = None
+        self._parts = self.features = None
 
     def tables(self, parts: tuple[Part, ...], version: int, functions: Any) -> list[TableAt]:
         """Functions of each table, with what other chunks of this process have made of them."""
@@ -361,9 +365,10 @@ class ChunkedRows:
                 yield np.sort(rows[start : start + size])
             left = rows[whole:]
 
-    def _standing(self, chunks: Sequence[int], version: int) -> Standing:
+    def _standing(
+        self, chunks: Sequence[int], version: int, holding: tuple[int, ...] = ()
+    ) -> Standing:
         before = {i: self.before[i] for i in chunks}
-        holding = tuple({*chunks, *self._group})
         return Standing(before, self.kept, self.restored, holding, version)
 
     def _chunks(self, rows: Rows | None) -> list[int]:
@@ -376,7 +381,8 @@ class ChunkedRows:
         """Move q(x) of some rows, and evaluate them there."""
         chunks = self._chunks(rows)
         own = replace(told, prior=shared_by_rows(self.views.positions, told.prior))
-        asked = ChunkStep(self._standing(chunks, told.number - 1), rows, own)
+        holding = tuple({*chunks, *self._group})
+        asked = ChunkStep(self._standing(chunks, told.number - 1, holding), rows, own)
         # Without files a step that was begun cannot be taken back.
         each = self.executor.each(batch_step, asked, chunks=chunks, to_the_end=not self.job.keeps)
         try:
@@ -391,7 +397,7 @@ class ChunkedRows:
         self, rows: Rows | None, tables: Sequence[TableAt], prior: Mapping[str, Any]
     ) -> float:
         """Sum the bound of some rows, or all, but for KL(q(u))."""
-        chunks, self._group = self._chunks(rows), ()
+        chunks = self._chunks(rows)
         self._asked += 1
         functions = tuple(table.functions for table in tables)
         told = shared_by_rows(self.views.positions, prior)

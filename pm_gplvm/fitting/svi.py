@@ -28,7 +28,7 @@ from pm_gplvm.data.progress import progress_bar
 from pm_gplvm.data.rows import Rows
 from pm_gplvm.data.table import Scale
 from pm_gplvm.data.views import Tables, tables_of_fit
-from pm_gplvm.fitting.chunk_folder import is_state
+from pm_gplvm.fitting.chunk_folder import is_state, start_named
 from pm_gplvm.fitting.minibatch import Functions, HeldRows, Optimiser, Schedule, State
 from pm_gplvm.fitting.minibatch_chunks import read_state, rows_for
 from pm_gplvm.fitting.minibatch_tables import SAMPLE, Part, Views, read_views
@@ -196,8 +196,8 @@ def fit_svi(
 
     In chunks a batch is of eight of them (of more where it has more than 512 rows), rows drawn at random, and another eight
     are taken when those are through. Each is moved by the worker that holds it: the numbers are those of one process with
-    ``chunk_rows``, whatever the workers, one that dies among them. A step takes Dask some ms, so that workers pay from some 1000
-    rows a batch on.
+    ``chunk_rows``, whatever the workers, one that dies among them. A step waits for all of them, so that
+    workers pay the more the larger the batch.
 
     Several tables share q(x); each has a kernel, inducing inputs, q(u), level, likelihood and scale of its own (manifold relevance
     determination: Damianou, Ek, Titsias & Lawrence 2012), and with ``ard`` a lengthscale of its own along each dimension. The bound is
@@ -305,7 +305,7 @@ def fit_svi(
             {
                 "batch_size": schedule.batch_size,
                 "epochs": schedule.epochs,
-                "start": start if isinstance(start, str) else type(start).__name__,
+                "start": start_named(start),
                 "n_restarts": n_restarts,
                 "random_seed": random_seed,
             },
