@@ -195,7 +195,7 @@ def test_a_store_that_cannot_be_written_any_more_ends_no_run(best, tmp_path):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are killed as POSIX does it")
 @pytest.mark.parametrize("ending", [".nc", ".zarr"])
 def test_killed_before_any_step_of_a_save_the_fit_is_the_old_or_the_new(ending):
-    command = [sys.executable, ROOT / "scripts" / "kill-saves", "-n", "2", ending]
+    command = [sys.executable, ROOT / "scripts" / "kill-saves", "-n", "1", ending]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     least = {".nc": 8, ".zarr": 12}[ending]
