@@ -66,8 +66,7 @@ def both(name):
     return compile_posterior(model), compile_posterior(model, "numba")
 
 
-# Ten seconds each to compile; what "driven" has is in the others.
-@pytest.mark.parametrize("name", [name for name in MODELS if name != "driven"])
+@pytest.mark.parametrize("name", MODELS)
 def test_densities_and_gradients_are_those_in_numpy(name, rng):
     plain, posterior = both(name)
     assert (plain.backend, posterior.backend) == ("python", "numba")
