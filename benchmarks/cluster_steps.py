@@ -8,8 +8,6 @@ is one measurement in a fresh process: HOW is "here", or the number of workers.
 """
 
 import json
-import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -19,8 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.clusters import D, M, Q, peak, used, write
-from benchmarks.environment import HERE
+from benchmarks.clusters import D, M, Q, in_a_fresh_process, peak, used, write
 from benchmarks.report import Report
 
 SIZES = (100_000, 1_000_000)
@@ -70,28 +67,16 @@ def _main(how: str, N: int, batch: int, folder: Path) -> None:
     print(json.dumps(found | {"mb": peak(), "workers_mb": workers}))
 
 
-def _run(how: str, N: int, batch: int, folder: Path) -> dict:
-    command = [sys.executable, "-m", "benchmarks.cluster_steps", how, str(N), str(batch)]
-    done = subprocess.run(
-        [*command, str(folder)],
-        cwd=HERE.parent,
-        env=os.environ,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    found = json.loads(done.stdout.splitlines()[-1])
-    print(f"  {found}", flush=True)
-    return found
-
-
 def run(report: Report, arguments) -> None:
     steps = []
     with tempfile.TemporaryDirectory() as name:
         for N in arguments.N or SIZES:
             write(Path(name), N)
             for batch in BATCHES:
-                steps += [_run(how, N, batch, Path(name)) for how in ("here", "1", "2")]
+                steps += [
+                    in_a_fresh_process("cluster_steps", how, N, batch, name)
+                    for how in ("here", "1", "2")
+                ]
     report.data["steps"] = steps
     report.text(f"## A step: D = {D}, Q = {Q}, M = {M}, rbf, Gaussian, from Zarr")
     report.table(

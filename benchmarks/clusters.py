@@ -133,22 +133,19 @@ def _main(how: str, N: int, iterations: int, folder: Path) -> None:
     print(json.dumps(found | {"starting": started, "mb": peak(), "N": N, "how": how}))
 
 
-def _run(how: str, N: int, folder: Path, iterations: int = 0) -> dict:
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.clusters",
-        how,
-        str(N),
-        str(iterations),
-        str(folder),
-    ]
+def in_a_fresh_process(module: str, *arguments) -> dict:
+    """Run a module of the benchmarks; what it has printed last."""
+    command = [sys.executable, "-m", f"benchmarks.{module}", *map(str, arguments)]
     done = subprocess.run(
         command, cwd=HERE.parent, env=os.environ, capture_output=True, text=True, check=True
     )
     found = json.loads(done.stdout.splitlines()[-1])
     print(f"  {found}", flush=True)
     return found
+
+
+def _run(how: str, N: int, folder: Path, iterations: int = 0) -> dict:
+    return in_a_fresh_process("clusters", how, N, iterations, folder)
 
 
 def predicted(fitted: dict[str, float], N: int, workers: int, chunk: int, rate: float) -> float:

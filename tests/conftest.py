@@ -3,6 +3,8 @@
 import os
 import shutil
 import signal
+import threading
+from contextlib import contextmanager
 from functools import cache
 from itertools import count
 from pathlib import Path
@@ -73,6 +75,34 @@ def threads():
     settings = {"n_workers": 2, "threads_per_worker": 1, "processes": False}
     with LocalCluster(**settings, dashboard_address=":0") as cluster, Client(cluster) as client:
         yield client
+
+
+@contextmanager
+def once_there(folder, pattern, act):
+    """Act in a thread of its own as soon as such a file is there; the block must bring that about."""
+    ended, acted = threading.Event(), threading.Event()
+
+    def wait():
+        while not list(folder.glob(pattern)):
+            if ended.wait(0.001):
+                return
+        acted.set()
+        act()
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    try:
+        yield
+        assert acted.is_set()
+    finally:
+        ended.set()
+        thread.join(10.0)
+
+
+def kill_a_worker(client):
+    """Kill one of a client's processes."""
+    workers = client.scheduler_info(n_workers=-1)["workers"]
+    os.kill(client.run(os.getpid)[next(iter(workers))], signal.SIGKILL)
 
 
 @pytest.fixture(scope="session")

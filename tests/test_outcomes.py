@@ -20,8 +20,6 @@ pytestmark = [
 
 @parametrize_with_checks([gplvm.GPLVMClassifier(1, **QUICK), gplvm.GPLVMRegressor(1, **QUICK)])
 def test_scikit_learns_checks(estimator, check):
-    if check.func.__name__ == "check_classifiers_train" and check.keywords:
-        pytest.skip("of mapped and of short numbers as of others: 12 s each")
     check(estimator)
 
 

@@ -3,12 +3,13 @@
 import os
 import time
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import is_dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
@@ -41,7 +42,7 @@ Task = Callable[[Any, int, Any], Any]
 """Of a job, the number of a chunk, and what all chunks are told."""
 
 
-class Executor(Protocol):
+class Executor(ABC):
     """Does a task for each chunk."""
 
     job: Any
@@ -55,27 +56,29 @@ class Executor(Protocol):
         chunks: Sequence[int] | None = None,
     ) -> Iterator[Any]:
         """Results in the order of the chunks, all or some; ``to_the_end``: though Ctrl-C was pressed before."""
+        order = range(self.job.n_chunks) if chunks is None else chunks
+        return self._in_order(task, told, order, to_the_end=to_the_end)
 
+    @abstractmethod
+    def _in_order(
+        self, task: Task, told: Any, order: Sequence[int], *, to_the_end: bool
+    ) -> Iterator[Any]: ...
+
+    @abstractmethod
     def end(self) -> None:
         """Let the chunks go."""
 
 
-class Here:
+class Here(Executor):
     """Does tasks in the same process, one chunk after the other."""
 
     def __init__(self, job: Chunks) -> None:
         self.job = job
 
-    def each(
-        self,
-        task: Task,
-        told: Any,
-        *,
-        to_the_end: bool = False,
-        chunks: Sequence[int] | None = None,
+    def _in_order(
+        self, task: Task, told: Any, order: Sequence[int], *, to_the_end: bool
     ) -> Iterator[Any]:
-        """Results in the order of the chunks, all or some; ``to_the_end``: though Ctrl-C was pressed before."""
-        for index in range(self.job.n_chunks) if chunks is None else chunks:
+        for index in order:
             if not to_the_end:
                 safe_point()
             yield task(self.job, index, told)
@@ -85,7 +88,7 @@ class Here:
         forget(self.job.key)
 
 
-class Cluster:
+class Cluster(Executor):
     """The workers of a client of Dask's, each with chunks of its own for as long as it lives.
 
     Chunks stay with their worker, as that holds their rows. Those of a worker that has died go to the others. Results
@@ -105,17 +108,10 @@ class Cluster:
         self._patience = _PATIENCE
         self._sent: tuple[set[str], Any] = set(), None  # the job, and who has it
 
-    def each(
-        self,
-        task: Task,
-        told: Any,
-        *,
-        to_the_end: bool = False,
-        chunks: Sequence[int] | None = None,
+    def _in_order(
+        self, task: Task, told: Any, order: Sequence[int], *, to_the_end: bool
     ) -> Iterator[Any]:
-        """Results in the order of the chunks, all or some; ``to_the_end``: though Ctrl-C was pressed before."""
         found: dict[int, Any] = {}
-        order = range(self.job.n_chunks) if chunks is None else chunks
         futures = self._submitted(task, told, order)
         following = 0
         try:

@@ -128,6 +128,20 @@ def write_arrays(target: Path, values: Any) -> None:
     os.replace(part, target)
 
 
+def prior_file(folder: str | Path, index: int) -> Path:
+    """Where that stands which the prior of X says of each row of a chunk; it is missing where all rows are alike."""
+    return Path(folder) / "prior" / f"{index:06}.npz"
+
+
+def prior_by_row(folder: str | Path, index: int) -> dict[str, Array]:
+    """Read it, nothing where all rows are alike."""
+    file = prior_file(folder, index)
+    if not file.is_file():
+        return {}
+    with np.load(file, allow_pickle=False) as kept:
+        return {name: kept[name] for name in kept.files}
+
+
 class Chunks:
     """A job that is done in chunks of rows: what all tasks are told once, under a name."""
 
@@ -185,10 +199,6 @@ class Job(Chunks):
                 f"{d}. Fill or drop them, or take fit_svi, which knows what was not measured."
             )
         return found
-
-    def prior_file(self, index: int) -> Path:
-        """Where that stands which the prior of X says of each row; it is missing where all rows are alike."""
-        return Path(self.folder) / "prior" / f"{index:06}.npz"
 
     def file(self, index: int, number: int) -> Path:
         """Where the points and slopes of an evaluation are written."""
@@ -347,7 +357,6 @@ class Chunk:
         self.job, self.index = job, index
         self.iterates = Iterates()
         self._evaluated: tuple[int, Array, InducingKernel] | None = None
-        self._standardised: tuple[Array, Array] | None = None
 
     @cached_property
     def Y(self) -> Array:
@@ -356,11 +365,7 @@ class Chunk:
 
     @cached_property
     def _prior_by_row(self) -> dict[str, Array]:
-        file = self.job.prior_file(self.index)
-        if not file.is_file():
-            return {}
-        with np.load(file, allow_pickle=False) as kept:
-            return {name: kept[name] for name in kept.files}
+        return prior_by_row(self.job.folder, self.index)
 
     def prior(self, place: Place) -> RowsPrior:
         """Prior of the rows' positions."""

@@ -63,12 +63,13 @@ from pm_gplvm.data.files import check_labels
 from pm_gplvm.data.fit import FEATURE, LATENT, OBS, THETA, Fit, warn_of
 from pm_gplvm.data.progress import progress_bar
 from pm_gplvm.data.rows import RowTable
-from pm_gplvm.data.sources import SavedRows
 from pm_gplvm.data.stores import RowStore, opened_lazily
 from pm_gplvm.data.table import Scale, noise_floor, spread_by_feature
 from pm_gplvm.fitting.chunk_folder import (
     STATE,
     bounds_of_chunks,
+    for_workers,
+    goes_to_workers,
     is_state,
     shared_by_rows,
     start_named,
@@ -654,9 +655,9 @@ def prepared(
     bounds = bounds_of_chunks(N, M + D, chunk_rows, M * M * Q)
     reader: Any = table
     keeps = keeps or client is not None
-    far = client is not None and len(bounds) > 2  # of a single chunk others would take longer
+    far = goes_to_workers(client, bounds)
     if far:
-        reader = table.elsewhere() or SavedRows.write(folder / "table", table, bounds)
+        reader = for_workers(table, folder / "table", bounds)
     prior = write_prior(folder, positions, bounds)
     job = Job(reader, bounds, str(folder), entry.name, Q, kind, prior, keeps)
     executor: Executor = Cluster(client, job) if far else Here(job)

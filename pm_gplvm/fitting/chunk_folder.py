@@ -12,7 +12,10 @@ import numpy as np
 
 from pm_gplvm.core.checks import Array, as_path
 from pm_gplvm.core.cluster import require_one_machine
+from pm_gplvm.core.row_chunks import Reader, prior_file, write_arrays
 from pm_gplvm.core.uncollapsed import GatheredRows, NormalRows
+from pm_gplvm.data.rows import RowTable
+from pm_gplvm.data.sources import SavedRows
 from pm_gplvm.model.positions import Positions
 
 STATE = "state.npz"
@@ -37,6 +40,16 @@ def bounds_of_chunks(
     return (*range(0, n_rows, size), n_rows)
 
 
+def goes_to_workers(client: Any, bounds: tuple[int, ...]) -> bool:
+    """Whether the workers of a client do it, if there is one: of a single chunk they would take longer."""
+    return client is not None and len(bounds) > 2
+
+
+def for_workers(table: RowTable, folder: Path, bounds: tuple[int, ...]) -> Reader:
+    """Return a table as other processes can read it, written to a folder where it stands in memory."""
+    return table.elsewhere() or SavedRows.write(folder, table, bounds)
+
+
 def shared_by_rows(positions: Positions, parameters: Mapping[str, Array]) -> dict[str, Any]:
     """Give what the prior of X says of all rows, at its own parameters."""
     of_none = positions.of(np.arange(0), parameters)
@@ -55,9 +68,7 @@ def write_prior(
             kind = type(prior)
         if all(np.ndim(v) == 0 for v in by_row.values()):
             break
-        file = folder / "prior" / f"{i:06}.npz"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(file, **by_row)
+        write_arrays(prior_file(folder, i), by_row)
     return kind
 
 

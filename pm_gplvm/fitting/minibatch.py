@@ -152,6 +152,11 @@ class TableAt:
         return RowGradient(own.value, own.mean[:, :Q], own.log_sd[:, :Q]), of_shared
 
 
+def functions_of(tables: Sequence[TableAt]) -> tuple[Functions, ...]:
+    """Copy the functions of each table, which its steps change."""
+    return tuple(table.functions.copy() for table in tables)
+
+
 def row_gradient(
     tables: Sequence[TableAt],
     rows: Rows,
@@ -230,10 +235,9 @@ class TableSteps(TableAt):
 
 @dataclass(frozen=True)
 class BatchStep:
-    """What a step of rows is told: how, and what stands of what all rows share."""
+    """What a step of rows is told beside the functions of the tables."""
 
     number: int  # of the step, from 1 on
-    functions: tuple[Functions, ...]
     prior: dict[str, Any]  # parameters of the prior of X, as ``RowSteps.prior`` takes them
     nodes: Nodes
     longest: float
@@ -415,7 +419,7 @@ class Optimiser:
     @property
     def functions(self) -> tuple[Functions, ...]:
         """Those of each table as they stand; later steps do not change them."""
-        return tuple(table.functions.copy() for table in self.tables)
+        return functions_of(self.tables)
 
     def keep(self) -> None:
         """Remember how all stands now."""
@@ -452,7 +456,6 @@ class Optimiser:
         self.nodes = rotated(self.latent_dim, self.rng)
         told = BatchStep(
             self.taken + 1,
-            self.functions,
             dict(self.prior),
             self.nodes,
             self.longest,

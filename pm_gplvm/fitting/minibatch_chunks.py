@@ -8,7 +8,7 @@ which rows it has moved, and where to, so that another goes on with its chunks a
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import add
@@ -21,14 +21,15 @@ from numpy.typing import NDArray
 
 from pm_gplvm.core.checks import Array, count
 from pm_gplvm.core.cluster import Cluster, Executor, Here, connected
-from pm_gplvm.core.row_chunks import Chunks, Reader, all_held, held_by, write_arrays
+from pm_gplvm.core.row_chunks import Chunks, Reader, all_held, held_by, prior_by_row, write_arrays
 from pm_gplvm.core.uncollapsed import ColumnPosterior, Features, GatheredRows, NormalRows, RowsPrior
 from pm_gplvm.data.fit import to_json
 from pm_gplvm.data.rows import Rows, RowTable
-from pm_gplvm.data.sources import SavedRows
 from pm_gplvm.fitting.chunk_folder import (
     STATE,
     bounds_of_chunks,
+    for_workers,
+    goes_to_workers,
     is_state,
     shared_by_rows,
     state_folder,
@@ -45,6 +46,7 @@ from pm_gplvm.fitting.minibatch import (
     RowSteps,
     State,
     TableAt,
+    functions_of,
 )
 from pm_gplvm.fitting.minibatch_tables import Part, Views
 from pm_gplvm.fitting.stochastic import Adam
@@ -77,14 +79,6 @@ class BatchJob(Chunks):
             own = RowTable(Y, np.arange(rows.start, rows.stop), part.table.features, {})
             found.append(part.some(rows, own))
         return tuple(found)
-
-    def prior_by_row(self, index: int) -> dict[str, Array]:
-        """Read what the prior of X says of each row of a chunk, nothing where all rows are alike."""
-        file = Path(self.folder) / "prior" / f"{index:06}.npz"
-        if not file.is_file():
-            return {}
-        with np.load(file, allow_pickle=False) as kept:
-            return {name: kept[name] for name in kept.files}
 
     def journal(self, index: int) -> "Journal":
         """Where it is written how the rows of a chunk were moved."""
@@ -174,11 +168,10 @@ class Journal:
         if len(self._numbers("step")) < _MOST_FILES:
             return
         self._write_all(moved)
-        for kind in ("rows", "step"):
+        for kind, first in (("rows", moved.at), ("step", moved.at + 1)):
             for number in self._numbers(kind):
-                if number < moved.at or (kind == "step" and number == moved.at):
-                    with suppress(FileNotFoundError):
-                        self._file(kind, number).unlink()
+                if number < first:
+                    self._file(kind, number).unlink(missing_ok=True)
 
     def _write_all(self, moved: Moved) -> None:
         q = moved.kept
@@ -221,6 +214,7 @@ class ChunkStep:
     standing: Standing
     rows: Rows
     step: BatchStep
+    functions: tuple[Functions, ...]
 
 
 @dataclass(frozen=True)
@@ -241,7 +235,7 @@ class BatchChunk:
         self.features: tuple[int, tuple[Features, ...]] | None = None  # by version
         self._moved: Moved | None = None
         self._parts: tuple[Part, ...] | None = None
-        self._by_row = job.prior_by_row(index)
+        self._by_row = prior_by_row(job.folder, index)
 
     def prior(self, rows: Rows, told: Mapping[str, Any]) -> RowsPrior:
         """Give the prior of some rows, by what is told of it."""
@@ -296,7 +290,7 @@ def batch_step(job: BatchJob, index: int, told: ChunkStep) -> BatchSums:
     chunk = held_by(job, index, BatchChunk)
     with chunk.lock:
         moved, parts = chunk.stand(told.standing), chunk.entries(told.standing)
-        tables = chunk.tables(parts, told.standing.version, told.step.functions)
+        tables = chunk.tables(parts, told.standing.version, told.functions)
         rows = chunk.own(told.rows)
         moved.at = -1  # of no use to anyone, if it ends here
         steps = RowSteps(parts, chunk.prior, moved.q, moved.adam)
@@ -382,7 +376,8 @@ class ChunkedRows:
         chunks = self._chunks(rows)
         own = replace(told, prior=shared_by_rows(self.views.positions, told.prior))
         holding = tuple({*chunks, *self._group})
-        asked = ChunkStep(self._standing(chunks, told.number - 1, holding), rows, own)
+        standing = self._standing(chunks, told.number - 1, holding)
+        asked = ChunkStep(standing, rows, own, functions_of(tables))
         # Without files a step that was begun cannot be taken back.
         each = self.executor.each(batch_step, asked, chunks=chunks, to_the_end=not self.job.keeps)
         try:
@@ -399,13 +394,10 @@ class ChunkedRows:
         """Sum the bound of some rows, or all, but for KL(q(u))."""
         chunks = self._chunks(rows)
         self._asked += 1
-        functions = tuple(table.functions for table in tables)
         told = shared_by_rows(self.views.positions, prior)
-        total = 0.0
-        asked = ChunkBound(self._standing(chunks, -self._asked), rows, functions, told)
-        for value in self.executor.each(batch_bound, asked, chunks=chunks, to_the_end=True):
-            total += value
-        return total
+        standing = self._standing(chunks, -self._asked)
+        asked = ChunkBound(standing, rows, functions_of(tables), told)
+        return sum(self.executor.each(batch_bound, asked, chunks=chunks, to_the_end=True))
 
     def keep(self, optimiser: Optimiser) -> None:
         """Remember how the rows stand now, and write down what all rows share."""
@@ -440,10 +432,9 @@ class ChunkedRows:
             told |= {f"{i}/likelihood/{name}": value for name, value in each.parameters.items()}
             told |= {f"{i}/posterior/{n}": getattr(each.posterior, n) for n in _POSTERIOR}
         write_arrays(folder / STATE, told)
+        own = _rows_folder(folder, self.job.key)
         for other in folder.glob("rows-*"):
-            if other != _rows_folder(
-                folder, self.job.key
-            ):  # those of the fit that this goes on from
+            if other != own:  # those of the fit that this goes on from
                 shutil.rmtree(other, ignore_errors=True)
 
 
@@ -514,9 +505,7 @@ def rows_for(
     with connected(client, n_workers) as connection, state_folder(store, start, connection) as at:
         width = sum(part.table.shape[1] for part in views.parts) + 9 * Q
         bounds = bounds_of_chunks(len(views), width, chunk_rows, _WORK)
-        far = (
-            connection is not None and len(bounds) > 2
-        )  # of a single chunk others would take longer
+        far = goes_to_workers(connection, bounds)
         keeps = far or store is not None or is_state(start)
         job = _job(views, bounds, at, far=far, keeps=keeps)
         executor: Executor = Cluster(connection, job, together=len(bounds)) if far else Here(job)
@@ -530,12 +519,12 @@ def _job(
     views: Views, bounds: tuple[int, ...], folder: Path, *, far: bool, keeps: bool
 ) -> BatchJob:
     """Tell all of a fit to those that hold its rows."""
-    tables: list[Any] = []
-    for i, part in enumerate(views.parts):
-        table: Any = part.table
-        if far:
-            table = table.elsewhere() or SavedRows.write(folder / f"table-{i}", table, bounds)
-        tables.append(table)
+    tables: list[Reader] = [part.table for part in views.parts]
+    if far:
+        tables = [
+            for_workers(part.table, folder / f"table-{i}", bounds)
+            for i, part in enumerate(views.parts)
+        ]
     empty = [
         RowTable(np.zeros((0, p.table.shape[1])), (), p.table.features, {}) for p in views.parts
     ]

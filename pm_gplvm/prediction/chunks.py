@@ -27,10 +27,9 @@ from pm_gplvm.data.fit import FEATURE, OBS, to_json
 from pm_gplvm.data.input_tables import by_row_of_new
 from pm_gplvm.data.progress import Bar, progress_bar
 from pm_gplvm.data.rows import RowTable
-from pm_gplvm.data.sources import SavedRows
 from pm_gplvm.data.stores import RowStore, opened_lazily
 from pm_gplvm.data.views import Tables, are_views
-from pm_gplvm.fitting.chunk_folder import bounds_of_chunks
+from pm_gplvm.fitting.chunk_folder import bounds_of_chunks, for_workers
 
 
 @dataclass(frozen=True)
@@ -249,9 +248,7 @@ def _elsewhere(work: _Work, tables: Mapping[str | None, RowTable]) -> _Work:
     """Let other processes read the tables: where they are, or written to the store's folder for a while."""
     found = {}
     for i, (name, table) in enumerate(tables.items()):
-        rows: Any = table.elsewhere()
-        if rows is None:
-            rows = SavedRows.write(work.store.part / f"table-{i}", table, work.bounds)
+        rows = for_workers(table, work.store.part / f"table-{i}", work.bounds)
         found[name] = _Columns(rows, table.features)
     return replace(work, tables=found)
 

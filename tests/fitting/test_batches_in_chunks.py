@@ -1,15 +1,10 @@
 """``fit_svi`` of tables in chunks: the steps of one process, by threads and by processes, some of which die."""
 
-import os
-import signal
-import threading
-import time
-
 import numpy as np
 import pandas as pd
 import pytest
 import zarr
-from conftest import simulated
+from conftest import kill_a_worker, once_there, simulated
 from distributed import Client, LocalCluster
 
 import pm_gplvm as gplvm
@@ -141,25 +136,14 @@ def test_threads_and_processes_find_the_same(alone, threads, tmp_path):
 
 
 def test_a_worker_that_dies_changes_nothing(alone, tmp_path):
-    folder, ended = tmp_path / "store", threading.Event()
+    folder = tmp_path / "store"
     settings = {"n_workers": 2, "threads_per_worker": 1, "processes": True}
-    with LocalCluster(**settings, dashboard_address=":0") as cluster, Client(cluster) as client:
-
-        def kill():
-            while not ended.is_set():
-                if list(folder.glob("rows-*/chunk-*/step-000000025.npz")):
-                    workers = client.scheduler_info(n_workers=-1)["workers"]
-                    os.kill(client.run(os.getpid)[next(iter(workers))], signal.SIGKILL)
-                    return
-                time.sleep(0.001)
-
-        killer = threading.Thread(target=kill)
-        killer.start()
-        try:
-            fit = gplvm.fit_svi(holed("poisson"), 2, client=client, store=folder, **COUNTS, **SHORT)
-        finally:
-            ended.set()
-            killer.join()
+    with (
+        LocalCluster(**settings, dashboard_address=":0") as cluster,
+        Client(cluster) as client,
+        once_there(folder, "rows-*/chunk-*/step-000000025.npz", lambda: kill_a_worker(client)),
+    ):
+        fit = gplvm.fit_svi(holed("poisson"), 2, client=client, store=folder, **COUNTS, **SHORT)
     assert_equal(fit, alone)
 
 
@@ -214,18 +198,13 @@ def test_where_the_bound_falls_an_earlier_state_is_returned(threads, monkeypatch
 def test_a_lost_scheduler_leaves_the_state(tmp_path):
     Y, folder = holed(), tmp_path / "store"
     settings = {"n_workers": 1, "threads_per_worker": 1, "processes": False}
-    with LocalCluster(**settings, dashboard_address=":0") as cluster, Client(cluster) as client:
-
-        def close():
-            while not list(folder.glob("rows-*/chunk-*/step-000000030.npz")):
-                time.sleep(0.001)
-            cluster.close()
-
-        closer = threading.Thread(target=close)
-        closer.start()
-        with pytest.raises(RuntimeError, match="client has lost its scheduler"):
-            gplvm.fit_svi(Y, 2, client=client, store=folder, **{**SHORT, "epochs": 2000})
-        closer.join()
+    with (
+        LocalCluster(**settings, dashboard_address=":0") as cluster,
+        Client(cluster) as client,
+        once_there(folder, "rows-*/chunk-*/step-000000030.npz", cluster.close),
+        pytest.raises(RuntimeError, match="client has lost its scheduler"),
+    ):
+        gplvm.fit_svi(Y, 2, client=client, store=folder, **{**SHORT, "epochs": 2000})
     written = read_state(folder, views_of(Y), 2)
     one_step = gplvm.fit_svi(Y, 2, start=folder, **{**SHORT, "epochs": 0.1})
     same = (one_step["approximation"]["X_mean"].to_numpy() == written.mean).all(axis=1)

@@ -1,14 +1,9 @@
 """``fit_variational`` of tables in chunks: here, by threads and by processes of a cluster, some of which die."""
 
-import os
-import signal
-import threading
-import time
-
 import numpy as np
 import pytest
 import xarray as xr
-from conftest import simulated
+from conftest import kill_a_worker, once_there, simulated
 from distributed import Client, LocalCluster
 
 import pm_gplvm as gplvm
@@ -195,24 +190,9 @@ def test_processes_find_the_same_from_any_kind_of_table(table, alone, processes,
 @limited
 @pytest.mark.parametrize("when", [2, 6])
 def test_a_worker_that_dies_changes_nothing(when, table, alone, processes, tmp_path):
-    folder, ended = tmp_path / "store", threading.Event()
-
-    def kill():
-        while not ended.is_set():
-            if list(folder.glob(f"chunk-*/{when:08}.npy")):
-                workers = processes.scheduler_info(n_workers=-1)["workers"]
-                pids = processes.run(os.getpid)
-                os.kill(pids[next(iter(workers))], signal.SIGKILL)
-                return
-            time.sleep(0.001)
-
-    killer = threading.Thread(target=kill)
-    killer.start()
-    try:
+    folder = tmp_path / "store"
+    with once_there(folder, f"chunk-*/{when:08}.npy", lambda: kill_a_worker(processes)):
         fit = gplvm.fit_variational(table, 3, client=processes, store=folder, **SHORT)
-    finally:
-        ended.set()
-        killer.join()
     assert_equal(fit, alone)
     processes.wait_for_workers(3)
 
@@ -411,20 +391,15 @@ def test_another_fit_goes_on_from_the_store(table, tmp_path):
 def test_a_lost_scheduler_leaves_the_state(table, tmp_path):
     settings = {"n_workers": 1, "threads_per_worker": 1, "processes": False}
     folder = tmp_path / "store"
-    with LocalCluster(**settings, dashboard_address=":0") as cluster, Client(cluster) as client:
-
-        def close():
-            while not list(folder.glob("chunk-*/00000006.npy")):
-                time.sleep(0.001)
-            cluster.close()
-
-        closer = threading.Thread(target=close)
-        closer.start()
-        with pytest.raises(RuntimeError, match="client has lost its scheduler"):
-            gplvm.fit_variational(
-                table, 3, client=client, store=folder, n_inducing=6, chunk_rows=19, **QUIET
-            )
-        closer.join()
+    with (
+        LocalCluster(**settings, dashboard_address=":0") as cluster,
+        Client(cluster) as client,
+        once_there(folder, "chunk-*/00000006.npy", cluster.close),
+        pytest.raises(RuntimeError, match="client has lost its scheduler"),
+    ):
+        gplvm.fit_variational(
+            table, 3, client=client, store=folder, n_inducing=6, chunk_rows=19, **QUIET
+        )
     with pytest.warns(RuntimeWarning, match="did not converge"):
         gplvm.fit_variational(
             table, 3, start=folder, n_inducing=6, chunk_rows=19, max_iter=2, **QUIET

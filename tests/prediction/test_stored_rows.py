@@ -1,14 +1,13 @@
 """``embed`` and ``impute`` a chunk of rows at a time: the numbers of one call, whoever does the chunks, in one run or two."""
 
 import os
-import threading
 import warnings
 
 import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
-from conftest import simulated
+from conftest import once_there, simulated
 from distributed import Client, LocalCluster
 
 import pm_gplvm as gplvm
@@ -201,25 +200,17 @@ def test_ctrl_c_ends_a_run_on_a_cluster(fit, new, threads, tmp_path, ctrl_c):
 
 
 def test_what_a_worker_leaves_is_done_by_others(fit, new, tmp_path):
-    out, ended = tmp_path / "places.zarr", threading.Event()
+    out = tmp_path / "places.zarr"
     settings = {"n_workers": 2, "threads_per_worker": 1, "processes": False}
     with LocalCluster(**settings, dashboard_address=":0") as cluster, Client(cluster) as client:
 
         def leave():
-            while not list((tmp_path / "places.zarr.part" / "done").glob("*.json")):
-                if ended.wait(0.001):
-                    return
             # What the scheduler does where the connection to a worker breaks.
             scheduler, address = cluster.scheduler, cluster.workers[0].address
             cluster.sync(scheduler.remove_worker, address, stimulus_id="it left")
 
-        leaver = threading.Thread(target=leave, daemon=True)
-        leaver.start()
-        try:
+        with once_there(tmp_path / "places.zarr.part" / "done", "*.json", leave):
             places, _ = told(gplvm.embed, fit, new, out=out, client=client, chunk_rows=2, **FEW)
-        finally:
-            ended.set()
-            leaver.join(10.0)
         assert len(client.scheduler_info()["workers"]) == 1
     assert_same(places, told(gplvm.embed, fit, new, **FEW)[0])
 

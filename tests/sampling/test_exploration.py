@@ -59,7 +59,7 @@ def weighted(fit, weights):
 
 
 @pytest.mark.parametrize(
-    ("kernel", "backend"), [("rbf", "python"), ("matern32 + linear", "python")]
+    ("kernel", "backend"), [("rbf", "numba"), ("rbf", "python"), ("matern32 + linear", "python")]
 )
 def test_the_score_of_a_row_is_its_density_with_its_position_integrated_out(backend, kernel, rng):
     Y = simulated(N, 6, seed=5).copy()
