@@ -27,6 +27,9 @@ WIDTH = 0.3
 WIDE = 0.5
 """Share of the wide component, and of a choice that ignores Y, in the proposal."""
 
+TINY = 1e-300
+"""Density of a proposal below which it is that of the wide component, in logarithms."""
+
 
 class Rows(NamedTuple):
     """The rows of a table at one state, and what is known of them.
@@ -229,7 +232,9 @@ def _log_proposal(rows, n, work, unit):
         for q in range(Q):
             square += ((work.C[m, q] - work.centre[q]) / work.spread[q]) ** 2
             wide /= work.spread[q]
-        work.log_weights[m] = -np.log(density * share + wide * elementary.exp(-0.5 * square))
+        density = density * share + wide * elementary.exp(-0.5 * square)
+        # Far from all other rows both underflow; the wide component falls more slowly.
+        work.log_weights[m] = 0.5 * square - np.log(wide) if density < TINY else -np.log(density)
 
 
 @fast

@@ -42,7 +42,7 @@ from pm_gplvm.core.kernels import (
     is_composite,
     prior_variance,
 )
-from pm_gplvm.core.row_loops import WIDE, WIDTH
+from pm_gplvm.core.row_loops import TINY, WIDE, WIDTH
 
 LogPrior = Callable[[int, Array], Array]
 
@@ -282,9 +282,11 @@ class Proposal:
         near *= -0.5 / self.width**2
         np.exp(near, out=near)
         density = near @ (weights / weights.sum()) * ((1.0 - WIDE) / self.width**Q)
-        scaled = ((C - centre) / spread) ** 2
-        density += np.exp(-0.5 * scaled.sum(axis=-1)) * (WIDE / spread.prod(axis=-1))
-        return np.log(density)
+        wide = -0.5 * (((C - centre) / spread) ** 2).sum(axis=-1)
+        scale = WIDE / spread.prod(axis=-1)
+        density += np.exp(wide) * scale
+        # Far from all other rows both underflow; the wide component falls more slowly.
+        return np.where(density < TINY, wide + np.log(scale), np.log(np.maximum(density, TINY)))
 
 
 def _distances(F: Array) -> Array:

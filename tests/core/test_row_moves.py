@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 from oracles import ALL_KERNELS, SUMS, column_logps, kernel_matrix
-from scipy import stats
+from scipy import special, stats
 
+from pm_gplvm.core import row_loops
 from pm_gplvm.core.row_moves import (
     Part,
     Proposal,
@@ -106,6 +107,25 @@ def test_the_proposal_draws_from_its_density(rng):
     density = np.exp(proposal.log_density(2, grid[None, :, None], Z, present, *wide))[0]
     cumulative = np.cumsum(density) / density.sum()
     assert stats.kstest(C[0, :, 0], lambda x: np.interp(x, grid, cumulative)).pvalue > 1e-3
+
+
+def test_far_proposals_have_a_finite_density_that_falls_like_its_wide_component(rng):
+    """Where a density is below the smallest number, 40 spreads out, its logarithm is known all the same."""
+    N = 6
+    Z, F = rng.normal(size=(2, N, 2)), rng.normal(size=(N, 3))
+    proposal, present = Proposal(F), (np.arange(N) != 4).astype(float)
+    centre, spread = wide_component(Z, present)
+    away = np.linspace(0.0, 80.0, 161)[None, :, None] * np.array([0.6, -0.8])
+    C = centre + away * spread
+    found = proposal.log_density(4, C, Z, present, centre, spread)
+    near = special.logsumexp(
+        -0.5 * ((C[:, :, None] - Z[:, None]) ** 2).sum(axis=-1) / row_loops.WIDTH**2,
+        b=proposal.beside[4] * present / (proposal.beside[4] @ present) / row_loops.WIDTH**2,
+        axis=-1,
+    )
+    wide = -0.5 * (away**2).sum(axis=-1) - np.log(spread).sum(axis=-1)
+    expected = np.logaddexp(np.log(1.0 - row_loops.WIDE) + near, np.log(row_loops.WIDE) + wide)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("holes", [False, True])
