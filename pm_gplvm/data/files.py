@@ -31,6 +31,7 @@ from typing import Any
 import h5py
 import numpy as np
 import xarray as xr
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from packaging.version import InvalidVersion, Version
 
@@ -39,6 +40,8 @@ from pm_gplvm.core.kernels import OWN, is_own, parse_kernel
 from pm_gplvm.data.fit import Fit, to_json
 
 _SUFFIXES = (".nc", ".zarr")
+_LOCK = ".lock"
+"""Ends the name of a file that a run holds while it writes to what is beside it, or around it."""
 
 # Attributes of the root that save adds and load takes away.
 _CHECKSUM = "sha256"
@@ -146,6 +149,38 @@ def check_writable(name: str, path: Any, *, overwrite: bool = False) -> Path:
             "yourself, or choose another name."
         )
     return target
+
+
+@contextmanager
+def written_alone(name: str, target: Path) -> Iterator[None]:
+    """Refuse what another run is writing: a file to be, or a folder. A lock ends with the process that holds it."""
+    inside = target.is_dir() and target.suffix not in _SUFFIXES
+    path = target / _LOCK if inside else target.with_name(f".{target.name}{_LOCK}")
+    lock = FileLock(path, timeout=0, thread_local=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise FileExistsError(
+            f"{name} must be written by one run at a time, got {target}, which another run is writing. Wait for its "
+            f"end, or choose another name for {name}."
+        ) from None
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # elsewhere than on Unix, while it is held
+            path.unlink()
+        lock.release()
+
+
+@contextmanager
+def kept_in(name: str, path: Any) -> Iterator[None]:
+    """Keep a file that :func:`save` may write for one run, if there is to be one."""
+    if path is None:
+        yield
+        return
+    with written_alone(name, check_writable(name, path)):
+        check_writable(name, path)  # another run may have ended in between
+        yield
 
 
 def _replaceable(target: Path) -> bool:

@@ -8,7 +8,8 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,7 +21,7 @@ import xarray as xr
 import zarr
 
 from pm_gplvm.core.checks import as_path, check_target
-from pm_gplvm.data.files import check_labels, scratch_folder
+from pm_gplvm.data.files import check_labels, scratch_folder, written_alone
 from pm_gplvm.data.fit import to_json
 
 _PART = ".part"
@@ -36,15 +37,12 @@ class RowStore:
     dim: str
 
     @classmethod
-    def of(cls, name: str, path: Any, dim: str) -> "RowStore":
-        """Check that one can be written there; ``name`` is the argument's."""
-        target = as_path(name, path, (".zarr",))
-        if os.path.lexists(target):
-            raise FileExistsError(
-                f"{target} exists. Remove it yourself, or choose another name for {name}."
-            )
-        check_target(target, overwrite=False)
-        return cls(target.resolve(), dim)
+    @contextmanager
+    def of(cls, name: str, path: Any, dim: str) -> Iterator["RowStore"]:
+        """Check that one can be written there, and let no other run write it; ``name`` is the argument's."""
+        target = _absent(name, path)
+        with written_alone(name, target):
+            yield cls(_absent(name, path), dim)  # another run may have ended in between
 
     @property
     def part(self) -> Path:
@@ -151,6 +149,16 @@ class RowStore:
         zarr.consolidate_metadata(str(self._data), zarr_format=2)
         os.rename(self._data, self.target)
         self.give_up()
+
+
+def _absent(name: str, path: Any) -> Path:
+    target = as_path(name, path, (".zarr",))
+    if os.path.lexists(target):
+        raise FileExistsError(
+            f"{target} exists. Remove it yourself, or choose another name for {name}."
+        )
+    check_target(target, overwrite=False)
+    return target.resolve()
 
 
 def opened_lazily(store: RowStore, labels: Any) -> xr.DataTree:

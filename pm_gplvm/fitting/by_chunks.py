@@ -7,7 +7,8 @@ is, both by one L-BFGS (:mod:`pm_gplvm.fitting.vector_free`), in the coordinates
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
@@ -458,16 +459,13 @@ def fit_by_chunks(
     """Do what a verb does with a table, in this process or by those of a cluster."""
     if chunk_rows is not None:
         count("chunk_rows", chunk_rows, 2)
-    table, target = RowTable.of(Y), None
-    if out is not None:
-        if (settings["priors"] or {}).get("X") is not None:
-            raise ValueError(
-                "out is of a fit whose prior of X is N(0, 1), got priors={'X': ...}. Leave out, or the prior."
-            )
-        target = RowStore.of("out", out, OBS)
-        target.known("out", {"verb": "fit_variational"})  # none that another verb has begun
-        check_labels({**table.coords, OBS: table.obs, FEATURE: table.features}, "Y")
+    table = RowTable.of(Y)
+    if out is not None and (settings["priors"] or {}).get("X") is not None:
+        raise ValueError(
+            "out is of a fit whose prior of X is N(0, 1), got priors={'X': ...}. Leave out, or the prior."
+        )
     with (
+        _target(out, table) as target,
         interruptible(keeps=True),
         limit_threads(blas_threads),
         connected(client, n_workers) as connection,
@@ -479,6 +477,18 @@ def fit_by_chunks(
         return _fitted(
             table, connection, folder, chunk_rows, progressbar, asked, target, keeps=keeps
         )
+
+
+@contextmanager
+def _target(out: Any, table: RowTable) -> Iterator[RowStore | None]:
+    """Where rows are to be written, if anywhere."""
+    if out is None:
+        yield None
+        return
+    with RowStore.of("out", out, OBS) as target:
+        target.known("out", {"verb": "fit_variational"})  # none that another verb has begun
+        check_labels({**table.coords, OBS: table.obs, FEATURE: table.features}, "Y")
+        yield target
 
 
 def _gone_on(problem: Problem, executor: Executor, folder: Path) -> ChunkedBound:

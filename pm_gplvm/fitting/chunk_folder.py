@@ -14,6 +14,7 @@ from pm_gplvm.core.checks import Array, as_path
 from pm_gplvm.core.cluster import require_one_machine
 from pm_gplvm.core.row_chunks import Reader, prior_file, write_arrays
 from pm_gplvm.core.uncollapsed import GatheredRows, NormalRows
+from pm_gplvm.data.files import written_alone
 from pm_gplvm.data.rows import RowTable
 from pm_gplvm.data.sources import SavedRows
 from pm_gplvm.model.positions import Positions
@@ -80,7 +81,9 @@ def state_folder(store: Any, start: Any, client: Any) -> Iterator[Path]:
             raise ValueError(
                 f"store must be left out where start is the folder of a fit, got {str(store)!r}."
             )
-        yield Path(start).resolve()
+        folder = Path(start).resolve()
+        with written_alone("start", folder):
+            yield folder
         return
     if store is not None:
         folder = as_path("store", store)
@@ -89,7 +92,8 @@ def state_folder(store: Any, start: Any, client: Any) -> Iterator[Path]:
                 f"store must be a new or an empty folder, got {str(folder)!r}. Delete it, or take another."
             )
         folder.mkdir(parents=True, exist_ok=True)
-        yield folder.resolve()
+        with written_alone("store", folder.resolve()):
+            yield folder.resolve()
         return
     if client is not None:
         require_one_machine(client)

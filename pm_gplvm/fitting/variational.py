@@ -350,7 +350,7 @@ def fit_variational(
         If an argument is out of range, the model is not one that :func:`model.build_variational` takes,
         or the bound is not finite at the start.
     FileExistsError
-        If ``out`` exists, or ``store`` is not empty.
+        If ``out`` exists, ``store`` is not empty, or another run is writing one of them or the folder ``start``.
     ImportError
         If ``client`` or ``n_workers`` is given and dask is not installed.
     KeyboardInterrupt

@@ -170,7 +170,19 @@ class Stored:
             )
         if self.chunk_rows is not None:
             count("chunk_rows", self.chunk_rows)
-        store = RowStore.of("out", self.out, "obs_new")
+        with RowStore.of("out", self.out, "obs_new") as store:
+            return self._done(store, place, fits, Y, told, settings)
+
+    def _done(
+        self,
+        store: RowStore,
+        place: Place,
+        fits: Tables,
+        Y: Any,
+        told: Told,
+        settings: dict[str, int],
+    ) -> tuple[xr.DataTree, list[dict[str, Any]], NDArray[Any]]:
+        caller = next(iter(fits.values())).caller
         tables = _tables(fits, Y)
         one = next(iter(tables.values()))
         N, labels = len(one), np.asarray(one.obs)

@@ -169,7 +169,8 @@ def embed(
         If ``fit`` is no fit of a model of :func:`build_model`, ``Y_new`` has other columns, a row
         of NaN alone or infinite values, or another argument is out of range.
     FileExistsError
-        If ``out`` exists, or an unfinished run of another fit, table or setting stands there.
+        If ``out`` exists, another run is writing it, or an unfinished run of another fit, table or setting
+        stands there.
     ImportError
         If ``client`` or ``n_workers`` is given and dask is not installed.
     KeyboardInterrupt

@@ -18,7 +18,7 @@ from pm_gplvm.core.blas import blas_threads as limit_threads
 from pm_gplvm.core.checks import Array, checked, count
 from pm_gplvm.core.interrupt import caught, interrupted, interruptible
 from pm_gplvm.data.arrays import finite
-from pm_gplvm.data.files import check_writable, checkpoint, load
+from pm_gplvm.data.files import checkpoint, kept_in, load
 from pm_gplvm.data.fit import OBS, Fit, warn_of
 from pm_gplvm.data.progress import Bar, progress_bar
 from pm_gplvm.data.views import view
@@ -152,7 +152,7 @@ def sample(
         If an argument is out of range, the covariance is not one of the table's or nothing is
         left to sample.
     FileExistsError
-        If something stands at ``store``.
+        If something stands at ``store``, or another run is writing it.
     KeyboardInterrupt
         At Ctrl-C before the first draw, and at the second Ctrl-C.
 
@@ -185,9 +185,7 @@ def sample(
     explored = _exploration(model, explore, start, replicas != "auto" or beta_min != "auto")
     chains = CHAINS[explored] if chains is None else chains
     made_of = chosen_backend(backend, (tune + draws * thin) * chains)
-    if store is not None:
-        check_writable("store", store)
-    with interruptible(keeps=True):
+    with kept_in("store", store), interruptible(keeps=True):
         rng = np.random.default_rng(random_seed)
         model, starts = chain_starts(model, start, chains, rng)
         groups = {}
@@ -270,6 +268,8 @@ def resume(
     ------
     TypeError, ValueError
         If ``fit`` was not made by :func:`sample`, or of another model.
+    FileExistsError
+        As in :func:`sample`.
 
     Examples
     --------
@@ -299,9 +299,7 @@ def resume(
     if "start" in earlier.attrs:  # fits of earlier versions do not know
         settings["start"] = earlier.attrs["start"]
     thin = int(settings["thin"])
-    if store is not None:
-        check_writable("store", store)
-    with interruptible(keeps=True):
+    with kept_in("store", store), interruptible(keeps=True):
         model = untransformed(model)
         record = Record.of(read)
         posterior = compile_posterior(_explored(model, record.groups), backend)

@@ -179,6 +179,78 @@ def test_the_store_is_checked_before_anything_is_drawn(model, tmp_path):
         gplvm.sample(model, draws=10**6, store=tmp_path / "x.zarr", progressbar=False)
 
 
+IN_CHUNKS = {"n_inducing": 5, "chunk_rows": 10, "progressbar": False}
+WRITERS = {
+    "embed out": (
+        lambda fit, Y, path: gplvm.embed(fit, Y, out=path, random_seed=1, progressbar=False),
+        "new.zarr",
+    ),
+    "fit_variational out": (
+        lambda fit, Y, path: gplvm.fit_variational(Y, 2, out=path, max_iter=5, **IN_CHUNKS),
+        "new.zarr",
+    ),
+    "fit_sparse store": (
+        lambda fit, Y, path: gplvm.fit_sparse(Y, 2, store=path, max_iter=5, **IN_CHUNKS),
+        "state",
+    ),
+    "fit_svi store": (
+        lambda fit, Y, path: gplvm.fit_svi(Y, 2, store=path, epochs=2, **IN_CHUNKS),
+        "state",
+    ),
+    "sample store": (
+        lambda fit, Y, path: gplvm.sample(
+            gplvm.build_model(Y), store=path, draws=2, tune=2, chains=1, progressbar=False
+        ),
+        "draws.nc",
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("name", WRITERS)
+def test_one_run_at_a_time_writes(name, best, tmp_path):
+    write, at = WRITERS[name]
+    path, Y = tmp_path / at, np.asarray(gplvm.data.load_digits(n=20))
+    folder = path.suffix == ""
+    if folder:
+        path.mkdir()
+    argument = name.split()[1]
+    with files.written_alone(argument, path):
+        before = sorted(tmp_path.rglob("*"))
+        said = "new or an empty" if folder else "written by one run at a time"
+        with pytest.raises(FileExistsError, match=f"{argument} must be .*{said}"):
+            write(best, Y, path)
+        assert sorted(tmp_path.rglob("*")) == before
+    write(best, Y, path)
+    assert not [left for left in tmp_path.rglob("*") if left.name.endswith((".lock", ".part"))]
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_one_run_at_a_time_goes_on_from_a_folder(tmp_path):
+    Y, state = simulated(30, 4), tmp_path / "state"
+    gplvm.fit_sparse(Y, 2, store=state, max_iter=3, **IN_CHUNKS)
+    with files.written_alone("store", state), pytest.raises(FileExistsError, match="start must be"):
+        gplvm.fit_sparse(Y, 2, start=state, max_iter=3, **IN_CHUNKS)
+    gplvm.fit_sparse(Y, 2, start=state, max_iter=3, **IN_CHUNKS)
+
+
+def test_what_a_run_that_was_killed_was_writing_is_free(tmp_path):
+    code = (
+        "import os, sys; from pathlib import Path; from pm_gplvm.data.files import written_alone\n"
+        "with written_alone('out', Path(sys.argv[1])): print('holds it', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "new.zarr")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout.readline() == "holds it\n"
+        with pytest.raises(FileExistsError, match="one run at a time"):
+            files.written_alone("out", tmp_path / "new.zarr").__enter__()
+        run.kill()
+    assert [left.name for left in tmp_path.iterdir()] == [".new.zarr.lock"]
+    with files.written_alone("out", tmp_path / "new.zarr"):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_store_that_cannot_be_written_any_more_ends_no_run(best, tmp_path):
     path = tmp_path / "fit.nc"
     path.write_text("mine")
