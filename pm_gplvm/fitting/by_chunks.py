@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import partial, reduce
 from operator import add
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -460,12 +460,9 @@ def fit_by_chunks(
     if chunk_rows is not None:
         count("chunk_rows", chunk_rows, 2)
     table = RowTable.of(Y)
-    if out is not None and (settings["priors"] or {}).get("X") is not None:
-        raise ValueError(
-            "out is of a fit whose prior of X is N(0, 1), got priors={'X': ...}. Leave out, or the prior."
-        )
+    verb = f"fit_{settings['method']}"
     with (
-        _target(out, table) as target,
+        _target(out, table, verb) as target,
         interruptible(keeps=True),
         limit_threads(blas_threads),
         connected(client, n_workers) as connection,
@@ -480,13 +477,13 @@ def fit_by_chunks(
 
 
 @contextmanager
-def _target(out: Any, table: RowTable) -> Iterator[RowStore | None]:
+def _target(out: Any, table: RowTable, verb: str) -> Iterator[RowStore | None]:
     """Where rows are to be written, if anywhere."""
     if out is None:
         yield None
         return
     with RowStore.of("out", out, OBS) as target:
-        target.known("out", {"verb": "fit_variational"})  # none that another verb has begun
+        target.known("out", {"verb": verb})  # none that another verb has begun
         check_labels({**table.coords, OBS: table.obs, FEATURE: table.features}, "Y")
         yield target
 
@@ -573,13 +570,24 @@ def _fitted(
                 "hold": asked.hold,
                 "random_seed": asked.random_seed,
             }
-            draws = n_drawn(asked.draws, len(table), asked.latent_dim)
+            at_points = asked.method == "sparse"
+            draws = 1 if at_points else n_drawn(asked.draws, len(table), asked.latent_dim)
+            made = partial(
+                _as_fit,
+                bound=bound,
+                search=search,
+                optimum=optimum,
+                draws=draws,
+                asked=asked,
+                rng=rng,
+                settings=told,
+            )
+            positions = bound.problem.positions
             if target is None:
                 each = bound.executor.each(points, search.current, to_the_end=True)
-                rows = np.concatenate(list(each))
-                return _as_fit(table, bound, search, optimum, rows, draws, asked, rng, told)
-            few = np.zeros((_FEW, 2 * asked.latent_dim))
-            fit = _as_fit(table.few(_FEW), bound, search, optimum, few, draws, asked, rng, told)
+                return made(table, positions, np.concatenate(list(each)))
+            none = np.zeros((_FEW, asked.latent_dim * (1 if at_points else 2)))
+            fit = made(table.few(_FEW), positions.few(_FEW), none)
             return _stored(fit, table, bound, search.current, draws, rng, target)
         finally:
             bound.executor.end()
@@ -594,7 +602,7 @@ class Writing:
     unit: Array
     draws: int
     seed: int
-    with_table: bool
+    groups: frozenset[str]  # that have something of rows
 
 
 def write_rows(job: Job, index: int, told: Writing) -> int:
@@ -603,11 +611,10 @@ def write_rows(job: Job, index: int, told: Writing) -> int:
     rng = np.random.default_rng([told.seed, index])
     X = mean + sd * rng.standard_normal((1, told.draws, *mean.shape))
     of_rows = OBS, LATENT
-    groups = {
-        "approximation": xr.Dataset({"X_mean": (of_rows, mean), "X_sd": (of_rows, sd)}),
-        "posterior": xr.Dataset({"X": (("chain", "draw", *of_rows), X)}),
-    }
-    if told.with_table:
+    groups = {"posterior": xr.Dataset({"X": (("chain", "draw", *of_rows), X)})}
+    if "approximation" in told.groups:
+        groups["approximation"] = xr.Dataset({"X_mean": (of_rows, mean), "X_sd": (of_rows, sd)})
+    if "observed_data" in told.groups:
         groups["observed_data"] = xr.Dataset({"Y": ((OBS, FEATURE), held(job, index).Y)})
     told.store.write(job.rows(index), xr.DataTree.from_dict(groups))
     return 0
@@ -627,19 +634,33 @@ def _stored(
     job, labels = bound.executor.job, {OBS: np.asarray(table.obs)}
     labels |= {name: np.asarray(c) for name, c in table.coords.items()}
     shared = bound.shared(Step(number, number))
-    seed, with_table = int(rng.integers(2**31)), "Y" in fit["observed_data"]
-    told = Writing(target, number, shared.lengthscale, draws, seed, with_table)
-    about = {"asked": {"verb": "fit_variational"}, "drawn": {}}
+    seed = int(rng.integers(2**31))
+    groups = frozenset(
+        str(group.name)
+        for group in fit.children.values()
+        if any(OBS in v.dims for v in group.data_vars.values())
+    )
+    told = Writing(target, number, shared.lengthscale, draws, seed, groups)
+    about = {"asked": {"verb": f"fit_{fit.attrs['method']}"}, "drawn": {}}
     target.give_up()  # what a run that was killed as it wrote has left
     target.begin(fit, labels, (len(table), job.bounds[1]), about)
     try:
         for _ in bound.executor.each(write_rows, told, to_the_end=True):
             pass
+        for rows in map(job.rows, range(job.n_chunks)):
+            target.write(rows, _prior_of_rows(bound.problem.positions, rows))
         target.end()
     except BaseException:
         target.give_up()
         raise
     return opened_lazily(target, table.obs)
+
+
+def _prior_of_rows(positions: Positions, rows: slice) -> xr.DataTree:
+    """Tell what a fit holds of the prior of some rows."""
+    known = positions.constants.items()
+    own = {n: (dims, np.asarray(v)[rows]) for n, (dims, v) in known if dims[:1] == (OBS,)}
+    return xr.DataTree.from_dict({"constant_data": xr.Dataset(own)})
 
 
 def prepared(
@@ -757,10 +778,12 @@ def _searched(search: VectorFree, bound: ChunkedBound, hold: int, max_iter: int,
 
 def _as_fit(
     table: RowTable,
+    positions: Positions,
+    rows: Array,
+    *,
     bound: ChunkedBound,
     search: VectorFree,
     optimum: Optimum,
-    rows: Array,
     draws: int,
     asked: Setting,
     rng: np.random.Generator,
@@ -799,7 +822,7 @@ def _as_fit(
     value = (of_table + sums.log_prior) / n
     run = Run(state, value, 0.0, False, [], optimum.evaluations, 0, False)
     fit = uncollapsed_fit(
-        Views((part,), problem.positions, coords),
+        Views((part,), positions, coords),
         [run],
         run,
         1 if points else draws,

@@ -91,6 +91,7 @@ def fit_sparse(
     n_workers: int | None = None,
     store: Any = None,
     chunk_rows: int | None = None,
+    out: Any = None,
 ) -> xr.DataTree:
     """Find the mode of X and θ with inducing inputs, where N is too large for ``fit_map``.
 
@@ -118,7 +119,7 @@ def fit_sparse(
         Iterations at first in which amplitude and sigma stay where they start.
     max_iter, tol, random_seed, progressbar, blas_threads
         As in :func:`fit_variational`.
-    client, n_workers, store, chunk_rows
+    client, n_workers, store, chunk_rows, out
         As in :func:`fit_variational`: workers hold the chunks of the table, and the positions of its rows.
 
     Returns
@@ -138,6 +139,8 @@ def fit_sparse(
     TypeError, ValueError
         If an argument is out of range, the model is not one of :func:`build_model`, or the
         objective is not finite at the start.
+    FileExistsError
+        As in :func:`fit_variational`.
     ImportError
         If ``client`` or ``n_workers`` is given and dask is not installed.
     KeyboardInterrupt
@@ -180,7 +183,13 @@ def fit_sparse(
         "scale": scale,
         "resolution": resolution,
     }
-    chunks = {"client": client, "n_workers": n_workers, "store": store, "chunk_rows": chunk_rows}
+    chunks = {
+        "client": client,
+        "n_workers": n_workers,
+        "store": store,
+        "chunk_rows": chunk_rows,
+        "out": out,
+    }
     if _goes_in_chunks(model, of_table, chunks, fit_sparse):
         if method != "vfe":
             raise ValueError(f"method must be 'vfe' where rows go in chunks, got {method!r}.")
@@ -324,7 +333,7 @@ def fit_variational(
     out : path, optional
         A new ``.zarr`` store, in a folder that all workers can write to: a table, or that of a model, is gone through in
         chunks, each worker writes q(x) of its rows there, and the fit is opened from it, its rows not read. Draws of X
-        come from a stream for each chunk; the group ``optima_positions`` is left out. The prior of X must be N(0, 1).
+        come from a stream for each chunk; the group ``optima_positions`` is left out.
 
     Returns
     -------

@@ -1,6 +1,7 @@
 """Priors of X for fits by minibatches and in chunks: of some rows at a time, with what they have of their own."""
 
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -52,6 +53,10 @@ class Positions(Protocol):
         """Shapes of its own parameters."""
         ...
 
+    def few(self, n: int) -> "Positions":
+        """Return the prior of the first rows."""
+        ...
+
     def start(self, X: Array) -> dict[str, Array]:
         """Begin where positions X (N, Q) say."""
         ...
@@ -101,6 +106,13 @@ class NormalPositions:
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Nothing is free."""
         return {}
+
+    def few(self, n: int) -> "NormalPositions":
+        """Return the prior of the first rows."""
+        if self.anchors is None:
+            return self
+        mean, sd = self.anchors
+        return NormalPositions((mean[:n], sd[:n]))
 
     def start(self, X: Array) -> dict[str, Array]:
         """Nothing is free."""
@@ -160,6 +172,12 @@ class ClassPositions:
         """Shapes of the centres and of the free spread."""
         free: dict[str, tuple[int, ...]] = {"log_within": ()} if self.within.free else {}
         return {"centre": (len(self.share), self._Q), **free}
+
+    def few(self, n: int) -> "ClassPositions":
+        """Return the prior of the first rows, with the shares that classes have of all."""
+        found = copy(self)
+        found.number = self.number[:n]
+        return found
 
     def start(self, X: Array) -> dict[str, Array]:
         """Centres where the rows of each class lie, weighed against their prior."""

@@ -197,6 +197,17 @@ def test_a_worker_that_dies_changes_nothing(when, table, alone, processes, tmp_p
     processes.wait_for_workers(3)
 
 
+def assert_written_like(read, alone):
+    """All but what takes time or is drawn."""
+    for group in read.children:
+        assert set(read[group].variables) == set(alone[group].variables)
+        for name, value in read[group].variables.items():
+            if (group, name) != ("optima", "seconds") and "draw" not in value.dims:
+                np.testing.assert_array_equal(value, alone[group][name], err_msg=name)
+    assert {"optima_positions"} == alone.children.keys() - read.children.keys()
+    assert read.attrs == alone.attrs
+
+
 @limited
 def test_a_fit_is_written_by_who_holds_its_rows(table, alone, threads, tmp_path):
     out, written = tmp_path / "fit.zarr", {**SHORT, "draws": 400}
@@ -206,15 +217,8 @@ def test_a_fit_is_written_by_who_holds_its_rows(table, alone, threads, tmp_path)
     )
     xr.testing.assert_identical(fit["posterior"].load(), here["posterior"].load())
     read = gplvm.load(out)
-    for group in read.children:
-        for name, value in read[group].variables.items():
-            if (group, name) not in (
-                ("optima", "seconds"),
-                ("posterior", "X"),
-            ) and "draw" not in value.dims:
-                np.testing.assert_array_equal(value, alone[group][name], err_msg=name)
-    assert {"optima_positions"} == alone.children.keys() - read.children.keys()
-    assert read.attrs == fit.attrs == alone.attrs
+    assert_written_like(read, alone)
+    assert read.attrs == fit.attrs
     q = read["approximation"]
     z = ((read.posterior["X"] - q["X_mean"]) / q["X_sd"]).to_numpy()[0]
     assert abs(z.mean()) < 4.0 / np.sqrt(z.size)
@@ -268,6 +272,11 @@ def test_a_sparse_fit_is_that_of_the_model(table, threads, tmp_path):
     for name in ("X", "sigma", "lengthscale"):
         np.testing.assert_array_equal(here.posterior[name], there.posterior[name])
     assert not {"X_mean", "X_sd"} & set(alone["approximation"].data_vars)
+    with pytest.warns(RuntimeWarning, match="fit_sparse: it did not"):
+        gplvm.fit_sparse(table, 2, client=threads, out=tmp_path / "fit.zarr", **short)
+    written = gplvm.load(tmp_path / "fit.zarr")
+    assert_written_like(written, here)
+    np.testing.assert_array_equal(written.posterior["X"], here.posterior["X"])
 
     X = alone.posterior["X"][0, 0].to_numpy()
     gplvm.save(alone, tmp_path / "fit.nc")
@@ -291,7 +300,7 @@ def test_a_sparse_fit_is_that_of_the_model(table, threads, tmp_path):
 
 
 @limited
-def test_priors_of_rows_stand_in_the_fit(table, threads):
+def test_priors_of_rows_stand_in_the_fit(table, threads, tmp_path):
     near = np.where(np.arange(60)[:, None] < 5, table[:, :2] - table[:, :2].mean(axis=0), np.nan)
     kinds = {
         "informative": gplvm.priors.informative(near, 0.05),
@@ -303,6 +312,9 @@ def test_priors_of_rows_stand_in_the_fit(table, threads):
             for c in (None, threads)
         ]
         assert_equal(*fits)
+        out = tmp_path / f"{kind}.zarr"
+        gplvm.fit_variational(table, 2, priors={"X": prior}, client=threads, out=out, **SHORT)
+        assert_written_like(gplvm.load(out), fits[0])
         model = gplvm.build_model(table, 2, priors={"X": prior}, ard=True)
         again = gplvm.fit_variational(model, **SHORT)
         np.testing.assert_allclose(again["trace"]["objective"], fits[0]["trace"]["objective"])
