@@ -77,6 +77,17 @@ def threads():
         yield client
 
 
+def assert_written_like(read, alone):
+    """All but what takes time or is drawn."""
+    for group in read.children:
+        assert set(read[group].variables) == set(alone[group].variables)
+        for name, value in read[group].variables.items():
+            if name != "seconds" and "draw" not in value.dims:
+                np.testing.assert_array_equal(value, alone[group][name], err_msg=name)
+    assert {"optima_positions"} == alone.children.keys() - read.children.keys()
+    assert read.attrs == alone.attrs
+
+
 @contextmanager
 def once_there(folder, pattern, act):
     """Act in a thread of its own as soon as such a file is there; the block must bring that about."""

@@ -7,8 +7,7 @@ is, both by one L-BFGS (:mod:`pm_gplvm.fitting.vector_free`), in the coordinates
 """
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial, reduce
 from operator import add
@@ -17,6 +16,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 from scipy.linalg import LinAlgError
 
 from pm_gplvm.core.blas import blas_threads as limit_threads
@@ -60,11 +60,10 @@ from pm_gplvm.core.uncollapsed import (
     natural_theta,
 )
 from pm_gplvm.data.arrays import numbers
-from pm_gplvm.data.files import check_labels
-from pm_gplvm.data.fit import FEATURE, LATENT, OBS, THETA, Fit, warn_of
+from pm_gplvm.data.fit import FEATURE, OBS, THETA, Fit, warn_of
 from pm_gplvm.data.progress import progress_bar
 from pm_gplvm.data.rows import RowTable
-from pm_gplvm.data.stores import RowStore, opened_lazily
+from pm_gplvm.data.stores import RowStore
 from pm_gplvm.data.table import Scale, noise_floor, spread_by_feature
 from pm_gplvm.fitting.chunk_folder import (
     STATE,
@@ -87,6 +86,7 @@ from pm_gplvm.fitting.optimise import (
     interruption,
     optima_table,
 )
+from pm_gplvm.fitting.stored_fits import FEW, Writing, store_for, stored
 from pm_gplvm.fitting.svi import Run, n_drawn, uncollapsed_fit
 from pm_gplvm.fitting.variational import (
     EXPLAINED,
@@ -109,7 +109,6 @@ from pm_gplvm.model.starts import THETA_AT_START, turned_towards
 from pm_gplvm.model.theta import PositivePriors, ThetaPrior
 
 _WIDEST = 1000  # columns whose covariances are summed; of wider tables those of a sample are
-_FEW = 2  # rows by which a store is laid out
 _SAMPLE = 20_000  # rows that the inducing inputs are chosen from
 
 
@@ -462,7 +461,7 @@ def fit_by_chunks(
     table = RowTable.of(Y)
     verb = f"fit_{settings['method']}"
     with (
-        _target(out, table, verb) as target,
+        store_for(out, verb, _labels(table) | {FEATURE: table.features}) as target,
         interruptible(keeps=True),
         limit_threads(blas_threads),
         connected(client, n_workers) as connection,
@@ -476,16 +475,9 @@ def fit_by_chunks(
         )
 
 
-@contextmanager
-def _target(out: Any, table: RowTable, verb: str) -> Iterator[RowStore | None]:
-    """Where rows are to be written, if anywhere."""
-    if out is None:
-        yield None
-        return
-    with RowStore.of("out", out, OBS) as target:
-        target.known("out", {"verb": verb})  # none that another verb has begun
-        check_labels({**table.coords, OBS: table.obs, FEATURE: table.features}, "Y")
-        yield target
+def _labels(table: RowTable) -> dict[str, NDArray[Any]]:
+    """All labels of the rows."""
+    return {OBS: np.asarray(table.obs)} | {n: np.asarray(c) for n, c in table.coords.items()}
 
 
 def _gone_on(problem: Problem, executor: Executor, folder: Path) -> ChunkedBound:
@@ -586,81 +578,41 @@ def _fitted(
             if target is None:
                 each = bound.executor.each(points, search.current, to_the_end=True)
                 return made(table, positions, np.concatenate(list(each)))
-            none = np.zeros((_FEW, asked.latent_dim * (1 if at_points else 2)))
-            fit = made(table.few(_FEW), positions.few(_FEW), none)
-            return _stored(fit, table, bound, search.current, draws, rng, target)
+            none = np.zeros((FEW, asked.latent_dim * (1 if at_points else 2)))
+            fit = made(table.few(FEW), positions.few(FEW), none)
+            number = search.current
+            unit = bound.shared(Step(number, number)).lengthscale
+            return stored(
+                fit,
+                target,
+                bound.executor,
+                write_rows,
+                lambda writing: At(writing, number, unit),
+                labels=_labels(table),
+                by_row={name: value for name, (_, value) in positions.constants.items()},
+                draws=draws,
+                rng=rng,
+            )
         finally:
             bound.executor.end()
 
 
 @dataclass(frozen=True)
-class Writing:
-    """Where q(x) of the rows at an evaluation is written, in units of X, with so many draws of it."""
+class At:
+    """At which evaluation rows are written, and what their numbers are in units of X."""
 
-    store: RowStore
+    writing: Writing
     number: int
     unit: Array
-    draws: int
-    seed: int
-    groups: frozenset[str]  # that have something of rows
 
 
-def write_rows(job: Job, index: int, told: Writing) -> int:
+def write_rows(job: Job, index: int, told: At) -> int:
     """Write q(x) of a chunk where the fit is put together."""
     mean, sd = (each * told.unit for each in job.kind.read(points(job, index, told.number)))
-    rng = np.random.default_rng([told.seed, index])
-    X = mean + sd * rng.standard_normal((1, told.draws, *mean.shape))
-    of_rows = OBS, LATENT
-    groups = {"posterior": xr.Dataset({"X": (("chain", "draw", *of_rows), X)})}
-    if "approximation" in told.groups:
-        groups["approximation"] = xr.Dataset({"X_mean": (of_rows, mean), "X_sd": (of_rows, sd)})
-    if "observed_data" in told.groups:
-        groups["observed_data"] = xr.Dataset({"Y": ((OBS, FEATURE), held(job, index).Y)})
-    told.store.write(job.rows(index), xr.DataTree.from_dict(groups))
+    with_table = told.writing.of_rows["observed_data"]
+    tables = {"Y": ((OBS, FEATURE), held(job, index).Y)} if with_table else {}
+    told.writing.write(index, job.rows(index), (mean, sd), tables)
     return 0
-
-
-def _stored(
-    fit: xr.DataTree,
-    table: RowTable,
-    bound: ChunkedBound,
-    number: int,
-    draws: int,
-    rng: np.random.Generator,
-    target: RowStore,
-) -> xr.DataTree:
-    """Let the rows of a fit be written by who holds them, and open it without reading them."""
-    del fit["optima_positions"]  # which are of all rows
-    job, labels = bound.executor.job, {OBS: np.asarray(table.obs)}
-    labels |= {name: np.asarray(c) for name, c in table.coords.items()}
-    shared = bound.shared(Step(number, number))
-    seed = int(rng.integers(2**31))
-    groups = frozenset(
-        str(group.name)
-        for group in fit.children.values()
-        if any(OBS in v.dims for v in group.data_vars.values())
-    )
-    told = Writing(target, number, shared.lengthscale, draws, seed, groups)
-    about = {"asked": {"verb": f"fit_{fit.attrs['method']}"}, "drawn": {}}
-    target.give_up()  # what a run that was killed as it wrote has left
-    target.begin(fit, labels, (len(table), job.bounds[1]), about)
-    try:
-        for _ in bound.executor.each(write_rows, told, to_the_end=True):
-            pass
-        for rows in map(job.rows, range(job.n_chunks)):
-            target.write(rows, _prior_of_rows(bound.problem.positions, rows))
-        target.end()
-    except BaseException:
-        target.give_up()
-        raise
-    return opened_lazily(target, table.obs)
-
-
-def _prior_of_rows(positions: Positions, rows: slice) -> xr.DataTree:
-    """Tell what a fit holds of the prior of some rows."""
-    known = positions.constants.items()
-    own = {n: (dims, np.asarray(v)[rows]) for n, (dims, v) in known if dims[:1] == (OBS,)}
-    return xr.DataTree.from_dict({"constant_data": xr.Dataset(own)})
 
 
 def prepared(

@@ -17,14 +17,16 @@ from typing import Any
 from uuid import uuid4
 
 import numpy as np
+import xarray as xr
 from numpy.typing import NDArray
 
 from pm_gplvm.core.checks import Array, count
-from pm_gplvm.core.cluster import Cluster, Executor, Here, connected
+from pm_gplvm.core.cluster import Cluster, Executor, Here, connected, require_reached
 from pm_gplvm.core.row_chunks import Chunks, Reader, all_held, held_by, prior_by_row, write_arrays
 from pm_gplvm.core.uncollapsed import ColumnPosterior, Features, GatheredRows, NormalRows, RowsPrior
-from pm_gplvm.data.fit import to_json
+from pm_gplvm.data.fit import FEATURE, OBS, to_json
 from pm_gplvm.data.rows import Rows, RowTable
+from pm_gplvm.data.stores import RowStore
 from pm_gplvm.fitting.chunk_folder import (
     STATE,
     bounds_of_chunks,
@@ -50,6 +52,7 @@ from pm_gplvm.fitting.minibatch import (
 )
 from pm_gplvm.fitting.minibatch_tables import Part, Views
 from pm_gplvm.fitting.stochastic import Adam
+from pm_gplvm.fitting.stored_fits import FEW, Writing, stored
 from pm_gplvm.model.likelihoods import noted
 
 _WORK = 10**6  # of a row, by which chunks are cut: many batches are taken of each
@@ -319,14 +322,36 @@ def batch_rows(job: BatchJob, index: int, told: Standing) -> tuple[Array, Array,
         return (moved.kept if told.restored else moved.q).copy_rows().rows
 
 
+@dataclass(frozen=True)
+class ChunkWriting:
+    """How rows stand, and where they are written."""
+
+    standing: Standing
+    writing: Writing
+
+
+def batch_write(job: BatchJob, index: int, told: ChunkWriting) -> int:
+    """Write q(x) of the rows of a chunk where the fit is put together, and their entries where it holds any."""
+    mean, sd, _ = batch_rows(job, index, told.standing)
+    tables: dict[str, Any] = {}
+    if named := told.writing.of_rows["observed_data"]:
+        for part in job.parts_of(index):
+            if part.own("Y") in named:
+                tables[part.own("Y")] = (OBS, part.own(FEATURE)), part.table.whole()
+    told.writing.write(index, job.rows(index), (mean, sd), tables)
+    return 0
+
+
 # All rows
 
 
 class ChunkedRows:
-    """q(x) of all rows, with those that hold the chunks."""
+    """q(x) of all rows, with those that hold the chunks, who write them where a fit has a store."""
 
-    def __init__(self, executor: Executor, views: Views, state: State) -> None:
-        self.executor, self.views = executor, views
+    def __init__(
+        self, executor: Executor, views: Views, state: State, target: RowStore | None = None
+    ) -> None:
+        self.executor, self.views, self.target = executor, views, target
         job: BatchJob = executor.job
         self.job = job
         for index in range(job.n_chunks):
@@ -409,10 +434,28 @@ class ChunkedRows:
         self.restored = True
 
     def state(self) -> RowState:
-        """Return q(x) of all rows."""
+        """Return q(x) of all rows, of the first where the others are to be written."""
+        chunks = range(self.job.n_chunks if self.target is None else 1)
+        asked = self._standing(chunks, -1)
+        each = list(self.executor.each(batch_rows, asked, chunks=chunks, to_the_end=True))
+        few = slice(None if self.target is None else FEW)
+        return RowState(*(np.concatenate(parts)[few] for parts in zip(*each, strict=True)))
+
+    def written(self, fit: xr.DataTree, draws: int, rng: np.random.Generator) -> xr.DataTree:
+        """Let the rows of a fit be written, which has the first of them so far, and open it."""
+        assert self.target is not None
         standing = self._standing(range(self.job.n_chunks), -1)
-        each = list(self.executor.each(batch_rows, standing, to_the_end=True))
-        return RowState(*(np.concatenate(parts) for parts in zip(*each, strict=True)))
+        return stored(
+            fit,
+            self.target,
+            self.executor,
+            batch_write,
+            lambda writing: ChunkWriting(standing, writing),
+            labels=self.views.labels,
+            by_row=self.views.by_row,
+            draws=draws,
+            rng=rng,
+        )
 
     def _save(self) -> None:
         """Write down what all rows share, by which another fit goes on from the chunks' files."""
@@ -491,9 +534,10 @@ def rows_for(
     store: Any,
     chunk_rows: int | None,
     start: Any,
+    target: RowStore | None,
 ) -> Iterator[Callable[[State], HeldRows]]:
     """Have what holds the rows of a fit: this process, all of them or in chunks, or the workers of a cluster."""
-    if client is None and n_workers is None and chunk_rows is None:
+    if client is None and n_workers is None and chunk_rows is None and target is None:
         if store is not None:
             raise ValueError(
                 f"store is of a fit in chunks, got {store!r} without client, n_workers or chunk_rows. Give one of them."
@@ -503,6 +547,8 @@ def rows_for(
     if chunk_rows is not None:
         count("chunk_rows", chunk_rows, 2)
     with connected(client, n_workers) as connection, state_folder(store, start, connection) as at:
+        if connection is not None and target is not None:
+            require_reached(connection, "out", target.target.parent)
         width = sum(part.table.shape[1] for part in views.parts) + 9 * Q
         bounds = bounds_of_chunks(len(views), width, chunk_rows, _WORK)
         far = goes_to_workers(connection, bounds)
@@ -510,7 +556,7 @@ def rows_for(
         job = _job(views, bounds, at, far=far, keeps=keeps)
         executor: Executor = Cluster(connection, job, together=len(bounds)) if far else Here(job)
         try:
-            yield lambda state: ChunkedRows(executor, views, state)
+            yield lambda state: ChunkedRows(executor, views, state, target)
         finally:
             executor.end()
 

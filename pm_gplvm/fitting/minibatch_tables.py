@@ -19,7 +19,7 @@ from pm_gplvm.core.kernels import (
     parse_kernel,
 )
 from pm_gplvm.data.arrays import labels_along
-from pm_gplvm.data.fit import in_view
+from pm_gplvm.data.fit import OBS, in_view
 from pm_gplvm.data.input_tables import inputs_of_rows
 from pm_gplvm.data.inputs import Inputs
 from pm_gplvm.data.rows import Rows, RowTable, along_rows, offset_along_rows
@@ -129,6 +129,31 @@ class Views:
     def obs(self) -> NDArray[Any]:
         """Labels of the rows."""
         return np.asarray(self.parts[0].table.obs)
+
+    @property
+    def labels(self) -> dict[str, NDArray[Any]]:
+        """All labels of the rows."""
+        return {OBS: self.obs, **self.coords}
+
+    @property
+    def by_row(self) -> dict[str, Array]:
+        """What is known of rows beside their entries, under its names among the constants of a fit."""
+        found = {name: value for name, (_, value) in self.positions.constants.items()}
+        for part in self.parts:
+            inputs = None if part.inputs is None else part.inputs.values
+            known = {"Y_offset": part.offset, "Y_entry": part.entry, "inputs": inputs}
+            found |= {part.own(name): value for name, value in known.items() if value is not None}
+        return found
+
+    @property
+    def log_scale(self) -> float:
+        """Σ ln scale over the entries of all tables."""
+        return sum(part.log_scale for part in self.parts)
+
+    def few(self, n: int) -> "Views":
+        """Return the first rows of all tables."""
+        parts = tuple(part.some(slice(n), part.table.few(n)) for part in self.parts)
+        return Views(parts, self.positions.few(n), {name: c[:n] for name, c in self.coords.items()})
 
     @property
     def table(self) -> RowTable:

@@ -30,9 +30,10 @@ from pm_gplvm.data.table import Scale
 from pm_gplvm.data.views import Tables, tables_of_fit
 from pm_gplvm.fitting.chunk_folder import is_state, start_named
 from pm_gplvm.fitting.minibatch import Functions, HeldRows, Optimiser, Schedule, State
-from pm_gplvm.fitting.minibatch_chunks import read_state, rows_for
+from pm_gplvm.fitting.minibatch_chunks import ChunkedRows, read_state, rows_for
 from pm_gplvm.fitting.minibatch_tables import SAMPLE, Part, Views, read_views
 from pm_gplvm.fitting.optimise import optima_positions
+from pm_gplvm.fitting.stored_fits import FEW, store_for
 from pm_gplvm.fitting.variational import spread_rows
 from pm_gplvm.model.approximate import INDUCING
 from pm_gplvm.model.arguments import arguments_of, refuse_beside_a_model
@@ -84,6 +85,7 @@ def fit_svi(
     n_workers: int | None = None,
     store: Any = None,
     chunk_rows: int | None = None,
+    out: Any = None,
     random_seed: int | None = None,
     progressbar: bool = True,
     blas_threads: int | None = 1,
@@ -158,6 +160,9 @@ def fit_svi(
         A temporary one by default, which workers of other machines do not reach.
     chunk_rows : int, optional
         Rows of a chunk. Given without a client, one process goes through the same batches.
+    out : path, optional
+        A new ``.zarr`` store in a folder that all workers can write to: rows go in chunks, each worker writes q(x) of its rows
+        there, and the fit is opened from it, its rows not read, as by :func:`fit_variational`.
     random_seed : int, optional
     progressbar : bool, default True
     blas_threads : int or None, default 1
@@ -183,6 +188,8 @@ def fit_svi(
     ------
     TypeError, ValueError
         If the data are not what the likelihood describes (counts that are no integers), or an argument is out of range.
+    FileExistsError
+        If ``out`` exists, ``store`` is not empty, or another run is writing one of them or the folder ``start``.
     KeyboardInterrupt
         At Ctrl-C before the first step, and at the second Ctrl-C.
 
@@ -282,36 +289,39 @@ def fit_svi(
     schedule = _schedule(len(views), batch_size, epochs, learning_rate)
     rng = np.random.default_rng(random_seed)
     chunks = {"client": client, "n_workers": n_workers, "store": store, "chunk_rows": chunk_rows}
-    if n_restarts and any(v is not None for v in chunks.values()):
+    if n_restarts and any(v is not None for v in (*chunks.values(), out)):
         raise ValueError(
             f"n_restarts must be 0 for a fit in chunks, got {n_restarts}. Fit again from start='random' with other seeds."
         )
+    features = {part.own(FEATURE): part.table.features for part in views.parts}
     with (
+        store_for(out, "fit_svi", views.labels | features) as target,
         interruptible(keeps=True),
         limit_threads(blas_threads),
-        rows_for(views, latent_dim, start=start, **chunks) as held_rows,
+        rows_for(views, latent_dim, start=start, target=target, **chunks) as held_rows,
     ):
         first, goes_on = _start(views, latent_dim, n_inducing, start, rng)
         _check_names(views, first)
         schedule = replace(schedule, goes_on=goes_on)
         runs = _runs(views, first, schedule, n_restarts, rng, progressbar, held_rows)
         best = max(runs, key=lambda run: run.bound)
-        fit = uncollapsed_fit(
-            views,
-            runs,
-            best,
-            draws,
-            rng,
-            {
-                "batch_size": schedule.batch_size,
-                "epochs": schedule.epochs,
-                "start": start_named(start),
-                "n_restarts": n_restarts,
-                "random_seed": random_seed,
-            },
-        )
-    for text in _problems(fit, best, runs, n_restarts):
-        warn_of(fit, f"fit_svi {text}")
+        settings = {
+            "batch_size": schedule.batch_size,
+            "epochs": schedule.epochs,
+            "start": start_named(start),
+            "n_restarts": n_restarts,
+            "random_seed": random_seed,
+        }
+        whole, n_draws = views, n_drawn(draws, len(views), latent_dim)
+        if target is not None:  # a fit of the first rows, by which the store is laid out
+            views, of_all = whole.few(FEW), len(whole) / FEW
+            best = replace(best, bound=best.bound * of_all)
+            runs = [best]
+        fit = uncollapsed_fit(views, runs, best, n_draws, rng, settings, log_units=whole.log_scale)
+        for text in _problems(fit, best, runs, n_restarts):
+            warn_of(fit, f"fit_svi {text}")
+        if isinstance(best.rows, ChunkedRows) and target is not None:
+            fit = best.rows.written(fit, n_draws, rng)
     return fit
 
 
@@ -527,6 +537,7 @@ class Run:
     taken: int
     number: int
     cut: bool  # by Ctrl-C
+    rows: HeldRows | None = None  # what still holds the rows
 
 
 def _runs(
@@ -618,6 +629,7 @@ def _run(optimiser: Optimiser, rng: np.random.Generator, i: int, bar: Any) -> Ru
         optimiser.taken,
         i,
         interrupted() and optimiser.taken < total,
+        optimiser.rows,
     )
 
 
@@ -651,12 +663,12 @@ def uncollapsed_fit(
     rng: np.random.Generator,
     settings: Mapping[str, Any],
     *,
+    log_units: float,
     method: str = "svi",
-    log_units: float | None = None,
 ) -> xr.DataTree:
     """Write a run down as a tree: what other verbs read of it stands in ``approximation``.
 
-    ``log_units``: Σ ln scale over the entries, where it is known.
+    ``log_units``: Σ ln scale over the entries of all rows.
     """
     state, positions = best.state, views.positions
     N, Q = state.mean.shape
@@ -677,7 +689,7 @@ def uncollapsed_fit(
     for part, each in zip(views.parts, state.functions, strict=True):
         lp += part.theta.log_density(each.log_theta)[0]
         lp += part.likelihood.log_prior(each.parameters)[0]
-    of_scale = sum(p.log_scale for p in views.parts) if log_units is None else log_units
+    of_scale = log_units
     bound = best.bound * N - of_scale
     own_coords = coords | dict(positions.names)
     groups = {

@@ -3,8 +3,9 @@
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 import zarr
-from conftest import kill_a_worker, once_there, simulated
+from conftest import assert_written_like, kill_a_worker, once_there, simulated
 from distributed import Client, LocalCluster
 
 import pm_gplvm as gplvm
@@ -133,6 +134,29 @@ def test_threads_and_processes_find_the_same(alone, threads, tmp_path):
     fit = gplvm.fit_svi(stored, 2, client=threads, **COUNTS, **SHORT)
     assert_equal(fit, alone)
     assert "Y" not in fit["observed_data"]
+
+
+@pytest.mark.parametrize("case", cases())
+def test_a_fit_is_written_by_who_holds_its_rows(case, threads, tmp_path):
+    Y, given = cases()[case]
+    short = {**SHORT, "epochs": 4}
+    alone = gplvm.fit_svi(Y, 2, **given, **short)
+    out = tmp_path / "fit.zarr"
+    fit = gplvm.fit_svi(Y, 2, client=threads, out=out, **given, **{**short, "draws": 400})
+    read = gplvm.load(out)
+    assert_written_like(read, alone)
+    assert_written_like(fit, alone)
+    q = read["approximation"]
+    z = ((read.posterior["X"] - q["X_mean"]) / q["X_sd"]).to_numpy()[0]
+    assert z.shape == (400, 60, 2)
+    assert abs(z.mean()) < 4.0 / np.sqrt(z.size)
+    assert abs(z.std() - 1.0) < 4.0 / np.sqrt(2.0 * z.size)
+    for name in ("bound", "lp"):
+        assert (read.sample_stats[name] == float(alone.sample_stats[name][0, 0])).all()
+    assert [path.name for path in tmp_path.iterdir()] == ["fit.zarr"]
+    one, other = (gplvm.data.view(f, "a") if case == "tables" else f for f in (fit, alone))
+    xr.testing.assert_allclose(gplvm.reconstruct(one), gplvm.reconstruct(other))
+    assert gplvm.summary(one)
 
 
 def test_a_worker_that_dies_changes_nothing(alone, tmp_path):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import xarray as xr
-from conftest import kill_a_worker, once_there, simulated
+from conftest import assert_written_like, kill_a_worker, once_there, simulated
 from distributed import Client, LocalCluster
 
 import pm_gplvm as gplvm
@@ -195,17 +195,6 @@ def test_a_worker_that_dies_changes_nothing(when, table, alone, processes, tmp_p
         fit = gplvm.fit_variational(table, 3, client=processes, store=folder, **SHORT)
     assert_equal(fit, alone)
     processes.wait_for_workers(3)
-
-
-def assert_written_like(read, alone):
-    """All but what takes time or is drawn."""
-    for group in read.children:
-        assert set(read[group].variables) == set(alone[group].variables)
-        for name, value in read[group].variables.items():
-            if (group, name) != ("optima", "seconds") and "draw" not in value.dims:
-                np.testing.assert_array_equal(value, alone[group][name], err_msg=name)
-    assert {"optima_positions"} == alone.children.keys() - read.children.keys()
-    assert read.attrs == alone.attrs
 
 
 @limited
