@@ -277,7 +277,6 @@ def plane():
     return fit, Y[40:], grid, weight / weight.sum(axis=1, keepdims=True), evidence
 
 
-@pytest.mark.filterwarnings("ignore:embed. pareto_k:RuntimeWarning")
 def test_draws_have_the_mean_and_the_spread_of_the_posterior(plane):
     fit, new, grid, weight, _ = plane
     found = gplvm.embed(fit, new, draws=2000, random_seed=1, progressbar=False)
