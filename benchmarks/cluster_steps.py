@@ -26,6 +26,7 @@ STEPS, FIRST = 30, 5  # the first read their chunks
 
 
 def _steps(client, Y, batch: int) -> list[tuple[float, float]]:
+    from pm_gplvm.fitting.chunk_folder import InChunks
     from pm_gplvm.fitting.minibatch import Optimiser
     from pm_gplvm.fitting.minibatch_chunks import rows_for
     from pm_gplvm.fitting.minibatch_tables import read_views
@@ -37,8 +38,7 @@ def _steps(client, Y, batch: int) -> list[tuple[float, float]]:
     rng = np.random.default_rng(1)
     usual = {"likelihood": "gaussian", "kernel": "rbf", "scale": "global", "resolution": 0}
     views = read_views(Y, Q, None, None, ard=True, offset=None, noise_sd=None, **usual)
-    chunks = {"n_workers": None, "store": None, "chunk_rows": None, "start": "pca"}
-    with rows_for(views, Q, client=client, **chunks) as rows:
+    with rows_for(views, Q, InChunks(client, None, None, None, None), "pca", None) as rows:
         state, _ = _start(views, Q, M, "pca", rng)
         schedule = _schedule(len(views), batch, None, 0.05)
         optimiser = Optimiser(views, state, schedule, rows(state), rng=rng)

@@ -61,7 +61,9 @@ class RowTable:
             N, D = source.shape
             return cls(source, np.arange(N), np.arange(D) if columns is None else columns, {})
         table = labelled(Y, name)
-        coords = {str(n): c for n, c in table.coords.items() if c.dims == (OBS,) and n != OBS}
+        coords = {
+            str(n): c.to_numpy() for n, c in table.coords.items() if c.dims == (OBS,) and n != OBS
+        }
         rows, columns = table[OBS].to_numpy(), table[FEATURE].to_numpy()
         return cls(table.to_numpy(), rows, columns, coords)
 
@@ -102,17 +104,19 @@ class RowTable:
             )
         return values
 
+    @property
+    def _in_memory(self) -> bool:
+        return isinstance(self._source, np.ndarray) and not isinstance(self._source, np.memmap)
+
     def whole(self) -> Array | None:
         """Return the table if it stands in memory as it is, else None."""
-        in_memory = isinstance(self._source, np.ndarray) and not isinstance(self._source, np.memmap)
-        if in_memory and self._order is not None:
+        if self._in_memory and self._order is not None:
             return self.take(np.arange(len(self)))
-        return np.asarray(self._source, dtype=np.float64) if in_memory else None
+        return np.asarray(self._source, dtype=np.float64) if self._in_memory else None
 
     def few(self, n: int) -> "RowTable":
         """Return a table of the first rows, with their labels; those of what is elsewhere cannot be read."""
-        whole = self.whole()
-        source = self._source if whole is None else whole[:n]
+        source = self.take(np.arange(n)) if self._in_memory else self._source
         return RowTable(
             source, self.obs[:n], self.features, {name: c[:n] for name, c in self.coords.items()}
         )

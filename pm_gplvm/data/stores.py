@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import xarray as xr
-import zarr
 
 from pm_gplvm.core.checks import as_path, check_target
 from pm_gplvm.data.files import check_labels, scratch_folder, written_alone
@@ -102,7 +101,7 @@ class RowStore:
         first: Any = data.drop_vars(own)  # its writer has no types for these settings
         encoding = {n: {"chunks": tuple(c.values())} for n, c in chunks.items()}
         first.to_zarr(store, encoding=encoding, **where)
-        opened: Any = self._opened(store, group)
+        opened = self._opened(store, group)
         for name, variable in by_row.items():
             opened[name].resize(tuple({**variable.sizes, self.dim: n_rows}.values()))
         if own:
@@ -111,7 +110,9 @@ class RowStore:
             of_rows.to_zarr(store, encoding=blocks, **where)
 
     @staticmethod
-    def _opened(store: Path, group: xr.DataTree) -> zarr.Group:
+    def _opened(store: Path, group: xr.DataTree) -> Any:
+        import zarr  # a quarter of a second, which those that write nothing need not wait
+
         return zarr.open_group(str(store), path=group.path.strip("/"), mode="r+", zarr_format=2)
 
     def write(self, rows: slice, tree: xr.DataTree) -> None:
@@ -146,6 +147,8 @@ class RowStore:
 
     def end(self) -> None:
         """Put what is complete in its place."""
+        import zarr
+
         zarr.consolidate_metadata(str(self._data), zarr_format=2)
         os.rename(self._data, self.target)
         self.give_up()

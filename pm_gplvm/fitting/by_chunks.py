@@ -9,14 +9,13 @@ is, both by one L-BFGS (:mod:`pm_gplvm.fitting.vector_free`), in the coordinates
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial, reduce
+from functools import reduce
 from operator import add
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 from scipy.linalg import LinAlgError
 
 from pm_gplvm.core.blas import blas_threads as limit_threads
@@ -25,8 +24,6 @@ from pm_gplvm.core.cluster import (
     Cluster,
     Executor,
     Here,
-    connected,
-    require_reached,
 )
 from pm_gplvm.core.inducing import InducingKernel, InducingPosterior
 from pm_gplvm.core.interrupt import caught, interruptible
@@ -67,13 +64,13 @@ from pm_gplvm.data.stores import RowStore
 from pm_gplvm.data.table import Scale, noise_floor, spread_by_feature
 from pm_gplvm.fitting.chunk_folder import (
     STATE,
+    InChunks,
     bounds_of_chunks,
     for_workers,
     goes_to_workers,
     is_state,
     shared_by_rows,
     start_named,
-    state_folder,
     write_prior,
 )
 from pm_gplvm.fitting.minibatch import Functions, State
@@ -145,6 +142,25 @@ class Problem:
         N = self.shape[0]
         steps = dict.fromkeys(self.layout.names, STEP_THETA / np.sqrt(N))
         return steps | {"W": STEP_INDUCING * np.sqrt(self.n_inducing / N)}
+
+    def views(self, table: RowTable) -> Views:
+        """Put what a fit by minibatches would know of the table."""
+        D = self.shape[1]
+        part = Part(
+            table,
+            self.likelihood,
+            self.kernel,
+            self.theta,
+            self.centre,
+            self.scale,
+            entry=np.broadcast_to(self.floor, (1, D)) if self.floor else None,
+        )
+        return Views((part,), self.positions, table.coords)
+
+    def nowhere(self, n: int) -> Array:
+        """Give points of rows that are known elsewhere."""
+        X = np.zeros((n, self.latent_dim))
+        return self.kind.first(X, np.ones_like(X), np.ones(self.latent_dim))
 
     def shared(self, vector: Array) -> "Shared":
         """Read a vector."""
@@ -444,40 +460,18 @@ def _known(start: Any, shape: tuple[int, int]) -> dict[str, Array]:
 
 
 def fit_by_chunks(
-    Y: Any,
-    *,
-    client: Any,
-    n_workers: int | None,
-    store: Any,
-    chunk_rows: int | None,
-    out: Any = None,
-    progressbar: bool,
-    blas_threads: int | None,
-    **settings: Any,
+    Y: Any, *, chunks: InChunks, progressbar: bool, blas_threads: int | None, **settings: Any
 ) -> xr.DataTree:
     """Do what a verb does with a table, in this process or by those of a cluster."""
-    if chunk_rows is not None:
-        count("chunk_rows", chunk_rows, 2)
-    table = RowTable.of(Y)
-    verb = f"fit_{settings['method']}"
+    table, asked = RowTable.of(Y), Setting(**settings)
+    labels = {**table.coords, OBS: table.obs, FEATURE: table.features}
     with (
-        store_for(out, verb, _labels(table) | {FEATURE: table.features}) as target,
+        store_for(chunks.out, asked.verb, labels) as target,
         interruptible(keeps=True),
         limit_threads(blas_threads),
-        connected(client, n_workers) as connection,
-        state_folder(store, settings["start"], connection) as folder,
+        chunks.opened(asked.start, target) as (client, folder),
     ):
-        if connection is not None and target is not None:
-            require_reached(connection, "out", target.target.parent)
-        asked, keeps = Setting(**settings), store is not None or is_state(settings["start"])
-        return _fitted(
-            table, connection, folder, chunk_rows, progressbar, asked, target, keeps=keeps
-        )
-
-
-def _labels(table: RowTable) -> dict[str, NDArray[Any]]:
-    """All labels of the rows."""
-    return {OBS: np.asarray(table.obs)} | {n: np.asarray(c) for n, c in table.coords.items()}
+        return _fitted(table, client, folder, chunks, progressbar, asked, target)
 
 
 def _gone_on(problem: Problem, executor: Executor, folder: Path) -> ChunkedBound:
@@ -531,16 +525,15 @@ def _fitted(
     table: RowTable,
     client: Any,
     folder: Path,
-    chunk_rows: int | None,
+    chunks: InChunks,
     show: bool,
     asked: Setting,
     target: RowStore | None,
-    *,
-    keeps: bool,
 ) -> xr.DataTree:
     rng, began = np.random.default_rng(asked.random_seed), time.perf_counter()
     with progress_bar(asked.verb, None, "starts", show=show) as bar:
-        bound = prepared(table, client, folder, chunk_rows, asked, rng, keeps=keeps)
+        keeps = chunks.keeps(asked.start)
+        bound = prepared(table, client, folder, chunks.chunk_rows, asked, rng, keeps=keeps)
         try:
             search = VectorFree(bound, bound.first, lambda value: bar.step(-value))
             hold = 0 if bound.was_free else asked.hold
@@ -562,24 +555,16 @@ def _fitted(
                 "hold": asked.hold,
                 "random_seed": asked.random_seed,
             }
-            at_points = asked.method == "sparse"
-            draws = 1 if at_points else n_drawn(asked.draws, len(table), asked.latent_dim)
-            made = partial(
-                _as_fit,
-                bound=bound,
-                search=search,
-                optimum=optimum,
-                draws=draws,
-                asked=asked,
-                rng=rng,
-                settings=told,
-            )
-            positions = bound.problem.positions
+            views = bound.problem.views(table)
+            draws = n_drawn(asked.draws, len(table), asked.latent_dim)
             if target is None:
                 each = bound.executor.each(points, search.current, to_the_end=True)
-                return made(table, positions, np.concatenate(list(each)))
-            none = np.zeros((FEW, asked.latent_dim * (1 if at_points else 2)))
-            fit = made(table.few(FEW), positions.few(FEW), none)
+                shown, rows = views, np.concatenate(list(each))
+            else:
+                shown, rows = views.few(FEW), bound.problem.nowhere(FEW)
+            fit = _as_fit(shown, bound, search, optimum, rows, draws, asked, rng, told)
+            if target is None:
+                return fit
             number = search.current
             unit = bound.shared(Step(number, number)).lengthscale
             return stored(
@@ -588,10 +573,9 @@ def _fitted(
                 bound.executor,
                 write_rows,
                 lambda writing: At(writing, number, unit),
-                labels=_labels(table),
-                by_row={name: value for name, (_, value) in positions.constants.items()},
-                draws=draws,
-                rng=rng,
+                views,
+                draws,
+                rng,
             )
         finally:
             bound.executor.end()
@@ -729,13 +713,11 @@ def _searched(search: VectorFree, bound: ChunkedBound, hold: int, max_iter: int,
 
 
 def _as_fit(
-    table: RowTable,
-    positions: Positions,
-    rows: Array,
-    *,
+    views: Views,
     bound: ChunkedBound,
     search: VectorFree,
     optimum: Optimum,
+    rows: Array,
     draws: int,
     asked: Setting,
     rng: np.random.Generator,
@@ -759,25 +741,15 @@ def _as_fit(
         posterior=posterior,
     )
     state = State(mean * unit, sd * unit, np.full(n, 0.5), (functions,), shared.of_prior)
-    entry = np.broadcast_to(problem.floor, (1, D)) if problem.floor else None
-    part = Part(
-        table,
-        problem.likelihood,
-        problem.kernel,
-        problem.theta,
-        problem.centre,
-        problem.scale,
-        entry=entry,
-    )
-    coords = {name: np.asarray(c) for name, c in table.coords.items()}
     of_table, points = bound.bound(shared, step, sums), asked.method == "sparse"
-    value = (of_table + sums.log_prior) / n
+    value = of_table + sums.log_prior
     run = Run(state, value, 0.0, False, [], optimum.evaluations, 0, False)
+    units = N * float(np.log(problem.scale).sum())
     fit = uncollapsed_fit(
-        Views((part,), positions, coords),
+        views,
         [run],
         run,
-        1 if points else draws,
+        draws,
         rng,
         {
             "explained": explained,
@@ -786,9 +758,8 @@ def _as_fit(
             **settings,
         },
         method=asked.method,
-        log_units=N * float(np.log(problem.scale).sum()),
+        log_units=units,
     )
-    units = N * float(np.log(problem.scale).sum())
     in_units = replace(optimum, objective=optimum.objective - units, start=optimum.start - units)
     stats = fit["sample_stats"].to_dataset()
     stats["lp"] = xr.full_like(stats["lp"], in_units.objective)

@@ -4,19 +4,21 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pm_gplvm.core.checks import Array, as_path
-from pm_gplvm.core.cluster import require_one_machine
+from pm_gplvm.core.checks import Array, as_path, count
+from pm_gplvm.core.cluster import connected, require_one_machine, require_reached
 from pm_gplvm.core.row_chunks import Reader, prior_file, write_arrays
 from pm_gplvm.core.uncollapsed import GatheredRows, NormalRows
 from pm_gplvm.data.files import written_alone
 from pm_gplvm.data.rows import RowTable
 from pm_gplvm.data.sources import SavedRows
+from pm_gplvm.data.stores import RowStore
 from pm_gplvm.model.positions import Positions
 
 STATE = "state.npz"
@@ -71,6 +73,47 @@ def write_prior(
             break
         write_arrays(prior_file(folder, i), by_row)
     return kind
+
+
+@dataclass(frozen=True)
+class InChunks:
+    """What a verb is told of chunks: who holds them, where their state is kept, their rows, where the fit is written."""
+
+    client: Any
+    n_workers: int | None
+    store: Any
+    chunk_rows: int | None
+    out: Any
+
+    @property
+    def asked(self) -> bool:
+        """Whether rows are to go in chunks; a folder for their state does not ask for them."""
+        asking = (self.client, self.n_workers, self.chunk_rows, self.out)
+        return any(each is not None for each in asking)
+
+    def refuse_store(self) -> None:
+        """Raise if there is a folder, where rows do not go in chunks."""
+        if self.store is not None:
+            raise ValueError(
+                f"store is of a fit in chunks, got {self.store!r} without client, n_workers or chunk_rows. Give one of them."
+            )
+
+    def keeps(self, start: Any) -> bool:
+        """Whether the folder is the user's."""
+        return self.store is not None or is_state(start)
+
+    @contextmanager
+    def opened(self, start: Any, target: RowStore | None) -> Iterator[tuple[Any, Path]]:
+        """Have the client, where there is to be one, and the folder of the state."""
+        if self.chunk_rows is not None:
+            count("chunk_rows", self.chunk_rows, 2)
+        with (
+            connected(self.client, self.n_workers) as client,
+            state_folder(self.store, start, client) as folder,
+        ):
+            if client is not None and target is not None:
+                require_reached(client, "out", target.target.parent)
+            yield client, folder
 
 
 @contextmanager

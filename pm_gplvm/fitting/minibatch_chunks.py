@@ -20,8 +20,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from pm_gplvm.core.checks import Array, count
-from pm_gplvm.core.cluster import Cluster, Executor, Here, connected, require_reached
+from pm_gplvm.core.checks import Array
+from pm_gplvm.core.cluster import Cluster, Executor, Here
 from pm_gplvm.core.row_chunks import Chunks, Reader, all_held, held_by, prior_by_row, write_arrays
 from pm_gplvm.core.uncollapsed import ColumnPosterior, Features, GatheredRows, NormalRows, RowsPrior
 from pm_gplvm.data.fit import FEATURE, OBS, to_json
@@ -29,12 +29,11 @@ from pm_gplvm.data.rows import Rows, RowTable
 from pm_gplvm.data.stores import RowStore
 from pm_gplvm.fitting.chunk_folder import (
     STATE,
+    InChunks,
     bounds_of_chunks,
     for_workers,
     goes_to_workers,
-    is_state,
     shared_by_rows,
-    state_folder,
     write_prior,
 )
 from pm_gplvm.fitting.minibatch import (
@@ -346,12 +345,12 @@ def batch_write(job: BatchJob, index: int, told: ChunkWriting) -> int:
 
 
 class ChunkedRows:
-    """q(x) of all rows, with those that hold the chunks, who write them where a fit has a store."""
+    """q(x) of all rows, with those that hold the chunks; ``written``: it is they who put the fit together."""
 
     def __init__(
-        self, executor: Executor, views: Views, state: State, target: RowStore | None = None
+        self, executor: Executor, views: Views, state: State, *, written: bool = False
     ) -> None:
-        self.executor, self.views, self.target = executor, views, target
+        self.executor, self.views, self._written = executor, views, written
         job: BatchJob = executor.job
         self.job = job
         for index in range(job.n_chunks):
@@ -434,28 +433,24 @@ class ChunkedRows:
         self.restored = True
 
     def state(self) -> RowState:
-        """Return q(x) of all rows, of the first where the others are to be written."""
-        chunks = range(self.job.n_chunks if self.target is None else 1)
+        """Return q(x) of all rows, of the first where the fit is written by those that hold them."""
+        chunks, few = range(self.job.n_chunks), slice(None)
+        if self._written:
+            chunks, few = range(1), slice(FEW)
         asked = self._standing(chunks, -1)
         each = list(self.executor.each(batch_rows, asked, chunks=chunks, to_the_end=True))
-        few = slice(None if self.target is None else FEW)
         return RowState(*(np.concatenate(parts)[few] for parts in zip(*each, strict=True)))
 
-    def written(self, fit: xr.DataTree, draws: int, rng: np.random.Generator) -> xr.DataTree:
+    def write(
+        self, fit: xr.DataTree, target: RowStore, draws: int, rng: np.random.Generator
+    ) -> xr.DataTree:
         """Let the rows of a fit be written, which has the first of them so far, and open it."""
-        assert self.target is not None
         standing = self._standing(range(self.job.n_chunks), -1)
-        return stored(
-            fit,
-            self.target,
-            self.executor,
-            batch_write,
-            lambda writing: ChunkWriting(standing, writing),
-            labels=self.views.labels,
-            by_row=self.views.by_row,
-            draws=draws,
-            rng=rng,
-        )
+
+        def told(writing: Writing) -> ChunkWriting:
+            return ChunkWriting(standing, writing)
+
+        return stored(fit, target, self.executor, batch_write, told, self.views, draws, rng)
 
     def _save(self) -> None:
         """Write down what all rows share, by which another fit goes on from the chunks' files."""
@@ -526,37 +521,21 @@ def _named(known: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, Any]:
 
 @contextmanager
 def rows_for(
-    views: Views,
-    Q: int,
-    *,
-    client: Any,
-    n_workers: int | None,
-    store: Any,
-    chunk_rows: int | None,
-    start: Any,
-    target: RowStore | None,
+    views: Views, Q: int, told: InChunks, start: Any, target: RowStore | None
 ) -> Iterator[Callable[[State], HeldRows]]:
     """Have what holds the rows of a fit: this process, all of them or in chunks, or the workers of a cluster."""
-    if client is None and n_workers is None and chunk_rows is None and target is None:
-        if store is not None:
-            raise ValueError(
-                f"store is of a fit in chunks, got {store!r} without client, n_workers or chunk_rows. Give one of them."
-            )
+    if not told.asked:
+        told.refuse_store()
         yield lambda state: RowsHere(views, state)
         return
-    if chunk_rows is not None:
-        count("chunk_rows", chunk_rows, 2)
-    with connected(client, n_workers) as connection, state_folder(store, start, connection) as at:
-        if connection is not None and target is not None:
-            require_reached(connection, "out", target.target.parent)
+    with told.opened(start, target) as (client, folder):
         width = sum(part.table.shape[1] for part in views.parts) + 9 * Q
-        bounds = bounds_of_chunks(len(views), width, chunk_rows, _WORK)
-        far = goes_to_workers(connection, bounds)
-        keeps = far or store is not None or is_state(start)
-        job = _job(views, bounds, at, far=far, keeps=keeps)
-        executor: Executor = Cluster(connection, job, together=len(bounds)) if far else Here(job)
+        bounds = bounds_of_chunks(len(views), width, told.chunk_rows, _WORK)
+        far = goes_to_workers(client, bounds)
+        job = _job(views, bounds, folder, far=far, keeps=far or told.keeps(start))
+        executor: Executor = Cluster(client, job, together=len(bounds)) if far else Here(job)
         try:
-            yield lambda state: ChunkedRows(executor, views, state, target)
+            yield lambda state: ChunkedRows(executor, views, state, written=target is not None)
         finally:
             executor.end()
 

@@ -274,8 +274,7 @@ def _joined(
     """Join tables by row: all rows of each, which of its own they are, and coordinates along them."""
     if None in tables:
         (table,) = tables.values()
-        known = {name: np.asarray(c) for name, c in table.coords.items()}
-        return tables, {None: np.arange(len(table))}, known
+        return tables, {None: np.arange(len(table))}, table.coords
     labels = {str(name): np.asarray(table.obs) for name, table in tables.items()}
     rows, orders = joined_rows(Y, labels, missing="mask")
     joined: Tables = {}
@@ -286,7 +285,7 @@ def _joined(
         joined[name] = table if plain else table.joined(rows, order)
         for other, coord in table.coords.items():
             if (order >= 0).all():
-                coords.setdefault(other, np.asarray(coord)[order])
+                coords.setdefault(other, coord[order])
     return joined, {name: orders[str(name)] for name in tables}, coords
 
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 
 from pm_gplvm.core.checks import Array
 from pm_gplvm.core.cluster import Executor
 from pm_gplvm.data.files import check_labels
 from pm_gplvm.data.fit import LATENT, OBS
 from pm_gplvm.data.stores import RowStore, opened_lazily
+from pm_gplvm.fitting.minibatch_tables import Views
 
 FEW = 2
 """Rows of the fit by which a store is laid out."""
@@ -65,26 +65,21 @@ def stored(
     executor: Executor,
     task: Callable[[Any, int, Any], int],
     told: Callable[[Writing], Any],
-    *,
-    labels: Mapping[str, NDArray[Any]],
-    by_row: Mapping[str, Array],
+    views: Views,
     draws: int,
     rng: np.random.Generator,
 ) -> xr.DataTree:
-    """Lay a fit of few rows out for all, let each chunk's be written by who holds it, and open it.
-
-    ``by_row``: what is known of all rows here, by its name among the constants.
-    """
+    """Lay a fit of few rows out for all, let each chunk's be written by who holds it, and open it."""
     del fit["optima_positions"]  # which are of all rows
     of_rows = {
         str(group.name): frozenset(str(n) for n, v in group.data_vars.items() if OBS in v.dims)
         for group in fit.children.values()
     }
     writing = Writing(target, draws, int(rng.integers(2**31)), of_rows)
-    job, constants = executor.job, fit["constant_data"]
+    job, constants, by_row = executor.job, fit["constant_data"], views.by_row
     about = {"asked": {"verb": f"fit_{fit.attrs['method']}"}, "drawn": {}}
     target.give_up()  # what a run that was killed as it wrote has left
-    target.begin(fit, labels, (job.bounds[-1], job.bounds[1]), about)
+    target.begin(fit, views.labels, (job.bounds[-1], job.bounds[1]), about)
     try:
         for _ in executor.each(task, told(writing), to_the_end=True):
             pass
@@ -95,4 +90,4 @@ def stored(
     except BaseException:
         target.give_up()
         raise
-    return opened_lazily(target, labels[OBS])
+    return opened_lazily(target, views.obs)

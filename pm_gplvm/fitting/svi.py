@@ -28,7 +28,7 @@ from pm_gplvm.data.progress import progress_bar
 from pm_gplvm.data.rows import Rows
 from pm_gplvm.data.table import Scale
 from pm_gplvm.data.views import Tables, tables_of_fit
-from pm_gplvm.fitting.chunk_folder import is_state, start_named
+from pm_gplvm.fitting.chunk_folder import InChunks, is_state, start_named
 from pm_gplvm.fitting.minibatch import Functions, HeldRows, Optimiser, Schedule, State
 from pm_gplvm.fitting.minibatch_chunks import ChunkedRows, read_state, rows_for
 from pm_gplvm.fitting.minibatch_tables import SAMPLE, Part, Views, read_views
@@ -288,8 +288,8 @@ def fit_svi(
     )
     schedule = _schedule(len(views), batch_size, epochs, learning_rate)
     rng = np.random.default_rng(random_seed)
-    chunks = {"client": client, "n_workers": n_workers, "store": store, "chunk_rows": chunk_rows}
-    if n_restarts and any(v is not None for v in (*chunks.values(), out)):
+    chunks = InChunks(client, n_workers, store, chunk_rows, out)
+    if n_restarts and (chunks.asked or store is not None):
         raise ValueError(
             f"n_restarts must be 0 for a fit in chunks, got {n_restarts}. Fit again from start='random' with other seeds."
         )
@@ -298,7 +298,7 @@ def fit_svi(
         store_for(out, "fit_svi", views.labels | features) as target,
         interruptible(keeps=True),
         limit_threads(blas_threads),
-        rows_for(views, latent_dim, start=start, target=target, **chunks) as held_rows,
+        rows_for(views, latent_dim, chunks, start, target) as held_rows,
     ):
         first, goes_on = _start(views, latent_dim, n_inducing, start, rng)
         _check_names(views, first)
@@ -312,16 +312,13 @@ def fit_svi(
             "n_restarts": n_restarts,
             "random_seed": random_seed,
         }
-        whole, n_draws = views, n_drawn(draws, len(views), latent_dim)
-        if target is not None:  # a fit of the first rows, by which the store is laid out
-            views, of_all = whole.few(FEW), len(whole) / FEW
-            best = replace(best, bound=best.bound * of_all)
-            runs = [best]
-        fit = uncollapsed_fit(views, runs, best, n_draws, rng, settings, log_units=whole.log_scale)
+        draws = n_drawn(draws, len(views), latent_dim)
+        shown = views if target is None else views.few(FEW)  # by which the store is laid out
+        fit = uncollapsed_fit(shown, runs, best, draws, rng, settings, log_units=views.log_scale)
         for text in _problems(fit, best, runs, n_restarts):
             warn_of(fit, f"fit_svi {text}")
-        if isinstance(best.rows, ChunkedRows) and target is not None:
-            fit = best.rows.written(fit, n_draws, rng)
+        if target is not None and isinstance(best.rows, ChunkedRows):
+            fit = best.rows.write(fit, target, draws, rng)
     return fit
 
 
@@ -530,7 +527,7 @@ class Run:
     """Where one start ended."""
 
     state: State
-    bound: float  # per row
+    bound: float  # of all rows, before units
     rise: float  # of the bound a row in an epoch, at the end
     fell: bool  # an earlier state was taken
     trace: list[tuple[int, float, float]]
@@ -622,7 +619,7 @@ def _run(optimiser: Optimiser, rng: np.random.Generator, i: int, bar: Any) -> Ru
     few = None if len(table) <= _EVALUATED else table.sample(_EVALUATED, rng)
     return Run(
         optimiser.state(),
-        optimiser.bound(few),
+        optimiser.bound(few) * len(table),
         _rise(trace, schedule, len(table)),
         fell or stopped_early,
         trace,
@@ -672,8 +669,7 @@ def uncollapsed_fit(
     """
     state, positions = best.state, views.positions
     N, Q = state.mean.shape
-    S = n_drawn(draws, N, Q)
-    X = rng.standard_normal((S, N, Q))
+    X = rng.standard_normal((draws, N, Q))
     X *= state.sd
     X += state.mean
     numbered = np.array_equal(views.obs, np.arange(N))
@@ -682,21 +678,20 @@ def uncollapsed_fit(
     coords: dict[str, Any] = {OBS: obs, LATENT: np.arange(Q)}
     drawn: dict[str, Any] = {"X": (("chain", "draw", OBS, LATENT), X[None])}
     for name, (dims, value) in positions.natural(state.prior).items():
-        of_draws = np.broadcast_to(value, (1, S, *np.shape(value)))
+        of_draws = np.broadcast_to(value, (1, draws, *np.shape(value)))
         drawn[name] = (("chain", "draw", *dims), of_draws)
-    ends = {"chain": [0], "draw": np.arange(S)}
+    ends = {"chain": [0], "draw": np.arange(draws)}
     lp = positions.log_prior(state.prior)[0]
     for part, each in zip(views.parts, state.functions, strict=True):
         lp += part.theta.log_density(each.log_theta)[0]
         lp += part.likelihood.log_prior(each.parameters)[0]
-    of_scale = log_units
-    bound = best.bound * N - of_scale
+    bound = best.bound - log_units
     own_coords = coords | dict(positions.names)
     groups = {
         "posterior": xr.Dataset(drawn, coords=ends | own_coords | of_rows),
         "sample_stats": xr.Dataset(
             {
-                n: (("chain", "draw"), np.full((1, S), v))
+                n: (("chain", "draw"), np.full((1, draws), v))
                 for n, v in (("bound", bound), ("lp", bound + lp))
             },
             coords=ends,
@@ -710,7 +705,7 @@ def uncollapsed_fit(
     }
     own_names: dict[str, None] = {}
     for part, each in zip(views.parts, state.functions, strict=True):
-        for group, found in _of_table(part, each, (S, N, Q)).items():
+        for group, found in _of_table(part, each, (draws, N, Q)).items():
             shared = {OBS, LATENT, COLUMN, "chain", "draw"}
             mine = [str(n) for n in (*found.variables, *found.dims) if n not in shared]
             own_names |= dict.fromkeys(mine)
@@ -726,7 +721,7 @@ def uncollapsed_fit(
         ),
         "optima": xr.Dataset(
             {
-                "objective": ("start", [r.bound * N - of_scale for r in order]),
+                "objective": ("start", [r.bound - log_units for r in order]),
                 "evaluations": ("start", [r.taken for r in order]),
                 "converged": ("start", [not ended for ended in map(_why_not, order)]),
                 "message": ("start", [_why_not(r) or "the bound stands" for r in order]),

@@ -25,6 +25,7 @@ from pm_gplvm.data.fit import LATENT, OBS, THETA, Fit, in_each_view, in_view, wa
 from pm_gplvm.data.progress import progress_bar
 from pm_gplvm.data.rows import is_elsewhere
 from pm_gplvm.data.table import Scale
+from pm_gplvm.fitting.chunk_folder import InChunks
 from pm_gplvm.fitting.optimise import (
     CONVERGED,
     INTERRUPTED,
@@ -183,13 +184,7 @@ def fit_sparse(
         "scale": scale,
         "resolution": resolution,
     }
-    chunks = {
-        "client": client,
-        "n_workers": n_workers,
-        "store": store,
-        "chunk_rows": chunk_rows,
-        "out": out,
-    }
+    chunks = InChunks(client, n_workers, store, chunk_rows, out)
     if _goes_in_chunks(model, of_table, chunks, fit_sparse):
         if method != "vfe":
             raise ValueError(f"method must be 'vfe' where rows go in chunks, got {method!r}.")
@@ -207,7 +202,7 @@ def fit_sparse(
             random_seed=random_seed,
             progressbar=progressbar,
             blas_threads=blas_threads,
-            **chunks,
+            chunks=chunks,
         )
     exact = ModelSpec.of(model)
     approximation = build_sparse(exact, n_inducing=n_inducing, method=method)
@@ -400,13 +395,7 @@ def fit_variational(
         "scale": scale,
         "resolution": resolution,
     }
-    chunks = {
-        "client": client,
-        "n_workers": n_workers,
-        "store": store,
-        "chunk_rows": chunk_rows,
-        "out": out,
-    }
+    chunks = InChunks(client, n_workers, store, chunk_rows, out)
     if _goes_in_chunks(model, of_table, chunks, fit_variational):
         return _by_chunks(
             model,
@@ -422,7 +411,7 @@ def fit_variational(
             random_seed=random_seed,
             progressbar=progressbar,
             blas_threads=blas_threads,
-            **chunks,
+            chunks=chunks,
         )
     exact = ModelSpec.of(model, views=True)
     approximation = build_variational(exact, n_inducing=n_inducing)
@@ -474,20 +463,16 @@ def fit_variational(
 def _goes_in_chunks(
     given: Any,
     of_table: Mapping[str, Any],
-    chunks: Mapping[str, Any],
+    chunks: InChunks,
     verb: Callable[..., Any],
 ) -> bool:
     """Whether rows are gone through in chunks; raise where what is given does not fit together."""
     is_model = isinstance(given, pm.Model | ModelSpec)
     if is_model:
         refuse_beside_a_model(of_table, verb)
-    asked = any(v is not None for name, v in chunks.items() if name != "store")
-    if asked or (not is_model and is_elsewhere(given)):
+    if chunks.asked or (not is_model and is_elsewhere(given)):
         return True
-    if chunks["store"] is not None:
-        raise ValueError(
-            f"store is of a fit in chunks, got {chunks['store']!r} without client, n_workers or chunk_rows."
-        )
+    chunks.refuse_store()
     return False
 
 

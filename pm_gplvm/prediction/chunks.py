@@ -190,7 +190,7 @@ class Stored:
             raise ValueError("Y_new must have at least one row, got none.")
         of_rows: dict[str, Any] = {"obs_new": labels}
         for table in tables.values():
-            of_rows |= {name: np.asarray(c) for name, c in table.coords.items()}
+            of_rows |= table.coords
         Q = next(iter(fits.values())).latent_dim
         width = max(settings["draws"] * Q, sum(table.shape[1] for table in tables.values()))
         bounds = bounds_of_chunks(N, width, self.chunk_rows)
